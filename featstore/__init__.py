@@ -1,0 +1,1 @@
+"""Activations of pretrained backbones, extracted once and kept on disk."""

@@ -1,0 +1,57 @@
+"""What can go wrong in storing and extracting: one base class, and each message names its remedy."""
+
+
+class FeatstoreError(Exception):
+    """Base of every error that `featstore` raises on purpose; its text is one line for a person."""
+
+
+class UsageError(FeatstoreError):
+    """An argument has a value that cannot be used (exit status 2 on the command line)."""
+
+
+class StoreNotFound(FeatstoreError):
+    """There is no store at the path, or none at all under the store root."""
+
+
+class NotAStore(FeatstoreError):
+    """What lies at the path was not written by featstore, or its header is damaged."""
+
+
+class FormatVersionError(FeatstoreError):
+    """The store was written in a format version that this release cannot read."""
+
+
+class SpecMismatch(FeatstoreError):
+    """The store at the path holds something else; the message names each differing field."""
+
+
+class StoreIncomplete(FeatstoreError):
+    """Some blocks of the store are not committed yet."""
+
+
+class StoreDamaged(FeatstoreError):
+    """Stored bytes do not have the checksum that was committed."""
+
+
+class WriterBusy(FeatstoreError):
+    """Another living process is writing to the store."""
+
+
+class DiskFull(FeatstoreError):
+    """The file system refused bytes; what was committed before is intact."""
+
+
+class BackboneError(FeatstoreError):
+    """A model or its weights cannot be loaded; keys that do not fit are listed."""
+
+
+class DatasetError(FeatstoreError):
+    """A data set cannot be found, read or downloaded."""
+
+
+class DownloadRefused(FeatstoreError):
+    """A hub could not be reached; the message says what, from where, and which option takes a file."""
+
+
+class FeatureError(FeatstoreError):
+    """Features cannot be stored as they are: non-finite, or of another shape than announced."""

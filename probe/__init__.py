@@ -1,0 +1,1 @@
+"""Linear probes on any feature blocks."""

@@ -1,0 +1,21 @@
+"""What can go wrong in probing: one base class, and each message names its remedy."""
+
+
+class ProbeError(Exception):
+    """Base of every error that `probe` raises on purpose; its text is one line for a person."""
+
+
+class UsageError(ProbeError):
+    """An argument has a value that cannot be used (exit status 2 on the command line)."""
+
+
+class DataError(ProbeError):
+    """The features or labels cannot be probed: non-finite, empty, or without some class."""
+
+
+class MemoryBudgetError(ProbeError):
+    """The memory that was granted cannot hold what the computation needs at least."""
+
+
+class ProbeFailed(ProbeError):
+    """A probe did not reach its solution; raised by `ProbeResult.raise_if_failed`."""

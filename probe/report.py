@@ -1,0 +1,104 @@
+"""What a sweep says, in numbers a paper prints: mean, spread over seeds, share of the full layer."""
+
+import math
+
+import pandas as pd
+
+CURVE = ["store", "tap", "mode", "solver", "l2"]
+"""Columns that stay the same along one accuracy-against-fraction curve."""
+
+
+def with_ratio(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with a column `ratio`: each probe's accuracy over its own seed's full layer.
+
+    Args:
+        table: one row a probe, as `ProbeResult.to_pandas` gives it, with the columns `CURVE`,
+            `seed`, `fraction`, `k`, `accuracy` (in [0, 1]).
+
+    Returns:
+        A copy with `ratio` float64; NaN where that seed has no row of fraction 1.
+    """
+    full = table.loc[table["fraction"] == 1, [*CURVE, "seed", "accuracy"]]
+    full = full.drop_duplicates([*CURVE, "seed"]).rename(columns={"accuracy": "full"})
+    joined = table.merge(full, on=[*CURVE, "seed"], how="left", validate="many_to_one")
+    return joined.assign(ratio=joined["accuracy"] / joined["full"]).drop(columns="full")
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Condense one row a probe into one row a fraction.
+
+    The spread is the sample standard deviation over seeds, sqrt(sum((a - mean)^2) / (n - 1)), and
+    NaN for a single seed.
+
+    Args:
+        table: one row a probe, as `ProbeResult.to_pandas` gives it.
+
+    Returns:
+        The columns `CURVE`, `fraction`, `k`, `probes` (how many seeds stand behind the row),
+        `accuracy`, `accuracy_std`, `ratio`, `ratio_std`; ordered by curve, then fraction.
+
+    >>> row = {"store": "s", "tap": "t", "mode": "random", "solver": "ridge", "l2": 1e-3}
+    >>> probes = [(1, 0.1, 2, 0.6), (2, 0.1, 2, 0.7), (1, 1.0, 20, 0.8), (2, 1.0, 20, 0.8)]
+    >>> keys = ["seed", "fraction", "k", "accuracy"]
+    >>> table = pd.DataFrame([row | dict(zip(keys, p, strict=True)) for p in probes])
+    >>> summary(table)[["fraction", "probes", "accuracy", "accuracy_std", "ratio"]].round(4)
+       fraction  probes  accuracy  accuracy_std   ratio
+    0       0.1       2      0.65        0.0707  0.8125
+    1       1.0       2      0.80        0.0000  1.0000
+    """
+    groups = with_ratio(table).groupby([*CURVE, "fraction", "k"], dropna=False, sort=True)
+    return groups.agg(
+        probes=("accuracy", "count"),
+        accuracy=("accuracy", "mean"),
+        accuracy_std=("accuracy", "std"),
+        ratio=("ratio", "mean"),
+        ratio_std=("ratio", "std"),
+    ).reset_index()
+
+
+def percent(fraction: float) -> str:
+    """Write a fraction the way a person reads it: `0.05` as `5 %`, `0.0005` as `0.05 %`.
+
+    >>> [percent(f) for f in (0.0005, 0.025, 0.1, 1.0)]
+    ['0.05 %', '2.5 %', '10 %', '100 %']
+    """
+    return f"{100 * fraction:.4g} %"
+
+
+def plus_minus(mean: float, std: float, digits: int) -> str:
+    """Write mean ± std; the mean alone where one seed gives no spread.
+
+    >>> plus_minus(0.8612, 0.0041, 3), plus_minus(90.42, float("nan"), 1)
+    ('0.861 ± 0.004', '90.4')
+    """
+    spread = "" if math.isnan(std) else f" ± {std:.{digits}f}"
+    return f"{mean:.{digits}f}{spread}"
+
+
+def sentence(table: pd.DataFrame, fraction: float = 0.1) -> str:
+    """Say how much of the full accuracy a fraction of the features keeps.
+
+    Args:
+        table: one row a probe, as `ProbeResult.to_pandas` gives it.
+        fraction: which one to speak of; the nearest below 1 that was probed is taken.
+
+    Returns:
+        One sentence a curve (store, tap, mode, solver, penalty), joined by line feeds.
+    """
+    return "\n".join(
+        _sentence(curve, fraction) for _, curve in summary(table).groupby(CURVE, dropna=False)
+    )
+
+
+def _sentence(curve: pd.DataFrame, fraction: float) -> str:
+    full = curve[curve["fraction"] == 1].iloc[0]
+    parts = curve[curve["fraction"] < 1]
+    if parts.empty:
+        return f"All {full.k} features reach an accuracy of {full.accuracy:.3f}."
+    near = parts.loc[(parts["fraction"] - fraction).abs().idxmin()]
+    kept = plus_minus(100 * near.ratio, 100 * near.ratio_std, 1)
+    seeds = "1 seed" if near.probes == 1 else f"{near.probes} seeds"
+    return (
+        f"{percent(near.fraction)} of the features keep {kept} % of the full layer's accuracy "
+        f"({near.accuracy:.3f} of {full.accuracy:.3f}; {seeds}, l2 = {near.l2:g})."
+    )

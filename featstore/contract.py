@@ -1,0 +1,291 @@
+"""The contract that a store fulfils in any format, and all that formats do alike.
+
+A store is one tree: `<split>/<tap>` features (n_rows, D), `<split>/labels` int64 (n_rows,),
+`<split>/ids` uint8 (n_rows, width) and `<split>/commits`, one record a block. A block is a run of rows
+of all features; it counts once its record is on the disk, which happens after its bytes are. A store
+object keeps no file open, so that a process may fork at any time.
+"""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+import numpy as np
+
+from featstore import commits, locks, row_ids
+from featstore.checksums import checksum
+from featstore.errors import StoreDamaged, StoreIncomplete, UsageError
+from featstore.header import Header
+from featstore.layout import Array
+from featstore.spec import IDS, LABELS, Spec
+
+if TYPE_CHECKING:
+    from featstore.tap_blocks import TapBlocks
+    from featstore.writer import Writer
+
+Progress = Callable[..., None]
+
+# Two threads copy out of the page cache faster than one; more only contend for memory.
+READERS = min(4, max(2, os.cpu_count() or 1))
+
+
+def no_progress(stage: str, done: int, total: int, **facts: Any) -> None:
+    """The progress callback that reports to nobody."""
+
+
+@dataclass(frozen=True)
+class Damage:
+    """An array's block whose bytes are not those that were committed, and how that shows."""
+
+    split: str
+    block: int
+    array: str
+    why: str
+
+
+class Store(ABC):
+    """A store in one format. Formats differ only in where the bytes of a block lie."""
+
+    format: ClassVar[str]
+
+    def __init__(self, path: Path, header: Header):
+        self.path = path
+        self.header = header
+
+    @property
+    def spec(self) -> Spec:
+        """What the store holds."""
+        return self.header.spec
+
+    @property
+    def block_rows(self) -> int:
+        """Most rows of one block."""
+        return self.header.block_rows
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """How the store was made: versions, command, batch size, time. No part of its identity."""
+        return dict(self.header.provenance)
+
+    # What a format provides.
+
+    @classmethod
+    @abstractmethod
+    def build(cls, path: Path, header: Header) -> None:
+        """Make an empty store at `path`, where nothing is; no row is written by it."""
+
+    @classmethod
+    @abstractmethod
+    def at(cls, path: Path) -> Self:
+        """The store at `path`; `NotAStore` or `FormatVersionError` where there is none of this format."""
+
+    @abstractmethod
+    def read_bytes(self, split: str, array: str, block: int, first: int, out: memoryview) -> int:
+        """Fill `out` with a block's bytes from its row `first` on; returns how many there were."""
+
+    @abstractmethod
+    def write_bytes(self, split: str, array: str, block: int, data: memoryview) -> None:
+        """Hand all bytes of a block to the operating system."""
+
+    @abstractmethod
+    def sync(self, blocks: Iterable[tuple[str, int]]) -> None:
+        """Return when the bytes of these (split, block) are on the disk."""
+
+    @abstractmethod
+    def read_record(self, split: str, block: int) -> bytes | None:
+        """The slot of a block's commit record, None where there is none."""
+
+    @abstractmethod
+    def write_records(self, records: Mapping[tuple[str, int], bytes]) -> None:
+        """Return when these slots are on the disk."""
+
+    @abstractmethod
+    def drop_record(self, split: str, block: int) -> None:
+        """Return when the block has no commit record, on the disk as well."""
+
+    # What every format does alike.
+
+    def array(self, split: str, name: str) -> Array:
+        """Shape and dtype of one array of a split; UsageError names what there is."""
+        arrays = self.header.arrays(self.spec.split(split).name)
+        if name not in arrays:
+            raise UsageError(f"{self.path} has no {split}/{name}; it has {', '.join(arrays)}")
+        return arrays[name]
+
+    def n_blocks(self, split: str) -> int:
+        """Blocks of a split."""
+        return self.header.n_blocks(split)
+
+    def rows_of(self, split: str, block: int) -> range:
+        """Rows of one block."""
+        return self.header.rows_of(split, block)
+
+    def record(self, split: str, block: int) -> commits.Record | None:
+        """The valid commit record of a block, None where it has to be computed."""
+        record = commits.unseal(self.read_record(split, block))
+        here = (self.spec.digest(), split, block)
+        return record if record and (record.store, record.split, record.block) == here else None
+
+    def records(self, split: str) -> list[commits.Record | None]:
+        """The commit record of every block of a split."""
+        return [self.record(split, block) for block in range(self.n_blocks(split))]
+
+    def missing(self, split: str) -> list[int]:
+        """Blocks of a split without a valid commit record."""
+        return [block for block, record in enumerate(self.records(split)) if record is None]
+
+    @property
+    def complete(self) -> bool:
+        """Whether every block of every split is committed."""
+        return not any(self.missing(split.name) for split in self.spec.splits)
+
+    def require_complete(self, split: str) -> list[commits.Record]:
+        """Every record of a split; `StoreIncomplete` where one is missing."""
+        records = self.records(split)
+        there = [record for record in records if record]
+        if len(there) < len(records):
+            raise StoreIncomplete(
+                f"{self.path} is incomplete: {len(there)} of {len(records)} blocks of {split} are"
+                " committed; run the command that made it again, it goes on where it stopped"
+            )
+        return there
+
+    def labels(self, split: str) -> np.ndarray:
+        """Labels of a split, int64 (n_rows,), every checksum checked."""
+        return self.load(split, LABELS)
+
+    def ids(self, split: str) -> list[str]:
+        """What each row of a split was, every checksum checked."""
+        return row_ids.decode(self.load(split, IDS))
+
+    def load(self, split: str, name: str, *, verify: bool = True) -> np.ndarray:
+        """The whole array of a split, a tap (n_rows, D) or "labels" or "ids", read by several threads.
+
+        Raises `StoreIncomplete`, and with `verify` `StoreDamaged` where a checksum is wrong.
+        """
+        array = self.array(split, name)
+        records = self.require_complete(split)
+        out = np.empty(array.shape, array.dtype)
+
+        def fill(block: int) -> None:
+            rows = self.rows_of(split, block)
+            record = records[block] if verify else None
+            self.fill_block(split, name, block, record, out[rows.start : rows.stop])
+
+        with ThreadPoolExecutor(READERS) as pool:
+            list(pool.map(fill, range(len(records))))
+        return out
+
+    def read(self, split: str, name: str, start: int, stop: int) -> np.ndarray:
+        """Rows [start, stop) of an array, without their checksums: those cover whole blocks.
+
+        Raises `UsageError` for rows that are not there, `StoreIncomplete` for uncommitted ones.
+        """
+        array = self.array(split, name)
+        if not 0 <= start <= stop <= array.shape[0]:
+            raise UsageError(
+                f"rows {start}:{stop} are not in {split}, which has rows 0:{array.shape[0]}"
+            )
+        out = np.empty((stop - start, *array.shape[1:]), array.dtype)
+        row = start
+        while row < stop:
+            block = row // self.block_rows
+            if self.record(split, block) is None:
+                self.require_complete(split)
+            until = min(stop, self.rows_of(split, block).stop)
+            first = row - self.rows_of(split, block).start
+            self.fill_block(split, name, block, None, out[row - start : until - start], first)
+            row = until
+        return out
+
+    def fill_block(
+        self,
+        split: str,
+        name: str,
+        block: int,
+        record: commits.Record | None,
+        out: np.ndarray,
+        first: int = 0,
+    ) -> None:
+        """Read a block's rows from `first` on into `out` and hold them against `record`, if given."""
+        why = self._fault(split, name, block, record, out, first)
+        if why:
+            rows = self.rows_of(split, block)
+            raise StoreDamaged(
+                f"{self.path} is damaged: block {block} of {split}/{name} (rows"
+                f" {rows.start}:{rows.stop}) {why}; run `featstore verify` on it, then the command"
+                " that made it, which computes that block again"
+            )
+
+    def _fault(self, split, name, block, record, out, first=0) -> str | None:
+        data = memoryview(out.reshape(-1).view(np.uint8))
+        try:
+            there = self.read_bytes(split, name, block, first, data)
+        except FileNotFoundError:
+            return "is missing"
+        if there < len(data):
+            return f"is truncated: {there} of {len(data)} bytes"
+        if record is not None and record.checksums.get(name) != checksum(out):
+            return "does not have the checksum that was committed"
+        return None
+
+    def verify(self, progress: Progress = no_progress) -> list[Damage]:
+        """Every committed checksum against the bytes on disk; the damaged blocks, in order.
+
+        Blocks that are not committed are `missing`, not damaged.
+        """
+        total = sum(self.n_blocks(split.name) for split in self.spec.splits)
+        found: list[Damage] = []
+        done = 0
+        for split in (split.name for split in self.spec.splits):
+            with ThreadPoolExecutor(READERS) as pool:
+                blocks = range(self.n_blocks(split))
+                for damages in pool.map(lambda block, s=split: self._damages(s, block), blocks):
+                    found += damages
+                    done += 1
+                    progress("blocks", done, total, damaged=len(found))
+        return found
+
+    def _damages(self, split: str, block: int) -> list[Damage]:
+        record = self.record(split, block)
+        if record is None:
+            return []
+        found = []
+        for name, array in self.header.arrays(split).items():
+            shape = (len(self.rows_of(split, block)), *array.shape[1:])
+            why = self._fault(split, name, block, record, np.empty(shape, array.dtype))
+            if why:
+                found.append(Damage(split, block, name, why))
+        return found
+
+    def tap(self, split: str, name: str, *, verify: bool = True) -> "TapBlocks":
+        """A tap of a complete split as re-iterable blocks of rows, read ahead while they are used.
+
+        Raises `StoreIncomplete`, and while iterating with `verify` `StoreDamaged`.
+        """
+        from featstore.tap_blocks import TapBlocks
+
+        return TapBlocks(self, split, self.spec.tap(name).name, verify=verify)
+
+    @contextmanager
+    def writer(self) -> Iterator["Writer"]:
+        """The one writer of the store, which commits what it was given before the context is left.
+
+        Raises `WriterBusy` while another living process writes, `DiskFull` where there is no room.
+        """
+        from featstore.writer import Writer
+
+        with locks.locked(self.path), Writer(self) as writer:
+            yield writer
+
+    def bytes_on_disk(self) -> int:
+        """Bytes the store takes on the disk, holes left out."""
+        if self.path.is_file():
+            return self.path.stat().st_blocks * 512
+        files = (Path(folder, name) for folder, _, names in os.walk(self.path) for name in names)
+        return sum(file.stat().st_blocks * 512 for file in files)

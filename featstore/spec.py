@@ -1,0 +1,137 @@
+"""What a store holds: the frozen description that decides whether two stores are the same one."""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+
+from featstore.errors import UsageError
+
+LABELS = "labels"
+IDS = "ids"
+COMMITS = "commits"
+RESERVED = (LABELS, IDS, COMMITS)
+
+# Names become folders of a Zarr tree and groups of an HDF5 file, hence no separators and no leading dot.
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]*$", max_length=120)]
+Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Tap(_Frozen):
+    """A place in the backbone whose activations are kept: `dim` features, pooled by `pooling`."""
+
+    name: Name
+    dim: Annotated[int, Field(ge=1)]
+    pooling: Text
+
+
+class Split(_Frozen):
+    """One split: `n_rows` rows whose data `fingerprint` identifies."""
+
+    name: Name
+    n_rows: Annotated[int, Field(ge=1)]
+    fingerprint: Text
+
+
+class Spec(_Frozen):
+    """The identity of a store: two stores with equal specs hold the same features.
+
+    `weights` is "sha256:<hex>" of the tensors as loaded ("random:<seed>" untrained, "none" for
+    imported arrays), `transform` the canonical text of what happened to an image, `limit` the rows
+    kept of each split (None: all). Raises `pydantic.ValidationError` on values that cannot be.
+
+    >>> spec = Spec(
+    ...     backbone="resnet50", weights="random:0", transform="none", dataset="digits",
+    ...     splits=(Split(name="train", n_rows=9, fingerprint="f"),),
+    ...     taps=(Tap(name="penultimate", dim=4, pooling="avg"),), dtype="float16", classes=("a", "b"),
+    ... )
+    >>> spec.n_classes, spec.split("train").n_rows, spec.tap("penultimate").dim
+    (2, 9, 4)
+    >>> spec.differences(spec.model_copy(update={"dataset": "cifar10"}))
+    [('dataset', 'digits', 'cifar10')]
+    """
+
+    backbone: Text
+    weights: Text
+    transform: Text
+    dataset: Text
+    splits: Annotated[tuple[Split, ...], Field(min_length=1)]
+    taps: Annotated[tuple[Tap, ...], Field(min_length=1)]
+    dtype: Literal["float16", "float32"]
+    views: Literal[1] = 1
+    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    limit: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _names_are_usable(self) -> Self:
+        for kind, names in (
+            ("split", [split.name for split in self.splits]),
+            ("tap", [tap.name for tap in self.taps]),
+        ):
+            repeated = sorted({name for name in names if names.count(name) > 1})
+            if repeated:
+                raise ValueError(f"{kind} {repeated[0]!r} is there twice")
+        for tap in self.taps:
+            if tap.name in RESERVED:
+                raise ValueError(f"a tap cannot be called {tap.name!r}: the store keeps that name")
+        return self
+
+    @property
+    def n_classes(self) -> int:
+        """Number of declared classes; labels are in [0, n_classes)."""
+        return len(self.classes)
+
+    def split(self, name: str) -> Split:
+        """The split called `name`; UsageError names those there are."""
+        return _called(name, self.splits, "split")
+
+    def tap(self, name: str) -> Tap:
+        """The tap called `name`; UsageError names those there are."""
+        return _called(name, self.taps, "tap")
+
+    def digest(self) -> str:
+        """SHA-256 (64 hex digits) of the canonical JSON of this spec.
+
+        Fields at their default are left out, so that a field added by a later release does not
+        change the digest of what was stored before.
+        """
+        fields = self.model_dump(mode="json", exclude_defaults=True)
+        text = json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def differences(self, other: "Spec") -> list[tuple[str, Any, Any]]:
+        """Each differing field as (name, value here, value in `other`); empty when equal."""
+        mine, theirs = dict(_leaves(self)), dict(_leaves(other))
+        names = list(mine) + [name for name in theirs if name not in mine]
+        return [
+            (name, mine.get(name), theirs.get(name))
+            for name in names
+            if mine.get(name) != theirs.get(name)
+        ]
+
+
+def _called(name: str, members: tuple, kind: str):
+    for member in members:
+        if member.name == name:
+            return member
+    there = ", ".join(member.name for member in members)
+    raise UsageError(f"the store has no {kind} {name!r}; it has {there}")
+
+
+def _leaves(spec: Spec) -> Iterator[tuple[str, Any]]:
+    """Fields by name, a split's and a tap's by its own name, so that a difference is one short line."""
+    for field in Spec.model_fields:
+        if field not in ("splits", "taps"):
+            yield field, getattr(spec, field)
+            continue
+        yield field, tuple(member.name for member in getattr(spec, field))
+        for member in getattr(spec, field):
+            for key, value in member:
+                if key != "name":
+                    yield f"{field}.{member.name}.{key}", value

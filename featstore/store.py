@@ -1,0 +1,214 @@
+"""Creation, opening and removal of stores, in any format."""
+
+import contextlib
+import importlib
+import os
+import platform
+import shutil
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from featstore import durable, layout
+from featstore.contract import Damage, Store
+from featstore.errors import (
+    DiskFull,
+    FeatstoreError,
+    NotAStore,
+    SpecMismatch,
+    StoreNotFound,
+    UsageError,
+)
+from featstore.header import Header
+from featstore.locks import locked
+from featstore.spec import Spec
+
+__all__ = ["FORMATS", "Damage", "Store", "create", "open", "open_or_create", "remove"]
+
+# Modules by format, imported when first needed: h5py and zarr are slow to import.
+_BACKENDS = {
+    "zarr": ("featstore.zarr_store", "ZarrStore"),
+    "hdf5": ("featstore.hdf5_store", "Hdf5Store"),
+}
+FORMATS = tuple(_BACKENDS)
+
+_HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
+
+def create(
+    path: str | Path,
+    spec: Spec,
+    format: str = "zarr",
+    *,
+    id_width: int = 64,
+    provenance: Mapping[str, Any] | None = None,
+) -> Store:
+    """Make an empty store at `path` for what `spec` describes; row ids have at most `id_width` bytes.
+
+    `provenance` (JSON values) is kept beside the versions and the time, and decides nothing. The store
+    appears at once and whole: built aside, synced, renamed. Raises `UsageError` where something is at
+    `path`, `DiskFull` where there is no room, `WriterBusy` while another process makes the same store.
+    """
+    path = _resolved(path)
+    backend = _backend(format)
+    header = Header(
+        spec=spec,
+        block_rows=layout.block_rows(spec),
+        id_width=id_width,
+        provenance={**_versions(format), **(provenance or {})},
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with locked(path):
+        if os.path.lexists(path):
+            raise UsageError(f"{path} exists already; open it, or choose another path")
+        _build_aside(backend, path, header)
+    return backend(path, header)
+
+
+def open(path: str | Path) -> Store:
+    """The store at `path`, its format detected; nothing stays open.
+
+    Raises `StoreNotFound`, `NotAStore` for anything else, `FormatVersionError` for another release's.
+    """
+    path = _resolved(path)
+    if path.is_dir():
+        return _backend("zarr").at(path)
+    try:
+        with path.open("rb") as file:
+            signature = file.read(len(_HDF5_SIGNATURE))
+    except FileNotFoundError:
+        raise StoreNotFound(
+            f"there is no store at {path}; make one with `featstore extract`"
+        ) from None
+    if signature != _HDF5_SIGNATURE:
+        raise NotAStore(f"{path} is neither a Zarr directory nor an HDF5 file; give a store's path")
+    return _backend("hdf5").at(path)
+
+
+def open_or_create(
+    path: str | Path,
+    spec: Spec,
+    format: str = "zarr",
+    *,
+    id_width: int = 64,
+    provenance: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Store:
+    """The store of this spec at `path`: as it is, complete or not, or else a new one.
+
+    Raises `SpecMismatch` naming each differing field where the store there holds something else. With
+    `overwrite` what is there is removed first, if it is certainly a store: see `remove`.
+    """
+    _backend(format)
+    if overwrite and os.path.lexists(path):
+        remove(path)
+    if not os.path.lexists(path):
+        return create(path, spec, format, id_width=id_width, provenance=provenance)
+    store = open(path)
+    differences = store.spec.differences(spec)
+    if differences:
+        told = "; ".join(
+            f"{field} is {_short(there)}, wanted {_short(wanted)}"
+            for field, there, wanted in differences
+        )
+        raise SpecMismatch(
+            f"{store.path} holds something else: {told}; choose another path, or overwrite it"
+        )
+    if store.format != format:
+        raise SpecMismatch(
+            f"{store.path} holds the same in format {store.format}, wanted {format};"
+            " choose another path, or overwrite it"
+        )
+    return store
+
+
+def remove(path: str | Path) -> None:
+    """Delete the store at `path`, and nothing that is not certainly one.
+
+    It has to open as a store, and hold no file that featstore did not put at its top. Raises what
+    `open` raises, `NotAStore` naming a foreign file, `WriterBusy` while a process writes to it.
+    """
+    store = open(path)
+    with locked(store.path):
+        if store.path.is_dir():
+            _refuse_foreign_entries(store)
+        # Renamed first: a removal that is killed leaves nothing that passes for a store.
+        aside = _aside(store.path)
+        os.replace(store.path, aside)
+        _delete(aside)
+
+
+def _backend(format: str) -> type[Store]:
+    if format not in _BACKENDS:
+        raise UsageError(f"there is no store format {format!r}; choose {' or '.join(FORMATS)}")
+    module, name = _BACKENDS[format]
+    return getattr(importlib.import_module(module), name)
+
+
+def _resolved(path: str | Path) -> Path:
+    # A link to a store stands for the store: its lock and what is built aside belong beside it.
+    return Path(path).expanduser().resolve()
+
+
+def _build_aside(backend: type[Store], path: Path, header: Header) -> None:
+    """Build at a name aside, then rename; the caller holds the lock, so no one else is building."""
+    for leftover in path.parent.glob(f".{_glob_escaped(path.name)}.*.aside"):
+        _delete(leftover)
+    aside = _aside(path)
+    try:
+        backend.build(aside, header)
+        durable.sync_tree(aside)
+        os.rename(aside, path)
+        durable.sync_files([path.parent])
+    except OSError as error:
+        _delete(aside)
+        if error.errno in durable.NO_ROOM:
+            free = shutil.disk_usage(path.parent).free
+            raise DiskFull(
+                f"no room to make {path} ({error.strerror}): {free / 1e6:.1f} MB are free;"
+                " make room, or choose a path on another disk"
+            ) from None
+        raise FeatstoreError(f"{path} cannot be made: {error}; choose another path") from error
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.aside")
+
+
+def _glob_escaped(name: str) -> str:
+    import glob
+
+    return glob.escape(name)
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _refuse_foreign_entries(store: Store) -> None:
+    ours = {"zarr.json"} | {split.name for split in store.spec.splits}
+    foreign = sorted(entry.name for entry in store.path.iterdir() if entry.name not in ours)
+    if foreign:
+        raise NotAStore(
+            f"{store.path} holds {foreign[0]!r}, which featstore did not write; move it away first"
+        )
+
+
+def _versions(format: str) -> dict[str, Any]:
+    library = {"zarr": "zarr", "hdf5": "h5py"}[format]
+    versions = {"python": platform.python_version()}
+    for name in ("featstore", "numpy", library):
+        with contextlib.suppress(metadata.PackageNotFoundError):
+            versions[name] = metadata.version(name)
+    return {"created": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions}
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"

@@ -1,0 +1,142 @@
+"""A store as a Zarr v3 directory: a block of an array is one uncompressed chunk file.
+
+Every Zarr tool reads it. The bytes go in and out without one, because a chunk file that is the raw block
+is read straight into the array that is returned.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from featstore import commits, durable
+from featstore.contract import Store
+from featstore.errors import NotAStore
+from featstore.header import ATTRIBUTE, REMEDY, Header, parse
+from featstore.layout import Array
+from featstore.spec import COMMITS
+
+METADATA = "zarr.json"
+
+
+class ZarrStore(Store):
+    """Chunks lie in `<split>/<array>/c.<block>[.0]`, commit records likewise in `<split>/commits`."""
+
+    format = "zarr"
+
+    @classmethod
+    def build(cls, path: Path, header: Header) -> None:
+        """Write the metadata of all groups and arrays below the new directory `path`."""
+        import zarr
+
+        attributes = {ATTRIBUTE: header.to_json()}
+        root = zarr.create_group(str(path), zarr_format=3, attributes=attributes)
+        for split in header.spec.splits:
+            group = root.create_group(split.name)
+            for name, (array, rows) in _chunked(header, split.name).items():
+                group.create_array(
+                    name,
+                    shape=array.shape,
+                    dtype=array.dtype.newbyteorder("="),
+                    chunks=(rows, *array.shape[1:]),
+                    compressors=None,
+                    filters=None,
+                    fill_value=0,
+                    # One flat folder an array: no folder to make, and to sync, for each chunk.
+                    chunk_key_encoding={"name": "default", "separator": "."},
+                )
+
+    @classmethod
+    def at(cls, path: Path) -> Self:
+        """The store in the directory `path`, its metadata checked against its header."""
+        found = _metadata(path / METADATA)
+        attributes = found.get("attributes")
+        header = parse(attributes.get(ATTRIBUTE) if isinstance(attributes, dict) else None, path)
+        for split in header.spec.splits:
+            for name, (array, rows) in _chunked(header, split.name).items():
+                file = path / split.name / name / METADATA
+                if not _fits(_metadata(file), array, rows):
+                    raise NotAStore(f"{file} is not what the header of {path} says; {REMEDY}")
+        return cls(path, header)
+
+    def read_bytes(self, split: str, array: str, block: int, first: int, out: memoryview) -> int:
+        """Read from the block's chunk file."""
+        offset = first * self.array(split, array).row_bytes
+        return durable.read_at(self._chunk(split, array, block), offset, out)
+
+    def write_bytes(self, split: str, array: str, block: int, data: memoryview) -> None:
+        """Write the block's chunk file, in full size also where the block is short, as Zarr wants it."""
+        rows = min(self.block_rows, self.spec.split(split).n_rows)
+        size = rows * self.array(split, array).row_bytes
+        durable.write_at(self._chunk(split, array, block), 0, data, size=size)
+
+    def sync(self, blocks: Iterable[tuple[str, int]]) -> None:
+        """Sync the chunk files, then the folders they are in."""
+        folders = set()
+        for split, block in blocks:
+            chunks = [self._chunk(split, name, block) for name in self.header.arrays(split)]
+            durable.sync_files(chunks)
+            folders.update(chunk.parent for chunk in chunks)
+        durable.sync_files(folders)
+
+    def read_record(self, split: str, block: int) -> bytes | None:
+        """Read the record's chunk file."""
+        try:
+            return self._chunk(split, COMMITS, block).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write_records(self, records: Mapping[tuple[str, int], bytes]) -> None:
+        """Write each record aside and rename it."""
+        files = [self._chunk(split, COMMITS, block) for split, block in records]
+        for file, data in zip(files, records.values(), strict=True):
+            durable.replace_file(file, data)
+        durable.sync_files({file.parent for file in files})
+
+    def drop_record(self, split: str, block: int) -> None:
+        """Remove the record's file."""
+        file = self._chunk(split, COMMITS, block)
+        file.unlink(missing_ok=True)
+        durable.sync_files([file.parent])
+
+    def _chunk(self, split: str, array: str, block: int) -> Path:
+        one_axis = array != COMMITS and len(self.array(split, array).shape) == 1
+        return self.path / split / array / (f"c.{block}" if one_axis else f"c.{block}.0")
+
+
+def _chunked(header: Header, split: str) -> dict[str, tuple[Array, int]]:
+    """Every Zarr array of a split with the rows of its chunks: the data's, and the commit records'."""
+    arrays = header.arrays(split)
+    slot = commits.slot_bytes(split, arrays)
+    rows = min(header.block_rows, header.spec.split(split).n_rows)
+    records = Array((header.n_blocks(split), slot), arrays["ids"].dtype)
+    return {**{name: (array, rows) for name, array in arrays.items()}, COMMITS: (records, 1)}
+
+
+def _metadata(file: Path) -> dict[str, Any]:
+    """The JSON object in a metadata file; `NotAStore` where there is none."""
+    try:
+        found = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise NotAStore(f"{file.parent} is not a featstore store: it has no {METADATA}") from None
+    except ValueError:
+        raise NotAStore(f"{file} is damaged: it is not JSON; {REMEDY}") from None
+    if not isinstance(found, dict):
+        raise NotAStore(f"{file} is damaged: it is not a JSON object; {REMEDY}")
+    return found
+
+
+def _fits(found: dict[str, Any], array: Array, rows: int) -> bool:
+    """Whether an array's metadata says that its chunk files are raw little-endian blocks."""
+    codecs = found.get("codecs")
+    endian = {"endian": "little"} if array.dtype.itemsize > 1 else {}
+    return (
+        found.get("shape") == list(array.shape)
+        and found.get("data_type") == array.dtype.name
+        and found.get("chunk_grid", {}).get("configuration", {}).get("chunk_shape")
+        == [rows, *array.shape[1:]]
+        and isinstance(codecs, list)
+        and len(codecs) == 1
+        and codecs[0].get("name") == "bytes"
+        and (codecs[0].get("configuration") or {}) == endian
+    )

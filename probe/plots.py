@@ -107,7 +107,7 @@ def _draw(axes: Axes, curve: pd.DataFrame, table: pd.DataFrame, number: int, lab
 
 
 def _fraction_axis(axes: Axes, fractions: pd.Series) -> None:
-    """Make x logarithmic, labelled 1, 2, 5, 10 ... per cent, or by decades where that is crowded."""
+    """Make x logarithmic, labelled 1, 2, 5, 10 ... per cent, by decades where that is crowded."""
     axes.set_xscale("log")
     low = min(fractions.min(), 0.5)
     axes.set_xlim(low / 1.2, 1.2)

@@ -1,4 +1,4 @@
-"""What a sweep says, in numbers a paper prints: mean, spread over seeds, share of the full layer."""
+"""A sweep in the numbers a paper prints: mean, spread over seeds, share of the full layer."""
 
 import math
 

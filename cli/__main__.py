@@ -1,0 +1,5 @@
+"""`python -m cli` is `featstore`."""
+
+from cli.commands import main
+
+main(prog_name="featstore")

@@ -1,0 +1,273 @@
+"""The commands of `featstore`."""
+
+from pathlib import Path
+
+import click
+
+from cli import tables
+from cli.failures import SWITCHES, Group
+from cli.progress import Progress, notice
+from cli.values import Names, NumberList, OutFile, Seeds
+
+QUICKSTART_FOLDER = Path("featstore-quickstart")
+
+STORE = click.Path(path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FORMAT = click.Choice(["zarr", "hdf5"])
+DEVICE = click.Choice(["auto", "cpu", "cuda"])
+
+
+@click.group(
+    cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
+)
+@click.version_option(package_name="featstore")
+def main() -> None:
+    """Extract a backbone's features once, then probe hundreds of subsets of them at once.
+
+    \b
+    Example:
+      featstore extract --model resnet50 --dataset cifar100
+      featstore probe --fractions 0.01,0.05,0.1 --seeds 5
+    """
+
+
+main.params += SWITCHES
+
+
+@main.command()
+@click.option("--model", required=True, help="A timm model, or torchvision:NAME.")
+@click.option(
+    "--dataset",
+    required=True,
+    help="A torchvision data set, digits, folder:DIR (class folders) or npz:FILE.",
+)
+@click.option("--weights", type=FILE, help="A local .pth, .pt or .safetensors, not the hub's.")
+@click.option("--pretrained/--no-pretrained", default=True, help="Trained or random weights.")
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set's files lie.")
+@click.option("--splits", type=Names(), default="train,test", help="Which splits to extract.")
+@click.option("--out", type=STORE, help="The store.  [default: named under the store root]")
+@click.option("--format", type=FORMAT, default="zarr")
+@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16")
+@click.option("--batch-size", type=click.IntRange(1), default=64, help="Images at once.")
+@click.option("--image-size", type=click.IntRange(1), help="Pixels.  [default: the weights' own]")
+@click.option("--device", type=DEVICE, default="auto")
+@click.option("--limit", type=click.IntRange(1), help="Rows of each split, evenly spaced.")
+@click.option("--overwrite", is_flag=True, help="Replace a store that holds something else.")
+def extract(**options) -> None:
+    """Run a data set through a backbone once and store its features.
+
+    Killed and run again, it goes on where it stopped; run once more, it has nothing to do.
+
+    \b
+    Example:
+      featstore extract --model resnet50 --dataset cifar100
+      featstore extract --model vit_small_patch16_224 --weights vit.pth \\
+        --dataset folder:flowers --image-size 224 --out flowers.zarr
+    """
+    _extract(**options)
+
+
+def _extract(**options):
+    import featstore
+
+    with Progress() as progress:
+        done = featstore.extract(**options, progress=progress)
+    if done.images_done == 0:
+        notice(f"{done.store.path} is complete already: nothing to do")
+        return done.store
+    resumed = f" ({done.images_reused:,} were there already)" if done.images_reused else ""
+    notice(
+        f"stored {done.images_done:,} images{resumed} in {done.seconds:.0f} s, "
+        f"{done.images_done / done.seconds:,.0f} images/s: {done.store.path}"
+    )
+    return done.store
+
+
+@main.command("import")
+@click.option("--train-features", type=FILE, required=True, help=".npy of shape (rows, features).")
+@click.option("--train-labels", type=FILE, required=True, help=".npy of integers from 0.")
+@click.option("--test-features", type=FILE, required=True, help=".npy, as many features.")
+@click.option("--test-labels", type=FILE, required=True, help=".npy of integers from 0.")
+@click.option("--out", type=STORE, required=True, help="The store.")
+@click.option("--format", type=FORMAT, default="zarr")
+def import_(train_features, train_labels, test_features, test_labels, out, format) -> None:
+    """Make a store of features that were computed elsewhere.
+
+    The files are memory-mapped and never loaded whole.
+
+    \b
+    Example:
+      featstore import --train-features X.npy --train-labels y.npy \\
+        --test-features Xt.npy --test-labels yt.npy --out mine.zarr
+    """
+    import featstore
+
+    with Progress() as progress:
+        store = featstore.import_arrays(
+            train=(train_features, train_labels),
+            test=(test_features, test_labels),
+            out=out,
+            format=format,
+            progress=progress,
+        )
+    notice(f"stored {sum(split.n_rows for split in store.spec.splits):,} rows: {store.path}")
+
+
+@main.command()
+@click.argument("store", type=STORE, required=False)
+@click.option(
+    "--fractions", type=NumberList(float, "0.01,0.05,0.1"), required=True, metavar="LIST",
+    help="Shares of the features, in (0, 1]; the full layer comes by itself.",
+)  # fmt: skip
+@click.option(
+    "--seeds", type=Seeds(int, "3,7"), required=True, metavar="N|LIST",
+    help="5 for seeds 1 to 5, or a list such as 3,7.",
+)  # fmt: skip
+@click.option("--solver", default="ridge", help="How to solve: ridge.")
+@click.option(
+    "--l2", type=NumberList(float, "0.001,0.01"), default="0.001", metavar="LIST",
+    help="The penalty of mean loss + (l2/2) ||W||^2; a list solves each.",
+)  # fmt: skip
+@click.option("--tap", help="Which tap of the store.  [default: its first]")
+@click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
+@click.option("--memory", default="4GiB", help="How much memory arrays may take.")
+@click.option("--device", type=DEVICE, default="auto")
+@click.option("--backend", type=click.Choice(["torch", "cupy", "numpy"]), default="torch")
+@click.option(
+    "--out", type=OutFile(".csv", ".json", ".parquet"), metavar="FILE",
+    help="Save one row a probe: .csv, .json or .parquet.",
+)  # fmt: skip
+@click.option(
+    "--plot", type=OutFile(".png", ".svg", ".pdf"), metavar="FILE",
+    help="Draw accuracy against fraction: .png, .svg or .pdf.",
+)  # fmt: skip
+def probe(store, out, plot, **options) -> None:
+    """Solve a linear probe for every (fraction, seed) at once.
+
+    Prints mean and spread of the test accuracy over the seeds, and its share of the full layer's.
+
+    STORE is a path; without it, the newest complete store under the store root is taken.
+    Features are drawn at random, nested along the fractions of one seed.
+
+    \b
+    Example:
+      featstore probe --fractions 0.01,0.05,0.1 --seeds 5
+      featstore probe mine.zarr --fractions 0.1,0.5 --seeds 3,7 --l2 0.01 \\
+        --out results.csv --plot accuracy.pdf
+    """
+    import featstore
+
+    if store is None:
+        chosen = featstore.newest_complete()
+        notice(f"probing the newest complete store: {chosen.path}")
+    else:
+        chosen = featstore.open(store)
+    _probe(chosen, out, plot, **options)
+
+
+def _probe(store, out, plot, *, tap=None, **options) -> None:
+    from probe import report, sweep
+
+    tap = tap or store.spec.taps[0].name
+    with Progress() as progress:
+        result = sweep(
+            store.tap("train", tap), store.tap("test", tap), store=str(store.path), tap=tap,
+            moments_cache=store.path.with_name(store.path.name + ".moments"), progress=progress,
+            **options,
+        )  # fmt: skip
+    table = result.to_pandas()
+    saved = []
+    if out:
+        saved.append(result.save(out))
+    if plot:
+        from probe.plots import accuracy_against_fraction
+
+        saved.append(accuracy_against_fraction(table, plot))
+    tables.show(*tables.of_sweep(table))
+    click.echo(report.sentence(table))
+    for path in saved:
+        notice(f"wrote {path}")
+
+
+@main.command("ls")
+def ls() -> None:
+    """List the stores under the store root.
+
+    The root is $FEATSTORE_HOME, or else the platform's folder for data.
+
+    \b
+    Example:
+      featstore ls
+    """
+    import featstore
+
+    found = featstore.stores()
+    if not found:
+        notice(f"no store under {featstore.store_root()}; `featstore extract` makes one")
+        return
+    notice(f"under {featstore.store_root()}")
+    tables.show(tables.of_stores(found))
+
+
+@main.command()
+@click.argument("store", type=STORE)
+def info(store) -> None:
+    """Show what a store holds and how it was made.
+
+    \b
+    Example:
+      featstore info mine.zarr
+    """
+    import featstore
+
+    tables.show(tables.of_store(featstore.open(store)))
+
+
+@main.command()
+@click.argument("store", type=STORE)
+def verify(store) -> None:
+    """Hold every block of a store against its checksum.
+
+    Names each bad block, and exits with status 1 where there is one.
+
+    \b
+    Example:
+      featstore verify mine.zarr
+    """
+    import featstore
+
+    opened = featstore.open(store)
+    with Progress() as progress:
+        damages = opened.verify(progress=progress)
+    for damage in damages:
+        click.echo(f"{damage.split} block {damage.block}, {damage.array}: {damage.why}")
+    if damages:
+        raise click.ClickException(
+            f"{len(damages)} arrays of {opened.path} are damaged; "
+            "run the command that made it again: it computes those blocks anew"
+        )
+    notice(f"{opened.path}: every committed block has its checksum")
+
+
+@main.command()
+def quickstart() -> None:
+    """Extract, probe and plot, on real weights and images.
+
+    Needs no download: EfficientNet-Lite0 with its ImageNet weights (a package that the extra `quickstart`
+    installs) on scikit-learn's 1,797 handwritten digits. Writes ./featstore-quickstart/.
+
+    \b
+    Example:
+      featstore quickstart
+    """
+    from featstore import quickstart as recipe
+
+    store = _extract(**recipe.extraction())
+    QUICKSTART_FOLDER.mkdir(exist_ok=True)
+    _probe(
+        store,
+        QUICKSTART_FOLDER / "results.csv",
+        QUICKSTART_FOLDER / "accuracy.png",
+        fractions=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
+        seeds=(1, 2, 3, 4, 5),
+    )

@@ -1,0 +1,71 @@
+"""Failures as a person wants them: one line that says what to do, and an exit status."""
+
+import click
+
+KEPT = {
+    "extract": "every block committed so far is kept; run the same command again to go on",
+    "quickstart": "every block committed so far is kept; run the same command again to go on",
+    "import": "every block committed so far is kept; run the same command again to go on",
+    "probe": "no result was written; the store is as it was",
+}
+
+
+def _remember(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta[param.name] = value or ctx.meta.get(param.name, False)
+
+
+SWITCHES = [
+    click.Option(["--quiet"], is_flag=True, expose_value=False, callback=_remember,
+                 help="No progress and no notices."),
+    click.Option(["--debug"], is_flag=True, expose_value=False, callback=_remember,
+                 envvar="FEATSTORE_DEBUG", help="Show the traceback of an error."),
+]  # fmt: skip
+
+
+class Command(click.Command):
+    """A command that takes the switches which every command takes."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.params += SWITCHES
+
+
+class Group(click.Group):
+    """A group whose commands fail with one line that says what to do, not with a traceback."""
+
+    command_class = Command
+
+    def invoke(self, ctx: click.Context):
+        """Run the command; turn what the library raises into a message and an exit status."""
+        try:
+            return super().invoke(ctx)
+        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            kept = KEPT.get(ctx.invoked_subcommand, "nothing was changed")
+            click.echo(f"\nInterrupted: {kept}.", err=True)
+            ctx.exit(130)
+        except Exception as error:
+            if ctx.meta["debug"]:
+                raise
+            raise _failure(error) from error
+
+
+def _failure(error: Exception) -> click.ClickException:
+    """Say on one line what went wrong; exit status 2 for arguments that cannot be used."""
+    import featstore.errors
+    import probe.errors
+
+    message, status = str(error), 1
+    if isinstance(error, featstore.errors.UsageError | probe.errors.UsageError):
+        status = 2
+    elif isinstance(error, OSError) and error.strerror:
+        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif not isinstance(error, featstore.errors.FeatstoreError | probe.errors.ProbeError):
+        message = (
+            f"unexpected {type(error).__name__}: {message}; "
+            "add --debug for the traceback, and please report it"
+        )
+    failure = click.ClickException(message)
+    failure.exit_code = status
+    return failure

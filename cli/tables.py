@@ -1,0 +1,120 @@
+"""What the commands print on stdout: tables that fit 80 columns, plain where it is piped."""
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+
+def show(*tables: Table) -> None:
+    """Print tables; paths keep their brackets and numbers their colour."""
+    console = Console(markup=False, highlight=False, emoji=False)
+    for table in tables:
+        console.print(table)
+
+
+def of_sweep(table) -> list[Table]:
+    """Lay out a sweep, one table a curve: accuracy mean ± std and share of the full layer.
+
+    `table` is a pandas table in the long form, one row a probe.
+    """
+    from probe import report
+
+    curves = report.summary(table).groupby(report.CURVE, dropna=False)
+    return [_curve(curve) for _, curve in curves]
+
+
+def _curve(curve) -> Table:
+    from probe.report import percent, plus_minus
+
+    first = curve.iloc[0]
+    shown = Table(
+        title=f"{first.tap}, {first['mode']}, {first.solver}, l2 = {first.l2:g}",
+        box=box.SIMPLE_HEAD,
+    )
+    for heading in ("fraction", "features", "test accuracy", "of the full layer", "probes"):
+        shown.add_column(heading, justify="right")
+    for row in curve.itertuples():
+        shown.add_row(
+            percent(row.fraction),
+            f"{row.k:,}",
+            plus_minus(row.accuracy, row.accuracy_std, 3),
+            plus_minus(100 * row.ratio, 100 * row.ratio_std, 1) + " %",
+            str(row.probes),
+        )
+    return shown
+
+
+def of_stores(stores) -> Table:
+    """Lay out the stores under the store root, one a row."""
+    shown = Table(box=box.SIMPLE_HEAD)
+    shown.add_column("store", overflow="fold")
+    for heading in ("dataset", "taps"):
+        shown.add_column(heading, overflow="fold")
+    for heading in ("rows", "size", "blocks"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for store in stores:
+        spec = store.spec
+        rows = sum(split.n_rows for split in spec.splits)
+        taps = "\n".join(f"{tap.name} {tap.dim}" for tap in spec.taps)
+        shown.add_row(
+            store.path.name,
+            spec.dataset,
+            taps,
+            f"{rows:,}",
+            size(store.bytes_on_disk()),
+            _state(store),
+        )
+    return shown
+
+
+def of_store(store) -> Table:
+    """Lay out everything a store's header says, one field a row."""
+    spec = store.spec
+    shown = Table(box=None, show_header=False)
+    shown.add_column(no_wrap=True)
+    shown.add_column(overflow="fold")
+    facts = {
+        "store": store.path,
+        "format": store.format,
+        "backbone": spec.backbone,
+        "weights": spec.weights,
+        "transform": spec.transform,
+        "dataset": spec.dataset,
+        **{f"split {s.name}": f"{s.n_rows:,} rows, {s.fingerprint}" for s in spec.splits},
+        **{f"tap {t.name}": f"{t.dim:,} features, pooling {t.pooling}" for t in spec.taps},
+        "dtype": spec.dtype,
+        "classes": f"{len(spec.classes):,}: {_shortened(spec.classes)}",
+        "limit": "none" if spec.limit is None else f"{spec.limit:,} rows a split",
+        "digest": spec.digest(),
+        "block": f"{store.block_rows:,} rows",
+        "blocks": _state(store),
+        "size": size(store.bytes_on_disk()),
+        **store.provenance,
+    }
+    for name, value in facts.items():
+        shown.add_row(name, str(value))
+    return shown
+
+
+def _state(store) -> str:
+    splits = [split.name for split in store.spec.splits]
+    total = sum(store.n_blocks(split) for split in splits)
+    missing = sum(len(store.missing(split)) for split in splits)
+    return f"all {total:,}" if not missing else f"{total - missing:,} of {total:,}"
+
+
+def _shortened(names, most: int = 10) -> str:
+    return ", ".join(names[:most]) + (", ..." if len(names) > most else "")
+
+
+def size(number: float) -> str:
+    """Write a number of bytes for a person.
+
+    >>> size(900), size(19_700_000)
+    ('900 B', '18.8 MiB')
+    """
+    for unit in ("B", "KiB", "MiB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1024
+    return f"{number:,.3g} GiB"

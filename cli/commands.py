@@ -253,8 +253,9 @@ def verify(store) -> None:
 def quickstart() -> None:
     """Extract, probe and plot, on real weights and images.
 
-    Needs no download: EfficientNet-Lite0 with its ImageNet weights (a package that the extra `quickstart`
-    installs) on scikit-learn's 1,797 handwritten digits. Writes ./featstore-quickstart/.
+    Needs no download: EfficientNet-Lite0 with its ImageNet weights (a package that the extra
+    `quickstart` installs) on scikit-learn's 1,797 handwritten digits. Writes
+    ./featstore-quickstart/.
 
     \b
     Example:

@@ -4,7 +4,7 @@ import time
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
 
@@ -18,20 +18,19 @@ class Progress:
 
     def __init__(self):
         self.quiet = click.get_current_context().meta["quiet"]
-        self.began: dict[str, tuple[int, float]] = {}  # stage: units done and time, at the start
-        self.last: dict[str, int] = {}
+        self.console = Console(stderr=True, markup=False, highlight=False)
+        self.began: dict[str, tuple[int, float]] = {}  # stage: units done and time, at its start
+        self.last: dict[str, int] = {}  # stage: units done
         self.printed = time.monotonic()
-        columns = [TextColumn("{task.description}"), BarColumn(None), MofNCompleteColumn(),
-                   TextColumn("{task.fields[pace]}")]  # fmt: skip
-        console = Console(stderr=True, markup=False, highlight=False)
-        self.bars = Bars(*columns, console=console, transient=True, expand=True)
-        self.tasks: dict = {}
+        self.bars: Bars | None = None
+        self.tasks: dict[str, TaskID] = {}
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        self.bars.stop()
+        if self.bars:
+            self.bars.stop()
 
     def __call__(self, stage: str, done: int, total: int, **facts) -> None:
         """Take how far a stage has come; the first call of a stage says what was there before."""
@@ -43,17 +42,25 @@ class Progress:
         if self.quiet or now - start < self.PATIENCE:
             return
         pace = _pace(stage, done - before, total - done, now - start)
-        what = " ".join([stage, *map(str, facts.values())])
-        if self.bars.console.is_terminal:
+        what = " ".join([stage, *(f"{name} {fact}" for name, fact in facts.items())])
+        if self.console.is_terminal:
             self._draw(stage, what, done, total, pace)
         elif now - self.printed >= self.EVERY:
             self.printed = now
             click.echo(f"{what}: {done:,} of {total:,}, {pace}", err=True)
 
     def _draw(self, stage: str, what: str, done: int, total: int, pace: str) -> None:
+        if not self.bars:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=None),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[pace]}"),
+            )
+            self.bars = Bars(*columns, console=self.console, transient=True, expand=True)
+            self.bars.start()
         if stage not in self.tasks:
             self.tasks[stage] = self.bars.add_task(stage, pace="")
-            self.bars.start()
         task = self.tasks[stage]
         self.bars.update(task, description=what, completed=done, total=total, pace=pace)
 

@@ -1,0 +1,84 @@
+"""What every test gets: a store root of its own, no network, and small real stores."""
+
+import socket
+
+import numpy as np
+import pytest
+
+import featstore
+
+N_TRAIN, N_TEST, N_FEATURES, N_CLASSES = 240, 80, 64, 4
+
+
+@pytest.fixture(autouse=True)
+def store_root(tmp_path, monkeypatch):
+    """A store root that only this test sees."""
+    root = tmp_path / "featstore-home"
+    monkeypatch.setenv("FEATSTORE_HOME", str(root))
+    return root
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Refuse every connection that leaves this machine, so that no test waits for a hub."""
+    connect = socket.socket.connect
+
+    def refuse(self, address):
+        if self.family == socket.AF_UNIX:
+            return connect(self, address)
+        raise ConnectionRefusedError(f"tests have no network, and something wanted {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+def clusters(n_rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Features (n_rows, 64) float16 of four overlapping clusters, and their labels."""
+    random = np.random.default_rng(seed)
+    labels = np.arange(n_rows) % N_CLASSES
+    centres = np.random.default_rng(0).normal(size=(N_CLASSES, N_FEATURES))
+    features = centres[labels] + 2.5 * random.normal(size=(n_rows, N_FEATURES))
+    return features.astype(np.float16), labels
+
+
+def spec_of_clusters(**changes) -> featstore.Spec:
+    """The spec of a store of `clusters`."""
+    fields = {
+        "backbone": "clusters",
+        "weights": "none",
+        "transform": "none",
+        "dataset": "clusters",
+        "splits": (
+            featstore.Split(name="train", n_rows=N_TRAIN, fingerprint="train-of-clusters"),
+            featstore.Split(name="test", n_rows=N_TEST, fingerprint="test-of-clusters"),
+        ),
+        "taps": (featstore.Tap(name="penultimate", dim=N_FEATURES, pooling="none"),),
+        "dtype": "float16",
+        "classes": tuple("abcd"),
+    }
+    return featstore.Spec(**{**fields, **changes})
+
+
+def fill(store: featstore.Store, splits=("train", "test")) -> featstore.Store:
+    """Write the blocks of these splits."""
+    with store.writer() as writer:
+        for seed, split in enumerate(splits, 1):
+            n_rows = store.spec.split(split).n_rows
+            features, labels = clusters(n_rows, seed)
+            for block in range(store.n_blocks(split)):
+                rows = slice(store.rows_of(split, block).start, store.rows_of(split, block).stop)
+                ids = [f"{split}/{row}" for row in range(rows.start, rows.stop)]
+                writer.write(split, block, {"penultimate": features[rows]}, labels[rows], ids)
+    return store
+
+
+@pytest.fixture(params=["zarr", "hdf5"])
+def any_store(request, tmp_path):
+    """A complete store of four clusters, once in each format."""
+    path = tmp_path / f"clusters.{request.param}"
+    return fill(featstore.create(path, spec_of_clusters(), request.param))
+
+
+@pytest.fixture
+def tiny_store(tmp_path):
+    """A complete Zarr store of four clusters."""
+    return fill(featstore.create(tmp_path / "clusters.zarr", spec_of_clusters()))

@@ -1,0 +1,70 @@
+"""How the command line fails: message, exit status, traceback only when asked for."""
+
+import errno
+
+import click
+import pytest
+from click.testing import CliRunner
+
+import featstore.errors
+import probe.errors
+from cli.failures import SWITCHES, Group
+
+FAILURES = [
+    (featstore.errors.StoreDamaged("block 3 is damaged"), 1, "block 3 is damaged"),
+    (featstore.errors.UsageError("no split 'val'"), 2, "no split 'val'"),
+    (probe.errors.DataError("row 7 is not finite"), 1, "row 7 is not finite"),
+    (probe.errors.UsageError("fraction 2 is too large"), 2, "fraction 2 is too large"),
+    (OSError(errno.ENOSPC, "No space left", "out.csv"), 1, "out.csv: No space left"),
+    (ZeroDivisionError("by zero"), 1, "unexpected ZeroDivisionError: by zero"),
+]
+
+
+def failing(error: BaseException) -> Group:
+    """A group with one command, `probe`, that raises."""
+    group = Group("featstore")
+    group.params += SWITCHES
+
+    @group.command("probe")
+    def command():
+        raise error
+
+    return group
+
+
+@pytest.mark.parametrize(("error", "status", "message"), FAILURES)
+def test_an_error_is_one_line_and_a_status(error, status, message):
+    ran = CliRunner().invoke(failing(error), ["probe"])
+    assert ran.exit_code == status
+    assert ran.stderr.startswith(f"Error: {message}")
+    assert len(ran.stderr.splitlines()) == 1
+    assert ran.stdout == ""
+
+
+def test_an_unexpected_error_names_the_switch_for_more():
+    ran = CliRunner().invoke(failing(KeyError("x")), ["probe"])
+    assert "add --debug for the traceback" in ran.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--debug", "probe"], ["probe", "--debug"]])
+def test_debug_lets_the_traceback_through(arguments):
+    error = probe.errors.DataError("row 7 is not finite")
+    assert CliRunner().invoke(failing(error), arguments).exception is error
+
+
+def test_debug_by_the_environment(monkeypatch):
+    monkeypatch.setenv("FEATSTORE_DEBUG", "1")
+    error = probe.errors.DataError("row 7 is not finite")
+    assert CliRunner().invoke(failing(error), ["probe"]).exception is error
+
+
+def test_interrupt_says_what_is_kept():
+    ran = CliRunner().invoke(failing(KeyboardInterrupt()), ["probe"])
+    assert ran.exit_code == 130
+    assert "Interrupted: no result was written" in ran.stderr
+
+
+def test_a_click_error_keeps_its_own_status():
+    ran = CliRunner().invoke(failing(click.BadParameter("no such thing")), ["probe"])
+    assert ran.exit_code == 2
+    assert "no such thing" in ran.stderr

@@ -1,0 +1,110 @@
+"""Progress: silent when short, a line now and then off a terminal, a bar on one."""
+
+import io
+import os
+import pty
+import subprocess
+import sys
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from cli import progress as module
+from cli.failures import SWITCHES, Group
+from cli.progress import Progress, notice
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """A clock that moves when told."""
+    now = [100.0]
+    monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
+    return now
+
+
+def run(clock, calls, *switches) -> str:
+    """What the callback writes when called with (seconds later, stage, done, total)."""
+    group = Group("featstore")
+    group.params += SWITCHES
+
+    @group.command("go")
+    def go():
+        with Progress() as progress:
+            for later, stage, done, total in calls:
+                clock[0] += later
+                progress(stage, done, total)
+        notice("over")
+
+    ran = CliRunner().invoke(group, ["go", *switches])
+    assert ran.exit_code == 0, ran.stderr
+    assert ran.stdout == ""
+    return ran.stderr
+
+
+def test_short_work_is_silent(clock):
+    assert (
+        run(clock, [(0, "images", 0, 100), (1, "images", 60, 100), (0.9, "images", 100, 100)])
+        == "over\n"
+    )
+
+
+def test_a_line_every_ten_seconds(clock):
+    calls = [(1, "images", done, 3600) for done in range(0, 3600, 100)]
+    lines = run(clock, calls).splitlines()
+    assert lines[0] == "images: 900 of 3,600, 100 images/s, 0:00:27 left"
+    assert len(lines) == 4  # three in 35 seconds, and the notice
+
+
+def test_a_resumed_run_counts_its_own_images_only(clock):
+    calls = [(0, "images", 50_000, 60_000), (20, "images", 52_000, 60_000)]
+    assert "100 images/s, 0:01:20 left" in run(clock, calls)
+
+
+def test_a_stage_that_begins_again_is_timed_anew(clock):
+    calls = [
+        (0, "rows", 0, 100),
+        (30, "rows", 100, 100),
+        (5, "rows", 0, 100),
+        (20, "rows", 40, 100),
+    ]
+    assert run(clock, calls).splitlines()[1] == "rows: 40 of 100, 2.0 rows/s, 0:00:30 left"
+
+
+def test_quiet_says_nothing(clock):
+    assert run(clock, [(0, "images", 0, 100), (50, "images", 60, 100)], "--quiet") == ""
+
+
+SHOW = """
+import time, click
+from cli import progress
+from cli.failures import SWITCHES, Group
+progress.Progress.PATIENCE = 0.05
+group = Group("featstore"); group.params += SWITCHES
+@group.command("go")
+def go():
+    with progress.Progress() as callback:
+        for done in range(0, 400, 10):
+            callback("images", done, 400, split="train")
+            time.sleep(0.01)
+group(["go"])
+"""
+
+
+def test_on_a_terminal_a_bar_that_goes_away():
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "80"}
+    child = subprocess.Popen([sys.executable, "-c", SHOW], stderr=theirs, env=environment)
+    os.close(theirs)
+    seen = io.BytesIO()
+    with os.fdopen(ours, "rb", buffering=0) as terminal:
+        try:
+            while part := terminal.read(4096):
+                seen.write(part)
+        except OSError:  # how Linux says that the other side hung up
+            pass
+    assert child.wait() == 0
+    text = click.unstyle(seen.getvalue().decode())
+    assert "images/s, 0:00:0" in text
+    assert "390/400" in text
+    assert seen.getvalue().endswith(b"\x1b[1A\x1b[2K")  # one line up, and wiped

@@ -1,0 +1,77 @@
+"""The house rules that a machine can hold: who imports whom, and how long things may get."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("cli", "featstore", "probe")
+FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
+BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
+
+# What the files of a package must never import, at top level or inside a function.
+FORBIDDEN = {
+    "probe": {"featstore", "cli", "click", "rich"},
+    "featstore": {"probe", "cli", "click", "rich"},
+    "cli": set(),
+}
+# Parts of featstore that know nothing of stores; only extract and importing join them to one.
+STORELESS = ("backbones", "datasets", "taps", "transforms")
+STORE = {
+    "catalog", "contract", "extract", "hdf5_store", "importing", "store", "tap_blocks", "writer",
+    "zarr_store",
+}  # fmt: skip
+MOST_LINES, MOST_FUNCTION_LINES = 400, 60
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imports(tree: ast.AST) -> set[str]:
+    """Every module imported anywhere in the file, dotted; `from a import b` counts as a and a.b."""
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: imports are absolute here"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_imports_go_one_way(path):
+    package = path.relative_to(ROOT).parts[0]
+    top = {module.split(".")[0] for module in imports(ast.parse(path.read_text()))}
+    assert not top & FORBIDDEN[package]
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_only_extract_joins_backbones_and_data_sets_to_stores(path):
+    part = path.relative_to(ROOT).with_suffix("").parts[1]
+    if path.relative_to(ROOT).parts[0] == "featstore" and part in STORELESS:
+        found = imports(ast.parse(path.read_text()))
+        assert not {f"featstore.{module}" for module in STORE} & found
+
+
+@pytest.mark.parametrize("path", [*FILES, *BENCHMARKS], ids=name)
+def test_files_and_functions_stay_short(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= MOST_LINES
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            length = node.end_lineno - node.lineno + 1
+            assert length <= MOST_FUNCTION_LINES, f"{node.name} has {length} lines"
+
+
+def test_rules_see_a_breach():
+    tree = ast.parse("def f():\n    from featstore.store import open\n    import rich.table\n")
+    assert {"featstore.store", "featstore.store.open", "rich.table"} <= imports(tree)
+
+
+def test_every_file_says_what_it_is():
+    assert [
+        name(path) for path in FILES if not ast.get_docstring(ast.parse(path.read_text()))
+    ] == []

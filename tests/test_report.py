@@ -1,0 +1,68 @@
+"""The summary of a sweep against numbers worked out by hand."""
+
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from probe.report import CURVE, sentence, summary, with_ratio
+
+
+def table(probes, **changes) -> pd.DataFrame:
+    """Rows (seed, fraction, k, accuracy) of one curve, in the long form."""
+    fixed = {"store": "s", "tap": "t", "mode": "random", "solver": "ridge", "l2": 1e-3, **changes}
+    keys = ("seed", "fraction", "k", "accuracy")
+    return pd.DataFrame([fixed | dict(zip(keys, row, strict=True)) for row in probes])
+
+
+PROBES = [(1, 0.1, 2, 0.4), (2, 0.1, 2, 0.6), (1, 1.0, 20, 0.8), (2, 1.0, 20, 0.6)]
+
+
+def test_the_ratio_is_to_the_full_layer_of_the_same_seed():
+    assert with_ratio(table(PROBES))["ratio"].tolist() == pytest.approx([0.5, 1.0, 1.0, 1.0])
+
+
+def test_mean_and_sample_std_over_seeds():
+    tenth, full = summary(table(PROBES)).to_dict("records")
+    assert (tenth["accuracy"], tenth["ratio"]) == pytest.approx((0.5, 0.75))
+    assert tenth["accuracy_std"] == pytest.approx(math.sqrt(0.02))
+    assert tenth["ratio_std"] == pytest.approx(math.sqrt(0.125))
+    assert (full["ratio"], full["ratio_std"], full["probes"], full["k"]) == (1.0, 0.0, 2, 20)
+
+
+def test_one_seed_has_no_spread():
+    row = summary(table([PROBES[0], PROBES[2]])).iloc[0]
+    assert np.isnan(row["accuracy_std"])
+    assert row["probes"] == 1
+
+
+def test_the_order_of_rows_does_not_matter():
+    whole = table(PROBES)
+    pd.testing.assert_frame_equal(summary(whole), summary(whole[::-1]))
+
+
+def test_each_penalty_is_compared_with_its_own_full_layer():
+    both = pd.concat([table(PROBES), table([(1, 0.1, 2, 0.3), (1, 1.0, 20, 0.3)], l2=1e-2)])
+    halves = summary(both)
+    assert halves[halves["l2"] == 1e-2]["ratio"].tolist() == [1.0, 1.0]
+    assert len(halves) == 4
+    assert len(halves.groupby(CURVE)) == 2
+
+
+def test_the_sentence_speaks_of_ten_per_cent():
+    probes = [*PROBES, (1, 0.5, 10, 0.7), (2, 0.5, 10, 0.7)]
+    assert sentence(table(probes)) == (
+        "10 % of the features keep 75.0 ± 35.4 % of the full layer's accuracy "
+        "(0.500 of 0.700; 2 seeds, l2 = 0.001)."
+    )
+
+
+def test_the_sentence_takes_the_nearest_fraction_and_one_seed():
+    probes = [(1, 0.05, 1, 0.4), (1, 0.5, 10, 0.4), (1, 1.0, 20, 0.8)]
+    assert sentence(table(probes)).startswith("5 % of the features keep 50.0 % of")
+    assert "1 seed," in sentence(table(probes))
+
+
+def test_the_sentence_of_the_full_layer_alone():
+    assert sentence(table(PROBES[2:])) == "All 20 features reach an accuracy of 0.700."

@@ -1,7 +1,5 @@
 """Pictures of a sweep, fit for a paper's column: no global state, same table, same bytes."""
 
-import io
-import os
 from pathlib import Path
 
 import pandas as pd
@@ -12,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from probe.errors import UsageError
+from probe.files import written_whole
 from probe.report import CURVE, summary
 
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -165,15 +164,8 @@ def _word(column: str, value: object) -> str:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Write the file aside, then rename it, so that no half picture is ever at `path`."""
     # Without dates, the same table gives the same bytes.
     metadata = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
     suffix = path.suffix.lower()
-    picture = io.BytesIO()
-    figure.savefig(picture, format=suffix[1:], dpi=300, metadata=metadata[suffix])
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_bytes(picture.getvalue())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with written_whole(path) as aside:
+        figure.savefig(aside, format=suffix[1:], dpi=300, metadata=metadata[suffix])

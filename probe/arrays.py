@@ -1,0 +1,203 @@
+"""The array vocabulary: what the solvers need beyond the array API standard.
+
+`array_api_compat` gives NumPy, torch and CuPy one set of names; the namespace is that of the array
+in hand, never a global. Here is the rest: getting host blocks onto a device, triangular solves,
+Cholesky that reports instead of raising, sums of products in place, and lookups along the classes.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import scipy.linalg
+import torch
+from array_api_compat import array_namespace, is_cupy_array, is_torch_array
+
+from probe.errors import UsageError
+
+Array: TypeAlias = Any
+"""An array of NumPy, torch or CuPy."""
+
+BACKENDS = ("torch", "numpy", "cupy")
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where host blocks go to be computed on: an array module and a device.
+
+    Attributes:
+        name: "torch", "numpy" or "cupy".
+        device: "cpu" or "cuda".
+    """
+
+    name: str = "torch"
+    device: str = "cpu"
+
+    @property
+    def xp(self) -> Any:
+        """The array API namespace."""
+        return importlib.import_module(f"array_api_compat.{self.name}")
+
+    def put(self, host: np.ndarray, dtype: str | None = None) -> Array:
+        """Return a host array on the device, cast there; on a CPU it may share memory."""
+        if self.name == "torch":
+            array = torch.from_numpy(_writable(host)).to(self.device)
+            return array if dtype is None else array.to(getattr(torch, dtype))
+        array = self.xp.asarray(host)
+        return array if dtype is None else array.astype(dtype, copy=False)
+
+    def empty(self, shape: tuple[int, ...], dtype: str) -> Array:
+        """Return an uninitialised array."""
+        if self.name == "torch":
+            return torch.empty(shape, dtype=getattr(torch, dtype), device=self.device)
+        return self.xp.empty(shape, dtype=dtype)
+
+    def zeros(self, shape: tuple[int, ...], dtype: str) -> Array:
+        """Return an array of zeros."""
+        array = self.empty(shape, dtype)
+        array[...] = 0
+        return array
+
+
+def _writable(host: np.ndarray) -> np.ndarray:
+    # torch cannot express read-only memory (a mapped file, say) and warns about it
+    host = np.ascontiguousarray(host)
+    return host if host.flags.writeable else host.copy()
+
+
+def backend(name: str = "torch", device: str = "auto") -> Backend:
+    """Return the backend of that name and device, if this machine has it.
+
+    Raises:
+        UsageError: the name is unknown, the package is not installed, or there is no such device.
+    """
+    if name not in BACKENDS:
+        raise UsageError(f"no backend is called {name!r}: there are {', '.join(BACKENDS)}")
+    if device not in DEVICES:
+        raise UsageError(f"no device is called {device!r}: there are {', '.join(DEVICES)}")
+    if name == "numpy":
+        if device == "cuda":
+            raise UsageError("backend numpy computes on the CPU: for cuda take torch or cupy")
+        return Backend("numpy", "cpu")
+    if name == "cupy":
+        return _cupy_backend(device)
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            "device cuda was asked for, but torch sees no CUDA device: use cpu or auto"
+        )
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return Backend("torch", device)
+
+
+def _cupy_backend(device: str) -> Backend:
+    if importlib.util.find_spec("cupy") is None:
+        raise UsageError(
+            "backend cupy is not installed: pip install 'featstore[cupy]', or use torch or numpy"
+        )
+    if device == "cpu":
+        raise UsageError("backend cupy computes on CUDA devices: for the CPU take torch or numpy")
+    import cupy
+
+    try:
+        cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise UsageError(f"backend cupy found no CUDA device ({error}): use torch") from None
+    return Backend("cupy", "cuda")
+
+
+def to_host(array: Array) -> np.ndarray:
+    """Return the array as a NumPy array."""
+    if is_torch_array(array):
+        return array.detach().cpu().numpy()
+    return array.get() if is_cupy_array(array) else np.asarray(array)
+
+
+def on_device(array: Array) -> bool:
+    """Return whether the array lives on an accelerator."""
+    return array.is_cuda if is_torch_array(array) else is_cupy_array(array)
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Keep torch from rounding float32 products to TF32, and put its setting back afterwards."""
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def add_product(total: Array, a: Array, b: Array) -> None:
+    """Add the (batched) product a @ b to `total`, in place."""
+    if is_torch_array(total):
+        total.baddbmm_(a, b) if total.ndim == 3 else total.addmm_(a, b)
+    else:
+        total += a @ b
+
+
+def difference_into(out: Array, a: Array, b: Array) -> Array:
+    """Write a - b to `out`, computed and rounded in the type of `out` if that is the wider one."""
+    xp = torch if is_torch_array(out) else array_namespace(out)
+    return xp.subtract(a, b, out=out)
+
+
+def cholesky(matrix: Array) -> tuple[Array, np.ndarray]:
+    """Return the lower Cholesky factors of (S, n, n) matrices, and which of them exist, (S,) bool.
+
+    A factor that does not exist has undefined entries.
+    """
+    if is_torch_array(matrix):
+        factor, info = torch.linalg.cholesky_ex(matrix)
+        return factor, to_host(info) == 0
+    xp = array_namespace(matrix)
+    factors = [_cholesky_or_nan(one) for one in matrix]
+    return xp.stack(factors), np.array([bool(xp.all(xp.isfinite(one))) for one in factors])
+
+
+def _cholesky_or_nan(matrix: Array) -> Array:
+    xp = array_namespace(matrix)
+    try:
+        return xp.linalg.cholesky(matrix)
+    except np.linalg.LinAlgError:  # CuPy returns NaN instead, and may raise this one too
+        return xp.full_like(matrix, xp.nan)
+
+
+def solve_lower(factor: Array, right: Array, *, transpose: bool = False) -> Array:
+    """Return L^-1 B, or L^-T B if `transpose`, for lower L (S, n, n) and B (S, n, m)."""
+    if is_torch_array(factor):
+        triangle = factor.mT if transpose else factor
+        return torch.linalg.solve_triangular(triangle, right, upper=transpose)
+    if is_cupy_array(factor):
+        from cupyx.scipy.linalg import solve_triangular
+    else:
+        solve_triangular = scipy.linalg.solve_triangular
+    # one system at a time: CuPy's batched solvers were wrong for several right-hand sides
+    solved = [
+        solve_triangular(one, columns, lower=True, trans=int(transpose), check_finite=False)
+        for one, columns in zip(factor, right, strict=True)
+    ]
+    return array_namespace(factor).stack(solved)
+
+
+def at_labels(logits: Array, labels: Array) -> Array:
+    """Return logits[p, r, labels[r]], (P, rows), of logits (P, rows, C)."""
+    index = labels[None, :, None]
+    if is_torch_array(logits):
+        return logits.gather(2, index.expand(len(logits), -1, 1))[..., 0]
+    return array_namespace(logits).take_along_axis(logits, index, axis=2)[..., 0]
+
+
+def set_at_labels(logits: Array, labels: Array, values: Array) -> None:
+    """Write values (P, rows) to logits[p, r, labels[r]], in place."""
+    if is_torch_array(logits):
+        index = labels[None, :, None].expand(len(logits), -1, 1)
+        logits.scatter_(2, index, values[..., None])
+    else:
+        rows = array_namespace(logits).arange(len(labels))
+        logits[:, rows, labels] = values

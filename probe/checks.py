@@ -1,0 +1,74 @@
+"""What train and test rows must satisfy before anything is solved; each error names the value."""
+
+import numpy as np
+
+from probe.blocks import RowBlocks, Rows, as_blocks
+from probe.errors import DataError
+
+
+def as_pair(train: Rows, test: Rows) -> tuple[RowBlocks, RowBlocks]:
+    """Return train and test as row blocks that agree in features and classes.
+
+    Raises:
+        DataError: a split is empty, train has fewer than 2 rows or classes, the numbers of
+            features differ, or a class of test does not occur in train.
+    """
+    train_blocks, test_blocks = as_blocks(train), as_blocks(test)
+    counts = check_train(train_blocks)
+    check_test(test_blocks, train_blocks.n_features, counts)
+    return train_blocks, test_blocks
+
+
+def check_train(train: RowBlocks) -> np.ndarray:
+    """Return the rows of each class, int64 (C,), if a probe can be fitted on these labels.
+
+    Raises:
+        DataError: fewer than 2 rows or classes, no feature, or a label outside [0, C).
+    """
+    if train.n_rows < 2:
+        raise DataError(f"train has {train.n_rows} row(s): a probe needs at least 2")
+    if train.n_features < 1:
+        raise DataError("train has no features: give at least one column")
+    labels = train.labels()
+    check_labels(labels, train.n_classes, "train")
+    counts = np.bincount(labels, minlength=train.n_classes)
+    if np.count_nonzero(counts) < 2:
+        raise DataError(f"every train row is of class {labels[0]}: a probe needs 2 classes")
+    return counts
+
+
+def check_test(test: RowBlocks, n_features: int, train_counts: np.ndarray) -> None:
+    """Raise DataError unless a probe fitted on such train rows can be scored on `test`.
+
+    Arguments:
+        test: the rows to score.
+        n_features: D of train.
+        train_counts: int64 (C,), train rows of each class.
+    """
+    if test.n_rows < 1:
+        raise DataError("test is empty: a score needs at least one row")
+    if test.n_features != n_features:
+        raise DataError(
+            f"train has {n_features} features and test {test.n_features}: "
+            "both must come from the same layer"
+        )
+    labels = test.labels()
+    check_labels(labels, test.n_classes, "test")
+    present = np.unique(labels)
+    unseen = [c for c in present if c >= len(train_counts) or not train_counts[c]]
+    if unseen:
+        names = ", ".join(map(str, unseen[:5])) + (", ..." if len(unseen) > 5 else "")
+        raise DataError(
+            f"class {names} occurs in test but not in train: add train rows of it, "
+            "or drop its test rows"
+        )
+
+
+def check_labels(labels: np.ndarray, n_classes: int, split: str) -> None:
+    """Raise DataError that names the first label outside [0, C)."""
+    wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
+    if wrong.size:
+        raise DataError(
+            f"row {wrong[0]} of {split} has label {labels[wrong[0]]}: "
+            f"labels of {n_classes} classes lie in 0 to {n_classes - 1}"
+        )

@@ -1,0 +1,94 @@
+"""Logits of every prefix of a chain by forward substitution on the rows to be scored."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from probe.arrays import Array, add_product, solve_lower
+from probe.budget import FORWARD_WIDTH
+
+
+@dataclass(frozen=True)
+class Forward:
+    """L^-1, and z = L^-1 B, of S systems in the form in which they meet the rows.
+
+    With L cut into strips of rows, t = L^-1 x is computed strip by strip as
+    t_j = M_j x_j - M_j L_j,<j t_<j with M_j = L_jj^-1, so that each strip is one matrix product
+    with [-M_j L_j,<j  M_j]. These strips, one below the other, are `eliminator`.
+
+    Attributes:
+        order: (S, m) int64, the features of each system.
+        eliminator: (S, m, m), in the precision of the rows; zero right of the diagonal strips.
+        targets: (S, m, C), z, in the precision of the rows.
+        priors: (C,), the logits of a probe that sees no feature.
+    """
+
+    order: Array
+    eliminator: Array
+    targets: Array
+    priors: Array
+
+    def logits(self, rows: Array, sizes: tuple[int, ...]) -> Iterator[tuple[int, Array]]:
+        """Yield (prefix, logits (S, r, C)) for each prefix, smallest first.
+
+        The logits of the prefix of size k are priors + t[:k]' z[:k]: each prefix adds to the
+        logits of the one before, in place.
+
+        Arguments:
+            rows: (D, r), standardised features by rows to score.
+            sizes: non-decreasing prefix sizes, at most m.
+        """
+        xp = array_namespace(rows)
+        systems, length = self.order.shape
+        flat = xp.reshape(self.order, (-1,))
+        t = xp.reshape(xp.take(rows, flat, axis=0), (systems, length, rows.shape[1]))
+        logits = xp.empty((systems, rows.shape[1], len(self.priors)), **like(rows))
+        logits[...] = self.priors
+        done = prefix = 0
+        for strip in strips(length):
+            t[:, strip] = self.eliminator[:, strip, : strip.stop] @ t[:, : strip.stop]
+            while prefix < len(sizes) and sizes[prefix] <= strip.stop:
+                self._add(logits, t, done, sizes[prefix])
+                done = sizes[prefix]
+                yield prefix, logits
+                prefix += 1
+            if prefix < len(sizes):
+                self._add(logits, t, done, strip.stop)
+                done = strip.stop
+
+    def _add(self, logits: Array, t: Array, start: int, stop: int) -> None:
+        if stop > start:
+            columns = array_namespace(t).permute_dims(t[:, start:stop], (0, 2, 1))
+            add_product(logits, columns, self.targets[:, start:stop])
+
+
+def forward(order: Array, lower: Array, z: Array, priors: Array, dtype: str) -> Forward:
+    """Return the systems with factor L (S, m, m) and z (S, m, C), rounded to `dtype`.
+
+    Diagonal blocks are inverted in float64, so that only the final rounding is felt.
+    """
+    xp = array_namespace(lower)
+    rounded = getattr(xp, dtype)
+    eliminator = xp.zeros(lower.shape, dtype=rounded, device=lower.device)
+    for strip in strips(lower.shape[-1]):
+        before = slice(0, strip.start)
+        corner = lower[:, strip, strip]
+        identity = xp.eye(corner.shape[-1], **like(lower))
+        inverse = solve_lower(corner, xp.broadcast_to(identity, corner.shape))
+        eliminator[:, strip, strip] = xp.astype(inverse, rounded)
+        if strip.start:
+            eliminator[:, strip, before] = xp.astype(-inverse @ lower[:, strip, before], rounded)
+    return Forward(order, eliminator, xp.astype(z, rounded), xp.astype(priors, rounded))
+
+
+def like(array: Array) -> dict[str, Any]:
+    """Return the dtype and device of an array, to make another one with."""
+    return {"dtype": array.dtype, "device": array.device}
+
+
+def strips(length: int) -> list[slice]:
+    """Return the ranges of rows that are eliminated at once."""
+    starts = range(0, length, FORWARD_WIDTH)
+    return [slice(start, min(length, start + FORWARD_WIDTH)) for start in starts]

@@ -1,23 +1,37 @@
-"""Linear probes on any feature blocks."""
+"""Linear probes on any feature blocks.
 
-from probe.blocks import ArrayBlocks, RowBlocks
-from probe.chains import Chain, first_chain, ordered_chain, random_chain, subset_chain
-from probe.result import ProbeResult
-from probe.summary import sentence
-from probe.sweep import fit, sweep
-from probe.weights import Weights
+Names are imported when first used, so that `import probe` alone loads no array library.
+"""
 
-__all__ = [
-    "ArrayBlocks",
-    "Chain",
-    "ProbeResult",
-    "RowBlocks",
-    "Weights",
-    "first_chain",
-    "fit",
-    "ordered_chain",
-    "random_chain",
-    "sentence",
-    "subset_chain",
-    "sweep",
-]
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "ArrayBlocks": "blocks",
+    "Chain": "chains",
+    "ProbeResult": "result",
+    "RowBlocks": "blocks",
+    "Weights": "weights",
+    "first_chain": "chains",
+    "fit": "sweeps",
+    "ordered_chain": "chains",
+    "random_chain": "chains",
+    "sentence": "report",
+    "subset_chain": "chains",
+    "summary": "report",
+    "sweep": "sweeps",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

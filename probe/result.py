@@ -1,7 +1,5 @@
 """What a fit or a sweep returns: a table in long form, and the probes behind it."""
 
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from probe.axes import Axes
 from probe.blocks import Rows, as_blocks
 from probe.checks import check_test
 from probe.errors import ProbeFailed, UsageError
+from probe.files import written_whole
 from probe.metrics import Scores
 from probe.solvers import SOLVERS, Fitted
 from probe.weights import Weights
@@ -155,24 +154,10 @@ def save_table(table: pd.DataFrame, path: str | Path) -> None:
     """
     path = check_suffix(path)
     suffix = path.suffix.lower()
-    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=suffix, dir=path.parent)
-    os.close(handle)
-    try:
+    with written_whole(path) as aside:
         if suffix == ".csv":
             table.to_csv(aside, index=False)
         elif suffix == ".json":
             table.to_json(aside, orient="records", indent=1)
         else:
             table.to_parquet(aside, index=False)
-        _readable_as_usual(aside)
-        os.replace(aside, path)
-    except BaseException:
-        os.unlink(aside)
-        raise
-
-
-def _readable_as_usual(path: str) -> None:
-    # mkstemp makes files for their owner alone; give this one the permissions of any new file
-    mask = os.umask(0)
-    os.umask(mask)
-    os.chmod(path, 0o666 & ~mask)

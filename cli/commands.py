@@ -176,16 +176,17 @@ def _probe(store, out, plot, *, tap=None, **options) -> None:
             **options,
         )  # fmt: skip
     table = result.to_pandas()
-    saved = []
     if out:
-        saved.append(result.save(out))
+        result.save(out)
     if plot:
         from probe.plots import accuracy_against_fraction
 
-        saved.append(accuracy_against_fraction(table, plot))
+        accuracy_against_fraction(table, plot)
     tables.show(*tables.of_sweep(table))
     click.echo(report.sentence(table))
-    for path in saved:
+    for line in report.warnings(table):
+        click.echo(f"Warning: {line}", err=True)
+    for path in filter(None, (out, plot)):
         notice(f"wrote {path}")
 
 

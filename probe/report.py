@@ -7,6 +7,9 @@ import pandas as pd
 CURVE = ["store", "tap", "mode", "solver", "l2"]
 """Columns that stay the same along one accuracy-against-fraction curve."""
 
+SOLVED = ("ok", "converged")
+"""What the column `status` says of a probe that needs no remark."""
+
 
 def with_ratio(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with a column `ratio`: each probe's accuracy over its own seed's full layer.
@@ -91,14 +94,34 @@ def sentence(table: pd.DataFrame, fraction: float = 0.1) -> str:
 
 
 def _sentence(curve: pd.DataFrame, fraction: float) -> str:
-    full = curve[curve["fraction"] == 1].iloc[0]
-    parts = curve[curve["fraction"] < 1]
-    if parts.empty:
-        return f"All {full.k} features reach an accuracy of {full.accuracy:.3f}."
+    full, parts = curve[curve["fraction"] == 1], curve[curve["fraction"] < 1]
+    if full.empty or parts.empty:
+        largest = curve.iloc[-1]
+        return f"{largest.k} features reach an accuracy of {largest.accuracy:.3f}."
     near = parts.loc[(parts["fraction"] - fraction).abs().idxmin()]
     kept = plus_minus(100 * near.ratio, 100 * near.ratio_std, 1)
     seeds = "1 seed" if near.probes == 1 else f"{near.probes} seeds"
     return (
         f"{percent(near.fraction)} of the features keep {kept} % of the full layer's accuracy "
-        f"({near.accuracy:.3f} of {full.accuracy:.3f}; {seeds}, l2 = {near.l2:g})."
+        f"({near.accuracy:.3f} of {full.iloc[0].accuracy:.3f}; {seeds}, l2 = {near.l2:g})."
     )
+
+
+def warnings(table: pd.DataFrame) -> list[str]:
+    """Name what did not go as usual: one line for each status other than a solved probe's.
+
+    Args:
+        table: one row a probe, with the column `status` too.
+
+    Returns:
+        Lines such as "3 of 60 probes have status singular, the first at fraction 1, seed 1, l2 0".
+    """
+    kinds = table["status"].str.partition("=")[0]
+    lines = []
+    for kind, rows in table[~kinds.isin(SOLVED)].groupby(kinds, sort=False):
+        first = rows.iloc[0]
+        lines.append(
+            f"{len(rows)} of {len(table)} probes have status {kind}, the first at fraction "
+            f"{first.fraction:g}, seed {first.seed}, l2 {first.l2:g}"
+        )
+    return lines

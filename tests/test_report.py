@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from probe.report import CURVE, sentence, summary, with_ratio
+from probe.report import CURVE, sentence, summary, warnings, with_ratio
 
 
 def table(probes, **changes) -> pd.DataFrame:
@@ -65,4 +65,19 @@ def test_the_sentence_takes_the_nearest_fraction_and_one_seed():
 
 
 def test_the_sentence_of_the_full_layer_alone():
-    assert sentence(table(PROBES[2:])) == "All 20 features reach an accuracy of 0.700."
+    assert sentence(table(PROBES[2:])) == "20 features reach an accuracy of 0.700."
+
+
+def test_warnings_name_each_unusual_status_once():
+    status = ["ok", "jitter=1.0e-09", "jitter=2.0e-09", "singular"]
+    assert warnings(table(PROBES).assign(status=status)) == [
+        "2 of 4 probes have status jitter, the first at fraction 0.1, seed 2, l2 0.001",
+        "1 of 4 probes have status singular, the first at fraction 1, seed 2, l2 0.001",
+    ]
+    assert warnings(table(PROBES).assign(status=["ok", "ok", "converged", "ok"])) == []
+
+
+def test_a_failed_probe_is_left_out_of_the_mean():
+    probes = table(PROBES).assign(accuracy=[0.4, np.nan, 0.8, 0.6])
+    row = summary(probes).iloc[0]
+    assert (row["accuracy"], row["probes"]) == (0.4, 1)

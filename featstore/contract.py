@@ -1,9 +1,9 @@
 """The contract that a store fulfils in any format, and all that formats do alike.
 
 A store is one tree: `<split>/<tap>` features (n_rows, D), `<split>/labels` int64 (n_rows,),
-`<split>/ids` uint8 (n_rows, width) and `<split>/commits`, one record a block. A block is a run of rows
-of all features; it counts once its record is on the disk, which happens after its bytes are. A store
-object keeps no file open, so that a process may fork at any time.
+`<split>/ids` uint8 (n_rows, width) and `<split>/commits`, one record a block. A block is a run of
+rows of all features; it counts once its record is on the disk, which happens after its bytes are. A
+store object keeps no file open, so that a process may fork at any time.
 """
 
 import os
@@ -82,7 +82,7 @@ class Store(ABC):
     @classmethod
     @abstractmethod
     def at(cls, path: Path) -> Self:
-        """The store at `path`; `NotAStore` or `FormatVersionError` where there is none of this format."""
+        """The store at `path`; `NotAStore` or `FormatVersionError` where there is none."""
 
     @abstractmethod
     def read_bytes(self, split: str, array: str, block: int, first: int, out: memoryview) -> int:
@@ -164,7 +164,7 @@ class Store(ABC):
         return row_ids.decode(self.load(split, IDS))
 
     def load(self, split: str, name: str, *, verify: bool = True) -> np.ndarray:
-        """The whole array of a split, a tap (n_rows, D) or "labels" or "ids", read by several threads.
+        """The whole array of a split, a tap (n_rows, D) or "labels" or "ids", read in threads.
 
         Raises `StoreIncomplete`, and with `verify` `StoreDamaged` where a checksum is wrong.
         """
@@ -212,7 +212,7 @@ class Store(ABC):
         out: np.ndarray,
         first: int = 0,
     ) -> None:
-        """Read a block's rows from `first` on into `out` and hold them against `record`, if given."""
+        """Read a block's rows from `first` on into `out`; check them against `record`, if given."""
         why = self._fault(split, name, block, record, out, first)
         if why:
             rows = self.rows_of(split, block)

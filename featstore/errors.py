@@ -1,4 +1,4 @@
-"""What can go wrong in storing and extracting: one base class, and each message names its remedy."""
+"""What can go wrong in storing and extracting: one base class; each message names its remedy."""
 
 
 class FeatstoreError(Exception):
@@ -50,7 +50,7 @@ class DatasetError(FeatstoreError):
 
 
 class DownloadRefused(FeatstoreError):
-    """A hub could not be reached; the message says what, from where, and which option takes a file."""
+    """A hub could not be reached; the message says what, whence, and which option takes a file."""
 
 
 class FeatureError(FeatstoreError):

@@ -1,7 +1,7 @@
-"""A store as one HDF5 file: every array contiguous, allocated whole before the first row is written.
+"""A store as one HDF5 file: every array contiguous, allocated before the first row is written.
 
-h5py reads it, and made it; rows go in and out by offset. No metadata of the file moves after its
-creation, so that there is none for a kill to tear, and no handle of the library's to survive a fork.
+h5py made it and reads it; rows go in and out by offset. No metadata of the file moves after its
+creation, so that there is none for a kill to tear, and no library's handle to outlive a fork.
 """
 
 import json

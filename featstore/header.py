@@ -17,7 +17,7 @@ ATTRIBUTE = "featstore"
 
 
 class Header(BaseModel):
-    """Everything about a store but its rows; `provenance` says how it was made, and decides nothing."""
+    """Everything about a store but its rows; `provenance` tells how it was made, nothing else."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -48,7 +48,7 @@ class Header(BaseModel):
 def parse(found: Any, path: object) -> Header:
     """The header in a JSON object read from `path`.
 
-    Raises `NotAStore` where it is none or damaged, `FormatVersionError` where another release wrote it.
+    Raises `NotAStore` where it is none or damaged, `FormatVersionError` for another release's.
     """
     if not isinstance(found, dict) or "format_version" not in found:
         raise NotAStore(f"{path} is not a featstore store; give the path of one")
@@ -56,7 +56,7 @@ def parse(found: Any, path: object) -> Header:
     if version != FORMAT_VERSION:
         raise FormatVersionError(
             f"{path} is in format version {version!r} and this release reads version"
-            f" {FORMAT_VERSION}; read it with the release that wrote it, or extract it again elsewhere"
+            f" {FORMAT_VERSION}; read it with the release that wrote it, or extract elsewhere"
         )
     fields = {name: value for name, value in found.items() if name != "checksum"}
     if found.get("checksum") != _checksum(fields):

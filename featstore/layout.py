@@ -6,8 +6,8 @@ import numpy as np
 
 from featstore.spec import IDS, LABELS, Spec
 
-# A block is what is read, checked and committed at once. 8 MB is large enough that a call's overhead
-# vanishes and small enough that a few of them in flight cost nothing.
+# A block is what is read, checked and committed at once. 8 MB is large enough that the overhead of
+# a call vanishes and small enough that a few of them in flight cost nothing.
 BLOCK_BYTES = 8 << 20
 
 # Rows come in multiples of this, so that batches divide blocks evenly, and never fewer: a tap of
@@ -52,7 +52,7 @@ def rows_of(n_rows: int, block_rows: int, block: int) -> range:
 
 
 def arrays(spec: Spec, split: str, id_width: int) -> dict[str, Array]:
-    """Every array of a split by name: the taps (n_rows, D), labels (n_rows,), ids (n_rows, width)."""
+    """Every array of a split: the taps (n_rows, D), labels (n_rows,), ids (n_rows, width)."""
     n_rows = spec.split(split).n_rows
     features = np.dtype(spec.dtype).newbyteorder("<")
     return {

@@ -1,4 +1,4 @@
-"""One living writer at a time: a lock that the kernel releases when its holder dies, however it dies."""
+"""One living writer at a time: a lock that the kernel releases however its holder dies."""
 
 import errno
 import fcntl
@@ -47,9 +47,9 @@ def lock_path(store: Path) -> Path:
 def locked(store: Path) -> Iterator[None]:
     """Hold the writer's lock of a store.
 
-    The file says who holds it, for the message alone: what decides is `flock`, which lapses with its
-    process (on NFS as well, where the kernel maps it to a lock of the server's). Raises `WriterBusy`
-    while another process, or another writer of this one, holds it.
+    The file says who holds it, for the message alone: what decides is `flock`, which lapses with
+    its process (on NFS as well, where the kernel maps it to a lock of the server's). Raises
+    `WriterBusy` while another process, or another writer of this one, holds it.
     """
     path = lock_path(store)
     held = _Held(_acquire(path, store))
@@ -64,7 +64,7 @@ def locked(store: Path) -> Iterator[None]:
         yield
     finally:
         if held.fd >= 0:
-            # Removed while still held: whoever opened it meanwhile sees in _acquire that it is gone.
+            # Removed while held: whoever opened it meanwhile sees in _acquire that it is gone.
             path.unlink(missing_ok=True)
             held.close()
 
@@ -75,7 +75,8 @@ def _acquire(path: Path, store: Path) -> int:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
         except OSError as error:
             raise FeatstoreError(
-                f"{store} cannot be written: {error.strerror} ({path}); choose a place you may write to"
+                f"{store} cannot be written: {error.strerror} ({path});"
+                " choose a place you may write to"
             ) from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

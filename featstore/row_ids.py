@@ -1,4 +1,4 @@
-"""What each row was, as UTF-8 in a (n_rows, width) uint8 array: readable by every tool, of fixed size."""
+"""What each row was, as UTF-8 in a (n_rows, width) uint8 array: of fixed size in any format."""
 
 from collections.abc import Iterable, Sequence
 

@@ -14,7 +14,7 @@ IDS = "ids"
 COMMITS = "commits"
 RESERVED = (LABELS, IDS, COMMITS)
 
-# Names become folders of a Zarr tree and groups of an HDF5 file, hence no separators and no leading dot.
+# Names become folders of a Zarr tree and groups of an HDF5 file: no separator, no leading dot.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]*$", max_length=120)]
 Text = Annotated[str, StringConstraints(min_length=1)]
 
@@ -49,7 +49,8 @@ class Spec(_Frozen):
     >>> spec = Spec(
     ...     backbone="resnet50", weights="random:0", transform="none", dataset="digits",
     ...     splits=(Split(name="train", n_rows=9, fingerprint="f"),),
-    ...     taps=(Tap(name="penultimate", dim=4, pooling="avg"),), dtype="float16", classes=("a", "b"),
+    ...     taps=(Tap(name="penultimate", dim=4, pooling="avg"),),
+    ...     dtype="float16", classes=("a", "b"),
     ... )
     >>> spec.n_classes, spec.split("train").n_rows, spec.tap("penultimate").dim
     (2, 9, 4)
@@ -125,7 +126,7 @@ def _called(name: str, members: tuple, kind: str):
 
 
 def _leaves(spec: Spec) -> Iterator[tuple[str, Any]]:
-    """Fields by name, a split's and a tap's by its own name, so that a difference is one short line."""
+    """Fields by name, a split's and a tap's by its own name: a difference is one short line."""
     for field in Spec.model_fields:
         if field not in ("splits", "taps"):
             yield field, getattr(spec, field)

@@ -46,11 +46,11 @@ def create(
     id_width: int = 64,
     provenance: Mapping[str, Any] | None = None,
 ) -> Store:
-    """Make an empty store at `path` for what `spec` describes; row ids have at most `id_width` bytes.
+    """Make an empty store at `path` for what `spec` describes; row ids have up to `id_width` bytes.
 
-    `provenance` (JSON values) is kept beside the versions and the time, and decides nothing. The store
-    appears at once and whole: built aside, synced, renamed. Raises `UsageError` where something is at
-    `path`, `DiskFull` where there is no room, `WriterBusy` while another process makes the same store.
+    `provenance` (JSON values) is kept beside the versions and the time, and decides nothing. The
+    store appears at once and whole: built aside, synced, renamed. Raises `UsageError` where
+    something is at `path`, `DiskFull` without room, `WriterBusy` while another process makes it.
     """
     path = _resolved(path)
     backend = _backend(format)
@@ -71,7 +71,7 @@ def create(
 def open(path: str | Path) -> Store:
     """The store at `path`, its format detected; nothing stays open.
 
-    Raises `StoreNotFound`, `NotAStore` for anything else, `FormatVersionError` for another release's.
+    Raises `StoreNotFound`, `NotAStore` for anything else, `FormatVersionError` for a release's own.
     """
     path = _resolved(path)
     if path.is_dir():
@@ -99,8 +99,8 @@ def open_or_create(
 ) -> Store:
     """The store of this spec at `path`: as it is, complete or not, or else a new one.
 
-    Raises `SpecMismatch` naming each differing field where the store there holds something else. With
-    `overwrite` what is there is removed first, if it is certainly a store: see `remove`.
+    Raises `SpecMismatch` naming each differing field where the store there holds something else.
+    With `overwrite` what is there is removed first, if it is certainly a store: see `remove`.
     """
     _backend(format)
     if overwrite and os.path.lexists(path):

@@ -1,4 +1,4 @@
-"""A tap of one split as re-iterable blocks of rows, read ahead of the computation that uses them."""
+"""A tap of one split as re-iterable blocks of rows, read ahead of whatever uses them."""
 
 import hashlib
 from collections import deque
@@ -21,7 +21,7 @@ U = TypeVar("U")
 class TapBlocks:
     """Features (b, D) float16|float32 and labels (b,) int64 of one split, in row order.
 
-    `fingerprint` identifies the rows by their committed checksums, so that whatever was computed from a
+    `fingerprint` identifies the rows by their committed checksums, so that what was computed from a
     store that was mended, or from another one, is never mistaken for this one's.
     """
 

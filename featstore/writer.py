@@ -18,16 +18,16 @@ from featstore.errors import DiskFull, FeatureError, UsageError
 from featstore.finite import first_nonfinite_row
 from featstore.spec import IDS, LABELS
 
-# Blocks written but not yet on the disk. A kill loses these; a disk that stalls makes the writer wait.
+# Blocks written but not yet on the disk. A kill loses these; a slow disk makes the writer wait.
 IN_FLIGHT = 8
 
 
 class Writer:
     """Writes blocks in any order, each once; made by `Store.writer`, which holds the lock.
 
-    `write` returns when the operating system has the bytes. A thread waits for the disk, for all blocks
-    that came meanwhile at once, and then writes their commit records: computing goes on during the
-    wait, and a record is never on the disk before its data.
+    `write` returns when the operating system has the bytes. A thread waits for the disk, for all
+    blocks that came meanwhile at once, and then writes their commit records: computing goes on
+    during the wait, and a record is never on the disk before its data.
     """
 
     def __init__(self, store: Store):
@@ -64,11 +64,11 @@ class Writer:
         labels: np.ndarray,
         ids: Sequence[str],
     ) -> None:
-        """Write one block: of every tap (rows, D) in the store's dtype, labels (rows,), ids (rows,).
+        """Write one block: every tap (rows, D) in the store's dtype, labels (rows,) int64, ids.
 
         Nothing is written where an array is not what the spec says: `FeatureError` names the array,
-        and for a value that is not finite its row. `UsageError` where the block is committed already
-        or does not exist, `DiskFull` where bytes were refused; committed blocks stay intact.
+        and the row of a value that is not finite. `UsageError` where the block is committed or does
+        not exist, `DiskFull` where bytes were refused; committed blocks stay intact.
         """
         self._raise_failure()
         rows = self._rows(split, block)
@@ -185,6 +185,7 @@ class Writer:
             raise DiskFull(self._room_needed(error)) from None
 
     def _room_needed(self, error: OSError) -> str:
+        self._pending.join()
         spec, header = self._store.spec, self._store.header
         needed, missing, total = 0, 0, 0
         for split in (split.name for split in spec.splits):
@@ -195,7 +196,8 @@ class Writer:
             needed += row_bytes * sum(len(self._store.rows_of(split, block)) for block in blocks)
         free = shutil.disk_usage(self._store.path).free
         return (
-            f"no room for {self._store.path} ({error.strerror}): {total - missing} of {total} blocks are"
-            f" committed and intact, the rest needs {needed / 1e6:.1f} MB and {free / 1e6:.1f} MB are"
-            " free; make room and run the same command again, it goes on where it stopped"
+            f"no room for {self._store.path} ({error.strerror}): {total - missing} of {total}"
+            f" blocks are committed and intact, the rest needs {needed / 1e6:.1f} MB and"
+            f" {free / 1e6:.1f} MB are free; make room and run the same command again, which goes"
+            " on where it stopped"
         )

@@ -1,7 +1,7 @@
 """A store as a Zarr v3 directory: a block of an array is one uncompressed chunk file.
 
-Every Zarr tool reads it. The bytes go in and out without one, because a chunk file that is the raw block
-is read straight into the array that is returned.
+Every Zarr tool reads it. The bytes go in and out without one, because a chunk file that is the raw
+block is read straight into the array that is returned.
 """
 
 import json
@@ -20,7 +20,7 @@ METADATA = "zarr.json"
 
 
 class ZarrStore(Store):
-    """Chunks lie in `<split>/<array>/c.<block>[.0]`, commit records likewise in `<split>/commits`."""
+    """Chunks lie in `<split>/<array>/c.<block>[.0]`, commit records so in `<split>/commits`."""
 
     format = "zarr"
 
@@ -65,19 +65,20 @@ class ZarrStore(Store):
         return durable.read_at(self._chunk(split, array, block), offset, out)
 
     def write_bytes(self, split: str, array: str, block: int, data: memoryview) -> None:
-        """Write the block's chunk file, in full size also where the block is short, as Zarr wants it."""
+        """Write the block's chunk file, of full size where the block is short: Zarr wants it so."""
         rows = min(self.block_rows, self.spec.split(split).n_rows)
         size = rows * self.array(split, array).row_bytes
         durable.write_at(self._chunk(split, array, block), 0, data, size=size)
 
     def sync(self, blocks: Iterable[tuple[str, int]]) -> None:
         """Sync the chunk files, then the folders they are in."""
-        folders = set()
-        for split, block in blocks:
-            chunks = [self._chunk(split, name, block) for name in self.header.arrays(split)]
-            durable.sync_files(chunks)
-            folders.update(chunk.parent for chunk in chunks)
-        durable.sync_files(folders)
+        chunks = [
+            self._chunk(split, name, block)
+            for split, block in blocks
+            for name in self.header.arrays(split)
+        ]
+        durable.sync_files(chunks)
+        durable.sync_files({chunk.parent for chunk in chunks})
 
     def read_record(self, split: str, block: int) -> bytes | None:
         """Read the record's chunk file."""
@@ -87,11 +88,10 @@ class ZarrStore(Store):
             return None
 
     def write_records(self, records: Mapping[tuple[str, int], bytes]) -> None:
-        """Write each record aside and rename it."""
-        files = [self._chunk(split, COMMITS, block) for split, block in records]
-        for file, data in zip(files, records.values(), strict=True):
-            durable.replace_file(file, data)
-        durable.sync_files({file.parent for file in files})
+        """Write the records aside and rename them."""
+        durable.replace_files(
+            {self._chunk(split, COMMITS, block): data for (split, block), data in records.items()}
+        )
 
     def drop_record(self, split: str, block: int) -> None:
         """Remove the record's file."""
@@ -105,7 +105,7 @@ class ZarrStore(Store):
 
 
 def _chunked(header: Header, split: str) -> dict[str, tuple[Array, int]]:
-    """Every Zarr array of a split with the rows of its chunks: the data's, and the commit records'."""
+    """Every Zarr array of a split with the rows of its chunks: the data, and the records."""
     arrays = header.arrays(split)
     slot = commits.slot_bytes(split, arrays)
     rows = min(header.block_rows, header.spec.split(split).n_rows)

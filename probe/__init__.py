@@ -16,9 +16,9 @@ _HOMES = {
     "fit": "sweeps",
     "ordered_chain": "chains",
     "random_chain": "chains",
-    "sentence": "report",
+    "sentence": "summaries",
     "subset_chain": "chains",
-    "summary": "report",
+    "summary": "summaries",
     "sweep": "sweeps",
 }
 

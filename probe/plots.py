@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from probe.errors import UsageError
 from probe.files import written_whole
-from probe.report import CURVE, summary
+from probe.summaries import CURVE, summary
 
 SUFFIXES = (".png", ".svg", ".pdf")
 """What a picture's file name may end in."""

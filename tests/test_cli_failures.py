@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 import featstore.errors
 import probe.errors
-from cli.failures import SWITCHES, Group
+from terminal.failures import SWITCHES, Group
 
 FAILURES = [
     (featstore.errors.StoreDamaged("block 3 is damaged"), 1, "block 3 is damaged"),

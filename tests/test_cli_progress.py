@@ -10,9 +10,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from cli import progress as module
-from cli.failures import SWITCHES, Group
-from cli.progress import Progress, notice
+from terminal import progress as module
+from terminal.failures import SWITCHES, Group
+from terminal.progress import Progress, notice
 
 
 @pytest.fixture
@@ -77,8 +77,8 @@ def test_quiet_says_nothing(clock):
 
 SHOW = """
 import time, click
-from cli import progress
-from cli.failures import SWITCHES, Group
+from terminal import progress
+from terminal.failures import SWITCHES, Group
 progress.Progress.PATIENCE = 0.05
 group = Group("featstore"); group.params += SWITCHES
 @group.command("go")

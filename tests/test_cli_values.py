@@ -3,7 +3,7 @@
 import click
 import pytest
 
-from cli.values import Names, NumberList, OutFile, Seeds
+from terminal.values import Names, NumberList, OutFile, Seeds
 
 FRACTIONS, SEEDS = NumberList(float, "0.01,0.1"), Seeds(int, "3,7")
 
@@ -50,3 +50,11 @@ def test_a_file_to_write_is_checked_before_any_work(tmp_path):
         with pytest.raises(click.BadParameter, match=why):
             kind.convert(str(tmp_path / name), None, None)
     assert [path.name for path in tmp_path.iterdir()] == ["folder.csv"]
+
+
+def test_the_suffixes_are_the_library_s_own():
+    from cli import probe
+    from probe import plots, result
+
+    suffixes = {p.name: p.type.suffixes for p in probe.params if isinstance(p.type, OutFile)}
+    assert suffixes == {"out": result.SUFFIXES, "plot": plots.SUFFIXES}

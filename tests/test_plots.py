@@ -4,7 +4,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from test_report import table
+from test_summaries import table
 
 from probe import plots
 from probe.errors import UsageError

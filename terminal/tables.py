@@ -4,12 +4,22 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+PLAIN = {
+    "box": box.SIMPLE_HEAD,
+    "show_edge": False,
+    "pad_edge": False,
+    "title_justify": "left",
+    "title_style": "bold",
+}
 
-def show(*tables: Table) -> None:
-    """Print tables; paths keep their brackets and numbers their colour."""
+
+def show(*things: Table | str) -> None:
+    """Print tables and sentences, wrapped to the terminal, or to 80 columns where there is none."""
     console = Console(markup=False, highlight=False, emoji=False)
-    for table in tables:
-        console.print(table)
+    for thing in things:
+        console.print(thing)
+        if isinstance(thing, Table) and thing.title:
+            console.print()
 
 
 def of_sweep(table) -> list[Table]:
@@ -17,20 +27,17 @@ def of_sweep(table) -> list[Table]:
 
     `table` is a pandas table in the long form, one row a probe.
     """
-    from probe import report
+    from probe.summaries import CURVE, summary
 
-    curves = report.summary(table).groupby(report.CURVE, dropna=False)
-    return [_curve(curve) for _, curve in curves]
+    return [_curve(curve) for _, curve in summary(table).groupby(CURVE, dropna=False)]
 
 
 def _curve(curve) -> Table:
-    from probe.report import percent, plus_minus
+    from probe.summaries import percent, plus_minus
 
     first = curve.iloc[0]
-    shown = Table(
-        title=f"{first.tap}, {first['mode']}, {first.solver}, l2 = {first.l2:g}",
-        box=box.SIMPLE_HEAD,
-    )
+    title = f"{first.tap}, {first['mode']}, {first.solver}, l2 = {first.l2:g}"
+    shown = Table(title=title, **PLAIN)
     for heading in ("fraction", "features", "test accuracy", "of the full layer", "probes"):
         shown.add_column(heading, justify="right")
     for row in curve.itertuples():
@@ -46,7 +53,7 @@ def _curve(curve) -> Table:
 
 def of_stores(stores) -> Table:
     """Lay out the stores under the store root, one a row."""
-    shown = Table(box=box.SIMPLE_HEAD)
+    shown = Table(**PLAIN)
     shown.add_column("store", overflow="fold")
     for heading in ("dataset", "taps"):
         shown.add_column(heading, overflow="fold")
@@ -89,7 +96,7 @@ def of_store(store) -> Table:
         "block": f"{store.block_rows:,} rows",
         "blocks": _state(store),
         "size": size(store.bytes_on_disk()),
-        **store.provenance,
+        **{name: _listed(value) for name, value in store.provenance.items()},
     }
     for name, value in facts.items():
         shown.add_row(name, str(value))
@@ -101,6 +108,12 @@ def _state(store) -> str:
     total = sum(store.n_blocks(split) for split in splits)
     missing = sum(len(store.missing(split)) for split in splits)
     return f"all {total:,}" if not missing else f"{total - missing:,} of {total:,}"
+
+
+def _listed(value) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_listed(part)}" for name, part in value.items())
+    return str(value)
 
 
 def _shortened(names, most: int = 10) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from probe.report import CURVE, sentence, summary, warnings, with_ratio
+from probe.summaries import CURVE, sentence, summary, warnings, with_ratio
 
 
 def table(probes, **changes) -> pd.DataFrame:

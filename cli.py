@@ -1,13 +1,17 @@
-"""The commands of `featstore`."""
+"""The command line: every command parses, calls one public function of a library, prints.
+
+Tables go to stdout, progress and notices to stderr. The libraries are imported inside the
+commands, so that `featstore --help` answers at once.
+"""
 
 from pathlib import Path
 
 import click
 
-from cli import tables
-from cli.failures import SWITCHES, Group
-from cli.progress import Progress, notice
-from cli.values import Names, NumberList, OutFile, Seeds
+from terminal import tables
+from terminal.failures import SWITCHES, Group
+from terminal.progress import Progress, notice
+from terminal.values import Names, NumberList, OutFile, Seeds
 
 QUICKSTART_FOLDER = Path("featstore-quickstart")
 
@@ -166,7 +170,8 @@ def probe(store, out, plot, **options) -> None:
 
 
 def _probe(store, out, plot, *, tap=None, **options) -> None:
-    from probe import report, sweep
+    from probe import sentence, sweep
+    from probe.summaries import warnings
 
     tap = tap or store.spec.taps[0].name
     with Progress() as progress:
@@ -182,9 +187,8 @@ def _probe(store, out, plot, *, tap=None, **options) -> None:
         from probe.plots import accuracy_against_fraction
 
         accuracy_against_fraction(table, plot)
-    tables.show(*tables.of_sweep(table))
-    click.echo(report.sentence(table))
-    for line in report.warnings(table):
+    tables.show(*tables.of_sweep(table), sentence(table))
+    for line in warnings(table):
         click.echo(f"Warning: {line}", err=True)
     for path in filter(None, (out, plot)):
         notice(f"wrote {path}")
@@ -273,3 +277,7 @@ def quickstart() -> None:
         fractions=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
         seeds=(1, 2, 3, 4, 5),
     )
+
+
+if __name__ == "__main__":
+    main(prog_name="featstore")

@@ -1,5 +1,0 @@
-"""`python -m cli` is `featstore`."""
-
-from cli.commands import main
-
-main(prog_name="featstore")

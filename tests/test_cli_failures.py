@@ -1,6 +1,9 @@
 """How the command line fails: message, exit status, traceback only when asked for."""
 
 import errno
+import signal
+import subprocess
+import sys
 
 import click
 import pytest
@@ -68,3 +71,28 @@ def test_a_click_error_keeps_its_own_status():
     ran = CliRunner().invoke(failing(click.BadParameter("no such thing")), ["probe"])
     assert ran.exit_code == 2
     assert "no such thing" in ran.stderr
+
+
+SLEEP = """
+import time
+from terminal.failures import SWITCHES, Group
+group = Group("featstore"); group.params += SWITCHES
+@group.command("extract")
+def extract():
+    print("ready", flush=True)
+    time.sleep(60)
+group(["extract"])
+"""
+
+
+def test_ctrl_c_ends_a_process_with_130_and_a_sentence():
+    child = subprocess.Popen(
+        [sys.executable, "-c", SLEEP], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert child.stdout.readline() == "ready\n"
+    child.send_signal(signal.SIGINT)
+    said = child.communicate(timeout=20)[1]
+    assert child.returncode == 130
+    assert said == (
+        "\nInterrupted: every block committed so far is kept; run the same command again to go on.\n"
+    )

@@ -1,0 +1,78 @@
+"""Accuracy by class: how often the largest logit is the label's."""
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from probe.arrays import Array, at_labels, set_at_labels, to_host
+
+
+class Accuracy:
+    """The share of rows whose largest logit is their label's; of equal logits the first wins.
+
+    Two columns: `accuracy`, over all rows, and `mean_per_class`, the plain mean over the classes
+    that have rows (what Flowers and Pets report).
+
+    Attributes:
+        hits: int64 (P, C), rows of each class that each probe gets right.
+        counts: int64 (P, C), rows of each class that each probe has seen.
+    """
+
+    def __init__(self, n_probes: int, n_classes: int):
+        self.hits = np.zeros((n_probes, n_classes), np.int64)
+        self.counts = np.zeros((n_probes, n_classes), np.int64)
+        self._pending: list[tuple[np.ndarray, Array]] = []
+
+    def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
+        """Note which rows each probe gets right; they are counted at the end of the set."""
+        self._pending.append((probes, label_is_first_max(logits, labels)))
+
+    def finish(self, labels: Array) -> None:
+        """Count the hits of the set by class, with one product for all probes."""
+        if not self._pending:
+            return
+        xp = array_namespace(labels)
+        hits = xp.concat([hit for _, hit in self._pending], axis=0)
+        rows = np.concatenate([probes for probes, _ in self._pending])
+        classes = xp.arange(self.counts.shape[1], device=labels.device)
+        one_hot = xp.astype(labels[:, None] == classes, xp.float32)
+        # whole numbers under 2^24: exact in float32
+        by_class = to_host(xp.astype(hits, xp.float32) @ one_hot)
+        self.hits[rows] += by_class.astype(np.int64)
+        self.counts[rows] += to_host(xp.sum(one_hot, axis=0)).astype(np.int64)
+        self._pending.clear()
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return {"accuracy": ..., "mean_per_class": ...}, float64 (P,) each."""
+        return {
+            "accuracy": self.hits.sum(1) / self.counts.sum(1),
+            "mean_per_class": np.nanmean(self.per_class(), axis=1),
+        }
+
+    def per_class(self) -> np.ndarray:
+        """Return the accuracy on each class, float64 (P, C); NaN for a class without rows."""
+        known = np.maximum(self.counts, 1)
+        return np.where(self.counts > 0, self.hits / known, np.nan)
+
+
+def label_is_first_max(logits: Array, labels: Array) -> Array:
+    """Return whether argmax(logits) is the label, bool (P, rows); of equal logits the first wins.
+
+    The largest logit of the *other* classes is found by a plain maximum, which runs ten to thirty
+    times faster than argmax; only tied rows need the argmax. Logits are changed meanwhile and put
+    back.
+
+    Arguments:
+        logits: (P, rows, C).
+        labels: int64 (rows,).
+    """
+    xp = array_namespace(logits)
+    own = at_labels(logits, labels)
+    set_at_labels(logits, labels, xp.full_like(own, -xp.inf))
+    rival = xp.max(logits, axis=-1)
+    set_at_labels(logits, labels, own)
+    hits = own > rival
+    tied = own == rival
+    if bool(xp.any(tied)):
+        probes, rows = xp.nonzero(tied)
+        hits[probes, rows] = xp.argmax(logits[probes, rows], axis=-1) == labels[rows]
+    return hits

@@ -147,6 +147,11 @@ def difference_into(out: Array, a: Array, b: Array) -> Array:
     return xp.subtract(a, b, out=out)
 
 
+def add_to_diagonal(matrix: Array, value: float) -> None:
+    """Add `value` to the diagonal of a contiguous square matrix (n, n), in place."""
+    array_namespace(matrix).reshape(matrix, (-1,))[:: len(matrix) + 1] += value
+
+
 def cholesky(matrix: Array) -> tuple[Array, np.ndarray]:
     """Return the lower Cholesky factors of (S, n, n) matrices, and which of them exist, (S,) bool.
 

@@ -150,3 +150,13 @@ def _indices(features: Sequence[int]) -> np.ndarray:
 def _ordered(order: np.ndarray, fractions: Sequence[float], mode: str, seed: int | None) -> Chain:
     rising = tuple(sorted(float(f) for f in fractions))
     return Chain(order, sizes(len(order), rising), rising, mode, seed)
+
+
+def check_chains(chains: Sequence[Chain], n_features: int) -> None:
+    """Raise UsageError unless every chain keeps to features 0 to D - 1."""
+    for chain in chains:
+        if chain.order.max() >= n_features:
+            raise UsageError(
+                f"a chain names feature {chain.order.max()}, but the layer has features "
+                f"0 to {n_features - 1}"
+            )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from array_api_compat import array_namespace
 
-from probe.arrays import Array, cholesky, solve_lower, to_host
+from probe.arrays import Array, add_to_diagonal, cholesky, solve_lower, to_host
 
 # tried in turn, as shares of the mean diagonal entry, on systems that do not factorise
 JITTERS = (1e-12, 1e-10, 1e-8, 1e-6, 1e-4)
@@ -48,20 +48,16 @@ def factorise(matrices: Array) -> Factors:
     for share in JITTERS:
         failed = np.flatnonzero(np.isnan(jitter))
         for system in failed:
-            one = matrices[system : system + 1]
+            one = xp.asarray(matrices[system], copy=True)
             mean = float(xp.mean(xp.linalg.diagonal(one)))
             added = share * (mean if mean > 0 else 1.0)
-            again, good = _checked(one + added * _identity(one))
+            add_to_diagonal(one, added)
+            again, good = _checked(one[None])
             lower[system] = again[0]
             jitter[system] = added if good[0] else np.nan
     for system in np.flatnonzero(np.isnan(jitter)):
         lower[system] = xp.nan
     return Factors(lower, jitter)
-
-
-def _identity(like: Array) -> Array:
-    xp = array_namespace(like)
-    return xp.eye(like.shape[-1], dtype=like.dtype, device=like.device)
 
 
 def _checked(matrices: Array) -> tuple[Array, np.ndarray]:

@@ -30,12 +30,14 @@ class ProbeResult:
         probes: int64 (rows,), the probe of each row. Rows share a probe where they mean the
             same one, as the whole layer of every seed does.
         solver: name of the solver.
+        scores: what was counted when the probes were last scored; None before.
     """
 
     table: pd.DataFrame
     fitted: Fitted
     probes: np.ndarray
     solver: str
+    scores: Scores | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -58,14 +60,26 @@ class ProbeResult:
         counts = self.fitted.class_counts
         blocks = as_blocks(test)
         check_test(blocks, self.fitted.n_features, counts)
-        scores = Scores(len(self.fitted.axes), len(counts), metrics)
+        probabilities = SOLVERS[self.solver].probabilities
+        scores = Scores(len(self.fitted.axes), len(counts), metrics, probabilities)
         self.fitted.score(blocks, scores)
         columns = {"n_test": np.full(len(self), blocks.n_rows)}
         columns |= {name: values[self.probes] for name, values in scores.columns().items()}
         failed = self._failed()
         for name in scores.columns():
             columns[name] = np.where(failed, np.nan, columns[name])
-        return replace(self, table=_with_columns(self.table, columns))
+        return replace(self, table=_with_columns(self.table, columns), scores=scores)
+
+    def per_class(self) -> np.ndarray:
+        """Return the accuracy on each class, float64 (rows, C); NaN for classes not in test.
+
+        Raises:
+            UsageError: the probes have not been scored by accuracy.
+        """
+        by_class = self.scores.per_class() if self.scores else None
+        if by_class is None:
+            raise UsageError("no accuracy has been counted: call score(test) first")
+        return by_class[self.probes]
 
     def raise_if_failed(self) -> "ProbeResult":
         """Return the result itself if every probe was solved.
@@ -109,11 +123,7 @@ def _with_columns(table: pd.DataFrame, columns: dict[str, np.ndarray]) -> pd.Dat
 
 
 def probe_table(
-    fitted: Fitted,
-    solver: str,
-    probes: np.ndarray,
-    seeds: Sequence[int | None],
-    names: dict[str, str],
+    fitted: Fitted, solver: str, probes: np.ndarray, names: dict[str, str]
 ) -> pd.DataFrame:
     """Return one row for each of `probes`, with what is known before any test row is seen."""
     axes: Axes = fitted.axes
@@ -123,7 +133,7 @@ def probe_table(
         "mode": [chain.mode for chain in chains],
         "solver": solver,
         "l2": np.asarray(axes.penalties)[axes.penalty[probes]],
-        "seed": pd.array(list(seeds), dtype="Int64"),
+        "seed": pd.array([chain.seed for chain in chains], dtype="Int64"),
         "fraction": [c.fractions[p] for c, p in zip(chains, axes.prefix[probes], strict=True)],
         "k": axes.size[probes],
         "n_train": int(fitted.class_counts.sum()),

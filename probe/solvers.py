@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from probe import ridge
+from probe import prefixes, ridge
 from probe.axes import Axes
 from probe.blocks import RowBlocks
 from probe.chains import Chain
@@ -64,12 +64,17 @@ class Solver:
         seeded: whether a probe depends on its chain's seed by more than the order of features;
             if not, the whole layer is solved once for all seeds.
         zero_penalty: whether l2 = 0 is allowed.
+        default_l2: the penalty if none is given.
+        probabilities: whether the softmax of the logits are class probabilities, so that
+            likelihood and calibration mean something.
     """
 
     fit: Fit
     remedies: Mapping[str, str] = field(default_factory=dict)
     seeded: bool = False
     zero_penalty: bool = True
+    default_l2: float = 1e-3
+    probabilities: bool = True
 
     def options(self) -> tuple[str, ...]:
         """Return the names of the solver's own options."""
@@ -78,7 +83,7 @@ class Solver:
 
 
 SOLVERS: dict[str, Solver] = {
-    "ridge": Solver(ridge.fit, ridge.REMEDIES),
+    "ridge": Solver(ridge.fit, prefixes.REMEDIES, probabilities=False),
 }
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from probe import arrays, budget
 from probe.axes import check_penalties
 from probe.blocks import Rows, as_blocks
-from probe.chains import Chain, first_chain, random_chain, sizes
+from probe.chains import Chain, check_chains, first_chain, random_chain, sizes
 from probe.checks import as_pair, check_train
 from probe.errors import UsageError
 from probe.metrics import check_metrics
@@ -27,7 +27,7 @@ def fit(
     chains: Sequence[Chain],
     *,
     solver: str = "ridge",
-    l2: float | Sequence[float] = 1e-3,
+    l2: float | Sequence[float] | None = None,
     standardize: bool = True,
     memory: str | int = "4GiB",
     device: str = "auto",
@@ -44,7 +44,8 @@ def fit(
         train: row blocks, or (features (N, D), labels (N,)).
         chains: orderings of features with their prefix sizes.
         solver: a key of `probe.solvers.SOLVERS`.
-        l2: penalty or penalties; the objective is mean loss + (l2/2) ||W||^2.
+        l2: penalty or penalties of the objective mean loss + (l2/2) ||W||^2; by default the
+            solver's own.
         standardize: divide each feature by its train standard deviation.
         memory: what arrays may take, as "4GiB" or bytes.
         device: "auto", "cpu" or "cuda".
@@ -68,22 +69,16 @@ def fit(
         (2, 3)
     """
     entry = solver_named(solver, options)
-    penalties = check_penalties(l2, zero=entry.zero_penalty)
+    penalties = check_penalties(entry.default_l2 if l2 is None else l2, zero=entry.zero_penalty)
     settings = Settings(
         standardize, budget.parse(memory), arrays.backend(backend, device), moments_cache, progress
     )
     blocks = as_blocks(train)
     check_train(blocks)
-    for chain in chains:
-        if chain.order.max() >= blocks.n_features:
-            raise UsageError(
-                f"a chain names feature {chain.order.max()}, but the layer has features "
-                f"0 to {blocks.n_features - 1}"
-            )
+    check_chains(chains, blocks.n_features)
     fitted = entry.fit(blocks, chains, penalties, settings, **options)
     probes = np.arange(len(fitted.axes))
-    seeds = [fitted.axes.chains[c].seed for c in fitted.axes.chain]
-    table = probe_table(fitted, solver, probes, seeds, {"store": store, "tap": tap})
+    table = probe_table(fitted, solver, probes, {"store": store, "tap": tap})
     return ProbeResult(table, fitted, probes, solver)
 
 

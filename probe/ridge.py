@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from probe.axes import Axes
 from probe.blocks import RowBlocks
 from probe.chains import Chain
-from probe.moments import Moments, moments
+from probe.moments import Moments
+from probe.moments_cache import cached_moments
 from probe.prefixes import Normal, PrefixFit
 from probe.settings import Settings
 
@@ -23,7 +24,7 @@ def fit(
         DataError: train cannot be probed.
         MemoryBudgetError: not even one system fits into `settings.memory`.
     """
-    return from_moments(moments(train, settings), chains, penalties, settings)
+    return from_moments(cached_moments(train, settings), chains, penalties, settings)
 
 
 def from_moments(

@@ -1,0 +1,1 @@
+"""Measurements that check the answers they time: `python -m benchmarks.NAME`."""

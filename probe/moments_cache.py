@@ -1,0 +1,83 @@
+"""Moments kept on disk under the fingerprint of the rows that they are of."""
+
+import hashlib
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from probe.blocks import RowBlocks
+from probe.files import written_whole
+from probe.moments import Moments, moments
+from probe.settings import Settings
+
+VERSION = 1
+
+
+def cached_moments(blocks: RowBlocks, settings: Settings, split: str = "train") -> Moments:
+    """Return the moments of all rows, from `settings.moments_cache` if they are kept there.
+
+    Without a cache folder, or of blocks without a fingerprint, they are computed and not kept. A
+    file that is damaged, or of other rows, is computed and written anew; a folder that cannot
+    be written to is done without, since a cache only saves time.
+
+    Raises:
+        DataError, MemoryBudgetError: as `probe.moments.moments`.
+    """
+    if settings.moments_cache is None or blocks.fingerprint is None:
+        return moments(blocks, settings, split)
+    path = cache_path(settings.moments_cache, blocks)
+    kept = load(path)
+    if kept is not None and _fits(kept, blocks):
+        settings.progress("rows", blocks.n_rows, blocks.n_rows, cached=True)
+        return kept
+    computed = moments(blocks, settings, split)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(computed, path)
+    except OSError as error:
+        settings.progress("rows", blocks.n_rows, blocks.n_rows, not_cached=str(error))
+    return computed
+
+
+def cache_path(folder: Path, blocks: RowBlocks) -> Path:
+    """Return where the moments of these rows are kept."""
+    key = f"{VERSION} {blocks.fingerprint} {blocks.n_features} {blocks.n_classes}"
+    return Path(folder) / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+
+
+def save(computed: Moments, path: Path) -> None:
+    """Write moments to a .npz file, whole or not at all."""
+    with written_whole(path) as aside:
+        np.savez(
+            aside,
+            shift=computed.shift,
+            counts=computed.counts,
+            class_sums=computed.class_sums,
+            gram=computed.gram,
+            precision=np.array(computed.precision),
+        )
+
+
+def load(path: Path) -> Moments | None:
+    """Return moments from a .npz file, or None if there is none that is whole.
+
+    The archive's own checksums find flipped bits; nothing in it is unpickled.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            arrays = {name: held[name] for name in ("shift", "counts", "class_sums", "gram")}
+            return Moments(**arrays, precision=str(held["precision"]))
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        return None
+
+
+def _fits(kept: Moments, blocks: RowBlocks) -> bool:
+    width, classes = blocks.n_features, blocks.n_classes
+    return (
+        kept.n == blocks.n_rows
+        and kept.shift.shape == (width,)
+        and kept.gram.shape == (width, width)
+        and kept.counts.shape == (classes,)
+        and kept.class_sums.shape == (width, classes)
+    )

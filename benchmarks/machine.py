@@ -58,7 +58,7 @@ def _version(name: str) -> str | None:
 
 
 def best(run: Callable[[], Any], repeats: int = 3, warm_up: bool = True) -> float:
-    """Return the shortest of several timings of `run`, in seconds, after one that is not counted."""
+    """Return the shortest of several timings of `run`, in seconds, after one not counted."""
     if warm_up:
         run()
     return min(seconds(run)[0] for _ in range(repeats))

@@ -1,5 +1,6 @@
 """From the memory that was granted to block and batch sizes, by arithmetic alone."""
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -38,18 +39,18 @@ def parse(memory: str | int) -> int:
 
 
 def text(size: int) -> str:
-    """Return a number of bytes for a person to read.
+    """Return a number of bytes for a person to read, rounded up so that it is enough.
 
     Example:
-        >>> text(3 << 30)
-        '3.0 GiB'
+        >>> text(3 << 30), text((3 << 30) + 1)
+        ('3.0 GiB', '3.1 GiB')
     """
     value, unit = float(size), "B"
     for larger in ("KiB", "MiB", "GiB", "TiB"):
         if value < 1024:
             break
         value, unit = value / 1024, larger
-    return f"{value:.1f} {unit}" if unit != "B" else f"{size} B"
+    return f"{math.ceil(10 * value) / 10:.1f} {unit}" if unit != "B" else f"{size} B"
 
 
 def moment_rows(memory: int, n_features: int, n_classes: int, dtype: str) -> int:

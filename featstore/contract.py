@@ -108,6 +108,10 @@ class Store(ABC):
     def drop_record(self, split: str, block: int) -> None:
         """Return when the block has no commit record, on the disk as well."""
 
+    @abstractmethod
+    def modified(self) -> int:
+        """When a block was last committed or withdrawn, in nanoseconds since 1970."""
+
     # What every format does alike.
 
     def array(self, split: str, name: str) -> Array:

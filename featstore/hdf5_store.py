@@ -39,6 +39,7 @@ class Hdf5Store(Store):
         properties.set_layout(h5py.h5d.CONTIGUOUS)
         properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
         properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+        properties.set_obj_track_times(False)
         with h5py.File(
             path, "x", alignment_threshold=_ALIGNMENT, alignment_interval=_ALIGNMENT
         ) as file:
@@ -97,6 +98,10 @@ class Hdf5Store(Store):
     def drop_record(self, split: str, block: int) -> None:
         """Fill the slot with zeros."""
         self.write_records({(split, block): bytes(self._slot_bytes(split))})
+
+    def modified(self) -> int:
+        """When the file last changed."""
+        return self.path.stat().st_mtime_ns
 
     def _place(self, split: str, array: str, block: int) -> int:
         block_bytes = self.block_rows * self.array(split, array).row_bytes

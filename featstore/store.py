@@ -168,8 +168,8 @@ def _build_aside(backend: type[Store], path: Path, header: Header) -> None:
         if error.errno in durable.NO_ROOM:
             free = shutil.disk_usage(path.parent).free
             raise DiskFull(
-                f"no room to make {path} ({error.strerror}): {free / 1e6:.1f} MB are free;"
-                " make room, or choose a path on another disk"
+                f"no room to make {path} ({os.strerror(error.errno)}): {free / 1e6:.1f} MB are"
+                " free; make room, or choose a path on another disk"
             ) from None
         raise FeatstoreError(f"{path} cannot be made: {error}; choose another path") from error
 

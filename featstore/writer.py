@@ -1,5 +1,6 @@
 """The one writer of a store: bytes first, then the disk, then the commit record."""
 
+import os
 import queue
 import shutil
 import threading
@@ -196,8 +197,8 @@ class Writer:
             needed += row_bytes * sum(len(self._store.rows_of(split, block)) for block in blocks)
         free = shutil.disk_usage(self._store.path).free
         return (
-            f"no room for {self._store.path} ({error.strerror}): {total - missing} of {total}"
-            f" blocks are committed and intact, the rest needs {needed / 1e6:.1f} MB and"
+            f"no room for {self._store.path} ({os.strerror(error.errno)}): {total - missing} of"
+            f" {total} blocks are committed and intact, the rest needs {needed / 1e6:.1f} MB and"
             f" {free / 1e6:.1f} MB are free; make room and run the same command again, which goes"
             " on where it stopped"
         )

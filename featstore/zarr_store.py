@@ -99,6 +99,11 @@ class ZarrStore(Store):
         file.unlink(missing_ok=True)
         durable.sync_files([file.parent])
 
+    def modified(self) -> int:
+        """When an entry of a folder of records last changed."""
+        folders = (self.path / split.name / COMMITS for split in self.spec.splits)
+        return max(folder.stat().st_mtime_ns for folder in folders)
+
     def _chunk(self, split: str, array: str, block: int) -> Path:
         one_axis = array != COMMITS and len(self.array(split, array).shape) == 1
         return self.path / split / array / (f"c.{block}" if one_axis else f"c.{block}.0")

@@ -1,0 +1,85 @@
+"""Features and labels of one split in two .npy files, read a slice at a time."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from featstore.errors import DatasetError
+
+# Names for the classes are kept for each number up to the largest label.
+MOST_CLASSES = 1_000_000
+
+
+@dataclass(frozen=True)
+class NpySplit:
+    """`features` (n_rows, D) of real numbers and `labels` (n_rows,) of integers from 0, on disk."""
+
+    name: str
+    features: Path
+    labels: Path
+
+    def check(self) -> None:
+        """Refuse shapes and types that make no split: `DatasetError` names the file."""
+        features, labels = _mapped(self.features), _mapped(self.labels)
+        if features.ndim != 2 or 0 in features.shape:
+            raise DatasetError(
+                f"{self.features} has shape {features.shape}; {self.name} features are (rows,"
+                " features), at least one of each"
+            )
+        if features.dtype.kind not in "fiu":
+            raise DatasetError(
+                f"{self.features} holds {features.dtype}; features are real numbers: convert them"
+            )
+        if labels.dtype.kind not in "iu":
+            raise DatasetError(
+                f"{self.labels} holds {labels.dtype}; labels are integers from 0: convert them"
+            )
+        if labels.shape != features.shape[:1]:
+            raise DatasetError(
+                f"{self.labels} has shape {labels.shape} and {self.features} {features.shape};"
+                f" {self.name} needs one label a row"
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_rows, D)."""
+        return _mapped(self.features).shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Type of the features."""
+        return _mapped(self.features).dtype
+
+    def rows(self, start: int, stop: int) -> np.ndarray:
+        """A copy of some rows of features, in the dtype of the file.
+
+        The file is mapped for this alone, or the pages of all earlier slices would stay in memory.
+        """
+        return np.array(_mapped(self.features)[start:stop])
+
+    def checked_labels(self) -> np.ndarray:
+        """All labels as int64; `DatasetError` names the row of one that is no class number."""
+        labels = np.array(_mapped(self.labels))
+        wrong = np.flatnonzero((labels < 0) | (labels >= MOST_CLASSES))
+        if wrong.size:
+            raise DatasetError(
+                f"row {wrong[0]} of {self.name} has label {labels[wrong[0]]} ({self.labels});"
+                f" classes are numbered from 0 and below {MOST_CLASSES:,}"
+            )
+        return labels.astype(np.int64)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except FileNotFoundError:
+        raise DatasetError(f"there is no file {path}; give a .npy file") from None
+    except (OSError, ValueError, EOFError) as error:
+        raise DatasetError(
+            f"{path} cannot be read as an array ({error}); save it with numpy.save"
+        ) from None
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise DatasetError(f"{path} holds several arrays; save each alone with numpy.save")
+    return array

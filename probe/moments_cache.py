@@ -65,7 +65,8 @@ def load(path: Path) -> Moments | None:
     The archive's own checksums find flipped bits; nothing in it is unpickled.
     """
     try:
-        with np.load(path, allow_pickle=False) as held:
+        # opened here, since np.load would leave a damaged file open
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             arrays = {name: held[name] for name in ("shift", "counts", "class_sums", "gram")}
             return Moments(**arrays, precision=str(held["precision"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):

@@ -88,7 +88,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "tall": lambda: clusters(900, 300, 40, 5),
     "wide": lambda: clusters(60, 80, 150, 4, condition=30.0),
     "two classes": lambda: clusters(300, 100, 24, 2),
-    "1000 classes": lambda: clusters(3000, 400, 20, 1000),
+    "1000 classes": lambda: clusters(2000, 100, 12, 1000),
     "imbalanced": lambda: imbalanced(clusters(600, 100, 12, 6)),
     "duplicated features": lambda: changed(clusters(400, 100, 40, 4), duplicated, 30.0),
     "constant features": lambda: changed(clusters(400, 100, 40, 4), some_constant),

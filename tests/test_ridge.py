@@ -49,7 +49,7 @@ def exact(problem, result, row, **arguments):
 def test_every_probe_is_the_direct_solution(name, backend, precision):
     problem = in_precision(PROBLEMS[name](), precision)
     device = "cuda" if backend == "cupy" else "cpu"
-    result = solve(problem, l2=[L2, 1.0], backend=backend, device=device)
+    result = solve(problem, backend=backend, device=device)
     assert set(result.table["status"]) == {"ok"}
     found, limit = logits(result, *problem.test), tolerance(problem, precision)
     for row in range(len(result)):
@@ -142,7 +142,19 @@ def test_any_chain_goes_beside_any_other():
         random_chain(40, [0.5, 1.0], seed=2),
     ]
     result = solve(problem, chains, l2=[L2, 0.5])
-    assert list(result.table["k"][result.table["l2"] == L2]) == [20, 40, 2, 4, 28, 3, 2, 2, 3, 20, 40]
+    assert list(result.table["k"][result.table["l2"] == L2]) == [
+        20,
+        40,
+        2,
+        4,
+        28,
+        3,
+        2,
+        2,
+        3,
+        20,
+        40,
+    ]
     found = logits(result, *problem.test)
     for row in range(len(result)):
         answer = exact(problem, result, row).logits(problem.x_test)

@@ -42,8 +42,8 @@ def test_what_is_no_size_is_refused(memory):
 
 
 @given(st.integers(1, 1 << 50))
-def test_a_size_is_written_as_it_is_read(size):
-    assert parse(text(size)) == pytest.approx(size, rel=0.05)
+def test_a_size_that_is_written_is_enough_and_hardly_more(size):
+    assert size <= parse(text(size)) <= 1.1 * size + 1
 
 
 @given(st.integers(1, 10**9), st.integers(0, 10**9), st.integers(1, 10**5), st.integers(1, 5000))

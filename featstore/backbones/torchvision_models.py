@@ -1,0 +1,80 @@
+"""torchvision's classification models, with the preset of their default weights."""
+
+import difflib
+import json
+from functools import partial
+
+import torch
+import torchvision
+from torchvision.transforms import functional
+
+from featstore.downloads import downloading
+from featstore.errors import UsageError
+from featstore.transforms import Transform
+
+REMEDY = "give a local copy with --weights FILE, or take an untrained model with --no-pretrained"
+
+# These rescale their input when trained, which the builder sets only together with its own weights.
+_AS_TRAINED = {
+    "googlenet": {"transform_input": True, "init_weights": True},
+    "inception_v3": {"transform_input": True, "init_weights": True},
+}
+
+
+def check(name: str) -> None:
+    """Raise `UsageError` where torchvision has no classification model of this name."""
+    names = torchvision.models.list_models(module=torchvision.models)
+    if name not in names:
+        close = difflib.get_close_matches(name, names, n=3)
+        meant = f"did you mean {', '.join(close)}?" if close else f"it has {', '.join(names)}"
+        raise UsageError(f"torchvision has no classification model {name!r}; {meant}")
+
+
+def untrained(name: str) -> torch.nn.Module:
+    """The network as torchvision initialises it from torch's global generator."""
+    return torchvision.models.get_model(name, weights=None, **_AS_TRAINED.get(name, {}))
+
+
+def from_hub(name: str) -> torch.nn.Module:
+    """The network with torchvision's default weights, cached by torch.hub."""
+    weights = torchvision.models.get_model_weights(name).DEFAULT
+    with downloading(f"the weights of torchvision:{name}", weights.url, REMEDY):
+        return torchvision.models.get_model(name, weights=weights)
+
+
+def head(model: torch.nn.Module) -> tuple[str, ...]:
+    """The name of the last layer with weights: Linear, or SqueezeNet's convolution."""
+    layers = (torch.nn.Linear, torch.nn.Conv2d)
+    return ([name for name, module in model.named_modules() if isinstance(module, layers)][-1],)
+
+
+def transform(model: torch.nn.Module, name: str, image_size: int | None) -> Transform:
+    """The preset of the default weights; another crop size scales the resize before it along."""
+    preset = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+    (resize,), (crop,) = preset.resize_size, preset.crop_size
+    if image_size is not None and image_size != crop:
+        fixed = getattr(model, "image_size", None)
+        if fixed is not None:
+            raise UsageError(f"torchvision:{name} takes images of {fixed} px only")
+        resize, crop = round(resize * image_size / crop), image_size
+    facts = {
+        "resize": resize,
+        "interpolation": preset.interpolation.value,
+        "antialias": preset.antialias,
+        "crop": crop,
+        "mean": preset.mean,
+        "std": preset.std,
+    }
+    return Transform(
+        geometry=partial(_resize_and_crop, preset, resize, crop),
+        mean=preset.mean,
+        std=preset.std,
+        text=f"torchvision {json.dumps(facts, sort_keys=True)}",
+    )
+
+
+def _resize_and_crop(preset, resize: int, crop: int, image):
+    image = functional.resize(
+        image, [resize], interpolation=preset.interpolation, antialias=preset.antialias
+    )
+    return functional.center_crop(image, [crop])

@@ -1,0 +1,118 @@
+"""`npz:FILE`: image arrays in one NumPy archive."""
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from featstore.datasets import fingerprints
+from featstore.datasets.rows import ImageRows, unknown_split
+from featstore.errors import DatasetError, UsageError
+
+# Keras's names, and MedMNIST's.
+_PATTERNS = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
+_SPLITS = ("train", "val", "test")
+
+
+def load(file: str, split: str, data_dir: Path | None) -> ImageRows:
+    """One split of an archive with x_train, y_train, x_test, y_test (or train_images, ...).
+
+    Images are uint8 (n, H, W), (n, H, W, 1), (n, H, W, 3) or channels first; labels whole numbers
+    (n,) or (n, 1) from 0 on. An array `classes` of strings names them. Nothing is unpickled.
+    """
+    path = (data_dir or Path()) / Path(file).expanduser()
+    dataset = f"npz:{path.name}"
+    if not path.is_file():
+        raise DatasetError(f"there is no file {path}; give npz:FILE, an archive of image arrays")
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return _split(dataset, split, archive)
+    except (zipfile.BadZipFile, EOFError, OSError, ValueError) as error:
+        raise DatasetError(f"{path} cannot be read as an npz archive: {error}") from error
+
+
+def of_arrays(
+    dataset: str,
+    split: str,
+    images: np.ndarray,
+    labels: np.ndarray,
+    classes: tuple[str, ...],
+    ids: Sequence[str] | None = None,
+) -> ImageRows:
+    """Rows of images uint8 (n, H, W) or (n, H, W, 3) in memory, and labels int64 (n,).
+
+    A row's id is its index, unless `ids` are given.
+    """
+    return ImageRows(
+        dataset=dataset,
+        split=split,
+        labels=labels,
+        ids=ids or [str(row) for row in range(len(labels))],
+        classes=classes,
+        fingerprint=fingerprints.of_arrays(images, labels),
+        image=lambda row: Image.fromarray(images[row]),
+    )
+
+
+def _split(dataset: str, split: str, archive: np.lib.npyio.NpzFile) -> ImageRows:
+    names = {
+        known: (images.format(known), labels.format(known))
+        for images, labels in _PATTERNS
+        for known in _SPLITS
+        if images.format(known) in archive and labels.format(known) in archive
+    }
+    if not names:
+        raise DatasetError(
+            f"{dataset} has the arrays {', '.join(archive.files) or '(none)'}; wanted x_train,"
+            " y_train, x_test, y_test, or train_images, train_labels, test_images, test_labels"
+        )
+    if split not in names:
+        raise unknown_split(dataset, split, list(names))
+    images_name, labels_name = names[split]
+    images = _images(dataset, images_name, archive[images_name])
+    labels = _labels(dataset, labels_name, archive[labels_name])
+    if len(images) != len(labels):
+        raise DatasetError(
+            f"{dataset} has {len(images)} images in {images_name} and {len(labels)} labels in"
+            f" {labels_name}; give one label an image"
+        )
+    if "classes" in archive:
+        classes = tuple(str(name) for name in archive["classes"])
+    else:
+        # Over all splits: a class may have no row in this one.
+        highest = max(int(_labels(dataset, key, archive[key]).max()) for _, key in names.values())
+        classes = tuple(str(label) for label in range(highest + 1))
+    return of_arrays(dataset, split, images, labels, classes)
+
+
+def _images(dataset: str, name: str, images: np.ndarray) -> np.ndarray:
+    if images.dtype != np.uint8:
+        raise DatasetError(
+            f"{name} of {dataset} is {images.dtype}; images are uint8 from 0 to 255: scale and"
+            " convert them"
+        )
+    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
+        images = images.transpose(0, 2, 3, 1)
+    if images.ndim == 4 and images.shape[3] == 1:
+        images = images[..., 0]
+    if images.ndim != 3 and images.shape[3:] != (3,):
+        raise DatasetError(
+            f"{name} of {dataset} has shape {images.shape}; images are (n, H, W) or (n, H, W, 3)"
+        )
+    return images
+
+
+def _labels(dataset: str, name: str, labels: np.ndarray) -> np.ndarray:
+    shape = labels.shape
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) == 0:
+        raise DatasetError(
+            f"{name} of {dataset} is {labels.dtype} {shape}; labels are whole numbers (n,),"
+            " one an image"
+        )
+    if labels.min() < 0:
+        raise UsageError(f"{name} of {dataset} has label {labels.min()}; labels count from 0")
+    return labels.astype(np.int64)

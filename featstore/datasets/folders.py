@@ -1,0 +1,98 @@
+"""`folder:DIR`: class folders below `train/` and `test/` (or `val/`), and files given by path."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from featstore.datasets import fingerprints
+from featstore.datasets.rows import ImageRows, unknown_split
+from featstore.errors import DatasetError
+
+# A folder called so is a split; the last two stand in for "test" where there is none.
+_SPLITS = ("train", "test", "val", "validation")
+
+
+def load(folder: str, split: str, data_dir: Path | None) -> ImageRows:
+    """One split of DIR: an image's class is the folder that it lies in, at any depth.
+
+    The classes of all splits together are numbered in the order of their names, so that a number
+    means the same in each. "test" reads `val/` where there is no `test/`. Rows come in the order of
+    their paths. Raises `DatasetError` for a folder that holds no such tree.
+    """
+    root = (data_dir or Path()) / Path(folder).expanduser()
+    if not root.is_dir():
+        raise DatasetError(f"there is no folder {root}; give folder:DIR")
+    there = [name for name in _SPLITS if (root / name).is_dir()]
+    if not there:
+        found = ", ".join(sorted(_class_names(root))[:5]) or "nothing"
+        raise DatasetError(
+            f"{root} has no train/ or test/ below it, but {found}; sort the class folders of each"
+            " split under a folder train/, test/ or val/"
+        )
+    dataset = f"folder:{root.resolve().name}"
+    held = split
+    if split == "test" and split not in there:
+        held = next((name for name in ("val", "validation") if name in there), split)
+    if held not in there:
+        raise unknown_split(dataset, split, there)
+    classes = tuple(sorted({name for part in there for name in _class_names(root / part)}))
+    images = [
+        (path, label)
+        for label, name in enumerate(classes)
+        for path in _images_below(root / held / name)
+    ]
+    if not images:
+        raise DatasetError(
+            f"{root / held} has no image ({', '.join(IMG_EXTENSIONS)}) in a class folder"
+        )
+    paths, labels = zip(*images, strict=True)
+    return of_files(dataset, split, paths, labels, classes, root)
+
+
+def of_files(
+    dataset: str,
+    split: str,
+    paths: Sequence[Path],
+    labels: Sequence[int],
+    classes: tuple[str, ...],
+    root: Path,
+) -> ImageRows:
+    """Rows of image files, each one's id its path below `root`."""
+    ids = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
+    missing = next((path for path in paths if not path.is_file()), None)
+    if missing:
+        raise DatasetError(f"{dataset} lists {missing}, which is not there; fetch the set again")
+    return ImageRows(
+        dataset=dataset,
+        split=split,
+        labels=np.array(labels, np.int64),
+        ids=ids,
+        classes=classes,
+        fingerprint=fingerprints.of_files(paths, ids, labels),
+        image=lambda row: _opened(paths[row]),
+    )
+
+
+def _opened(path: Path) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+        return image
+
+
+def _class_names(folder: Path) -> list[str]:
+    return [
+        entry.name for entry in os.scandir(folder) if entry.is_dir() and entry.name[0] not in "._"
+    ]
+
+
+def _images_below(folder: Path) -> list[Path]:
+    return sorted(
+        Path(parent, name)
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
+    )

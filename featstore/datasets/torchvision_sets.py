@@ -1,0 +1,139 @@
+"""torchvision's classification sets by name: its own reading code, one split vocabulary."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+from torchvision import datasets
+
+from featstore.datasets import idx, stratified
+from featstore.datasets.arrays import of_arrays
+from featstore.datasets.folders import of_files
+from featstore.datasets.rows import ImageRows, unknown_split
+from featstore.downloads import downloading, from_network
+from featstore.errors import DatasetError
+
+EUROSAT_TEST_SHARE = 0.2
+_TRAIN_TEST = {"train": {"train": True}, "test": {"train": False}}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A torchvision class, the arguments that make each split, and how its rows are read."""
+
+    kind: Callable
+    splits: dict[str, dict]
+    rows: Callable[[str, str, object, Path], ImageRows]
+    downloadable: bool = True
+
+
+def _named(*splits: str, **renamed: str) -> dict[str, dict]:
+    """Arguments of sets that take `split=NAME`, under torchvision's names or ours for them."""
+    return {split: {"split": renamed.get(split, split)} for split in (*splits, *renamed)}
+
+
+def load(name: str, split: str, data_dir: Path | None) -> ImageRows:
+    """One split of the set `name`, from `data_dir` or downloaded into it.
+
+    "train" and "test" work for every set: ImageNet's test is its validation split, Pets' train its
+    trainval, and EuroSAT, which has no split, has a fifth of each class as test (`stratified`).
+    Raises `DownloadRefused` where a set is not there and cannot be fetched.
+    """
+    source = SOURCES[name]
+    if split not in source.splits:
+        raise unknown_split(name, split, list(source.splits))
+    root = Path(data_dir or platformdirs.user_cache_path("featstore") / "datasets").expanduser()
+    if name in _MNIST_LIKE and idx.present(root):
+        return idx.load(name, split, root, tuple(source.kind.classes))
+    read = _made(name, source, split, root)
+    return source.rows(name, split, read, root)
+
+
+def _made(name: str, source: Source, split: str, root: Path):
+    arguments = source.splits[split]
+    remedy = f"put a local copy in DIR and give --data-dir DIR (looked in {root})"
+    if not source.downloadable:
+        try:
+            return source.kind(root, **arguments)
+        except (RuntimeError, FileNotFoundError) as error:
+            raise DatasetError(f"{name} is not to be downloaded: {error}; {remedy}") from error
+    with downloading(f"the data set {name}", "its home page", remedy):
+        try:
+            return source.kind(root, download=True, **arguments)
+        except ModuleNotFoundError as error:
+            raise DatasetError(f"{name} needs {error.name}: pip install {error.name}") from None
+        except (RuntimeError, OSError, ValueError) as error:
+            if from_network(error) or "Error downloading" in str(error):
+                raise
+            raise DatasetError(f"{name} in {root} cannot be read: {error}; {remedy}") from error
+
+
+def _of_pixels(name: str, split: str, read, root: Path) -> ImageRows:
+    """Sets in memory: `data` (n, H, W) or (n, H, W, 3), `targets`."""
+    images, labels = np.asarray(read.data), np.asarray(read.targets, np.int64)
+    return of_arrays(name, split, images, labels, tuple(read.classes))
+
+
+def _of_channels_first(name: str, split: str, read, root: Path) -> ImageRows:
+    """Sets in memory: `data` (n, 3, H, W), `labels`; SVHN's classes are its ten digits."""
+    images = np.ascontiguousarray(np.asarray(read.data).transpose(0, 2, 3, 1))
+    classes = getattr(read, "classes", [str(digit) for digit in range(10)])
+    return of_arrays(name, split, images, np.asarray(read.labels, np.int64), tuple(classes))
+
+
+def _of_image_files(name: str, split: str, read, root: Path) -> ImageRows:
+    """Sets that keep two lists, of files and of labels."""
+    paths = read._images if name == "oxford_iiit_pet" else read._image_files
+    return of_files(name, split, [Path(path) for path in paths], read._labels, _classes(read), root)
+
+
+def _of_samples(name: str, split: str, read, root: Path) -> ImageRows:
+    """Sets that keep one list of (file, label)."""
+    samples = read.samples if hasattr(read, "samples") else read._samples
+    paths, labels = zip(*samples, strict=True)
+    return of_files(name, split, [Path(path) for path in paths], labels, _classes(read), root)
+
+
+def _of_eurosat(name: str, split: str, read, root: Path) -> ImageRows:
+    paths = [Path(path) for path, _ in read.samples]
+    labels = np.array([label for _, label in read.samples], np.int64)
+    names = [f"{path.parent.name}/{path.name}" for path in paths]
+    kept = stratified.rows_of(split, names, labels, EUROSAT_TEST_SHARE)
+    kept_paths = [paths[row] for row in kept]
+    return of_files(name, split, kept_paths, labels[kept].tolist(), _classes(read), root)
+
+
+def _classes(read) -> tuple[str, ...]:
+    """Names of the classes; ImageNet gives each several."""
+    names = getattr(read, "classes", None) or [str(label) for label in range(43)]
+    return tuple(name if isinstance(name, str) else ", ".join(name) for name in names)
+
+
+SOURCES = {
+    "cifar10": Source(datasets.CIFAR10, _TRAIN_TEST, _of_pixels),
+    "cifar100": Source(datasets.CIFAR100, _TRAIN_TEST, _of_pixels),
+    "mnist": Source(datasets.MNIST, _TRAIN_TEST, _of_pixels),
+    "fashion_mnist": Source(datasets.FashionMNIST, _TRAIN_TEST, _of_pixels),
+    "kmnist": Source(datasets.KMNIST, _TRAIN_TEST, _of_pixels),
+    "svhn": Source(datasets.SVHN, _named("train", "test", "extra"), _of_channels_first),
+    "stl10": Source(datasets.STL10, _named("train", "test"), _of_channels_first),
+    "flowers102": Source(datasets.Flowers102, _named("train", "val", "test"), _of_image_files),
+    "dtd": Source(datasets.DTD, _named("train", "val", "test"), _of_image_files),
+    "food101": Source(datasets.Food101, _named("train", "test"), _of_image_files),
+    "fgvc_aircraft": Source(
+        datasets.FGVCAircraft, _named("train", "val", "test", "trainval"), _of_image_files
+    ),
+    "oxford_iiit_pet": Source(
+        datasets.OxfordIIITPet, _named("test", train="trainval"), _of_image_files
+    ),
+    "eurosat": Source(datasets.EuroSAT, {"train": {}, "test": {}}, _of_eurosat),
+    "gtsrb": Source(datasets.GTSRB, _named("train", "test"), _of_samples),
+    "country211": Source(datasets.Country211, _named("train", "test", val="valid"), _of_samples),
+    "imagenette": Source(datasets.Imagenette, _named("train", "val", test="val"), _of_samples),
+    "imagenet": Source(
+        datasets.ImageNet, _named("train", "val", test="val"), _of_samples, downloadable=False
+    ),
+}
+_MNIST_LIKE = ("mnist", "fashion_mnist", "kmnist")

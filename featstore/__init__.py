@@ -1,5 +1,8 @@
 """Activations of pretrained backbones, extracted once and kept on disk."""
 
+from importlib import import_module
+from typing import Any
+
 from featstore import errors
 from featstore.catalog import default_path, newest_complete, store_root, stores
 from featstore.importing import import_arrays
@@ -9,6 +12,7 @@ from featstore.store import FORMATS, Damage, Store, create, open, open_or_create
 __all__ = [
     "FORMATS",
     "Damage",
+    "Extraction",
     "Spec",
     "Split",
     "Store",
@@ -16,6 +20,7 @@ __all__ = [
     "create",
     "default_path",
     "errors",
+    "extract",
     "import_arrays",
     "newest_complete",
     "open",
@@ -24,3 +29,12 @@ __all__ = [
     "store_root",
     "stores",
 ]
+
+# These bring in torch and timm, which take seconds to import: only when first asked for.
+_LAZY = {"extract": "featstore.extraction", "Extraction": "featstore.extraction"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

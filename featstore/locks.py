@@ -7,7 +7,7 @@ import os
 import socket
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -59,8 +59,10 @@ def locked(store: Path) -> Iterator[None]:
             "host": socket.gethostname(),
             "since": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        os.ftruncate(held.fd, 0)
-        os.pwrite(held.fd, json.dumps(who).encode(), 0)
+        # A full disk that has no room for the note is met when rows are written, and told there.
+        with suppress(OSError):
+            os.ftruncate(held.fd, 0)
+            os.pwrite(held.fd, json.dumps(who).encode(), 0)
         yield
     finally:
         if held.fd >= 0:

@@ -60,7 +60,12 @@ def create(
         id_width=id_width,
         provenance={**_versions(format), **(provenance or {})},
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FeatstoreError(
+            f"{path.parent} cannot be made ({os.strerror(error.errno)}); choose another path"
+        ) from None
     with locked(path):
         if os.path.lexists(path):
             raise UsageError(f"{path} exists already; open it, or choose another path")

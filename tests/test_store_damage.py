@@ -1,0 +1,518 @@
+"""Damaged, foreign and full: each is found and named, and nothing that was intact is lost."""
+
+import errno
+import json
+import os
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+import zarr
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from store_examples import (
+    FIXED,
+    arrays_of,
+    assert_holds_known_contents,
+    block_of,
+    fill,
+    filled,
+    flip_bit,
+    overwrite,
+    place,
+    small_blocks,  # noqa: F401
+    spec_of,
+)
+
+import featstore
+from featstore import durable
+from featstore.errors import (
+    DiskFull,
+    FeatstoreError,
+    FormatVersionError,
+    NotAStore,
+    SpecMismatch,
+    StoreDamaged,
+    StoreIncomplete,
+    StoreNotFound,
+    UsageError,
+    WriterBusy,
+)
+from featstore.header import FORMAT_VERSION
+from featstore.locks import locked
+
+pytestmark = pytest.mark.usefixtures("small_blocks")
+FORMATS = pytest.mark.parametrize("format", featstore.FORMATS)
+
+
+@pytest.fixture(params=featstore.FORMATS)
+def store(request, tmp_path):
+    return filled(tmp_path / "store", request.param, spec_of(dims=(16, 3)))
+
+
+def found(store):
+    return [(damage.split, damage.block, damage.array) for damage in store.verify()]
+
+
+def bytes_below(path):
+    if path.is_file():
+        return path.read_bytes()
+    return {file: file.read_bytes() for file in path.rglob("*") if file.is_file()}
+
+
+# Rows.
+
+
+@pytest.mark.parametrize("array", ["tap0", "tap1", "labels", "ids"])
+@pytest.mark.parametrize(("split", "block"), [("train", 0), ("train", 3), ("test", 1)])
+def test_a_flipped_bit_is_found_named_and_mended_alone(store, split, block, array):
+    whole = bytes_below(store.path)
+    file, offset = place(store, split, array, block)
+    flip_bit(file, offset + 5, bit=3)
+    assert found(store) == [(split, block, array)]
+    rows = store.rows_of(split, block)
+    said = rf"block {block} of {split}/{array} \(rows {rows.start}:{rows.stop}\) does not have the"
+    with pytest.raises(StoreDamaged, match=said):
+        store.load(split, array)
+    if array.startswith("tap") or array == "labels":
+        tap = "tap0" if array == "labels" else array
+        with pytest.raises(StoreDamaged, match=said):
+            list(store.tap(split, tap))
+        assert len(list(store.tap(split, tap, verify=False))) == store.n_blocks(split)
+
+    with store.writer() as writer:
+        writer.discard(split, block)
+        assert store.missing(split) == [block]
+        with pytest.raises(StoreIncomplete):
+            store.tap(split, "tap0")
+        writer.write(**block_of(store, split, block))
+    assert found(store) == []
+    assert bytes_below(store.path) == whole
+
+
+def test_several_damages_are_all_found(store):
+    for split, block, array in [("train", 1, "tap1"), ("train", 1, "ids"), ("test", 0, "labels")]:
+        file, offset = place(store, split, array, block)
+        flip_bit(file, offset)
+    assert found(store) == [("train", 1, "tap1"), ("train", 1, "ids"), ("test", 0, "labels")]
+
+
+def test_verify_reports_its_progress(store):
+    seen = []
+    store.verify(lambda *facts, **more: seen.append((*facts, more["damaged"])))
+    assert seen == [("blocks", done, 6, 0) for done in range(1, 7)]
+
+
+def test_padding_of_the_last_block_is_nobodys_data(tmp_path):
+    store = filled(tmp_path / "store", "zarr")
+    file, _ = place(store, "train", "tap0", 3)
+    flip_bit(file, 31 * 32)
+    assert store.verify() == []
+
+
+def test_truncated_and_missing_chunks_are_found(tmp_path):
+    store = filled(tmp_path / "store", "zarr")
+    chunk = place(store, "train", "tap0", 1)[0]
+    os.truncate(chunk, 100)
+    assert [damage.why for damage in store.verify()] == ["is truncated: 100 of 1024 bytes"]
+    chunk.unlink()
+    assert [damage.why for damage in store.verify()] == ["is missing"]
+    with pytest.raises(StoreDamaged, match=r"block 1 of train/tap0 \(rows 32:64\) is missing"):
+        store.read("train", "tap0", 40, 50)
+    with store.writer() as writer:
+        writer.discard("train", 1)
+        writer.write(**block_of(store, "train", 1))
+    assert_holds_known_contents(store)
+
+
+def test_a_truncated_hdf5_file_is_named(tmp_path):
+    store = filled(tmp_path / "store", "hdf5")
+    os.truncate(store.path, store.path.stat().st_size - 1000)
+    with pytest.raises(NotAStore, match=r"is a damaged HDF5 file: .*truncated"):
+        featstore.open(store.path)
+    with pytest.raises(StoreIncomplete):
+        store.load("test", "tap0")
+
+
+# Records.
+
+
+@pytest.mark.parametrize("byte", [0, 20, 33, 60, 200])
+def test_a_damaged_record_is_no_record(store, byte):
+    file, offset = place(store, "train", "commits", 2)
+    flip_bit(file, offset + byte)
+    assert store.missing("train") == [2]
+    assert found(store) == []
+    assert fill(store) == [("train", 2)]
+    assert_holds_known_contents(store)
+
+
+@pytest.mark.parametrize("length", [0, 1, 40, 300])
+def test_a_torn_record_is_no_record(store, length):
+    file, offset = place(store, "train", "commits", 2)
+    if store.format == "zarr":
+        os.truncate(file, length)
+    else:
+        overwrite(file, offset + length, bytes(512 - length))
+    assert store.missing("train") == [2]
+
+
+def test_a_record_of_another_block_split_or_store_is_none(store, tmp_path):
+    other = filled(tmp_path / "other", store.format, spec_of(dims=(16, 3), backbone="other"))
+    for source in [(store, "train", 0), (store, "test", 1), (other, "train", 1)]:
+        file, offset = place(source[0], source[1], "commits", source[2])
+        record = file.read_bytes()[offset : offset + 512]
+        target, offset = place(store, "train", "commits", 1)
+        overwrite(target, offset, record)
+        assert store.missing("train") == [1]
+
+
+def test_data_is_on_the_disk_before_its_record(tmp_path, monkeypatch):
+    """Whatever order the writing takes, a block's files are synced between write and record."""
+    store = featstore.create(tmp_path / "store", spec_of(dims=(16, 3)))
+    synced, wrong = set(), []
+    sync, replace, write = durable.sync_files, durable.replace_files, durable.write_at
+
+    def write_spy(path, *rest, **more):
+        synced.discard(path)
+        write(path, *rest, **more)
+
+    def sync_spy(paths):
+        paths = list(paths)
+        sync(paths)
+        synced.update(paths)
+
+    def replace_spy(files):
+        for file in files:
+            split, block = file.parts[-3], int(file.name.split(".")[1])
+            needed = {place(store, split, name, block)[0] for name in store.header.arrays(split)}
+            wrong.extend(needed - synced)
+            wrong.extend({path.parent for path in needed} - synced)
+        replace(files)
+
+    monkeypatch.setattr(durable, "write_at", write_spy)
+    monkeypatch.setattr(durable, "sync_files", sync_spy)
+    monkeypatch.setattr(durable, "replace_files", replace_spy)
+    assert len(fill(store)) == 6
+    assert wrong == []
+    assert store.complete
+
+
+# Headers.
+
+
+def header_place(store) -> tuple:
+    """File, and the range of its bytes where the header stands."""
+    file = store.path / "zarr.json" if store.format == "zarr" else store.path
+    data = file.read_bytes()
+    start = data.index(b'"format_version"')
+    return file, start, data.index(b'"checksum"') + 46
+
+
+@settings(
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+@given(data=st.data())
+def test_no_flipped_bit_of_a_header_passes(store, data):
+    file, start, stop = header_place(store)
+    whole = file.read_bytes()
+    try:
+        flip_bit(file, data.draw(st.integers(start, stop - 1)), data.draw(st.integers(0, 7)))
+        try:
+            again = featstore.open(store.path)
+        except (NotAStore, FormatVersionError):
+            return
+        assert again.header == store.header
+    finally:
+        file.write_bytes(whole)
+
+
+def test_another_format_version_is_named_with_ours(store):
+    file, start, _ = header_place(store)
+    data = file.read_bytes()
+    at = data.index(b"1", start)
+    overwrite(file, at, b"7")
+    said = f"is in format version 7 and this release reads version {FORMAT_VERSION}"
+    with pytest.raises(FormatVersionError, match=said):
+        featstore.open(store.path)
+    with pytest.raises(FormatVersionError):
+        featstore.open_or_create(store.path, store.spec, store.format, overwrite=True)
+    assert store.path.exists()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"attributes": 3}', '{"attributes": {}}'])
+def test_a_damaged_zarr_header_is_no_store(tmp_path, text):
+    store = filled(tmp_path / "store", "zarr")
+    (store.path / "zarr.json").write_text(text)
+    with pytest.raises(NotAStore):
+        featstore.open(store.path)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("shape", [99, 16]),
+        ("data_type", "float32"),
+        ("codecs", [{"name": "bytes", "configuration": {"endian": "big"}}]),
+        ("codecs", [{"name": "bytes", "configuration": {"endian": "little"}}, {"name": "zstd"}]),
+        ("chunk_grid", {"name": "regular", "configuration": {"chunk_shape": [100, 16]}}),
+    ],
+)
+def test_zarr_metadata_that_contradict_the_header_are_named(tmp_path, field, value):
+    store = filled(tmp_path / "store", "zarr")
+    file = store.path / "train" / "tap0" / "zarr.json"
+    found = json.loads(file.read_text())
+    found[field] = value
+    file.write_text(json.dumps(found))
+    with pytest.raises(NotAStore, match=r"train/tap0/zarr.json is not what the header"):
+        featstore.open(store.path)
+
+
+def test_hdf5_datasets_that_contradict_the_header_are_named(tmp_path):
+    store = filled(tmp_path / "store", "hdf5")
+    with h5py.File(store.path, "r+") as file:
+        del file["train/tap0"]
+    with pytest.raises(NotAStore, match="is a damaged HDF5 file"):
+        featstore.open(store.path)
+    with h5py.File(store.path, "r+") as file:
+        file["train"].create_dataset("tap0", data=np.zeros((100, 16), "f2"), chunks=(10, 16))
+    with pytest.raises(NotAStore, match=r"train/tap0 of .* is not what its header says"):
+        featstore.open(store.path)
+
+
+# Foreign things.
+
+
+def make_folder(path):
+    path.mkdir()
+    (path / "thesis.txt").write_text("years of work")
+
+
+def make_empty(path):
+    path.mkdir()
+
+
+def make_text(path):
+    path.write_text("years of work")
+
+
+def make_zarr(path):
+    zarr.create_array(str(path), data=np.zeros(3))
+
+
+def make_hdf5(path):
+    with h5py.File(path, "w") as file:
+        file["mine"] = np.zeros(3)
+
+
+def make_damaged(path):
+    path.write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(100))
+
+
+@pytest.mark.parametrize(
+    "make", [make_folder, make_empty, make_text, make_zarr, make_hdf5, make_damaged]
+)
+@FORMATS
+def test_what_is_not_a_store_is_never_opened_replaced_or_removed(tmp_path, make, format):
+    path = tmp_path / "thing"
+    make(path)
+    before = bytes_below(path)
+    for attempt in (
+        lambda: featstore.open(path),
+        lambda: featstore.remove(path),
+        lambda: featstore.open_or_create(path, spec_of(), format),
+        lambda: featstore.open_or_create(path, spec_of(), format, overwrite=True),
+    ):
+        with pytest.raises(NotAStore):
+            attempt()
+    with pytest.raises(UsageError, match="exists already"):
+        featstore.create(path, spec_of(), format)
+    assert path.exists()
+    assert bytes_below(path) == before
+
+
+def test_a_store_with_a_foreign_file_in_it_is_not_removed(tmp_path):
+    store = filled(tmp_path / "store", "zarr")
+    (store.path / "thesis.txt").write_text("years of work")
+    with pytest.raises(NotAStore, match=r"holds 'thesis.txt', which featstore did not write"):
+        featstore.open_or_create(store.path, spec_of(dims=(5,)), overwrite=True)
+    assert store.complete
+
+
+def test_nothing_at_the_path_says_how_to_get_a_store(tmp_path):
+    with pytest.raises(StoreNotFound, match=r"no store at .*nowhere; make one with"):
+        featstore.open(tmp_path / "nowhere")
+    with pytest.raises(StoreNotFound):
+        featstore.remove(tmp_path / "nowhere")
+
+
+@FORMATS
+def test_a_link_stands_for_its_store(tmp_path, format):
+    store = filled(tmp_path / "store", format)
+    link = tmp_path / "link"
+    link.symlink_to(store.path)
+    assert featstore.open(link).path == store.path
+    with store.writer(), pytest.raises(WriterBusy):
+        featstore.open(link).writer().__enter__()
+    featstore.remove(link)
+    assert not store.path.exists()
+
+
+# Identity.
+
+
+@FORMATS
+def test_the_same_spec_finds_its_store_and_another_is_refused(tmp_path, format):
+    path = tmp_path / "store"
+    store = filled(path, format)
+    before = bytes_below(path)
+    again = featstore.open_or_create(path, spec_of(), format)
+    assert again.complete
+    with pytest.raises(SpecMismatch) as refused:
+        featstore.open_or_create(path, spec_of(dims=(8,), dataset="other", limit=5), format)
+    for said in ("dataset is 'toy', wanted 'other'", "taps.tap0.dim is 16, wanted 8",
+                 "limit is None, wanted 5"):  # fmt: skip
+        assert said in str(refused.value)
+    assert "\n" not in str(refused.value)
+    wanted = {"zarr": "hdf5", "hdf5": "zarr"}[format]
+    with pytest.raises(SpecMismatch, match=f"in format {format}, wanted {wanted}"):
+        featstore.open_or_create(path, store.spec, wanted)
+    assert bytes_below(path) == before
+
+    new = featstore.open_or_create(path, spec_of(dims=(8,)), wanted, overwrite=True)
+    assert new.missing("train") == [0, 1, 2, 3]
+    assert fill(new)
+    assert_holds_known_contents(featstore.open(path))
+
+
+def test_long_differences_are_shortened(tmp_path):
+    featstore.create(tmp_path / "store", spec_of())
+    with pytest.raises(SpecMismatch) as refused:
+        featstore.open_or_create(tmp_path / "store", spec_of(n_classes=1000))
+    assert len(str(refused.value)) < 500
+
+
+def test_a_format_that_is_none_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="no store format 'npz'; choose zarr or hdf5"):
+        featstore.create(tmp_path / "store", spec_of(), "npz")
+
+
+@FORMATS
+def test_a_place_that_cannot_be_written_is_named(tmp_path, format):
+    (tmp_path / "file").write_text("years of work")
+    with pytest.raises(FeatstoreError, match=r"file cannot be made \((Not a dir|File exists)"):
+        featstore.create(tmp_path / "file" / "store", spec_of(), format)
+    with pytest.raises(FeatstoreError, match=r"/proc/store cannot be written: "):
+        featstore.create("/proc/store", spec_of(), format)
+
+
+@FORMATS
+def test_two_creations_do_not_meet(tmp_path, format):
+    path = tmp_path / "new" / "store"
+    path.parent.mkdir()
+    with locked(path), pytest.raises(WriterBusy):
+        featstore.create(path, spec_of(), format)
+    assert not path.exists()
+
+
+@FORMATS
+def test_leftovers_of_a_killed_creation_are_cleared(tmp_path, format):
+    path = tmp_path / "[a]*store"
+    (tmp_path / ".[a]*store.0badcafe.aside").mkdir()
+    bystander = tmp_path / ".axstore.0badcafe.aside"
+    bystander.mkdir()
+    filled(path, format)
+    assert {entry.name for entry in tmp_path.iterdir()} == {path.name, bystander.name}
+
+
+# Full disks.
+
+
+class FullDisk:
+    """Refuses bytes once so many were written, as a disk without room does."""
+
+    def __init__(self, monkeypatch, room):
+        self.room = room
+        self._write = os.pwrite
+        monkeypatch.setattr(os, "pwrite", self)
+
+    def __call__(self, fd, data, offset):
+        if self.room < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.room -= len(data)
+        return self._write(fd, data, offset)
+
+
+@FORMATS
+@pytest.mark.parametrize("room", [0, 1500, 2500, 4000, 5000])
+def test_a_full_disk_is_told_as_one_and_resumed(tmp_path, monkeypatch, format, room):
+    store = featstore.create(tmp_path / "store", spec_of(), format, provenance=FIXED)
+    with monkeypatch.context() as patched:
+        FullDisk(patched, room)
+        said = r"no room for .*store \(No space left on device\): (\d) of 6 blocks are committed"
+        with pytest.raises(DiskFull, match=said) as full:
+            fill(store)
+    blocks = 6 - len(store.missing("train")) - len(store.missing("test"))
+    assert f"{blocks} of 6 blocks" in str(full.value)
+    rows = sum(len(store.rows_of(s, b)) for s in ("train", "test") for b in store.missing(s))
+    assert f"the rest needs {rows * (16 * 2 + 8 + 64) / 1e6:.1f} MB" in str(full.value)
+    assert found(store) == []
+    assert len(fill(store)) == 6 - blocks
+    whole = filled(tmp_path / "whole", format)
+    assert bytes_below(store.path) == bytes_below(whole.path) or format == "zarr"
+    assert_holds_known_contents(store)
+
+
+@FORMATS
+def test_a_sync_that_fails_commits_nothing(tmp_path, monkeypatch, format):
+    store = featstore.create(tmp_path / "store", spec_of(), format)
+    with monkeypatch.context() as patched:
+        patched.setattr(durable, "sync_files", refuse_with(errno.EDQUOT))
+        with pytest.raises(DiskFull, match="0 of 6 blocks are committed and intact"):
+            fill(store)
+    assert store.missing("train") == [0, 1, 2, 3]
+    with monkeypatch.context() as patched:
+        patched.setattr(durable, "sync_files", refuse_with(errno.EIO))
+        with pytest.raises(OSError, match="Input/output error"):
+            fill(store)
+    assert len(fill(store)) == 6
+
+
+def refuse_with(number):
+    def refuse(*_):
+        raise OSError(number, os.strerror(number))
+
+    return refuse
+
+
+@FORMATS
+def test_no_room_for_a_new_store_leaves_nothing(tmp_path, monkeypatch, format):
+    with monkeypatch.context() as patched:
+        patched.setattr(durable, "sync_tree", refuse_with(errno.ENOSPC))
+        with pytest.raises(DiskFull, match=r"no room to make .*store \(No space left on device\)"):
+            featstore.create(tmp_path / "store", spec_of(), format)
+        patched.setattr(durable, "sync_tree", refuse_with(errno.EIO))
+        with pytest.raises(FeatstoreError, match="cannot be made"):
+            featstore.create(tmp_path / "store", spec_of(), format)
+    assert not list(tmp_path.glob("*store*"))
+    assert not list(tmp_path.glob(".*store*"))
+    filled(tmp_path / "store", format)
+
+
+@FORMATS
+def test_a_copied_store_is_the_same_store(tmp_path, format):
+    """People copy stores about: the records travel with the rows."""
+    store = filled(tmp_path / "store", format)
+    copy = tmp_path / "elsewhere" / "copy"
+    copy.parent.mkdir()
+    (shutil.copytree if format == "zarr" else shutil.copy)(store.path, copy)
+    moved = featstore.open(copy)
+    assert moved.complete
+    assert moved.verify() == []
+    assert moved.tap("train", "tap0").fingerprint == store.tap("train", "tap0").fingerprint
+    np.testing.assert_array_equal(
+        moved.load("train", "tap0"), arrays_of(store.spec, "train")["tap0"]
+    )

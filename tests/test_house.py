@@ -21,7 +21,7 @@ FORBIDDEN = {
 # Parts of featstore that know nothing of stores; only extract and importing join them to one.
 STORELESS = ("backbones", "datasets", "taps", "transforms")
 STORE = {
-    "catalog", "contract", "extract", "hdf5_store", "importing", "store", "tap_blocks", "writer",
+    "catalog", "contract", "extraction", "hdf5_store", "importing", "store", "tap_blocks", "writer",
     "zarr_store",
 }  # fmt: skip
 MOST_LINES, MOST_FUNCTION_LINES = 400, 60

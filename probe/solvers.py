@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from probe import prefixes, ridge
+from probe import lda, prefixes, ridge, sgd
 from probe.axes import Axes
 from probe.blocks import RowBlocks
 from probe.chains import Chain
@@ -84,6 +84,8 @@ class Solver:
 
 SOLVERS: dict[str, Solver] = {
     "ridge": Solver(ridge.fit, prefixes.REMEDIES, probabilities=False),
+    "lda": Solver(lda.fit, prefixes.REMEDIES),
+    "sgd": Solver(sgd.fit, sgd.REMEDIES, seeded=True, default_l2=sgd.WEIGHT_DECAY),
 }
 
 

@@ -1,0 +1,149 @@
+"""Probes by the paper's own protocol: SGD on raw features, the best validation epoch kept."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from probe.arrays import full_precision
+from probe.axes import Axes
+from probe.blocks import RowBlocks
+from probe.chains import Chain
+from probe.metrics import Scores
+from probe.recipe import Recipe
+from probe.rows import gathered
+from probe.settings import Settings
+from probe.stack import stacked
+from probe.training import Trained, precision, samples, train_probes, with_constant
+from probe.training_plan import grouped, layout_of
+from probe.validation import random_parts
+from probe.weights import Weights
+
+REMEDIES = {
+    "diverged": "the loss is not finite any more, since the steps are too long for features of "
+    "this size: give a smaller lr, or divide the features by a constant",
+}
+
+WEIGHT_DECAY = 5e-4
+
+
+def fit(
+    train: RowBlocks,
+    chains: Sequence[Chain],
+    penalties: Sequence[float],
+    settings: Settings,
+    *,
+    lr: float = Recipe.lr,
+    momentum: float = Recipe.momentum,
+    epochs: int = Recipe.epochs,
+    step_every: int | None = Recipe.step_every,
+    gamma: float = Recipe.gamma,
+    batch_size: int = Recipe.batch_size,
+    val_fraction: float = Recipe.val_fraction,
+    split_seed: int = Recipe.split_seed,
+    order_seed: int = Recipe.order_seed,
+) -> "SgdFit":
+    """Return every probe, a linear layer trained by minibatch SGD on the mean cross-entropy.
+
+    The steps are those of `torch.optim.SGD`: with g the gradient of a minibatch's mean loss,
+    v = momentum v + g + l2 w and w = w - lr v, for biases as for weights, so that a penalty is a
+    weight decay. Layers start as `torch.nn.Linear` does under the chain's seed. Features are raw:
+    neither centred nor scaled, whatever `settings.standardize` says. All probes see the same
+    minibatches; the options are those of `probe.recipe.Recipe`.
+
+    Raises:
+        UsageError: an option cannot be used.
+        DataError: train cannot be probed.
+        MemoryBudgetError: the train rows and one chain's probes do not fit into memory.
+
+    Reference:
+        Nanda et al., "Diffused Redundancy in Pre-trained Representations", NeurIPS 2023.
+    """
+    recipe = Recipe(
+        lr, momentum, epochs, step_every, gamma, batch_size, val_fraction, split_seed, order_seed
+    )
+    return SgdFit(train, Axes(tuple(chains), tuple(penalties)), recipe, settings)
+
+
+class SgdFit:
+    """Probes trained by SGD, those of chains with the same prefix sizes in the same steps.
+
+    Attributes:
+        axes: which probe is which.
+        n_features: D of the layer.
+        class_counts: int64 (C,), train rows of each class, the validation part included.
+        facts: "status", (P,) "ok" or "diverged"; "best_epoch", int64 (P,), counted from 1;
+            "val_accuracy" and "train_loss", float64 (P,), those of that epoch.
+        losses: float64 (epochs, P), mean minibatch loss of each epoch.
+        val_accuracies: float64 (epochs, P), on the validation part after each epoch.
+    """
+
+    def __init__(self, train: RowBlocks, axes: Axes, recipe: Recipe, settings: Settings):
+        self.axes, self.n_features = axes, train.n_features
+        self.class_counts = np.bincount(train.labels(), minlength=train.n_classes)
+        self._settings, self._recipe = settings, recipe
+        self._dtype = precision(train)[1]
+        parts = random_parts(train.n_rows, recipe.val_fraction, recipe.split_seed)
+        self._groups = grouped(axes, train, recipe.rows, settings.memory)
+        data = samples(train, settings.backend, recipe.rows)
+        self._trained: list[Trained] = []
+        for group in self._groups:
+            layout = layout_of(axes, group[0], train.n_classes)
+            chains = [axes.chains[number] for number in group]
+            stack = stacked(chains, layout, train.n_features, settings.backend, self._dtype)
+            decay = np.tile(np.repeat(axes.penalties, train.n_classes), len(layout.sizes))
+            decay = settings.backend.put(decay, self._dtype)
+            self._trained.append(train_probes(stack, data, parts, recipe, decay, self._report))
+        self.losses = self._by_probe([trained.losses for trained in self._trained])
+        self.val_accuracies = self._by_probe([trained.accuracies for trained in self._trained])
+        best = self._by_probe([trained.best_epoch[None] for trained in self._trained])
+        finite = np.isfinite(self.losses).all(axis=0)
+        self.facts = {
+            "status": np.where(finite, "ok", "diverged"),
+            "best_epoch": best[0],
+            "val_accuracy": np.take_along_axis(self.val_accuracies, best - 1, axis=0)[0],
+            "train_loss": np.take_along_axis(self.losses, best - 1, axis=0)[0],
+        }
+
+    def score(self, test: RowBlocks, scores: Scores) -> None:
+        """Feed the logits of every probe on every test row to `scores`."""
+        backend, done, nothing = self._settings.backend, 0, np.zeros(self.n_features)
+        pieces = gathered(test, self._recipe.rows, backend, self._dtype, nothing, "test")
+        for piece, labels in pieces:
+            features = with_constant(piece, backend, self._dtype)
+            for group, trained in zip(self._groups, self._trained, strict=True):
+                with full_precision():
+                    logits = trained.stack.logits(trained.stack.rows(features))
+                for chain, one in zip(group, logits, strict=True):
+                    by_probe = array_namespace(one).permute_dims(one, (1, 0, 2))
+                    scores.add(self._probes(chain), by_probe, labels)
+            scores.finish(labels)
+            done += len(labels)
+            self._settings.progress("test rows", done, test.n_rows)
+
+    def weights(self, probe: int) -> Weights:
+        """Return the affine map of one probe, of its best epoch; mean 0 and scale 1."""
+        axes, k = self.axes, int(self.axes.size[probe])
+        chain, prefix, penalty = axes.chain[probe], axes.prefix[probe], axes.penalty[probe]
+        number = next(n for n, group in enumerate(self._groups) if chain in group)
+        position = self._groups[number].index(chain)
+        layer = self._trained[number].stack.probe(position, int(prefix), int(penalty))
+        bias, coef = layer[0].astype(np.float64), layer[1:].astype(np.float64)
+        return Weights.from_standardized(axes.features(probe), coef, bias, np.zeros(k), np.ones(k))
+
+    def _probes(self, chain: int) -> np.ndarray:
+        """Return the probes of a chain as its stack has them: by prefix, then by penalty."""
+        by_penalty = [self.axes.prefixes(chain, r) for r in range(len(self.axes.penalties))]
+        return np.array(by_penalty).T.reshape(-1)
+
+    def _by_probe(self, arrays: Sequence[np.ndarray]) -> np.ndarray:
+        """Return arrays (n, S, G), one a group, as one (n, P)."""
+        out = np.empty((len(arrays[0]), len(self.axes)), arrays[0].dtype)
+        for group, array in zip(self._groups, arrays, strict=True):
+            for position, chain in enumerate(group):
+                out[:, self._probes(chain)] = array[:, position]
+        return out
+
+    def _report(self, epoch: int) -> None:
+        done = len(self._trained) * self._recipe.epochs + epoch
+        self._settings.progress("epochs", done, len(self._groups) * self._recipe.epochs)

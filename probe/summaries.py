@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pandas as pd
 
 CURVE = ["store", "tap", "mode", "solver", "l2"]
@@ -108,14 +109,19 @@ def _sentence(curve: pd.DataFrame, fraction: float) -> str:
 
 
 def warnings(table: pd.DataFrame) -> list[str]:
-    """Name what did not go as usual: one line for each status other than a solved probe's.
+    """Name what did not go as usual, one line each.
+
+    That is each status other than a solved probe's, and each curve whose full layer is beaten by a
+    part of it by more than the spread over seeds: a sign that its penalty is too small.
 
     Args:
-        table: one row a probe, with the column `status` too.
-
-    Returns:
-        Lines such as "3 of 60 probes have status singular, the first at fraction 1, seed 1, l2 0".
+        table: one row a probe, as `ProbeResult.to_pandas` gives it.
     """
+    curves = [curve for _, curve in summary(table).groupby(CURVE, dropna=False)]
+    return _unusual_statuses(table) + [line for curve in curves for line in _beaten(curve)]
+
+
+def _unusual_statuses(table: pd.DataFrame) -> list[str]:
     kinds = table["status"].str.partition("=")[0]
     lines = []
     for kind, rows in table[~kinds.isin(SOLVED)].groupby(kinds, sort=False):
@@ -125,3 +131,17 @@ def warnings(table: pd.DataFrame) -> list[str]:
             f"{first.fraction:g}, seed {first.seed}, l2 {first.l2:g}"
         )
     return lines
+
+
+def _beaten(curve: pd.DataFrame) -> list[str]:
+    full = curve.loc[curve["fraction"] == 1, "accuracy"]
+    best = curve.loc[curve["accuracy"].idxmax()] if curve["accuracy"].notna().any() else None
+    if full.empty or best is None:
+        return []
+    if not best["accuracy"] - np.nan_to_num(best["accuracy_std"]) > full.iloc[0]:
+        return []
+    return [
+        f"{percent(best['fraction'])} of the features are more accurate than all of them "
+        f"({best['accuracy']:.3f} against {full.iloc[0]:.3f}) at l2 = {best['l2']:g}: "
+        "that penalty is likely too small, try larger ones"
+    ]

@@ -77,6 +77,14 @@ def test_warnings_name_each_unusual_status_once():
     assert warnings(table(PROBES).assign(status=["ok", "ok", "converged", "ok"])) == []
 
 
+def test_a_full_layer_beaten_by_its_part_is_a_sign_of_too_small_a_penalty():
+    probes = [(1, 0.5, 10, 0.8), (2, 0.5, 10, 0.84), (1, 1.0, 20, 0.7), (2, 1.0, 20, 0.7)]
+    (line,) = warnings(table(probes).assign(status="ok"))
+    assert line.startswith("50 % of the features are more accurate than all of them (0.820 against")
+    within_spread = [(1, 0.5, 10, 0.6), (2, 0.5, 10, 0.84), *probes[2:]]
+    assert warnings(table(within_spread).assign(status="ok")) == []
+
+
 def test_a_failed_probe_is_left_out_of_the_mean():
     probes = table(PROBES).assign(accuracy=[0.4, np.nan, 0.8, 0.6])
     row = summary(probes).iloc[0]

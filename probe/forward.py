@@ -41,27 +41,42 @@ class Forward:
             sizes: non-decreasing prefix sizes, at most m.
         """
         xp = array_namespace(rows)
+        logits = xp.empty((len(self.order), rows.shape[1], len(self.priors)), **like(rows))
+        logits[...] = self.priors
+        for prefix, start, t in self.eliminated(rows, sizes):
+            columns = xp.permute_dims(t, (0, 2, 1))
+            add_product(logits, columns, self.targets[:, start : start + t.shape[1]])
+            if prefix is not None:
+                yield prefix, logits
+
+    def eliminated(
+        self, rows: Array, sizes: tuple[int, ...]
+    ) -> Iterator[tuple[int | None, int, Array]]:
+        """Yield t = L^-1 x strip by strip, cut where a prefix ends.
+
+        Arguments:
+            rows: (D, r), standardised features by rows to score.
+            sizes: non-decreasing prefix sizes, at most m.
+
+        Yields:
+            the prefix that ends with this piece, or None.
+            the piece's first position in the chain.
+            t, (S, n, r), n positions of it; n is 0 where two prefixes have the same size.
+        """
+        xp = array_namespace(rows)
         systems, length = self.order.shape
         flat = xp.reshape(self.order, (-1,))
         t = xp.reshape(xp.take(rows, flat, axis=0), (systems, length, rows.shape[1]))
-        logits = xp.empty((systems, rows.shape[1], len(self.priors)), **like(rows))
-        logits[...] = self.priors
         done = prefix = 0
         for strip in strips(length):
             t[:, strip] = self.eliminator[:, strip, : strip.stop] @ t[:, : strip.stop]
             while prefix < len(sizes) and sizes[prefix] <= strip.stop:
-                self._add(logits, t, done, sizes[prefix])
+                yield prefix, done, t[:, done : sizes[prefix]]
                 done = sizes[prefix]
-                yield prefix, logits
                 prefix += 1
             if prefix < len(sizes):
-                self._add(logits, t, done, strip.stop)
+                yield None, done, t[:, done : strip.stop]
                 done = strip.stop
-
-    def _add(self, logits: Array, t: Array, start: int, stop: int) -> None:
-        if stop > start:
-            columns = array_namespace(t).permute_dims(t[:, start:stop], (0, 2, 1))
-            add_product(logits, columns, self.targets[:, start:stop])
 
 
 def forward(order: Array, lower: Array, z: Array, priors: Array, dtype: str) -> Forward:

@@ -1,6 +1,8 @@
 """Sufficient statistics of labelled rows: mergeable, subtractable, gathered in one pass."""
 
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -29,6 +31,8 @@ class Moments:
         class_sums: float64 (D, C), sum of u over the rows of each class, U'Y.
         gram: float64 (D, D), U'U.
         precision: dtype in which products of rows were computed, "float32" or "float64".
+        floor: float64 (D,) or 0, a variance below which is rounding: what a subtraction leaves
+            of a feature that changes only in the rows taken away.
     """
 
     shift: np.ndarray
@@ -36,6 +40,8 @@ class Moments:
     class_sums: np.ndarray
     gram: np.ndarray
     precision: str = "float32"
+    floor: np.ndarray | float = 0.0
+    _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def n(self) -> int:
@@ -57,7 +63,8 @@ class Moments:
         """Variance of x (divisor N), float64 (D,); exactly 0 for a feature that never changes."""
         squares, offset = np.diagonal(self.gram) / self.n, self.offset
         variance = squares - offset**2
-        return np.where(variance > RESOLUTION[self.precision] * offset**2, variance, 0.0)
+        rounding = np.maximum(RESOLUTION[self.precision] * offset**2, self.floor)
+        return np.where(variance > rounding, variance, 0.0)
 
     def scale(self, standardize: bool = True) -> np.ndarray:
         """Standard deviation of x, float64 (D,); 1 for a constant feature or without scaling."""
@@ -87,6 +94,15 @@ class Moments:
         centred[self.variance == 0] = 0.0
         return centred / self.scale(standardize)[:, None]
 
+    def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
+        """Return what `make` makes of these moments, made when the key is first asked for.
+
+        Fits of the same rows thus share their matrices instead of holding one each.
+        """
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
     def shifted_to(self, shift: np.ndarray) -> "Moments":
         """Return the same moments about another shift."""
         if np.array_equal(shift, self.shift):
@@ -94,9 +110,8 @@ class Moments:
         by = self.shift - shift  # x - shift = u + by
         sums = self.class_sums.sum(1)
         gram = self.gram + np.outer(sums, by) + np.outer(by, sums) + self.n * np.outer(by, by)
-        return Moments(
-            shift, self.counts, self.class_sums + np.outer(by, self.counts), gram, self.precision
-        )
+        class_sums = self.class_sums + np.outer(by, self.counts)
+        return replace(self, shift=shift, class_sums=class_sums, gram=gram)
 
     def __add__(self, other: "Moments") -> "Moments":
         """Return the moments of both sets of rows together."""
@@ -115,12 +130,19 @@ class Moments:
                 f"go with those of {len(self.gram)} and {len(self.counts)}"
             )
         other = other.shifted_to(self.shift)
+        counts = self.counts + sign * other.counts
+        precision = min(self.precision, other.precision)  # "float32" sorts before "float64"
+        floor = self.floor
+        if sign < 0:
+            lost = RESOLUTION[precision] * np.diagonal(self.gram) / counts.sum()
+            floor = np.maximum(floor, lost)
         return Moments(
             self.shift,
-            self.counts + sign * other.counts,
+            counts,
             self.class_sums + sign * other.class_sums,
             self.gram + sign * other.gram,
-            min(self.precision, other.precision),  # "float32" sorts before "float64"
+            precision,
+            floor,
         )
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import zipfile
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -14,16 +15,27 @@ from probe.settings import Settings
 VERSION = 1
 
 
+@runtime_checkable
+class KnowsMoments(Protocol):
+    """Rows that can say what their moments are without being read once more."""
+
+    def moments(self, settings: Settings) -> Moments:
+        """Return the moments of all rows."""
+
+
 def cached_moments(blocks: RowBlocks, settings: Settings, split: str = "train") -> Moments:
     """Return the moments of all rows, from `settings.moments_cache` if they are kept there.
 
-    Without a cache folder, or of blocks without a fingerprint, they are computed and not kept. A
-    file that is damaged, or of other rows, is computed and written anew; a folder that cannot
-    be written to is done without, since a cache only saves time.
+    Rows that know their moments are asked for them. Without a cache folder, or of blocks without
+    a fingerprint, they are computed and not kept. A file that is damaged, or of other rows, is
+    computed and written anew; a folder that cannot be written to is done without, since a cache
+    only saves time.
 
     Raises:
         DataError, MemoryBudgetError: as `probe.moments.moments`.
     """
+    if isinstance(blocks, KnowsMoments):
+        return blocks.moments(settings)
     if settings.moments_cache is None or blocks.fingerprint is None:
         return moments(blocks, settings, split)
     path = cache_path(settings.moments_cache, blocks)

@@ -115,6 +115,11 @@ class PrefixFit:
                 done += len(labels)
                 self._settings.progress("test rows", done, test.n_rows)
 
+    def release(self) -> None:
+        """Let go of the factors; they are made again when they are needed."""
+        self._held = (-1, [])
+        self._factored = (None, None)
+
     def weights(self, probe: int) -> Weights:
         """Return the affine map of one probe, W_k = L_k^-T z_k, by one back substitution."""
         axes = self.axes

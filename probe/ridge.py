@@ -31,13 +31,19 @@ def from_moments(
     train: Moments, chains: Sequence[Chain], penalties: Sequence[float], settings: Settings
 ) -> PrefixFit:
     """Return every ridge probe of rows of which only the moments are known."""
-    normal = Normal(
-        matrix=train.covariance(settings.standardize),
-        right=train.cross(settings.standardize),
+    standardize = settings.standardize
+    normal = train.once(("ridge", standardize), lambda: normal_equations(train, standardize))
+    return PrefixFit(Axes(tuple(chains), tuple(penalties)), normal, settings)
+
+
+def normal_equations(train: Moments, standardize: bool) -> Normal:
+    """Return the equations (X'X/N + l2 I) W = X'(Y - mean Y)/N of centred, scaled features."""
+    return Normal(
+        matrix=train.covariance(standardize),
+        right=train.cross(standardize),
         start=train.priors,
         mean=train.mean,
-        scale=train.scale(settings.standardize),
+        scale=train.scale(standardize),
         counts=train.counts,
         precision=train.precision,
     )
-    return PrefixFit(Axes(tuple(chains), tuple(penalties)), normal, settings)

@@ -1,0 +1,68 @@
+"""Rows that keep their moments at hand, and those of their parts, by subtraction."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from probe.blocks import RowBlocks
+from probe.moments import Moments
+from probe.moments_cache import cached_moments
+from probe.parts import RowSubset
+from probe.settings import Settings
+from probe.validation import stratified_parts
+
+
+class Remembered:
+    """Row blocks whose moments are gathered when first asked for, and then kept.
+
+    Arguments:
+        blocks: the rows.
+        gather: how to come by their moments; by default one pass over the rows.
+    """
+
+    def __init__(self, blocks: RowBlocks, gather: Callable[[Settings], Moments] | None = None):
+        self._blocks = blocks
+        self._gather = gather or (lambda settings: cached_moments(blocks, settings))
+        self._moments: Moments | None = None
+        self._parts: dict[tuple[float, int], tuple[Remembered, RowSubset]] = {}
+        self.n_rows, self.n_features = blocks.n_rows, blocks.n_features
+        self.n_classes, self.block_rows = blocks.n_classes, blocks.block_rows
+        self.fingerprint = blocks.fingerprint
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return iter(self._blocks)
+
+    def labels(self) -> np.ndarray:
+        """Return every label, int64 (N,)."""
+        return self._blocks.labels()
+
+    def moments(self, settings: Settings) -> Moments:
+        """Return the moments of all rows."""
+        if self._moments is None:
+            self._moments = self._gather(settings)
+        return self._moments
+
+    def parts(self, share: float, seed: int) -> tuple["Remembered", RowSubset]:
+        """Return the rows without a held-out part, and that part, the same share of every class.
+
+        The moments of the remainder are those of all rows less those of the part, so that one
+        pass over the part is all that they cost.
+
+        Raises:
+            UsageError: `share` is outside (0, 1).
+            DataError: a class has a single row.
+        """
+        if (share, seed) not in self._parts:
+            drawn = stratified_parts(self.labels(), share, seed)
+            held_out = RowSubset(self._blocks, drawn.validation)
+            remainder = Remembered(
+                RowSubset(self._blocks, drawn.train),
+                lambda settings: self.moments(settings) - cached_moments(held_out, settings),
+            )
+            self._parts[share, seed] = remainder, held_out
+        return self._parts[share, seed]
+
+
+def remembered(blocks: RowBlocks) -> Remembered:
+    """Return the rows as ones that keep their moments; as they are if they do so already."""
+    return blocks if isinstance(blocks, Remembered) else Remembered(blocks)

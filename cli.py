@@ -81,7 +81,7 @@ def _extract(**options):
 
     # torch.hub announces its downloads on stdout, which is for tables
     with Progress() as progress, contextlib.redirect_stdout(sys.stderr):
-        done = extract(**options, progress=progress)
+        done = featstore.extract(**options, progress=progress)
     for note in done.notes:
         notice(note)
     before = f" ({done.images_reused:,} were there already)" if done.images_reused else ""

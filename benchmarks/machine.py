@@ -116,9 +116,9 @@ def _aligned(line: Sequence[str], widths: Sequence[int]) -> list[str]:
 def report(name: str, sizes: str, rows: Sequence[Mapping[str, Any]], path: Path | None) -> None:
     """Print the machine and a table of the rows; write both to a JSON file if one is named."""
     machine = facts()
-    print(f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB")
-    print(f"{machine['matmul_gflops']} GFLOP/s float32 matmul, {machine['copy_gbs']} GB/s copy")
-    print(table(rows, f"\n{name} ({sizes})"))
     if path:
         content = {"benchmark": name, "sizes": sizes, "machine": machine, "rows": list(rows)}
         path.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB")
+    print(f"{machine['matmul_gflops']} GFLOP/s float32 matmul, {machine['copy_gbs']} GB/s copy")
+    print(table(rows, f"\n{name} ({sizes})"))

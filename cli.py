@@ -81,7 +81,7 @@ def _extract(**options):
 
     # torch.hub announces its downloads on stdout, which is for tables
     with Progress() as progress, contextlib.redirect_stdout(sys.stderr):
-        done = featstore.extract(**options, progress=progress)
+        done = extract(**options, progress=progress)
     for note in done.notes:
         notice(note)
     before = f" ({done.images_reused:,} were there already)" if done.images_reused else ""
@@ -125,6 +125,16 @@ def import_(train_features, train_labels, test_features, test_labels, out, forma
     notice(f"stored {sum(split.n_rows for split in store.spec.splits):,} rows: {store.path}")
 
 
+def _solver_option(*names: str, **attributes):
+    """Declare an option of some solvers only: not passed on unless it is given."""
+
+    def keep(ctx: click.Context, param: click.Parameter, value):
+        if value is not None:
+            ctx.meta.setdefault("solver options", {})[param.name] = value
+
+    return click.option(*names, expose_value=False, callback=keep, **attributes)
+
+
 @main.command()
 @click.argument("store", type=STORE, required=False)
 @click.option(
@@ -135,10 +145,15 @@ def import_(train_features, train_labels, test_features, test_labels, out, forma
     "--seeds", type=Seeds(int, "3,7"), required=True, metavar="N|LIST",
     help="5 for seeds 1 to 5, or a list such as 3,7.",
 )  # fmt: skip
-@click.option("--solver", default="ridge", help="How to solve: ridge.")
+@click.option("--solver", default="ridge", help="ridge, logistic, lda or sgd.")
 @click.option(
-    "--l2", type=NumberList(float, "0.001,0.01"), default="0.001", metavar="LIST",
-    help="The penalty of mean loss + (l2/2) ||W||^2; a list solves each.",
+    "--l2", type=NumberList(float, "0.001,0.01"), metavar="LIST",
+    help="The penalty of mean loss + (l2/2) ||W||^2; a list solves each.  "
+    "[default: the solver's own]",
+)  # fmt: skip
+@click.option(
+    "--metrics", type=Names(), default="accuracy", metavar="LIST",
+    help="Scores to keep: accuracy, mean_per_class, top5, nll, ece.",
 )  # fmt: skip
 @click.option("--tap", help="Which tap of the store.  [default: its first]")
 @click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
@@ -153,6 +168,17 @@ def import_(train_features, train_labels, test_features, test_labels, out, forma
     "--plot", type=OutFile(".png", ".svg", ".pdf"), metavar="FILE",
     help="Draw accuracy against fraction: .png, .svg or .pdf.",
 )  # fmt: skip
+@_solver_option("--tol", type=float, help="logistic: gradient norm to stop at.")
+@_solver_option("--max-iter", type=int, help="logistic: most iterations.")
+@_solver_option("--epochs", type=int, help="sgd: passes over train.  [default: 100]")
+@_solver_option("--lr", type=float, help="sgd: first learning rate.  [default: 0.1]")
+@_solver_option("--momentum", type=float, help="sgd: momentum.  [default: 0.9]")
+@_solver_option("--step-every", type=int, help="sgd: epochs a rate.  [default: a fifth of all]")
+@_solver_option("--gamma", type=float, help="sgd: factor between rates.  [default: 0.1]")
+@_solver_option("--batch-size", type=int, help="sgd: rows a step.  [default: 256]")
+@_solver_option("--val-fraction", type=float, help="sgd: validation part.  [default: 0.1]")
+@_solver_option("--split-seed", type=int, help="sgd: of the validation draw.  [default: 0]")
+@_solver_option("--order-seed", type=int, help="sgd: of the order of rows.  [default: 0]")
 def probe(store, out, plot, **options) -> None:
     """Solve a linear probe for every (fraction, seed) at once.
 
@@ -174,7 +200,8 @@ def probe(store, out, plot, **options) -> None:
         notice(f"probing the newest complete store: {chosen.path}")
     else:
         chosen = featstore.open(store)
-    _probe(chosen, out, plot, **options)
+    given = click.get_current_context().meta.get("solver options", {})
+    _probe(chosen, out, plot, **options, **given)
 
 
 def _probe(store, out, plot, *, tap=None, **options) -> None:

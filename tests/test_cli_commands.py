@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from inspect import signature
 
 import numpy as np
 import pandas as pd
@@ -94,6 +95,32 @@ def test_seeds_3_and_7_are_those_two(tiny_store, tmp_path):
     out = tmp_path / "r.csv"
     run("probe", tiny_store.path, "--fractions", "0.1", "--seeds", "3,7", "--out", out)
     assert set(pd.read_csv(out)["seed"]) == {3, 7}
+
+
+def test_defaults_and_solvers_are_the_library_s_own():
+    from probe.solvers import SOLVERS
+
+    options = {param.name: param for param in main.commands["probe"].params}
+    assert all(name in options["solver"].help for name in SOLVERS)
+    assert options["solver"].default == signature(probe.sweep).parameters["solver"].default
+    own = {name for solver in SOLVERS.values() for name in solver.options()}
+    hidden = {name for name, param in options.items() if not param.expose_value}
+    assert own <= hidden
+
+
+def test_an_option_of_another_solver_is_refused(tiny_store):
+    ran = run("probe", tiny_store.path, *FRACTIONS, "--epochs", "3", status=2)
+    assert "solver ridge has no option 'epochs'" in ran.stderr
+
+
+def test_solvers_take_their_options_and_metrics_become_columns(tiny_store, tmp_path):
+    out = tmp_path / "r.csv"
+    run("probe", tiny_store.path, *FRACTIONS, "--solver", "sgd", "--epochs", "2", "--lr", "0.01",
+        "--metrics", "accuracy,nll", "--out", out)  # fmt: skip
+    table = pd.read_csv(out)
+    assert set(table["solver"]) == {"sgd"}
+    assert table["nll"].notna().all()
+    assert "top5" not in table
 
 
 def test_probe_draws(tiny_store, tmp_path):

@@ -42,7 +42,8 @@ class Progress:
         if self.quiet or now - start < self.PATIENCE:
             return
         pace = _pace(stage, done - before, total - done, now - start)
-        what = " ".join([stage, *(f"{name} {fact}" for name, fact in facts.items())])
+        told = [name if fact is True else f"{name} {fact}" for name, fact in facts.items() if fact]
+        what = ", ".join([stage, *told])
         if self.console.is_terminal:
             self._draw(stage, what, done, total, pace)
         elif now - self.printed >= self.EVERY:

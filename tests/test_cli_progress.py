@@ -23,7 +23,7 @@ def clock(monkeypatch):
     return now
 
 
-def run(clock, calls, *switches) -> str:
+def run(clock, calls, *switches, **facts) -> str:
     """What the callback writes when called with (seconds later, stage, done, total)."""
     group = Group("featstore")
     group.params += SWITCHES
@@ -33,7 +33,7 @@ def run(clock, calls, *switches) -> str:
         with Progress() as progress:
             for later, stage, done, total in calls:
                 clock[0] += later
-                progress(stage, done, total)
+                progress(stage, done, total, **facts)
         notice("over")
 
     ran = CliRunner().invoke(group, ["go", *switches])
@@ -69,6 +69,12 @@ def test_a_stage_that_begins_again_is_timed_anew(clock):
         (20, "rows", 40, 100),
     ]
     assert run(clock, calls).splitlines()[1] == "rows: 40 of 100, 2.0 rows/s, 0:00:30 left"
+
+
+def test_facts_that_say_something_are_shown(clock):
+    calls = [(0, "images", 50, 100), (20, "images", 60, 100)]
+    line = run(clock, calls, reused=50, damaged=0, cached=True)
+    assert line.startswith("images, reused 50, cached: 60 of 100,")
 
 
 def test_quiet_says_nothing(clock):

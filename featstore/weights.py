@@ -106,28 +106,29 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
 def _pickled(path: Path) -> object:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = next((line for line in str(error).splitlines() if "GLOBAL" in line), "")
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
+    # torch calls what a pickle asks to be imported a GLOBAL.
+    wanted = next((line for line in lines if "GLOBAL" in line), None)
+    if wanted:
         raise BackboneError(
-            f"{path} holds more than tensors{': ' + reason.strip() if reason else ''}; unpickling"
-            " it could run anything, so it is refused: save the state dict alone, with"
-            " torch.save(model.state_dict(), FILE), or as safetensors"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise BackboneError(
-            f"{path} is no weight file that torch reads: {str(error).splitlines()[0]};"
-            " fetch it again, or give another one"
-        ) from None
+            f"{path} holds more than tensors ({wanted}); unpickling it could run anything, so it is"
+            " refused: save the state dict alone, with torch.save(model.state_dict(), FILE), or as"
+            " safetensors"
+        )
+    raise BackboneError(
+        f"{path} is no weight file that torch reads: {lines[0]}; fetch it again, or give another"
+    )
 
 
 def _unwrapped(loaded: object, path: Path) -> dict[str, torch.Tensor]:
-    for key in _ENVELOPES:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not loaded:
         raise BackboneError(
             f"{path} holds a {type(loaded).__name__}, and no state dict; save model.state_dict()"
         )
+    for key in _ENVELOPES:
+        if isinstance(loaded.get(key), Mapping):
+            return _unwrapped(loaded[key], path)
     other = [str(key) for key, value in loaded.items() if not isinstance(value, torch.Tensor)]
     if other:
         raise BackboneError(

@@ -52,14 +52,16 @@ def read(file: Path) -> np.ndarray:
             f"{file} starts with {data[:4].hex(' ')}, which is no header of an idx file of bytes"
         )
     rank = data[3]
-    shape = tuple(np.frombuffer(data[4 : 4 + 4 * rank], ">u4").tolist())
-    wanted = 4 + 4 * rank + int(np.prod(shape, dtype=np.int64))
-    if len(shape) != rank or len(data) != wanted:
+    header = 4 + 4 * rank
+    sizes = data[4:header].ljust(4 * rank, b"\0")
+    shape = tuple(np.frombuffer(sizes, ">u4").tolist())
+    wanted = header + int(np.prod(shape, dtype=np.int64))
+    if len(data) != wanted:
         raise DatasetError(
             f"{file} has {len(data)} bytes where its header {shape} asks for {wanted};"
             " it is truncated or damaged: fetch it again"
         )
-    return np.frombuffer(data, np.uint8, offset=4 + 4 * rank).reshape(shape)
+    return np.frombuffer(data, np.uint8, offset=header).reshape(shape)
 
 
 _KINDS = ("images-idx3-ubyte", "labels-idx1-ubyte")

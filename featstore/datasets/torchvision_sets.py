@@ -65,8 +65,10 @@ def _made(name: str, source: Source, split: str, root: Path):
         except ModuleNotFoundError as error:
             raise DatasetError(f"{name} needs {error.name}: pip install {error.name}") from None
         except (RuntimeError, OSError, ValueError) as error:
-            if from_network(error) or "Error downloading" in str(error):
+            if from_network(error):
                 raise
+            if str(error).startswith("Error downloading"):  # MNIST's mirrors, one after another
+                raise ConnectionError(error) from None
             raise DatasetError(f"{name} in {root} cannot be read: {error}; {remedy}") from error
 
 

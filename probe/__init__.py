@@ -13,7 +13,7 @@ _HOMES = {
     "RowBlocks": "blocks",
     "Weights": "weights",
     "first_chain": "chains",
-    "fit": "sweeps",
+    "fit": "fits",
     "ordered_chain": "chains",
     "random_chain": "chains",
     "sentence": "summaries",

@@ -1,6 +1,5 @@
 """The probe axis: which integer stands for which (chain, penalty, prefix)."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,20 +70,3 @@ class Axes:
     def features(self, probe: int) -> np.ndarray:
         """Return the features that one probe sees, int64 (k,), in its chain's order."""
         return self.chains[self.chain[probe]].features(self.prefix[probe])
-
-
-def check_penalties(l2: float | Sequence[float], *, zero: bool = True) -> tuple[float, ...]:
-    """Return the penalties as a tuple, each finite and not negative (or positive, if not `zero`).
-
-    Raises:
-        UsageError: a penalty cannot be used, or is given twice.
-    """
-    penalties = tuple(float(value) for value in np.atleast_1d(np.asarray(l2, dtype=float)))
-    for value in penalties:
-        if not np.isfinite(value) or value < 0 or (value == 0 and not zero):
-            wanted = "0 or a positive number" if zero else "a positive number"
-            raise UsageError(f"l2 is {value}: {wanted} is wanted")
-    if len(set(penalties)) < len(penalties):
-        twice = next(value for value in penalties if penalties.count(value) > 1)
-        raise UsageError(f"l2 {twice} is given twice: each penalty makes one row")
-    return penalties

@@ -48,19 +48,24 @@ def from_moments(
     train: Moments, chains: Sequence[Chain], penalties: Sequence[float], settings: Settings
 ) -> "LdaFit":
     """Return every LDA probe of rows of which only the moments are known."""
-    cross = train.cross(settings.standardize)
+    standardize = settings.standardize
+    normal = train.once(("lda", standardize), lambda: _equations(train, standardize))
+    return LdaFit(Axes(tuple(chains), tuple(penalties)), normal, settings)
+
+
+def _equations(train: Moments, standardize: bool) -> Normal:
+    cross = train.cross(standardize)
     means = cross / np.where(train.counts > 0, train.priors, 1.0)
-    normal = Normal(
+    return Normal(
         # what varies is what varies within the classes and what varies between their means
-        matrix=train.covariance(settings.standardize) - cross @ means.T,
+        matrix=train.covariance(standardize) - cross @ means.T,
         right=means,
         start=np.zeros(len(train.counts)),
         mean=train.mean,
-        scale=train.scale(settings.standardize),
+        scale=train.scale(standardize),
         counts=train.counts,
         precision=train.precision,
     )
-    return LdaFit(Axes(tuple(chains), tuple(penalties)), normal, settings)
 
 
 class LdaFit(PrefixFit):

@@ -70,6 +70,9 @@ class PrefixFit:
         MemoryBudgetError: not even one system fits into `settings.memory`.
     """
 
+    logits_held = 1
+    """How many arrays of a row's logits scoring holds at once, for the memory plan."""
+
     def __init__(self, axes: Axes, normal: Normal, settings: Settings):
         self.axes, self.class_counts = axes, normal.counts
         self.n_features = len(normal.mean)
@@ -80,7 +83,7 @@ class PrefixFit:
         )
         largest = SystemSize(
             max(chain.length for chain in axes.chains),
-            len(normal.start),
+            self.logits_held * len(normal.start),
             max(map(len, axes.chains)),
             8 if self._dtype == "float64" else 4,
         )

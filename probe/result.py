@@ -11,12 +11,10 @@ from probe.axes import Axes
 from probe.blocks import Rows, as_blocks
 from probe.checks import check_test
 from probe.errors import ProbeFailed, UsageError
-from probe.files import written_whole
 from probe.metrics import Scores
 from probe.solvers import SOLVERS, Fitted
+from probe.tables import save_table
 from probe.weights import Weights
-
-SUFFIXES = (".csv", ".json", ".parquet")
 
 
 @dataclass(frozen=True)
@@ -30,14 +28,15 @@ class ProbeResult:
         probes: int64 (rows,), the probe of each row. Rows share a probe where they mean the
             same one, as the whole layer of every seed does.
         solver: name of the solver.
-        scores: what was counted when the probes were last scored; None before.
+        by_class: float64 (P, C), the accuracy of each probe on each class when last scored;
+            None before.
     """
 
     table: pd.DataFrame
     fitted: Fitted
     probes: np.ndarray
     solver: str
-    scores: Scores | None = None
+    by_class: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -68,18 +67,20 @@ class ProbeResult:
         failed = self._failed()
         for name in scores.columns():
             columns[name] = np.where(failed, np.nan, columns[name])
-        return replace(self, table=_with_columns(self.table, columns), scores=scores)
+        table = _with_columns(self.table, columns)
+        return replace(self, table=table, by_class=scores.per_class())
 
     def per_class(self) -> np.ndarray:
-        """Return the accuracy on each class, float64 (rows, C); NaN for classes not in test.
+        """Return the accuracy on each class, float64 (rows, C).
+
+        It is NaN for classes that test has no row of, and for probes read from a results file.
 
         Raises:
             UsageError: the probes have not been scored by accuracy.
         """
-        by_class = self.scores.per_class() if self.scores else None
-        if by_class is None:
+        if self.by_class is None:
             raise UsageError("no accuracy has been counted: call score(test) first")
-        return by_class[self.probes]
+        return self.by_class[self.probes]
 
     def raise_if_failed(self) -> "ProbeResult":
         """Return the result itself if every probe was solved.
@@ -122,52 +123,38 @@ def _with_columns(table: pd.DataFrame, columns: dict[str, np.ndarray]) -> pd.Dat
     )
 
 
-def probe_table(
-    fitted: Fitted, solver: str, probes: np.ndarray, names: dict[str, str]
+def identity_table(
+    axes: Axes, solver: str, choice: str, n_train: int, names: dict[str, str]
 ) -> pd.DataFrame:
-    """Return one row for each of `probes`, with what is known before any test row is seen."""
-    axes: Axes = fitted.axes
-    chains = [axes.chains[c] for c in axes.chain[probes]]
+    """Return one row a probe with what is known of it before it is solved.
+
+    Arguments:
+        axes: the probes.
+        solver: its name.
+        choice: how the penalties come about, `Penalties.choice`.
+        n_train: train rows.
+        names: columns to stand first, the same in every row.
+    """
+    chains = [axes.chains[c] for c in axes.chain]
     columns = dict(names)
     columns |= {
         "mode": [chain.mode for chain in chains],
         "solver": solver,
-        "l2": np.asarray(axes.penalties)[axes.penalty[probes]],
+        "l2": np.asarray(axes.penalties)[axes.penalty],
+        "l2_choice": choice,
         "seed": pd.array([chain.seed for chain in chains], dtype="Int64"),
-        "fraction": [c.fractions[p] for c, p in zip(chains, axes.prefix[probes], strict=True)],
-        "k": axes.size[probes],
-        "n_train": int(fitted.class_counts.sum()),
+        "fraction": [c.fractions[p] for c, p in zip(chains, axes.prefix, strict=True)],
+        "k": axes.size,
+        "n_train": n_train,
     }
-    columns |= {name: values[probes] for name, values in fitted.facts.items()}
-    return pd.DataFrame(columns, index=range(len(probes)))
+    return pd.DataFrame(columns, index=range(len(axes)))
 
 
-def check_suffix(path: str | Path) -> Path:
-    """Return the path if a table can be written under its name.
-
-    Raises:
-        UsageError: it ends in none of .csv, .json and .parquet, or its folder does not exist.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path.name!r} ends in none of {', '.join(SUFFIXES)}: name it so")
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent} to write {path.name} to: make it first")
-    return path
-
-
-def save_table(table: pd.DataFrame, path: str | Path) -> None:
-    """Write a table in the format of the file's suffix, aside first and renamed when complete.
-
-    Raises:
-        UsageError: as `check_suffix`.
-    """
-    path = check_suffix(path)
-    suffix = path.suffix.lower()
-    with written_whole(path) as aside:
-        if suffix == ".csv":
-            table.to_csv(aside, index=False)
-        elif suffix == ".json":
-            table.to_json(aside, orient="records", indent=1)
-        else:
-            table.to_parquet(aside, index=False)
+def probe_table(
+    fitted: Fitted, solver: str, choice: str, names: dict[str, str], options: str
+) -> pd.DataFrame:
+    """Return one row a probe with what is known before any test row is seen."""
+    n_train = int(fitted.class_counts.sum())
+    table = identity_table(fitted.axes, solver, choice, n_train, names)
+    # a solver that chose penalties says which; that column keeps its place
+    return table.assign(**fitted.facts, options=options)

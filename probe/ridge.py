@@ -31,13 +31,16 @@ def from_moments(
     train: Moments, chains: Sequence[Chain], penalties: Sequence[float], settings: Settings
 ) -> PrefixFit:
     """Return every ridge probe of rows of which only the moments are known."""
+    return PrefixFit(Axes(tuple(chains), tuple(penalties)), equations(train, settings), settings)
+
+
+def equations(train: Moments, settings: Settings) -> Normal:
+    """Return (X'X/N + l2 I) W = X'(Y - mean Y)/N of the centred, scaled features."""
     standardize = settings.standardize
-    normal = train.once(("ridge", standardize), lambda: normal_equations(train, standardize))
-    return PrefixFit(Axes(tuple(chains), tuple(penalties)), normal, settings)
+    return train.once(("ridge", standardize), lambda: _equations(train, standardize))
 
 
-def normal_equations(train: Moments, standardize: bool) -> Normal:
-    """Return the equations (X'X/N + l2 I) W = X'(Y - mean Y)/N of centred, scaled features."""
+def _equations(train: Moments, standardize: bool) -> Normal:
     return Normal(
         matrix=train.covariance(standardize),
         right=train.cross(standardize),

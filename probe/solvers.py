@@ -1,13 +1,14 @@
 """The solvers by name, and what each must offer: fit once, then score and weights of any probe."""
 
 import inspect
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 
-from probe import lda, prefixes, ridge, sgd
+from probe import lda, leave_one_out, prefixes, ridge, sgd
 from probe.axes import Axes
 from probe.blocks import RowBlocks
 from probe.chains import Chain
@@ -67,6 +68,11 @@ class Solver:
         default_l2: the penalty if none is given.
         probabilities: whether the softmax of the logits are class probabilities, so that
             likelihood and calibration mean something.
+        leave_one_out: like `fit`, but the probes are scored on their own train rows, each row as
+            if it had not been there; None where there is no closed form for that.
+        moments: whether it gathers moments.
+        together: how many (chain, penalty) are solved and scored together when a sweep is cut
+            into groups: few enough that an interruption loses little.
     """
 
     fit: Fit
@@ -75,6 +81,14 @@ class Solver:
     zero_penalty: bool = True
     default_l2: float = 1e-3
     probabilities: bool = True
+    leave_one_out: Fit | None = None
+    moments: bool = True
+    together: int = 16
+
+    @property
+    def penalties(self) -> dict[str, Any]:
+        """What `probe.penalties.planned` needs to know of the solver."""
+        return {"default": self.default_l2, "zero": self.zero_penalty}
 
     def options(self) -> tuple[str, ...]:
         """Return the names of the solver's own options."""
@@ -83,9 +97,18 @@ class Solver:
 
 
 SOLVERS: dict[str, Solver] = {
-    "ridge": Solver(ridge.fit, prefixes.REMEDIES, probabilities=False),
+    "ridge": Solver(
+        ridge.fit, prefixes.REMEDIES, probabilities=False, leave_one_out=leave_one_out.fit
+    ),
     "lda": Solver(lda.fit, prefixes.REMEDIES),
-    "sgd": Solver(sgd.fit, sgd.REMEDIES, seeded=True, default_l2=sgd.WEIGHT_DECAY),
+    "sgd": Solver(
+        sgd.fit,
+        sgd.REMEDIES,
+        seeded=True,
+        default_l2=sgd.WEIGHT_DECAY,
+        moments=False,
+        together=sys.maxsize,
+    ),
 }
 
 

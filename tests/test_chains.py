@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.axes import Axes, check_penalties
+from probe.axes import Axes
 from probe.chains import (
     Chain,
     check_chains,
@@ -113,18 +113,3 @@ def test_axes_number_probes_by_chain_then_penalty_then_prefix():
             for probe in axes.prefixes(chain, penalty):
                 assert (axes.chain[probe], axes.penalty[probe]) == (chain, penalty)
     assert axes.features(8).tolist() == [3, 4, 5]
-
-
-@pytest.mark.parametrize(
-    ("l2", "message"),
-    [(-1.0, "l2 is -1"), (float("nan"), "nan"), ([0.1, 0.1], "twice"), (float("inf"), "inf")],
-)
-def test_penalties_that_cannot_be(l2, message):
-    with pytest.raises(UsageError, match=message):
-        check_penalties(l2)
-
-
-def test_a_penalty_of_zero_is_for_solvers_that_allow_it():
-    assert check_penalties(0) == (0.0,)
-    with pytest.raises(UsageError, match="positive number is wanted"):
-        check_penalties([0.1, 0], zero=False)

@@ -54,7 +54,7 @@ def test_a_file_to_write_is_checked_before_any_work(tmp_path):
 
 def test_the_suffixes_are_the_library_s_own():
     from cli import probe
-    from probe import plots, result
+    from probe import plots, tables
 
     suffixes = {p.name: p.type.suffixes for p in probe.params if isinstance(p.type, OutFile)}
-    assert suffixes == {"out": result.SUFFIXES, "plot": plots.SUFFIXES}
+    assert suffixes == {"out": tables.SUFFIXES, "plot": plots.SUFFIXES}

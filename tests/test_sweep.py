@@ -13,8 +13,8 @@ from probe.errors import DataError, MemoryBudgetError, UsageError
 from probe.solvers import SOLVERS, Solver
 
 COLUMNS = [
-    "store", "tap", "mode", "solver", "l2", "seed", "fraction", "k", "n_train", "n_test",
-    "accuracy", "status",
+    "store", "tap", "mode", "solver", "l2", "l2_choice", "seed", "fraction", "k", "n_train",
+    "n_test", "accuracy", "status", "options",
 ]  # fmt: skip
 
 

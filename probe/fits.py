@@ -1,0 +1,126 @@
+"""Probes of given chains: which penalties, where to compute, and the table of what was solved."""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from probe import arrays, budget
+from probe.blocks import RowBlocks, Rows, as_blocks
+from probe.chains import Chain, check_chains
+from probe.checks import check_train
+from probe.penalties import L2, Penalties, planned
+from probe.remembered import remembered
+from probe.result import ProbeResult, probe_table
+from probe.selection import fit_chosen
+from probe.settings import Progress, Settings, silent
+from probe.solvers import Fitted, Solver, solver_named
+
+
+def fit(
+    train: Rows,
+    chains: Sequence[Chain],
+    *,
+    solver: str = "ridge",
+    l2: L2 = None, select: str | None = None, held_out: float = 0.1, held_out_seed: int = 0,
+    standardize: bool = True,
+    memory: str | int = "4GiB", device: str = "auto", backend: str = "torch",
+    store: str = "", tap: str = "",
+    moments_cache: Path | None = None,
+    progress: Progress = silent,
+    **options: Any,
+) -> ProbeResult:  # fmt: skip
+    """Return every probe of these chains and penalties, solved but not yet scored.
+
+    Arguments:
+        train: row blocks, or (features (N, D), labels (N,)).
+        chains: orderings of features with their prefix sizes.
+        solver: a key of `probe.solvers.SOLVERS`.
+        l2: penalty or rising penalties of the objective mean loss + (l2/2) ||W||^2, each solved;
+            or "auto", to choose for each probe from `probe.penalties.PATH`.
+        select: "validation" or "loo" (ridge alone) to choose for each probe from `l2`.
+        held_out: share of every class of train that "validation" holds out.
+        held_out_seed: of the draw of that part.
+        standardize: divide each feature by its train standard deviation.
+        memory: what arrays may take, as "4GiB" or bytes.
+        device: "auto", "cpu" or "cuda".
+        backend: "torch", "numpy" or "cupy".
+        store: what to call the features in the table.
+        tap: what to call their layer there.
+        moments_cache: folder to keep moments in, under the blocks' fingerprint.
+        progress: callback.
+        **options: the solver's own.
+
+    Raises:
+        UsageError: an argument cannot be used.
+        DataError: train cannot be probed.
+        MemoryBudgetError: `memory` is too small; the message says how much would do.
+
+    Example:
+        >>> from probe.chains import subset_chain
+        >>> x, y = np.eye(6, 3, dtype=np.float32), np.arange(6) % 3
+        >>> fit((x, y), [subset_chain([0, 2], n_features=3)]).weights(0).coef.shape
+        (2, 3)
+    """
+    entry = solver_named(solver, options)
+    penalties = planned(l2, select, held_out, held_out_seed, **entry.penalties)
+    settings = Settings(
+        standardize, budget.parse(memory), arrays.backend(backend, device), moments_cache, progress
+    )
+    fitted = _fitted(entry, as_blocks(train), chains, penalties, settings, options)
+    text = options_text(entry, penalties, standardize, options)
+    table = probe_table(fitted, solver, penalties.choice, {"store": store, "tap": tap}, text)
+    return ProbeResult(table, fitted, np.arange(len(fitted.axes)), solver)
+
+
+def _fitted(
+    entry: Solver,
+    train: RowBlocks,
+    chains: Sequence[Chain],
+    penalties: Penalties,
+    settings: Settings,
+    options: Mapping[str, Any],
+) -> Fitted:
+    check_train(train)
+    check_chains(chains, train.n_features)
+    rows = remembered(train)
+    if penalties.chosen:
+        return fit_chosen(entry, rows, chains, penalties, settings, options)
+    return entry.fit(rows, chains, penalties.values, settings, **options)
+
+
+def described(solver: str, arguments: Mapping[str, Any]) -> tuple[Penalties, str]:
+    """Return the penalties that `fit` would take from these arguments, and its column "options".
+
+    Raises:
+        UsageError: the solver, a penalty or an option cannot be used.
+    """
+    bound = inspect.signature(fit).bind((), (), solver=solver, **arguments)
+    bound.apply_defaults()
+    values = bound.arguments
+    entry = solver_named(solver, values["options"])
+    selection = [values[name] for name in ("l2", "select", "held_out", "held_out_seed")]
+    penalties = planned(*selection, **entry.penalties)
+    return penalties, options_text(entry, penalties, values["standardize"], values["options"])
+
+
+def options_text(
+    entry: Solver, penalties: Penalties, standardize: bool, options: Mapping[str, Any]
+) -> str:
+    """Return all that decides about the probes and has no column of its own, as "name=value ...".
+
+    Example:
+        >>> from probe.solvers import SOLVERS
+        >>> options_text(SOLVERS["ridge"], planned([0.1, 1], "validation"), True, {})
+        'standardize=True path=0.1,1 held_out=0.1 held_out_seed=0'
+    """
+    words: dict[str, Any] = {"standardize": standardize}
+    if penalties.chosen:
+        words["path"] = ",".join(f"{value:g}" for value in penalties.values)
+    if penalties.choice == "validation":
+        words |= {"held_out": penalties.held_out, "held_out_seed": penalties.seed}
+    parameters = inspect.signature(entry.fit).parameters
+    words |= {name: options.get(name, parameters[name].default) for name in entry.options()}
+    return " ".join(f"{name}={value}" for name, value in words.items())

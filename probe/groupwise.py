@@ -1,0 +1,80 @@
+"""A sweep solved group by group, each kept in the results file as soon as it is done."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+
+from probe.chains import Chain
+from probe.joined import Joined, release
+from probe.result import ProbeResult
+from probe.resume import ResultsFile
+from probe.sweep_plan import SweepPlan
+
+
+def solved(
+    plan: SweepPlan,
+    solve: Callable[[Sequence[Chain]], ProbeResult],
+    file: ResultsFile | None,
+    finished: pd.DataFrame | None,
+) -> ProbeResult:
+    """Return the result of a sweep.
+
+    Arguments:
+        plan: what to solve.
+        solve: returns the scored probes of a group.
+        file: where to keep what is finished; None for nowhere.
+        finished: probes that need not be solved, indexed by their numbers; None for none.
+
+    Raises:
+        UsageError: nothing is left to solve, and there is no column to make a table of.
+    """
+    results: list[ProbeResult | None] = []
+    numbers: list[np.ndarray] = []
+    start = 0
+    for group in plan.groups:
+        count = sum(map(len, group)) * len(plan.axes.penalties)
+        numbers.append(np.arange(start, start + count))
+        start += count
+        if finished is not None and np.isin(numbers[-1], finished.index).all():
+            results.append(None)
+            continue
+        result = solve(group)
+        results.append(result)
+        table = result.table.assign(options=plan.identity["options"].iloc[0])
+        finished = _with(finished, table.set_axis(numbers[-1]))
+        if file:
+            file.write(finished)
+        if len(plan.groups) > 1:
+            release(result.fitted)
+    return _result(plan, results, numbers, finished)
+
+
+def _with(finished: pd.DataFrame | None, table: pd.DataFrame) -> pd.DataFrame:
+    """Return the finished probes and those of the table, which takes the place of any before."""
+    if finished is None:
+        return table
+    before = finished.drop(index=finished.index.intersection(table.index))
+    return pd.concat([before[table.columns], table]).sort_index() if len(before) else table
+
+
+def _result(
+    plan: SweepPlan,
+    results: Sequence[ProbeResult | None],
+    numbers: Sequence[np.ndarray],
+    finished: pd.DataFrame,
+) -> ProbeResult:
+    parts = [result.fitted if result else None for result in results]
+    fitted = parts[0]
+    if len(parts) > 1 or fitted is None:
+        fitted = Joined(plan.axes, parts, numbers)
+    here = [result for result in results if result and result.by_class is not None]
+    by_class = None
+    if here:
+        by_class = np.full((len(plan.axes), here[0].by_class.shape[1]), np.nan)
+        for result, probes in zip(results, numbers, strict=True):
+            if result:
+                by_class[probes] = result.by_class
+    table = plan.layout.arranged(finished)
+    solver = str(plan.identity["solver"].iloc[0])
+    return ProbeResult(table, fitted, plan.layout.probes, solver, by_class)

@@ -1,0 +1,110 @@
+"""Several fits as one: probes that were solved apart, under one numbering."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from probe.arrays import Array
+from probe.axes import Axes
+from probe.blocks import RowBlocks
+from probe.errors import UsageError
+from probe.metrics import Scores
+from probe.prefixes import PrefixFit
+from probe.solvers import Fitted
+from probe.weights import Weights
+
+
+class Joined:
+    """The probes of several fits of the same train rows.
+
+    Attributes:
+        axes: which probe is which.
+        facts: those of the parts, and further ones.
+
+    Arguments:
+        axes: P probes.
+        parts: the fits; None for probes whose rows were read from a file, unsolved here.
+        numbers: for each part, int64 (p,), the number of each of its probes among the P.
+        facts: columns (P,) that are not the parts' own.
+    """
+
+    def __init__(
+        self,
+        axes: Axes,
+        parts: Sequence[Fitted | None],
+        numbers: Sequence[np.ndarray],
+        facts: Mapping[str, np.ndarray] | None = None,
+    ):
+        self.axes = axes
+        self._parts, self._numbers = list(parts), list(numbers)
+        self._part = np.empty(len(axes), np.int64)
+        self._within = np.empty(len(axes), np.int64)
+        for part, probes in enumerate(self._numbers):
+            self._part[probes] = part
+            self._within[probes] = np.arange(len(probes))
+        self.facts = {**self._gathered(), **(facts or {})}
+
+    @property
+    def n_features(self) -> int:
+        """D of the layer."""
+        return self._any.n_features
+
+    @property
+    def class_counts(self) -> np.ndarray:
+        """Train rows of each class, int64 (C,)."""
+        return self._any.class_counts
+
+    @property
+    def _any(self) -> Fitted:
+        return self._solved(next((part for part in self._parts if part is not None), None))
+
+    def score(self, test: RowBlocks, scores: Scores) -> None:
+        """Feed the logits of every probe on every test row to `scores`, part after part."""
+        for part, probes in zip(self._parts, self._numbers, strict=True):
+            self._solved(part).score(test, _Renumbered(scores, probes))
+            release(part)
+
+    def weights(self, probe: int) -> Weights:
+        """Return the affine map of one probe."""
+        part = self._solved(self._parts[self._part[probe]])
+        return part.weights(int(self._within[probe]))
+
+    def release(self) -> None:
+        """Let go of what the parts can make again."""
+        for part in self._parts:
+            release(part)
+
+    def _gathered(self) -> dict[str, np.ndarray]:
+        if None in self._parts:
+            return {}
+        facts = {}
+        for name in self._parts[0].facts:
+            values = np.concatenate([part.facts[name] for part in self._parts])
+            facts[name] = np.empty_like(values)
+            facts[name][np.concatenate(self._numbers)] = values
+        return facts
+
+    def _solved(self, part: Fitted | None) -> Fitted:
+        if part is None:
+            raise UsageError(
+                "some probes were read from the results file and have no weights here: "
+                "run again without resume"
+            )
+        return part
+
+
+class _Renumbered:
+    """Scores of a part's probes under their numbers in the whole."""
+
+    def __init__(self, scores: Scores, numbers: np.ndarray):
+        self.finish = scores.finish
+        self._scores, self._numbers = scores, numbers
+
+    def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
+        self._scores.add(self._numbers[probes], logits, labels)
+
+
+def release(fitted: Fitted | None) -> None:
+    """Let go of what a fit holds only so as not to compute it again."""
+    if isinstance(fitted, PrefixFit | Joined):
+        fitted.release()

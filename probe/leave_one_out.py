@@ -1,0 +1,103 @@
+"""Ridge probes scored on every train row as if that row had not been there."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from probe.arrays import Array, at_labels, set_at_labels
+from probe.axes import Axes
+from probe.blocks import RowBlocks
+from probe.chains import Chain
+from probe.forward import Forward, forward, like
+from probe.metrics import Scores
+from probe.moments_cache import cached_moments
+from probe.prefixes import PrefixFit
+from probe.ridge import equations
+from probe.settings import Settings
+
+
+def fit(
+    train: RowBlocks, chains: Sequence[Chain], penalties: Sequence[float], settings: Settings
+) -> "LeaveOneOut":
+    """Return ridge probes that `score` on their own train rows by leaving each one out.
+
+    With the logits f_i of a row under the fit of all N rows, its one-hot label y_i and its
+    leverage h_i on the prefix, the logits of a fit without that row are
+
+        y_i - (y_i - f_i) / (1 - h_i),    h_i = (1 + t_1^2 + ... + t_k^2) / N,    t = L^-1 x_i,
+
+    where L L' = X'X/N + l2 I: h is a running sum along the chain as f is. The 1 is the
+    intercept's. The fit without the row keeps the scale of the features, and the penalty N l2 of
+    the *sum* of losses.
+
+    Raises:
+        DataError, MemoryBudgetError: as `probe.ridge.fit`.
+
+    Reference:
+        Golub, Heath, Wahba, "Generalized cross-validation as a method for choosing a good ridge
+        parameter", Technometrics 1979.
+    """
+    normal = equations(cached_moments(train, settings), settings)
+    return LeaveOneOut(Axes(tuple(chains), tuple(penalties)), normal, settings)
+
+
+class LeaveOneOut(PrefixFit):
+    """Ridge probes of all chains and penalties, to be scored on the rows that they were fitted on.
+
+    The logits of a row that a probe fits whatever its label is (leverage 1) are undetermined: it
+    counts as missed.
+    """
+
+    logits_held = 3
+
+    def score(self, train: RowBlocks, scores: Scores) -> None:
+        """Feed the logits of every probe on every train row, that row left out, to `scores`."""
+        super().score(train, _LeftOut(scores, int(self.class_counts.sum())))
+
+    def _ready(self, order: Array, lower: Array, z: Array, sizes: tuple[int, ...]) -> "Leverages":
+        return Leverages(forward(order, lower, z, self._start, self._dtype))
+
+
+@dataclass(frozen=True)
+class Leverages:
+    """Logits and the squared length of t, by the same forward substitution."""
+
+    held: Forward
+
+    def logits(self, rows: Array, sizes: tuple[int, ...]) -> Iterator[tuple[int, Array]]:
+        """Yield (prefix, (S, r, C + 1)): the logits, and t_1^2 + ... + t_k^2 behind them.
+
+        Arguments:
+            rows: (D, r), standardised features by rows to score.
+            sizes: non-decreasing prefix sizes.
+        """
+        xp = array_namespace(rows)
+        shape = len(self.held.order), rows.shape[1], len(self.held.priors)
+        both = xp.zeros((*shape[:2], shape[2] + 1), **like(rows))
+        both[..., : shape[2]] = self.held.priors
+        for prefix, start, t in self.held.eliminated(rows, sizes):
+            columns = xp.permute_dims(t, (0, 2, 1))
+            both[..., : shape[2]] += columns @ self.held.targets[:, start : start + t.shape[1]]
+            both[..., shape[2]] += xp.sum(t * t, axis=1)
+            if prefix is not None:
+                yield prefix, both
+
+
+class _LeftOut:
+    """Scores that are given logits and squared lengths, and pass on the left-out logits."""
+
+    def __init__(self, scores: Scores, n_rows: int):
+        self.finish = scores.finish
+        self._scores, self._n_rows = scores, n_rows
+
+    def add(self, probes: np.ndarray, both: Array, labels: Array) -> None:
+        xp = array_namespace(both)
+        leverage = (1 + both[..., -1:]) / self._n_rows
+        logits = xp.asarray(both[..., :-1], copy=True)
+        set_at_labels(logits, labels, at_labels(logits, labels) - leverage[..., 0])
+        # rounding may carry a leverage to 1 and beyond
+        free = 1 - leverage
+        logits /= xp.where(free > xp.finfo(both.dtype).eps * 8, free, xp.nan)
+        self._scores.add(probes, logits, labels)

@@ -1,0 +1,102 @@
+"""Tables in files: .csv, .json and .parquet, written whole, and read back as they were."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from probe.errors import UsageError
+from probe.files import written_whole
+
+SUFFIXES = (".csv", ".json", ".parquet")
+
+TEXTS = ("store", "tap", "mode", "solver", "l2_choice", "l2_place", "status", "options")
+"""Columns that hold text even where it looks like a number, or is empty."""
+
+
+def check_suffix(path: str | Path) -> Path:
+    """Return the path if a table can be written under its name.
+
+    Raises:
+        UsageError: it ends in none of .csv, .json and .parquet, or its folder does not exist.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path.name!r} ends in none of {', '.join(SUFFIXES)}: name it so")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent} to write {path.name} to: make it first")
+    return path
+
+
+def save_table(table: pd.DataFrame, path: str | Path) -> None:
+    """Write a table in the format of the file's suffix, aside first and renamed when complete.
+
+    Every number is written with all its digits; what is not known is an empty field in .csv and
+    null in .json.
+
+    Raises:
+        UsageError: as `check_suffix`.
+    """
+    path = check_suffix(path)
+    suffix = path.suffix.lower()
+    with written_whole(path) as aside:
+        if suffix == ".csv":
+            table.to_csv(aside, index=False)
+        elif suffix == ".json":
+            # pandas would cut a gradient norm of 1e-11 to 0
+            known = table.astype(object).where(table.notna(), None)
+            aside.write_text(json.dumps(known.to_dict("records"), indent=1, default=_plain) + "\n")
+        else:
+            table.to_parquet(aside, index=False)
+
+
+def _plain(value):
+    return value.item()
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Return a table that `save_table` wrote; whole numbers that are missing somewhere as Int64.
+
+    Raises:
+        UsageError: the file is no such table.
+    """
+    path = check_suffix(path)
+    suffix = path.suffix.lower()
+    try:
+        if suffix == ".csv":
+            table = pd.read_csv(
+                path,
+                dtype=dict.fromkeys(TEXTS, "string"),
+                dtype_backend="numpy_nullable",
+                float_precision="round_trip",
+            )
+        elif suffix == ".json":
+            table = pd.DataFrame.from_records(json.loads(path.read_text()))
+        else:
+            table = pd.read_parquet(path)
+    except (ValueError, TypeError, AttributeError) as error:  # all parsers' errors are ValueErrors
+        first = str(error).partition("\n")[0]
+        raise UsageError(
+            f"{path} is no table of results ({first}): name another file, or remove it"
+        ) from None
+    return table
+
+
+def as_computed(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table that was read with the dtypes it had when it was computed.
+
+    Whole numbers are int64 (but seeds, which may be missing, Int64), other numbers float64, and
+    text is text, empty where nothing is written.
+    """
+    columns = {}
+    for name in table.columns:
+        column = table[name]
+        if name in TEXTS:
+            column = column.astype(object).where(column.notna(), "").astype(str)
+        elif name == "seed":
+            column = pd.array(column, dtype="Int64")
+        elif not pd.api.types.is_bool_dtype(column):
+            whole = pd.api.types.is_integer_dtype(column) and not column.isna().any()
+            column = column.astype("int64" if whole else "float64")
+        columns[name] = column
+    return pd.DataFrame(columns, index=table.index)

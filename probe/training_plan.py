@@ -34,8 +34,10 @@ def grouped(axes: Axes, train: RowBlocks, rows: int, memory: int) -> list[list[i
     stored, dtype = precision(train)
     item, width = np.dtype(dtype).itemsize, train.n_features + 1
     layouts = [layout_of(axes, chain, train.n_classes) for chain in range(len(axes.chains))]
-    # rows, labels and orders; a piece as it is read, picked, cast and transposed
-    fixed = train.n_rows * (np.dtype(stored).itemsize * width + 40) + 4 * item * rows * width
+    # rows, labels and orders; a block as it is read, and one ahead; a piece as it is picked,
+    # cast and transposed; the best coefficients
+    fixed = (train.n_rows + 2 * train.block_rows) * (np.dtype(stored).itemsize * width + 40)
+    fixed += 4 * item * rows * width
     fixed += item * sum(layout.entries for layout in layouts)
     costs = {layout: _cost(layout, rows, item) for layout in layouts}
     if memory < fixed + max(costs.values()):

@@ -1,8 +1,9 @@
 """Downloads that end: each has a time limit, and a refusal says what, whence and what to do."""
 
 import socket
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 
 from featstore.errors import DownloadRefused
 
@@ -21,7 +22,9 @@ def downloading(what: str, source: str, remedy: str) -> Iterator[None]:
     limit = socket.getdefaulttimeout()
     socket.setdefaulttimeout(PATIENCE)
     try:
-        yield
+        # Libraries announce what they fetch on stdout, where only results belong.
+        with redirect_stdout(sys.stderr):
+            yield
     except Exception as error:
         if not from_network(error):
             raise

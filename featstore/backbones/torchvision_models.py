@@ -9,7 +9,7 @@ import torchvision
 from torchvision.transforms import functional
 
 from featstore.downloads import downloading
-from featstore.errors import UsageError
+from featstore.errors import BackboneError, UsageError
 from featstore.transforms import Transform
 
 REMEDY = "give a local copy with --weights FILE, or take an untrained model with --no-pretrained"
@@ -39,7 +39,12 @@ def from_hub(name: str) -> torch.nn.Module:
     """The network with torchvision's default weights, cached by torch.hub."""
     weights = torchvision.models.get_model_weights(name).DEFAULT
     with downloading(f"the weights of torchvision:{name}", weights.url, REMEDY):
-        return torchvision.models.get_model(name, weights=weights)
+        try:
+            return torchvision.models.get_model(name, weights=weights)
+        except RuntimeError as error:
+            raise BackboneError(
+                f"the weights of torchvision:{name} from {weights.url} do not load: {error}; {REMEDY}"
+            ) from None
 
 
 def head(model: torch.nn.Module) -> tuple[str, ...]:

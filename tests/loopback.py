@@ -1,0 +1,53 @@
+"""A weight hub on this machine that speaks what the libraries ask of the real ones."""
+
+import hashlib
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+COMMIT = "0" * 40
+
+
+@contextmanager
+def hub(files: dict[str, bytes], refusal: int = 404, code: str = ""):
+    """Serve `files` by path on loopback; anything else is refused with a status.
+
+    Yields (address, requests seen). Hugging Face's client wants an ETag and the commit of a file,
+    and reads the kind of a refusal from X-Error-Code.
+    """
+    seen: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def answer(self, body: bool) -> None:
+            seen.append(f"{self.command} {self.path}")
+            content = files.get(self.path)
+            self.send_response(200 if content is not None else refusal)
+            if content is None:
+                self.send_header("X-Error-Code", code)
+                self.send_header("Content-Length", "0")
+            else:
+                self.send_header("ETag", f'"{hashlib.sha256(content).hexdigest()}"')
+                self.send_header("X-Repo-Commit", COMMIT)
+                self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if body and content:
+                self.wfile.write(content)
+
+        def do_HEAD(self):
+            self.answer(body=False)
+
+        def do_GET(self):
+            self.answer(body=True)
+
+        def log_message(self, *arguments):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}", seen
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()

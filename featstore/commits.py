@@ -1,7 +1,8 @@
 """Commit records: a block counts from the moment its sealed record is on the disk.
 
 A record is one line of JSON behind the checksum of that line, padded with zeros to a slot of fixed
-size. The seal makes a torn or half-written record no record at all, in whatever file it lies.
+size. The seal makes a torn or half-written record no record at all, in whatever file it lies: it
+needs no renaming, and no disk flush of its own.
 """
 
 from collections.abc import Iterable

@@ -8,7 +8,7 @@ store object keeps no file open, so that a process may fork at any time.
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from featstore.writer import Writer
 
 Progress = Callable[..., None]
+
+# A block of a store: (split, number).
+Block = tuple[str, int]
 
 # Two threads copy out of the page cache faster than one; more only contend for memory.
 READERS = min(4, max(2, os.cpu_count() or 1))
@@ -93,16 +96,16 @@ class Store(ABC):
         """Hand all bytes of a block to the operating system."""
 
     @abstractmethod
-    def sync(self, blocks: Iterable[tuple[str, int]]) -> None:
-        """Return when the bytes of these (split, block) are on the disk."""
+    def sync(self, data: Iterable[Block], records: Iterable[Block]) -> None:
+        """Return when the bytes of the blocks `data` and the records of others are on the disk."""
 
     @abstractmethod
     def read_record(self, split: str, block: int) -> bytes | None:
         """The slot of a block's commit record, None where there is none."""
 
     @abstractmethod
-    def write_records(self, records: Mapping[tuple[str, int], bytes]) -> None:
-        """Return when these slots are on the disk."""
+    def write_record(self, split: str, block: int, slot: bytes) -> None:
+        """Hand the slot of a block's commit record to the operating system."""
 
     @abstractmethod
     def drop_record(self, split: str, block: int) -> None:

@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -68,17 +68,3 @@ def sync_tree(root: Path) -> None:
             sync_files([Path(folder)])
     else:
         sync_files([root])
-
-
-def replace_files(files: Mapping[Path, bytes]) -> None:
-    """Write aside, sync, rename: each path holds its old bytes or its new ones, never a part.
-
-    The name aside is always the same, so that what a killed writer left is replaced by the next.
-    """
-    aside = {path: path.with_name(f".{path.name}.part") for path in files}
-    for path, data in files.items():
-        write_at(aside[path], 0, memoryview(data), size=len(data))
-    sync_files(aside.values())
-    for path in files:
-        os.replace(aside[path], path)
-    sync_files({path.parent for path in files})

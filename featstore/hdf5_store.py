@@ -5,7 +5,7 @@ creation, so that there is none for a kill to tear, and no library's handle to o
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Self
 
@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from featstore import commits, durable
-from featstore.contract import Store
+from featstore.contract import Block, Store
 from featstore.errors import NotAStore
 from featstore.header import ATTRIBUTE, REMEDY, Header, parse
 from featstore.layout import Array
@@ -78,10 +78,9 @@ class Hdf5Store(Store):
         """Write to the block's place in the file."""
         durable.write_at(self.path, self._place(split, array, block), data)
 
-    def sync(self, blocks: Iterable[tuple[str, int]]) -> None:
-        """Sync the file, once for all blocks."""
-        if any(True for _ in blocks):
-            durable.sync_files([self.path])
+    def sync(self, data: Iterable[Block], records: Iterable[Block]) -> None:
+        """Sync the file, once for all."""
+        durable.sync_files([self.path])
 
     def read_record(self, split: str, block: int) -> bytes | None:
         """Read the record's slot."""
@@ -89,15 +88,14 @@ class Hdf5Store(Store):
         there = durable.read_at(self.path, self._slot(split, block), memoryview(out))
         return bytes(out[:there])
 
-    def write_records(self, records: Mapping[tuple[str, int], bytes]) -> None:
-        """Write the slots in place: a record that is torn on the way breaks its seal."""
-        for (split, block), data in records.items():
-            durable.write_at(self.path, self._slot(split, block), memoryview(data))
-        self.sync(records)
+    def write_record(self, split: str, block: int, slot: bytes) -> None:
+        """Write the slot in place."""
+        durable.write_at(self.path, self._slot(split, block), memoryview(slot))
 
     def drop_record(self, split: str, block: int) -> None:
         """Fill the slot with zeros."""
-        self.write_records({(split, block): bytes(self._slot_bytes(split))})
+        self.write_record(split, block, bytes(self._slot_bytes(split)))
+        self.sync([], [(split, block)])
 
     def modified(self) -> int:
         """When the file last changed."""

@@ -13,7 +13,7 @@ import numpy as np
 from featstore import row_ids
 from featstore.checksums import checksum, raw_bytes
 from featstore.commits import Record, slot_bytes
-from featstore.contract import Store
+from featstore.contract import Block, Store
 from featstore.durable import NO_ROOM
 from featstore.errors import DiskFull, FeatureError, UsageError
 from featstore.finite import first_nonfinite_row
@@ -44,6 +44,7 @@ class Writer:
             for split in store.spec.splits
         }
         self._pending: queue.Queue[Record | None] = queue.Queue(IN_FLIGHT)
+        self._unsynced: list[Block] = []
         self._failure: Exception | None = None
         self._thread = threading.Thread(target=self._commit_forever, name="featstore-commit")
 
@@ -162,13 +163,16 @@ class Writer:
                     self._pending.task_done()
 
     def _commit(self, records: list[Record]) -> None:
-        self._store.sync((record.split, record.block) for record in records)
-        self._store.write_records(
-            {
-                (record.split, record.block): record.sealed(self._slots[record.split])
-                for record in records
-            }
-        )
+        """Sync the blocks, and in the same flush the records of the blocks before them."""
+        blocks = [(record.split, record.block) for record in records]
+        self._store.sync(blocks, self._unsynced)
+        for record in records:
+            slot = record.sealed(self._slots[record.split])
+            self._store.write_record(record.split, record.block, slot)
+        self._unsynced = blocks
+        if blocks and self._pending.empty():
+            self._store.sync([], blocks)
+            self._unsynced = []
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

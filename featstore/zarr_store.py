@@ -5,12 +5,12 @@ block is read straight into the array that is returned.
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self
 
 from featstore import commits, durable
-from featstore.contract import Store
+from featstore.contract import Block, Store
 from featstore.errors import NotAStore
 from featstore.header import ATTRIBUTE, REMEDY, Header, parse
 from featstore.layout import Array
@@ -70,15 +70,15 @@ class ZarrStore(Store):
         size = rows * self.array(split, array).row_bytes
         durable.write_at(self._chunk(split, array, block), 0, data, size=size)
 
-    def sync(self, blocks: Iterable[tuple[str, int]]) -> None:
-        """Sync the chunk files, then the folders they are in."""
-        chunks = [
+    def sync(self, data: Iterable[Block], records: Iterable[Block]) -> None:
+        """Sync the chunk files and the folders they are in."""
+        files = [
             self._chunk(split, name, block)
-            for split, block in blocks
+            for split, block in data
             for name in self.header.arrays(split)
         ]
-        durable.sync_files(chunks)
-        durable.sync_files({chunk.parent for chunk in chunks})
+        files += [self._chunk(split, COMMITS, block) for split, block in records]
+        durable.sync_files([*files, *{file.parent for file in files}])
 
     def read_record(self, split: str, block: int) -> bytes | None:
         """Read the record's chunk file."""
@@ -87,11 +87,9 @@ class ZarrStore(Store):
         except FileNotFoundError:
             return None
 
-    def write_records(self, records: Mapping[tuple[str, int], bytes]) -> None:
-        """Write the records aside and rename them."""
-        durable.replace_files(
-            {self._chunk(split, COMMITS, block): data for (split, block), data in records.items()}
-        )
+    def write_record(self, split: str, block: int, slot: bytes) -> None:
+        """Write the record's chunk file."""
+        durable.write_at(self._chunk(split, COMMITS, block), 0, memoryview(slot), size=len(slot))
 
     def drop_record(self, split: str, block: int) -> None:
         """Remove the record's file."""

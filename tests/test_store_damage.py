@@ -169,13 +169,18 @@ def test_a_record_of_another_block_split_or_store_is_none(store, tmp_path):
 
 
 def test_data_is_on_the_disk_before_its_record(tmp_path, monkeypatch):
-    """Whatever order the writing takes, a block's files are synced between write and record."""
+    """A block's files are synced between their writing and their record's, and that at the end."""
     store = featstore.create(tmp_path / "store", spec_of(dims=(16, 3)))
-    synced, wrong = set(), []
-    sync, replace, write = durable.sync_files, durable.replace_files, durable.write_at
+    synced, records, too_early = set(), set(), []
+    write, sync = durable.write_at, durable.sync_files
 
     def write_spy(path, *rest, **more):
-        synced.discard(path)
+        if path.parent.name == "commits":
+            split, block = path.parts[-3], int(path.name.split(".")[1])
+            needed = {place(store, split, name, block)[0] for name in store.header.arrays(split)}
+            too_early.extend((needed | {file.parent for file in needed}) - synced)
+            records.add(path)
+        synced.difference_update({path, path.parent})
         write(path, *rest, **more)
 
     def sync_spy(paths):
@@ -183,20 +188,11 @@ def test_data_is_on_the_disk_before_its_record(tmp_path, monkeypatch):
         sync(paths)
         synced.update(paths)
 
-    def replace_spy(files):
-        for file in files:
-            split, block = file.parts[-3], int(file.name.split(".")[1])
-            needed = {place(store, split, name, block)[0] for name in store.header.arrays(split)}
-            wrong.extend(needed - synced)
-            wrong.extend({path.parent for path in needed} - synced)
-        replace(files)
-
     monkeypatch.setattr(durable, "write_at", write_spy)
     monkeypatch.setattr(durable, "sync_files", sync_spy)
-    monkeypatch.setattr(durable, "replace_files", replace_spy)
-    assert len(fill(store)) == 6
-    assert wrong == []
-    assert store.complete
+    assert len(fill(store)) == len(records) == 6
+    assert too_early == []
+    assert records | {record.parent for record in records} <= synced
 
 
 # Headers.

@@ -1,0 +1,175 @@
+"""Writing and reading a whole tap, against numpy.save and numpy.load of the same array.
+
+python -m benchmarks.bench_store --sizes small
+"""
+
+import os
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import featstore
+from benchmarks import machine
+
+MEMORY = Path("/dev/shm")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large the tap is, and how many rows a sparse store has whose opening is timed."""
+
+    n_rows: int
+    n_features: int
+    repeats: int
+    many_rows: int
+
+
+SIZES = {
+    "small": Sizes(3_000, 256, 1, 100_000),
+    "full": Sizes(50_000, 2_048, 7, 10_000_000),
+}
+
+
+def features(sizes: Sizes) -> np.ndarray:
+    """Return (n_rows, n_features) float16."""
+    random = np.random.default_rng(0)
+    return random.standard_normal((sizes.n_rows, sizes.n_features), np.float32).astype(np.float16)
+
+
+def spec(n_rows: int, n_features: int) -> featstore.Spec:
+    return featstore.Spec(
+        backbone="bench",
+        weights="none",
+        transform="none",
+        dataset="bench",
+        splits=(featstore.Split(name="train", n_rows=n_rows, fingerprint="none"),),
+        taps=(featstore.Tap(name="tap", dim=n_features, pooling="none"),),
+        dtype="float16",
+        classes=("one", "other"),
+    )
+
+
+def write(store: featstore.Store, x: np.ndarray) -> None:
+    """Write and commit all rows: on the disk when this returns."""
+    labels, ids = np.zeros(len(x), np.int64), [str(row) for row in range(len(x))]
+    with store.writer() as writer:
+        for block in range(store.n_blocks("train")):
+            rows = slice(store.rows_of("train", block).start, store.rows_of("train", block).stop)
+            writer.write("train", block, {"tap": x[rows]}, labels[rows], ids[rows])
+
+
+def save(path: Path, x: np.ndarray, *, sync: bool) -> None:
+    np.save(path, x)
+    if sync:
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+
+
+def iterate(store: featstore.Store) -> None:
+    for _ in store.tap("train", "tap"):
+        pass
+
+
+def writes(folder: Path, x: np.ndarray, repeats: int, against: str) -> list[dict]:
+    """Time writing: a store is on the disk when it is done, numpy.save only with an fsync."""
+    file = folder / "x.npy"
+    runs: dict[str, Callable[[], object]] = {
+        "numpy.save": lambda: save(file, x, sync=False),
+        "numpy.save, fsync": lambda: save(file, x, sync=True),
+    }
+    times: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        for what, run in runs.items():
+            times.setdefault(what, []).append(machine.seconds(run)[0])
+        for format in featstore.FORMATS:
+            path = folder / format
+            if path.exists():
+                featstore.remove(path)
+            store = featstore.create(path, spec(*x.shape), format)
+            seconds, _ = machine.seconds(lambda s=store: write(s, x))
+            times.setdefault(f"{format} write", []).append(seconds)
+    return rows_of(times, x.nbytes, against, lambda what: ">= 0.4")
+
+
+def reads(folder: Path, x: np.ndarray, repeats: int) -> list[dict]:
+    """Time reading a whole tap, in the page cache, after checking that it is what was written."""
+    runs: dict[str, Callable[[], object]] = {"numpy.load": lambda: np.load(folder / "x.npy")}
+    for format in featstore.FORMATS:
+        store = featstore.open(folder / format)
+        assert np.array_equal(store.load("train", "tap"), x)
+        assert np.array_equal(np.concatenate([rows for rows, _ in store.tap("train", "tap")]), x)
+        runs[f"{format} load"] = lambda s=store: s.load("train", "tap", verify=False)
+        runs[f"{format} load, verified"] = lambda s=store: s.load("train", "tap")
+        runs[f"{format} blocks, verified"] = lambda s=store: iterate(s)
+    times: dict[str, list[float]] = {what: [] for what in runs}
+    for _ in range(repeats):
+        for what, run in runs.items():
+            times[what].append(machine.seconds(run)[0])
+    return rows_of(
+        times, x.nbytes, "numpy.load", lambda what: ">= 0.5" if "verified" in what else ">= 0.8"
+    )
+
+
+def opens(folder: Path, sizes: Sizes) -> list[dict]:
+    """Time opening a sparse store of many rows, and finding which of its blocks are there."""
+    found = []
+    for format in featstore.FORMATS:
+        path = folder / f"many.{format}"
+        store = featstore.create(path, spec(sizes.many_rows, 512), format)
+        assert len(store.missing("train")) == store.n_blocks("train")
+        for what, run in (
+            ("open", lambda p=path: featstore.open(p)),
+            ("find missing", lambda s=store: s.missing("train")),
+        ):
+            seconds = round(machine.best(run), 5)
+            what = f"{format} {what}, {store.n_blocks('train')} blocks"
+            found.append({"what": what, "seconds": seconds, "GB/s": "", "ratio": "", "target": ""})
+    return found
+
+
+def rows_of(
+    times: dict[str, list[float]], n_bytes: int, against: str, target: Callable[[str], str]
+) -> list[dict]:
+    """Return rows of the table: the shortest time of several rounds, in which all took turns."""
+    best = {what: min(seconds) for what, seconds in times.items()}
+    return [
+        {
+            "what": what,
+            "seconds": round(seconds, 5),
+            "GB/s": round(n_bytes / seconds / 1e9, 2),
+            "ratio": round(best[against] / seconds, 2),
+            "target": "" if what.startswith("numpy") else target(what),
+        }
+        for what, seconds in best.items()
+    ]
+
+
+def measure(sizes: Sizes) -> list[dict]:
+    """Return the rows of the table: on the disk, and where there is one in a memory file system.
+
+    Each ratio is to what makes the same promise: on a disk, numpy.save with an fsync.
+    """
+    x = features(sizes)
+    with tempfile.TemporaryDirectory() as name:
+        rows = writes(Path(name), x, sizes.repeats, "numpy.save, fsync")
+        rows += reads(Path(name), x, sizes.repeats)
+        rows += opens(Path(name), sizes)
+    if os.access(MEMORY, os.W_OK):
+        # A disk slower than memory bounds what is durable; this is the cost of all the rest.
+        with tempfile.TemporaryDirectory(dir=MEMORY) as name:
+            without_disk = writes(Path(name), x, sizes.repeats, "numpy.save")
+        rows += [{**row, "what": f"{row['what']}, no disk"} for row in without_disk]
+    return rows
+
+
+def main() -> None:
+    options = machine.arguments(__doc__.splitlines()[0])
+    rows = measure(SIZES[options.sizes])
+    machine.report("store", options.sizes, rows, options.json)
+
+
+if __name__ == "__main__":
+    main()

@@ -65,7 +65,13 @@ def moment_rows(memory: int, n_features: int, n_classes: int, dtype: str) -> int
     size = 8 if dtype == "float64" else 4
     width = n_features + n_classes
     fixed = 8 * n_features * width + size * width * max(128, -(-n_features // 8))
-    return rows_within(memory, fixed, 2 * size * width, MOMENT_ROWS, "the moments")
+    row = 2 * size * width
+    return rows_within(memory, spared(fixed), spared(row), MOMENT_ROWS, "the moments")
+
+
+def spared(size: int) -> int:
+    """Return what to allow for arrays of `size` bytes: an eighth is for readers and allocators."""
+    return size * 8 // 7 + 1
 
 
 def rows_within(memory: int, fixed: int, row_bytes: int, wanted: int, purpose: str) -> int:
@@ -114,10 +120,10 @@ def solve_plan(
     """
     # the Gram, its scaled copy and one more while that is made; class sums likewise
     fixed = 8 * n_features * (3 * n_features + 3 * n_classes)
-    one = system.held + system.transient
-    row = 2 * system.itemsize * n_features + system.row
-    rows = rows_within(memory, fixed + one, row, MAX_ROWS[accelerator], "one chain of probes")
-    free = memory - fixed - one - rows * row
+    least = spared(fixed + system.held + system.transient)
+    row = spared(2 * system.itemsize * n_features + system.row)
+    rows = rows_within(memory, least, row, MAX_ROWS[accelerator], "one chain of probes")
+    free = (memory - least - rows * row) * 7 // 8
     working = rows * system.row + (free // 4 if accelerator else min(free // 4, CACHE_BYTES))
     transient = system.transient + free // 4
     return SolvePlan(rows, system.held + free // 2, transient, working)

@@ -54,7 +54,7 @@ def check_test(test: RowBlocks, n_features: int, train_counts: np.ndarray) -> No
         )
     labels = test.labels()
     check_labels(labels, test.n_classes, "test")
-    present = np.unique(labels)
+    present = np.flatnonzero(np.bincount(labels))
     unseen = [c for c in present if c >= len(train_counts) or not train_counts[c]]
     if unseen:
         names = ", ".join(map(str, unseen[:5])) + (", ..." if len(unseen) > 5 else "")
@@ -66,9 +66,9 @@ def check_test(test: RowBlocks, n_features: int, train_counts: np.ndarray) -> No
 
 def check_labels(labels: np.ndarray, n_classes: int, split: str) -> None:
     """Raise DataError that names the first label outside [0, C)."""
-    wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
-    if wrong.size:
+    if labels.size and (labels.min() < 0 or labels.max() >= n_classes):
+        row = int(np.argmax((labels < 0) | (labels >= n_classes)))
         raise DataError(
-            f"row {wrong[0]} of {split} has label {labels[wrong[0]]}: "
+            f"row {row} of {split} has label {labels[row]}: "
             f"labels of {n_classes} classes lie in 0 to {n_classes - 1}"
         )

@@ -118,7 +118,9 @@ def test_float32_products_do_not_lose_what_lies_far_from_zero():
 def test_neither_blocks_nor_memory_change_the_sums(n, d, block_rows, memory, backend):
     problem = in_precision(clusters(n, 1, d, 2), "float64")
     least = 8 * d * (d + 2) + 8 * (d + 2) * 128 + 16 * 2 * 8 * (d + 2)
-    cut = of(*problem.train, 2, block_rows, backend=Backend(backend, "cpu"), memory=least + memory)
+    cut = of(
+        *problem.train, 2, block_rows, backend=Backend(backend, "cpu"), memory=2 * least + memory
+    )
     assert_same(cut, of(*problem.train, 2), 1e-11)
 
 

@@ -13,7 +13,7 @@ import click
 from terminal import tables
 from terminal.failures import SWITCHES, Group
 from terminal.progress import Progress, notice
-from terminal.values import Names, NumberList, OutFile, Seeds
+from terminal.values import Names, NumberList, OutFile, Penalties, Seeds
 
 QUICKSTART_FOLDER = Path("featstore-quickstart")
 
@@ -147,10 +147,16 @@ def _solver_option(*names: str, **attributes):
 )  # fmt: skip
 @click.option("--solver", default="ridge", help="ridge, logistic, lda or sgd.")
 @click.option(
-    "--l2", type=NumberList(float, "0.001,0.01"), metavar="LIST",
-    help="The penalty of mean loss + (l2/2) ||W||^2; a list solves each.  "
-    "[default: the solver's own]",
+    "--l2", type=Penalties(float, "0.001,0.01"), metavar="LIST|auto",
+    help="The penalty of mean loss + (l2/2) ||W||^2; a list solves each; auto chooses for each "
+    "probe.  [default: the solver's own]",
 )  # fmt: skip
+@click.option(
+    "--select", type=click.Choice(["validation", "loo"]),
+    help="Choose among the penalties on train rows: a held-out part, or leave-one-out (ridge).",
+)  # fmt: skip
+@click.option("--held-out", type=float, default=0.1, help="Share of train held out to choose.")
+@click.option("--held-out-seed", type=int, default=0, help="Of the draw of that part.")
 @click.option(
     "--metrics", type=Names(), default="accuracy", metavar="LIST",
     help="Scores to keep: accuracy, mean_per_class, top5, nll, ece.",
@@ -164,6 +170,7 @@ def _solver_option(*names: str, **attributes):
     "--out", type=OutFile(".csv", ".json", ".parquet"), metavar="FILE",
     help="Save one row a probe: .csv, .json or .parquet.",
 )  # fmt: skip
+@click.option("--resume", is_flag=True, help="Solve only the probes that --out does not have.")
 @click.option(
     "--plot", type=OutFile(".png", ".svg", ".pdf"), metavar="FILE",
     help="Draw accuracy against fraction: .png, .svg or .pdf.",
@@ -213,11 +220,9 @@ def _probe(store, out, plot, *, tap=None, **options) -> None:
         result = sweep(
             store.tap("train", tap), store.tap("test", tap), store=str(store.path), tap=tap,
             moments_cache=store.path.with_name(store.path.name + ".moments"), progress=progress,
-            **options,
+            out=out, **options,
         )  # fmt: skip
     table = result.to_pandas()
-    if out:
-        result.save(out)
     if plot:
         from probe.plots import accuracy_against_fraction
 

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from probe.errors import UsageError
 from probe.files import written_whole
-from probe.summaries import CURVE, summary
+from probe.summaries import CURVE, as_curves, penalty, summary
 
 SUFFIXES = (".png", ".svg", ".pdf")
 """What a picture's file name may end in."""
@@ -64,7 +64,7 @@ def accuracy_against_fraction(table: pd.DataFrame, path: str | Path) -> Path:
             f"use {', '.join(SUFFIXES)}"
         )
     with rc_context(STYLE):
-        figure = _figure(table)
+        figure = _figure(as_curves(table))
         _save(figure, path)
     return path
 
@@ -142,25 +142,32 @@ def _ratio_axis(axes: Axes, curve: pd.DataFrame) -> None:
 
 def _title(curves: list[pd.DataFrame]) -> str:
     """Name what all curves share: the store; then tap, solver, penalty and seeds."""
-    rows = pd.concat(curves)
-    shared = {name: rows[name].iloc[0] for name in CURVE if rows[name].nunique() == 1}
-    shared = {name: _word(name, value) for name, value in shared.items()}
-    store = shared.pop("store", "")
-    seeds = rows["probes"].max()
-    facts = [*shared.values(), f"{seeds} seed{'s' if seeds > 1 else ''}"]
+    words = [_words(curve) for curve in curves]
+    shared = [word for place, word in enumerate(words[0]) if len({w[place] for w in words}) == 1]
+    store = shared.pop(0) if words[0][0] in shared else ""
+    seeds = max(curve["probes"].max() for curve in curves)
+    facts = [*shared, f"{seeds} seed{'s' if seeds > 1 else ''}"]
     return "\n".join(filter(None, [store, ", ".join(facts)]))
 
 
 def _label(curve: pd.DataFrame, curves: list[pd.DataFrame]) -> str:
     """Name what sets this curve apart from the others."""
-    rows = pd.concat(curves)
-    return ", ".join(_word(n, curve[n].iloc[0]) for n in CURVE if rows[n].nunique() > 1)
+    words = [_words(other) for other in curves]
+    own = enumerate(_words(curve))
+    return ", ".join(word for place, word in own if len({w[place] for w in words}) > 1)
 
 
-def _word(column: str, value: object) -> str:
-    if column == "l2":
-        return f"l2 = {value:g}"
-    return Path(str(value)).stem if column == "store" else str(value)
+def _words(curve: pd.DataFrame) -> list[str]:
+    """Name a curve: store, tap, mode, solver, penalty."""
+    first = curve.iloc[0]
+    store = Path(str(first["store"])).stem
+    return [
+        store,
+        first["tap"],
+        first["mode"],
+        first["solver"],
+        penalty(first["l2_choice"], first["l2"]),
+    ]
 
 
 def _save(figure: Figure, path: Path) -> None:

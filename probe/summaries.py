@@ -5,11 +5,36 @@ import math
 import numpy as np
 import pandas as pd
 
-CURVE = ["store", "tap", "mode", "solver", "l2"]
-"""Columns that stay the same along one accuracy-against-fraction curve."""
+CURVE = ["store", "tap", "mode", "solver", "l2_choice", "l2"]
+"""Columns that stay the same along one accuracy-against-fraction curve, after `as_curves`."""
 
 SOLVED = ("ok", "converged")
 """What the column `status` says of a probe that needs no remark."""
+
+NOT_RUN = "not run"
+"""What it says of a probe that an interrupted sweep did not reach."""
+
+CHOICES = {"validation": "validation", "loo": "leave-one-out"}
+
+
+def as_curves(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that were run, with one l2 along each curve.
+
+    Where each probe chose its own penalty, the penalty no longer tells curves apart: l2 is NaN
+    there. A table without the column `l2_choice` has penalties that were given.
+    """
+    run = table[table["status"] != NOT_RUN] if "status" in table else table
+    run = run.assign(l2_choice=run.get("l2_choice", "given"))
+    return run.assign(l2=run["l2"].where(run["l2_choice"] == "given"))
+
+
+def penalty(choice: str, l2: float) -> str:
+    """Say what penalty a curve has.
+
+    >>> penalty("given", 0.001), penalty("loo", float("nan"))
+    ('l2 = 0.001', 'l2 by leave-one-out')
+    """
+    return f"l2 = {l2:g}" if choice == "given" else f"l2 by {CHOICES.get(choice, choice)}"
 
 
 def with_ratio(table: pd.DataFrame) -> pd.DataFrame:
@@ -22,6 +47,7 @@ def with_ratio(table: pd.DataFrame) -> pd.DataFrame:
     Returns:
         A copy with `ratio` float64; NaN where that seed has no row of fraction 1.
     """
+    table = as_curves(table)
     full = table.loc[table["fraction"] == 1, [*CURVE, "seed", "accuracy"]]
     full = full.drop_duplicates([*CURVE, "seed"]).rename(columns={"accuracy": "full"})
     joined = table.merge(full, on=[*CURVE, "seed"], how="left", validate="many_to_one")
@@ -102,23 +128,26 @@ def _sentence(curve: pd.DataFrame, fraction: float) -> str:
     near = parts.loc[(parts["fraction"] - fraction).abs().idxmin()]
     kept = plus_minus(100 * near.ratio, 100 * near.ratio_std, 1)
     seeds = "1 seed" if near.probes == 1 else f"{near.probes} seeds"
+    how = penalty(near.l2_choice, near.l2)
     return (
         f"{percent(near.fraction)} of the features keep {kept} % of the full layer's accuracy "
-        f"({near.accuracy:.3f} of {full.iloc[0].accuracy:.3f}; {seeds}, l2 = {near.l2:g})."
+        f"({near.accuracy:.3f} of {full.iloc[0].accuracy:.3f}; {seeds}, {how})."
     )
 
 
 def warnings(table: pd.DataFrame) -> list[str]:
     """Name what did not go as usual, one line each.
 
-    That is each status other than a solved probe's, and each curve whose full layer is beaten by a
-    part of it by more than the spread over seeds: a sign that its penalty is too small.
+    That is each status other than a solved probe's; penalties chosen at the end of what was tried;
+    and each curve whose full layer is beaten by a part of it by more than the spread over seeds: a
+    sign that its penalty is too small.
 
     Args:
         table: one row a probe, as `ProbeResult.to_pandas` gives it.
     """
     curves = [curve for _, curve in summary(table).groupby(CURVE, dropna=False)]
-    return _unusual_statuses(table) + [line for curve in curves for line in _beaten(curve)]
+    beaten = [line for curve in curves for line in _beaten(curve)]
+    return _unusual_statuses(table) + _at_the_end(table) + beaten
 
 
 def _unusual_statuses(table: pd.DataFrame) -> list[str]:
@@ -133,10 +162,22 @@ def _unusual_statuses(table: pd.DataFrame) -> list[str]:
     return lines
 
 
+def _at_the_end(table: pd.DataFrame) -> list[str]:
+    if "l2_place" not in table:
+        return []
+    counts = table["l2_place"].value_counts()
+    return [
+        f"{counts[place]} of {len(table)} probes chose the {place} penalty tried: "
+        f"try {further} ones"
+        for place, further in (("lowest", "smaller"), ("highest", "larger"))
+        if counts.get(place, 0)
+    ]
+
+
 def _beaten(curve: pd.DataFrame) -> list[str]:
     full = curve.loc[curve["fraction"] == 1, "accuracy"]
     best = curve.loc[curve["accuracy"].idxmax()] if curve["accuracy"].notna().any() else None
-    if full.empty or best is None:
+    if full.empty or best is None or best["l2_choice"] != "given":
         return []
     if not best["accuracy"] - np.nan_to_num(best["accuracy_std"]) > full.iloc[0]:
         return []

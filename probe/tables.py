@@ -68,7 +68,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
                 path,
                 dtype=dict.fromkeys(TEXTS, "string"),
                 dtype_backend="numpy_nullable",
-                float_precision="round_trip",
+                engine="python",  # reads a float back to its last bit, in every pandas
             )
         elif suffix == ".json":
             table = pd.DataFrame.from_records(json.loads(path.read_text()))
@@ -80,6 +80,14 @@ def read_table(path: str | Path) -> pd.DataFrame:
             f"{path} is no table of results ({first}): name another file, or remove it"
         ) from None
     return table
+
+
+def _read(column: pd.Series) -> pd.Series:
+    """Return the numbers that are written in a column, to the last digit, "" as missing."""
+    known = column[column != ""]
+    if len(known) and known.str.fullmatch(r"-?\d+").all():
+        return known.map(int).astype("Int64").reindex(column.index)
+    return known.map(float).astype("float64").reindex(column.index)
 
 
 def as_computed(table: pd.DataFrame) -> pd.DataFrame:

@@ -6,7 +6,7 @@ KEPT = {
     "extract": "every block committed so far is kept; run the same command again to go on",
     "quickstart": "every block committed so far is kept; run the same command again to go on",
     "import": "every block committed so far is kept; run the same command again to go on",
-    "probe": "no result was written; the store is as it was",
+    "probe": "finished probes are in the file of --out, if one was named; --resume solves the rest",
 }
 
 

@@ -33,11 +33,11 @@ def of_sweep(table) -> list[Table]:
 
 
 def _curve(curve) -> Table:
-    from probe.summaries import percent, plus_minus
+    from probe.summaries import penalty, percent, plus_minus
 
     first = curve.iloc[0]
-    title = f"{first.tap}, {first['mode']}, {first.solver}, l2 = {first.l2:g}"
-    shown = Table(title=title, **PLAIN)
+    facts = (first.tap, first["mode"], first.solver, penalty(first.l2_choice, first.l2))
+    shown = Table(title=", ".join(facts), **PLAIN)
     for heading in ("fraction", "features", "test accuracy", "of the full layer", "probes"):
         shown.add_column(heading, justify="right")
     for row in curve.itertuples():

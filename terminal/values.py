@@ -25,6 +25,14 @@ class NumberList(click.ParamType):
         return numbers or self.fail(f"{value!r} is not a list such as {self.example}", param, ctx)
 
 
+class Penalties(NumberList):
+    """Numbers separated by commas, or `auto`."""
+
+    def convert(self, value, param, ctx) -> tuple[float, ...] | str:
+        """Return the penalties, or "auto"."""
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
 class Seeds(NumberList):
     """A count, `5` for seeds 1 to 5, or a list, `3,7` for those two and `3,` for one."""
 

@@ -123,6 +123,34 @@ def test_solvers_take_their_options_and_metrics_become_columns(tiny_store, tmp_p
     assert "top5" not in table
 
 
+@pytest.mark.parametrize("how", [["--l2", "auto"], ["--l2", "0.01,0.1,1", "--select", "loo"]])
+def test_each_probe_chooses_its_penalty_on_train_rows(tiny_store, tmp_path, how):
+    out = tmp_path / "r.csv"
+    ran = run(
+        "probe", tiny_store.path, *FRACTIONS, *how, "--out", out, "--plot", tmp_path / "a.svg"
+    )
+    table = pd.read_csv(out)
+    assert len(table) == 9
+    assert set(table["l2_choice"]) == {"validation" if "auto" in how else "loo"}
+    assert "l2 by " in ran.stdout
+
+
+def test_resume_solves_only_what_the_file_does_not_have(tiny_store, tmp_path):
+    out = tmp_path / "r.csv"
+    command = ["probe", tiny_store.path, *FRACTIONS, "--out", out]
+    run(*command)
+    whole = out.read_bytes()
+    table = pd.read_csv(out)
+    table.loc[table["seed"] == 2, ["status", "accuracy"]] = ["not run", None]
+    table.to_csv(out, index=False)
+    run(*command, "--resume")
+    assert out.read_bytes() == whole
+    ran = run("probe", tiny_store.path, "--fractions", "0.1", "--seeds", "2", "--out", out,
+              "--resume", status=2)  # fmt: skip
+    assert ran.stderr.startswith("Error: ")
+    assert out.read_bytes() == whole
+
+
 def test_probe_draws(tiny_store, tmp_path):
     plot = tmp_path / "a.svg"
     run("probe", tiny_store.path, *FRACTIONS, "--plot", plot)

@@ -64,7 +64,7 @@ def test_debug_by_the_environment(monkeypatch):
 def test_interrupt_says_what_is_kept():
     ran = CliRunner().invoke(failing(KeyboardInterrupt()), ["probe"])
     assert ran.exit_code == 130
-    assert "Interrupted: no result was written" in ran.stderr
+    assert "Interrupted: finished probes are in the file of --out" in ran.stderr
 
 
 def test_a_click_error_keeps_its_own_status():

@@ -3,7 +3,7 @@
 import click
 import pytest
 
-from terminal.values import Names, NumberList, OutFile, Seeds
+from terminal.values import Names, NumberList, OutFile, Penalties, Seeds
 
 FRACTIONS, SEEDS = NumberList(float, "0.01,0.1"), Seeds(int, "3,7")
 
@@ -11,6 +11,11 @@ FRACTIONS, SEEDS = NumberList(float, "0.01,0.1"), Seeds(int, "3,7")
 def test_lists_are_numbers_between_commas():
     assert FRACTIONS.convert("0.01,0.05, 1", None, None) == (0.01, 0.05, 1.0)
     assert Names().convert("train,val", None, None) == ("train", "val")
+
+
+def test_penalties_are_numbers_or_auto():
+    assert Penalties(float, "0.1").convert("auto", None, None) == "auto"
+    assert Penalties(float, "0.1").convert("1e-3,0.1", None, None) == (0.001, 0.1)
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from test_summaries import table
 from probe import plots
 from probe.errors import UsageError
 from probe.plots import accuracy_against_fraction
+from probe.summaries import as_curves
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.5, 1.0)
 CURVE = table(
@@ -47,7 +48,7 @@ def test_text_stays_text(tmp_path):
 
 
 def test_means_spread_and_seeds_are_drawn():
-    axes = plots._figure(CURVE).axes[0]
+    axes = plots._figure(as_curves(CURVE)).axes[0]
     line = axes.lines[0]
     assert line.get_xdata() == pytest.approx(FRACTIONS)
     assert line.get_ydata()[-1] == pytest.approx(92.0)
@@ -59,7 +60,7 @@ def test_means_spread_and_seeds_are_drawn():
 
 
 def test_the_right_axis_is_the_share_of_the_full_layer():
-    figure = plots._figure(CURVE)
+    figure = plots._figure(as_curves(CURVE))
     right = figure.axes[0].child_axes[0]
     figure.canvas.draw()
     bottom, top = figure.axes[0].get_ylim()
@@ -67,7 +68,7 @@ def test_the_right_axis_is_the_share_of_the_full_layer():
 
 
 def test_ticks_are_percentages_a_person_reads():
-    figure = plots._figure(CURVE)
+    figure = plots._figure(as_curves(CURVE))
     figure.canvas.draw()
     labels = [label.get_text() for label in figure.axes[0].get_xticklabels()]
     assert labels == ["1", "2", "5", "10", "20", "50", "100"]
@@ -75,12 +76,18 @@ def test_ticks_are_percentages_a_person_reads():
 
 def test_several_penalties_are_told_apart():
     both = np.concatenate([[1e-3] * len(CURVE), [1e-2] * len(CURVE)])
-    axes = plots._figure(pd.concat([CURVE, CURVE]).assign(l2=both)).axes[0]
+    axes = plots._figure(as_curves(pd.concat([CURVE, CURVE]).assign(l2=both))).axes[0]
     assert [text.get_text() for text in axes.get_legend().get_texts()] == [
         "l2 = 0.001",
         "l2 = 0.01",
     ]
     assert not axes.child_axes
+
+
+def test_chosen_penalties_are_named_and_make_one_curve(tmp_path):
+    chosen = CURVE.assign(l2=np.geomspace(1e-6, 1, len(CURVE)), l2_choice="loo")
+    svg = accuracy_against_fraction(chosen, tmp_path / "a.svg").read_text()
+    assert "ridge, l2 by leave-one-out, 3 seeds" in svg
 
 
 def test_another_suffix_is_refused(tmp_path):

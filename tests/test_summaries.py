@@ -89,3 +89,26 @@ def test_a_failed_probe_is_left_out_of_the_mean():
     probes = table(PROBES).assign(accuracy=[0.4, np.nan, 0.8, 0.6])
     row = summary(probes).iloc[0]
     assert (row["accuracy"], row["probes"]) == (0.4, 1)
+
+
+def test_penalties_chosen_by_each_probe_make_one_curve():
+    chosen = table(PROBES).assign(
+        l2=[0.1, 0.2, 0.3, 0.4],
+        l2_choice="validation",
+        l2_place=["lowest", "inside", "inside", "highest"],
+        status="ok",
+    )
+    assert len(summary(chosen)) == 2
+    assert summary(chosen)["ratio"].tolist() == summary(table(PROBES))["ratio"].tolist()
+    assert "2 seeds, l2 by validation)." in sentence(chosen)
+    assert warnings(chosen) == [
+        "1 of 4 probes chose the lowest penalty tried: try smaller ones",
+        "1 of 4 probes chose the highest penalty tried: try larger ones",
+    ]
+
+
+def test_probes_that_were_not_run_are_absent_and_named():
+    status = ["ok", "not run", "ok", "ok"]
+    begun = table(PROBES).assign(status=status, accuracy=[0.4, np.nan, 0.8, 0.6])
+    assert summary(begun)["probes"].tolist() == [1, 2]
+    assert warnings(begun)[0].startswith("1 of 4 probes have status not run")

@@ -121,7 +121,8 @@ def solve_plan(
     # the Gram, its scaled copy and one more while that is made; class sums likewise
     fixed = 8 * n_features * (3 * n_features + 3 * n_classes)
     least = spared(fixed + system.held + system.transient)
-    row = spared(2 * system.itemsize * n_features + system.row)
+    # a block as it was read, the piece, and the piece transposed
+    row = spared(3 * system.itemsize * n_features + system.row)
     rows = rows_within(memory, least, row, MAX_ROWS[accelerator], "one chain of probes")
     free = (memory - least - rows * row) * 7 // 8
     working = rows * system.row + (free // 4 if accelerator else min(free // 4, CACHE_BYTES))
@@ -152,8 +153,8 @@ class SystemSize:
 
     @property
     def transient(self) -> int:
-        """What factorising takes in float64: the matrix, its factor and one copy; the targets."""
-        return 8 * self.length * (3 * self.length + 2 * self.n_classes)
+        """What factorising takes in float64: the matrix, its factor and two copies; the targets."""
+        return 8 * self.length * (4 * self.length + 2 * self.n_classes)
 
     @property
     def row(self) -> int:

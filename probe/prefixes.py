@@ -143,17 +143,18 @@ class PrefixFit:
 
     def _factorise(self, batch: Batch) -> tuple[Factors, Array, Array]:
         """Return the factors, z = L^-1 R (S, m, C) and the orders (S, m) of a batch."""
-        xp = array_namespace(self._matrix)
-        matrices, rights, orders = [], [], []
-        for chain, penalty in batch.systems:
-            order = self._settings.backend.put(self.axes.chains[chain].order[: batch.length])
-            matrix = xp.take(xp.take(self._matrix, order, axis=0), order, axis=1)
-            add_to_diagonal(matrix, self.axes.penalties[penalty])
-            matrices.append(matrix)
-            rights.append(xp.take(self._right, order, axis=0))
-            orders.append(order)
-        factors = factorise(xp.stack(matrices))
-        return factors, solve_lower(factors.lower, xp.stack(rights)), xp.stack(orders)
+        xp, backend, length = array_namespace(self._matrix), self._settings.backend, batch.length
+        orders = np.stack([self.axes.chains[chain].order[:length] for chain, _ in batch.systems])
+        order = backend.put(orders)
+        # filled one by one and not stacked, which would hold every matrix twice
+        matrices = backend.empty((len(orders), length, length), "float64")
+        for system, (_, penalty) in enumerate(batch.systems):
+            rows = xp.take(self._matrix, order[system], axis=0)
+            matrices[system] = xp.take(rows, order[system], axis=1)
+            add_to_diagonal(matrices[system], self.axes.penalties[penalty])
+        rights = xp.stack([xp.take(self._right, one, axis=0) for one in order])
+        factors = factorise(matrices)
+        return factors, solve_lower(factors.lower, rights), order
 
     def _hold(self, number: int) -> list[list[str]]:
         """Factorise a group, keep it in the form that meets rows, return each system's status."""
@@ -164,6 +165,7 @@ class PrefixFit:
             forwards.append(self._ready(order, factors.lower, z, batch.sizes))
             statuses.append(factors.status())
             self.seen(batch, z)
+            del factors, z  # before the next batch makes its own
         self._held = (number, forwards)
         return statuses
 
@@ -180,7 +182,8 @@ class PrefixFit:
         pieces = gathered(test, self._plan.rows, backend, dtype, self._normal.mean, "test")
         for piece, labels in pieces:
             rows = backend.empty((piece.shape[1], piece.shape[0]), dtype)
-            rows[...] = (piece * inverse).T
+            piece *= inverse
+            rows[...] = piece.T
             yield rows, labels
 
     def _score_piece(self, rows: Array, labels: Array, scores: Scores) -> None:

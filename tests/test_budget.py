@@ -91,6 +91,6 @@ def test_all_systems_are_solved_once_within_the_memory(memory, d, c, seeds, acce
     for group in groups:
         held = sum(len(batch.systems) for batch in group) * size.held
         largest = max(len(batch.systems) for batch in group)
-        rows = plan.rows * (2 * 4 * d + largest * size.row)
+        rows = plan.rows * (3 * 4 * d + largest * size.row)
         assert fixed + held + largest * size.transient <= memory
         assert fixed + held + rows <= memory

@@ -1,6 +1,7 @@
 """Creation, opening and removal of stores, in any format."""
 
 import contextlib
+import glob
 import importlib
 import os
 import platform
@@ -160,7 +161,7 @@ def _resolved(path: str | Path) -> Path:
 
 def _build_aside(backend: type[Store], path: Path, header: Header) -> None:
     """Build at a name aside, then rename; the caller holds the lock, so no one else is building."""
-    for leftover in path.parent.glob(f".{_glob_escaped(path.name)}.*.aside"):
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.aside"):
         _delete(leftover)
     aside = _aside(path)
     try:
@@ -181,12 +182,6 @@ def _build_aside(backend: type[Store], path: Path, header: Header) -> None:
 
 def _aside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.aside")
-
-
-def _glob_escaped(name: str) -> str:
-    import glob
-
-    return glob.escape(name)
 
 
 def _delete(path: Path) -> None:

@@ -89,7 +89,7 @@ class ZarrStore(Store):
 
     def write_record(self, split: str, block: int, slot: bytes) -> None:
         """Write the record's chunk file."""
-        durable.write_at(self._chunk(split, COMMITS, block), 0, memoryview(slot), size=len(slot))
+        durable.write_at(self._chunk(split, COMMITS, block), 0, memoryview(slot))
 
     def drop_record(self, split: str, block: int) -> None:
         """Remove the record's file."""

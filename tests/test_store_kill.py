@@ -54,8 +54,9 @@ def hold(path, ready):
 
 def hold_and_fork(path, ready, child):
     with featstore.open(path).writer():
-        child.value = os.fork()
-        if child.value != 0:
+        pid = os.fork()
+        if pid:
+            child.value = pid
             ready.set()
         time.sleep(60)
 
@@ -85,11 +86,13 @@ def test_killed_at_any_instant_a_store_resumes_to_the_uninterrupted_one(
     instants = random.Random(1)
     path = tmp_path / "killed"
     kills = stages = 0
+    longest = 0.1
     before: set[tuple[str, int]] = set()
     while kills < 40:
-        status = killed_after(instants.uniform(0, 0.08), write, path, format)
+        status = killed_after(instants.uniform(0, longest), write, path, format)
         if status == 0:
             # Done before it was killed enough: lose some blocks, and the killing goes on.
+            longest *= 0.8
             with featstore.open(path).writer() as mender:
                 for split, block in instants.sample(sorted(committed(path)), 12):
                     mender.discard(split, block)
@@ -100,6 +103,8 @@ def test_killed_at_any_instant_a_store_resumes_to_the_uninterrupted_one(
         after = committed(path)
         assert before <= after
         stages += before != after
+        # On a slow machine the instants at which something happens come later.
+        longest *= 1 if before != after else 1.2
         before = after
     assert stages > 10, "the kills fell where nothing happens"
 

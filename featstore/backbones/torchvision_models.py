@@ -43,7 +43,8 @@ def from_hub(name: str) -> torch.nn.Module:
             return torchvision.models.get_model(name, weights=weights)
         except RuntimeError as error:
             raise BackboneError(
-                f"the weights of torchvision:{name} from {weights.url} do not load: {error}; {REMEDY}"
+                f"the weights of torchvision:{name}, from {weights.url}, do not load: {error};"
+                f" {REMEDY}"
             ) from None
 
 

@@ -1,6 +1,7 @@
 """Tables in files: .csv, .json and .parquet, written whole, and read back as they were."""
 
 import json
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -64,17 +65,14 @@ def read_table(path: str | Path) -> pd.DataFrame:
     suffix = path.suffix.lower()
     try:
         if suffix == ".csv":
-            table = pd.read_csv(
-                path,
-                dtype=dict.fromkeys(TEXTS, "string"),
-                dtype_backend="numpy_nullable",
-                engine="python",  # reads a float back to its last bit, in every pandas
-            )
+            written = pd.read_csv(path, dtype=str, keep_default_na=False)
+            table = _typed({name: _numbers(written[name].tolist(), name) for name in written})
         elif suffix == ".json":
-            table = pd.DataFrame.from_records(json.loads(path.read_text()))
+            records = json.loads(path.read_text())
+            table = _typed({name: [record[name] for record in records] for name in records[0]})
         else:
             table = pd.read_parquet(path)
-    except (ValueError, TypeError, AttributeError) as error:  # all parsers' errors are ValueErrors
+    except (ValueError, TypeError, LookupError) as error:  # parsers' errors are ValueErrors
         first = str(error).partition("\n")[0]
         raise UsageError(
             f"{path} is no table of results ({first}): name another file, or remove it"
@@ -82,12 +80,25 @@ def read_table(path: str | Path) -> pd.DataFrame:
     return table
 
 
-def _read(column: pd.Series) -> pd.Series:
-    """Return the numbers that are written in a column, to the last digit, "" as missing."""
-    known = column[column != ""]
-    if len(known) and known.str.fullmatch(r"-?\d+").all():
-        return known.map(int).astype("Int64").reindex(column.index)
-    return known.map(float).astype("float64").reindex(column.index)
+def _numbers(texts: list[str], name: str) -> list:
+    """Return the values of a .csv column to the last digit, None where nothing is written."""
+    if name in TEXTS:
+        return texts
+    read = int if all(re.fullmatch(r"-?\d*", text) for text in texts) else float
+    return [read(text) if text else None for text in texts]
+
+
+def _typed(columns: dict[str, list]) -> pd.DataFrame:
+    """Return numbers that are whole wherever they are known as Int64, others as float64."""
+    table = {}
+    for name, values in columns.items():
+        known = [value for value in values if value is not None]
+        if any(isinstance(value, str) for value in known):
+            table[name] = pd.Series(values, dtype=object)
+        else:
+            whole = known and all(isinstance(value, int) for value in known)
+            table[name] = pd.array(values, dtype="Int64" if whole else "Float64")
+    return pd.DataFrame(table)
 
 
 def as_computed(table: pd.DataFrame) -> pd.DataFrame:

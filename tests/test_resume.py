@@ -1,0 +1,244 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from problems import clusters
+
+import probe
+from probe.errors import UsageError
+from probe.resume import NOT_RUN
+from probe.solvers import SOLVERS
+from probe.tables import SUFFIXES, as_computed, read_table, save_table
+
+PROBLEM = clusters(150, 60, 30, 3)
+CASES = {
+    "ridge": {"solver": "ridge", "l2": [0.01, 0.1]},
+    "lda": {"solver": "lda", "l2": 0.1},
+    "chosen": {"solver": "ridge", "l2": "auto"},
+    "left out": {"solver": "ridge", "l2": [0.01, 0.1], "select": "loo"},
+    "sgd": {"solver": "sgd", "l2": 1e-3, "epochs": 2},
+    "logistic": {"solver": "logistic", "l2": [0.3, 1.0], "tol": 1e-3},
+    "first": {"solver": "ridge", "mode": "first", "l2": [0.01, 0.1]},
+}
+OTHERS = [("lda", ".json"), ("chosen", ".csv"), ("left out", ".json"), ("sgd", ".json")]
+OTHERS += [("first", ".parquet"), ("logistic", ".csv")]
+METRICS = ("accuracy", "top5", "nll")
+
+
+@pytest.fixture(autouse=True)
+def small_groups(monkeypatch):
+    """One chain at a time, so that there is something to interrupt between."""
+    for name, entry in SOLVERS.items():
+        monkeypatch.setitem(SOLVERS, name, replace(entry, together=1))
+
+
+def sweep(out=None, train=None, test=None, **arguments):
+    defaults = {"fractions": [0.1, 0.5], "seeds": [1, 2, 3], "device": "cpu", "store": "007"}
+    defaults |= {"metrics": METRICS, "out": out}
+    return probe.sweep(train or PROBLEM.train, test or PROBLEM.test, **{**defaults, **arguments})
+
+
+class Interrupted:
+    """Progress that raises KeyboardInterrupt at the n-th report."""
+
+    def __init__(self, after: int):
+        self.left = after
+
+    def __call__(self, stage, done, total, **facts):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ("case", "suffix"), [*(("ridge", suffix) for suffix in SUFFIXES), *OTHERS], ids=str
+)
+def test_interrupted_anywhere_and_resumed_it_is_the_same_file(tmp_path, case, suffix):
+    whole, cut = tmp_path / f"whole{suffix}", tmp_path / f"cut{suffix}"
+    result = sweep(whole, **CASES[case])
+    for after in (0, 1, 4):
+        cut.unlink(missing_ok=True)
+        for step in range(30):
+            patience = Interrupted(after + 2 * step)
+            try:
+                resumed = sweep(cut, **CASES[case], resume=True, progress=patience)
+                break
+            except KeyboardInterrupt:
+                check_partial(cut, len(result))
+        assert cut.read_bytes() == whole.read_bytes()
+        pd.testing.assert_frame_equal(resumed.table, result.table)
+        assert {path.name for path in tmp_path.iterdir()} == {whole.name, cut.name}
+
+
+def check_partial(path: Path, n_rows: int) -> None:
+    if path.exists():
+        partial = read_table(path)
+        assert len(partial) == n_rows
+        left = partial["status"] == NOT_RUN
+        assert left.any()
+        assert partial["accuracy"].isna().tolist() == left.tolist()
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_only_what_is_missing_is_solved(tmp_path, monkeypatch, suffix):
+    out = tmp_path / f"results{suffix}"
+    solved, stop_after = [], 1
+    entry = SOLVERS["ridge"]
+
+    def counting(train, chains, penalties, settings):
+        if len(solved) == stop_after:
+            raise KeyboardInterrupt
+        solved.append([chain.seed for chain in chains])
+        return entry.fit(train, chains, penalties, settings)
+
+    monkeypatch.setitem(SOLVERS, "ridge", replace(entry, fit=counting))
+    with pytest.raises(KeyboardInterrupt):
+        sweep(out, solver="ridge")
+    partial = read_table(out)
+    assert (partial["status"] == NOT_RUN).tolist() == [False, False, True] + [True] * 6
+    assert partial["seed"].tolist() == [1] * 3 + [2] * 3 + [3] * 3
+    assert partial["fraction"].tolist() == [0.1, 0.5, 1.0] * 3
+    assert partial["l2"].tolist() == [1e-3] * 9
+    stop_after = None
+    sweep(out, solver="ridge", resume=True)
+    assert solved == [[1], [2], [3], [None]]
+    assert (read_table(out)["status"] == "ok").all()
+    sweep(out, solver="ridge", resume=True)
+    assert len(solved) == 4
+
+
+def test_a_resumed_sweep_says_what_it_cannot_know(tmp_path):
+    out = tmp_path / "results.csv"
+    sweep(out, solver="ridge")
+    resumed = sweep(out, solver="ridge", resume=True)
+    with pytest.raises(UsageError, match="read from the results file and have no weights"):
+        resumed.weights(0)
+    with pytest.raises(UsageError, match="read from the results file"):
+        resumed.score(PROBLEM.test)
+
+
+def test_without_a_file_there_is_nothing_to_skip(tmp_path):
+    out = tmp_path / "results.csv"
+    table = sweep(out, solver="ridge", resume=True).table
+    assert (table["status"] == "ok").all()
+    assert out.exists()
+
+
+def test_groups_give_what_one_go_gives():
+    apart = sweep(solver="ridge", l2=[0.01, 0.1])
+    together = probe.fit(
+        PROBLEM.train, apart.fitted.axes.chains, solver="ridge", l2=[0.01, 0.1], device="cpu"
+    ).score(PROBLEM.test)
+    assert apart.table["accuracy"].tolist() == together.table["accuracy"][apart.probes].tolist()
+    assert np.array_equal(apart.per_class(), together.per_class()[apart.probes])
+    for row in (0, 5, 17):
+        one, other = apart.weights(row), together.weights(apart.probes[row])
+        assert np.allclose(one.coef, other.coef, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"store": "8"}, "its store is 007, and here it is 8"),
+        ({"tap": "block3"}, "its tap is without, and here it is block3"),
+        ({"solver": "lda"}, "its solver is ridge, and here it is lda"),
+        ({"l2": 0.5}, r"its l2 is 0\.001, and here it is 0\.5"),
+        ({"l2": "auto"}, "its l2_choice is given, and here it is validation"),
+        ({"seeds": [1, 2, 4]}, "its seed is 1, 2, 3, and here it is 1, 2, 4"),
+        ({"seeds": [1, 2]}, "its seed is 1, 2, 3, and here it is 1, 2"),
+        ({"seeds": [1, 3, 2]}, "its seed is in another order"),
+        ({"fractions": [0.1, 0.2]}, r"its fraction is 0\.1, 0\.5, 1\.0, and here it is 0\.1, 0\.2"),
+        ({"mode": "first"}, "its mode is random, and here it is first"),
+        ({"standardize": False}, "its options is standardize=True, and here it is standardize=Fa"),
+        ({"metrics": ("accuracy",)}, "it has the metric 'top5', which is not asked for now"),
+        ({"metrics": (*METRICS, "ece")}, "it has no column 'ece'"),
+        ({"train": (PROBLEM.x[:140], PROBLEM.y[:140])}, "its n_train is 150, and here it is 140"),
+        ({"test": (PROBLEM.x_test, PROBLEM.y_test[::-1])}, "its options is data="),
+    ],
+)
+def test_the_file_of_another_sweep_is_refused_and_kept(tmp_path, changes, message):
+    out = tmp_path / "results.csv"
+    sweep(out, solver="ridge")
+    before = out.read_bytes()
+    with pytest.raises(UsageError, match=f"results.csv holds another sweep: {message}"):
+        sweep(out, **{"solver": "ridge", **changes}, resume=True)
+    assert out.read_bytes() == before
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("content", [b"", b"\x00\xff\x00", b"a,b\n1,2\n", b'{"a": 1}', b"[1, 2]"])
+def test_a_file_that_holds_no_results_is_refused_and_kept(tmp_path, content, suffix):
+    out = tmp_path / f"results{suffix}"
+    out.write_bytes(content)
+    with pytest.raises(UsageError, match=r"is no table of results|has no column"):
+        sweep(out, solver="ridge", resume=True)
+    assert out.read_bytes() == content
+
+
+def test_resume_needs_a_file():
+    with pytest.raises(UsageError, match="resume without out"):
+        sweep(resume=True)
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+def test_tables_come_back_as_they_were(tmp_path, suffix):
+    table = pd.DataFrame(
+        {
+            "store": ["1", ""],
+            "seed": pd.array([1, None], dtype="Int64"),
+            "k": [1, 2],
+            "gradient_norm": [1.2345678901234567e-12, 1 / 3],
+            "nll": [np.nan, 2.0],
+            "status": ["ok", "NA"],
+        }
+    )
+    save_table(table, tmp_path / f"t{suffix}")
+    back = as_computed(read_table(tmp_path / f"t{suffix}"))
+    pd.testing.assert_frame_equal(back, table, check_exact=True)
+
+
+SCRIPT = """
+import sys
+sys.path.insert(0, {tests!r})
+import numpy as np
+import probe
+from problems import clusters
+
+def tell(stage, done, total, **facts):
+    print(stage, flush=True)
+
+problem = clusters(3000, 500, 400, 5)
+probe.sweep(problem.train, problem.test, fractions=list(np.linspace(0.01, 1, 60)),
+            seeds=range(1, 400), solver="ridge", out=sys.argv[1], progress=tell, device="cpu")
+"""
+
+
+def test_ctrl_c_on_a_real_process_leaves_the_finished_probes(tmp_path):
+    out = tmp_path / "results.parquet"
+    script = SCRIPT.format(tests=str(Path(__file__).parent))
+    root = Path(__file__).parents[1]
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(out)], cwd=root, stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(root)},
+    )  # fmt: skip
+    deadline = time.monotonic() + 60
+    while not out.exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) != 0
+    assert b"KeyboardInterrupt" in process.stderr.read()
+    process.stderr.close()
+    table = read_table(out)
+    left = table["status"] == NOT_RUN
+    assert len(table) == 399 * 60
+    assert 0 < left.sum() < len(table)
+    assert table["accuracy"][~left].between(0, 1).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["results.parquet"]

@@ -13,6 +13,10 @@ class DataError(ProbeError):
     """The features or labels cannot be probed: non-finite, empty, or without some class."""
 
 
+class FileError(ProbeError):
+    """A file that was to be read is not there, is damaged, or holds something else."""
+
+
 class MemoryBudgetError(ProbeError):
     """The memory that was granted cannot hold what the computation needs at least."""
 

@@ -1,6 +1,6 @@
 """What a fit or a sweep returns: a table in long form, and the probes behind it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -9,9 +9,11 @@ import pandas as pd
 
 from probe.axes import Axes
 from probe.blocks import Rows, as_blocks
+from probe.budget import parse
 from probe.checks import check_test
 from probe.errors import ProbeFailed, UsageError
 from probe.metrics import Scores
+from probe.predictions import Predicted, Predictions, room
 from probe.solvers import SOLVERS, Fitted
 from probe.tables import save_table
 from probe.weights import Weights
@@ -64,9 +66,9 @@ class ProbeResult:
         self.fitted.score(blocks, scores)
         columns = {"n_test": np.full(len(self), blocks.n_rows)}
         columns |= {name: values[self.probes] for name, values in scores.columns().items()}
-        failed = self._failed()
+        unusable = self._has_status(SOLVERS[self.solver].unusable)
         for name in scores.columns():
-            columns[name] = np.where(failed, np.nan, columns[name])
+            columns[name] = np.where(unusable, np.nan, columns[name])
         table = _with_columns(self.table, columns)
         return replace(self, table=table, by_class=scores.per_class())
 
@@ -82,13 +84,29 @@ class ProbeResult:
             raise UsageError("no accuracy has been counted: call score(test) first")
         return self.by_class[self.probes]
 
+    def predict(self, rows: Rows, memory: str | int = "4GiB") -> Predictions:
+        """Return the class that each probe predicts for each row.
+
+        Raises:
+            DataError: the rows do not fit the probes.
+            MemoryBudgetError: the predictions take more than `memory`.
+        """
+        counts, blocks = self.fitted.class_counts, as_blocks(rows)
+        check_test(blocks, self.fitted.n_features, counts)
+        n_probes = len(self.fitted.axes)
+        predicted = Predicted(room(blocks.n_rows, n_probes, len(counts), parse(memory)))
+        self.fitted.score(blocks, predicted)
+        hits = (predicted.by_probe == blocks.labels()[:, None]).mean(0)
+        table = self.table.assign(n_test=blocks.n_rows, accuracy=hits[self.probes])
+        return Predictions(table, blocks.labels(), predicted.by_probe, self.probes)
+
     def raise_if_failed(self) -> "ProbeResult":
         """Return the result itself if every probe was solved.
 
         Raises:
             ProbeFailed: some were not; the message names the first, the cause and the remedy.
         """
-        failed = np.flatnonzero(self._failed())
+        failed = np.flatnonzero(self._has_status(SOLVERS[self.solver].remedies))
         if failed.size:
             first = self.table.iloc[failed[0]]
             raise ProbeFailed(
@@ -106,8 +124,8 @@ class ProbeResult:
         """
         save_table(self.table, path)
 
-    def _failed(self) -> np.ndarray:
-        return self.table["status"].isin(list(SOLVERS[self.solver].remedies)).to_numpy()
+    def _has_status(self, statuses: Iterable[str]) -> np.ndarray:
+        return self.table["status"].isin(list(statuses)).to_numpy()
 
     def _repr_html_(self) -> str:
         return self.table._repr_html_()

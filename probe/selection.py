@@ -90,7 +90,7 @@ def choose(
         spared = _sparing(settings, train, entry)
         fitted = entry.fit(remainder, chains, penalties.values, spared, **options)
         accuracy = _accuracy(fitted, held_out)
-    failed = np.isin(fitted.facts["status"], list(entry.remedies))
+    failed = np.isin(fitted.facts["status"], entry.unusable)
     return _best(fitted.axes, accuracy, failed)
 
 

@@ -62,6 +62,7 @@ class Solver:
     Attributes:
         fit: solves all probes.
         remedies: for each status that means failure, a sentence of cause and remedy.
+        unfinished: those of them that leave a usable probe, which is scored all the same.
         seeded: whether a probe depends on its chain's seed by more than the order of features;
             if not, the whole layer is solved once for all seeds.
         zero_penalty: whether l2 = 0 is allowed.
@@ -77,6 +78,7 @@ class Solver:
 
     fit: Fit
     remedies: Mapping[str, str] = field(default_factory=dict)
+    unfinished: tuple[str, ...] = ()
     seeded: bool = False
     zero_penalty: bool = True
     default_l2: float = 1e-3
@@ -89,6 +91,11 @@ class Solver:
     def penalties(self) -> dict[str, Any]:
         """What `probe.penalties.planned` needs to know of the solver."""
         return {"default": self.default_l2, "zero": self.zero_penalty}
+
+    @property
+    def unusable(self) -> list[str]:
+        """The statuses of probes that are not worth scoring."""
+        return [status for status in self.remedies if status not in self.unfinished]
 
     def options(self) -> tuple[str, ...]:
         """Return the names of the solver's own options."""

@@ -44,15 +44,22 @@ def save_table(table: pd.DataFrame, path: str | Path) -> None:
         if suffix == ".csv":
             table.to_csv(aside, index=False)
         elif suffix == ".json":
-            # pandas would cut a gradient norm of 1e-11 to 0
-            known = table.astype(object).where(table.notna(), None)
-            aside.write_text(json.dumps(known.to_dict("records"), indent=1, default=_plain) + "\n")
+            aside.write_text(as_json(table, indent=1) + "\n")
         else:
             table.to_parquet(aside, index=False)
 
 
-def _plain(value):
-    return value.item()
+def as_json(table: pd.DataFrame, indent: int | None = None) -> str:
+    """Return the rows as a list of objects, every number with all its digits, null for missing."""
+    # pandas would cut a gradient norm of 1e-11 to 0
+    known = table.astype(object).where(table.notna(), None)
+    return json.dumps(known.to_dict("records"), indent=indent, default=lambda value: value.item())
+
+
+def from_json(text: str) -> pd.DataFrame:
+    """Return the table that `as_json` wrote; whole numbers that are missing somewhere as Int64."""
+    records = json.loads(text)
+    return _typed({name: [record[name] for record in records] for name in records[0]})
 
 
 def read_table(path: str | Path) -> pd.DataFrame:
@@ -68,8 +75,7 @@ def read_table(path: str | Path) -> pd.DataFrame:
             written = pd.read_csv(path, dtype=str, keep_default_na=False)
             table = _typed({name: _numbers(written[name].tolist(), name) for name in written})
         elif suffix == ".json":
-            records = json.loads(path.read_text())
-            table = _typed({name: [record[name] for record in records] for name in records[0]})
+            table = from_json(path.read_text())
         else:
             table = pd.read_parquet(path)
     except (ValueError, TypeError, LookupError) as error:  # parsers' errors are ValueErrors

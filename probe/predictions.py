@@ -1,0 +1,116 @@
+"""What class each probe says that each row is."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from array_api_compat import array_namespace
+
+from probe.arrays import Array, to_host
+from probe.budget import text
+from probe.errors import MemoryBudgetError, UsageError
+from probe.files import written_whole
+
+SUFFIXES = (".csv", ".parquet", ".npz")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The classes that probes predict for rows.
+
+    Attributes:
+        table: one row a probe, with `accuracy` on these rows; NaN where their labels are of other
+            classes.
+        labels: int64 (N,), of the rows.
+        by_probe: unsigned (N, P), the class that each distinct probe predicts for each row; of
+            equal logits the first class.
+        probes: int64 (rows of the table,), which column of `by_probe` each row means.
+    """
+
+    table: pd.DataFrame
+    labels: np.ndarray
+    by_probe: np.ndarray
+    probes: np.ndarray
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The classes predicted by the probe of each row of the table, (N, rows of the table)."""
+        return self.by_probe[:, self.probes]
+
+    def save(self, path: str | Path) -> None:
+        """Write to a .csv, .parquet or .npz file, whole or not at all.
+
+        Tables have a line a row: its label, and a column "probe_<n>" for each row of the results,
+        counted from 0. In .npz are labels (N,) and classes (N, probes), in the same order.
+
+        Raises:
+            UsageError: the name ends in something else.
+        """
+        path = check_suffix(path)
+        with written_whole(path) as aside:
+            if path.suffix.lower() == ".npz":
+                np.savez(aside, labels=self.labels, classes=self.classes)
+                return
+            columns = {"row": np.arange(len(self.labels)), "label": self.labels}
+            columns |= {
+                f"probe_{row}": self.by_probe[:, probe] for row, probe in enumerate(self.probes)
+            }
+            table = pd.DataFrame(columns)
+            if path.suffix.lower() == ".csv":
+                table.to_csv(aside, index=False)
+            else:
+                table.to_parquet(aside, index=False)
+
+
+def check_suffix(path: str | Path) -> Path:
+    """Return the path if predictions can be written under its name.
+
+    Raises:
+        UsageError: it ends in none of `SUFFIXES`, or its folder does not exist.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise UsageError(f"{path.name!r} ends in none of {', '.join(SUFFIXES)}: name it so")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent} to write {path.name} to: make it first")
+    return path
+
+
+def room(n_rows: int, n_probes: int, n_classes: int, memory: int) -> np.ndarray:
+    """Return an unsigned array (N, P) for predicted classes.
+
+    Raises:
+        MemoryBudgetError: it takes more than half of `memory`.
+    """
+    dtype = np.min_scalar_type(max(0, n_classes - 1))
+    needed = 2 * n_rows * n_probes * dtype.itemsize
+    if needed > memory:
+        raise MemoryBudgetError(
+            f"{text(memory)} of memory is too little for {n_probes} predictions of {n_rows} rows: "
+            f"allow {text(needed)}, or take fewer probes"
+        )
+    return np.zeros((n_rows, n_probes), dtype)
+
+
+class Predicted:
+    """Stands where scores stand, and keeps the class of the largest logit.
+
+    Attributes:
+        by_probe: (N, P), filled as the rows go by.
+    """
+
+    def __init__(self, by_probe: np.ndarray):
+        self.by_probe = by_probe
+        self._done = np.zeros(by_probe.shape[1], np.int64)
+
+    def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
+        """Take logits (p, rows, C) of these probes on the rows that follow those before."""
+        largest = to_host(array_namespace(logits).argmax(logits, axis=-1))
+        for probe, classes in zip(probes, largest, strict=True):
+            start = self._done[probe]
+            self.by_probe[start : start + len(classes), probe] = classes
+            self._done[probe] = start + len(classes)
+
+    def finish(self, labels: Array) -> None:
+        """Nothing is left to be done at the end of a set of rows."""

@@ -1,0 +1,194 @@
+"""Probes in a .safetensors file: their affine maps in original units, and what they are of."""
+
+import json
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from safetensors import SafetensorError, safe_open
+
+from probe.errors import FileError, UsageError
+from probe.files import written_whole
+from probe.result import ProbeResult
+from probe.solvers import SOLVERS
+from probe.tables import as_computed, as_json, from_json
+from probe.weights import Weights
+
+SUFFIX = ".safetensors"
+FORMAT = "featstore probes 1"
+FIELDS = ("features", "coef", "intercept", "mean", "scale")
+
+
+def save_weights(
+    result: ProbeResult,
+    path: str | Path,
+    rows: Sequence[int] | None = None,
+    *,
+    source: Mapping[str, str] | None = None,
+    classes: Sequence[str] | None = None,
+) -> None:
+    """Write solved probes to a .safetensors file, whole or not at all.
+
+    Each probe is five tensors, "<number>.<field>" with the fields of `probe.Weights`: features
+    int64 (k,), coef float64 (k, C), intercept float64 (C,), mean and scale float64 (k,), such that
+    x[features] @ coef + intercept are the logits of a raw row x. They are written one after
+    another, so that no more than one is in memory. The header holds the rows of the result's
+    table; rows of the same probe, as the whole layer of every seed, share its tensors. Probes
+    that failed are left out.
+
+    Arguments:
+        result: from `probe.fit` or `probe.sweep`.
+        path: ends in .safetensors.
+        rows: numbers of the table's rows to save; by default all.
+        source: names and values that identify the features, for `predict` to hold against.
+        classes: names of the C classes.
+
+    Raises:
+        UsageError: the name ends in something else, there is no such row, no row is left, or a
+            probe was read from a results file.
+    """
+    path = _checked(path)
+    wanted = _usable(result, rows)
+    probes, tensors = np.unique(result.probes[wanted], return_inverse=True)
+    first = [int(wanted[np.flatnonzero(tensors == number)[0]]) for number in range(len(probes))]
+    table = result.table.iloc[wanted]
+    metadata = {
+        "format": FORMAT,
+        "n_features": str(result.fitted.n_features),
+        "n_classes": str(len(result.fitted.class_counts)),
+        "source": json.dumps(dict(source or {})),
+        "classes": json.dumps(list(classes) if classes is not None else None),
+        "table": as_json(table),
+        "tensors": json.dumps(tensors.tolist()),
+    }
+    sizes = [int(result.table["k"].iloc[row]) for row in first]
+    header = _header(sizes, len(result.fitted.class_counts), metadata)
+    with written_whole(path) as aside, aside.open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        for row in first:
+            for array in _arrays(result.weights(row)):
+                file.write(array.tobytes())
+
+
+def _checked(path: str | Path) -> Path:
+    path = Path(path)
+    if path.suffix.lower() != SUFFIX:
+        raise UsageError(f"{path.name!r} does not end in {SUFFIX}: name it so")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent} to write {path.name} to: make it first")
+    return path
+
+
+def _usable(result: ProbeResult, rows: Sequence[int] | None) -> np.ndarray:
+    """Return the row numbers to save, int64."""
+    wanted = np.arange(len(result)) if rows is None else np.atleast_1d(np.asarray(rows, np.int64))
+    for row in wanted:
+        if not 0 <= row < len(result):
+            raise UsageError(f"there is no probe {row}: the table has rows 0 to {len(result) - 1}")
+    status = result.table["status"].iloc[wanted]
+    usable = wanted[~status.isin(SOLVERS[result.solver].unusable).to_numpy()]
+    if not len(usable):
+        raise UsageError(f"no probe to save: {len(wanted)} were asked for and none was solved")
+    return usable
+
+
+def _shapes(size: int, n_classes: int) -> dict[str, tuple[str, tuple[int, ...]]]:
+    return {
+        "features": ("I64", (size,)),
+        "coef": ("F64", (size, n_classes)),
+        "intercept": ("F64", (n_classes,)),
+        "mean": ("F64", (size,)),
+        "scale": ("F64", (size,)),
+    }
+
+
+def _header(sizes: Sequence[int], n_classes: int, metadata: Mapping[str, str]) -> bytes:
+    """Return the JSON header of the safetensors format, padded to a multiple of 8 bytes."""
+    entries: dict[str, Any] = {"__metadata__": dict(metadata)}
+    start = 0
+    for number, size in enumerate(sizes):
+        for field, (dtype, shape) in _shapes(size, n_classes).items():
+            stop = start + 8 * int(np.prod(shape))
+            entry = {"dtype": dtype, "shape": list(shape), "data_offsets": [start, stop]}
+            entries[f"{number}.{field}"] = entry
+            start = stop
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    return text + b" " * (-len(text) % 8)
+
+
+def _arrays(weights: Weights) -> Iterator[np.ndarray]:
+    for field in FIELDS:
+        dtype = "<i8" if field == "features" else "<f8"
+        yield np.ascontiguousarray(getattr(weights, field), dtype)
+
+
+@dataclass(frozen=True)
+class SavedWeights:
+    """Probes in a file, read one at a time.
+
+    Attributes:
+        path: the file.
+        table: the rows of the table that they were saved from.
+        tensors: int64 (rows,), which probe of the file each row is.
+        n_features: D of the layer.
+        n_classes: C.
+        source: what identifies the features.
+        classes: names of the classes; None if they were not given.
+    """
+
+    path: Path
+    table: pd.DataFrame
+    tensors: np.ndarray
+    n_features: int
+    n_classes: int
+    source: dict[str, str]
+    classes: list[str] | None
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    def weights(self, row: int) -> Weights:
+        """Return the affine map of the probe in one row of the table."""
+        return self.probe(int(self.tensors[row]))
+
+    def probe(self, number: int) -> Weights:
+        """Return one probe of the file."""
+        with safe_open(self.path, framework="np") as file:
+            fields = {field: file.get_tensor(f"{number}.{field}") for field in FIELDS}
+        return Weights(**fields)
+
+
+def load_weights(path: str | Path) -> SavedWeights:
+    """Return the probes that `save_weights` wrote; nothing is unpickled.
+
+    Raises:
+        FileError: the file is not there, is damaged, or holds something else.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="np") as file:
+            metadata = file.metadata() or {}
+            names = set(file.keys())
+    except (OSError, SafetensorError) as error:
+        raise FileError(f"{path} cannot be read as safetensors: {error}") from None
+    if metadata.get("format") != FORMAT:
+        raise FileError(
+            f"{path} holds no probes of this version ({metadata.get('format', 'unmarked')}): "
+            "name a file that --save-weights or probe.save_weights wrote"
+        )
+    tensors = np.array(json.loads(metadata["tensors"]), np.int64)
+    if names != {f"{n}.{field}" for n in range(tensors.max() + 1) for field in FIELDS}:
+        raise FileError(f"{path} lacks some of its probes' tensors: save them again")
+    return SavedWeights(
+        path,
+        as_computed(from_json(metadata["table"])),
+        tensors,
+        int(metadata["n_features"]),
+        int(metadata["n_classes"]),
+        json.loads(metadata["source"]),
+        json.loads(metadata["classes"]),
+    )

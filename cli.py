@@ -13,6 +13,7 @@ import click
 from terminal import tables
 from terminal.failures import SWITCHES, Group
 from terminal.progress import Progress, notice
+from terminal.solver_options import solver_option, solver_options
 from terminal.values import Names, NumberList, OutFile, Penalties, Seeds
 
 QUICKSTART_FOLDER = Path("featstore-quickstart")
@@ -125,16 +126,6 @@ def import_(train_features, train_labels, test_features, test_labels, out, forma
     notice(f"stored {sum(split.n_rows for split in store.spec.splits):,} rows: {store.path}")
 
 
-def _solver_option(*names: str, **attributes):
-    """Declare an option of some solvers only: not passed on unless it is given."""
-
-    def keep(ctx: click.Context, param: click.Parameter, value):
-        if value is not None:
-            ctx.meta.setdefault("solver options", {})[param.name] = value
-
-    return click.option(*names, expose_value=False, callback=keep, **attributes)
-
-
 @main.command()
 @click.argument("store", type=STORE, required=False)
 @click.option(
@@ -175,18 +166,30 @@ def _solver_option(*names: str, **attributes):
     "--plot", type=OutFile(".png", ".svg", ".pdf"), metavar="FILE",
     help="Draw accuracy against fraction: .png, .svg or .pdf.",
 )  # fmt: skip
-@_solver_option("--tol", type=float, help="logistic: gradient norm to stop at.")
-@_solver_option("--max-iter", type=int, help="logistic: most iterations.")
-@_solver_option("--epochs", type=int, help="sgd: passes over train.  [default: 100]")
-@_solver_option("--lr", type=float, help="sgd: first learning rate.  [default: 0.1]")
-@_solver_option("--momentum", type=float, help="sgd: momentum.  [default: 0.9]")
-@_solver_option("--step-every", type=int, help="sgd: epochs a rate.  [default: a fifth of all]")
-@_solver_option("--gamma", type=float, help="sgd: factor between rates.  [default: 0.1]")
-@_solver_option("--batch-size", type=int, help="sgd: rows a step.  [default: 256]")
-@_solver_option("--val-fraction", type=float, help="sgd: validation part.  [default: 0.1]")
-@_solver_option("--split-seed", type=int, help="sgd: of the validation draw.  [default: 0]")
-@_solver_option("--order-seed", type=int, help="sgd: of the order of rows.  [default: 0]")
-def probe(store, out, plot, **options) -> None:
+@click.option(
+    "--save-weights", type=OutFile(".safetensors"), metavar="FILE",
+    help="Save the probes themselves, for `featstore predict`: .safetensors.",
+)  # fmt: skip
+@click.option(
+    "--save-predictions", type=OutFile(".csv", ".parquet", ".npz"), metavar="FILE",
+    help="Save the class that each probe predicts for each test row: .csv, .parquet or .npz.",
+)  # fmt: skip
+@click.option(
+    "--per-class", type=OutFile(".csv", ".json", ".parquet"), metavar="FILE",
+    help="Save each probe's accuracy on each class: .csv, .json or .parquet.",
+)  # fmt: skip
+@solver_option("--tol", type=float, help="logistic: gradient norm to stop at.")
+@solver_option("--max-iter", type=int, help="logistic: most iterations.")
+@solver_option("--epochs", type=int, help="sgd: passes over train.  [default: 100]")
+@solver_option("--lr", type=float, help="sgd: first learning rate.  [default: 0.1]")
+@solver_option("--momentum", type=float, help="sgd: momentum.  [default: 0.9]")
+@solver_option("--step-every", type=int, help="sgd: epochs a rate.  [default: a fifth of all]")
+@solver_option("--gamma", type=float, help="sgd: factor between rates.  [default: 0.1]")
+@solver_option("--batch-size", type=int, help="sgd: rows a step.  [default: 256]")
+@solver_option("--val-fraction", type=float, help="sgd: validation part.  [default: 0.1]")
+@solver_option("--split-seed", type=int, help="sgd: of the validation draw.  [default: 0]")
+@solver_option("--order-seed", type=int, help="sgd: of the order of rows.  [default: 0]")
+def probe(store, out, plot, save_weights, save_predictions, per_class, **options) -> None:
     """Solve a linear probe for every (fraction, seed) at once.
 
     Prints mean and spread of the test accuracy over the seeds, and its share of the full layer's.
@@ -199,19 +202,42 @@ def probe(store, out, plot, **options) -> None:
       featstore probe --fractions 0.01,0.05,0.1 --seeds 5
       featstore probe mine.zarr --fractions 0.1,0.5 --seeds 3,7 --l2 0.01 \\
         --out results.csv --plot accuracy.pdf
+      featstore probe mine.zarr --fractions 0.1 --seeds 5 --l2 auto \\
+        --save-weights probes.safetensors
     """
     import featstore
 
+    if options["resume"] and (save_weights or save_predictions or per_class):
+        raise click.UsageError(
+            "--resume reads finished probes from the results file, which holds neither weights "
+            "nor predictions: leave it out to solve every probe"
+        )
     if store is None:
         chosen = featstore.newest_complete()
         notice(f"probing the newest complete store: {chosen.path}")
     else:
         chosen = featstore.open(store)
-    given = click.get_current_context().meta.get("solver options", {})
-    _probe(chosen, out, plot, **options, **given)
+    result = _probe(chosen, out, plot, **options, **solver_options())
+    if save_weights or save_predictions or per_class:
+        _save(result, chosen, save_weights, save_predictions, per_class, options["memory"])
 
 
-def _probe(store, out, plot, *, tap=None, **options) -> None:
+def _save(result, store, weights, predictions, per_class, memory) -> None:
+    from probe import per_class_table, save_weights
+    from probe.tables import save_table
+
+    tap, classes = result.table["tap"].iloc[0], store.spec.classes
+    if weights:
+        save_weights(result, weights, source=store.spec.of_tap(tap), classes=classes)
+    if per_class:
+        save_table(per_class_table(result, classes), per_class)
+    if predictions:
+        result.predict(store.tap("test", tap), memory).save(predictions)
+    for path in filter(None, (weights, per_class, predictions)):
+        notice(f"wrote {path}")
+
+
+def _probe(store, out, plot, *, tap=None, **options):
     from probe import sentence, sweep
     from probe.summaries import warnings
 
@@ -232,6 +258,48 @@ def _probe(store, out, plot, *, tap=None, **options) -> None:
         click.echo(f"Warning: {line}", err=True)
     for path in filter(None, (out, plot)):
         notice(f"wrote {path}")
+    return result
+
+
+@main.command()
+@click.argument("store", type=STORE)
+@click.option("--weights", type=FILE, required=True, help="What `probe --save-weights` wrote.")
+@click.option("--split", default="test", help="Which rows of the store.")
+@click.option("--memory", default="4GiB", help="How much memory arrays may take.")
+@click.option(
+    "--out", type=OutFile(".csv", ".parquet", ".npz"), metavar="FILE",
+    help="Save the class that each probe predicts for each row: .csv, .parquet or .npz.",
+)  # fmt: skip
+def predict(store, weights, split, memory, out) -> None:
+    """Apply saved probes to the rows of a store.
+
+    The store must hold the features that the probes were fitted on: the same backbone, weights,
+    transform and tap. Accuracy is shown where the classes are the same too.
+
+    \b
+    Example:
+      featstore probe mine.zarr --fractions 0.1 --seeds 1 \\
+        --save-weights probes.safetensors
+      featstore predict mine.zarr --weights probes.safetensors --split test \\
+        --out predictions.csv
+    """
+    import featstore
+    from probe import load_weights, predict
+
+    opened, saved = featstore.open(store), load_weights(weights)
+    tap = saved.source.get("tap", opened.spec.taps[0].name)
+    with Progress() as progress:
+        predicted = predict(
+            saved, opened.tap(split, tap), source=opened.spec.of_tap(tap),
+            classes=opened.spec.classes, memory=memory, progress=progress,
+        )  # fmt: skip
+    if out:
+        predicted.save(out)
+    tables.show(*tables.of_sweep(predicted.table))
+    if predicted.table["accuracy"].isna().all():
+        notice("no accuracy: the classes of this store are not those of the probes")
+    if out:
+        notice(f"wrote {out}")
 
 
 @main.command("ls")

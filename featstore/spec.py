@@ -96,6 +96,21 @@ class Spec(_Frozen):
         """The tap called `name`; UsageError names those there are."""
         return _called(name, self.taps, "tap")
 
+    def of_tap(self, name: str) -> dict[str, str]:
+        """What decides about the features of one tap, whatever images they are of.
+
+        Raises UsageError if there is no such tap.
+        """
+        tap = self.tap(name)
+        return {
+            "backbone": self.backbone,
+            "weights": self.weights,
+            "transform": self.transform,
+            "tap": tap.name,
+            "pooling": tap.pooling,
+            "dim": str(tap.dim),
+        }
+
     def digest(self) -> str:
         """SHA-256 (64 hex digits) of the canonical JSON of this spec.
 

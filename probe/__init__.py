@@ -18,6 +18,7 @@ _HOMES = {
     "fit": "fits",
     "load_weights": "weights_file",
     "ordered_chain": "chains",
+    "per_class_table": "per_class",
     "predict": "predicting",
     "random_chain": "chains",
     "save_weights": "weights_file",

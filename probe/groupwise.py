@@ -25,9 +25,6 @@ def solved(
         solve: returns the scored probes of a group.
         file: where to keep what is finished; None for nowhere.
         finished: probes that need not be solved, indexed by their numbers; None for none.
-
-    Raises:
-        UsageError: nothing is left to solve, and there is no column to make a table of.
     """
     results: list[ProbeResult | None] = []
     numbers: list[np.ndarray] = []
@@ -55,7 +52,8 @@ def _with(finished: pd.DataFrame | None, table: pd.DataFrame) -> pd.DataFrame:
     if finished is None:
         return table
     before = finished.drop(index=finished.index.intersection(table.index))
-    return pd.concat([before[table.columns], table]).sort_index() if len(before) else table
+    before = before.reindex(columns=table.columns)
+    return pd.concat([before, table]).sort_index() if len(before) else table
 
 
 def _result(

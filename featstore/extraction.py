@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -12,12 +12,13 @@ import torch
 
 from featstore import backbones, catalog, datasets, loading, taps
 from featstore import store as stores
+from featstore.backbones import Backbone
 from featstore.contract import Progress, Store, no_progress
 from featstore.datasets import ImageRows
 from featstore.errors import DatasetError, FeatureError, UsageError
 from featstore.finite import first_nonfinite_row
 from featstore.spec import Spec, Split, Tap
-from featstore.transforms import Transform
+from featstore.taps import Taps
 
 BATCH_SIZE = 64
 _DTYPES = ("float16", "float32")
@@ -61,8 +62,8 @@ def extract(
 ) -> Extraction:
     """Store the penultimate features of `dataset` under `model`; go on where a store stopped.
 
-    `model`, `weights`, `pretrained` and `image_size` are as in `backbones.load`; `dataset`,
-    `data_dir` and `limit` as in `datasets.load`. Without `out` the store lies under the store root,
+    `model`, `weights`, `pretrained`, `image_size` are as in `backbones.load`, `dataset`, `data_dir`
+    and `limit` as in `datasets.load`. Without `out` the store lies under the store root,
     named by what it holds. A store of the same spec is reused: every checksum is checked, and only
     blocks that are missing or damaged are computed, with the batch size they were begun with (64
     without another), hence with the same bits as in one go. `workers` threads decode images.
@@ -73,12 +74,9 @@ def extract(
     are not finite or exceed float16. Whatever is raised, committed blocks stay.
     """
     started = time.perf_counter()
-    splits = _checked_splits(splits)
-    _check(dtype in _DTYPES, f"dtype {dtype!r} cannot be stored; choose {' or '.join(_DTYPES)}")
-    _check(batch_size is None or batch_size >= 1, f"a batch of {batch_size} images cannot be")
-    _check(workers is None or workers >= 1, f"{workers} workers cannot decode; give 1 or more")
+    splits = (splits,) if isinstance(splits, str) else tuple(splits)
+    _check_options(splits, dtype, batch_size, workers)
     target = _device(device)
-
     backbone = backbones.load(model, weights=weights, pretrained=pretrained, image_size=image_size)
     reader = taps.resolve(backbone)
     images = {
@@ -93,14 +91,9 @@ def extract(
         id_width=max(64, *(len(id_.encode()) for rows in images.values() for id_ in rows.ids)),
         provenance=_provenance(batch_size or BATCH_SIZE, target),
     )
-    damaged = {(damage.split, damage.block) for damage in store.verify(progress)}
-    done = 0
-    if damaged or not store.complete:
-        # On two cores EfficientNet-Lite0 passes twice the images with channels last in memory.
-        backbone.model.to(target, memory_format=torch.channels_last)
-        forward = _Forward(backbone.transform, reader.read, target)
-        size = batch_size or store.provenance.get("batch_size") or BATCH_SIZE
-        done = _compute(store, damaged, images, forward, size, workers, progress)
+    size = batch_size or store.provenance.get("batch_size") or BATCH_SIZE
+    forward = _Forward(backbone, reader, target)
+    done = _complete(store, images, forward, size, workers, progress)
     return Extraction(
         store=store,
         images_done=done,
@@ -111,32 +104,36 @@ def extract(
     )
 
 
-@dataclass(frozen=True)
 class _Forward:
-    """Pixels to features: the device-side half of the transform, and one pass of the model."""
+    """Pixels uint8 (b, H, W, 3) to {tap: features (b, D)}, on the device."""
 
-    transform: Transform
-    read: Callable[[torch.Tensor], dict[str, torch.Tensor]]
-    device: torch.device
+    def __init__(self, backbone: Backbone, reader: Taps, device: torch.device):
+        self.transform = backbone.transform
+        self._read = reader.read
+        self._device = device
+        # On two cores EfficientNet-Lite0 passes twice the images with channels last in memory.
+        backbone.model.to(device, memory_format=torch.channels_last)
 
     def __call__(self, pixels: torch.Tensor) -> dict[str, torch.Tensor]:
-        if self.device.type == "cuda":
+        if self._device.type == "cuda":
             pixels = pixels.pin_memory()
-        pixels = pixels.to(self.device, non_blocking=True)
-        return self.read(self.transform.normalized(pixels))
+        pixels = pixels.to(self._device, non_blocking=True)
+        return self._read(self.transform.normalized(pixels))
 
 
-def _compute(
+def _complete(
     store: Store,
-    damaged: set[tuple[str, int]],
     images: dict[str, ImageRows],
     forward: _Forward,
     batch_size: int,
     workers: int | None,
     progress: Progress,
 ) -> int:
-    """Compute every block that is not there; returns how many images that took."""
+    """Compute every block that is missing or damaged; returns how many images that took."""
     spec = store.spec
+    damaged = {(damage.split, damage.block) for damage in store.verify(progress)}
+    if store.complete and not damaged:
+        return 0
     with store.writer() as writer:
         for split, block in sorted(damaged):
             writer.discard(split, block)
@@ -193,8 +190,8 @@ def _stored(outputs: list[torch.Tensor], spec: Spec, tap: Tap, ids: Sequence[str
 
 
 def _spec(
-    backbone: backbones.Backbone,
-    reader: taps.Taps,
+    backbone: Backbone,
+    reader: Taps,
     images: dict[str, ImageRows],
     dtype: str,
     limit: int | None,
@@ -243,14 +240,20 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _checked_splits(splits: Sequence[str]) -> tuple[str, ...]:
-    names = (splits,) if isinstance(splits, str) else tuple(splits)
-    _check(bool(names), "no split is named; give at least one, as in --splits train,test")
-    for name in names:
-        _check(names.count(name) == 1, f"split {name!r} is named twice; name each once")
-    return names
-
-
-def _check(fine: bool, message: str) -> None:
-    if not fine:
-        raise UsageError(message)
+def _check_options(
+    splits: tuple[str, ...], dtype: str, batch_size: int | None, workers: int | None
+) -> None:
+    repeated = [name for name in splits if splits.count(name) > 1]
+    wrong = None
+    if not splits:
+        wrong = "no split is named; give at least one, as in --splits train,test"
+    elif repeated:
+        wrong = f"split {repeated[0]!r} is named twice; name each once"
+    elif dtype not in _DTYPES:
+        wrong = f"dtype {dtype!r} cannot be stored; choose {' or '.join(_DTYPES)}"
+    elif batch_size is not None and batch_size < 1:
+        wrong = f"a batch of {batch_size} images cannot be; give 1 or more"
+    elif workers is not None and workers < 1:
+        wrong = f"{workers} workers cannot decode; give 1 or more"
+    if wrong:
+        raise UsageError(wrong)

@@ -252,7 +252,7 @@ def test_killed_extractions_finish_with_the_same_bits(images, tmp_path, referenc
         process = processes.Process(target=extract_in_a_process, args=(images, path, format, begun))
         process.start()
         assert begun.wait(60)
-        process.join(moments.uniform(0, 0.2))
+        process.join(moments.uniform(0, 0.1))
         process.kill()
         process.join()
     done = extract(images, path, format=format)

@@ -141,6 +141,14 @@ def add_product(total: Array, a: Array, b: Array) -> None:
         total += a @ b
 
 
+def take_into(out: Array, array: Array, rows: Array) -> None:
+    """Write array[rows] to `out`, which has that shape and is contiguous."""
+    if is_torch_array(array):
+        torch.index_select(array, 0, rows, out=out)
+    else:
+        array_namespace(array).take(array, rows, axis=0, out=out)
+
+
 def difference_into(out: Array, a: Array, b: Array) -> Array:
     """Write a - b to `out`, computed and rounded in the type of `out` if that is the wider one."""
     xp = torch if is_torch_array(out) else array_namespace(out)

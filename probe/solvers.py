@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from probe import lda, leave_one_out, prefixes, ridge, sgd
+from probe import lda, leave_one_out, logistic, prefixes, ridge, sgd
 from probe.axes import Axes
 from probe.blocks import RowBlocks
 from probe.chains import Chain
@@ -108,6 +108,7 @@ SOLVERS: dict[str, Solver] = {
         ridge.fit, prefixes.REMEDIES, probabilities=False, leave_one_out=leave_one_out.fit
     ),
     "lda": Solver(lda.fit, prefixes.REMEDIES),
+    "logistic": Solver(logistic.fit, logistic.REMEDIES, logistic.UNFINISHED),
     "sgd": Solver(
         sgd.fit,
         sgd.REMEDIES,

@@ -1,0 +1,136 @@
+"""Minimisers of many functions in lockstep: L-BFGS that is asked for points and told values."""
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from probe.arrays import Array, to_host
+from probe.curvature import Curvature
+from probe.forward import like
+from probe.linesearch import Steps
+
+PAIRS = 5
+# differences of values under this many units of rounding decide nothing
+NOISE = 8
+
+CONVERGED, MAX_ITER, LINE_SEARCH = "converged", "max_iter", "line_search"
+
+
+class Lbfgs:
+    """P independent runs of L-BFGS, each with its own curvature, step length and end.
+
+    The functions are evaluated elsewhere, all at once: `ask` for the points, `tell` values and
+    gradients there, until every `status` is set; `keep` drops those that are done.
+
+    The variables are the caller's: gradient descent with step 1 should be safe in them, since that
+    is what a run falls back to. With the inverse curvature H that a run has learnt, g'H g / 2 is
+    what the next step is to gain. A run has converged when that is at most tol^2 / 2 of the value,
+    which depends on the scale of neither the function nor the variables.
+
+    Arguments:
+        start: (P, n), the first points.
+        tol: of `norms`.
+        max_iter: steps of each run.
+        first_step: length of the first trial, in gradients.
+
+    Attributes:
+        points: (P, n), where the runs stand.
+        values: float64 (P,), the functions there.
+        gradients: (P, n), of the functions there.
+        norms: float64 (P,), sqrt(g'H g / value).
+        iterations: int64 (P,), steps taken.
+        status: (P,) str, "" while running, else "converged", "max_iter" or "line_search".
+    """
+
+    def __init__(self, start: Array, *, tol: float, max_iter: int, first_step: float = 1.0):
+        xp = array_namespace(start)
+        count = len(start)
+        self.points = start
+        self.values = np.full(count, np.inf)
+        self.gradients = xp.zeros_like(start)
+        self.norms = np.full(count, np.inf)
+        self.iterations = np.zeros(count, np.int64)
+        self.status = np.full(count, "", dtype="<U11")
+        self._tol, self._max_iter, self._first_step = tol, max_iter, first_step
+        self._direction = xp.zeros_like(start)
+        self._slopes = np.zeros(count)
+        self._steps = Steps(count, NOISE * float(xp.finfo(start.dtype).eps))
+        self._curvature = Curvature(start, PAIRS)
+        self._told = False
+
+    def ask(self) -> Array:
+        """Return the points (P, n) at which values and gradients are wanted."""
+        return self.points + self._along(self._steps.step)
+
+    def tell(self, values: np.ndarray, gradients: Array) -> None:
+        """Take values float64 (P,) and gradients (P, n) at the points asked for."""
+        if not self._told:
+            self._told = True
+            self._begin(values, gradients)
+            return
+        xp = array_namespace(gradients)
+        slopes = to_host(xp.sum(gradients * self._direction, axis=1)).astype(np.float64)
+        accepted = self._steps.judge(self.values, self._slopes, values, slopes)
+        step = self._along(np.where(accepted, self._steps.step, 0.0))
+        taken = self._mask(accepted)
+        change = xp.where(taken, gradients - self.gradients, 0)
+        self.points = self.points + step
+        self.gradients = xp.where(taken, gradients, self.gradients)
+        self.values = np.where(accepted, values, self.values)
+        self.iterations += accepted
+        self._turn(accepted, step, change)
+
+    def keep(self, kept: np.ndarray) -> None:
+        """Drop all but the runs in a mask."""
+        xp = array_namespace(self.points)
+        rows = xp.asarray(np.flatnonzero(kept), device=self.points.device)
+        for name in ("points", "gradients", "_direction"):
+            setattr(self, name, getattr(self, name)[rows])
+        for name in ("values", "norms", "iterations", "status", "_slopes"):
+            setattr(self, name, getattr(self, name)[kept])
+        self._steps.keep(kept)
+        self._curvature.keep(kept)
+
+    def _begin(self, values: np.ndarray, gradients: Array) -> None:
+        squares = self._squares(gradients)
+        self.values, self.gradients = values, gradients
+        self._direction, self._slopes = -gradients, -squares
+        self._steps.start(np.ones(len(values), bool), self._slopes, self._first_step)
+        self._finish(squares == 0)
+
+    def _turn(self, accepted: np.ndarray, step: Array, change: Array) -> None:
+        """Give the runs that moved a new direction, and the runs that cannot move a last chance."""
+        xp = array_namespace(step)
+        direction, slopes, squares = self._curvature.advance(accepted, step, change, self.gradients)
+        stuck = ~accepted & self._steps.exhausted
+        hopeless = stuck & ~self._curvature.known()
+        downhill = (accepted & ~(slopes < 0)) | (stuck & ~hopeless)
+        if downhill.any():
+            self._curvature.forget(downhill)
+            direction = xp.where(self._mask(downhill), -self.gradients, direction)
+            slopes = np.where(downhill, -squares, slopes)
+        turned = accepted | downhill
+        self._direction = xp.where(self._mask(turned), direction, self._direction)
+        self._slopes = np.where(turned, slopes, self._slopes)
+        self._steps.start(turned, self._slopes)
+        self.status[hopeless] = LINE_SEARCH
+        # a run that has just forgotten its curvature cannot tell how far it is
+        learnt = self._curvature.known() & turned
+        self._finish((squares == 0) | (learnt & (-slopes <= self._tol**2 * np.abs(self.values))))
+
+    def _finish(self, converged: np.ndarray) -> None:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            self.norms = np.sqrt(-self._slopes / np.abs(self.values))
+        self.status[(self.iterations >= self._max_iter) & (self.status == "")] = MAX_ITER
+        self.status[converged] = CONVERGED
+
+    def _squares(self, vectors: Array) -> np.ndarray:
+        xp = array_namespace(vectors)
+        return to_host(xp.sum(vectors * vectors, axis=1)).astype(np.float64)
+
+    def _along(self, lengths: np.ndarray) -> Array:
+        xp = array_namespace(self._direction)
+        return xp.asarray(lengths, **like(self._direction))[:, None] * self._direction
+
+    def _mask(self, which: np.ndarray) -> Array:
+        xp = array_namespace(self.points)
+        return xp.asarray(which, device=self.points.device)[:, None]

@@ -1,0 +1,155 @@
+"""All probes of one penalty, minimised together: every pass over the rows serves every probe."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from probe.arrays import Array, to_host
+from probe.lbfgs import Lbfgs
+from probe.passes import losses_and_gradients
+from probe.sheets import Sheet
+from probe.tiles import Tiles
+from probe.whitening import Whitening
+
+SEPARABLE = "separable"
+
+
+@dataclass(frozen=True)
+class Solution:
+    """One probe at the end of its run.
+
+    Attributes:
+        coefficients: (C, 1 + k), of the standardised features; the intercept first.
+        objective: mean loss + (l2/2) ||W||^2, in nats.
+        gradient_norm: as `norms` of `Lbfgs`.
+        iterations: steps taken.
+        status: "converged", "max_iter", "line_search" or "separable".
+    """
+
+    coefficients: np.ndarray
+    objective: float
+    gradient_norm: float
+    iterations: int
+    status: str
+
+
+@dataclass(frozen=True)
+class Descent:
+    """What is minimised, and when a run ends.
+
+    Attributes:
+        l2: penalty.
+        tol: of the gradient norm.
+        max_iter: steps of each run.
+        first_step: length of the first trial, in gradients.
+    """
+
+    l2: float
+    tol: float
+    max_iter: int
+    first_step: float
+
+
+class Running:
+    """The probes of a sheet on their way: their minimisers, and the metric of each chain.
+
+    Arguments:
+        sheet: the probes.
+        whitenings: by number of the chain.
+        start: float64 (P, C, 1 + m), coefficients to start from.
+        n_rows: N.
+        descent: how to minimise.
+    """
+
+    def __init__(
+        self, sheet: Sheet, whitenings: Mapping[int, Whitening], start: np.ndarray, n_rows: int,
+        descent: Descent,
+    ):  # fmt: skip
+        self.sheet, self._whitenings, self._n_rows = sheet, whitenings, n_rows
+        self._l2 = descent.l2
+        first = whitenings[sheet.spans[0].chain].inverse
+        xp = array_namespace(first)
+        wide = xp.asarray(start, device=first.device)
+        for span in sheet.spans:
+            wide[span.probes] = whitenings[span.chain].variables(wide[span.probes])
+        flat = xp.reshape(xp.astype(wide, first.dtype), (len(sheet), -1))
+        self.runs = Lbfgs(
+            flat, tol=descent.tol, max_iter=descent.max_iter, first_step=descent.first_step
+        )
+
+    def coefficients(self, points: Array) -> Array:
+        """Return W (P, C, 1 + m) of points V (P, n)."""
+        xp, sheet = array_namespace(points), self.sheet
+        variables = xp.reshape(points, (len(sheet), sheet.n_classes, sheet.length))
+        parts = [
+            self._whitenings[span.chain].coefficients(variables[span.probes], span.cuts)
+            for span in sheet.spans
+        ]
+        return parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
+
+    def tell(self, weights: Array, losses: np.ndarray, gradients: Array) -> None:
+        """Take the losses (P,) and their gradients (P, C, 1 + m), summed over rows, at W.
+
+        Without a penalty, losses that sum to less than log 2 prove that every row is on its own
+        side: then scaling W up decreases the loss for ever, and there is no solution.
+        """
+        xp, sheet = array_namespace(weights), self.sheet
+        gradients /= self._n_rows
+        free = weights[:, :, 1:]
+        penalty = xp.sum(free * free, axis=(1, 2), dtype=xp.float64)
+        gradients[:, :, 1:] += self._l2 * free
+        rounded = xp.astype(gradients, weights.dtype)
+        parts = [
+            self._whitenings[span.chain].gradient(rounded[span.probes], span.cuts)
+            for span in sheet.spans
+        ]
+        whitened = parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
+        whitened *= sheet.mask
+        values = losses / self._n_rows + self._l2 / 2 * to_host(penalty)
+        self.runs.tell(values, xp.reshape(whitened, (len(sheet), -1)))
+        if self._l2 == 0:
+            self.runs.status[losses < np.log(2)] = SEPARABLE
+
+    def finished(self) -> dict[int, Solution]:
+        """Return the solutions of the runs that are over, by probe number, and drop these."""
+        runs, sheet = self.runs, self.sheet
+        done = np.flatnonzero(runs.status != "")
+        if not done.size:
+            return {}
+        weights = self.coefficients(runs.points)
+        solutions = {}
+        for p in done:
+            kept = to_host(weights[int(p), :, : int(sheet.sizes[p])]).copy()
+            solutions[int(sheet.numbers[p])] = Solution(
+                kept, float(runs.values[p]), float(runs.norms[p]), int(runs.iterations[p]),
+                str(runs.status[p]),
+            )  # fmt: skip
+        kept = runs.status == ""
+        runs.keep(kept)
+        if kept.any():
+            sheet.keep(kept)
+        return solutions
+
+
+def minimise(
+    tiles: Tiles, running: Sequence[Running], report: Callable[[int], None]
+) -> dict[int, Solution]:
+    """Return the solution of every probe, by its number.
+
+    Each round asks every probe for a point, passes once over the rows for all of them, and tells
+    them what was found; probes that are done leave. After each pass `report` learns how many are
+    solved.
+    """
+    solutions: dict[int, Solution] = {}
+    left = list(running)
+    while left:
+        weights = [one.coefficients(one.runs.ask()) for one in left]
+        losses, gradients = losses_and_gradients(tiles, [one.sheet for one in left], weights)
+        for one, at, loss, gradient in zip(left, weights, losses, gradients, strict=True):
+            one.tell(at, loss, gradient)
+            solutions |= one.finished()
+        left = [one for one in left if len(one.runs.status)]
+        report(len(solutions))
+    return solutions

@@ -1,0 +1,243 @@
+"""Exact softmax regression for every chain, prefix and penalty, in lockstep, with a certificate."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from probe.arrays import Array, full_precision
+from probe.axes import Axes
+from probe.blocks import RowBlocks
+from probe.chains import Chain
+from probe.errors import UsageError
+from probe.forward import like
+from probe.lockstep import Descent, Running, Solution, minimise
+from probe.lockstep_plan import lockstep_plan
+from probe.metrics import Scores
+from probe.moments import Moments
+from probe.moments_cache import cached_moments
+from probe.passes import add_up_logits
+from probe.settings import Settings
+from probe.sheets import Sheet, lay_out
+from probe.tiles import Tiles
+from probe.weights import Weights
+from probe.whitening import Whitening
+
+REMEDIES = {
+    "max_iter": "the steps allowed did not suffice: give a larger max_iter, tol or l2",
+    "line_search": "rounding hides any further decrease: give a larger tol or l2, or float64 "
+    "features",
+    "separable": "without a penalty the weights of separated classes grow for ever: give an l2 "
+    "above 0",
+}
+
+UNFINISHED = ("max_iter", "line_search")
+
+TOL = 1e-4
+MAX_ITER = 2000
+# first trial, in gradients, from zero and from the solution of another penalty
+COLD_STEP, WARM_STEP = 4.0, 1.0
+
+
+def fit(
+    train: RowBlocks,
+    chains: Sequence[Chain],
+    penalties: Sequence[float],
+    settings: Settings,
+    *,
+    tol: float = TOL,
+    max_iter: int = MAX_ITER,
+) -> "LogisticFit":
+    """Return every softmax probe, the minimisers of
+
+        f(W, b) = mean over rows of -log softmax(W'x + b)[y] + (l2/2) ||W||^2,
+
+    where x are the centred, scaled features of the probe's prefix; b is free. With three classes
+    or more scikit-learn's `LogisticRegression(C=1 / (N * l2))` has the same solution; with two,
+    where it penalises one vector w = W_1 - W_0 in place of two, `C=2 / (N * l2)`.
+
+    All prefixes of all chains advance together, by L-BFGS in the metric of Boehning's bound, so
+    that each pass over the rows serves every probe. Penalties are taken from the largest down,
+    each starting where the one before ended. A probe ends as
+
+    * "converged": g'H g <= tol^2 f, with the gradient g and the inverse curvature H that the run
+      has learnt. The next step would gain tol^2 / 2 of f; all steps together have been seen to
+      gain 10 to 400 times that, so that with tol = 1e-4 f is within about 1e-6 of its minimum;
+    * "max_iter": it took that many steps before;
+    * "line_search": no step decreases f beyond rounding;
+    * "separable": l2 is 0 and the classes are separated, so that there is no solution.
+
+    Classes without train rows have logits of minus infinity.
+
+    Raises:
+        UsageError: tol or max_iter cannot be used.
+        DataError: train cannot be probed.
+        MemoryBudgetError: not even one probe fits into `settings.memory`.
+    """
+    if not (np.isfinite(tol) and tol > 0):
+        raise UsageError(f"tol is {tol}: a positive number is wanted, 1e-4 is usual")
+    if not isinstance(max_iter, int | np.integer) or max_iter < 1:
+        raise UsageError(f"max_iter is {max_iter}: at least one step is wanted, 2000 is usual")
+    axes = Axes(tuple(chains), tuple(penalties))
+    return LogisticFit(train, axes, settings, float(tol), int(max_iter))
+
+
+class LogisticFit:
+    """Softmax probes and the certificate of each.
+
+    Attributes:
+        axes: which probe is which.
+        n_features: D of the layer.
+        class_counts: int64 (C,), train rows of each class.
+        facts: "status", (P,) as in `fit`; "objective", float64 (P,), f in nats; "gradient_norm",
+            float64 (P,), sqrt(g'H g / f), what `tol` bounds; "iterations", int64 (P,).
+        passes: passes over the train rows, all penalties and groups together.
+    """
+
+    def __init__(
+        self, train: RowBlocks, axes: Axes, settings: Settings, tol: float, max_iter: int
+    ):
+        self.axes, self.n_features, self.passes = axes, train.n_features, 0
+        self._settings, self._tol, self._max_iter = settings, tol, max_iter
+        moments = cached_moments(train, settings)
+        self.class_counts = moments.counts
+        self._present = np.flatnonzero(moments.counts)
+        self._mean, self._scale = moments.mean, moments.scale(settings.standardize)
+        self._dtype = moments.precision
+        self._plan = lockstep_plan(settings, axes, self.n_features, len(self._present), self._dtype)
+        self._solutions: dict[int, Solution] = {}
+        self._solve(train, moments)
+        in_order = [self._solutions[probe] for probe in range(len(axes))]
+        self.facts = {
+            "status": np.array([s.status for s in in_order]),
+            "objective": np.array([s.objective for s in in_order]),
+            "gradient_norm": np.array([s.gradient_norm for s in in_order]),
+            "iterations": np.array([s.iterations for s in in_order]),
+        }
+
+    def score(self, test: RowBlocks, scores: Scores) -> None:
+        """Feed the logits of every probe on every test row to `scores`."""
+        backend = self._settings.backend
+        tiles = self._tiles(test, "test", self._plan.kept if len(self._plan.scored) > 1 else 0)
+        for numbers in self._plan.scored:
+            sheets = self._sheets(numbers)
+            arranged = [
+                sheet.arranged(backend.put(self._stacked(sheet, sheet.numbers), self._dtype))
+                for sheet in sheets
+            ]
+            places = [slice(0, len(sheet)) for sheet in sheets]
+            done = 0
+            for tile, labels in tiles:
+                for sheet, weights, place in zip(sheets, arranged, places, strict=True):
+                    shape = (len(sheet), len(self._present), tile.shape[1])
+                    logits = backend.empty(shape, self._dtype)
+                    with full_precision():
+                        add_up_logits([sheet], [weights], tile, logits, [place])
+                    by_row = backend.xp.permute_dims(self._with_absent(logits), (0, 2, 1))
+                    scores.add(sheet.numbers, by_row, labels)
+                scores.finish(labels)
+                done += len(labels)
+                self._settings.progress("test rows", done, test.n_rows)
+
+    def weights(self, probe: int) -> Weights:
+        """Return the affine map of one probe."""
+        held = self._solutions[probe].coefficients.astype(np.float64)
+        features, classes = self.axes.features(probe), len(self.class_counts)
+        coef = np.zeros((len(features), classes))
+        intercept = np.full(classes, -np.inf)
+        coef[:, self._present], intercept[self._present] = held[:, 1:].T, held[:, 0]
+        mean, scale = self._mean[features], self._scale[features]
+        return Weights.from_standardized(features, coef, intercept, mean, scale)
+
+    def _solve(self, train: RowBlocks, moments: Moments) -> None:
+        axes = self.axes
+        lookup = np.cumsum(moments.counts > 0) - 1
+        tiles = self._tiles(train, "train", self._plan.kept, lookup)
+        covariance = self._settings.backend.put(moments.covariance(self._settings.standardize))
+        largest_first = np.argsort(axes.penalties)[::-1].tolist()
+        for group in self._plan.groups:
+            before = None
+            for penalty in largest_first:
+                numbers = np.array([axes.prefixes(c, penalty)[p] for c, p in group])
+                running = self._running(numbers, covariance, penalty, before)
+                self._solutions |= minimise(tiles, running, self._reporter())
+                before = penalty
+
+    def _running(
+        self, numbers: np.ndarray, covariance: Array, penalty: int, before: int | None
+    ) -> list[Running]:
+        """Return the probes of one penalty, each where the penalty `before` ended."""
+        l2, n_rows = self.axes.penalties[penalty], int(self.class_counts.sum())
+        whitenings = self._whitenings(numbers, covariance, l2)
+        descent = Descent(
+            l2, self._tol, self._max_iter, COLD_STEP if before is None else WARM_STEP
+        )
+        running = []
+        for sheet in self._sheets(numbers):
+            start = self._start(sheet) if before is None else self._ended(sheet, before)
+            running.append(Running(sheet, whitenings, start, n_rows, descent))
+        return running
+
+    def _whitenings(
+        self, numbers: np.ndarray, covariance: Array, l2: float
+    ) -> dict[int, Whitening]:
+        xp, chain, size = array_namespace(covariance), self.axes.chain, self.axes.size
+        whitenings = {}
+        for number in np.unique(chain[numbers]).tolist():
+            longest = int(size[numbers[chain[numbers] == number]].max())
+            order = self._settings.backend.put(self.axes.chains[number].order[:longest])
+            own = xp.take(xp.take(covariance, order, axis=0), order, axis=1)
+            whitenings[number] = Whitening(own, l2, self._dtype)
+        return whitenings
+
+    def _start(self, sheet: Sheet) -> np.ndarray:
+        """Return coefficients (P, C, 1 + m) of probes that see no feature: the log priors."""
+        start = np.zeros((len(sheet), len(self._present), sheet.length))
+        priors = np.log(self.class_counts[self._present])
+        start[:, :, 0] = priors - priors.mean()
+        return start
+
+    def _ended(self, sheet: Sheet, penalty: int) -> np.ndarray:
+        """Return the solutions (P, C, 1 + m) of the sheet's probes, but for another penalty."""
+        axes = self.axes
+        places = zip(axes.chain[sheet.numbers], axes.prefix[sheet.numbers], strict=True)
+        return self._stacked(sheet, [axes.prefixes(c, penalty)[p] for c, p in places])
+
+    def _stacked(self, sheet: Sheet, numbers: Sequence[int]) -> np.ndarray:
+        """Return the solutions of these probes, float64 (P, C, 1 + m), zero beyond prefixes."""
+        stacked = np.zeros((len(sheet), len(self._present), sheet.length))
+        for place, number in zip(stacked, numbers, strict=True):
+            held = self._solutions[number].coefficients
+            place[:, : held.shape[1]] = held
+        return stacked
+
+    def _with_absent(self, logits: Array) -> Array:
+        """Return logits (P, C, r) of all classes, those without train rows minus infinity."""
+        xp = array_namespace(logits)
+        if len(self._present) == len(self.class_counts):
+            return logits
+        shape = (len(logits), len(self.class_counts), logits.shape[2])
+        out = xp.full(shape, -xp.inf, **like(logits))
+        out[:, self._settings.backend.put(self._present)] = logits
+        return out
+
+    def _tiles(
+        self, blocks: RowBlocks, split: str, kept: int, lookup: np.ndarray | None = None
+    ) -> Tiles:
+        return Tiles(
+            blocks, self._plan.rows, self._mean, self._scale, self._dtype,
+            self._settings.backend, split, kept, lookup,
+        )  # fmt: skip
+
+    def _sheets(self, numbers: np.ndarray) -> list[Sheet]:
+        backend, classes = self._settings.backend, len(self._present)
+        return lay_out(self.axes, numbers, self.n_features, classes, backend)
+
+    def _reporter(self) -> Callable[[int], None]:
+        done = len(self._solutions)
+
+        def report(solved: int) -> None:
+            self.passes += 1
+            self._settings.progress("probes", done + solved, len(self.axes), passes=self.passes)
+
+        return report

@@ -1,0 +1,86 @@
+"""A metric for softmax regression: Boehning's bound on its curvature, one factor for all prefixes."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from probe.arrays import Array, add_to_diagonal, solve_lower
+from probe.factor import factorise
+from probe.segments import Segment
+
+# least curvature that the metric may have, as a share of the mean: below, float32 resolves nothing
+FLOOR = 1e-6
+
+
+class Whitening:
+    """The change of variables V = L_k' W in which all prefixes of a chain are well scaled.
+
+    For C classes the Hessian of the mean cross-entropy plus (l2/2) ||W||^2 is at most
+
+        (1/2) (I - 11'/C) (x) X'X/N + l2 I   <=   I (x) A,   A = X'X/(2N) + l2 I = L L'.
+
+    In V the curvature is thus at most 1, whatever the features. The leading block of L is the
+    factor of the leading block of A, and a prefix's coefficients are zero beyond its features, so
+    one triangle serves all prefixes: W = L^-T V, and the gradient in V is L^-1 times that in W.
+    The intercept stands before the features, with its own bound 1/2.
+
+    Arguments:
+        covariance: float64 (m, m), X'X/N of the chain's features, in its order.
+        l2: penalty.
+        dtype: "float32" or "float64", of the vectors to be changed.
+
+    Reference:
+        Boehning, "Multinomial logistic regression algorithm", Ann. Inst. Stat. Math. 1992.
+    """
+
+    def __init__(self, covariance: Array, l2: float, dtype: str):
+        xp = array_namespace(covariance)
+        matrix = covariance / 2
+        floor = FLOOR * float(xp.mean(xp.linalg.diagonal(matrix)))
+        add_to_diagonal(matrix, max(l2, floor, np.finfo(np.float64).tiny))
+        self.lower = factorise(matrix[None]).lower[0]
+        size = len(matrix)
+        identity = xp.eye(size, dtype=xp.float64, device=matrix.device)
+        inverse = solve_lower(self.lower[None], identity[None])[0]
+        self.inverse = xp.zeros((1 + size, 1 + size), dtype=getattr(xp, dtype),
+                                device=matrix.device)  # fmt: skip
+        self.inverse[0, 0] = 2**0.5
+        self.inverse[1:, 1:] = xp.astype(inverse, getattr(xp, dtype))
+
+    def gradient(self, gradient: Array, cuts: Sequence[Segment]) -> Array:
+        """Return L^-1 G for gradients G (P, C, 1 + m) in W of the prefixes that `cuts` cuts.
+
+        Arguments:
+            gradient: (P, C, 1 + m); what lies beyond a prefix is ignored.
+            cuts: `segments` of the P prefix sizes, the constant included.
+        """
+        probes, classes, size = gradient.shape
+        xp = array_namespace(gradient)
+        rows = xp.reshape(gradient, (probes * classes, size))
+        out = xp.zeros_like(rows)
+        for cut in cuts:
+            reach, span = slice(cut.first * classes, None), slice(cut.start, cut.stop)
+            out[reach, span] = rows[reach, : cut.stop] @ self.inverse[span, : cut.stop].T
+        return xp.reshape(out, gradient.shape)
+
+    def coefficients(self, variables: Array, cuts: Sequence[Segment]) -> Array:
+        """Return W = L^-T V for V (P, C, 1 + m) that is zero beyond each prefix."""
+        probes, classes, size = variables.shape
+        xp = array_namespace(variables)
+        rows = xp.reshape(variables, (probes * classes, size))
+        out, stop = xp.zeros_like(rows), cuts[-1].stop
+        for cut in cuts:
+            reach, span = slice(cut.first * classes, None), slice(cut.start, cut.stop)
+            beyond = slice(cut.start, stop)
+            out[reach, span] = rows[reach, beyond] @ self.inverse[beyond, span]
+        return xp.reshape(out, variables.shape)
+
+    def variables(self, coefficients: Array) -> Array:
+        """Return V = L_k' W, float64, for W (P, C, 1 + m), float64, zero beyond each prefix."""
+        xp = array_namespace(coefficients)
+        out = xp.zeros_like(coefficients)
+        stop = min(coefficients.shape[2], 1 + len(self.lower))
+        out[..., 0] = coefficients[..., 0] / 2**0.5
+        out[..., 1:stop] = coefficients[..., 1:stop] @ self.lower[: stop - 1, : stop - 1]
+        return out

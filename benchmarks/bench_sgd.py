@@ -17,7 +17,7 @@ from torch.nn import functional
 import probe
 from benchmarks import machine
 from probe.chains import random_chain
-from probe.recipe import Recipe
+from probe.sgd.recipe import Recipe
 from probe.validation import random_parts
 
 WEIGHT_DECAY = 5e-4

@@ -81,7 +81,8 @@ def test_every_probe_reaches_the_optimum_of_scikit_learn(name, precision):
 def test_backends_agree(name, backend):
     problem = PROBLEMS[name]()
     device = "cuda" if backend == "cupy" else "cpu"
-    there, here = (solve(problem, backend=b, device=d) for b, d in ((backend, device), ("torch", "cpu")))
+    there = solve(problem, backend=backend, device=device)
+    here = solve(problem, backend="torch", device="cpu")
     assert there.table["objective"].to_numpy() == pytest.approx(here.table["objective"], rel=1e-6)
 
 

@@ -10,13 +10,13 @@ from torch.nn import functional
 import probe
 from probe.arrays import Backend
 from probe.chains import first_chain, random_chain, subset_chain
-from probe.descent import Descent
 from probe.errors import DataError, MemoryBudgetError, ProbeFailed, UsageError
-from probe.recipe import Recipe
 from probe.segments import segments
-from probe.softmax import cross_entropy
+from probe.sgd.descent import Descent
+from probe.sgd.recipe import Recipe
+from probe.sgd.softmax import cross_entropy
+from probe.sgd.stack import Layout, linear_start, stacked
 from probe.solvers import SOLVERS
-from probe.stack import Layout, linear_start, stacked
 from probe.validation import random_parts, stratified_parts
 
 FRACTIONS = (0.05, 0.5, 1.0)

@@ -7,11 +7,11 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from probe.arrays import Array, to_host
-from probe.lbfgs import Lbfgs
-from probe.passes import losses_and_gradients
-from probe.sheets import Sheet
-from probe.tiles import Tiles
-from probe.whitening import Whitening
+from probe.logistic.lbfgs import Lbfgs
+from probe.logistic.passes import losses_and_gradients
+from probe.logistic.sheets import Sheet
+from probe.logistic.tiles import Tiles
+from probe.logistic.whitening import Whitening
 
 SEPARABLE = "separable"
 

@@ -11,17 +11,17 @@ from probe.blocks import RowBlocks
 from probe.chains import Chain
 from probe.errors import UsageError
 from probe.forward import like
-from probe.lockstep import Descent, Running, Solution, minimise
-from probe.lockstep_plan import lockstep_plan
+from probe.logistic.lockstep import Descent, Running, Solution, minimise
+from probe.logistic.lockstep_plan import lockstep_plan
+from probe.logistic.passes import add_up_logits
+from probe.logistic.sheets import Sheet, lay_out
+from probe.logistic.tiles import Tiles
+from probe.logistic.whitening import Whitening
 from probe.metrics import Scores
 from probe.moments import Moments
 from probe.moments_cache import cached_moments
-from probe.passes import add_up_logits
 from probe.settings import Settings
-from probe.sheets import Sheet, lay_out
-from probe.tiles import Tiles
 from probe.weights import Weights
-from probe.whitening import Whitening
 
 REMEDIES = {
     "max_iter": "the steps allowed did not suffice: give a larger max_iter, tol or l2",
@@ -94,9 +94,7 @@ class LogisticFit:
         passes: passes over the train rows, all penalties and groups together.
     """
 
-    def __init__(
-        self, train: RowBlocks, axes: Axes, settings: Settings, tol: float, max_iter: int
-    ):
+    def __init__(self, train: RowBlocks, axes: Axes, settings: Settings, tol: float, max_iter: int):
         self.axes, self.n_features, self.passes = axes, train.n_features, 0
         self._settings, self._tol, self._max_iter = settings, tol, max_iter
         moments = cached_moments(train, settings)
@@ -169,9 +167,7 @@ class LogisticFit:
         """Return the probes of one penalty, each where the penalty `before` ended."""
         l2, n_rows = self.axes.penalties[penalty], int(self.class_counts.sum())
         whitenings = self._whitenings(numbers, covariance, l2)
-        descent = Descent(
-            l2, self._tol, self._max_iter, COLD_STEP if before is None else WARM_STEP
-        )
+        descent = Descent(l2, self._tol, self._max_iter, COLD_STEP if before is None else WARM_STEP)
         running = []
         for sheet in self._sheets(numbers):
             start = self._start(sheet) if before is None else self._ended(sheet, before)

@@ -1,4 +1,4 @@
-"""A metric for softmax regression: Boehning's bound on its curvature, one factor for all prefixes."""
+"""A metric for softmax regression: Boehning's bound on its curvature, factored once a chain."""
 
 from collections.abc import Sequence
 

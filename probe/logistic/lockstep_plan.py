@@ -6,7 +6,7 @@ import numpy as np
 
 from probe.axes import Axes
 from probe.budget import CACHE_BYTES, MIN_ROWS, rows_within
-from probe.lbfgs import PAIRS
+from probe.logistic.lbfgs import PAIRS
 from probe.settings import Settings
 
 # rows of a tile: on a CPU between these, as the cache holds; on an accelerator as many as fit

@@ -45,7 +45,8 @@ class Curvature:
 
         Arguments:
             moved: bool (P,), the functions that took a step; of the others nothing is learnt.
-            step, change: (P, n), s and y.
+            step: (P, n), s.
+            change: (P, n), y.
             gradient: (P, n), g.
         """
         xp = array_namespace(gradient)

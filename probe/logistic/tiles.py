@@ -1,4 +1,4 @@
-"""Rows in tiles that a cache holds: standardised, transposed, kept from pass to pass if they fit."""
+"""Rows in tiles that a cache holds: standardised, transposed, kept between passes if they fit."""
 
 from collections.abc import Iterator
 

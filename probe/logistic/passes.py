@@ -1,15 +1,16 @@
 """One pass over the rows: losses and gradients of all probes, whatever their chain and prefix."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from array_api_compat import array_namespace
 
 from probe.arrays import Array, full_precision, to_host
 from probe.forward import like
-from probe.residuals import residuals
-from probe.sheets import Sheet
-from probe.tiles import Tiles
+from probe.logistic.residuals import residuals
+from probe.logistic.sheets import Sheet
+from probe.logistic.tiles import Tiles
 
 # tiles whose gradients are summed in the precision of the rows before they join the float64 sum
 SUMMED = 16
@@ -33,7 +34,7 @@ def losses_and_gradients(
     parts = [xp.zeros_like(array) for array in arranged]
     totals = [xp.zeros_like(array, dtype=xp.float64) for array in arranged]
     bounds = np.cumsum([0, *map(len, sheets)]).tolist()
-    places = [slice(*pair) for pair in zip(bounds, bounds[1:], strict=False)]
+    places = [slice(*pair) for pair in pairwise(bounds)]
     losses, logits = 0, None
     with full_precision():
         for number, (tile, labels) in enumerate(tiles, start=1):

@@ -10,12 +10,12 @@ from probe.axes import Axes
 from probe.blocks import RowBlocks
 from probe.chains import Chain
 from probe.metrics import Scores
-from probe.recipe import Recipe
 from probe.rows import gathered
 from probe.settings import Settings
-from probe.stack import stacked
-from probe.training import Trained, precision, samples, train_probes, with_constant
-from probe.training_plan import grouped, layout_of
+from probe.sgd.recipe import Recipe
+from probe.sgd.stack import stacked
+from probe.sgd.training import Trained, precision, samples, train_probes, with_constant
+from probe.sgd.training_plan import grouped, layout_of
 from probe.validation import random_parts
 from probe.weights import Weights
 
@@ -49,7 +49,7 @@ def fit(
     v = momentum v + g + l2 w and w = w - lr v, for biases as for weights, so that a penalty is a
     weight decay. Layers start as `torch.nn.Linear` does under the chain's seed. Features are raw:
     neither centred nor scaled, whatever `settings.standardize` says. All probes see the same
-    minibatches; the options are those of `probe.recipe.Recipe`.
+    minibatches; the options are those of `probe.sgd.recipe.Recipe`.
 
     Raises:
         UsageError: an option cannot be used.

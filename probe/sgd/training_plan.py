@@ -6,8 +6,8 @@ from probe.axes import Axes
 from probe.blocks import RowBlocks
 from probe.budget import text
 from probe.errors import MemoryBudgetError
-from probe.stack import Layout
-from probe.training import precision
+from probe.sgd.stack import Layout
+from probe.sgd.training import precision
 
 
 def layout_of(axes: Axes, chain: int, n_classes: int) -> Layout:

@@ -4,9 +4,9 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from probe.arrays import Array, to_host
-from probe.curvature import Curvature
 from probe.forward import like
-from probe.linesearch import Steps
+from probe.logistic.curvature import Curvature
+from probe.logistic.linesearch import Steps
 
 PAIRS = 5
 # differences of values under this many units of rounding decide nothing

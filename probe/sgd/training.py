@@ -9,11 +9,11 @@ from array_api_compat import array_namespace
 from probe.accuracy import label_is_first_max
 from probe.arrays import Array, Backend, full_precision, to_host
 from probe.blocks import RowBlocks
-from probe.descent import Descent
-from probe.recipe import Recipe
 from probe.rows import gathered
-from probe.softmax import cross_entropy
-from probe.stack import Stack
+from probe.sgd.descent import Descent
+from probe.sgd.recipe import Recipe
+from probe.sgd.softmax import cross_entropy
+from probe.sgd.stack import Stack
 from probe.validation import Parts
 
 

@@ -3,7 +3,7 @@
 from array_api_compat import array_namespace, is_torch_array
 
 from probe.arrays import Array, add_product
-from probe.stack import Stack
+from probe.sgd.stack import Stack
 
 
 class Descent:

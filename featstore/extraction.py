@@ -91,9 +91,8 @@ def extract(
         id_width=max(64, *(len(id_.encode()) for rows in images.values() for id_ in rows.ids)),
         provenance=_provenance(batch_size or BATCH_SIZE, target),
     )
-    size = batch_size or store.provenance.get("batch_size") or BATCH_SIZE
     forward = _Forward(backbone, reader, target)
-    done = _complete(store, images, forward, size, workers, progress)
+    done = _complete(store, images, forward, batch_size, workers, progress)
     return Extraction(
         store=store,
         images_done=done,
@@ -125,7 +124,7 @@ def _complete(
     store: Store,
     images: dict[str, ImageRows],
     forward: _Forward,
-    batch_size: int,
+    batch_size: int | None,
     workers: int | None,
     progress: Progress,
 ) -> int:
@@ -138,8 +137,9 @@ def _complete(
         for split, block in sorted(damaged):
             writer.discard(split, block)
         missing = [(split, block) for split in images for block in store.missing(split)]
+        size = batch_size or store.provenance.get("batch_size") or BATCH_SIZE
         blocks = [
-            (split, block, loading.batches(store.rows_of(split, block), batch_size))
+            (split, block, loading.batches(store.rows_of(split, block), size))
             for split, block in missing
         ]
         total = sum(len(rows) for rows in images.values())

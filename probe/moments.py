@@ -188,8 +188,11 @@ def _finished(total: Array, counts: np.ndarray, shift: np.ndarray, dtype: str) -
     gram = host[:, :width]
     if not np.isfinite(gram[0].sum() + np.trace(gram)):
         raise DataError(f"products of features overflow {dtype}: divide the features by a constant")
+    # products of rounded numbers are symmetric to rounding only, and a factor's check is strict
     for columns in panels(width):
         gram[columns.stop :, columns] = gram[columns, columns.stop :].T
+        corner = np.triu(gram[columns, columns])
+        gram[columns, columns] = corner + np.triu(corner, 1).T
     return Moments(shift, counts, host[:, width:], gram, dtype)
 
 

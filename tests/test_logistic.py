@@ -204,6 +204,7 @@ def test_a_class_without_train_rows_is_never_predicted():
     chains = [random_chain(10, FRACTIONS, 1)]
     result = probe.fit(blocks, chains, solver="logistic", l2=L2, device="cpu")
     plain = solve(problem, chains)
+    assert np.isfinite(result.table["objective"]).all()
     assert result.table["objective"].equals(plain.table["objective"])
     assert np.isneginf(result.weights(0).intercept[[1, 3, 5]]).all()
     scored = result.score((problem.x_test, problem.y_test * 2), ["accuracy", "nll", "top5"]).table

@@ -12,7 +12,13 @@ PAIRS = 5
 # differences of values under this many units of rounding decide nothing
 NOISE = 8
 
+# a run whose value and norm have not come down, by this share, in so many steps has met rounding
+PATIENCE = 50
+LESS = 0.9
+
 CONVERGED, MAX_ITER, LINE_SEARCH = "converged", "max_iter", "line_search"
+
+PROGRESS = ("_lowest", "_least_norm", "_gained")
 
 
 class Lbfgs:
@@ -51,9 +57,12 @@ class Lbfgs:
         self.iterations = np.zeros(count, np.int64)
         self.status = np.full(count, "", dtype="<U11")
         self._tol, self._max_iter, self._first_step = tol, max_iter, first_step
+        self._epsilon = float(xp.finfo(start.dtype).eps)
+        self._lowest, self._least_norm = np.full((2, count), np.inf)
+        self._gained = np.zeros(count, np.int64)
         self._direction = xp.zeros_like(start)
         self._slopes = np.zeros(count)
-        self._steps = Steps(count, NOISE * float(xp.finfo(start.dtype).eps))
+        self._steps = Steps(count, NOISE * self._epsilon)
         self._curvature = Curvature(start, PAIRS)
         self._told = False
 
@@ -85,7 +94,7 @@ class Lbfgs:
         rows = xp.asarray(np.flatnonzero(kept), device=self.points.device)
         for name in ("points", "gradients", "_direction"):
             setattr(self, name, getattr(self, name)[rows])
-        for name in ("values", "norms", "iterations", "status", "_slopes"):
+        for name in ("values", "norms", "iterations", "status", "_slopes", *PROGRESS):
             setattr(self, name, getattr(self, name)[kept])
         self._steps.keep(kept)
         self._curvature.keep(kept)
@@ -120,8 +129,19 @@ class Lbfgs:
     def _finish(self, converged: np.ndarray) -> None:
         with np.errstate(divide="ignore", invalid="ignore"):
             self.norms = np.sqrt(-self._slopes / np.abs(self.values))
-        self.status[(self.iterations >= self._max_iter) & (self.status == "")] = MAX_ITER
+        running = self.status == ""
+        self.status[running & self._stalled()] = LINE_SEARCH
+        self.status[running & (self.iterations >= self._max_iter)] = MAX_ITER
         self.status[converged] = CONVERGED
+
+    def _stalled(self) -> np.ndarray:
+        """Return which runs have long gained nothing that is not rounding."""
+        gain = self._lowest - self.values > self._epsilon * np.abs(self.values)
+        gain |= self.norms < LESS * self._least_norm
+        self._gained = np.where(gain, self.iterations, self._gained)
+        self._lowest = np.where(gain, self.values, self._lowest)
+        self._least_norm = np.where(gain, np.fmin(self.norms, self._least_norm), self._least_norm)
+        return self.iterations - self._gained >= PATIENCE
 
     def _squares(self, vectors: Array) -> np.ndarray:
         xp = array_namespace(vectors)

@@ -319,7 +319,7 @@ def test_the_quickstart_and_its_second_run(tmp_path, monkeypatch):
     table = pd.read_csv(folder / "results.csv")
     assert sorted(table["fraction"].unique()) == [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
     means = table.groupby("fraction")["accuracy"].mean()
-    assert means[1.0] > 0.9  # trained weights see digits; random features of this size do not
+    assert means[1.0] > 0.88  # trained weights see digits; random features of this size do not
     assert means[0.1] > 0.75
 
     again = run("quickstart")

@@ -176,8 +176,15 @@ def test_interrupted_extraction_goes_on(images, tmp_path, reference, format, lim
 def test_batch_size_of_the_beginning_is_kept(images, tmp_path, reference):
     with pytest.raises(Interrupted):
         extract(images, tmp_path / "store", progress=stop_at(70))
-    done = extract(images, tmp_path / "store", batch_size=None)
+    counts = []
+
+    def count(stage, done, total, **facts):
+        if stage == "images":
+            counts.append(done)
+
+    done = extract(images, tmp_path / "store", batch_size=None, progress=count)
     assert done.store.provenance["batch_size"] == 10
+    assert np.diff(counts)[:4].tolist() == [10, 10, 10, 2]
     assert contents(done.store) == reference
 
 

@@ -5,7 +5,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from hypothesis import given, settings
+from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
@@ -38,7 +38,7 @@ def transforms():
 
 @pytest.mark.parametrize("name", [*TIMM, *TORCHVISION])
 @given(width=st.integers(1, 400), height=st.integers(1, 400))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8, deadline=None, phases=[Phase.generate])
 def test_image_by_image(transforms, name, width, height):
     ours, theirs = transforms[name]
     image = picture(width, height)

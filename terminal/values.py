@@ -5,6 +5,11 @@ from pathlib import Path
 
 import click
 
+STORE = click.Path(path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FORMAT = click.Choice(["zarr", "hdf5"])
+DEVICE = click.Choice(["auto", "cpu", "cuda"])
+
 
 class NumberList(click.ParamType):
     """Numbers separated by commas."""

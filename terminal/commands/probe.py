@@ -1,0 +1,145 @@
+"""`featstore probe`: a linear probe for every (fraction, seed, penalty) of a store."""
+
+import click
+
+from terminal import tables
+from terminal.failures import Command
+from terminal.progress import Progress, notice
+from terminal.solver_options import solver_option, solver_options
+from terminal.values import DEVICE, STORE, Names, NumberList, OutFile, Penalties, Seeds
+
+
+@click.command(cls=Command)
+@click.argument("store", type=STORE, required=False)
+@click.option(
+    "--fractions", type=NumberList(float, "0.01,0.05,0.1"), required=True, metavar="LIST",
+    help="Shares of the features, in (0, 1]; the full layer comes by itself.",
+)  # fmt: skip
+@click.option(
+    "--seeds", type=Seeds(int, "3,7"), required=True, metavar="N|LIST",
+    help="5 for seeds 1 to 5, or a list such as 3,7.",
+)  # fmt: skip
+@click.option("--solver", default="ridge", help="ridge, logistic, lda or sgd.")
+@click.option(
+    "--l2", type=Penalties(float, "0.001,0.01"), metavar="LIST|auto",
+    help="The penalty of mean loss + (l2/2) ||W||^2; a list solves each; auto chooses for each "
+    "probe.  [default: the solver's own]",
+)  # fmt: skip
+@click.option(
+    "--select", type=click.Choice(["validation", "loo"]),
+    help="Choose among the penalties on train rows: a held-out part, or leave-one-out (ridge).",
+)  # fmt: skip
+@click.option("--held-out", type=float, default=0.1, help="Share of train held out to choose.")
+@click.option("--held-out-seed", type=int, default=0, help="Of the draw of that part.")
+@click.option(
+    "--metrics", type=Names(), default="accuracy", metavar="LIST",
+    help="Scores to keep: accuracy, mean_per_class, top5, nll, ece.",
+)  # fmt: skip
+@click.option("--tap", help="Which tap of the store.  [default: its first]")
+@click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
+@click.option("--memory", default="4GiB", help="How much memory arrays may take.")
+@click.option("--device", type=DEVICE, default="auto")
+@click.option("--backend", type=click.Choice(["torch", "cupy", "numpy"]), default="torch")
+@click.option(
+    "--out", type=OutFile(".csv", ".json", ".parquet"), metavar="FILE",
+    help="Save one row a probe: .csv, .json or .parquet.",
+)  # fmt: skip
+@click.option("--resume", is_flag=True, help="Solve only the probes that --out does not have.")
+@click.option(
+    "--plot", type=OutFile(".png", ".svg", ".pdf"), metavar="FILE",
+    help="Draw accuracy against fraction: .png, .svg or .pdf.",
+)  # fmt: skip
+@click.option(
+    "--save-weights", type=OutFile(".safetensors"), metavar="FILE",
+    help="Save the probes themselves, for `featstore predict`: .safetensors.",
+)  # fmt: skip
+@click.option(
+    "--save-predictions", type=OutFile(".csv", ".parquet", ".npz"), metavar="FILE",
+    help="Save the class that each probe predicts for each test row: .csv, .parquet or .npz.",
+)  # fmt: skip
+@click.option(
+    "--per-class", type=OutFile(".csv", ".json", ".parquet"), metavar="FILE",
+    help="Save each probe's accuracy on each class: .csv, .json or .parquet.",
+)  # fmt: skip
+@solver_option("--tol", type=float, help="logistic: gradient norm to stop at.")
+@solver_option("--max-iter", type=int, help="logistic: most iterations.")
+@solver_option("--epochs", type=int, help="sgd: passes over train.  [default: 100]")
+@solver_option("--lr", type=float, help="sgd: first learning rate.  [default: 0.1]")
+@solver_option("--momentum", type=float, help="sgd: momentum.  [default: 0.9]")
+@solver_option("--step-every", type=int, help="sgd: epochs a rate.  [default: a fifth of all]")
+@solver_option("--gamma", type=float, help="sgd: factor between rates.  [default: 0.1]")
+@solver_option("--batch-size", type=int, help="sgd: rows a step.  [default: 256]")
+@solver_option("--val-fraction", type=float, help="sgd: validation part.  [default: 0.1]")
+@solver_option("--split-seed", type=int, help="sgd: of the validation draw.  [default: 0]")
+@solver_option("--order-seed", type=int, help="sgd: of the order of rows.  [default: 0]")
+def probe(store, out, plot, save_weights, save_predictions, per_class, **options) -> None:
+    """Solve a linear probe for every (fraction, seed) at once.
+
+    Prints mean and spread of the test accuracy over the seeds, and its share of the full layer's.
+
+    STORE is a path; without it, the newest complete store under the store root is taken.
+    Features are drawn at random, nested along the fractions of one seed.
+
+    \b
+    Example:
+      featstore probe --fractions 0.01,0.05,0.1 --seeds 5
+      featstore probe mine.zarr --fractions 0.1,0.5 --seeds 3,7 --l2 0.01 \\
+        --out results.csv --plot accuracy.pdf
+      featstore probe mine.zarr --fractions 0.1 --seeds 5 --l2 auto \\
+        --save-weights probes.safetensors
+    """
+    import featstore
+
+    if options["resume"] and (save_weights or save_predictions or per_class):
+        raise click.UsageError(
+            "--resume reads finished probes from the results file, which holds neither weights "
+            "nor predictions: leave it out to solve every probe"
+        )
+    if store is None:
+        chosen = featstore.newest_complete()
+        notice(f"probing the newest complete store: {chosen.path}")
+    else:
+        chosen = featstore.open(store)
+    result = run_probe(chosen, out, plot, **options, **solver_options())
+    if save_weights or save_predictions or per_class:
+        _save(result, chosen, save_weights, save_predictions, per_class, options["memory"])
+
+
+def _save(result, store, weights, predictions, per_class, memory) -> None:
+    from probe import per_class_table, save_weights
+    from probe.tables import save_table
+
+    tap, classes = result.table["tap"].iloc[0], store.spec.classes
+    if weights:
+        save_weights(result, weights, source=store.spec.of_tap(tap), classes=classes)
+    if per_class:
+        save_table(per_class_table(result, classes), per_class)
+    if predictions:
+        result.predict(store.tap("test", tap), memory).save(predictions)
+    for path in filter(None, (weights, per_class, predictions)):
+        notice(f"wrote {path}")
+
+
+def run_probe(store, out, plot, *, tap=None, **options):
+    """Sweep an open store as the options say, show the table, and return the result."""
+    from probe import sentence, sweep
+    from probe.summaries import warnings
+
+    tap = tap or store.spec.taps[0].name
+    with Progress() as progress:
+        result = sweep(
+            store.tap("train", tap), store.tap("test", tap), store=str(store.path), tap=tap,
+            moments_cache=store.path.with_name(store.path.name + ".moments"), progress=progress,
+            out=out, **options,
+        )  # fmt: skip
+    table = result.to_pandas()
+    if plot:
+        from probe.plots import accuracy_against_fraction
+
+        accuracy_against_fraction(table, plot)
+    tables.show(*tables.of_sweep(table), sentence(table))
+    for line in warnings(table):
+        click.echo(f"Warning: {line}", err=True)
+    for path in filter(None, (out, plot)):
+        notice(f"wrote {path}")
+    return result

@@ -16,7 +16,7 @@ SLOT_UNIT = 512
 
 
 class Record(BaseModel):
-    """That `block` of `split` is on the disk: the checksum of its rows in each array.
+    """That `block` of `split` is on the disk: the checksum of its rows in each array and view.
 
     `store` is the digest of the store's spec, so that a record copied from elsewhere is none here.
     """
@@ -58,10 +58,10 @@ def unseal(data: bytes | None) -> Record | None:
         return None
 
 
-def slot_bytes(split: str, arrays: Iterable[str]) -> int:
-    """Bytes of a slot that any record of these arrays fits, a multiple of 512."""
+def slot_bytes(split: str, pieces: Iterable[str]) -> int:
+    """Bytes of a slot that any record of these pieces fits, a multiple of 512."""
     longest = Record(
-        store="0" * 64, split=split, block=10**15, checksums=dict.fromkeys(arrays, "0" * 32)
+        store="0" * 64, split=split, block=10**15, checksums=dict.fromkeys(pieces, "0" * 32)
     )
     length = len(longest.model_dump_json().encode()) + 34
     return -(-length // SLOT_UNIT) * SLOT_UNIT

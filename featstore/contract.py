@@ -1,9 +1,10 @@
 """The contract that a store fulfils in any format, and all that formats do alike.
 
-A store is one tree: `<split>/<tap>` features (n_rows, D), `<split>/labels` int64 (n_rows,),
+A store is one tree: `<split>/<tap>` features (n_rows, D), or (n_views, n_rows, D) where rows were
+seen in several ways, `<split>/labels` int64 (n_rows,), or float64 where they are targets,
 `<split>/ids` uint8 (n_rows, width) and `<split>/commits`, one record a block. A block is a run of
-rows of all features; it counts once its record is on the disk, which happens after its bytes are. A
-store object keeps no file open, so that a process may fork at any time.
+rows in all taps and all views; it counts once its record is on the disk, which happens after its
+bytes are. A store object keeps no file open, so that a process may fork at any time.
 """
 
 import os
@@ -13,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -32,6 +33,16 @@ Progress = Callable[..., None]
 
 # A block of a store: (split, number).
 Block = tuple[str, int]
+
+
+class Piece(NamedTuple):
+    """What is stored, checksummed and read as one: a block's rows in one view of one array."""
+
+    split: str
+    array: str
+    block: int
+    view: int = 0
+
 
 # Two threads copy out of the page cache faster than one; more only contend for memory.
 READERS = min(4, max(2, os.cpu_count() or 1))
@@ -88,12 +99,12 @@ class Store(ABC):
         """The store at `path`; `NotAStore` or `FormatVersionError` where there is none."""
 
     @abstractmethod
-    def read_bytes(self, split: str, array: str, block: int, first: int, out: memoryview) -> int:
-        """Fill `out` with a block's bytes from its row `first` on; returns how many there were."""
+    def read_bytes(self, piece: Piece, first: int, out: memoryview) -> int:
+        """Fill `out` with a piece's bytes from its row `first` on; returns how many there were."""
 
     @abstractmethod
-    def write_bytes(self, split: str, array: str, block: int, data: memoryview) -> None:
-        """Hand all bytes of a block to the operating system."""
+    def write_bytes(self, piece: Piece, data: memoryview) -> None:
+        """Hand all bytes of a piece to the operating system."""
 
     @abstractmethod
     def sync(self, data: Iterable[Block], records: Iterable[Block]) -> None:
@@ -163,7 +174,7 @@ class Store(ABC):
         return there
 
     def labels(self, split: str) -> np.ndarray:
-        """Labels of a split, int64 (n_rows,), every checksum checked."""
+        """Labels of a split, int64 (n_rows,), or float64 (n_rows,) or (n_rows, T) of T targets."""
         return self.load(split, LABELS)
 
     def ids(self, split: str) -> list[str]:
@@ -171,34 +182,42 @@ class Store(ABC):
         return row_ids.decode(self.load(split, IDS))
 
     def load(self, split: str, name: str, *, verify: bool = True) -> np.ndarray:
-        """The whole array of a split, a tap (n_rows, D) or "labels" or "ids", read in threads.
+        """The whole array of a split, a tap or "labels" or "ids", read in threads.
 
-        Raises `StoreIncomplete`, and with `verify` `StoreDamaged` where a checksum is wrong.
+        A tap is (n_rows, D), or (n_views, n_rows, D) where the split has several views. Raises
+        `StoreIncomplete`, and with `verify` `StoreDamaged` where a checksum is wrong.
         """
         array = self.array(split, name)
         records = self.require_complete(split)
         out = np.empty(array.shape, array.dtype)
+        views = out.reshape(array.n_views, array.n_rows, *array.row_shape)
 
-        def fill(block: int) -> None:
-            rows = self.rows_of(split, block)
-            record = records[block] if verify else None
-            self.fill_block(split, name, block, record, out[rows.start : rows.stop])
+        def fill(piece: Piece) -> None:
+            rows = self.rows_of(split, piece.block)
+            record = records[piece.block] if verify else None
+            self.fill(piece, record, views[piece.view, rows.start : rows.stop])
 
+        pieces = [
+            Piece(split, name, block, view)
+            for view in range(array.n_views)
+            for block in range(len(records))
+        ]
         with ThreadPoolExecutor(READERS) as pool:
-            list(pool.map(fill, range(len(records))))
+            list(pool.map(fill, pieces))
         return out
 
-    def read(self, split: str, name: str, start: int, stop: int) -> np.ndarray:
-        """Rows [start, stop) of an array, without their checksums: those cover whole blocks.
+    def read(self, split: str, name: str, start: int, stop: int, view: int = 0) -> np.ndarray:
+        """Rows [start, stop) of a view of an array, unchecked: checksums cover whole blocks.
 
         Raises `UsageError` for rows that are not there, `StoreIncomplete` for uncommitted ones.
         """
         array = self.array(split, name)
-        if not 0 <= start <= stop <= array.shape[0]:
+        if not 0 <= start <= stop <= array.n_rows:
             raise UsageError(
-                f"rows {start}:{stop} are not in {split}, which has rows 0:{array.shape[0]}"
+                f"rows {start}:{stop} are not in {split}, which has rows 0:{array.n_rows}"
             )
-        out = np.empty((stop - start, *array.shape[1:]), array.dtype)
+        self.require_view(split, name, view)
+        out = np.empty((stop - start, *array.row_shape), array.dtype)
         row = start
         while row < stop:
             block = row // self.block_rows
@@ -206,39 +225,44 @@ class Store(ABC):
                 self.require_complete(split)
             until = min(stop, self.rows_of(split, block).stop)
             first = row - self.rows_of(split, block).start
-            self.fill_block(split, name, block, None, out[row - start : until - start], first)
+            piece = Piece(split, name, block, view)
+            self.fill(piece, None, out[row - start : until - start], first)
             row = until
         return out
 
-    def fill_block(
-        self,
-        split: str,
-        name: str,
-        block: int,
-        record: commits.Record | None,
-        out: np.ndarray,
-        first: int = 0,
+    def require_view(self, split: str, name: str, view: int) -> None:
+        """Raise UsageError where an array has no such view."""
+        n_views = self.array(split, name).n_views
+        if not 0 <= view < n_views:
+            raise UsageError(f"{split}/{name} has views 0 to {n_views - 1}, not {view}")
+
+    def fill(
+        self, piece: Piece, record: commits.Record | None, out: np.ndarray, first: int = 0
     ) -> None:
-        """Read a block's rows from `first` on into `out`; check them against `record`, if given."""
-        why = self._fault(split, name, block, record, out, first)
+        """Read a piece's rows from `first` on into `out`; check them against `record`, if given."""
+        why = self._fault(piece, record, out, first)
         if why:
-            rows = self.rows_of(split, block)
+            rows = self.rows_of(piece.split, piece.block)
             raise StoreDamaged(
-                f"{self.path} is damaged: block {block} of {split}/{name} (rows"
+                f"{self.path} is damaged: block {piece.block} of {piece.split}/{piece.array} (rows"
                 f" {rows.start}:{rows.stop}) {why}; run `featstore verify` on it, then the command"
                 " that made it, which computes that block again"
             )
 
-    def _fault(self, split, name, block, record, out, first=0) -> str | None:
+    def _fault(
+        self, piece: Piece, record: commits.Record | None, out: np.ndarray, first: int = 0
+    ) -> str | None:
         data = memoryview(out.reshape(-1).view(np.uint8))
         try:
-            there = self.read_bytes(split, name, block, first, data)
+            there = self.read_bytes(piece, first, data)
         except FileNotFoundError:
             return "is missing"
         if there < len(data):
             return f"is truncated: {there} of {len(data)} bytes"
-        if record is not None and record.checksums.get(name) != checksum(out):
-            return "does not have the checksum that was committed"
+        if record is not None:
+            name = self.array(piece.split, piece.array).pieces(piece.array)[piece.view]
+            if record.checksums.get(name) != checksum(out):
+                return "does not have the checksum that was committed"
         return None
 
     def verify(self, progress: Progress = no_progress) -> list[Damage]:
@@ -264,30 +288,36 @@ class Store(ABC):
             return []
         found = []
         for name, array in self.header.arrays(split).items():
-            shape = (len(self.rows_of(split, block)), *array.shape[1:])
-            why = self._fault(split, name, block, record, np.empty(shape, array.dtype))
-            if why:
-                found.append(Damage(split, block, name, why))
+            rows = np.empty((len(self.rows_of(split, block)), *array.row_shape), array.dtype)
+            for view in range(array.n_views):
+                why = self._fault(Piece(split, name, block, view), record, rows)
+                if why:
+                    found.append(Damage(split, block, array.pieces(name)[view], why))
         return found
 
-    def tap(self, split: str, name: str, *, verify: bool = True) -> "TapBlocks":
+    def tap(
+        self, split: str, name: str, *, view: int | None = None, verify: bool = True
+    ) -> "TapBlocks":
         """A tap of a complete split as re-iterable blocks of rows, read ahead while they are used.
 
-        Raises `StoreIncomplete`, and while iterating with `verify` `StoreDamaged`.
+        The rows of all views come one view after another, or of one `view` alone. Raises
+        `StoreIncomplete`, `UsageError`, and while iterating with `verify` `StoreDamaged`.
         """
         from featstore.tap_blocks import TapBlocks
 
-        return TapBlocks(self, split, self.spec.tap(name).name, verify=verify)
+        return TapBlocks(self, split, self.spec.tap(name).name, view=view, verify=verify)
 
     @contextmanager
-    def writer(self) -> Iterator["Writer"]:
+    def writer(self, job: str | None = None) -> Iterator["Writer"]:
         """The one writer of the store, which commits what it was given before the context is left.
 
-        Raises `WriterBusy` while another living process writes, `DiskFull` where there is no room.
+        Processes that name the same `job`, such as the ranks of one, write at once; no block may be
+        written by two of them. Raises `WriterBusy` while another living process or job writes,
+        `DiskFull` where there is no room.
         """
         from featstore.writer import Writer
 
-        with locks.locked(self.path), Writer(self) as writer:
+        with locks.locked(self.path, job), Writer(self) as writer:
             yield writer
 
     def bytes_on_disk(self) -> int:

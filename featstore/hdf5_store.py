@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 
 from featstore import commits, durable
-from featstore.contract import Block, Store
+from featstore.contract import Block, Piece, Store
 from featstore.errors import NotAStore
 from featstore.header import ATTRIBUTE, REMEDY, Header, parse
 from featstore.layout import Array
@@ -24,7 +24,7 @@ _ALIGNMENT = 4096
 
 
 class Hdf5Store(Store):
-    """Block b of an array lies at the array's offset + b * block_rows * the bytes of a row."""
+    """A piece lies at its array's offset + (view * n_rows + block * block_rows) * a row's bytes."""
 
     format = "hdf5"
 
@@ -69,14 +69,13 @@ class Hdf5Store(Store):
             raise NotAStore(f"the header of {path} is damaged: it is not JSON; {REMEDY}") from None
         return cls(path, parse(found, path))
 
-    def read_bytes(self, split: str, array: str, block: int, first: int, out: memoryview) -> int:
-        """Read from the block's place in the file."""
-        offset = self._place(split, array, block) + first * self.array(split, array).row_bytes
-        return durable.read_at(self.path, offset, out)
+    def read_bytes(self, piece: Piece, first: int, out: memoryview) -> int:
+        """Read from the piece's place in the file."""
+        return durable.read_at(self.path, self._place(piece, first), out)
 
-    def write_bytes(self, split: str, array: str, block: int, data: memoryview) -> None:
-        """Write to the block's place in the file."""
-        durable.write_at(self.path, self._place(split, array, block), data)
+    def write_bytes(self, piece: Piece, data: memoryview) -> None:
+        """Write to the piece's place in the file."""
+        durable.write_at(self.path, self._place(piece), data)
 
     def sync(self, data: Iterable[Block], records: Iterable[Block]) -> None:
         """Sync the file, once for all."""
@@ -101,22 +100,22 @@ class Hdf5Store(Store):
         """When the file last changed."""
         return self.path.stat().st_mtime_ns
 
-    def _place(self, split: str, array: str, block: int) -> int:
-        block_bytes = self.block_rows * self.array(split, array).row_bytes
-        return self._offsets[split, array] + block * block_bytes
+    def _place(self, piece: Piece, first: int = 0) -> int:
+        array = self.array(piece.split, piece.array)
+        row = piece.view * array.n_rows + piece.block * self.block_rows + first
+        return self._offsets[piece.split, piece.array] + row * array.row_bytes
 
     def _slot(self, split: str, block: int) -> int:
         return self._offsets[split, COMMITS] + block * self._slot_bytes(split)
 
     def _slot_bytes(self, split: str) -> int:
-        return commits.slot_bytes(split, self.header.arrays(split))
+        return commits.slot_bytes(split, self.header.pieces(split))
 
 
 def _arrays(header: Header, split: str) -> dict[str, Array]:
     """Every dataset of a split: the data, and the slots of the commit records."""
-    arrays = header.arrays(split)
-    slots = (header.n_blocks(split), commits.slot_bytes(split, arrays))
-    return {**arrays, COMMITS: Array(slots, np.dtype("u1"))}
+    slots = (header.n_blocks(split), commits.slot_bytes(split, header.pieces(split)))
+    return {**header.arrays(split), COMMITS: Array(slots, np.dtype("u1"))}
 
 
 def _offsets(path: Path, header: Header) -> dict[tuple[str, str], int]:

@@ -28,8 +28,13 @@ class Header(BaseModel):
     provenance: dict[str, JsonValue] = {}
 
     def to_json(self) -> dict[str, Any]:
-        """The header as a JSON object with its checksum."""
-        fields = self.model_dump(mode="json")
+        """The header as a JSON object with its checksum.
+
+        What is at its default is left out, so that an earlier release, which does not know a field,
+        reads every store that makes no use of it.
+        """
+        fields = self.model_dump(mode="json", exclude_defaults=True)
+        fields = {"format_version": self.format_version, **fields}
         return {**fields, "checksum": _checksum(fields)}
 
     def n_blocks(self, split: str) -> int:
@@ -43,6 +48,10 @@ class Header(BaseModel):
     def arrays(self, split: str) -> dict[str, layout.Array]:
         """The arrays of a split by name."""
         return layout.arrays(self.spec, split, self.id_width)
+
+    def pieces(self, split: str) -> list[str]:
+        """The names, in commit records, of all that a block of a split has."""
+        return [piece for name, array in self.arrays(split).items() for piece in array.pieces(name)]
 
 
 def parse(found: Any, path: object) -> Header:
@@ -62,13 +71,21 @@ def parse(found: Any, path: object) -> Header:
     if found.get("checksum") != _checksum(fields):
         raise NotAStore(f"the header of {path} is damaged: its checksum is wrong; {REMEDY}")
     try:
-        return Header.model_validate(fields)
+        return Header.model_validate(_today(fields))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise NotAStore(
             f"the header of {path} is damaged: {where}: {first['msg']}; {REMEDY}"
         ) from None
+
+
+def _today(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields as this release names them: release 0.1 counted views by store, always 1."""
+    spec = fields.get("spec")
+    if isinstance(spec, dict) and spec.get("views") == 1:
+        fields = {**fields, "spec": {name: spec[name] for name in spec if name != "views"}}
+    return fields
 
 
 REMEDY = "delete the store by hand and extract it again"

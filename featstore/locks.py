@@ -1,15 +1,17 @@
-"""One living writer at a time: a lock that the kernel releases however its holder dies."""
+"""One living writer, or job of writers, at a time: a lock that lapses however its holder dies."""
 
 import errno
 import fcntl
 import json
 import os
 import socket
+import time
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from featstore.errors import FeatstoreError, WriterBusy
 
@@ -43,35 +45,36 @@ def lock_path(store: Path) -> Path:
     return store.with_name(store.name + ".lock")
 
 
-@contextmanager
-def locked(store: Path) -> Iterator[None]:
-    """Hold the writer's lock of a store.
+class JobBusy(WriterBusy):
+    """Another process of the same job has what this one wants for itself."""
 
-    The file says who holds it, for the message alone: what decides is `flock`, which lapses with
-    its process (on NFS as well, where the kernel maps it to a lock of the server's). Raises
-    `WriterBusy` while another process, or another writer of this one, holds it.
+
+@contextmanager
+def locked(store: Path, job: str | None = None, *, alone: bool = False) -> Iterator[None]:
+    """Hold the writer's lock of a store; processes that name the same `job` hold it together.
+
+    With `alone` not even they: `JobBusy` is raised while one of them holds it.
+
+    The file says who holds it: the job decides among the processes that share it, all else is for
+    the message alone. What decides is `flock`, which lapses with its process (on NFS as well, where
+    the kernel maps it to a lock of the server's). Raises `WriterBusy` while another process, or
+    another writer of this one, holds it.
     """
     path = lock_path(store)
-    held = _Held(_acquire(path, store))
+    held = _Held(_acquire(path, store, job, alone))
     try:
-        who = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "since": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        # A full disk that has no room for the note is met when rows are written, and told there.
-        with suppress(OSError):
-            os.ftruncate(held.fd, 0)
-            os.pwrite(held.fd, json.dumps(who).encode(), 0)
         yield
     finally:
         if held.fd >= 0:
-            # Removed while held: whoever opened it meanwhile sees in _acquire that it is gone.
-            path.unlink(missing_ok=True)
+            # Removed while held, by the last that holds it: whoever opened it meanwhile sees in
+            # _acquire that it is gone.
+            with suppress(OSError):
+                fcntl.flock(held.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink(missing_ok=True)
             held.close()
 
 
-def _acquire(path: Path, store: Path) -> int:
+def _acquire(path: Path, store: Path, job: str | None, alone: bool) -> int:
     while True:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -81,14 +84,55 @@ def _acquire(path: Path, store: Path) -> int:
                 " choose a place you may write to"
             ) from None
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is(path, fd):
+            if _taken(fd, job, alone) and _is(path, fd):
                 return fd
         except OSError as error:
-            text = os.pread(fd, 4096, 0)
+            who = _note(fd)
             os.close(fd)
-            raise _refusal(error, text, store) from None
+            if job is None or who.get("job") != job:
+                raise _refusal(error, who, store) from None
+            if alone:
+                raise JobBusy(f"another process of job {job} is at {store}; wait for it") from None
+            # Another process of the job has it alone for a moment.
+            time.sleep(0.01)
+            continue
         os.close(fd)
+
+
+def _taken(fd: int, job: str | None, alone: bool) -> bool:
+    """Take the lock, or share that of the job; OSError where that cannot be now."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        if job is None or alone or _note(fd).get("job") != job:
+            raise
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        # The job may have ended, and another begun, before the lock was shared.
+        return _note(fd).get("job") == job
+    who = {
+        "pid": os.getpid(),
+        "host": socket.gethostname(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+        **({} if job is None else {"job": job}),
+    }
+    # A full disk that has no room for the note is met when rows are written, and told there.
+    with suppress(OSError):
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, json.dumps(who).encode(), 0)
+    if job is not None and not alone:
+        # Shared from now on: the rest of the job may come. Another job may come first, in between.
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return _note(fd).get("job") == job
+    return True
+
+
+def _note(fd: int) -> dict[str, Any]:
+    """What the holder wrote of itself; nothing where that is not whole."""
+    try:
+        found = json.loads(os.pread(fd, 4096, 0))
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _is(path: Path, fd: int) -> bool:
@@ -98,15 +142,13 @@ def _is(path: Path, fd: int) -> bool:
         return False
 
 
-def _refusal(error: OSError, text: bytes, store: Path) -> FeatstoreError:
+def _refusal(error: OSError, who: dict[str, Any], store: Path) -> FeatstoreError:
     if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
         return FeatstoreError(
             f"the file system of {store} cannot lock files ({error.strerror});"
             " write the store on another one and move it there when it is complete"
         )
-    try:
-        who = json.loads(text)
+    holder = "another process"
+    if {"pid", "host", "since"} <= who.keys():
         holder = f"process {who['pid']} on {who['host']} since {who['since']}"
-    except (ValueError, KeyError, TypeError):
-        holder = "another process"
     return WriterBusy(f"{store} is being written by {holder}; wait until it is done, or end it")

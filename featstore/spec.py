@@ -32,11 +32,12 @@ class Tap(_Frozen):
 
 
 class Split(_Frozen):
-    """One split: `n_rows` rows whose data `fingerprint` identifies."""
+    """One split: `n_rows` rows whose data `fingerprint` identifies, each seen in `views` ways."""
 
     name: Name
     n_rows: Annotated[int, Field(ge=1)]
     fingerprint: Text
+    views: Annotated[int, Field(ge=1)] = 1
 
 
 class Spec(_Frozen):
@@ -44,7 +45,10 @@ class Spec(_Frozen):
 
     `weights` is "sha256:<hex>" of the tensors as loaded ("random:<seed>" untrained, "none" for
     imported arrays), `transform` the canonical text of what happened to an image, `limit` the rows
-    kept of each split (None: all). Raises `pydantic.ValidationError` on values that cannot be.
+    kept of each split (None: all), `precision` what the forward pass computed in, `augment` the
+    canonical text of what made the views (None: the clean image). Labels are indices of `classes`
+    or else values of `targets`: one of the two is empty. Raises `pydantic.ValidationError` on
+    values that cannot be.
 
     >>> spec = Spec(
     ...     backbone="resnet50", weights="random:0", transform="none", dataset="digits",
@@ -65,15 +69,18 @@ class Spec(_Frozen):
     splits: Annotated[tuple[Split, ...], Field(min_length=1)]
     taps: Annotated[tuple[Tap, ...], Field(min_length=1)]
     dtype: Literal["float16", "float32"]
-    views: Literal[1] = 1
-    classes: Annotated[tuple[str, ...], Field(min_length=1)]
+    classes: tuple[str, ...] = ()
+    targets: tuple[Text, ...] = ()
     limit: Annotated[int, Field(ge=1)] | None = None
+    precision: Literal["float32", "bfloat16", "float16"] = "float32"
+    augment: Text | None = None
 
     @model_validator(mode="after")
     def _names_are_usable(self) -> Self:
         for kind, names in (
             ("split", [split.name for split in self.splits]),
             ("tap", [tap.name for tap in self.taps]),
+            ("target", list(self.targets)),
         ):
             repeated = sorted({name for name in names if names.count(name) > 1})
             if repeated:
@@ -83,9 +90,15 @@ class Spec(_Frozen):
                 raise ValueError(f"a tap cannot be called {tap.name!r}: the store keeps that name")
         return self
 
+    @model_validator(mode="after")
+    def _labels_are_of_one_kind(self) -> Self:
+        if bool(self.classes) == bool(self.targets):
+            raise ValueError("labels are of classes or of targets: name one of the two")
+        return self
+
     @property
     def n_classes(self) -> int:
-        """Number of declared classes; labels are in [0, n_classes)."""
+        """Number of declared classes; labels are in [0, n_classes). 0 where labels are targets."""
         return len(self.classes)
 
     def split(self, name: str) -> Split:

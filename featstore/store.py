@@ -6,6 +6,7 @@ import importlib
 import os
 import platform
 import shutil
+import time
 import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -24,7 +25,7 @@ from featstore.errors import (
     UsageError,
 )
 from featstore.header import Header
-from featstore.locks import locked
+from featstore.locks import JobBusy, locked
 from featstore.spec import Spec
 
 __all__ = ["FORMATS", "Damage", "Store", "create", "open", "open_or_create", "remove"]
@@ -46,6 +47,7 @@ def create(
     *,
     id_width: int = 64,
     provenance: Mapping[str, Any] | None = None,
+    job: str | None = None,
 ) -> Store:
     """Make an empty store at `path` for what `spec` describes; row ids have up to `id_width` bytes.
 
@@ -67,7 +69,7 @@ def create(
         raise FeatstoreError(
             f"{path.parent} cannot be made ({os.strerror(error.errno)}); choose another path"
         ) from None
-    with locked(path):
+    with locked(path, job, alone=True):
         if os.path.lexists(path):
             raise UsageError(f"{path} exists already; open it, or choose another path")
         _build_aside(backend, path, header)
@@ -102,17 +104,27 @@ def open_or_create(
     id_width: int = 64,
     provenance: Mapping[str, Any] | None = None,
     overwrite: bool = False,
+    job: str | None = None,
 ) -> Store:
     """The store of this spec at `path`: as it is, complete or not, or else a new one.
 
+    Of several processes that name the same `job`, the first creates it and the others wait for it.
     Raises `SpecMismatch` naming each differing field where the store there holds something else.
-    With `overwrite` what is there is removed first, if it is certainly a store: see `remove`.
+    With `overwrite` what is there is removed first, if it is certainly a store: see `remove`; of a
+    job, one process does that before the others come.
     """
     _backend(format)
     if overwrite and os.path.lexists(path):
         remove(path)
-    if not os.path.lexists(path):
-        return create(path, spec, format, id_width=id_width, provenance=provenance)
+    while not os.path.lexists(path):
+        try:
+            return create(path, spec, format, id_width=id_width, provenance=provenance, job=job)
+        except JobBusy:
+            # Another process of the job is making it.
+            time.sleep(0.02)
+        except UsageError:
+            if job is None or not os.path.lexists(path):
+                raise
     store = open(path)
     differences = store.spec.differences(spec)
     if differences:

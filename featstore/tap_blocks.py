@@ -8,7 +8,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from featstore.contract import Store
+from featstore import layout
+from featstore.contract import Piece, Store
+from featstore.layout import Array
 from featstore.spec import LABELS
 
 # Blocks being read while one is in use.
@@ -19,45 +21,75 @@ U = TypeVar("U")
 
 
 class TapBlocks:
-    """Features (b, D) float16|float32 and labels (b,) int64 of one split, in row order.
+    """Features (b, D) float16|float32 and labels (b,) of one split, in row order.
+
+    Rows of several views come one view after another, their labels with each. Labels are int64, or
+    float64 (b,) or (b, T) where they are `n_targets` = T targets and `n_classes` is 0. Where the
+    store's blocks are narrow, because another tap is wide, several are read as one of about 8 MB.
 
     `fingerprint` identifies the rows by their committed checksums, so that what was computed from a
     store that was mended, or from another one, is never mistaken for this one's.
     """
 
-    def __init__(self, store: Store, split: str, tap: str, *, verify: bool = True):
+    def __init__(
+        self, store: Store, split: str, tap: str, *, view: int | None = None, verify: bool = True
+    ):
         self._store, self._split, self._tap, self._verify = store, split, tap, verify
         self._records = store.require_complete(split)
-        self.n_rows, self.n_features = store.array(split, tap).shape
-        self.n_classes = store.spec.n_classes
-        self.block_rows = min(store.block_rows, self.n_rows)
+        self._features, self._targets = store.array(split, tap), store.array(split, LABELS)
+        if view is not None:
+            store.require_view(split, tap, view)
+        self._views = range(self._features.n_views) if view is None else range(view, view + 1)
+        self._together = layout.BLOCK_BYTES // (store.block_rows * self._features.row_bytes) or 1
+        self.n_views = len(self._views)
+        self.n_rows = self.n_views * self._features.n_rows
+        self.n_features = self._features.row_shape[0]
+        self.n_classes, self.n_targets = store.spec.n_classes, len(store.spec.targets)
+        self.block_rows = min(self._together * store.block_rows, self._features.n_rows)
         self.fingerprint = self._fingerprint()
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Each block's features and labels; `StoreDamaged` where a checksum is wrong."""
-        return read_ahead(self._block, range(len(self._records)), AHEAD)
+        n_blocks = len(self._records)
+        starts = range(0, n_blocks, self._together)
+        runs = [range(start, min(start + self._together, n_blocks)) for start in starts]
+        return read_ahead(self._block, [(view, run) for view in self._views for run in runs], AHEAD)
 
     def labels(self) -> np.ndarray:
-        """Labels of all rows, int64 (n_rows,)."""
-        return self._store.load(self._split, LABELS, verify=self._verify)
+        """Labels of all rows, (n_rows,) or (n_rows, T): those of the split, once for each view."""
+        labels = self._store.load(self._split, LABELS, verify=self._verify)
+        return np.concatenate([labels] * self.n_views) if self.n_views > 1 else labels
 
-    def _block(self, block: int) -> tuple[np.ndarray, np.ndarray]:
-        return self._array(self._tap, block), self._array(LABELS, block)
+    def view(self, view: int) -> "TapBlocks":
+        """The rows of one view; UsageError where there is no such view."""
+        return TapBlocks(self._store, self._split, self._tap, view=view, verify=self._verify)
 
-    def _array(self, name: str, block: int) -> np.ndarray:
-        array = self._store.array(self._split, name)
-        n_rows = len(self._store.rows_of(self._split, block))
-        out = np.empty((n_rows, *array.shape[1:]), array.dtype)
-        record = self._records[block] if self._verify else None
-        self._store.fill_block(self._split, name, block, record, out)
+    def _block(self, place: tuple[int, range]) -> tuple[np.ndarray, np.ndarray]:
+        view, run = place
+        return self._rows(self._tap, self._features, view, run), self._rows(
+            LABELS, self._targets, 0, run
+        )
+
+    def _rows(self, name: str, array: Array, view: int, run: range) -> np.ndarray:
+        """Rows of a run of blocks, each checked against its own record."""
+        blocks = [self._store.rows_of(self._split, block) for block in run]
+        first = blocks[0].start
+        out = np.empty((blocks[-1].stop - first, *array.row_shape), array.dtype)
+        for block, rows in zip(run, blocks, strict=True):
+            record = self._records[block] if self._verify else None
+            piece = Piece(self._split, name, block, view)
+            self._store.fill(piece, record, out[rows.start - first : rows.stop - first])
         return out
 
     def _fingerprint(self) -> str:
         sums = hashlib.sha256()
         for part in (self._store.spec.digest(), self._split, self._tap):
             sums.update(part.encode() + b"\0")
+        names = self._features.pieces(self._tap)
+        pieces = [names[view] for view in self._views]
         for record in self._records:
-            sums.update((record.checksums[self._tap] + record.checksums[LABELS]).encode())
+            for piece in (*pieces, LABELS):
+                sums.update(record.checksums[piece].encode())
         return sums.hexdigest()
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from featstore import row_ids
 from featstore.checksums import checksum, raw_bytes
 from featstore.commits import Record, slot_bytes
-from featstore.contract import Block, Store
+from featstore.contract import Block, Piece, Store
 from featstore.durable import NO_ROOM
 from featstore.errors import DiskFull, FeatureError, UsageError
 from featstore.finite import first_nonfinite_row
@@ -40,7 +40,7 @@ class Writer:
             if record
         }
         self._slots = {
-            split.name: slot_bytes(split.name, store.header.arrays(split.name))
+            split.name: slot_bytes(split.name, store.header.pieces(split.name))
             for split in store.spec.splits
         }
         self._pending: queue.Queue[Record | None] = queue.Queue(IN_FLIGHT)
@@ -66,7 +66,10 @@ class Writer:
         labels: np.ndarray,
         ids: Sequence[str],
     ) -> None:
-        """Write one block: every tap (rows, D) in the store's dtype, labels (rows,) int64, ids.
+        """Write one block: every tap (rows, D) in the store's dtype, labels and ids of its rows.
+
+        A tap of a split of several views is (n_views, rows, D); labels are int64 (rows,), or
+        float64 (rows,) or (rows, T) of targets. One thread writes at a time.
 
         Nothing is written where an array is not what the spec says: `FeatureError` names the array,
         and the row of a value that is not finite. `UsageError` where the block is committed or does
@@ -80,8 +83,12 @@ class Writer:
         sums = {}
         with self._explained():
             for name, array in arrays.items():
-                sums[name] = checksum(array)
-                self._store.write_bytes(split, name, block, raw_bytes(array))
+                there = self._store.array(split, name)
+                views = array.reshape(there.n_views, len(rows), *there.row_shape)
+                for view, piece in enumerate(there.pieces(name)):
+                    sums[piece] = checksum(views[view])
+                    place = Piece(split, name, block, view)
+                    self._store.write_bytes(place, raw_bytes(views[view]))
         self._committed.add((split, block))
         digest = self._store.spec.digest()
         self._pending.put(Record(store=digest, split=split, block=block, checksums=sums))
@@ -120,7 +127,8 @@ class Writer:
         arrays[IDS] = row_ids.encode(ids, self._store.header.id_width)
         for name, array in arrays.items():
             expected = self._store.array(split, name)
-            shape = (len(rows), *expected.shape[1:])
+            views = expected.shape[: len(expected.shape) == 3]
+            shape = (*views, len(rows), *expected.row_shape)
             if array.shape != shape or array.dtype != expected.dtype:
                 raise FeatureError(
                     f"rows {rows.start}:{rows.stop} of {split}/{name} came as {array.dtype}"
@@ -130,19 +138,24 @@ class Writer:
         return arrays
 
     def _check_values(self, split: str, rows: range, arrays: dict[str, np.ndarray]) -> None:
-        for tap in self._store.spec.taps:
-            row = first_nonfinite_row(arrays[tap.name])
+        spec = self._store.spec
+        for tap in spec.taps:
+            row = first_nonfinite_row(arrays[tap.name].reshape(-1, tap.dim))
             if row is not None:
                 raise FeatureError(
-                    f"row {rows[row]} of {split}/{tap.name} has a feature that is not finite in"
-                    f" {self._store.spec.dtype}; check that input, or store float32 if it overflows"
+                    f"row {rows[row % len(rows)]} of {split}/{tap.name} has a feature that is not"
+                    f" finite in {spec.dtype}; check that input, or store float32 if it overflows"
                 )
-        labels, n_classes = arrays[LABELS], self._store.spec.n_classes
-        wrong = np.flatnonzero((labels < 0) | (labels >= n_classes))
+        labels = arrays[LABELS]
+        if spec.targets:
+            wrong = np.flatnonzero(~np.isfinite(labels.reshape(len(rows), -1)).all(axis=1))
+            rule = f"the targets {', '.join(spec.targets)} are finite numbers"
+        else:
+            wrong = np.flatnonzero((labels < 0) | (labels >= spec.n_classes))
+            rule = f"labels of {spec.n_classes} classes are 0 to {spec.n_classes - 1}"
         if wrong.size:
             raise FeatureError(
-                f"row {rows[wrong[0]]} of {split} has label {labels[wrong[0]]}; labels of"
-                f" {n_classes} classes are 0 to {n_classes - 1}"
+                f"row {rows[wrong[0]]} of {split} has label {labels[wrong[0]]}; {rule}"
             )
 
     def _commit_forever(self) -> None:
@@ -194,7 +207,8 @@ class Writer:
         spec, header = self._store.spec, self._store.header
         needed, missing, total = 0, 0, 0
         for split in (split.name for split in spec.splits):
-            row_bytes = sum(array.row_bytes for array in header.arrays(split).values())
+            arrays = header.arrays(split).values()
+            row_bytes = sum(array.row_bytes * array.n_views for array in arrays)
             blocks = self._store.missing(split)
             missing += len(blocks)
             total += self._store.n_blocks(split)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from featstore import commits, durable
-from featstore.contract import Block, Store
+from featstore.contract import Block, Piece, Store
 from featstore.errors import NotAStore
 from featstore.header import ATTRIBUTE, REMEDY, Header, parse
 from featstore.layout import Array
@@ -20,7 +20,7 @@ METADATA = "zarr.json"
 
 
 class ZarrStore(Store):
-    """Chunks lie in `<split>/<array>/c.<block>[.0]`, commit records so in `<split>/commits`."""
+    """Chunks lie in `<split>/<array>/c.[<view>.]<block>[.0]`, records in `<split>/commits/`."""
 
     format = "zarr"
 
@@ -38,7 +38,7 @@ class ZarrStore(Store):
                     name,
                     shape=array.shape,
                     dtype=array.dtype.newbyteorder("="),
-                    chunks=(rows, *array.shape[1:]),
+                    chunks=_chunk_shape(array, rows),
                     compressors=None,
                     filters=None,
                     fill_value=0,
@@ -59,41 +59,42 @@ class ZarrStore(Store):
                     raise NotAStore(f"{file} is not what the header of {path} says; {REMEDY}")
         return cls(path, header)
 
-    def read_bytes(self, split: str, array: str, block: int, first: int, out: memoryview) -> int:
-        """Read from the block's chunk file."""
-        offset = first * self.array(split, array).row_bytes
-        return durable.read_at(self._chunk(split, array, block), offset, out)
+    def read_bytes(self, piece: Piece, first: int, out: memoryview) -> int:
+        """Read from the piece's chunk file."""
+        offset = first * self.array(piece.split, piece.array).row_bytes
+        return durable.read_at(self._chunk(piece), offset, out)
 
-    def write_bytes(self, split: str, array: str, block: int, data: memoryview) -> None:
-        """Write the block's chunk file, of full size where the block is short: Zarr wants it so."""
-        rows = min(self.block_rows, self.spec.split(split).n_rows)
-        size = rows * self.array(split, array).row_bytes
-        durable.write_at(self._chunk(split, array, block), 0, data, size=size)
+    def write_bytes(self, piece: Piece, data: memoryview) -> None:
+        """Write the piece's chunk file, of full size where the block is short: Zarr wants it so."""
+        rows = min(self.block_rows, self.spec.split(piece.split).n_rows)
+        size = rows * self.array(piece.split, piece.array).row_bytes
+        durable.write_at(self._chunk(piece), 0, data, size=size)
 
     def sync(self, data: Iterable[Block], records: Iterable[Block]) -> None:
         """Sync the chunk files and the folders they are in."""
         files = [
-            self._chunk(split, name, block)
+            self._chunk(Piece(split, name, block, view))
             for split, block in data
-            for name in self.header.arrays(split)
+            for name, array in self.header.arrays(split).items()
+            for view in range(array.n_views)
         ]
-        files += [self._chunk(split, COMMITS, block) for split, block in records]
+        files += [self._chunk(Piece(split, COMMITS, block)) for split, block in records]
         durable.sync_files([*files, *{file.parent for file in files}])
 
     def read_record(self, split: str, block: int) -> bytes | None:
         """Read the record's chunk file."""
         try:
-            return self._chunk(split, COMMITS, block).read_bytes()
+            return self._chunk(Piece(split, COMMITS, block)).read_bytes()
         except FileNotFoundError:
             return None
 
     def write_record(self, split: str, block: int, slot: bytes) -> None:
         """Write the record's chunk file."""
-        durable.write_at(self._chunk(split, COMMITS, block), 0, memoryview(slot))
+        durable.write_at(self._chunk(Piece(split, COMMITS, block)), 0, memoryview(slot))
 
     def drop_record(self, split: str, block: int) -> None:
         """Remove the record's file."""
-        file = self._chunk(split, COMMITS, block)
+        file = self._chunk(Piece(split, COMMITS, block))
         file.unlink(missing_ok=True)
         durable.sync_files([file.parent])
 
@@ -102,18 +103,23 @@ class ZarrStore(Store):
         folders = (self.path / split.name / COMMITS for split in self.spec.splits)
         return max(folder.stat().st_mtime_ns for folder in folders)
 
-    def _chunk(self, split: str, array: str, block: int) -> Path:
-        one_axis = array != COMMITS and len(self.array(split, array).shape) == 1
-        return self.path / split / array / (f"c.{block}" if one_axis else f"c.{block}.0")
+    def _chunk(self, piece: Piece) -> Path:
+        axes = 2 if piece.array == COMMITS else len(self.array(piece.split, piece.array).shape)
+        key = {1: f"c.{piece.block}", 2: f"c.{piece.block}.0", 3: f"c.{piece.view}.{piece.block}.0"}
+        return self.path / piece.split / piece.array / key[axes]
 
 
 def _chunked(header: Header, split: str) -> dict[str, tuple[Array, int]]:
     """Every Zarr array of a split with the rows of its chunks: the data, and the records."""
     arrays = header.arrays(split)
-    slot = commits.slot_bytes(split, arrays)
+    slot = commits.slot_bytes(split, header.pieces(split))
     rows = min(header.block_rows, header.spec.split(split).n_rows)
     records = Array((header.n_blocks(split), slot), arrays["ids"].dtype)
     return {**{name: (array, rows) for name, array in arrays.items()}, COMMITS: (records, 1)}
+
+
+def _chunk_shape(array: Array, rows: int) -> tuple[int, ...]:
+    return (1, rows, *array.row_shape) if len(array.shape) == 3 else (rows, *array.row_shape)
 
 
 def _metadata(file: Path) -> dict[str, Any]:
@@ -137,7 +143,7 @@ def _fits(found: dict[str, Any], array: Array, rows: int) -> bool:
         found.get("shape") == list(array.shape)
         and found.get("data_type") == array.dtype.name
         and found.get("chunk_grid", {}).get("configuration", {}).get("chunk_shape")
-        == [rows, *array.shape[1:]]
+        == list(_chunk_shape(array, rows))
         and isinstance(codecs, list)
         and len(codecs) == 1
         and codecs[0].get("name") == "bytes"

@@ -13,8 +13,9 @@ FIXED = {"created": "then", "versions": {}}
 
 
 def spec_of(
-    n_train=100, n_test=33, dims=(16,), dtype="float16", n_classes=3, **fields
+    n_train=100, n_test=33, dims=(16,), dtype="float16", n_classes=3, views=1, **fields
 ) -> featstore.Spec:
+    """Two splits, train of several views where asked, and taps of these widths."""
     return featstore.Spec(
         **{
             "backbone": "toy",
@@ -22,7 +23,7 @@ def spec_of(
             "transform": "none",
             "dataset": "toy",
             "splits": (
-                featstore.Split(name="train", n_rows=n_train, fingerprint="a"),
+                featstore.Split(name="train", n_rows=n_train, fingerprint="a", views=views),
                 featstore.Split(name="test", n_rows=n_test, fingerprint="b"),
             ),
             "taps": tuple(
@@ -37,12 +38,17 @@ def spec_of(
 
 def arrays_of(spec: featstore.Spec, split: str) -> dict[str, np.ndarray]:
     """The whole contents of a split by array name; ids are a list."""
-    n_rows = spec.split(split).n_rows
+    n_rows, n_views = spec.split(split).n_rows, spec.split(split).views
     random = np.random.default_rng([len(split), n_rows])
+    rows = (n_rows,) if n_views == 1 else (n_views, n_rows)
     features = {
-        tap.name: random.standard_normal((n_rows, tap.dim)).astype(spec.dtype) for tap in spec.taps
+        tap.name: random.standard_normal((*rows, tap.dim)).astype(spec.dtype) for tap in spec.taps
     }
-    labels = random.integers(0, spec.n_classes, n_rows)
+    if spec.targets:
+        labels = random.standard_normal((n_rows, len(spec.targets)))
+        labels = labels[:, 0] if len(spec.targets) == 1 else labels
+    else:
+        labels = random.integers(0, spec.n_classes, n_rows)
     return {**features, "labels": labels, "ids": [f"{split}/{i}.png" for i in range(n_rows)]}
 
 
@@ -53,7 +59,7 @@ def block_of(store: featstore.Store, split: str, block: int) -> dict:
     return {
         "split": split,
         "block": block,
-        "features": {tap.name: arrays[tap.name][rows] for tap in store.spec.taps},
+        "features": {tap.name: arrays[tap.name][..., rows, :] for tap in store.spec.taps},
         "labels": arrays["labels"][rows],
         "ids": arrays["ids"][rows],
     }

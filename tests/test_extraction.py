@@ -15,6 +15,7 @@ from timm.data import create_transform, resolve_model_data_config
 
 import featstore
 from featstore import extraction, layout, loading
+from featstore.contract import Piece
 from featstore.errors import (
     BackboneError,
     DatasetError,
@@ -206,9 +207,9 @@ def flip(store, split, array, block):
     """Change one bit on the disk."""
     there = store.array(split, array)
     data = bytearray(len(store.rows_of(split, block)) * there.row_bytes)
-    store.read_bytes(split, array, block, 0, memoryview(data))
+    store.read_bytes(Piece(split, array, block), 0, memoryview(data))
     data[len(data) // 2] ^= 1
-    store.write_bytes(split, array, block, memoryview(bytes(data)))
+    store.write_bytes(Piece(split, array, block), memoryview(bytes(data)))
 
 
 @pytest.mark.parametrize("format", ["zarr", "hdf5"])

@@ -97,9 +97,9 @@ def test_the_same_files_find_their_store_and_mend_it(save, tmp_path, format, mon
     written = []
     write = type(store).write_bytes
 
-    def spy(self, split, array, block, data):
-        written.append((split, block))
-        write(self, split, array, block, data)
+    def spy(self, piece, data):
+        written.append((piece.split, piece.block))
+        write(self, piece, data)
 
     monkeypatch.setattr(type(store), "write_bytes", spy)
     featstore.import_arrays(**pairs, out=out, format=format)

@@ -79,9 +79,10 @@ def test_module_paths_are_names(name):
     [
         ({"taps": ()}, "at least 1 item"),
         ({"splits": ()}, "at least 1 item"),
-        ({"classes": ()}, "at least 1 item"),
+        ({"classes": ()}, "of classes or of targets: name one"),
+        ({"targets": ("age",)}, "of classes or of targets: name one"),
         ({"dtype": "float64"}, "float16"),
-        ({"views": 2}, "Input should be 1"),
+        ({"classes": (), "targets": ("",)}, "at least 1 character"),
         ({"limit": 0}, "greater than or equal to 1"),
         ({"colour": "red"}, "Extra inputs"),
         ({"taps": (Tap(name="a", dim=1, pooling="avg"),) * 2}, "tap 'a' is there twice"),
@@ -97,9 +98,24 @@ def test_impossible_specs_are_refused(fields, said):
         spec_of(**fields)
 
 
+def test_views_and_targets_are_identity_and_one_view_is_none():
+    spec = spec_of()
+    split = spec.split("train")
+    assert split.model_copy(update={"views": 1}) == split
+    viewed = spec.model_copy(
+        update={"splits": (split.model_copy(update={"views": 3}), spec.split("test"))}
+    )
+    assert spec.differences(viewed) == [("splits.train.views", 1, 3)]
+    aged = spec_of(classes=(), targets=("age",))
+    assert aged.n_classes == 0
+    assert len({spec.digest(), viewed.digest(), aged.digest()}) == 3
+
+
 def test_empty_splits_and_taps_are_refused():
     with pytest.raises(ValidationError):
         Split(name="train", n_rows=0, fingerprint="f")
+    with pytest.raises(ValidationError):
+        Split(name="train", n_rows=1, fingerprint="f", views=0)
     with pytest.raises(ValidationError):
         Tap(name="t", dim=0, pooling="avg")
 

@@ -129,8 +129,14 @@ class StoreContract:
 
     def test_blocks_are_about_8_MB_of_the_widest_tap(self, path, monkeypatch):
         monkeypatch.setattr(layout, "BLOCK_BYTES", 8 << 20)
-        for dims, rows in [((2048,), 2048), ((64, 1280), 3264), ((802816,), 32)]:
-            assert layout.block_rows(spec_of(dims=dims)) == rows
+        for dims, views, rows in [
+            ((2048,), 1, 2048),
+            ((2048,), 8, 2048),
+            ((2048,), 16, 1024),
+            ((64, 1280), 1, 3264),
+            ((64, 802816), 1, 32),
+        ]:
+            assert layout.block_rows(spec_of(dims=dims, views=views)) == rows
 
     def test_provenance_is_kept_and_is_no_identity(self, path):
         made_by = {"command": "featstore extract", "batch_size": 64}
@@ -143,7 +149,94 @@ class StoreContract:
         store = featstore.create(path, spec_of(n_train=10**6, dims=(512,)), self.format)
         assert store.bytes_on_disk() < 10**6
 
+    # Several views of a row, and labels that are numbers.
+
+    @SHAPES
+    @given(
+        n_train=st.integers(1, 70),
+        views=st.integers(2, 4),
+        dims=st.lists(st.integers(1, 9), min_size=1, max_size=2),
+        targets=st.sampled_from([(), ("age",), ("x", "y")]),
+    )
+    def test_views_and_targets_are_read(self, tmp_path_factory, n_train, views, dims, targets):
+        kind = {"targets": targets, "classes": ()} if targets else {}
+        spec = spec_of(n_train, dims=dims, views=views, **kind)
+        path = tmp_path_factory.mktemp("views") / "store"
+        store = filled(path, self.format, spec)
+        assert (featstore.open(path).spec, store.verify()) == (spec, [])
+        assert_holds_known_contents(store)
+        expected = arrays_of(spec, "train")
+        plain = self.plain(path)
+        for name in ("labels", *(tap.name for tap in spec.taps)):
+            np.testing.assert_array_equal(plain[f"train/{name}"], expected[name])
+        view, start = views - 1, n_train // 2
+        np.testing.assert_array_equal(
+            store.read("train", "tap0", start, n_train, view), expected["tap0"][view, start:]
+        )
+
+    def test_views_come_one_after_another(self, path):
+        store = filled(path, self.format, spec_of(n_train=40, views=3))
+        expected = arrays_of(store.spec, "train")
+        tap = store.tap("train", "tap0")
+        assert isinstance(tap, RowBlocks)
+        assert (tap.n_views, tap.n_rows, tap.n_features, tap.block_rows) == (3, 120, 16, 32)
+        features, labels = zip(*tap, strict=True)
+        assert [len(block) for block in features] == [32, 8] * 3
+        np.testing.assert_array_equal(np.concatenate(features), expected["tap0"].reshape(120, 16))
+        np.testing.assert_array_equal(np.concatenate(labels), tap.labels())
+        np.testing.assert_array_equal(tap.labels(), np.tile(expected["labels"], 3))
+        one = tap.view(1)
+        assert (one.n_views, one.n_rows) == (1, 40)
+        np.testing.assert_array_equal(
+            np.concatenate([rows for rows, _ in one]), expected["tap0"][1]
+        )
+        np.testing.assert_array_equal(one.labels(), expected["labels"])
+        views = [store.tap("train", "tap0", view=view) for view in range(3)]
+        assert len({tap.fingerprint, *(view.fingerprint for view in views)}) == 4
+        with pytest.raises(UsageError, match="train/tap0 has views 0 to 2, not 3"):
+            tap.view(3)
+        with pytest.raises(UsageError, match="test/tap0 has views 0 to 0, not -1"):
+            store.read("test", "tap0", 0, 1, view=-1)
+
+    def test_a_block_of_views_is_written_whole(self, path):
+        store = featstore.create(path, spec_of(views=2, dims=(4,)), self.format)
+        block = block_of(store, "train", 1)
+        with store.writer() as writer:
+            for wrong in (block["features"]["tap0"][0], block["features"]["tap0"][:1]):
+                with pytest.raises(FeatureError, match=r"holds float16 \(2, 32, 4\)"):
+                    writer.write(**{**block, "features": {"tap0": wrong}})
+            infinite = block["features"]["tap0"].copy()
+            infinite[1, 7, 2] = np.inf
+            with pytest.raises(FeatureError, match="row 39 of train/tap0"):
+                writer.write(**{**block, "features": {"tap0": infinite}})
+            writer.write(**block)
+        assert store.missing("train") == [0, 2, 3]
+
+    def test_targets_are_numbers(self, path):
+        store = filled(path, self.format, spec_of(classes=(), targets=("age",)))
+        tap = store.tap("train", "tap0")
+        assert (tap.n_classes, tap.n_targets, tap.labels().dtype) == (0, 1, np.float64)
+        with store.writer() as writer:
+            writer.discard("train", 0)
+            block = block_of(store, "train", 0)
+            block["labels"] = np.where(np.arange(32) == 5, np.nan, block["labels"])
+            said = "row 5 of train has label nan; the targets age are finite"
+            with pytest.raises(FeatureError, match=said):
+                writer.write(**block)
+
     # Rows for a probe.
+
+    def test_narrow_blocks_are_joined(self, path, monkeypatch):
+        store = filled(path, self.format, spec_of(n_train=32 * 5 + 3, dims=(64, 16)))
+        monkeypatch.setattr(layout, "BLOCK_BYTES", 2 * 32 * 16 * 2)
+        assert store.tap("train", "tap0").block_rows == 32
+        tap = store.tap("train", "tap1")
+        assert tap.block_rows == 64
+        features, labels = zip(*tap, strict=True)
+        assert [len(block) for block in features] == [64, 64, 35]
+        expected = arrays_of(store.spec, "train")
+        np.testing.assert_array_equal(np.concatenate(features), expected["tap1"])
+        np.testing.assert_array_equal(np.concatenate(labels), expected["labels"])
 
     def test_a_tap_is_row_blocks(self, store):
         tap = store.tap("train", "tap0")
@@ -295,6 +388,26 @@ class StoreContract:
         with empty.writer():
             pass
         assert [file.name for file in empty.path.parent.glob("*.lock")] == []
+
+    def test_ranks_of_one_job_write_at_once_and_another_job_is_refused(self, path):
+        ranks = [
+            featstore.open_or_create(path, spec_of(), self.format, job="job 1") for _ in range(2)
+        ]
+        with ranks[0].writer("job 1") as one, ranks[1].writer("job 1") as other:
+            for job in (None, "job 2"):
+                with pytest.raises(WriterBusy, match=f"by process {os.getpid()} on .* since 20"):
+                    featstore.open(path).writer(job).__enter__()
+            with pytest.raises(WriterBusy):
+                featstore.remove(path)
+            for block in range(4):
+                (one, other)[block % 2].write(**block_of(ranks[0], "train", block))
+            other.flush()
+        with ranks[0].writer("job 2") as rest:
+            assert ranks[1].missing("train") == []
+            for block in (0, 1):
+                rest.write(**block_of(ranks[0], "test", block))
+        assert_holds_known_contents(featstore.open(path))
+        assert [entry.name for entry in path.parent.iterdir() if "lock" in entry.name] == []
 
     @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
     def test_a_fork_of_an_open_store_reads_it(self, store):

@@ -27,6 +27,7 @@ from store_examples import (
 
 import featstore
 from featstore import durable
+from featstore.checksums import checksum_text
 from featstore.errors import (
     DiskFull,
     FeatstoreError,
@@ -237,6 +238,34 @@ def test_another_format_version_is_named_with_ours(store):
     with pytest.raises(FormatVersionError):
         featstore.open_or_create(store.path, store.spec, store.format, overwrite=True)
     assert store.path.exists()
+
+
+def test_a_header_of_the_first_release_is_read(tmp_path):
+    """It wrote every field, and counted views by store."""
+    store = filled(tmp_path / "store", "zarr")
+    old = {
+        "backbone": "toy", "weights": "random:0", "transform": "none", "dataset": "toy",
+        "splits": [{"name": "train", "n_rows": 100, "fingerprint": "a"},
+                   {"name": "test", "n_rows": 33, "fingerprint": "b"}],
+        "taps": [{"name": "tap0", "dim": 16, "pooling": "avg"}], "dtype": "float16", "views": 1,
+        "classes": ["class 0", "class 1", "class 2"], "limit": None,
+    }  # fmt: skip
+    fields = {"format_version": 1, "spec": old, "block_rows": 32, "id_width": 64, "provenance": {}}
+    text = json.dumps(fields, sort_keys=True, separators=(",", ":"))
+    file = store.path / "zarr.json"
+    root = json.loads(file.read_text())
+    root["attributes"]["featstore"] = {**fields, "checksum": checksum_text(text)}
+    file.write_text(json.dumps(root))
+    assert featstore.open(store.path).spec == store.spec
+    assert_holds_known_contents(featstore.open(store.path))
+
+
+def test_a_header_says_nothing_of_what_is_at_its_default(store):
+    """So that the first release, which refuses fields it does not know, reads it."""
+    assert store.header.to_json()["spec"].keys() == {
+        "backbone", "weights", "transform", "dataset", "splits", "taps", "dtype", "classes",
+    }  # fmt: skip
+    assert store.header.to_json()["spec"]["splits"][0].keys() == {"name", "n_rows", "fingerprint"}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"attributes": 3}', '{"attributes": {}}'])

@@ -9,7 +9,7 @@ bytes are. A store object keeps no file open, so that a process may fork at any 
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -265,21 +265,24 @@ class Store(ABC):
                 return "does not have the checksum that was committed"
         return None
 
-    def verify(self, progress: Progress = no_progress) -> list[Damage]:
-        """Every committed checksum against the bytes on disk; the damaged blocks, in order.
+    def blocks(self) -> list[Block]:
+        """Every block of every split, in order."""
+        names = [split.name for split in self.spec.splits]
+        return [(split, block) for split in names for block in range(self.n_blocks(split))]
 
-        Blocks that are not committed are `missing`, not damaged.
+    def verify(
+        self, progress: Progress = no_progress, blocks: Sequence[Block] | None = None
+    ) -> list[Damage]:
+        """Every committed checksum against the bytes on disk, or those of some `blocks`.
+
+        Blocks that are not committed are `missing`, not damaged. Damages come in order.
         """
-        total = sum(self.n_blocks(split.name) for split in self.spec.splits)
+        asked = self.blocks() if blocks is None else blocks
         found: list[Damage] = []
-        done = 0
-        for split in (split.name for split in self.spec.splits):
-            with ThreadPoolExecutor(READERS) as pool:
-                blocks = range(self.n_blocks(split))
-                for damages in pool.map(lambda block, s=split: self._damages(s, block), blocks):
-                    found += damages
-                    done += 1
-                    progress("blocks", done, total, damaged=len(found))
+        with ThreadPoolExecutor(READERS) as pool:
+            for done, damages in enumerate(pool.map(lambda block: self._damages(*block), asked), 1):
+                found += damages
+                progress("blocks", done, len(asked), damaged=len(found))
         return found
 
     def _damages(self, split: str, block: int) -> list[Damage]:

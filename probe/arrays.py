@@ -6,8 +6,8 @@ Cholesky that reports instead of raising, sums of products in place, and lookups
 """
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -125,12 +125,32 @@ def on_device(array: Array) -> bool:
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Keep torch from rounding float32 products to TF32, and put its setting back afterwards."""
+    with _tf32(False):
+        yield
+
+
+@contextmanager
+def reduced_precision() -> Iterator[None]:
+    """Let torch round the factors of float32 products on a CUDA device to TF32's 11 bits.
+
+    Sums stay float32. Elsewhere nothing changes.
+    """
+    with _tf32(True):
+        yield
+
+
+@contextmanager
+def _tf32(allowed: bool) -> Iterator[None]:
     before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = allowed
     try:
         yield
     finally:
         torch.backends.cuda.matmul.allow_tf32 = before
+
+
+Precision: TypeAlias = Callable[[], AbstractContextManager[None]]
+"""In what precision products are computed: `full_precision` or `reduced_precision`."""
 
 
 def add_product(total: Array, a: Array, b: Array) -> None:

@@ -21,5 +21,9 @@ class MemoryBudgetError(ProbeError):
     """The memory that was granted cannot hold what the computation needs at least."""
 
 
+class DeviceWarning(UserWarning):
+    """A device could not do what was planned for it, and something slower or smaller serves."""
+
+
 class ProbeFailed(ProbeError):
     """A probe did not reach its solution; raised by `ProbeResult.raise_if_failed`."""

@@ -6,9 +6,9 @@ from itertools import pairwise
 import numpy as np
 from array_api_compat import array_namespace
 
-from probe.arrays import Array, full_precision, to_host
+from probe.arrays import Array, Precision, full_precision, to_host
 from probe.forward import like
-from probe.logistic.residuals import residuals
+from probe.kernels import residuals
 from probe.logistic.sheets import Sheet
 from probe.logistic.tiles import Tiles
 
@@ -17,8 +17,9 @@ SUMMED = 16
 
 
 def losses_and_gradients(
-    tiles: Tiles, sheets: Sequence[Sheet], coefficients: Sequence[Array]
-) -> tuple[list[np.ndarray], list[Array]]:
+    tiles: Tiles, sheets: Sequence[Sheet], coefficients: Sequence[Array],
+    precision: Precision = full_precision,
+) -> tuple[list[np.ndarray], list[Array]]:  # fmt: skip
     """Return each sheet's losses (P,) and their gradients (P, C, 1 + m), float64, summed over rows.
 
     Each tile is met once: its logits, their softmax, and the products of the residuals with it
@@ -28,6 +29,7 @@ def losses_and_gradients(
         tiles: the rows; labels among the C classes of the sheets.
         sheets: the probes.
         coefficients: for each sheet (P, C, 1 + m).
+        precision: of the products; losses and sums are in that of the rows, or float64, always.
     """
     xp = array_namespace(coefficients[0])
     arranged = [sheet.arranged(w) for sheet, w in zip(sheets, coefficients, strict=True)]
@@ -36,7 +38,7 @@ def losses_and_gradients(
     bounds = np.cumsum([0, *map(len, sheets)]).tolist()
     places = [slice(*pair) for pair in pairwise(bounds)]
     losses, logits = 0, None
-    with full_precision():
+    with precision():
         for number, (tile, labels) in enumerate(tiles, start=1):
             if logits is None or logits.shape[2] != tile.shape[1]:
                 shape = (bounds[-1], sheets[0].n_classes, tile.shape[1])

@@ -1,0 +1,152 @@
+"""The CUDA kernels, compiled by NVRTC through CuPy, for arrays of CuPy and of torch.
+
+Arrays are shared by DLPack, never copied, and kernels run on the stream that their library uses at
+the time. What a kernel writes is allocated by that library too, so that one memory pool holds all.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import cupy
+import numpy as np
+import torch
+from array_api_compat import array_namespace, is_torch_array
+
+from probe.arrays import Array
+
+OPTIONS = ("--std=c++17",)
+# threads of a block; and where there are many classes, so that fewer blocks share the L2 cache
+THREADS, MANY_THREADS, MANY_CLASSES = 256, 1024, 256
+WARP = 32
+# classes of a row that a thread takes at least before the row is given to more threads
+CLASSES_A_THREAD = 8
+
+
+@cache
+def module(name: str) -> Any:
+    """Return one of the sources, compiled anew on each device where it is first used."""
+    source = files("probe.kernels").joinpath("sources", f"{name}.cu").read_text()
+    return cupy.RawModule(code=source, options=OPTIONS)
+
+
+def residuals(logits: Array, labels: Array, scale: float = 1.0) -> Array:
+    """Return what `probe.kernels.residuals` is to return."""
+    with current(logits):
+        view = shared(logits)
+        launch = Launch(view)
+        losses = empty(logits, (*logits.shape[:-2], launch.tiles), "float64")
+        factor = view.dtype.type(scale)
+        launch(f"residuals_{view.dtype.name}", (view, contiguous(labels), shared(losses), factor),
+               2 * view.dtype.itemsize)  # fmt: skip
+    return array_namespace(losses).sum(losses, axis=-1)
+
+
+def judged(logits: Array, labels: Array) -> "Ranked":
+    """Return what `probe.kernels.judged` is to return."""
+    shape = logits.shape[:2]
+    with current(logits):
+        view = shared(logits).swapaxes(1, 2)
+        launch = Launch(view)
+        found = Ranked(
+            empty(logits, shape, "int32"), *(empty(logits, shape, "float64") for _ in range(2))
+        )
+        outputs = map(shared, (found.ranks, found.surprise, found.confidence))
+        launch(f"judged_{view.dtype.name}", (view, contiguous(labels), *outputs),
+               2 * view.dtype.itemsize)  # fmt: skip
+    return found
+
+
+class Ranked:
+    """Where the label of each row stands: see `probe.kernels.Judged`.
+
+    Arguments:
+        ranks: int32 (P, r), how many classes come before the label.
+        surprise: float64 (P, r).
+        confidence: float64 (P, r).
+    """
+
+    def __init__(self, ranks: Array, surprise: Array, confidence: Array):
+        self.ranks, self.surprise, self.confidence = ranks, surprise, confidence
+        self.n_rows = ranks.shape[1]
+
+    def among_first(self, first: int) -> Array:
+        """Return whether fewer than `first` classes come before the label, bool (P, r)."""
+        return self.ranks < first
+
+
+def permuted_blocks(matrix: Array, orders: Array, penalties: Array) -> Array:
+    """Return what `probe.kernels.permuted_blocks` is to return."""
+    systems, length = orders.shape
+    blocks = empty(matrix, (systems, length, length), "float64")
+    with current(matrix):
+        kernel = module("blocks").get_function("permuted_blocks")
+        arrays = *map(contiguous, (matrix, orders, penalties)), shared(blocks)
+        sizes = np.int64(len(matrix)), np.int64(length)
+        kernel((systems * length,), (THREADS,), (*arrays, *sizes))
+    return blocks
+
+
+class Launch:
+    """How a kernel of softmax.cu meets logits (P, C, r) or (S, G, C, r), shared with CuPy.
+
+    Attributes:
+        tiles: blocks that share the rows of a probe.
+    """
+
+    def __init__(self, view: Any):
+        *probes, classes, rows = view.shape
+        *outer, class_stride, row_stride = (stride // view.itemsize for stride in view.strides)
+        threads = MANY_THREADS if classes > MANY_CLASSES else THREADS
+        rows_fast = abs(row_stride) <= abs(class_stride)
+        if rows_fast:
+            lanes = _power_of_two(classes // CLASSES_A_THREAD, threads // WARP)
+        else:
+            lanes = _power_of_two(2 * classes - 1, WARP)
+        self.tiles = -(-rows // (threads // lanes))
+        self._grid, self._threads = self.tiles * int(np.prod(probes)), threads
+        inner, strides = (probes[1], outer) if len(probes) == 2 else (1, (*outer, 0))
+        layout = rows, classes, inner, *strides, row_stride, class_stride, lanes, rows_fast
+        self._layout = tuple(map(np.int64, layout))
+
+    def __call__(self, name: str, arguments: tuple, bytes_a_thread: int) -> None:
+        """Run a kernel whose first arguments, and shared memory, are these."""
+        kernel = module("softmax").get_function(name)
+        kernel((self._grid,), (self._threads,), (*arguments, *self._layout),
+               shared_mem=bytes_a_thread * self._threads)  # fmt: skip
+
+
+def _power_of_two(wanted: int, most: int) -> int:
+    """Return the largest power of two that is at most `wanted` and `most`, but at least 1."""
+    return 1 << (max(1, min(wanted, most)).bit_length() - 1)
+
+
+@contextmanager
+def current(array: Array) -> Iterator[None]:
+    """Make CuPy use the device of an array, and the stream that its library uses there."""
+    if not is_torch_array(array):
+        with array.device:
+            yield
+        return
+    stream = torch.cuda.current_stream(array.device).cuda_stream
+    index = array.device.index
+    with torch.cuda.device(index), cupy.cuda.Device(index), cupy.cuda.ExternalStream(stream):
+        yield
+
+
+def shared(array: Array) -> Any:
+    """Return a CuPy array of the same memory."""
+    return cupy.from_dlpack(array) if is_torch_array(array) else array
+
+
+def contiguous(array: Array) -> Any:
+    """Return a contiguous CuPy array, of the same memory if it is so already."""
+    return cupy.ascontiguousarray(shared(array))
+
+
+def empty(like: Array, shape: tuple[int, ...], dtype: str) -> Array:
+    """Return an uninitialised array of the same library and device."""
+    xp = array_namespace(like)
+    return xp.empty(shape, dtype=getattr(xp, dtype), device=like.device)

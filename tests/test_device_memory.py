@@ -1,0 +1,113 @@
+"""What memory is granted, and what happens when a device turns out to have less."""
+
+import cupy_stand_in
+import pytest
+import torch
+
+from probe import device_memory
+from probe.arrays import Backend
+from probe.device_memory import Grant, grant, out_of_memory
+from probe.errors import DeviceWarning, MemoryBudgetError, UsageError
+
+HOST = Backend("torch", "cpu")
+
+
+def cupy_error():
+    error = type("OutOfMemoryError", (MemoryError,), {"__module__": "cupy.cuda.memory"})
+    return error("Out of memory allocating 1,024 bytes (allocated so far: 0 bytes).")
+
+
+ERRORS = {
+    "torch": torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB"),
+    "cupy": cupy_error(),
+    "cublas": RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"),
+}
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_a_device_without_memory_is_known_by_what_its_library_raises(name):
+    assert out_of_memory(ERRORS[name])
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("out of memory"),
+        MemoryError("out of memory"),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+    ],
+)
+def test_other_errors_are_not_taken_for_it(error):
+    assert not out_of_memory(error)
+
+
+def failing_above(limit, error):
+    seen = []
+
+    def attempt(memory):
+        seen.append(memory)
+        if memory > limit:
+            raise error
+        return memory
+
+    return attempt, seen
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_memory_is_halved_until_it_suffices_and_stays_so(name):
+    attempt, seen = failing_above(300, ERRORS[name])
+    granted = Grant(1000, HOST)
+    with pytest.warns(DeviceWarning, match="the device ran out of memory .* going on") as caught:
+        assert granted.spend(attempt) == 250
+    assert seen == [1000, 500, 250]
+    assert len(caught) == 2
+    assert granted.spend(attempt) == 250  # what has been learnt is kept
+    assert grant(granted, HOST) is granted
+
+
+def test_when_nothing_fits_the_error_says_what_to_do():
+    def attempt(memory):
+        if memory < 300:
+            raise MemoryBudgetError("too little for one chain")
+        raise ERRORS["torch"]
+
+    with (
+        pytest.warns(DeviceWarning),
+        pytest.raises(MemoryBudgetError, match="free memory on it, or compute on the cpu"),
+    ):
+        Grant(1000, HOST).spend(attempt)
+
+
+def test_errors_of_another_kind_pass():
+    attempt, seen = failing_above(0, KeyError("x"))
+    with pytest.raises(KeyError):
+        Grant(1000, HOST).spend(attempt)
+    assert seen == [1000]
+    attempt, seen = failing_above(0, MemoryBudgetError("allow at least"))
+    with pytest.raises(MemoryBudgetError, match="allow at least"):
+        Grant(1000, HOST).spend(attempt)
+    assert seen == [1000]
+
+
+def test_auto_is_a_fixed_size_on_the_host_and_what_is_free_on_a_device(monkeypatch):
+    assert Grant("auto", HOST).memory == 4 << 30
+    with cupy_stand_in.installed(free=1 << 34):
+        assert Grant("auto", Backend("cupy", "cuda")).memory == int(0.9 * (1 << 34))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10_000, 20_000))
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 5_000)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 3_000)
+    assert Grant("auto", Backend("torch", "cuda")).memory == 10_800
+    assert Grant("2GiB", Backend("torch", "cuda")).memory == 2 << 30
+    with pytest.raises(UsageError, match="is not a size"):
+        Grant("lots", HOST)
+
+
+def test_what_the_libraries_keep_is_given_back(monkeypatch):
+    freed = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append("torch"))
+    with cupy_stand_in.installed() as cupy:
+        pool = cupy.get_default_memory_pool()
+        monkeypatch.setattr(pool, "free_all_blocks", lambda: freed.append("cupy"))
+        device_memory.release()
+    assert freed == ["torch", "cupy"]

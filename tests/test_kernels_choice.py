@@ -1,0 +1,148 @@
+"""Kernels are built by NVRTC, checked before they serve, and replaced where they are wrong."""
+
+import sys
+import warnings
+from contextlib import nullcontext
+
+import cupy_stand_in
+import numpy as np
+import nvrtc
+import pytest
+import torch
+from host_kernels import needs_compiler
+
+from probe import kernels
+from probe.arrays import Backend, to_host
+from probe.errors import DeviceWarning
+from probe.kernels import check, choice, reference
+
+
+@pytest.fixture
+def cupy():
+    choice.on_cuda.cache_clear()
+    with cupy_stand_in.installed() as module:
+        yield module
+    choice.on_cuda.cache_clear()
+
+
+def drawn(seed=0):
+    random = np.random.default_rng(seed)
+    return random.normal(size=(2, 5, 30)).astype(np.float32), random.integers(0, 5, size=30)
+
+
+@pytest.mark.skipif(nvrtc.located() is None, reason="no NVRTC: torch was built without CUDA")
+@pytest.mark.parametrize("name", ["softmax", "blocks"])
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+def test_nvrtc_compiles_every_source(cupy, name, architecture):
+    from probe.kernels import cuda
+
+    source = (cuda.files("probe.kernels") / "sources" / f"{name}.cu").read_text()
+    assert len(nvrtc.compiled(source, architecture, cuda.OPTIONS)) > 1000
+    with pytest.raises(SyntaxError, match="error"):
+        nvrtc.compiled(source.replace("threadIdx", "threadIdy"), architecture, cuda.OPTIONS)
+
+
+@needs_compiler
+def test_on_a_device_the_kernels_serve_once_they_are_checked(cupy, monkeypatch):
+    checked = []
+    held = check.held_against_reference
+    monkeypatch.setattr(
+        check, "held_against_reference", lambda *args: (checked.append(args[1]), held(*args))
+    )
+    logits, labels = drawn()
+    ours = cupy.asarray(logits)
+    for _ in range(2):
+        assert choice.serving(ours).__name__ == "probe.kernels.cuda"
+    assert checked == ["cupy"]
+    losses = kernels.residuals(ours, cupy.asarray(labels))
+    known = reference.residuals(logits, labels)
+    np.testing.assert_allclose(to_host(losses), known, rtol=1e-6)
+    np.testing.assert_allclose(to_host(ours), logits, rtol=1e-4, atol=1e-7)
+
+
+@needs_compiler
+def test_arrays_of_torch_are_shared_and_not_copied(cupy, monkeypatch):
+    from probe.kernels import cuda
+
+    monkeypatch.setattr(cuda, "current", lambda array: nullcontext())
+    monkeypatch.setattr(check, "Backend", lambda library, device: Backend(library, "cpu"))
+    check.held_against_reference(cuda, "torch")
+    logits, labels = drawn()
+    ours = torch.from_numpy(logits.copy())
+    losses = cuda.residuals(ours, torch.from_numpy(labels))
+    assert isinstance(losses, torch.Tensor)
+    reference.residuals(logits, labels)
+    np.testing.assert_allclose(ours.numpy(), logits, rtol=1e-4, atol=1e-7)
+
+
+def test_on_the_host_and_for_other_numbers_the_reference_serves(cupy):
+    logits, _ = drawn()
+    assert choice.serving(logits) is reference
+    assert choice.serving(torch.from_numpy(logits)) is reference
+    assert choice.serving(cupy.asarray(logits.astype(np.float16))) is reference
+
+
+def served_with_one_warning(cupy, cause):
+    logits, labels = drawn()
+    with pytest.warns(DeviceWarning, match=cause):
+        kernels.residuals(cupy.asarray(logits), cupy.asarray(labels))
+    # once: another warning would be an error
+    losses = kernels.residuals(cupy.asarray(logits), cupy.asarray(labels))
+    np.testing.assert_allclose(to_host(losses), reference.residuals(logits, labels), rtol=1e-6)
+
+
+@needs_compiler
+def test_a_source_that_does_not_compile_warns_once_and_is_replaced(cupy, monkeypatch):
+    from probe.kernels import cuda
+
+    broken = lambda name: cupy.RawModule(code="an error, and no program")  # noqa: E731
+    monkeypatch.setattr(cuda, "module", broken)
+    served_with_one_warning(cupy, "kernels are not used")
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("others.largest > own ?", "others.largest < own ?"),
+        ("(x == own && c > label)", "(x == own && c < label)"),
+        ("__syncthreads();\n        if (place.lane == 0", "if (place.lane == 0"),
+        ("x == -infinity<T>()", "false"),
+    ],
+)
+def test_a_kernel_that_is_wrong_warns_once_and_is_replaced(cupy, monkeypatch, right, wrong):
+    from probe.kernels import cuda
+
+    source = (cuda.files("probe.kernels") / "sources" / "softmax.cu").read_text()
+    assert right in source
+    sources = {"softmax": source.replace(right, wrong)}
+    module = cuda.module
+    monkeypatch.setattr(
+        cuda, "module",
+        lambda name: cupy.RawModule(code=sources[name]) if name in sources else module(name),
+    )  # fmt: skip
+    served_with_one_warning(cupy, "differs from its reference")
+
+
+@needs_compiler
+def test_a_launch_with_too_little_shared_memory_is_seen(cupy, monkeypatch):
+    from probe.kernels import cuda
+
+    launch = cuda.Launch.__call__
+    monkeypatch.setattr(
+        cuda.Launch, "__call__",
+        lambda self, name, arguments, size: launch(self, name, arguments, size // 4),
+    )  # fmt: skip
+    logits, labels = drawn()
+    with pytest.raises(AssertionError, match="shared memory was used beyond"):
+        cuda.residuals(*map(cupy.asarray, (np.tile(logits, (1, 60, 1)), labels)))
+
+
+def test_without_cupy_the_reference_serves_without_a_word(monkeypatch):
+    choice.on_cuda.cache_clear()
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    monkeypatch.setattr(choice.importlib.util, "find_spec", lambda name: None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert choice.on_cuda("torch") is reference
+    choice.on_cuda.cache_clear()

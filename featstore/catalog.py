@@ -2,12 +2,14 @@
 
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import platformdirs
 
 from featstore.contract import Store
-from featstore.errors import FeatstoreError, StoreNotFound
+from featstore.errors import FeatstoreError, PlaceError, StoreNotFound
+from featstore.places import Place, Url, place
 from featstore.spec import Spec
 from featstore.store import open as open_store
 
@@ -15,14 +17,19 @@ ROOT_VARIABLE = "FEATSTORE_HOME"
 SUFFIXES = {"zarr": ".zarr", "hdf5": ".h5"}
 _LONGEST_NAME = 60
 
+# Stores at a URL are opened together: each waits for the network.
+_OPENED_AT_ONCE = 4
 
-def store_root() -> Path:
-    """The directory of stores: $FEATSTORE_HOME, else featstore's in the platform's data folder."""
+
+def store_root() -> Place:
+    """The folder of stores: $FEATSTORE_HOME, a path or a URL, else the platform's for data."""
     home = os.environ.get(ROOT_VARIABLE)
+    if home and "://" in home:
+        return place(home)
     return Path(home).expanduser() if home else Path(platformdirs.user_data_dir("featstore"))
 
 
-def default_path(spec: Spec, format: str = "zarr") -> Path:
+def default_path(spec: Spec, format: str = "zarr") -> Place:
     """Where the store of `spec` lies by default: its name says what it holds, its digest which.
 
     >>> spec = Spec(
@@ -48,19 +55,36 @@ def safe_name(text: str) -> str:
     return kept.strip(".-")[:_LONGEST_NAME].strip(".-") or "unnamed"
 
 
-def stores() -> list[Store]:
-    """Every store directly under the store root, complete or not, the last written to first."""
-    root = store_root()
-    found = []
-    for path in root.iterdir() if root.is_dir() else []:
-        if path.name.startswith("."):
-            continue
-        try:
-            found.append(open_store(path))
-        except FeatstoreError:
-            # Not a store of this release: a lock, a file of moments, or something of the user's.
-            continue
+def stores(root: str | Path | Url | None = None) -> list[Store]:
+    """Every store directly under a folder or URL, complete or not, the last written to first.
+
+    The folder is the store root unless another is named.
+    """
+    with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
+        found = [store for store in pool.map(_opened, _entries(root)) if store]
     return sorted(found, key=lambda store: (store.modified(), store.path.name), reverse=True)
+
+
+def _entries(root: str | Path | Url | None) -> list[Place]:
+    root = store_root() if root is None else place(root)
+    if isinstance(root, Url):
+        from featstore.remote_objects import RemoteObjects
+
+        entries = RemoteObjects(root).entries()
+        names = [entry["name"].rstrip("/").rpartition("/")[2] for entry in entries]
+    else:
+        names = os.listdir(root) if root.is_dir() else []
+    return [root / name for name in names if not name.startswith(".")]
+
+
+def _opened(path: Place) -> Store | None:
+    try:
+        return open_store(path)
+    except PlaceError:
+        raise
+    except FeatstoreError:
+        # Not a store of this release: a lock, a file of moments, or something of the user's.
+        return None
 
 
 def newest_complete() -> Store:

@@ -7,7 +7,6 @@ rows in all taps and all views; it counts once its record is on the disk, which 
 bytes are. A store object keeps no file open, so that a process may fork at any time.
 """
 
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +17,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
-from featstore import commits, locks, row_ids
+from featstore import commits, locks, places, row_ids
 from featstore.checksums import checksum
+from featstore.codecs import Undecodable
 from featstore.errors import StoreDamaged, StoreIncomplete, UsageError
 from featstore.header import Header
 from featstore.layout import Array
+from featstore.local_objects import AHEAD, READERS
+from featstore.places import Place
 from featstore.spec import IDS, LABELS, Spec
 
 if TYPE_CHECKING:
@@ -44,10 +46,6 @@ class Piece(NamedTuple):
     view: int = 0
 
 
-# Two threads copy out of the page cache faster than one; more only contend for memory.
-READERS = min(4, max(2, os.cpu_count() or 1))
-
-
 def no_progress(stage: str, done: int, total: int, **facts: Any) -> None:
     """The progress callback that reports to nobody."""
 
@@ -67,7 +65,11 @@ class Store(ABC):
 
     format: ClassVar[str]
 
-    def __init__(self, path: Path, header: Header):
+    # Reads that are worth having under way at once, and blocks to be read ahead of their use.
+    readers = READERS
+    ahead = AHEAD
+
+    def __init__(self, path: Place, header: Header):
         self.path = path
         self.header = header
 
@@ -82,6 +84,11 @@ class Store(ABC):
         return self.header.block_rows
 
     @property
+    def moments_folder(self) -> Path:
+        """Where to keep, on this machine, what is worked out from the store's rows."""
+        return places.cache_folder(self.path, "moments")
+
+    @property
     def provenance(self) -> dict[str, Any]:
         """How the store was made: versions, command, batch size, time. No part of its identity."""
         return dict(self.header.provenance)
@@ -90,12 +97,12 @@ class Store(ABC):
 
     @classmethod
     @abstractmethod
-    def build(cls, path: Path, header: Header) -> None:
+    def build(cls, path: Place, header: Header) -> None:
         """Make an empty store at `path`, where nothing is; no row is written by it."""
 
     @classmethod
     @abstractmethod
-    def at(cls, path: Path) -> Self:
+    def at(cls, path: Place) -> Self:
         """The store at `path`; `NotAStore` or `FormatVersionError` where there is none."""
 
     @abstractmethod
@@ -123,8 +130,16 @@ class Store(ABC):
         """Return when the block has no commit record, on the disk as well."""
 
     @abstractmethod
+    def bytes_on_disk(self) -> int:
+        """Bytes that the store takes where it lies, holes left out."""
+
+    @abstractmethod
     def modified(self) -> int:
         """When a block was last committed or withdrawn, in nanoseconds since 1970."""
+
+    def read_records(self, split: str) -> list[bytes | None]:
+        """The slot of every block of a split."""
+        return [self.read_record(split, block) for block in range(self.n_blocks(split))]
 
     # What every format does alike.
 
@@ -145,13 +160,19 @@ class Store(ABC):
 
     def record(self, split: str, block: int) -> commits.Record | None:
         """The valid commit record of a block, None where it has to be computed."""
-        record = commits.unseal(self.read_record(split, block))
-        here = (self.spec.digest(), split, block)
-        return record if record and (record.store, record.split, record.block) == here else None
+        return self._valid(self.spec.digest(), split, block, self.read_record(split, block))
 
     def records(self, split: str) -> list[commits.Record | None]:
         """The commit record of every block of a split."""
-        return [self.record(split, block) for block in range(self.n_blocks(split))]
+        digest = self.spec.digest()
+        slots = self.read_records(split)
+        return [self._valid(digest, split, block, slot) for block, slot in enumerate(slots)]
+
+    @staticmethod
+    def _valid(digest: str, split: str, block: int, slot: bytes | None) -> commits.Record | None:
+        record = commits.unseal(slot)
+        here = (digest, split, block)
+        return record if record and (record.store, record.split, record.block) == here else None
 
     def missing(self, split: str) -> list[int]:
         """Blocks of a split without a valid commit record."""
@@ -202,7 +223,7 @@ class Store(ABC):
             for view in range(array.n_views)
             for block in range(len(records))
         ]
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(self.readers) as pool:
             list(pool.map(fill, pieces))
         return out
 
@@ -257,6 +278,8 @@ class Store(ABC):
             there = self.read_bytes(piece, first, data)
         except FileNotFoundError:
             return "is missing"
+        except Undecodable as error:
+            return f"cannot be decompressed: {error}"
         if there < len(data):
             return f"is truncated: {there} of {len(data)} bytes"
         if record is not None:
@@ -279,7 +302,7 @@ class Store(ABC):
         """
         asked = self.blocks() if blocks is None else blocks
         found: list[Damage] = []
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(self.readers) as pool:
             for done, damages in enumerate(pool.map(lambda block: self._damages(*block), asked), 1):
                 found += damages
                 progress("blocks", done, len(asked), damaged=len(found))
@@ -320,12 +343,5 @@ class Store(ABC):
         """
         from featstore.writer import Writer
 
-        with locks.locked(self.path, job), Writer(self) as writer:
+        with locks.locked(self.path, job) as still_held, Writer(self, still_held) as writer:
             yield writer
-
-    def bytes_on_disk(self) -> int:
-        """Bytes the store takes on the disk, holes left out."""
-        if self.path.is_file():
-            return self.path.stat().st_blocks * 512
-        files = (Path(folder, name) for folder, _, names in os.walk(self.path) for name in names)
-        return sum(file.stat().st_blocks * 512 for file in files)

@@ -55,3 +55,7 @@ class DownloadRefused(FeatstoreError):
 
 class FeatureError(FeatstoreError):
     """Features cannot be stored as they are: non-finite, or of another shape than announced."""
+
+
+class PlaceError(FeatstoreError):
+    """A storage beyond this machine cannot be reached, or refuses; nothing committed is lost."""

@@ -100,6 +100,10 @@ class Hdf5Store(Store):
         """When the file last changed."""
         return self.path.stat().st_mtime_ns
 
+    def bytes_on_disk(self) -> int:
+        """Bytes the file takes on the disk, holes left out."""
+        return self.path.stat().st_blocks * 512
+
     def _place(self, piece: Piece, first: int = 0) -> int:
         array = self.array(piece.split, piece.array)
         row = piece.view * array.n_rows + piece.block * self.block_rows + first

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError
 
 from featstore import layout
 from featstore.checksums import checksum_text
+from featstore.codecs import Codec
 from featstore.errors import FormatVersionError, NotAStore
 from featstore.spec import Spec
 
@@ -17,7 +18,10 @@ ATTRIBUTE = "featstore"
 
 
 class Header(BaseModel):
-    """Everything about a store but its rows; `provenance` tells how it was made, nothing else."""
+    """Everything about a store but its rows; `provenance` tells how it was made, nothing else.
+
+    `codec` compresses the chunks of a Zarr store, and is no part of what it holds.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -25,6 +29,7 @@ class Header(BaseModel):
     spec: Spec
     block_rows: Annotated[int, Field(ge=1)]
     id_width: Annotated[int, Field(ge=1)]
+    codec: Codec = "none"
     provenance: dict[str, JsonValue] = {}
 
     def to_json(self) -> dict[str, Any]:

@@ -7,13 +7,14 @@ import os
 import socket
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from featstore.errors import FeatstoreError, WriterBusy
+from featstore.places import Place, Url
 
 _held: "weakref.WeakSet[_Held]" = weakref.WeakSet()
 
@@ -45,25 +46,39 @@ def lock_path(store: Path) -> Path:
     return store.with_name(store.name + ".lock")
 
 
+def _always_held() -> None:
+    """A kernel's lock is never lost."""
+
+
 class JobBusy(WriterBusy):
     """Another process of the same job has what this one wants for itself."""
 
 
 @contextmanager
-def locked(store: Path, job: str | None = None, *, alone: bool = False) -> Iterator[None]:
+def locked(
+    store: Place, job: str | None = None, *, alone: bool = False
+) -> Iterator[Callable[[], None]]:
     """Hold the writer's lock of a store; processes that name the same `job` hold it together.
 
-    With `alone` not even they: `JobBusy` is raised while one of them holds it.
+    With `alone` not even they: `JobBusy` is raised while one of them holds it. Yields a function
+    that raises `WriterBusy` once the lock was lost, which happens to none but a lease: what lies
+    at a URL, no kernel can lock, and `featstore.leases` stands in.
 
     The file says who holds it: the job decides among the processes that share it, all else is for
     the message alone. What decides is `flock`, which lapses with its process (on NFS as well, where
     the kernel maps it to a lock of the server's). Raises `WriterBusy` while another process, or
     another writer of this one, holds it.
     """
+    if isinstance(store, Url):
+        from featstore.leases import leased
+
+        with leased(store, job, alone=alone) as still_held:
+            yield still_held
+        return
     path = lock_path(store)
     held = _Held(_acquire(path, store, job, alone))
     try:
-        yield
+        yield _always_held
     finally:
         if held.fd >= 0:
             # Removed while held, by the last that holds it: whoever opened it meanwhile sees in

@@ -1,4 +1,4 @@
-"""Creation, opening and removal of stores, in any format."""
+"""Creation, opening and removal of stores, in any format and place."""
 
 import contextlib
 import glob
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from featstore import durable, layout
+from featstore.codecs import Codec
 from featstore.contract import Damage, Store
 from featstore.errors import (
     DiskFull,
@@ -26,9 +27,10 @@ from featstore.errors import (
 )
 from featstore.header import Header
 from featstore.locks import JobBusy, locked
+from featstore.places import Place, Url, place
 from featstore.spec import Spec
 
-__all__ = ["FORMATS", "Damage", "Store", "create", "open", "open_or_create", "remove"]
+__all__ = ["FORMATS", "Damage", "Store", "create", "exists", "open", "open_or_create", "remove"]
 
 # Modules by format, imported when first needed: h5py and zarr are slow to import.
 _BACKENDS = {
@@ -41,28 +43,61 @@ _HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 
 
 def create(
-    path: str | Path,
+    path: str | Path | Url,
     spec: Spec,
     format: str = "zarr",
     *,
     id_width: int = 64,
+    codec: Codec | None = None,
     provenance: Mapping[str, Any] | None = None,
     job: str | None = None,
 ) -> Store:
     """Make an empty store at `path` for what `spec` describes; row ids have up to `id_width` bytes.
 
-    `provenance` (JSON values) is kept beside the versions and the time, and decides nothing. The
-    store appears at once and whole: built aside, synced, renamed. Raises `UsageError` where
-    something is at `path`, `DiskFull` without room, `WriterBusy` while another process makes it.
+    `path` is a path or, for Zarr, any URL that fsspec knows, such as s3://bucket/vit.zarr. `codec`
+    "zstd" compresses a Zarr store; "none" is the default. `provenance` (JSON values) is kept beside
+    the versions and the time, and decides nothing. The store appears at once and whole. Raises
+    `UsageError` where something is at `path`, `DiskFull` without room, `WriterBusy` while another
+    process makes it, `PlaceError` where a URL cannot be reached.
     """
-    path = _resolved(path)
+    path = place(path)
     backend = _backend(format)
     header = Header(
         spec=spec,
         block_rows=layout.block_rows(spec),
         id_width=id_width,
+        codec=codec or "none",
         provenance={**_versions(format), **(provenance or {})},
     )
+    _check_place(path, format, header.codec)
+    if isinstance(path, Url):
+        _create_remote(path, header, job)
+    else:
+        _create_local(backend, path, header, job)
+    return backend(path, header)
+
+
+def _check_place(path: Place, format: str, codec: Codec) -> None:
+    if format != "zarr" and codec != "none":
+        raise UsageError(
+            f"codec {codec} is for Zarr: the rows of an HDF5 store lie uncompressed, each at its"
+            " place, so that a kill has nothing to tear; leave --codec out, or choose zarr"
+        )
+    if format != "zarr" and isinstance(path, Url):
+        raise UsageError(f"{path}: an HDF5 store is a file of this machine; choose zarr for a URL")
+
+
+def _create_remote(url: Url, header: Header, job: str | None) -> None:
+    from featstore import remote_stores
+
+    remote_stores.check(url)
+    with locked(url, job, alone=True):
+        if remote_stores.exists(url):
+            raise _Occupied(f"{url} exists already; open it, or choose another place")
+        remote_stores.build(url, header)
+
+
+def _create_local(backend: type[Store], path: Path, header: Header, job: str | None) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -71,17 +106,29 @@ def create(
         ) from None
     with locked(path, job, alone=True):
         if os.path.lexists(path):
-            raise UsageError(f"{path} exists already; open it, or choose another path")
+            raise _Occupied(f"{path} exists already; open it, or choose another path")
         _build_aside(backend, path, header)
-    return backend(path, header)
 
 
-def open(path: str | Path) -> Store:
-    """The store at `path`, its format detected; nothing stays open.
+class _Occupied(UsageError):
+    """There is something where a store is to be made."""
 
-    Raises `StoreNotFound`, `NotAStore` for anything else, `FormatVersionError` for a release's own.
+
+def open(path: str | Path | Url) -> Store:
+    """The store at a path or URL, its format detected; nothing stays open.
+
+    Raises `StoreNotFound`, `NotAStore` for anything else, `FormatVersionError` for a release's own,
+    `PlaceError` where a URL cannot be reached.
     """
-    path = _resolved(path)
+    path = place(path)
+    if isinstance(path, Url):
+        from featstore import remote_stores
+
+        if not remote_stores.exists(path):
+            raise StoreNotFound(
+                f"there is no store at {path}; make one with `featstore extract --out {path}`"
+            )
+        return _backend("zarr").at(path)
     if path.is_dir():
         return _backend("zarr").at(path)
     try:
@@ -96,12 +143,23 @@ def open(path: str | Path) -> Store:
     return _backend("hdf5").at(path)
 
 
+def exists(path: str | Path | Url) -> bool:
+    """Whether anything is at a path or URL: a store, or what is in the way of one."""
+    path = place(path)
+    if isinstance(path, Url):
+        from featstore import remote_stores
+
+        return remote_stores.exists(path)
+    return os.path.lexists(path)
+
+
 def open_or_create(
-    path: str | Path,
+    path: str | Path | Url,
     spec: Spec,
     format: str = "zarr",
     *,
     id_width: int = 64,
+    codec: Codec | None = None,
     provenance: Mapping[str, Any] | None = None,
     overwrite: bool = False,
     job: str | None = None,
@@ -109,21 +167,26 @@ def open_or_create(
     """The store of this spec at `path`: as it is, complete or not, or else a new one.
 
     Of several processes that name the same `job`, the first creates it and the others wait for it.
+    Without a `codec` the store's own will do.
     Raises `SpecMismatch` naming each differing field where the store there holds something else.
     With `overwrite` what is there is removed first, if it is certainly a store: see `remove`; of a
     job, one process does that before the others come.
     """
     _backend(format)
-    if overwrite and os.path.lexists(path):
+    path = place(path)
+    if overwrite and exists(path):
         remove(path)
-    while not os.path.lexists(path):
+    while not exists(path):
         try:
-            return create(path, spec, format, id_width=id_width, provenance=provenance, job=job)
+            return create(
+                path, spec, format,
+                id_width=id_width, codec=codec, provenance=provenance, job=job,
+            )  # fmt: skip
         except JobBusy:
             # Another process of the job is making it.
             time.sleep(0.02)
-        except UsageError:
-            if job is None or not os.path.lexists(path):
+        except _Occupied:
+            if job is None:
                 raise
     store = open(path)
     differences = store.spec.differences(spec)
@@ -135,24 +198,39 @@ def open_or_create(
         raise SpecMismatch(
             f"{store.path} holds something else: {told}; choose another path, or overwrite it"
         )
-    if store.format != format:
-        raise SpecMismatch(
-            f"{store.path} holds the same in format {store.format}, wanted {format};"
-            " choose another path, or overwrite it"
-        )
+    for kind, there, wanted in (
+        ("format", store.format, format),
+        ("codec", store.header.codec, codec or store.header.codec),
+    ):
+        if there != wanted:
+            raise SpecMismatch(
+                f"{store.path} holds the same in {kind} {there}, wanted {wanted};"
+                " choose another path, or overwrite it"
+            )
     return store
 
 
-def remove(path: str | Path) -> None:
-    """Delete the store at `path`, and nothing that is not certainly one.
+def remove(path: str | Path | Url) -> None:
+    """Delete the store at a path or URL, and nothing that is not certainly one.
 
     It has to open as a store, and hold no file that featstore did not put at its top. Raises what
     `open` raises, `NotAStore` naming a foreign file, `WriterBusy` while a process writes to it.
     """
     store = open(path)
     with locked(store.path):
+        if isinstance(store.path, Url):
+            from featstore import remote_stores
+
+            remote_stores.remove(store)
+            return
         if store.path.is_dir():
-            _refuse_foreign_entries(store)
+            ours = {"zarr.json"} | {split.name for split in store.spec.splits}
+            foreign = sorted({entry.name for entry in store.path.iterdir()} - ours)
+            if foreign:
+                raise NotAStore(
+                    f"{store.path} holds {foreign[0]!r}, which featstore did not write; move it"
+                    " away first"
+                )
         # Renamed first: a removal that is killed leaves nothing that passes for a store.
         aside = _aside(store.path)
         os.replace(store.path, aside)
@@ -164,11 +242,6 @@ def _backend(format: str) -> type[Store]:
         raise UsageError(f"there is no store format {format!r}; choose {' or '.join(FORMATS)}")
     module, name = _BACKENDS[format]
     return getattr(importlib.import_module(module), name)
-
-
-def _resolved(path: str | Path) -> Path:
-    # A link to a store stands for the store: its lock and what is built aside belong beside it.
-    return Path(path).expanduser().resolve()
 
 
 def _build_aside(backend: type[Store], path: Path, header: Header) -> None:
@@ -201,15 +274,6 @@ def _delete(path: Path) -> None:
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
-
-
-def _refuse_foreign_entries(store: Store) -> None:
-    ours = {"zarr.json"} | {split.name for split in store.spec.splits}
-    foreign = sorted(entry.name for entry in store.path.iterdir() if entry.name not in ours)
-    if foreign:
-        raise NotAStore(
-            f"{store.path} holds {foreign[0]!r}, which featstore did not write; move it away first"
-        )
 
 
 def _versions(format: str) -> dict[str, Any]:

@@ -11,10 +11,11 @@ import numpy as np
 from featstore import layout
 from featstore.contract import Piece, Store
 from featstore.layout import Array
+from featstore.local_objects import AHEAD
 from featstore.spec import LABELS
 
-# Blocks being read while one is in use.
-AHEAD = 2
+# Bytes being read, at most, while a block is in use, where blocks are not larger than that.
+MOST_BYTES_AHEAD = 128 << 20
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -46,6 +47,8 @@ class TapBlocks:
         self.n_features = self._features.row_shape[0]
         self.n_classes, self.n_targets = store.spec.n_classes, len(store.spec.targets)
         self.block_rows = min(self._together * store.block_rows, self._features.n_rows)
+        block_bytes = self.block_rows * self._features.row_bytes
+        self.ahead = max(AHEAD, min(store.ahead, MOST_BYTES_AHEAD // block_bytes))
         self.fingerprint = self._fingerprint()
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -53,7 +56,9 @@ class TapBlocks:
         n_blocks = len(self._records)
         starts = range(0, n_blocks, self._together)
         runs = [range(start, min(start + self._together, n_blocks)) for start in starts]
-        return read_ahead(self._block, [(view, run) for view in self._views for run in runs], AHEAD)
+        return read_ahead(
+            self._block, [(view, run) for view in self._views for run in runs], self.ahead
+        )
 
     def labels(self) -> np.ndarray:
         """Labels of all rows, (n_rows,) or (n_rows, T): those of the split, once for each view."""

@@ -4,7 +4,7 @@ import os
 import queue
 import shutil
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Self
 
@@ -26,13 +26,15 @@ IN_FLIGHT = 8
 class Writer:
     """Writes blocks in any order, each once; made by `Store.writer`, which holds the lock.
 
+    `still_held` raises where the lock was lost, and is asked before anything is committed.
+
     `write` returns when the operating system has the bytes. A thread waits for the disk, for all
     blocks that came meanwhile at once, and then writes their commit records: computing goes on
     during the wait, and a record is never on the disk before its data.
     """
 
-    def __init__(self, store: Store):
-        self._store = store
+    def __init__(self, store: Store, still_held: Callable[[], None]):
+        self._store, self._still_held = store, still_held
         self._committed = {
             (split.name, block)
             for split in store.spec.splits
@@ -179,6 +181,7 @@ class Writer:
         """Sync the blocks, and in the same flush the records of the blocks before them."""
         blocks = [(record.split, record.block) for record in records]
         self._store.sync(blocks, self._unsynced)
+        self._still_held()
         for record in records:
             slot = record.sealed(self._slots[record.split])
             self._store.write_record(record.split, record.block, slot)

@@ -1,19 +1,21 @@
-"""A store as a Zarr v3 directory: a block of an array is one uncompressed chunk file.
+"""A store as a Zarr v3 tree: a piece of an array is one chunk, in a directory or below a URL.
 
-Every Zarr tool reads it. The bytes go in and out without one, because a chunk file that is the raw
-block is read straight into the array that is returned.
+Every Zarr tool reads it. The bytes go in and out without one, because a chunk that is not
+compressed is the raw piece, read straight into the array that is returned.
 """
 
 import json
 from collections.abc import Iterable
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
-from featstore import commits, durable
+from featstore import codecs, commits
 from featstore.contract import Block, Piece, Store
 from featstore.errors import NotAStore
 from featstore.header import ATTRIBUTE, REMEDY, Header, parse
 from featstore.layout import Array
+from featstore.objects import Objects, objects_at
+from featstore.places import Place
 from featstore.spec import COMMITS
 
 METADATA = "zarr.json"
@@ -24,128 +26,174 @@ class ZarrStore(Store):
 
     format = "zarr"
 
-    @classmethod
-    def build(cls, path: Path, header: Header) -> None:
-        """Write the metadata of all groups and arrays below the new directory `path`."""
-        import zarr
-
-        attributes = {ATTRIBUTE: header.to_json()}
-        root = zarr.create_group(str(path), zarr_format=3, attributes=attributes)
-        for split in header.spec.splits:
-            group = root.create_group(split.name)
-            for name, (array, rows) in _chunked(header, split.name).items():
-                group.create_array(
-                    name,
-                    shape=array.shape,
-                    dtype=array.dtype.newbyteorder("="),
-                    chunks=_chunk_shape(array, rows),
-                    compressors=None,
-                    filters=None,
-                    fill_value=0,
-                    # One flat folder an array: no folder to make, and to sync, for each chunk.
-                    chunk_key_encoding={"name": "default", "separator": "."},
-                )
+    def __init__(self, path: Place, header: Header):
+        super().__init__(path, header)
+        self._objects = objects_at(path)
+        self.readers, self.ahead = self._objects.readers, self._objects.ahead
 
     @classmethod
-    def at(cls, path: Path) -> Self:
-        """The store in the directory `path`, its metadata checked against its header."""
-        found = _metadata(path / METADATA)
-        attributes = found.get("attributes")
+    def build(cls, path: Place, header: Header) -> None:
+        """Write the metadata of all groups and arrays, the root's last: then there is a store."""
+        documents = _documents(header)
+        root = documents.pop(METADATA)
+        objects_at(path).plant({**documents, METADATA: root})
+
+    @classmethod
+    def at(cls, path: Place) -> Self:
+        """The store at `path`, its metadata checked against its header."""
+        objects = objects_at(path)
+        attributes = _metadata(objects, path, "").get("attributes")
         header = parse(attributes.get(ATTRIBUTE) if isinstance(attributes, dict) else None, path)
-        for split in header.spec.splits:
-            for name, (array, rows) in _chunked(header, split.name).items():
-                file = path / split.name / name / METADATA
-                if not _fits(_metadata(file), array, rows):
-                    raise NotAStore(f"{file} is not what the header of {path} says; {REMEDY}")
+        expected = {
+            f"{split.name}/{name}": chunked
+            for split in header.spec.splits
+            for name, chunked in _chunked(header, split.name).items()
+        }
+        with ThreadPoolExecutor(objects.readers) as pool:
+            found = pool.map(lambda folder: _metadata(objects, path, folder), expected)
+            for (folder, chunked), metadata in zip(expected.items(), found, strict=True):
+                if not _fits(metadata, *chunked):
+                    raise NotAStore(
+                        f"{path}/{folder}/{METADATA} is not what the header of {path} says;"
+                        f" {REMEDY}"
+                    )
         return cls(path, header)
 
     def read_bytes(self, piece: Piece, first: int, out: memoryview) -> int:
-        """Read from the piece's chunk file."""
-        offset = first * self.array(piece.split, piece.array).row_bytes
-        return durable.read_at(self._chunk(piece), offset, out)
+        """Read from the piece's chunk, or decompress all of it."""
+        array = self.array(piece.split, piece.array)
+        offset = first * array.row_bytes
+        if self.header.codec == "none":
+            return self._objects.read(self._chunk(piece), offset, out)
+        frame = self._objects.get(self._chunk(piece))
+        if frame is None:
+            raise FileNotFoundError(self._chunk(piece))
+        out[:] = codecs.decompress(frame, self._chunk_bytes(piece))[offset : offset + len(out)]
+        return len(out)
 
     def write_bytes(self, piece: Piece, data: memoryview) -> None:
-        """Write the piece's chunk file, of full size where the block is short: Zarr wants it so."""
-        rows = min(self.block_rows, self.spec.split(piece.split).n_rows)
-        size = rows * self.array(piece.split, piece.array).row_bytes
-        durable.write_at(self._chunk(piece), 0, data, size=size)
+        """Write the piece's chunk, of full size where the block is short: Zarr wants it so."""
+        size = self._chunk_bytes(piece)
+        if self.header.codec == "none":
+            self._objects.write(self._chunk(piece), data, size)
+        else:
+            self._objects.write(self._chunk(piece), memoryview(codecs.compress(data, size)))
 
     def sync(self, data: Iterable[Block], records: Iterable[Block]) -> None:
-        """Sync the chunk files and the folders they are in."""
-        files = [
-            self._chunk(Piece(split, name, block, view))
+        """Sync the chunks of all pieces, and the records."""
+        pieces = [
+            Piece(split, name, block, view)
             for split, block in data
             for name, array in self.header.arrays(split).items()
             for view in range(array.n_views)
         ]
-        files += [self._chunk(Piece(split, COMMITS, block)) for split, block in records]
-        durable.sync_files([*files, *{file.parent for file in files}])
+        pieces += [Piece(split, COMMITS, block) for split, block in records]
+        self._objects.sync([self._chunk(piece) for piece in pieces])
 
     def read_record(self, split: str, block: int) -> bytes | None:
-        """Read the record's chunk file."""
-        try:
-            return self._chunk(Piece(split, COMMITS, block)).read_bytes()
-        except FileNotFoundError:
-            return None
+        """Read the record's chunk."""
+        return self._objects.get(self._chunk(Piece(split, COMMITS, block)))
+
+    def read_records(self, split: str) -> list[bytes | None]:
+        """Read the chunks of all records that are there."""
+        names = [f"c.{block}.0" for block in range(self.n_blocks(split))]
+        return self._objects.get_all(f"{split}/{COMMITS}", names)
 
     def write_record(self, split: str, block: int, slot: bytes) -> None:
-        """Write the record's chunk file."""
-        durable.write_at(self._chunk(Piece(split, COMMITS, block)), 0, memoryview(slot))
+        """Write the record's chunk."""
+        self._objects.write(self._chunk(Piece(split, COMMITS, block)), memoryview(slot))
 
     def drop_record(self, split: str, block: int) -> None:
-        """Remove the record's file."""
-        file = self._chunk(Piece(split, COMMITS, block))
-        file.unlink(missing_ok=True)
-        durable.sync_files([file.parent])
+        """Remove the record's chunk."""
+        self._objects.drop(self._chunk(Piece(split, COMMITS, block)))
 
     def modified(self) -> int:
-        """When an entry of a folder of records last changed."""
-        folders = (self.path / split.name / COMMITS for split in self.spec.splits)
-        return max(folder.stat().st_mtime_ns for folder in folders)
+        """When a chunk of a record last came, or went."""
+        return self._objects.modified([f"{split.name}/{COMMITS}" for split in self.spec.splits])
 
-    def _chunk(self, piece: Piece) -> Path:
+    def bytes_on_disk(self) -> int:
+        """Bytes that the store takes, holes left out."""
+        return self._objects.size()
+
+    def _chunk(self, piece: Piece) -> str:
         axes = 2 if piece.array == COMMITS else len(self.array(piece.split, piece.array).shape)
         key = {1: f"c.{piece.block}", 2: f"c.{piece.block}.0", 3: f"c.{piece.view}.{piece.block}.0"}
-        return self.path / piece.split / piece.array / key[axes]
+        return f"{piece.split}/{piece.array}/{key[axes]}"
+
+    def _chunk_bytes(self, piece: Piece) -> int:
+        array = self.array(piece.split, piece.array)
+        return min(self.block_rows, array.n_rows) * array.row_bytes
 
 
-def _chunked(header: Header, split: str) -> dict[str, tuple[Array, int]]:
-    """Every Zarr array of a split with the rows of its chunks: the data, and the records."""
+def _documents(header: Header) -> dict[str, bytes]:
+    """The metadata that zarr writes for the tree, by key."""
+    import zarr
+    from zarr.storage import MemoryStore
+
+    written: dict = {}
+    attributes = {ATTRIBUTE: header.to_json()}
+    root = zarr.create_group(MemoryStore(written), zarr_format=3, attributes=attributes)
+    for split in header.spec.splits:
+        group = root.create_group(split.name)
+        for name, (array, rows, codec) in _chunked(header, split.name).items():
+            group.create_array(
+                name,
+                shape=array.shape,
+                dtype=array.dtype.newbyteorder("="),
+                chunks=_chunk_shape(array, rows),
+                compressors=codecs.metadata(codec) or None,
+                filters=None,
+                fill_value=0,
+                # One flat folder an array: no folder to make, and to sync, for each chunk.
+                chunk_key_encoding={"name": "default", "separator": "."},
+            )
+    return {key: document.to_bytes() for key, document in written.items()}
+
+
+def _chunked(header: Header, split: str) -> dict[str, tuple[Array, int, codecs.Codec]]:
+    """Every Zarr array of a split with the rows and the codec of its chunks: data, and records."""
     arrays = header.arrays(split)
     slot = commits.slot_bytes(split, header.pieces(split))
     rows = min(header.block_rows, header.spec.split(split).n_rows)
     records = Array((header.n_blocks(split), slot), arrays["ids"].dtype)
-    return {**{name: (array, rows) for name, array in arrays.items()}, COMMITS: (records, 1)}
+    data = {name: (array, rows, header.codec) for name, array in arrays.items()}
+    return {**data, COMMITS: (records, 1, "none")}
 
 
 def _chunk_shape(array: Array, rows: int) -> tuple[int, ...]:
     return (1, rows, *array.row_shape) if len(array.shape) == 3 else (rows, *array.row_shape)
 
 
-def _metadata(file: Path) -> dict[str, Any]:
-    """The JSON object in a metadata file; `NotAStore` where there is none."""
+def _metadata(objects: Objects, path: Place, folder: str) -> dict[str, Any]:
+    """The JSON object in the metadata of a folder; `NotAStore` where there is none."""
+    key = f"{folder}/{METADATA}" if folder else METADATA
+    where = path / folder if folder else path
+    data = objects.get(key)
+    if data is None:
+        raise NotAStore(f"{where} is not a featstore store: it has no {METADATA}")
     try:
-        found = json.loads(file.read_bytes())
-    except FileNotFoundError:
-        raise NotAStore(f"{file.parent} is not a featstore store: it has no {METADATA}") from None
+        found = json.loads(data)
     except ValueError:
-        raise NotAStore(f"{file} is damaged: it is not JSON; {REMEDY}") from None
+        raise NotAStore(f"{where}/{METADATA} is damaged: it is not JSON; {REMEDY}") from None
     if not isinstance(found, dict):
-        raise NotAStore(f"{file} is damaged: it is not a JSON object; {REMEDY}")
+        raise NotAStore(f"{where}/{METADATA} is damaged: it is not a JSON object; {REMEDY}")
     return found
 
 
-def _fits(found: dict[str, Any], array: Array, rows: int) -> bool:
-    """Whether an array's metadata says that its chunk files are raw little-endian blocks."""
-    codecs = found.get("codecs")
+def _fits(found: dict[str, Any], array: Array, rows: int, codec: codecs.Codec) -> bool:
+    """Whether an array's metadata says that its chunks are little-endian pieces, so compressed."""
+    steps = found.get("codecs")
+    if not isinstance(steps, list) or not steps:
+        return False
+    bytes_, *compressors = steps
     endian = {"endian": "little"} if array.dtype.itemsize > 1 else {}
     return (
         found.get("shape") == list(array.shape)
         and found.get("data_type") == array.dtype.name
         and found.get("chunk_grid", {}).get("configuration", {}).get("chunk_shape")
         == list(_chunk_shape(array, rows))
-        and isinstance(codecs, list)
-        and len(codecs) == 1
-        and codecs[0].get("name") == "bytes"
-        and (codecs[0].get("configuration") or {}) == endian
+        and bytes_.get("name") == "bytes"
+        and (bytes_.get("configuration") or {}) == endian
+        and [step.get("name") for step in compressors]
+        == [step["name"] for step in codecs.metadata(codec)]
     )

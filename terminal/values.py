@@ -5,7 +5,18 @@ from pathlib import Path
 
 import click
 
-STORE = click.Path(path_type=Path)
+
+class Place(click.ParamType):
+    """A path of this machine, or a URL such as s3://bucket/mine.zarr."""
+
+    name = "store"
+
+    def convert(self, value, param, ctx) -> Path | str:
+        """Return the path, or the URL as it is."""
+        return value if "://" in str(value) else Path(value)
+
+
+STORE = Place()
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FORMAT = click.Choice(["zarr", "hdf5"])
 DEVICE = click.Choice(["auto", "cpu", "cuda"])

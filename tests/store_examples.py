@@ -7,6 +7,7 @@ import pytest
 
 import featstore
 from featstore import layout
+from featstore.places import Url
 
 # What differs from one creation to the next; a store's provenance may say it itself.
 FIXED = {"created": "then", "versions": {}}
@@ -77,9 +78,11 @@ def fill(store: featstore.Store, *, pause=lambda: None) -> list[tuple[str, int]]
     return written
 
 
-def filled(path: Path, format: str, spec: featstore.Spec | None = None) -> featstore.Store:
+def filled(
+    path: Path | Url, format: str, spec: featstore.Spec | None = None, **options
+) -> featstore.Store:
     """A complete store with the known contents."""
-    store = featstore.create(path, spec or spec_of(), format, provenance=FIXED)
+    store = featstore.create(path, spec or spec_of(), format, provenance=FIXED, **options)
     fill(store)
     return store
 

@@ -19,7 +19,7 @@ from terminal.values import DEVICE, STORE, Names, NumberList, OutFile, Penalties
     "--seeds", type=Seeds(int, "3,7"), required=True, metavar="N|LIST",
     help="5 for seeds 1 to 5, or a list such as 3,7.",
 )  # fmt: skip
-@click.option("--solver", default="ridge", help="ridge, logistic, lda or sgd.")
+@click.option("--solver", default="logistic", help="logistic, ridge, lda or sgd.")
 @click.option(
     "--l2", type=Penalties(float, "0.001,0.01"), metavar="LIST|auto",
     help="The penalty of mean loss + (l2/2) ||W||^2; a list solves each; auto chooses for each "
@@ -129,7 +129,7 @@ def run_probe(store, out, plot, *, tap=None, **options):
     with Progress() as progress:
         result = sweep(
             store.tap("train", tap), store.tap("test", tap), store=str(store.path), tap=tap,
-            moments_cache=store.path.with_name(store.path.name + ".moments"), progress=progress,
+            moments_cache=store.moments_folder, progress=progress,
             out=out, **options,
         )  # fmt: skip
     table = result.to_pandas()

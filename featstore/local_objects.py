@@ -1,0 +1,71 @@
+"""The objects of a Zarr store as files of a directory of this machine."""
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from featstore import durable
+
+# Two threads copy out of the page cache faster than one; more only contend for memory.
+READERS = min(4, max(2, os.cpu_count() or 1))
+AHEAD = 2
+
+
+class LocalObjects:
+    """An object is a file; see `featstore.objects.Objects`."""
+
+    readers = READERS
+    ahead = AHEAD
+
+    def __init__(self, root: Path):
+        self._root = root
+
+    def get(self, key: str) -> bytes | None:
+        """Read the whole file."""
+        try:
+            return (self._root / key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def get_all(self, folder: str, names: Sequence[str]) -> list[bytes | None]:
+        """Read each file that the folder lists: asking for each of many that are absent is slow."""
+        try:
+            there = set(os.listdir(self._root / folder))
+        except FileNotFoundError:
+            there = set()
+        return [self.get(f"{folder}/{name}") if name in there else None for name in names]
+
+    def read(self, key: str, offset: int, out: memoryview) -> int:
+        """Read straight into `out`."""
+        return durable.read_at(self._root / key, offset, out)
+
+    def write(self, key: str, data: memoryview, size: int | None = None) -> None:
+        """Hand the bytes to the operating system."""
+        durable.write_at(self._root / key, 0, data, size=size or len(data))
+
+    def plant(self, documents: Mapping[str, bytes]) -> None:
+        """Write the files and make the folders that they are in; nothing is synced."""
+        for key, document in documents.items():
+            (self._root / key).parent.mkdir(parents=True, exist_ok=True)
+            self.write(key, memoryview(document))
+
+    def sync(self, keys: Iterable[str]) -> None:
+        """Sync the files and the folders they are in."""
+        files = [self._root / key for key in keys]
+        durable.sync_files([*files, *{file.parent for file in files}])
+
+    def drop(self, key: str) -> None:
+        """Remove the file."""
+        file = self._root / key
+        file.unlink(missing_ok=True)
+        durable.sync_files([file.parent])
+
+    def modified(self, folders: Sequence[str]) -> int:
+        """When an entry of a folder last changed."""
+        return max((self._root / folder).stat().st_mtime_ns for folder in folders)
+
+    def size(self) -> int:
+        """Bytes on the disk, holes left out."""
+        found = os.walk(self._root)
+        files = (Path(folder, name) for folder, _, names in found for name in names)
+        return sum(file.stat().st_blocks * 512 for file in files)

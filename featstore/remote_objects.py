@@ -1,0 +1,231 @@
+"""The objects of a Zarr store in an object storage, or wherever else fsspec reaches."""
+
+import errno
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from datetime import datetime
+from threading import Lock
+from typing import Any
+
+from featstore.errors import PlaceError, UsageError
+from featstore.places import Url
+
+# As many connections as botocore keeps. A request waits for the network most of its time.
+CONNECTIONS = 10
+
+# Bytes on their way; what is written beyond that waits.
+MOST_BYTES = 256 << 20
+
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
+
+# Where a listing says when an object was written, in the words of several file systems.
+_TIMES = ("LastModified", "mtime", "last_modified", "updated", "created")
+
+
+class RemoteObjects:
+    """An object is written by one atomic PUT; see `featstore.objects.Objects`.
+
+    Nothing of a file system is kept, so that a process may fork: fsspec keeps its own, by process.
+    What cannot be reached or is refused is a `PlaceError`.
+    """
+
+    readers = CONNECTIONS
+    ahead = CONNECTIONS
+
+    def __init__(self, url: Url):
+        self._url = url
+        self._lock = Lock()
+        self._pool: ThreadPoolExecutor | None = None
+        self._underway: dict[str, tuple[Future, int]] = {}
+
+    def get(self, key: str) -> bytes | None:
+        """Read the whole object, by a range without an end: s3fs asks for no size then."""
+        try:
+            return self._cat(key, 0, None)
+        except FileNotFoundError:
+            return None
+
+    def get_all(self, folder: str, names: Sequence[str]) -> list[bytes | None]:
+        """Read, several at once, the objects that the folder lists."""
+        there = {entry["name"].rpartition("/")[2] for entry in self.entries(folder)}
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            found = (name in there and pool.submit(self.get, f"{folder}/{name}") for name in names)
+            return [future.result() if future else None for future in list(found)]
+
+    def read(self, key: str, offset: int, out: memoryview) -> int:
+        """Copy a range of the object into `out`."""
+        data = self._cat(key, offset, offset + len(out))
+        out[: len(data)] = data
+        return len(data)
+
+    def write(self, key: str, data: memoryview, size: int | None = None) -> None:
+        """Begin to put the object; waits while too many bytes are on their way."""
+        body = bytes(data).ljust(size or 0, b"\0")
+        with self._lock:
+            self._pool = self._pool or ThreadPoolExecutor(CONNECTIONS, "featstore-put")
+            future = self._pool.submit(self.put, key, body)
+            self._underway[key] = (future, len(body))
+            waiting = {future: n for future, n in self._underway.values() if not future.done()}
+        while sum(waiting.values()) > MOST_BYTES and len(waiting) > 1:
+            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            waiting = {future: n for future, n in waiting.items() if future not in done}
+
+    def plant(self, documents: Mapping[str, bytes]) -> None:
+        """Put the objects, the last one when all others are there."""
+        *first, last = documents
+        for keys in (first, [last]):
+            for key in keys:
+                self.write(key, memoryview(documents[key]))
+            self.sync(keys)
+
+    def sync(self, keys: Iterable[str]) -> None:
+        """Wait for the puts: a storage that has acknowledged an object keeps it."""
+        for key in keys:
+            with self._lock:
+                future, _ = self._underway.get(key, (None, 0))
+            if future:
+                try:
+                    future.result()
+                finally:
+                    self._forget(key)
+
+    def _forget(self, key: str) -> None:
+        with self._lock:
+            self._underway.pop(key, None)
+            if self._pool and not self._underway:
+                self._pool.shutdown()
+                self._pool = None
+
+    def put(self, key: str, body: bytes, *, new: bool = False) -> bool:
+        """Write an object; with `new` only where none is, and say whether it was written.
+
+        "Only where none is" is one step in the storages that have it (S3, Google's); others, and
+        servers that ignore the condition, leave an instant between, in which two may both write.
+        """
+        with explained(self._url):
+            fs, path = _filesystem(self._url / key)
+            if not new:
+                fs.pipe_file(path, body)
+                return True
+            try:
+                fs.pipe_file(path, body, mode="create")
+            except OSError:
+                # s3fs tells an unfulfilled condition as EINVAL, others as FileExistsError
+                fs.invalidate_cache()
+                if fs.exists(path):
+                    return False
+                raise
+            return True
+
+    def drop(self, key: str) -> None:
+        """Delete the object."""
+        self.drop_all([key])
+
+    def drop_all(self, keys: Sequence[str]) -> None:
+        """Delete objects, those that are there."""
+        with explained(self._url), ThreadPoolExecutor(CONNECTIONS) as pool:
+            list(pool.map(self._rm, keys))
+
+    def _rm(self, key: str) -> None:
+        fs, path = _filesystem(self._url / key)
+        try:
+            fs.rm_file(path)
+        except FileNotFoundError:
+            return
+
+    def entries(self, folder: str = "", *, below: bool = False) -> list[dict[str, Any]]:
+        """What a folder lists, or everything `below` it; each with its full "name"."""
+        with explained(self._url):
+            fs, path = _filesystem(self._url / folder if folder else self._url)
+            fs.invalidate_cache()
+            try:
+                found = fs.find(path, detail=True) if below else fs.ls(path, detail=True)
+            except FileNotFoundError:
+                return []
+            found = list(found.values()) if below else found
+            # a storage may list the folder itself, as an empty object
+            return [entry for entry in found if entry["name"].rstrip("/") != path.rstrip("/")]
+
+    def all_keys(self) -> list[str]:
+        """The keys of all objects."""
+        with explained(self._url):
+            root = _filesystem(self._url)[1].strip("/")
+        names = (entry["name"].strip("/") for entry in self.entries(below=True))
+        return [name.removeprefix(f"{root}/") for name in names]
+
+    def modified(self, folders: Sequence[str]) -> int:
+        """When the last of these objects was written: a deletion leaves no trace."""
+        return max(
+            (_time(entry) for folder in folders for entry in self.entries(folder)), default=0
+        )
+
+    def size(self) -> int:
+        """Bytes of all objects."""
+        return sum(entry.get("size") or 0 for entry in self.entries(below=True))
+
+    def _cat(self, key: str, start: int, end: int | None) -> bytes:
+        with explained(self._url):
+            fs, path = _filesystem(self._url / key)
+            try:
+                return fs.cat_file(path, start=start, end=end)
+            except OSError as error:
+                # A range that begins at the object's end or after it.
+                if error.errno == errno.EINVAL and fs.info(path)["size"] <= start:
+                    return b""
+                raise
+
+
+@contextmanager
+def explained(url: Url) -> Iterator[None]:
+    """Let what fsspec and its file systems raise be told on one line, with a remedy.
+
+    `FileNotFoundError` passes: what it means, the caller knows.
+    """
+    try:
+        yield
+    except (FileNotFoundError, PlaceError, UsageError):
+        raise
+    except ImportError:
+        extra = EXTRAS.get(url.scheme)
+        remedy = (
+            f'pip install "featstore[{extra}]"' if extra else f"install what {url.scheme} needs"
+        )
+        raise PlaceError(f"{url} needs a package that is not installed: {remedy}") from None
+    except PermissionError as error:
+        raise PlaceError(f"{url}: access denied ({_line(error)}); check the credentials") from None
+    except Exception as error:
+        # Each file system has a network library of its own, and that its own exceptions.
+        raise PlaceError(
+            f"{url} cannot be reached ({type(error).__name__}: {_line(error)}); check the address,"
+            " the credentials and the network, and run the same command again"
+        ) from error
+
+
+def _filesystem(url: Url) -> tuple[Any, str]:
+    """The file system of a URL, and the path in it."""
+    import fsspec
+
+    if url.scheme not in fsspec.available_protocols():
+        raise UsageError(
+            f"{url} begins with {url.scheme}://, which fsspec does not know; give a path, or a URL"
+            " such as s3://bucket/store.zarr"
+        )
+    fs, path = fsspec.url_to_fs(str(url))
+    return fs, path
+
+
+def _line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__
+
+
+def _time(entry: dict[str, Any]) -> int:
+    for name in _TIMES:
+        value = entry.get(name)
+        if isinstance(value, datetime):
+            value = value.timestamp()
+        elif isinstance(value, str):
+            value = datetime.fromisoformat(value).timestamp()
+        if isinstance(value, int | float):
+            return int(value * 1e9)
+    return 0

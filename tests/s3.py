@@ -1,0 +1,66 @@
+"""A server on this machine that speaks S3, for the tests of stores in an object storage."""
+
+import logging
+import os
+import socket
+import uuid
+
+import pytest
+from moto.server import ThreadedMotoServer
+
+from featstore.places import Url
+from featstore.remote_objects import RemoteObjects
+
+_SETTINGS = {
+    "AWS_ACCESS_KEY_ID": "testing",
+    "AWS_SECRET_ACCESS_KEY": "testing",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+}
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Loopback alone is reachable."""
+    connect = socket.socket.connect
+
+    def refuse(self, address):
+        if self.family == socket.AF_UNIX or address[0] == "127.0.0.1":
+            return connect(self, address)
+        raise ConnectionRefusedError(f"tests have no network, and something wanted {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="session", name="s3")
+def s3_server():
+    """The URL of a bucket on a server of this machine, reached as any other by the environment."""
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    before = {name: os.environ.get(name) for name in [*_SETTINGS, "AWS_ENDPOINT_URL"]}
+    host, port = server.get_host_and_port()
+    os.environ.update(_SETTINGS, AWS_ENDPOINT_URL=f"http://{host}:{port}")
+    import fsspec
+
+    fsspec.filesystem("s3").mkdir("stores")
+    yield Url("s3://stores")
+    for name, value in before.items():
+        os.environ.pop(name)
+        if value is not None:
+            os.environ[name] = value
+    server.stop()
+
+
+@pytest.fixture(params=["memory", "s3"])
+def bucket(request):
+    """A place for stores that is not of this machine, fresh for each test."""
+    if request.param == "s3":
+        return request.getfixturevalue("s3") / uuid.uuid4().hex
+    return Url(f"memory://{uuid.uuid4().hex}")
+
+
+def everything(url: Url) -> dict[str, bytes]:
+    """All objects below a URL."""
+    objects = RemoteObjects(url)
+    return {key: objects.get(key) for key in sorted(objects.all_keys())}

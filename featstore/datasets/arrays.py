@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,17 @@ from featstore.errors import DatasetError, UsageError
 # Keras's names, and MedMNIST's.
 _PATTERNS = (("x_{}", "y_{}"), ("{}_images", "{}_labels"))
 _SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class ImageArrays:
+    """Images in memory as rows: uint8 (n, H, W) or (n, H, W, 3)."""
+
+    images: np.ndarray
+
+    def __call__(self, row: int) -> Image.Image:
+        """The image of a row."""
+        return Image.fromarray(self.images[row])
 
 
 def load(file: str, split: str, data_dir: Path | None) -> ImageRows:
@@ -52,7 +64,7 @@ def of_arrays(
         ids=ids or [str(row) for row in range(len(labels))],
         classes=classes,
         fingerprint=fingerprints.of_arrays(images, labels),
-        image=lambda row: Image.fromarray(images[row]),
+        read=ImageArrays(images),
     )
 
 

@@ -1,10 +1,12 @@
 """What identifies the data of a split: pixels of arrays; names, sizes and bytes of files."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 # Up to this size every byte of every file counts; above, every name and size, and the bytes of
 # evenly spaced files. ImageNet's 150 GB would take minutes to hours to read before the first image
@@ -28,16 +30,38 @@ def of_arrays(images: np.ndarray, labels: np.ndarray) -> str:
     return f"arrays:{digest.hexdigest()}"
 
 
-def of_files(paths: Sequence[Path], ids: Sequence[str], labels: Sequence[int]) -> str:
+def of_files(paths: Sequence[Path], ids: Sequence[str], labels: Sequence) -> str:
     """Fingerprint of files in row order: ids, labels and sizes of all, bytes as said above."""
-    digest = hashlib.sha256()
     sizes = [path.stat().st_size for path in paths]
+    return of_encoded(ids, labels, sizes, lambda row: paths[row].read_bytes())
+
+
+def of_encoded(
+    ids: Sequence[str],
+    labels: Sequence,
+    sizes: Sequence[int],
+    encoded: Callable[[int], bytes],
+) -> str:
+    """Fingerprint of images as they are encoded, row i of `sizes[i]` bytes `encoded(i)`."""
+    digest = hashlib.sha256()
     for id_, label, size in zip(ids, labels, sizes, strict=True):
         digest.update(f"{id_}|{label}|{size}\n".encode())
     if sum(sizes) <= ALL_BYTES:
-        read = range(len(paths))
+        read = range(len(sizes))
     else:
-        read = np.unique(np.linspace(0, len(paths) - 1, SAMPLED_FILES).round().astype(int))
+        read = np.unique(np.linspace(0, len(sizes) - 1, SAMPLED_FILES).round().astype(int))
     for row in read:
-        digest.update(paths[row].read_bytes())
+        digest.update(encoded(int(row)))
     return f"files:{digest.hexdigest()}"
+
+
+def of_texts(texts: pa.LargeStringArray, labels: np.ndarray) -> str:
+    """Fingerprint of texts and labels, all of their bytes."""
+    digest = hashlib.sha256()
+    lengths = pc.binary_length(texts).fill_null(-1).to_numpy()
+    for part in (lengths, labels):
+        digest.update(f"{part.dtype.str}|{part.shape}|".encode())
+        digest.update(np.ascontiguousarray(part))
+    for text in texts.drop_null():
+        digest.update(text.as_buffer())
+    return f"texts:{digest.hexdigest()}"

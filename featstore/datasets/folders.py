@@ -1,19 +1,14 @@
-"""`folder:DIR`: class folders below `train/` and `test/` (or `val/`), and files given by path."""
+"""`folder:DIR`: class folders below `train/` and `test/` (or `val/`)."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from featstore.datasets import fingerprints
-from featstore.datasets.rows import ImageRows, unknown_split
+from featstore.datasets import splits
+from featstore.datasets.image_files import of_files
+from featstore.datasets.rows import ImageRows
 from featstore.errors import DatasetError
-
-# A folder called so is a split; the last two stand in for "test" where there is none.
-_SPLITS = ("train", "test", "val", "validation")
 
 
 def load(folder: str, split: str, data_dir: Path | None) -> ImageRows:
@@ -26,7 +21,7 @@ def load(folder: str, split: str, data_dir: Path | None) -> ImageRows:
     root = (data_dir or Path()) / Path(folder).expanduser()
     if not root.is_dir():
         raise DatasetError(f"there is no folder {root}; give folder:DIR")
-    there = [name for name in _SPLITS if (root / name).is_dir()]
+    there = [name for name in splits.NAMES if (root / name).is_dir()]
     if not there:
         found = ", ".join(sorted(_class_names(root))[:5]) or "nothing"
         raise DatasetError(
@@ -34,11 +29,7 @@ def load(folder: str, split: str, data_dir: Path | None) -> ImageRows:
             " split under a folder train/, test/ or val/"
         )
     dataset = f"folder:{root.resolve().name}"
-    held = split
-    if split == "test" and split not in there:
-        held = next((name for name in ("val", "validation") if name in there), split)
-    if held not in there:
-        raise unknown_split(dataset, split, there)
+    held = splits.held(dataset, split, there)
     classes = tuple(sorted({name for part in there for name in _class_names(root / part)}))
     images = [
         (path, label)
@@ -51,36 +42,6 @@ def load(folder: str, split: str, data_dir: Path | None) -> ImageRows:
         )
     paths, labels = zip(*images, strict=True)
     return of_files(dataset, split, paths, labels, classes, root)
-
-
-def of_files(
-    dataset: str,
-    split: str,
-    paths: Sequence[Path],
-    labels: Sequence[int],
-    classes: tuple[str, ...],
-    root: Path,
-) -> ImageRows:
-    """Rows of image files, each one's id its path below `root`."""
-    ids = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
-    missing = next((path for path in paths if not path.is_file()), None)
-    if missing:
-        raise DatasetError(f"{dataset} lists {missing}, which is not there; fetch the set again")
-    return ImageRows(
-        dataset=dataset,
-        split=split,
-        labels=np.array(labels, np.int64),
-        ids=ids,
-        classes=classes,
-        fingerprint=fingerprints.of_files(paths, ids, labels),
-        image=lambda row: _opened(paths[row]),
-    )
-
-
-def _opened(path: Path) -> Image.Image:
-    with Image.open(path) as image:
-        image.load()
-        return image
 
 
 def _class_names(folder: Path) -> list[str]:

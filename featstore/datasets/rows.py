@@ -1,21 +1,27 @@
-"""The contract of a data set: rows of images, asked for in any order and from any thread."""
+"""The contract of a data set: rows of images or texts, in any order and from any thread."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar, Self
 
 import numpy as np
 from PIL import Image
 
+from featstore.datasets.pixels import rgb
 from featstore.errors import DatasetError, UsageError
 
 
 @dataclass(frozen=True)
-class ImageRows:
+class Rows:
     """One split of a data set.
 
-    `labels` int64 (n,) index `classes`; `ids` says what each row is: a path, an index or a key;
-    `image` gives row i as a PIL image of any mode. `fingerprint` identifies the data of the whole
-    split, also where `limited` keeps a part of it.
+    `labels` are int64 (n,) and index `classes`; or, where `targets` names quantities to regress on,
+    float64 (n,) for one and (n, T) for several, and there are no classes. `ids` says what each row
+    is: a path, an index or a key. `read` gives row i as it was stored. `fingerprint` identifies the
+    data of the whole split, also where `limited` keeps a part of it.
+
+    Rows hold no open file and can be pickled, so that a spawned process reads them as well as a
+    thread does.
     """
 
     dataset: str
@@ -24,11 +30,50 @@ class ImageRows:
     ids: Sequence[str]
     classes: tuple[str, ...]
     fingerprint: str
-    image: Callable[[int], Image.Image]
+    read: Callable
+    targets: tuple[str, ...] = ()
+
+    modality: ClassVar[str]
 
     def __post_init__(self):
         if len(self.labels) == 0:
-            raise DatasetError(f"{self.dataset} has no image in its {self.split} split")
+            raise DatasetError(f"{self.dataset} has no {self.modality} in its {self.split} split")
+        if self.targets:
+            self._check_targets()
+        else:
+            self._check_classes()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, row: int) -> tuple:
+        """Row `row` for a model, and its label; `DatasetError` names one that cannot be read."""
+        try:
+            item = self._prepared(self.read(row))
+        except (MemoryError, DatasetError):
+            raise
+        # Decoders meet damaged bytes with whatever exception they stumble into: a KeyError of a
+        # table of tags, a struct.error, a zlib.error.
+        except Exception as error:
+            raise DatasetError(
+                f"{self.modality} {self.ids[row]} of the {self.split} split of {self.dataset}"
+                f" cannot be read: {str(error) or type(error).__name__}; replace it, or take it out"
+            ) from error
+        return item, self.labels[row].tolist()
+
+    def kept(self, rows: np.ndarray) -> Self:
+        """Only these rows, int64 (k,), under the same fingerprint."""
+        return replace(
+            self,
+            labels=self.labels[rows],
+            ids=[self.ids[row] for row in rows],
+            read=_Kept(self.read, rows),
+        )
+
+    def _prepared(self, item):
+        raise NotImplementedError
+
+    def _check_classes(self) -> None:
         wrong = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.classes)))
         if wrong.size:
             raise DatasetError(
@@ -37,22 +82,48 @@ class ImageRows:
                 f" {len(self.classes) - 1}"
             )
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, row: int) -> tuple[Image.Image, int]:
-        """Row `row` as an RGB image and its label; `DatasetError` names one that cannot be read."""
-        try:
-            image = self.image(row).convert("RGB")
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    def _check_targets(self) -> None:
+        finite = np.isfinite(self.labels.reshape(len(self.labels), -1))
+        row, column = next(iter(np.argwhere(~finite)), (None, None))
+        if row is not None:
             raise DatasetError(
-                f"image {self.ids[row]} of the {self.split} split of {self.dataset} cannot be read:"
-                f" {error}; replace it, or take it out"
-            ) from error
-        return image, int(self.labels[row])
+                f"row {self.ids[row]} of the {self.split} split of {self.dataset} has no finite"
+                f" {self.targets[column]}; mend that row, or take it out"
+            )
 
 
-def limited(rows: ImageRows, limit: int | None) -> ImageRows:
+class ImageRows(Rows):
+    """Rows that are images: `read` gives a PIL image of any mode, `rows[i]` an RGB one."""
+
+    modality = "image"
+
+    def _prepared(self, item: Image.Image) -> Image.Image:
+        return rgb(item)
+
+
+class TextRows(Rows):
+    """Rows that are texts: `read` and `rows[i]` give a string."""
+
+    modality = "text"
+
+    def _prepared(self, item: str | None) -> str:
+        if item is None:
+            raise ValueError("there is none")
+        return item
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Some rows of what `read` reads."""
+
+    read: Callable
+    rows: np.ndarray
+
+    def __call__(self, row: int):
+        return self.read(int(self.rows[row]))
+
+
+def limited(rows: Rows, limit: int | None) -> Rows:
     """At most `limit` rows, evenly spaced from the first to the last.
 
     Sets are often sorted by class: the first rows alone would lack most classes.
@@ -61,13 +132,7 @@ def limited(rows: ImageRows, limit: int | None) -> ImageRows:
         return rows
     if limit < 1:
         raise UsageError(f"a limit of {limit} rows leaves nothing; give a positive --limit")
-    kept = np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)
-    return replace(
-        rows,
-        labels=rows.labels[kept],
-        ids=[rows.ids[row] for row in kept],
-        image=lambda row: rows.image(int(kept[row])),
-    )
+    return rows.kept(np.linspace(0, len(rows) - 1, limit).round().astype(np.int64))
 
 
 def unknown_split(dataset: str, split: str, there: Sequence[str]) -> UsageError:

@@ -10,7 +10,7 @@ from torchvision import datasets
 
 from featstore.datasets import idx, stratified
 from featstore.datasets.arrays import of_arrays
-from featstore.datasets.folders import of_files
+from featstore.datasets.image_files import of_files
 from featstore.datasets.rows import ImageRows, unknown_split
 from featstore.downloads import downloading, from_network
 from featstore.errors import DatasetError

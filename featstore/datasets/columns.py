@@ -1,0 +1,102 @@
+"""Which columns of a table are the images or texts, the labels or targets, and the split."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from featstore.errors import UsageError
+
+# Names that are looked for where none is given, the first that is there.
+IMAGE = ("image", "img", "path", "file", "filename", "file_name", "file_path", "filepath")
+TEXT = ("text", "sentence", "content", "review")
+LABEL = ("label", "labels", "class", "category", "target")
+SPLIT = ("split",)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Names of columns; what is None is looked for under usual names.
+
+    `image` or `text` is what goes into the backbone, `label` its class (or, where it holds numbers
+    with a fraction, its target), `split` says which split a row is in. `targets` names columns of
+    numbers to regress on, in place of a label.
+    """
+
+    label: str | None = None
+    image: str | None = None
+    text: str | None = None
+    split: str | None = None
+    targets: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        if self.image and self.text:
+            raise UsageError(
+                f"the image column {self.image!r} and the text column {self.text!r} are both given;"
+                " a row is an image or a text: give one"
+            )
+        if self.label and self.targets:
+            raise UsageError(
+                f"the label column {self.label!r} and the target columns"
+                f" {', '.join(self.targets)} are both given; give one"
+            )
+        repeated = [name for name in self.targets if self.targets.count(name) > 1]
+        if repeated:
+            raise UsageError(f"the target column {repeated[0]!r} is given twice; name each once")
+
+    def given(self) -> tuple[str, ...]:
+        """Every name that is given."""
+        names = (self.label, self.image, self.text, self.split, *self.targets)
+        return tuple(name for name in names if name)
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Columns of a table that is there: `item` is images or texts, as `modality` says.
+
+    `labels` is the one label column, or the targets; `split` is None where there is none.
+    """
+
+    modality: str
+    item: str
+    labels: tuple[str, ...]
+    split: str | None
+
+
+def choose(
+    dataset: str,
+    there: Sequence[str],
+    columns: Columns,
+    is_image: Callable[[str], bool] = lambda name: name in IMAGE,
+    usual_label: Sequence[str] = LABEL,
+) -> Chosen:
+    """The columns of a table that has those called `there`.
+
+    `is_image` says which can hold images. Raises `UsageError` naming the columns where one that is
+    given, or the item or the label that is needed, is not among them.
+    """
+    repeated = sorted({name for name in there if there.count(name) > 1})
+    absent = [name for name in columns.given() if name not in there]
+    if repeated or absent:
+        wrong = f"has no column {absent[0]!r}" if absent else f"has two columns {repeated[0]!r}"
+        raise UsageError(f"{dataset} {wrong}; it has {', '.join(there) or 'none'}")
+    images = [name for name in there if is_image(name)]
+    image = columns.image or _first(IMAGE, images) or (images[0] if len(images) == 1 else None)
+    text = columns.text or _first(TEXT, there)
+    if columns.text or (text and not image):
+        modality, item = "text", text
+    else:
+        modality, item = "image", image
+    labels = columns.targets or (columns.label or _first(usual_label, there),)
+    for what, name, option in (
+        ("images or texts", item, "--image-column or --text-column"),
+        ("labels", labels[0], "--label-column"),
+    ):
+        if name is None:
+            raise UsageError(
+                f"{dataset} has the columns {', '.join(there)}; say which holds the {what}:"
+                f" {option}"
+            )
+    return Chosen(modality, item, labels, columns.split or _first(SPLIT, there))
+
+
+def _first(usual: Sequence[str], there: Sequence[str]) -> str | None:
+    return next((name for name in usual if name in there), None)

@@ -1,0 +1,268 @@
+"""`hf:NAME`, `hf:NAME:CONFIG` and `hf:DIR`: sets as Hugging Face's `datasets` reads them."""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from PIL import Image
+
+from featstore.datasets import fingerprints, splits
+from featstore.datasets.columns import LABEL, Chosen, Columns, choose
+from featstore.datasets.image_files import below
+from featstore.datasets.labels import Encoded, encoded
+from featstore.datasets.listed import of_texts
+from featstore.datasets.pixels import opened
+from featstore.datasets.rows import ImageRows, Rows
+from featstore.downloads import downloading, from_network
+from featstore.errors import DatasetError, UsageError
+
+# Before this major version the library ran scripts that came with a set.
+_SCRIPTLESS = 4
+_NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
+
+
+@dataclass(frozen=True)
+class HubImages:
+    """Images of a `datasets.Dataset` as rows; files that it names are read below `roots` alone."""
+
+    rows: Any
+    column: str
+    roots: tuple[Path, ...]
+
+    def encoded(self, row: int) -> bytes:
+        """The bytes of a row's file; `ValueError` where there are none."""
+        cell = self.rows[row][self.column] or {}
+        if cell.get("bytes") is not None:
+            return cell["bytes"]
+        if not cell.get("path"):
+            raise ValueError("there is none")
+        return self._trusted(cell["path"]).read_bytes()
+
+    def size(self, row: int) -> int:
+        """Bytes of a row's file that is not in the table; 0 where there is none."""
+        path = (self.rows[row][self.column] or {}).get("path")
+        return self._trusted(path).stat().st_size if path else 0
+
+    def _trusted(self, path: str) -> Path:
+        for root in self.roots:
+            try:
+                return below(root, path)
+            except ValueError:
+                continue
+        raise ValueError(f"it is said to lie in {path}, outside of the set's own folders")
+
+    def __call__(self, row: int) -> Image.Image:
+        """The image of a row."""
+        return opened(io.BytesIO(self.encoded(row)))
+
+
+def load(name: str, split: str, data_dir: Path | None, columns: Columns) -> Rows:
+    """One split of a set of the hub, or of a folder that the library saved or can read.
+
+    A folder is one of `save_to_disk`, or holds Parquet, Arrow or image files as `load_dataset`
+    takes them. Sets of the hub are kept in `data_dir`, or without one in the library's own cache.
+    Class names are those of the label's feature, if it is a `ClassLabel`. Nothing that comes with a
+    set is executed.
+
+    Raises `DatasetError` where the library is not installed or cannot read the set,
+    `DownloadRefused` where the hub cannot be reached.
+    """
+    library = _library()
+    folder = Path(data_dir or "", Path(name).expanduser())
+    with _quiet(library):
+        if folder.is_dir():
+            dataset = f"hf:{folder.resolve().name}"
+            tables = _explained(dataset, lambda: _of_folder(library, folder))
+        else:
+            dataset = f"hf:{name}"
+            tables = dict(_of_hub(library, dataset, name, data_dir))
+    held = splits.held(dataset, split, list(tables))
+    features = tables[held].features
+    chosen = _choose(library, dataset, features, columns)
+    for part, table in tables.items():
+        absent = {chosen.item, *chosen.labels} - set(table.column_names)
+        if part == held and absent:
+            raise UsageError(f"the {part} split of {dataset} has no column {absent.pop()!r}")
+    labels = _labels(library, dataset, held, tables, chosen, bool(columns.targets))
+    if chosen.modality == "text":
+        return of_texts(dataset, split, _column(tables[held], chosen.item), labels)
+    if not isinstance(features[chosen.item], library.Image):
+        raise DatasetError(
+            f"the column {chosen.item} of {dataset} is {features[chosen.item]}, not images; choose"
+            " another with --image-column"
+        )
+    roots = _roots(library, folder, data_dir)
+    return _of_images(library, dataset, split, tables[held], chosen.item, labels, roots)
+
+
+def _library():
+    try:
+        import datasets
+    except ImportError as error:
+        raise DatasetError(
+            f"hf: sets are read by Hugging Face's datasets, and {error.name} is not installed:"
+            ' pip install "featstore[hf]"'
+        ) from None
+    if int(datasets.__version__.split(".")[0]) < _SCRIPTLESS:
+        raise DatasetError(
+            f"datasets {datasets.__version__} runs scripts that come with a set; featstore takes"
+            f' {_SCRIPTLESS}.0 or newer: pip install --upgrade "featstore[hf]"'
+        )
+    return datasets
+
+
+@contextmanager
+def _quiet(library) -> Iterator[None]:
+    """No bars of the library's own."""
+    shown = library.are_progress_bars_disabled() is False
+    library.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            library.enable_progress_bars()
+
+
+def _of_folder(library, folder: Path) -> dict:
+    saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    found = library.load_from_disk(folder) if saved else library.load_dataset(str(folder))
+    return dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
+
+
+def _of_hub(library, dataset: str, name: str, data_dir: Path | None) -> dict:
+    repository, _, config = name.partition(":")
+    if not _NAME.fullmatch(repository):
+        raise DatasetError(
+            f"there is no folder {Path(data_dir or '', repository)}, and {repository!r} is no name"
+            " of a set of the hub: give hf:NAME, hf:OWNER/NAME, with :CONFIG behind it if it has"
+            " several, or hf:DIR"
+        )
+    # With the backbones come seconds of imports, which a folder does not need.
+    from featstore.backbones import hub as client
+
+    cache = None if data_dir is None else str(data_dir)
+    remedy = "copy the set here and give hf:DIR, a folder of save_to_disk or of its Parquet files"
+    with downloading(f"the data set {dataset}", client.endpoint(), remedy):
+        silence = client.silence()
+        with _offline(library, silence is not None):
+            try:
+                load = partial(library.load_dataset, repository, config or None, cache_dir=cache)
+                return _explained(dataset, load)
+            except Exception:
+                if silence is None:
+                    raise
+                raise ConnectionError(silence) from None
+
+
+@contextmanager
+def _offline(library, offline: bool) -> Iterator[None]:
+    """Have the library look into its cache at once, which it else does after half a minute."""
+    before = library.config.HF_HUB_OFFLINE
+    library.config.HF_HUB_OFFLINE = before or offline
+    try:
+        yield
+    finally:
+        library.config.HF_HUB_OFFLINE = before
+
+
+def _explained(dataset: str, load):
+    """What `load` gives; `DatasetError` for what the library says of a set, not of the network."""
+    try:
+        return load()
+    except Exception as error:
+        # Its errors have no base of their own: RuntimeError of scripts, ValueError of configs,
+        # FileNotFoundError of empty folders, DatasetGenerationError of damaged files.
+        if from_network(error):
+            raise
+        cause = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        reason = " ".join(str(cause).split())[:400] or type(cause).__name__
+        raise DatasetError(f"{dataset} cannot be read: {reason}") from error
+
+
+def _choose(library, dataset: str, features, columns: Columns) -> Chosen:
+    classed = [name for name in features if isinstance(features[name], library.ClassLabel)]
+    return choose(
+        dataset,
+        list(features),
+        columns,
+        is_image=lambda name: isinstance(features[name], library.Image),
+        usual_label=("label", *classed, *LABEL) if len(classed) == 1 else LABEL,
+    )
+
+
+def _labels(
+    library, dataset: str, held: str, tables: dict, chosen: Chosen, are_targets: bool
+) -> Encoded:
+    feature = tables[held].features[chosen.labels[0]]
+    if isinstance(feature, library.ClassLabel) and not are_targets:
+        values = _column(tables[held], chosen.labels[0]).fill_null(-1)
+        return Encoded(values.to_numpy(), classes=tuple(feature.names))
+    columns = {
+        part: [_column(table, name) for name in chosen.labels]
+        for part, table in tables.items()
+        if set(chosen.labels) <= set(table.column_names)
+    }
+    return encoded(dataset, held, columns, chosen.labels, are_targets)
+
+
+def _column(table, name: str) -> pa.ChunkedArray:
+    return table.select_columns([name]).with_format("arrow")[:][name]
+
+
+def _of_images(
+    library, dataset: str, split: str, table, column: str, labels: Encoded, roots: tuple[Path, ...]
+) -> ImageRows:
+    # Encoded bytes, not images: what is decoded here is decoded as from every other source.
+    undecoded = table.select_columns([column]).cast_column(column, library.Image(decode=False))
+    images = HubImages(undecoded.with_format(None), column, roots)
+    ids = [str(row) for row in range(len(table))]
+    try:
+        sizes = _sizes(undecoded.with_format("arrow"), images)
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"an image of {dataset} is not to be read: {error}") from error
+    return ImageRows(
+        dataset=dataset,
+        split=split,
+        labels=labels.values,
+        ids=ids,
+        classes=labels.classes,
+        fingerprint=fingerprints.of_encoded(
+            ids,
+            labels.values.tolist(),
+            sizes,
+            lambda row: images.encoded(row) if sizes[row] else b"",
+        ),
+        read=images,
+        targets=labels.targets,
+    )
+
+
+def _sizes(table, images: HubImages) -> list[int]:
+    """Bytes of each image's file, which is in the table or named by it."""
+    sizes: list[int] = []
+    for batch in table.iter(1000):
+        cells = batch[images.column].combine_chunks()
+        lengths = pc.binary_length(cells.field("bytes")).to_pylist()
+        sizes += [
+            images.size(len(sizes) + at) if length is None else length
+            for at, length in enumerate(lengths)
+        ]
+    return sizes
+
+
+def _roots(library, folder: Path, data_dir: Path | None) -> tuple[Path, ...]:
+    """Where files of a set may lie: its folder, or the caches of the library."""
+    if folder.is_dir():
+        return (folder,)
+    config = library.config
+    caches = (config.HF_CACHE_HOME, config.HF_DATASETS_CACHE, config.HF_HUB_CACHE, data_dir)
+    return tuple(Path(cache) for cache in caches if cache)

@@ -1,0 +1,72 @@
+"""Rows of image files, and the rule for the paths that a list names."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from featstore.datasets import fingerprints
+from featstore.datasets.pixels import opened
+from featstore.datasets.rows import ImageRows
+from featstore.errors import DatasetError
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files as rows; each is opened when it is asked for, and closed again."""
+
+    paths: Sequence[Path]
+
+    def __call__(self, row: int) -> Image.Image:
+        """The image of a row."""
+        return opened(self.paths[row])
+
+
+def of_files(
+    dataset: str,
+    split: str,
+    paths: Sequence[Path],
+    labels: Sequence[int] | np.ndarray,
+    classes: tuple[str, ...],
+    root: Path,
+    targets: tuple[str, ...] = (),
+) -> ImageRows:
+    """Rows of image files, each one's id its path below `root`."""
+    ids = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
+    missing = [path for path in paths if not path.is_file()]
+    if missing:
+        more = f" and {len(missing) - 1:,} more are not" if missing[1:] else " is not"
+        raise DatasetError(
+            f"{dataset} lists {len(paths):,} images; {missing[0]}{more} there: fetch the set again,"
+            " or give the folder that its paths start from as --data-dir"
+        )
+    labels = np.asarray(labels, np.float64 if targets else np.int64)
+    return ImageRows(
+        dataset=dataset,
+        split=split,
+        labels=labels,
+        ids=ids,
+        classes=classes,
+        fingerprint=fingerprints.of_files(paths, ids, labels.tolist()),
+        read=ImageFiles(paths),
+        targets=targets,
+    )
+
+
+def below(root: Path, name: str) -> Path:
+    """The path that a list calls `name`; `ValueError` where it does not lie below `root`.
+
+    A list from elsewhere must not choose which files of this machine are read.
+
+    >>> below(Path("/set"), "cat/./0.jpg").as_posix()
+    '/set/cat/0.jpg'
+    """
+    # Links are not followed: whoever laid the folder laid them.
+    root = os.path.abspath(root)
+    path = os.path.normpath(os.path.join(root, name))
+    if not path.startswith(root.rstrip(os.sep) + os.sep) or "\0" in name:
+        raise ValueError(f"{name!r} does not lie below {root}")
+    return Path(path)

@@ -1,0 +1,196 @@
+"""`wds:PATTERN`: WebDataset's tar shards, each image read from its place."""
+
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+from torchvision.datasets.folder import IMG_EXTENSIONS
+
+from featstore.datasets import fingerprints, splits
+from featstore.datasets.columns import Columns
+from featstore.datasets.labels import Encoded, encoded
+from featstore.datasets.listed import of_texts
+from featstore.datasets.pixels import opened
+from featstore.datasets.rows import ImageRows, Rows
+from featstore.datasets.shards import Sample, files_of, samples_of
+from featstore.datasets.tar_index import read_member
+from featstore.errors import DatasetError, UsageError
+
+_IMAGES = tuple(IMG_EXTENSIONS)
+
+
+@dataclass(frozen=True)
+class TarImages:
+    """Images in tar files as rows: which shard, offset and size of each, int64 (n,)."""
+
+    shards: Sequence[Path]
+    shard: np.ndarray
+    offset: np.ndarray
+    size: np.ndarray
+
+    def encoded(self, row: int) -> bytes:
+        """The bytes of a row's file."""
+        shard = self.shards[self.shard[row]]
+        return read_member(shard, int(self.offset[row]), int(self.size[row]))
+
+    def __call__(self, row: int) -> Image.Image:
+        """The image of a row."""
+        return opened(io.BytesIO(self.encoded(row)))
+
+
+def load(pattern: str, split: str, data_dir: Path | None, columns: Columns) -> Rows:
+    """One split of the shards that PATTERN names, rows in the order of shards and members.
+
+    "{split}" in it stands for a split's name, "{000..146}" and "{a,b}" for each of what they list,
+    * and ? as in a shell. A column is a member's suffix (`jpg`, `cls`, `txt`; "jpg;png" is either)
+    or else a key in the member `json`. Ids are the keys, behind the shard's name where some repeat.
+
+    Raises `DatasetError` for a shard that is missing or cannot be read, or a sample that lacks a
+    column, `UsageError` for a pattern that names no local files.
+    """
+    if splits.PLACE not in pattern or "://" in pattern or pattern.startswith("pipe:"):
+        raise UsageError(
+            f"wds:{pattern} does not name the local shards of each split; give a path with"
+            f" {splits.PLACE} in it, as in wds:imagenet/{splits.PLACE}-{{0000..0146}}.tar"
+        )
+    dataset = f"wds:{Path(pattern).name}"
+    path = Path(data_dir or "", Path(pattern).expanduser())
+    shards = {part: files_of(splits.named(path, part)) for part in splits.NAMES}
+    there = [part for part in shards if any(shard.is_file() for shard in shards[part])]
+    if not there:
+        raise DatasetError(
+            f"there is no shard {path} for any of {', '.join(splits.NAMES)}; give the path of the"
+            " shards, relative to --data-dir if that is given"
+        )
+    held = splits.held(dataset, split, there)
+    # Of the other splits only the labels count, so as to number the classes, and what is there.
+    samples = {
+        part: [
+            sample
+            for shard in shards[part]
+            if part == held or shard.is_file()
+            for sample in samples_of(shard)
+        ]
+        for part in there
+    }
+    if not samples[held]:
+        raise DatasetError(f"the shards of the {held} split of {dataset} hold no sample")
+    return _rows(dataset, split, held, samples, columns)
+
+
+def _rows(
+    dataset: str, split: str, held: str, samples: dict[str, list[Sample]], columns: Columns
+) -> Rows:
+    here = samples[held]
+    names = columns.targets or (columns.label or _usual_label(here[0]),)
+    values = {
+        part: [_column(dataset, some, name) for name in names] for part, some in samples.items()
+    }
+    labels = encoded(dataset, held, values, names, bool(columns.targets))
+    image = columns.image or _usual_image(here[0])
+    if columns.text or (not image and "txt" in here[0].members):
+        texts = _column(dataset, here, columns.text or "txt").cast(pa.string())
+        return of_texts(dataset, split, texts, labels, _ids(dataset, here))
+    if not image:
+        raise UsageError(
+            f"the first sample of {dataset}, {here[0].key}, has {', '.join(here[0].members)}; say"
+            " which is the image or the text: --image-column or --text-column"
+        )
+    return _of_images(dataset, split, here, image, labels)
+
+
+def _of_images(
+    dataset: str, split: str, samples: list[Sample], image: str, labels: Encoded
+) -> ImageRows:
+    shards = list(dict.fromkeys(sample.shard for sample in samples))
+    number = {shard: at for at, shard in enumerate(shards)}
+    shard = np.array([number[sample.shard] for sample in samples])
+    offset, size = np.array([_image(dataset, sample, image) for sample in samples], np.int64).T
+    read = TarImages(shards, shard, offset, size)
+    ids = _ids(dataset, samples)
+    return ImageRows(
+        dataset=dataset,
+        split=split,
+        labels=labels.values,
+        ids=ids,
+        classes=labels.classes,
+        fingerprint=fingerprints.of_encoded(
+            ids, labels.values.tolist(), size.tolist(), read.encoded
+        ),
+        read=read,
+        targets=labels.targets,
+    )
+
+
+def _usual_label(sample: Sample) -> str:
+    return "cls" if "cls" in sample.members else "label"
+
+
+def _usual_image(sample: Sample) -> str | None:
+    """The suffix of an image; any other's is looked for as well, since shards mix jpg and png."""
+    found = any(f".{suffix}".endswith(_IMAGES) for suffix in sample.members)
+    return ";".join(suffix[1:] for suffix in _IMAGES) if found else None
+
+
+def _image(dataset: str, sample: Sample, image: str) -> tuple[int, int]:
+    """Offset and size of a sample's image."""
+    wanted = image.lower().split(";")
+    for suffix in wanted:
+        if suffix in sample.members:
+            return sample.members[suffix]
+    raise _lacks(dataset, sample, image if len(wanted) < 3 else "image")
+
+
+def _column(dataset: str, samples: list[Sample], name: str) -> pa.ChunkedArray:
+    """What each sample has under a name: the text of a member, or a value of its json."""
+    values = [_value(dataset, sample, name) for sample in samples]
+    try:
+        return pa.chunked_array([pa.array(values)])
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DatasetError(
+            f"{name} of {dataset} is of several types: {error}; make them one"
+        ) from None
+
+
+def _value(dataset: str, sample: Sample, name: str):
+    try:
+        if name in sample.members:
+            return sample.read(name).decode().strip()
+        if "json" in sample.members:
+            values = json.loads(sample.read("json"))
+            if isinstance(values, dict) and name in values:
+                return values[name]
+    except ValueError as error:
+        raise DatasetError(
+            f"{name} of sample {sample.key} in {sample.shard} cannot be read: {error}"
+        ) from None
+    raise _lacks(dataset, sample, name)
+
+
+def _lacks(dataset: str, sample: Sample, name: str) -> DatasetError:
+    return DatasetError(
+        f"sample {sample.key} of {dataset} has no {name} ({sample.shard}): it has"
+        f" {', '.join(sample.members)}; name what there is with --label-column, --image-column or"
+        " --text-column, or make the shard anew"
+    )
+
+
+def _ids(dataset: str, samples: list[Sample]) -> list[str]:
+    """The keys, or shard and key where keys are unique in their shard alone."""
+    keys = [sample.key for sample in samples]
+    if len(set(keys)) == len(keys):
+        return keys
+    ids = [f"{sample.shard.stem}/{sample.key}" for sample in samples]
+    if len(set(ids)) < len(ids):
+        seen: set[str] = set()
+        again = next(id_ for id_ in ids if id_ in seen or seen.add(id_))
+        raise DatasetError(
+            f"{dataset} has the sample {again} in two places; a sample's members lie side by side"
+            " (tar --sort=name), and shards have names of their own"
+        )
+    return ids

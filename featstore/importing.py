@@ -27,6 +27,7 @@ def import_arrays(
     *,
     dtype: str | None = None,
     classes: Sequence[str] | None = None,
+    targets: Sequence[str] = (),
     overwrite: bool = False,
     progress: Progress = no_progress,
 ) -> Store:
@@ -34,15 +35,21 @@ def import_arrays(
 
     Features are (n_rows, D) of any real type, labels (n_rows,) integers from 0; D is the same in
     both. `dtype` is "float16" or "float32", by default float16 for float16 files and float32 for
-    any other. `classes` names the classes, by default their numbers. Files are read a slice at a
-    time: twice, first to check them and to take their checksum, by which the same call on the same
-    files finds its store again, complete or to be resumed, and mends blocks that are damaged.
+    any other. `classes` names the classes, by default their numbers; or `targets` names T
+    quantities to regress on, and labels are any real numbers (n_rows,) or (n_rows, T). Files are
+    read a slice at a time: twice, first to check them and to take their checksum, by which the same
+    call on the same files finds its store again, complete or to be resumed, and mends blocks that
+    are damaged.
 
     Calls `progress("checked rows", ...)` and `progress("rows", ...)`. Raises `DatasetError` for
     files that make no store, `FeatureError` naming the first row that is not finite in `dtype`,
     both before anything is written; then whatever `open_or_create` and `Store.writer` raise.
     """
-    splits = [NpySplit("train", *map(Path, train)), NpySplit("test", *map(Path, test))]
+    targets = tuple(targets)
+    if classes and targets:
+        raise UsageError("classes and targets are both named; labels are of one kind: name one")
+    pairs = {"train": train, "test": test}
+    splits = [NpySplit(name, *map(Path, pair), targets) for name, pair in pairs.items()]
     for split in splits:
         split.check()
     if splits[0].shape[1] != splits[1].shape[1]:
@@ -68,12 +75,7 @@ def _dtype(splits: list[NpySplit], dtype: str | None) -> str:
 def _spec(
     splits: list[NpySplit], dtype: str, classes: Sequence[str] | None, progress: Progress
 ) -> Spec:
-    n_classes = 1 + max(int(split.checked_labels().max()) for split in splits)
-    names = tuple(classes) if classes else tuple(map(str, range(n_classes)))
-    if len(names) < n_classes:
-        raise DatasetError(
-            f"there are labels up to {n_classes - 1} and {len(names)} class names; name every class"
-        )
+    names = () if splits[0].targets else _class_names(splits, classes)
     fingerprints = _fingerprints(splits, dtype, progress)
     return Spec(
         backbone="import",
@@ -87,7 +89,18 @@ def _spec(
         taps=(Tap(name=TAP, dim=splits[0].shape[1], pooling="none"),),
         dtype=dtype,
         classes=names,
+        targets=splits[0].targets,
     )
+
+
+def _class_names(splits: list[NpySplit], classes: Sequence[str] | None) -> tuple[str, ...]:
+    n_classes = 1 + max(int(split.checked_labels().max()) for split in splits)
+    names = tuple(classes) if classes else tuple(map(str, range(n_classes)))
+    if len(names) < n_classes:
+        raise DatasetError(
+            f"there are labels up to {n_classes - 1} and {len(names)} class names; name every class"
+        )
+    return names
 
 
 def _fingerprints(splits: list[NpySplit], dtype: str, progress: Progress) -> Iterator[str]:

@@ -13,11 +13,15 @@ MOST_CLASSES = 1_000_000
 
 @dataclass(frozen=True)
 class NpySplit:
-    """`features` (n_rows, D) of real numbers and `labels` (n_rows,) of integers from 0, on disk."""
+    """`features` (n_rows, D) of real numbers and `labels` (n_rows,) of integers from 0, on disk.
+
+    Where `targets` names T quantities, labels are real numbers (n_rows,) or (n_rows, T).
+    """
 
     name: str
     features: Path
     labels: Path
+    targets: tuple[str, ...] = ()
 
     def check(self) -> None:
         """Refuse shapes and types that make no split: `DatasetError` names the file."""
@@ -31,14 +35,18 @@ class NpySplit:
             raise DatasetError(
                 f"{self.features} holds {features.dtype}; features are real numbers: convert them"
             )
-        if labels.dtype.kind not in "iu":
+        if labels.dtype.kind not in ("fiu" if self.targets else "iu"):
             raise DatasetError(
-                f"{self.labels} holds {labels.dtype}; labels are integers from 0: convert them"
+                f"{self.labels} holds {labels.dtype}; labels are integers from 0, and targets"
+                " (--targets) real numbers: convert them"
             )
-        if labels.shape != features.shape[:1]:
+        shapes = [features.shape[:1]] if len(self.targets) < 2 else []
+        if self.targets:
+            shapes.append((len(features), len(self.targets)))
+        if labels.shape not in shapes:
             raise DatasetError(
                 f"{self.labels} has shape {labels.shape} and {self.features} {features.shape};"
-                f" {self.name} needs one label a row"
+                f" {self.name} needs {' or '.join(map(str, shapes))}, one label a row"
             )
 
     @property
@@ -59,8 +67,13 @@ class NpySplit:
         return np.array(_mapped(self.features)[start:stop])
 
     def checked_labels(self) -> np.ndarray:
-        """All labels as int64; `DatasetError` names the row of one that is no class number."""
+        """All labels as int64 (n_rows,); targets as float64 (n_rows,), or (n_rows, T) of several.
+
+        Raises `DatasetError` naming the row of one that is no class number, or not finite.
+        """
         labels = np.array(_mapped(self.labels))
+        if self.targets:
+            return self._checked_targets(labels)
         wrong = np.flatnonzero((labels < 0) | (labels >= MOST_CLASSES))
         if wrong.size:
             raise DatasetError(
@@ -68,6 +81,17 @@ class NpySplit:
                 f" classes are numbered from 0 and below {MOST_CLASSES:,}"
             )
         return labels.astype(np.int64)
+
+    def _checked_targets(self, labels: np.ndarray) -> np.ndarray:
+        values = labels.astype(np.float64).reshape(len(labels), -1)
+        wrong = np.argwhere(~np.isfinite(values))
+        if wrong.size:
+            row, column = wrong[0]
+            raise DatasetError(
+                f"row {row} of {self.name} has {self.targets[column]} {values[row, column]}"
+                f" ({self.labels}); targets are finite: mend that row, or leave it out"
+            )
+        return values[:, 0] if len(self.targets) == 1 else values
 
 
 def _mapped(path: Path) -> np.ndarray:

@@ -140,6 +140,43 @@ def test_classes_may_be_named(save, tmp_path):
         featstore.import_arrays(**save(), out=tmp_path / "none", classes=["a", "b"])
 
 
+@FORMATS
+@pytest.mark.usefixtures("small_blocks")
+def test_targets_are_real_numbers(save, tmp_path, format):
+    y, yt = RANDOM.normal(size=70), np.arange(33)
+    store = featstore.import_arrays(
+        **save(y=y, yt=yt), out=tmp_path / "one", format=format, targets=["age"]
+    )
+    assert (store.spec.targets, store.spec.classes) == (("age",), ())
+    for split, values in (("train", y), ("test", yt)):
+        labels = store.labels(split)
+        assert labels.dtype == np.float64
+        np.testing.assert_array_equal(labels, values)
+    two = {"y": RANDOM.normal(size=(70, 2)).astype("float32"), "yt": np.ones((33, 2), int)}
+    store = featstore.import_arrays(
+        **save(**two), out=tmp_path / "two", format=format, targets=["age", "height"]
+    )
+    np.testing.assert_array_equal(store.labels("train"), two["y"])
+    assert store.labels("test").shape == (33, 2)
+
+
+def test_targets_that_cannot_be_used(save, tmp_path):
+    holed = np.zeros((70, 2))
+    holed[41, 1] = np.nan
+    for arrays, names, said in [
+        ({"y": np.zeros(70)}, ("a", "b"), r"y.npy has shape \(70,\) .*\(70, 2\), one label"),
+        ({"y": np.zeros((70, 2))}, ("a",), r"shape \(70, 2\) .*\(70,\) or \(70, 1\), one label"),
+        ({"y": holed, "yt": np.zeros((33, 2))}, ("a", "b"), "row 41 of train has b nan .*y.npy"),
+        ({"y": np.zeros(70, complex)}, ("a",), "holds complex128; labels are integers"),
+        ({"y": np.array(["1"] * 70)}, ("a",), "holds <U1; labels are integers"),
+    ]:
+        with pytest.raises(DatasetError, match=said):
+            featstore.import_arrays(**save(**arrays), out=tmp_path / "out", targets=names)
+    with pytest.raises(UsageError, match="classes and targets are both named"):
+        featstore.import_arrays(**save(), out=tmp_path / "out", targets=["a"], classes=["b"])
+    assert not (tmp_path / "out").exists()
+
+
 BAD = [
     ({"X": np.zeros(70)}, DatasetError, r"X.npy has shape \(70,\)"),
     ({"X": np.zeros((0, 6)), "y": np.zeros(0, int)}, DatasetError, r"shape \(0, 6\); train"),

@@ -4,7 +4,7 @@ import click
 
 from terminal.failures import Command
 from terminal.progress import Progress, notice
-from terminal.values import FILE, FORMAT, STORE
+from terminal.values import FILE, FORMAT, STORE, Names
 
 
 @click.command("import", cls=Command)
@@ -14,7 +14,8 @@ from terminal.values import FILE, FORMAT, STORE
 @click.option("--test-labels", type=FILE, required=True, help=".npy of integers from 0.")
 @click.option("--out", type=STORE, required=True, help="The store.")
 @click.option("--format", type=FORMAT, default="zarr")
-def import_(train_features, train_labels, test_features, test_labels, out, format) -> None:
+@click.option("--targets", type=Names(), help="Labels are numbers to regress on, called so.")
+def import_(train_features, train_labels, test_features, test_labels, out, format, targets) -> None:
     """Make a store of features that were computed elsewhere.
 
     The files are memory-mapped and never loaded whole.
@@ -32,6 +33,7 @@ def import_(train_features, train_labels, test_features, test_labels, out, forma
             test=(test_features, test_labels),
             out=out,
             format=format,
+            targets=targets or (),
             progress=progress,
         )
     notice(f"stored {sum(split.n_rows for split in store.spec.splits):,} rows: {store.path}")

@@ -53,9 +53,9 @@ def fit(
         return [key for key in keys if not any(_within(key, name) for name in left_out)]
 
     problems = [
-        _listed("missing", serious(missing)),
-        _listed("unexpected", serious(unexpected)),
-        _listed(
+        listed("missing", serious(missing)),
+        listed("unexpected", serious(unexpected)),
+        listed(
             "of another shape",
             [
                 f"{key} {tuple(state[key].shape)} for {tuple(there[key].shape)}"
@@ -132,7 +132,7 @@ def _unwrapped(loaded: object, path: Path) -> dict[str, torch.Tensor]:
     other = [str(key) for key, value in loaded.items() if not isinstance(value, torch.Tensor)]
     if other:
         raise BackboneError(
-            f"{path} holds no state dict: {_listed('not a tensor', other)};"
+            f"{path} holds no state dict: {listed('not a tensor', other)};"
             f" looked inside {', '.join(_ENVELOPES)} as well"
         )
     return dict(loaded)
@@ -149,6 +149,7 @@ def _within(key: str, module: str) -> bool:
     return key.startswith(f"{module}.")
 
 
-def _listed(what: str, keys: list[str]) -> str:
+def listed(what: str, keys: list[str]) -> str:
+    """How many of what, and the first of them, as in `12 missing (a, b, ...)`; "" for none."""
     more = f" and {len(keys) - _LISTED} more" if len(keys) > _LISTED else ""
     return f"{len(keys)} {what} ({', '.join(keys[:_LISTED])}{more})" if keys else ""

@@ -1,40 +1,19 @@
 """Pretrained backbones by name: the network, its weights' identity and its own transform."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-import torch
+from featstore.backbones import classifiers, hf_models, onnx_models, open_clip_models
+from featstore.backbones.backbone import Backbone
+from featstore.errors import UsageError
+from featstore.stated_transforms import ImageRecipe, checked, stated
 
-from featstore import layouts
-from featstore import weights as weight_files
-from featstore.backbones import timm_models, torchvision_models
-from featstore.errors import BackboneError, UsageError
-from featstore.transforms import Transform
+__all__ = ["TRUST", "Backbone", "load"]
 
-__all__ = ["Backbone", "load"]
-
-_TORCHVISION = "torchvision:"
-
-
-@dataclass(frozen=True)
-class Backbone:
-    """A network in evaluation mode on the CPU, and what its weights were trained to see.
-
-    `weights_id` is "sha256:<hex>" of the tensors as loaded, with "random:<seed>:" before it for an
-    untrained network. `head` names the classifier's modules; `notes` says what was left out.
-    """
-
-    name: str
-    model: torch.nn.Module
-    weights_id: str
-    transform: Transform
-    head: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-
-    @property
-    def transform_text(self) -> str:
-        """Canonical text of the transform."""
-        return self.transform.text
+# Whose code may run: nobody's. The option is there so that a script can say what it relies on.
+TRUST = ("none",)
 
 
 def load(
@@ -44,66 +23,43 @@ def load(
     pretrained: bool = True,
     image_size: int | None = None,
     seed: int = 0,
+    transform: str | Path | Mapping[str, Any] | None = None,
+    trust: str = "none",
 ) -> Backbone:
-    """The timm model `name`, or torchvision's as `torchvision:NAME`, ready to read features from.
+    """The backbone called `name`, ready to read features from.
+
+    A timm model by its name; `torchvision:NAME`; `hf:NAME` or `hf:FOLDER`, an encoder of images or
+    of texts that transformers knows; `open_clip:MODEL/TAG`, its image tower; `onnx:FILE#TENSOR`.
 
     Weights come from the library's hub, or from the file `weights` (.pth, .pt, .safetensors: safe
     loading only), or with `pretrained=False` from the library's own initialisation under `seed`.
     The transform is the one the weights were trained with; `image_size` replaces its crop of
-    S x S pixels, and the resize before the crop keeps its proportion to it.
+    S x S pixels, and the resize before the crop keeps its proportion to it. `transform`, a TOML
+    or JSON file or its fields, states another one (`stated_transforms.ImageRecipe`, `TextRecipe`).
+    `trust` says whose code may run: "none", the only value, runs nothing that comes with a model.
 
     Raises `UsageError` for a name or size that cannot be, `BackboneError` for weights that do not
     fit, `DownloadRefused` where the hub does not answer.
     """
+    if trust not in TRUST:
+        raise UsageError(
+            f"trust {trust!r} cannot be had: nothing that comes with a checkpoint is ever run;"
+            " leave --trust out, or give none"
+        )
     if weights is not None and not pretrained:
         raise UsageError(
             f"weights from {weights} and an untrained model exclude each other; drop one of them"
         )
     if image_size is not None and image_size < 1:
         raise UsageError(f"an image of {image_size} px cannot be; give a positive --image-size")
-    library = torchvision_models if name.startswith(_TORCHVISION) else timm_models
-    member = name.removeprefix(_TORCHVISION)
-    library.check(member)
-
-    if weights is None and pretrained:
-        model, left_out = library.from_hub(member), ()
-    else:
-        model, left_out = _untrained(library, member, seed), ()
-    head = library.head(model)
-    if weights is not None:
-        left_out = _fit_file(model, weights, head)
-    identity = weight_files.identity(_without(model.state_dict(), left_out))
-    transform = library.transform(model, member, image_size)
-    return Backbone(
-        name=name,
-        model=model.eval().requires_grad_(False),
-        weights_id=identity if weights or pretrained else f"random:{seed}:{identity}",
-        transform=transform,
-        head=head,
-        notes=tuple(
-            f"{weights} has no {part!r} for the model's classes: left untrained, no feature uses it"
-            for part in left_out
-        ),
-    )
-
-
-def _untrained(library, name: str, seed: int) -> torch.nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return library.untrained(name)
-
-
-def _fit_file(model: torch.nn.Module, file: str | Path, head: tuple[str, ...]) -> tuple[str, ...]:
-    state = layouts.in_timm_names(weight_files.read(file), model.state_dict())
-    try:
-        return weight_files.fit(model, state, head)
-    except BackboneError as error:
-        raise BackboneError(f"{file}: {error}") from None
-
-
-def _without(state: dict[str, torch.Tensor], modules: tuple[str, ...]) -> dict[str, torch.Tensor]:
-    return {
-        key: tensor
-        for key, tensor in state.items()
-        if not key.startswith(tuple(f"{module}." for module in modules))
-    }
+    options = {"weights": weights, "pretrained": pretrained, "image_size": image_size}
+    fields = None if transform is None else stated(transform)
+    if name.startswith(hf_models.PREFIX):
+        return hf_models.load(name, **options, seed=seed, transform=fields)
+    if name.startswith(onnx_models.PREFIX):
+        return onnx_models.load(name, **options, transform=fields)
+    library = open_clip_models if name.startswith(open_clip_models.PREFIX) else classifiers
+    backbone = library.load(name, **options, seed=seed)
+    if fields is None:
+        return backbone
+    return replace(backbone, transform=checked(ImageRecipe, fields, name).transform())

@@ -2,15 +2,20 @@
 
 import difflib
 import json
+from collections.abc import Collection
+from functools import partial
 
 import huggingface_hub
 import timm
 import torch
 from timm.data import create_transform, resolve_model_data_config
 
-from featstore.downloads import PATIENCE, downloading, from_network
+from featstore.backbones import hub
+from featstore.backbones.activations import LAST, PENULTIMATE, Activation, Inputs, Tokens
+from featstore.backbones.network import Network
+from featstore.downloads import downloading, from_network
 from featstore.errors import BackboneError, DownloadRefused, UsageError
-from featstore.transforms import Transform
+from featstore.transforms import Transform, in_turn
 
 REMEDY = "give a local copy with --weights FILE, or take an untrained model with --no-pretrained"
 
@@ -42,7 +47,7 @@ def from_hub(name: str) -> torch.nn.Module:
         raise BackboneError(f"timm has no weights for {name}; {REMEDY}")
     overlay, source = {}, config.url
     if config.hf_hub_id:
-        endpoint = huggingface_hub.constants.ENDPOINT
+        endpoint = hub.endpoint()
         source = f"{endpoint}/{config.hf_hub_id}"
         overlay = _cached_if_unreachable(name, config, endpoint)
     with downloading(f"the weights of {name}", source, REMEDY):
@@ -78,17 +83,96 @@ def transform(model: torch.nn.Module, name: str, image_size: int | None) -> Tran
     if [type(step).__name__ for step in (to_tensor, normalize)] != ["MaybeToTensor", "Normalize"]:
         raise BackboneError(f"the transform of {name} does not end in ToTensor and Normalize")
 
-    def resize_and_crop(image):
-        for step in geometry:
-            image = step(image)
-        return image
-
     return Transform(
-        geometry=resize_and_crop,
+        geometry=partial(in_turn, geometry),
         mean=config["mean"],
         std=config["std"],
         text=f"timm {json.dumps(config, sort_keys=True)}",
     )
+
+
+def stages(model: torch.nn.Module) -> tuple[str, ...]:
+    """Paths of the modules that the model's `feature_info` names."""
+    paths = dict(model.named_modules())
+    named = (info["module"] for info in getattr(model, "feature_info", None) or ())
+    return tuple(path for path in named if path in paths)
+
+
+def network(model: torch.nn.Module, head: tuple[str, ...]) -> Network:
+    """The layers by timm's own `forward_features`, `forward_head` and `forward_intermediates`.
+
+    A stage is one of the model's `feature_info`, under the path of its module. Its classifier
+    modules `head` play no part.
+    """
+    listed = stages(model)
+    intermediate = listed if hasattr(model, "forward_intermediates") else ()
+    prefix = getattr(model, "num_prefix_tokens", 0)
+    return Network(
+        model=model,
+        run=partial(_run, model, intermediate, prefix),
+        own=(PENULTIMATE, LAST, *intermediate),
+        stages=(*listed, LAST, PENULTIMATE),
+        pooling=_pooling(model),
+        tokens=Tokens(prefix, cls=prefix > 0 and getattr(model, "has_class_token", True)),
+        layout=layout(model),
+    )
+
+
+def _run(
+    model: torch.nn.Module,
+    intermediate: tuple[str, ...],
+    prefix: int,
+    inputs: Inputs,
+    paths: Collection[str],
+) -> dict[str, Activation]:
+    """One pass; it ends at the last stage asked for where nothing beyond the stages is."""
+    asked = [stage for stage in intermediate if stage in paths]
+    tokens = Tokens(prefix, cls=prefix > 0 and getattr(model, "has_class_token", True))
+    found = {}
+    if asked:
+        alone = len(asked) == len(paths)
+        with_prefix = {"return_prefix_tokens": True, "output_fmt": "NLC"} if prefix else {}
+        taken = model.forward_intermediates(
+            inputs,
+            indices=[intermediate.index(stage) for stage in asked],
+            stop_early=alone,
+            intermediates_only=alone,
+            **with_prefix,
+        )
+        last, values = (None, taken) if alone else taken
+        for stage, value in zip(asked, values, strict=True):
+            if isinstance(value, tuple):
+                patches, before = value
+                value = torch.cat([before, patches], 1)
+            found[stage] = Activation(value, tokens)
+        if alone:
+            return found
+    else:
+        last = model.forward_features(inputs)
+    if PENULTIMATE in paths:
+        found[PENULTIMATE] = Activation(model.forward_head(last, pre_logits=True))
+    if LAST in paths:
+        nhwc = last.ndim == 4 and layout(model) == "NHWC"
+        found[LAST] = Activation(last.permute(0, 3, 1, 2) if nhwc else last, tokens)
+    return found
+
+
+def layout(model: torch.nn.Module) -> str:
+    """Order of a map's axes inside the model: "NCHW" or "NHWC"."""
+    return str(getattr(model, "output_fmt", "NCHW"))
+
+
+# timm calls a class token's reading "token"; the field says "cls".
+_POOLINGS = {"token": "cls", "": "none"}
+
+
+def _pooling(model: torch.nn.Module) -> str:
+    for owner in (model, getattr(model, "head", None)):
+        pool = getattr(owner, "global_pool", None)
+        pool = getattr(pool, "pool_type", pool)
+        if isinstance(pool, str):
+            return _POOLINGS.get(pool, pool)
+    return "model"
 
 
 def _resize(model: torch.nn.Module, name: str, image_size: int) -> None:
@@ -104,11 +188,8 @@ def _resize(model: torch.nn.Module, name: str, image_size: int) -> None:
 
 
 def _cached_if_unreachable(name: str, config, endpoint: str) -> dict[str, str]:
-    """Where the hub is silent, what was fetched from it before, without its client's retries.
-
-    The client asks a dead endpoint twelve times over 47 seconds before it looks into its cache.
-    """
-    silence = _silence(endpoint)
+    """Where the hub is silent, what was fetched from it before, without its client's retries."""
+    silence = hub.silence()
     if silence is None:
         return {}
     repository, _, revision = config.hf_hub_id.partition("@")
@@ -122,16 +203,3 @@ def _cached_if_unreachable(name: str, config, endpoint: str) -> dict[str, str]:
         f"the weights of {name} could not be fetched from {endpoint}/{config.hf_hub_id}:"
         f" {silence}; {REMEDY}"
     )
-
-
-def _silence(endpoint: str) -> str | None:
-    """Why the hub cannot be reached, None where it answers or the client is told to be offline."""
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return None
-    try:
-        huggingface_hub.get_session().head(endpoint, timeout=PATIENCE)
-    except Exception as error:
-        if not from_network(error):
-            raise
-        return str(error)
-    return None

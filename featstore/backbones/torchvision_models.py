@@ -2,12 +2,16 @@
 
 import difflib
 import json
+import pickle
 from functools import partial
 
 import torch
 import torchvision
 from torchvision.transforms import functional
 
+from featstore.backbones.activations import PENULTIMATE, Tokens
+from featstore.backbones.hooked import seen_by_head, stages
+from featstore.backbones.network import Network
 from featstore.downloads import downloading
 from featstore.errors import BackboneError, UsageError
 from featstore.transforms import Transform
@@ -40,8 +44,12 @@ def from_hub(name: str) -> torch.nn.Module:
     weights = torchvision.models.get_model_weights(name).DEFAULT
     with downloading(f"the weights of torchvision:{name}", weights.url, REMEDY):
         try:
-            return torchvision.models.get_model(name, weights=weights)
-        except RuntimeError as error:
+            # get_model would unpickle the file freely
+            state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+            model = untrained(name)
+            model.load_state_dict(state)
+            return model
+        except (RuntimeError, pickle.UnpicklingError) as error:
             raise BackboneError(
                 f"the weights of torchvision:{name}, from {weights.url}, do not load: {error};"
                 f" {REMEDY}"
@@ -52,6 +60,23 @@ def head(model: torch.nn.Module) -> tuple[str, ...]:
     """The name of the last layer with weights: Linear, or SqueezeNet's convolution."""
     layers = (torch.nn.Linear, torch.nn.Conv2d)
     return ([name for name, module in model.named_modules() if isinstance(module, layers)][-1],)
+
+
+def network(model: torch.nn.Module, head: tuple[str, ...]) -> Network:
+    """Hooks: "penultimate" is what reaches the head, maps averaged; any module is a layer.
+
+    The stages are what the model's outermost sequence is made of.
+    """
+    pooling = "cls" if hasattr(model, "class_token") else "avg"
+    prefix = 1 if pooling == "cls" else 0
+    return Network(
+        model=model,
+        run=seen_by_head(model, head[-1]),
+        own=(PENULTIMATE,),
+        stages=(*stages(model, head), PENULTIMATE),
+        pooling=pooling,
+        tokens=Tokens(prefix, cls=prefix > 0),
+    )
 
 
 def transform(model: torch.nn.Module, name: str, image_size: int | None) -> Transform:

@@ -1,0 +1,72 @@
+"""timm's and torchvision's classification networks: hub, file or untrained."""
+
+from pathlib import Path
+
+import torch
+
+from featstore import layouts
+from featstore import weights as weight_files
+from featstore.backbones import timm_models, torchvision_models
+from featstore.backbones.backbone import Backbone
+from featstore.errors import BackboneError
+
+TORCHVISION = "torchvision:"
+
+
+def load(
+    name: str,
+    *,
+    weights: str | Path | None,
+    pretrained: bool,
+    image_size: int | None,
+    seed: int,
+) -> Backbone:
+    """As `backbones.load`, for the timm model `name` or torchvision's `torchvision:NAME`."""
+    library = torchvision_models if name.startswith(TORCHVISION) else timm_models
+    member = name.removeprefix(TORCHVISION)
+    library.check(member)
+
+    if weights is None and pretrained:
+        model, left_out = library.from_hub(member), ()
+    else:
+        model, left_out = _untrained(library, member, seed), ()
+    head = library.head(model)
+    if weights is not None:
+        left_out = _fit_file(model, weights, head)
+    identity = weight_files.identity(_without(model.state_dict(), left_out))
+    transform = library.transform(model, member, image_size)
+    model = model.eval().requires_grad_(False)
+    return Backbone(
+        name=name,
+        model=model,
+        weights_id=identity if weights or pretrained else f"random:{seed}:{identity}",
+        transform=transform,
+        head=head,
+        network=library.network(model, head),
+        notes=tuple(
+            f"{weights} has no {part!r} for the model's classes: left untrained, no feature uses it"
+            for part in left_out
+        ),
+    )
+
+
+def _untrained(library, name: str, seed: int) -> torch.nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return library.untrained(name)
+
+
+def _fit_file(model: torch.nn.Module, file: str | Path, head: tuple[str, ...]) -> tuple[str, ...]:
+    state = layouts.in_timm_names(weight_files.read(file), model.state_dict())
+    try:
+        return weight_files.fit(model, state, head)
+    except BackboneError as error:
+        raise BackboneError(f"{file}: {error}") from None
+
+
+def _without(state: dict[str, torch.Tensor], modules: tuple[str, ...]) -> dict[str, torch.Tensor]:
+    return {
+        key: tensor
+        for key, tensor in state.items()
+        if not key.startswith(tuple(f"{module}." for module in modules))
+    }

@@ -1,0 +1,204 @@
+"""Hugging Face's models: an encoder of images or texts from the hub or a local folder.
+
+The hub's files are brought into a local folder first. Nothing of a model is code that runs: weights
+are safetensors or safely unpickled, and a model that brings Python of its own is refused.
+"""
+
+import contextlib
+import inspect
+import json
+import pickle
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+
+from featstore import weights as weight_files
+from featstore.backbones import hub
+from featstore.backbones.backbone import Backbone
+from featstore.backbones.extras import needed
+from featstore.errors import BackboneError, UsageError
+
+PREFIX = "hf:"
+REMEDY = "give a local copy as hf:FOLDER"
+_SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
+_FAILURES = (
+    OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError,
+    SafetensorError, pickle.UnpicklingError,
+)  # fmt: skip
+
+
+def load(
+    name: str,
+    *,
+    weights: str | Path | None,
+    pretrained: bool,
+    image_size: int | None,
+    seed: int,
+    transform: Mapping[str, Any] | None,
+) -> Backbone:
+    """As `backbones.load`, for `hf:NAME`, `hf:NAME@REVISION` or `hf:FOLDER`.
+
+    The model is an image encoder where its main input is pixels, a text encoder where it is
+    tokens; of a pair of both (CLIP, SigLIP) the image tower is taken.
+    """
+    from featstore.backbones import hf_text, hf_vision
+
+    if weights is not None:
+        raise UsageError(f"{name} brings its weights; leave --weights out, or give hf:FOLDER")
+    transformers = needed("transformers", "hf", name)
+    folder = _folder(name, pretrained)
+    with _quiet(transformers):
+        config = _config(transformers, folder, name)
+        kind, options = _model_class(transformers, config, name)
+        model = _model(kind, config, options, folder, name, pretrained, seed)
+        facts = {
+            "name": _plain_name(name, folder),
+            "model": model.eval().requires_grad_(False),
+            "folder": folder,
+        }
+        if kind.main_input_name == "pixel_values":
+            parts = hf_vision.parts(**facts, image_size=image_size, stated=transform)
+        elif image_size is not None:
+            raise UsageError(f"{name} takes texts, which have no size; leave --image-size out")
+        else:
+            parts = hf_text.parts(**facts, stated=transform)
+    identity = weight_files.identity(model.state_dict())
+    return Backbone(
+        name=facts["name"],
+        model=model,
+        weights_id=identity if pretrained else f"random:{seed}:{identity}",
+        head=(),
+        **parts,
+    )
+
+
+def _folder(name: str, pretrained: bool) -> Path:
+    """The local folder of a model; from the hub its configuration, and its weights if wanted."""
+    given = name.removeprefix(PREFIX)
+    local = Path(given).expanduser()
+    if local.is_dir():
+        return local
+    repository, _, revision = given.partition("@")
+    if not re.fullmatch(r"[\w.\-]+(/[\w.\-]+)?", repository) or given.startswith("."):
+        raise UsageError(f"there is no folder {given}, and no model of the hub is called so")
+    wanted = [*_SMALL, "*.safetensors"] if pretrained else _SMALL
+    folder = Path(hub.folder(repository, revision or None, wanted, REMEDY))
+    if pretrained and not list(folder.glob("*.safetensors")):
+        hub.folder(repository, revision or None, [*_SMALL, "pytorch_model*.bin"], REMEDY)
+    return folder
+
+
+def _plain_name(name: str, folder: Path) -> str:
+    """The name without a path of this machine: the weights' hash says which model it is."""
+    given = name.removeprefix(PREFIX)
+    return f"{PREFIX}{folder.resolve().name}" if Path(given).expanduser().is_dir() else name
+
+
+def _config(transformers, folder: Path, name: str):
+    """The configuration of the encoder to load."""
+    file = folder / "config.json"
+    with _one_line(name, "has no configuration that transformers reads"):
+        fields = json.loads(file.read_text(encoding="utf-8"))
+    kind = fields.get("model_type")
+    if "auto_map" in fields and kind not in transformers.CONFIG_MAPPING:
+        raise BackboneError(
+            f"{name} comes with Python code of its own ({_listed(fields['auto_map'])}), and nothing"
+            " that comes with a checkpoint is run; choose a model that transformers knows"
+        )
+    with _one_line(name, "has no configuration that transformers reads"):
+        config = transformers.AutoConfig.from_pretrained(
+            folder, local_files_only=True, trust_remote_code=False
+        )
+    return getattr(config, "vision_config", None) or config
+
+
+def _model_class(transformers, config, name: str) -> tuple[type, dict[str, Any]]:
+    """The class of a model, and what it is built with beside its configuration.
+
+    A classifier keeps its head, since its input is what "penultimate" means; a BERT-like pooler,
+    trained for another task or not at all, is not built.
+    """
+    architectures = config.architectures or [""]
+    classifies = architectures[0].endswith("ForImageClassification")
+    auto = transformers.AutoModelForImageClassification if classifies else transformers.AutoModel
+    with _one_line(name, "is no encoder that transformers knows"), torch.device("meta"):
+        built = auto.from_config(config, trust_remote_code=False)
+    kind = type(built)
+    if kind.main_input_name not in ("pixel_values", "input_ids"):
+        raise BackboneError(f"{name} takes {kind.main_input_name}, neither images nor texts")
+    dense = hasattr(getattr(built, "pooler", None), "dense")
+    if dense and "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
+        return kind, {"add_pooling_layer": False}
+    return kind, {}
+
+
+def _model(
+    kind: type,
+    config,
+    options: dict[str, Any],
+    folder: Path,
+    name: str,
+    pretrained: bool,
+    seed: int,
+) -> torch.nn.Module:
+    """The network with its weights, every one of them from the folder, or all of them random."""
+    if not pretrained:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return _encoder(kind(config, **options), config)
+    with _one_line(name, "has no weights that load"):
+        model, told = kind.from_pretrained(
+            folder,
+            config=config,
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            weights_only=True,
+            output_loading_info=True,
+            **options,
+        )
+    missing = sorted(map(str, told["missing_keys"]))
+    if missing:
+        raise BackboneError(
+            f"the weights of {name} lack {weight_files.listed('keys', missing)} of"
+            f" {kind.__name__}; give the folder of the whole model"
+        )
+    return _encoder(model, config)
+
+
+def _encoder(model: torch.nn.Module, config) -> torch.nn.Module:
+    return model.get_encoder() if config.is_encoder_decoder else model
+
+
+@contextlib.contextmanager
+def _one_line(name: str, what: str) -> Iterator[None]:
+    """Turn whatever transformers raises into one `BackboneError` of one line."""
+    try:
+        yield
+    except _FAILURES as error:
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        raise BackboneError(f"{name} {what}: {reason}; {REMEDY}") from error
+
+
+@contextlib.contextmanager
+def _quiet(transformers) -> Iterator[None]:
+    """Keep transformers' reports off the terminal: what matters of them is raised."""
+    logging = transformers.utils.logging
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _listed(auto_map: object) -> str:
+    values = auto_map.values() if isinstance(auto_map, dict) else [auto_map]
+    return ", ".join(map(str, values))

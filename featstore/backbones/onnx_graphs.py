@@ -1,0 +1,151 @@
+"""An ONNX graph whose inner tensors can be read: any of them becomes an output of a session."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+
+from featstore.backbones.extras import needed
+from featstore.errors import BackboneError
+
+_DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
+
+
+@dataclass(frozen=True)
+class Input:
+    """The graph's one input: `shape` with None where it is free, and its NumPy type."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: type
+
+
+class Graph(torch.nn.Module):
+    """A graph in a file, computed by onnxruntime: on its CUDA device where the package has one.
+
+    Operators are those that onnxruntime carries; no library of others is loaded. Raises
+    `BackboneError` for a file that is none.
+    """
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self._runtime = needed("onnxruntime", "onnx", f"onnx:{path.name}")
+        onnx = needed("onnx", "onnx", f"onnx:{path.name}")
+        self.path = path
+        try:
+            self._proto = onnx.load(path, load_external_data=False)
+        except Exception as error:
+            if isinstance(error, OSError):
+                raise
+            raise BackboneError(
+                f"{path} is no ONNX file: {_one_line(error)}; fetch it again, or give another one"
+            ) from None
+        self._data = _external_files(self._proto.graph, path)
+        self._sessions: dict[tuple[str, ...], object] = {}
+        self.input = self._only_input()
+        self.tensors = self._tensors()
+
+    def identity(self) -> str:
+        """SHA-256, as "sha256:<hex>", of the file, and of those that hold its weights."""
+        digest = hashlib.sha256()
+        for file in (self.path, *self._data):
+            with file.open("rb") as opened:
+                digest.update(hashlib.file_digest(opened, "sha256").digest())
+        return f"sha256:{digest.hexdigest()}"
+
+    def forward(self, inputs: np.ndarray, names: Sequence[str]) -> list[np.ndarray]:
+        """Tensors called `names` for inputs (b, ...), each with a row for each input.
+
+        A graph whose batch is fixed gets as many rows at a time, the last ones zeros.
+        """
+        session = self._session(tuple(names))
+        inputs = inputs.astype(self.input.dtype, copy=False)
+        batch = self.input.shape[0]
+        if batch is None:
+            return session.run(list(names), {self.input.name: inputs})
+        runs = []
+        for start in range(0, len(inputs), batch):
+            rows = np.zeros((batch, *inputs.shape[1:]), inputs.dtype)
+            rows[: len(inputs) - start] = inputs[start : start + batch]
+            runs.append(session.run(list(names), {self.input.name: rows}))
+        return [np.concatenate(parts)[: len(inputs)] for parts in zip(*runs, strict=True)]
+
+    def _session(self, names: tuple[str, ...]):
+        if names not in self._sessions:
+            self._sessions[names] = self._open(names)
+        return self._sessions[names]
+
+    def _open(self, names: Sequence[str]):
+        options = self._runtime.SessionOptions()
+        options.log_severity_level = 3
+        options.intra_op_num_threads = torch.get_num_threads()
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", str(self.path.parent)
+        )
+        proto = type(self._proto)()
+        proto.CopyFrom(self._proto)
+        there = {output.name for output in proto.graph.output}
+        for name in names:
+            if name not in there:
+                proto.graph.output.add().name = name
+        available = self._runtime.get_available_providers()
+        wanted = [name for name in ("CUDAExecutionProvider",) if name in available]
+        try:
+            return self._runtime.InferenceSession(
+                proto.SerializeToString(), options, providers=[*wanted, "CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise BackboneError(
+                f"onnxruntime cannot run {self.path}: {_one_line(error)}; nothing beside its own"
+                " operators is loaded"
+            ) from None
+
+    def _only_input(self) -> Input:
+        given = self._session(()).get_inputs()
+        if len(given) != 1 or given[0].type not in _DTYPES or len(given[0].shape) != 4:
+            told = ", ".join(f"{one.name} {one.type} {one.shape}" for one in given) or "nothing"
+            raise BackboneError(f"{self.path} takes {told}, not one batch of images")
+        (one,) = given
+        shape = tuple(side if isinstance(side, int) and side > 0 else None for side in one.shape)
+        return Input(one.name, shape, _DTYPES[one.type])
+
+    def _tensors(self) -> tuple[str, ...]:
+        """Names of the float tensors that may have a row for each input, in the graph's order."""
+        names = [
+            name
+            for node in self._proto.graph.node
+            for name in node.output
+            if name and node.op_type != "Constant"
+        ]
+        typed = self._open(names).get_outputs()
+        kinds = {one.name: (one.type, one.shape) for one in typed}
+        return tuple(name for name in names if self._may_be_rows(*kinds[name]))
+
+    def _may_be_rows(self, kind: str, shape: Sequence[int | str | None]) -> bool:
+        if kind not in ("tensor(float)", "tensor(float16)") or len(shape) not in (2, 3, 4):
+            return False
+        batch = self.input.shape[0]
+        return not isinstance(shape[0], int) or shape[0] == batch
+
+
+def _external_files(graph, path: Path) -> tuple[Path, ...]:
+    """Files beside the graph that hold its weights; one that lies elsewhere is refused."""
+    places = {
+        entry.value
+        for tensor in graph.initializer
+        for entry in tensor.external_data
+        if entry.key == "location"
+    }
+    for place in places:
+        if PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts:
+            raise BackboneError(f"{path} keeps weights in {place}, outside its folder: refused")
+        if not (path.parent / place).is_file():
+            raise BackboneError(f"{path} keeps weights in {place}, which is not beside it")
+    return tuple(path.parent / place for place in sorted(places))
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

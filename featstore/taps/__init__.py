@@ -1,0 +1,208 @@
+"""Taps: the layers of a backbone whose activations are kept, all read in one forward pass."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from PIL import Image
+
+from featstore.backbones import Backbone
+from featstore.backbones.activations import LAST, PENULTIMATE, Activation, Inputs
+from featstore.backbones.network import reader, reading
+from featstore.errors import BackboneError, UsageError
+from featstore.spec import RESERVED, Tap
+from featstore.taps import pooling
+
+__all__ = ["ALL", "LAST", "PENULTIMATE", "POOLINGS", "Layer", "Taps", "layers", "resolve"]
+
+ALL = "all"
+POOLINGS = pooling.POOLINGS
+
+Pool = str | Sequence[str] | Mapping[str, str] | None
+
+
+@dataclass(frozen=True)
+class Taps:
+    """What is read: `taps` in order, and `read`, prepared inputs to {tap's name: (b, D) float32}.
+
+    Inputs are what `backbone.prepare` gives, on the model's device; one pass reads every tap.
+    """
+
+    taps: tuple[Tap, ...]
+    read: Callable[[Inputs], dict[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer that can be tapped: its `path`, one row's `shape`, its default pooling, its width.
+
+    `kind` is "vector" (D,), "map" (C, H, W) or "tokens" (L, C); texts differ in L.
+    """
+
+    path: str
+    kind: str
+    shape: tuple[int, ...]
+    pooling: str
+    dim: int
+
+
+def resolve(backbone: Backbone, names: Sequence[str] = (PENULTIMATE,), pool: Pool = None) -> Taps:
+    """The taps called `names`, their widths found by one forward pass of a blank input.
+
+    "penultimate" is what the classifier sees, pooled as the model does; "last" the features before
+    that pooling, where the library shows them; "all" the layers that `layers` lists; anything else
+    the path of a module, or of an ONNX file's tensor. `pool` says how maps and tokens become
+    vectors: "max" for every tap that is none yet, {"layer1": "flatten"} or ["layer1=flatten"] for
+    one. A tap's name in a store is its path with "_" for what a name cannot hold.
+
+    Raises `UsageError` for layers that the model does not have, a pooling that does not fit, and
+    an image size that the model cannot take.
+    """
+    network = backbone.network
+    asked = pooling.parse(pool)
+    paths = _expanded(names, network.stages)
+    unread = [path for path in asked if path and path not in paths]
+    if unread:
+        raise UsageError(
+            f"a pooling is given for {unread[0]}, which is not tapped; tapped: {', '.join(paths)}"
+        )
+    network.check(backbone.name, paths)
+    seen = _blank_pass(backbone, paths)
+    hows, taps = {}, []
+    for path, activation in seen.items():
+        hows[path] = pooling.chosen(path, activation, asked, network.pooling, backbone.name)
+        dim = pooling.pooled(activation, _reduction(path, hows[path])).shape[1]
+        taps.append(Tap(name=_store_name(path), dim=dim, pooling=hows[path]))
+    _check_names(paths, taps)
+    _check_pool_is_used(asked, seen, backbone.name)
+    read = reader(
+        network,
+        {path: partial(pooling.pooled, how=_reduction(path, hows[path])) for path in paths},
+    )
+    stored = {path: tap.name for path, tap in zip(paths, taps, strict=True)}
+    return Taps(
+        taps=tuple(taps),
+        read=lambda inputs: {stored[path]: values for path, values in read(inputs).items()},
+    )
+
+
+def layers(backbone: Backbone, *, modules: bool = False) -> list[Layer]:
+    """The layers that "all" stands for, in order, or with `modules` every layer that runs.
+
+    Shapes are those of one forward pass of a blank input.
+    """
+    network = backbone.network
+    known = network.stages
+    if modules:
+        known = (*network.own, *(path for path in network.modules() if path not in network.own))
+    seen = _blank_pass(backbone, known, every=not modules)
+    found = []
+    for path, activation in seen.items():
+        if activation.kind == "other" or len(activation.values) != 2:
+            continue
+        how = pooling.chosen(path, activation, {}, network.pooling, backbone.name)
+        dim = pooling.pooled(activation, _reduction(path, how)).shape[1]
+        found.append(Layer(path, activation.kind, activation.shape, how, dim))
+    return found
+
+
+def _expanded(names: Sequence[str], stages: Sequence[str]) -> list[str]:
+    names = [names] if isinstance(names, str) else list(names)
+    repeated = [name for name in names if names.count(name) > 1]
+    if not names or repeated:
+        what = f"tap {repeated[0]!r} is named twice" if repeated else "no tap is named"
+        raise UsageError(f"{what}; name each once, as in penultimate,layer1")
+    return list(
+        dict.fromkeys(path for name in names for path in (stages if name == ALL else [name]))
+    )
+
+
+def _reduction(path: str, how: str) -> str:
+    """How the reader pools: the model has pooled its penultimate features already."""
+    return "none" if path == PENULTIMATE else how
+
+
+def _store_name(path: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9_.\-]+", "_", path)
+    return f"{name}_" if name in RESERVED else re.sub(r"^[.\-]", "_", name)
+
+
+def _check_names(paths: Sequence[str], taps: Sequence[Tap]) -> None:
+    names = [tap.name for tap in taps]
+    for name in names:
+        same = [path for path, other in zip(paths, names, strict=True) if other == name]
+        if len(same) > 1:
+            raise UsageError(
+                f"{' and '.join(same)} would both be stored as {name}; tap them in two stores"
+            )
+
+
+def _check_pool_is_used(asked: Mapping[str, str], seen: Mapping[str, Activation], name: str):
+    how = asked.get("", "none")
+    if how not in ("none", "flatten") and all(
+        path == PENULTIMATE or activation.kind == "vector" for path, activation in seen.items()
+    ):
+        raise UsageError(
+            f"nothing is left to pool by {how}: {', '.join(seen)} of {name} are pooled by the"
+            f" model itself; tap a layer before (featstore taps {name} lists them)"
+        )
+
+
+def _blank_pass(
+    backbone: Backbone, paths: Sequence[str], *, every: bool = True
+) -> dict[str, Activation]:
+    """Activations of two blank rows: two, so that a layer without a row for each is seen."""
+    blank = ["a", "two words"] if backbone.modality == "text" else [Image.new("RGB", (64, 64))] * 2
+    batch = _moved(backbone.encode_batch(blank), backbone.model)
+    keep = dict.fromkeys(paths, _shape_alone)
+    try:
+        with torch.inference_mode(), reading(backbone.network, keep) as read:
+            seen = read(backbone.prepare(batch))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        what = "texts" if backbone.modality == "text" else f"images of {batch.shape[1]} px"
+        raise UsageError(
+            f"{backbone.name} cannot take {what}:"
+            f" {' '.join(str(error).split())[:300]}; choose another --image-size"
+        ) from None
+    if every:
+        _check_each_row_is_there(backbone, paths, seen)
+    return seen
+
+
+def _shape_alone(activation: Activation) -> Activation:
+    """The activation without its numbers, so that every layer of a model can be asked at once."""
+    mask = activation.mask if activation.mask is None else activation.mask.to("meta")
+    return replace(activation, values=activation.values.to("meta"), mask=mask)
+
+
+def _check_each_row_is_there(backbone: Backbone, paths, seen: Mapping[str, Activation]) -> None:
+    for path in paths:
+        if path not in seen:
+            modules = backbone.network.modules()
+            below = next((member for member in modules if member.startswith(f"{path}.")), None)
+            inside = f"; tap a layer inside, as {below}" if below else "; tap another layer"
+            raise UsageError(
+                f"{path} of {backbone.name} gives no activations in a forward pass{inside}"
+            )
+        shape = tuple(seen[path].values.shape)
+        if path == PENULTIMATE and len(shape) != 2:
+            raise BackboneError(
+                f"{backbone.name} has no penultimate features: two images gave {shape}, not (2, D);"
+                " take another model, or tap another layer"
+            )
+        if seen[path].kind == "other" or shape[0] != 2:
+            raise UsageError(
+                f"{path} of {backbone.name} gave {shape} for two inputs: no vector (D,), map"
+                " (C, H, W) or tokens (L, C) for each; tap another layer"
+            )
+
+
+def _moved(batch: Inputs, model: torch.nn.Module) -> Inputs:
+    weight = next(model.parameters(), None)
+    if weight is None:
+        return batch
+    if isinstance(batch, dict):
+        return {name: tensor.to(weight.device) for name, tensor in batch.items()}
+    return batch.to(weight.device)

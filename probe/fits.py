@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from probe import arrays, budget
+from probe import arrays
 from probe.blocks import RowBlocks, Rows, as_blocks
 from probe.chains import Chain, check_chains
 from probe.checks import check_train
+from probe.device_memory import Grant, grant
 from probe.penalties import L2, Penalties, planned
 from probe.remembered import remembered
 from probe.result import ProbeResult, probe_table
@@ -23,10 +24,10 @@ def fit(
     train: Rows,
     chains: Sequence[Chain],
     *,
-    solver: str = "ridge",
+    solver: str = "logistic",
     l2: L2 = None, select: str | None = None, held_out: float = 0.1, held_out_seed: int = 0,
     standardize: bool = True,
-    memory: str | int = "4GiB", device: str = "auto", backend: str = "torch",
+    memory: str | int | Grant = "auto", device: str = "auto", backend: str = "torch",
     store: str = "", tap: str = "",
     moments_cache: Path | None = None,
     progress: Progress = silent,
@@ -44,7 +45,9 @@ def fit(
         held_out: share of every class of train that "validation" holds out.
         held_out_seed: of the draw of that part.
         standardize: divide each feature by its train standard deviation.
-        memory: what arrays may take, as "4GiB" or bytes.
+        memory: what arrays may take, on host and device each, as "4GiB" or bytes. "auto" is 4 GiB
+            on the CPU, and nine tenths of what is free on a CUDA device. A device that has less
+            after all is met with half of it, again and again, and a warning.
         device: "auto", "cpu" or "cuda".
         backend: "torch", "numpy" or "cupy".
         store: what to call the features in the table.
@@ -66,10 +69,13 @@ def fit(
     """
     entry = solver_named(solver, options)
     penalties = planned(l2, select, held_out, held_out_seed, **entry.penalties)
-    settings = Settings(
-        standardize, budget.parse(memory), arrays.backend(backend, device), moments_cache, progress
-    )
-    fitted = _fitted(entry, as_blocks(train), chains, penalties, settings, options)
+    blocks, where = as_blocks(train), arrays.backend(backend, device)
+
+    def solve(memory: int) -> Fitted:
+        settings = Settings(standardize, memory, where, moments_cache, progress)
+        return _fitted(entry, blocks, chains, penalties, settings, options)
+
+    fitted = grant(memory, where).spend(solve)
     text = options_text(entry, penalties, standardize, options)
     table = probe_table(fitted, solver, penalties.choice, {"store": store, "tap": tap}, text)
     return ProbeResult(table, fitted, np.arange(len(fitted.axes)), solver)

@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from probe.arrays import backend
 from probe.blocks import Rows
 from probe.chains import Chain
 from probe.checks import as_pair
+from probe.device_memory import grant
 from probe.errors import UsageError
 from probe.fits import fit
 from probe.groupwise import solved
@@ -23,7 +25,7 @@ def sweep(
     *,
     fractions: Sequence[float],
     seeds: Sequence[int] = (1,),
-    solver: str = "ridge",
+    solver: str = "logistic",
     mode: str = "random",
     metrics: Sequence[str] = ("accuracy",),
     out: str | Path | None = None,
@@ -68,7 +70,15 @@ def sweep(
         file = ResultsFile(Path(out), plan.identity, plan.layout, tuple(metrics))
         finished = file.read() if resume and file.path.exists() else None
 
+    where = backend(arguments.get("backend", "torch"), arguments.get("device", "auto"))
+    granted = grant(arguments.pop("memory", "auto"), where)
+
     def solve(group: Sequence[Chain]) -> ProbeResult:
-        return fit(blocks, group, solver=solver, **arguments).score(test_blocks, metrics)
+        # one grant for all groups, so that what one learns of the device the next ones know
+        return granted.spend(
+            lambda _: fit(blocks, group, solver=solver, memory=granted, **arguments).score(
+                test_blocks, metrics
+            )
+        )
 
     return solved(plan, solve, file, finished)

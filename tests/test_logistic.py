@@ -298,7 +298,11 @@ def test_progress_counts_probes_and_passes():
     probes = [entry for entry in seen if entry[0] == "probes"]
     assert [done for _, done, _, _ in probes] == sorted(done for _, done, _, _ in probes)
     assert probes[-1][1:3] == (len(result), len(result))
-    assert probes[-1][3] == {"passes": len(probes)}
+    objectives = result.table.groupby("l2")["objective"].mean()
+    assert probes[-1][3] == {
+        "converged": len(result), "passes": len(probes), "objective": f"{objectives[1e-3]:.4f}"
+    }  # fmt: skip
+    assert any(done > facts["converged"] for _, done, _, facts in probes)
     assert result.fitted.passes == len(probes)
 
 

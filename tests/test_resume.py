@@ -40,8 +40,8 @@ def small_groups(monkeypatch):
 
 
 def sweep(out=None, train=None, test=None, **arguments):
-    defaults = {"fractions": [0.1, 0.5], "seeds": [1, 2, 3], "device": "cpu", "store": "007"}
-    defaults |= {"metrics": METRICS, "out": out}
+    defaults = {"fractions": [0.1, 0.5], "seeds": [1, 2, 3], "solver": "ridge", "device": "cpu"}
+    defaults |= {"store": "007", "metrics": METRICS, "out": out}
     return probe.sweep(train or PROBLEM.train, test or PROBLEM.test, **{**defaults, **arguments})
 
 

@@ -29,7 +29,9 @@ FRACTIONS = [0.1, 0.25, 0.5, 0.9, 1.0]
 def solve(problem, chains=None, **arguments):
     width = problem.x.shape[1]
     chains = chains or [random_chain(width, FRACTIONS, seed) for seed in (1, 2)]
-    return probe.fit(problem.train, chains, **{"l2": L2, "device": "cpu", **arguments})
+    return probe.fit(
+        problem.train, chains, solver="ridge", **{"l2": L2, "device": "cpu", **arguments}
+    )
 
 
 def logits(result, x, y):
@@ -109,6 +111,7 @@ def test_rows_given_twice_change_nothing():
     twice = probe.fit(
         (np.repeat(problem.x, 2, 0), np.repeat(problem.y, 2)),
         [random_chain(40, FRACTIONS, seed) for seed in (1, 2)],
+        solver="ridge",
         l2=L2,
         device="cpu",
     )
@@ -263,7 +266,7 @@ def test_shapes(n, d, c, seed, backend, block_rows):
     order = random.permutation(d)
     chain = Chain(order, sizes, tuple(k / d for k in sizes), "explicit")
     train = ArrayBlocks(*problem.train, block_rows=block_rows)
-    result = probe.fit(train, [chain], l2=0.1, backend=backend, device="cpu")
+    result = probe.fit(train, [chain], solver="ridge", l2=0.1, backend=backend, device="cpu")
     found = logits(result, problem.x_test, np.minimum(problem.y_test, problem.n_classes - 1))
     for row in range(len(sizes)):
         answer = exact_ridge(*problem.train, chain.features(row), 0.1)

@@ -18,7 +18,7 @@ LESS = 0.9
 
 CONVERGED, MAX_ITER, LINE_SEARCH = "converged", "max_iter", "line_search"
 
-PROGRESS = ("_lowest", "_least_norm", "_gained")
+PROGRESS = ("_lowest", "_first_norm", "_least_norm", "_gained")
 
 
 class Lbfgs:
@@ -58,7 +58,7 @@ class Lbfgs:
         self.status = np.full(count, "", dtype="<U11")
         self._tol, self._max_iter, self._first_step = tol, max_iter, first_step
         self._epsilon = float(xp.finfo(start.dtype).eps)
-        self._lowest, self._least_norm = np.full((2, count), np.inf)
+        self._lowest, self._first_norm, self._least_norm = np.full((3, count), np.inf)
         self._gained = np.zeros(count, np.int64)
         self._direction = xp.zeros_like(start)
         self._slopes = np.zeros(count)
@@ -87,6 +87,16 @@ class Lbfgs:
         self.values = np.where(accepted, values, self.values)
         self.iterations += accepted
         self._turn(accepted, step, change)
+
+    def shares(self) -> np.ndarray:
+        """Return how far each run is from its first norm to tol, float64 (P,), on a log scale.
+
+        Runs converge about linearly, so that this is the share of its steps which a run has taken.
+        """
+        with np.errstate(divide="ignore", invalid="ignore"):
+            come = np.log(self._first_norm / self._least_norm)
+            whole = np.log(self._first_norm / self._tol)
+            return np.clip(np.nan_to_num(come / whole), 0, 1)
 
     def keep(self, kept: np.ndarray) -> None:
         """Drop all but the runs in a mask."""
@@ -129,6 +139,7 @@ class Lbfgs:
     def _finish(self, converged: np.ndarray) -> None:
         with np.errstate(divide="ignore", invalid="ignore"):
             self.norms = np.sqrt(-self._slopes / np.abs(self.values))
+        self._first_norm = np.where(np.isinf(self._first_norm), self.norms, self._first_norm)
         running = self.status == ""
         self.status[running & self._stalled()] = LINE_SEARCH
         self.status[running & (self.iterations >= self._max_iter)] = MAX_ITER

@@ -36,6 +36,21 @@ class Solution:
 
 
 @dataclass(frozen=True)
+class Standing:
+    """How far all probes of a penalty are.
+
+    Attributes:
+        solved: probes that are over.
+        worth: of all probes together, in probes: each running one counts by its share of the way.
+        objective: mean over the probes, in nats.
+    """
+
+    solved: int
+    worth: float
+    objective: float
+
+
+@dataclass(frozen=True)
 class Descent:
     """What is minimised, and when a run ends.
 
@@ -134,13 +149,13 @@ class Running:
 
 
 def minimise(
-    tiles: Tiles, running: Sequence[Running], report: Callable[[int], None]
+    tiles: Tiles, running: Sequence[Running], report: Callable[[Standing], None]
 ) -> dict[int, Solution]:
     """Return the solution of every probe, by its number.
 
     Each round asks every probe for a point, passes once over the rows for all of them, and tells
-    them what was found; probes that are done leave. After each pass `report` learns how many are
-    solved.
+    them what was found; probes that are done leave. After each pass `report` learns how far they
+    are.
     """
     solutions: dict[int, Solution] = {}
     left = list(running)
@@ -151,5 +166,12 @@ def minimise(
             one.tell(at, loss, gradient)
             solutions |= one.finished()
         left = [one for one in left if len(one.runs.status)]
-        report(len(solutions))
+        report(_standing(solutions, left))
     return solutions
+
+
+def _standing(solutions: Mapping[int, Solution], left: Sequence[Running]) -> Standing:
+    shares = [share for one in left for share in one.runs.shares()]
+    values = [solution.objective for solution in solutions.values()]
+    values += [value for one in left for value in one.runs.values]
+    return Standing(len(solutions), len(solutions) + sum(shares), float(np.mean(values)))

@@ -11,7 +11,7 @@ from probe.blocks import RowBlocks
 from probe.chains import Chain
 from probe.errors import UsageError
 from probe.forward import like
-from probe.logistic.lockstep import Descent, Running, Solution, minimise
+from probe.logistic.lockstep import Descent, Running, Solution, Standing, minimise
 from probe.logistic.lockstep_plan import lockstep_plan
 from probe.logistic.passes import add_up_logits
 from probe.logistic.sheets import Sheet, lay_out
@@ -229,11 +229,15 @@ class LogisticFit:
         backend, classes = self._settings.backend, len(self._present)
         return lay_out(self.axes, numbers, self.n_features, classes, backend)
 
-    def _reporter(self) -> Callable[[int], None]:
+    def _reporter(self) -> Callable[[Standing], None]:
         done = len(self._solutions)
 
-        def report(solved: int) -> None:
+        def report(standing: Standing) -> None:
             self.passes += 1
-            self._settings.progress("probes", done + solved, len(self.axes), passes=self.passes)
+            self._settings.progress(
+                "probes", done + int(standing.worth), len(self.axes),
+                converged=done + standing.solved, passes=self.passes,
+                objective=f"{standing.objective:.4f}",
+            )  # fmt: skip
 
         return report

@@ -18,9 +18,18 @@ class RowBlocks(Protocol):
     Attributes:
         n_rows: number of rows N.
         n_features: number of features D.
-        n_classes: declared classes C; every label lies in [0, C).
+        n_classes: declared classes C; every label lies in [0, C). With 0 classes, labels are
+            targets: float64 (b,), or (b, T) for T of them.
         block_rows: the most rows that one block has.
         fingerprint: identifies the content, for caches; None means that nothing is cached.
+
+    Rows that show the same images several times, each time augmented otherwise, also have
+
+        n_views: number of views V; all rows of the first view stand first, then those of the
+            second in the same order, ..., and `n_rows` and the labels count every view's.
+
+    Rows of which some can be read without the others may have a method `part(start, stop)` that
+    returns the row blocks of that range.
     """
 
     n_rows: int
@@ -45,13 +54,15 @@ class ArrayBlocks:
 
     Arguments:
         features: (N, D), float16, float32 or float64; other numbers are read as float32.
-        labels: (N,) integers in [0, C).
-        n_classes: C; by default the largest label plus one.
+        labels: (N,) integers in [0, C); or numbers to be predicted, (N,) or (N, T) floats.
+        n_classes: C; by default the largest label plus one. It is 0 for floats.
         block_rows: rows of a block; by default about 8 MB of them.
         fingerprint: identifies the content if moments may be cached under it.
+        n_views: V, where the rows are V views of the same N / V images, view after view.
 
     Raises:
-        DataError: the shapes do not fit together, or a label is negative or not an integer.
+        DataError: the shapes do not fit together, a label is negative or not an integer, or the
+            labels of two views differ.
 
     Example:
         >>> blocks = ArrayBlocks(np.zeros((5, 3), np.float32), [0, 1, 1, 0, 1], block_rows=2)
@@ -66,10 +77,11 @@ class ArrayBlocks:
         n_classes: int | None = None,
         block_rows: int | None = None,
         fingerprint: str | None = None,
+        n_views: int = 1,
     ):
         # a memory map stays one: asarray would drop the class but not copy, asanyarray keeps it
         self._features = np.asanyarray(features)
-        self._labels = _integer_labels(np.asarray(labels))
+        self._labels = _checked_labels(np.asarray(labels))
         if self._features.ndim != 2:
             raise DataError(
                 f"features have shape {self._features.shape}: rows x features, so two axes, "
@@ -81,13 +93,13 @@ class ArrayBlocks:
                 "give one label for each row"
             )
         self.n_rows, self.n_features = self._features.shape
-        largest = int(self._labels.max()) if self.n_rows else -1
-        self.n_classes = largest + 1 if n_classes is None else n_classes
+        self.n_classes = _n_classes(self._labels, n_classes)
         row_bytes = max(1, self.n_features * self._features.itemsize)
         self.block_rows = block_rows or max(1, min(self.n_rows, BLOCK_BYTES // row_bytes))
         if self.block_rows < 1:
             raise UsageError(f"block_rows is {block_rows}: a block has at least one row")
         self.fingerprint = fingerprint
+        self.n_views = _checked_views(self._labels, n_views)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for start in range(0, self.n_rows, self.block_rows):
@@ -97,12 +109,21 @@ class ArrayBlocks:
                 features = features.astype(np.float32)
             yield features, self._labels[rows]
 
+    def part(self, start: int, stop: int) -> "ArrayBlocks":
+        """Return the rows from `start` up to `stop`."""
+        rows = slice(start, stop)
+        return ArrayBlocks(
+            self._features[rows], self._labels[rows], self.n_classes, self.block_rows
+        )
+
     def labels(self) -> np.ndarray:
         """Return every label, int64 (N,)."""
         return self._labels
 
 
-def _integer_labels(labels: np.ndarray) -> np.ndarray:
+def _checked_labels(labels: np.ndarray) -> np.ndarray:
+    if labels.dtype.kind == "f" and labels.size and labels.ndim in (1, 2):
+        return labels.astype(np.float64, copy=False)
     if labels.ndim != 1:
         raise DataError(
             f"labels have shape {labels.shape}: one label a row, so one axis, is wanted"
@@ -110,6 +131,46 @@ def _integer_labels(labels: np.ndarray) -> np.ndarray:
     if labels.size and labels.dtype.kind not in "iub":
         raise DataError(f"labels are {labels.dtype}: class indices are integers")
     return labels.astype(np.int64, copy=False)
+
+
+def _n_classes(labels: np.ndarray, declared: int | None) -> int:
+    if labels.dtype.kind == "f":
+        return 0
+    largest = int(labels.max()) if len(labels) else -1
+    return largest + 1 if declared is None else declared
+
+
+def _checked_views(labels: np.ndarray, n_views: int) -> int:
+    if n_views < 1 or len(labels) % n_views:
+        raise DataError(
+            f"{len(labels)} rows are not {n_views} views of the same images: "
+            "give as many rows of each view, view after view"
+        )
+    by_view = labels.reshape(n_views, len(labels) // n_views, *labels.shape[1:])
+    if (by_view != by_view[:1]).any():
+        raise DataError(
+            f"the labels of the {n_views} views differ: every view has the same images in the "
+            "same order"
+        )
+    return n_views
+
+
+def views_of(blocks: RowBlocks) -> int:
+    """Return how many times these rows show every image: V, or 1 where nothing is said."""
+    return getattr(blocks, "n_views", 1)
+
+
+def has_targets(blocks: RowBlocks) -> bool:
+    """Return whether the labels are numbers to be predicted."""
+    return blocks.n_classes == 0
+
+
+def targets_of(blocks: RowBlocks) -> int:
+    """Return T, how many numbers are to be predicted for each row; 0 where labels are classes."""
+    if not has_targets(blocks):
+        return 0
+    labels = blocks.labels()
+    return 1 if labels.ndim == 1 else labels.shape[1]
 
 
 def as_blocks(rows: Rows, n_classes: int | None = None) -> RowBlocks:

@@ -3,8 +3,8 @@
 import numpy as np
 from array_api_compat import array_namespace
 
-from probe.accuracy import label_is_first_max
-from probe.arrays import Array, at_labels, to_host
+from probe.arrays import Array, to_host
+from probe.kernels import Judged
 
 BINS = 15
 
@@ -33,21 +33,21 @@ class Calibration:
         self.gaps = np.zeros((n_probes, BINS))
         self.rows = np.zeros(n_probes, np.int64)
 
-    def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
+    @property
+    def sums(self) -> list[np.ndarray]:
+        """What adds up over rows."""
+        return [self.surprise, self.gaps, self.rows]
+
+    def add(self, probes: np.ndarray, stand: Judged) -> None:
         """Sum -log p[label] and the gaps of each bin; sums are float64."""
-        xp = array_namespace(logits)
-        top = xp.max(logits, axis=-1)
-        powers = xp.exp(logits - top[..., None])
-        total = xp.astype(xp.sum(powers, axis=-1), xp.float64)
-        # both differences are of the logits' own precision: subtracting first keeps the digits
-        below = xp.astype(top - at_labels(logits, labels), xp.float64)
-        confidence = 1 / total
-        gap = xp.astype(label_is_first_max(logits, labels), xp.float64) - confidence
+        confidence = stand.confidence
+        xp = array_namespace(confidence)
+        gap = xp.astype(stand.among_first(1), xp.float64) - confidence
         bins = xp.ceil(confidence * BINS) - 1
         binned = [xp.sum(xp.where(bins == b, gap, xp.zeros_like(gap)), axis=1) for b in range(BINS)]
-        self.surprise[probes] += to_host(xp.sum(xp.log(total) + below, axis=1))
+        self.surprise[probes] += to_host(xp.sum(stand.surprise, axis=1))
         self.gaps[probes] += to_host(xp.stack(binned, axis=1))
-        self.rows[probes] += len(labels)
+        self.rows[probes] += stand.n_rows
 
     def finish(self, labels: Array) -> None:
         """Nothing is left to do: rows are summed as they come."""

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from probe.blocks import RowBlocks, Rows, as_blocks
+from probe.blocks import RowBlocks, Rows, as_blocks, has_targets, targets_of
 from probe.errors import DataError
 
 
@@ -15,21 +15,33 @@ def as_pair(train: Rows, test: Rows) -> tuple[RowBlocks, RowBlocks]:
     """
     train_blocks, test_blocks = as_blocks(train), as_blocks(test)
     counts = check_train(train_blocks)
-    check_test(test_blocks, train_blocks.n_features, counts)
+    check_test(test_blocks, train_blocks.n_features, counts, targets_of(train_blocks))
     return train_blocks, test_blocks
 
 
 def check_train(train: RowBlocks) -> np.ndarray:
     """Return the rows of each class, int64 (C,), if a probe can be fitted on these labels.
 
+    Labels that are targets make an empty one.
+
     Raises:
-        DataError: fewer than 2 rows or classes, no feature, or a label outside [0, C).
+        DataError: fewer than 2 rows or classes, no feature, a label outside [0, C), or a target
+            that is not finite or never changes.
     """
     if train.n_rows < 2:
         raise DataError(f"train has {train.n_rows} row(s): a probe needs at least 2")
     if train.n_features < 1:
         raise DataError("train has no features: give at least one column")
     labels = train.labels()
+    if has_targets(train):
+        check_targets(labels, "train")
+        constant = np.flatnonzero(np.ptp(labels.reshape(len(labels), -1), axis=0) == 0)
+        if constant.size:
+            raise DataError(
+                f"target {constant[0]} is {labels.reshape(len(labels), -1)[0, constant[0]]:g} in "
+                "every train row: there is nothing to predict, so leave it out"
+            )
+        return np.zeros(0, np.int64)
     check_labels(labels, train.n_classes, "train")
     counts = np.bincount(labels, minlength=train.n_classes)
     if np.count_nonzero(counts) < 2:
@@ -37,13 +49,14 @@ def check_train(train: RowBlocks) -> np.ndarray:
     return counts
 
 
-def check_test(test: RowBlocks, n_features: int, train_counts: np.ndarray) -> None:
+def check_test(test: RowBlocks, n_features: int, train_counts: np.ndarray, n_targets: int) -> None:
     """Raise DataError unless a probe fitted on such train rows can be scored on `test`.
 
     Arguments:
         test: the rows to score.
         n_features: D of train.
         train_counts: int64 (C,), train rows of each class.
+        n_targets: T of train, 0 if its labels are classes.
     """
     if test.n_rows < 1:
         raise DataError("test is empty: a score needs at least one row")
@@ -52,7 +65,16 @@ def check_test(test: RowBlocks, n_features: int, train_counts: np.ndarray) -> No
             f"train has {n_features} features and test {test.n_features}: "
             "both must come from the same layer"
         )
+    if targets_of(test) != n_targets:
+        told = [f"{n} target(s)" if n else "classes" for n in (n_targets, targets_of(test))]
+        raise DataError(
+            f"the labels of train are {told[0]} and those of test {told[1]}: both must be alike "
+            "(integers are classes, floats are targets)"
+        )
     labels = test.labels()
+    if n_targets:
+        check_targets(labels, "test")
+        return
     check_labels(labels, test.n_classes, "test")
     present = np.flatnonzero(np.bincount(labels))
     unseen = [c for c in present if c >= len(train_counts) or not train_counts[c]]
@@ -61,6 +83,16 @@ def check_test(test: RowBlocks, n_features: int, train_counts: np.ndarray) -> No
         raise DataError(
             f"class {names} occurs in test but not in train: add train rows of it, "
             "or drop its test rows"
+        )
+
+
+def check_targets(targets: np.ndarray, split: str) -> None:
+    """Raise DataError that names the first target, of (N,) or (N, T), that is not finite."""
+    wrong = np.argwhere(~np.isfinite(targets))
+    if len(wrong):
+        raise DataError(
+            f"row {wrong[0][0]} of {split} has {targets[tuple(wrong[0])]} as a target: "
+            "targets must be finite; mend or drop the row"
         )
 
 

@@ -9,8 +9,7 @@ from probe.axes import Axes
 from probe.blocks import RowBlocks
 from probe.errors import UsageError
 from probe.metrics import Scores
-from probe.prefixes import PrefixFit
-from probe.solvers import Fitted
+from probe.solvers import Fitted, n_targets, n_train
 from probe.weights import Weights
 
 
@@ -53,6 +52,16 @@ class Joined:
     def class_counts(self) -> np.ndarray:
         """Train rows of each class, int64 (C,)."""
         return self._any.class_counts
+
+    @property
+    def n_train(self) -> int:
+        """N of train."""
+        return n_train(self._any)
+
+    @property
+    def n_targets(self) -> int:
+        """T, or 0 where labels are classes."""
+        return n_targets(self._any)
 
     @property
     def _any(self) -> Fitted:
@@ -106,5 +115,5 @@ class _Renumbered:
 
 def release(fitted: Fitted | None) -> None:
     """Let go of what a fit holds only so as not to compute it again."""
-    if isinstance(fitted, PrefixFit | Joined):
+    if hasattr(fitted, "release"):
         fitted.release()

@@ -63,6 +63,7 @@ def _equations(train: Moments, standardize: bool) -> Normal:
         start=np.zeros(len(train.counts)),
         mean=train.mean,
         scale=train.scale(standardize),
+        n_rows=train.n,
         counts=train.counts,
         precision=train.precision,
     )

@@ -23,8 +23,8 @@ def fit(
 ) -> "LeaveOneOut":
     """Return ridge probes that `score` on their own train rows by leaving each one out.
 
-    With the logits f_i of a row under the fit of all N rows, its one-hot label y_i and its
-    leverage h_i on the prefix, the logits of a fit without that row are
+    With the logits f_i of a row under the fit of all N rows, its one-hot label (or targets) y_i,
+    and its leverage h_i on the prefix, the logits of a fit without that row are
 
         y_i - (y_i - f_i) / (1 - h_i),    h_i = (1 + t_1^2 + ... + t_k^2) / N,    t = L^-1 x_i,
 
@@ -54,7 +54,7 @@ class LeaveOneOut(PrefixFit):
 
     def score(self, train: RowBlocks, scores: Scores) -> None:
         """Feed the logits of every probe on every train row, that row left out, to `scores`."""
-        super().score(train, _LeftOut(scores, int(self.class_counts.sum())))
+        super().score(train, _LeftOut(scores, self.n_train))
 
     def _ready(self, order: Array, lower: Array, z: Array, sizes: tuple[int, ...]) -> "Leverages":
         return Leverages(forward(order, lower, z, self._start, self._dtype))
@@ -96,7 +96,11 @@ class _LeftOut:
         xp = array_namespace(both)
         leverage = (1 + both[..., -1:]) / self._n_rows
         logits = xp.asarray(both[..., :-1], copy=True)
-        set_at_labels(logits, labels, at_labels(logits, labels) - leverage[..., 0])
+        if xp.isdtype(labels.dtype, "integral"):
+            set_at_labels(logits, labels, at_labels(logits, labels) - leverage[..., 0])
+        else:
+            targets = xp.reshape(labels, (1, *logits.shape[1:]))
+            logits -= leverage * xp.astype(targets, logits.dtype)
         # rounding may carry a leverage to 1 and beyond
         free = 1 - leverage
         logits /= xp.where(free > xp.finfo(both.dtype).eps * 8, free, xp.nan)

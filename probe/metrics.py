@@ -9,6 +9,9 @@ from probe.accuracy import Accuracy
 from probe.arrays import Array
 from probe.calibration import Calibration
 from probe.errors import UsageError
+from probe.kernels import Judged, judged
+from probe.ranks import all_sum
+from probe.regression import Errors, Regression, errors
 from probe.top5 import TopFive
 
 
@@ -18,8 +21,12 @@ class Metric(Protocol):
     Rows come in sets; within a set every probe is added exactly once, in any grouping.
     """
 
-    def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
-        """Take logits (p, rows, C) of these probes; leave them as they were."""
+    @property
+    def sums(self) -> list[np.ndarray]:
+        """The arrays that add up over rows."""
+
+    def add(self, probes: np.ndarray, stand: Judged | Errors) -> None:
+        """Take where the labels stand among the logits of these probes, (p, rows)."""
 
     def finish(self, labels: Array) -> None:
         """Take note that the set of rows with these labels is over."""
@@ -34,7 +41,13 @@ METRICS: dict[str, Callable[[int, int], Metric]] = {
     "top5": TopFive,
     "nll": Calibration,
     "ece": Calibration,
+    "r2": Regression,
+    "mse": Regression,
+    "mae": Regression,
 }
+
+OF_TARGETS = ("r2", "mse", "mae")
+"""Metrics of predicted numbers; the others are of predicted classes."""
 
 OF_PROBABILITIES = ("nll", "ece")
 """Metrics that are NaN for a solver whose logits are not log-probabilities."""
@@ -45,6 +58,25 @@ def check_metrics(names: Sequence[str]) -> None:
     for name in names:
         if name not in METRICS:
             raise UsageError(f"no metric is called {name!r}: there are {', '.join(METRICS)}")
+
+
+def metrics_of(names: Sequence[str] | None, targets: bool) -> tuple[str, ...]:
+    """Return the names of metrics, by default accuracy, or R^2 where labels are targets.
+
+    Raises:
+        UsageError: there is no metric of some name, or it is not of such labels.
+    """
+    if names is None:
+        return ("r2",) if targets else ("accuracy",)
+    check_metrics(names)
+    for name in names:
+        if (name in OF_TARGETS) != targets:
+            fitting = [known for known in METRICS if (known in OF_TARGETS) == targets]
+            raise UsageError(
+                f"metric {name} does not go with labels that are "
+                f"{'numbers' if targets else 'classes'}: there are {', '.join(fitting)}"
+            )
+    return tuple(names)
 
 
 class Scores:
@@ -78,19 +110,29 @@ class Scores:
         # metrics that come from the same sums are summed once
         kinds = dict.fromkeys(METRICS[name] for name in computed)
         self.metrics: list[Metric] = [kind(n_probes, n_classes) for kind in kinds]
+        self._compare = errors if set(names) & set(OF_TARGETS) else judged
 
     def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
         """Take logits (p, rows, C), any float dtype and strides, and labels (rows,) int64.
 
+        Predicted numbers (p, rows, T) come with targets, float64 (rows,) or (rows, T).
+
         `probes` (p,) int64 says which probes they are of.
         """
+        # once for all metrics, which a kernel works out in one pass over the logits
+        stand = self._compare(logits, labels)
         for metric in self.metrics:
-            metric.add(probes, logits, labels)
+            metric.add(probes, stand)
 
     def finish(self, labels: Array) -> None:
         """Close the set of rows with these labels."""
         for metric in self.metrics:
             metric.finish(labels)
+
+    def gather(self) -> None:
+        """Add up the sums of all processes, each of which has scored its own rows."""
+        for metric in self.metrics:
+            all_sum(*metric.sums)
 
     def columns(self) -> dict[str, np.ndarray]:
         """Return the wanted columns, one value a probe."""

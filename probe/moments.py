@@ -8,9 +8,10 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from probe.arrays import Array, full_precision, set_at_labels, to_host
-from probe.blocks import RowBlocks
+from probe.blocks import RowBlocks, has_targets
 from probe.budget import moment_rows
 from probe.errors import DataError
+from probe.ranks import all_sum, share
 from probe.rows import first_rows, gathered
 from probe.settings import Settings
 
@@ -26,20 +27,26 @@ LEFT_OVER = {"float32": 2e-4, "float64": 1e-12}
 
 @dataclass(frozen=True)
 class Moments:
-    """Sums over N rows of u = x - shift: class counts, sums of u by class, and u u'.
+    """Sums over N rows of u = x - shift, and of what is to be predicted, y: Y'1, U'1, U'Y, U'U.
+
+    With classes, y is the one-hot label; with targets, T numbers in place of C classes.
 
     Attributes:
+        n: N.
         shift: float64 (D,).
-        counts: int64 (C,), rows of each class.
-        class_sums: float64 (D, C), sum of u over the rows of each class, U'Y.
+        counts: Y'1: int64 (C,), rows of each class; or float64 (T,), the sums of the targets.
+        sums: float64 (D,), U'1.
+        class_sums: float64 (D, C), U'Y: with classes the sums of u over the rows of each.
         gram: float64 (D, D), U'U.
         precision: dtype in which products of rows were computed, "float32" or "float64".
         floor: float64 (D,) or 0, a variance below which is rounding: what a subtraction leaves
             of a feature that changes only in the rows taken away.
     """
 
+    n: int
     shift: np.ndarray
     counts: np.ndarray
+    sums: np.ndarray
     class_sums: np.ndarray
     gram: np.ndarray
     precision: str = "float32"
@@ -47,14 +54,14 @@ class Moments:
     _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
-    def n(self) -> int:
-        """The number of rows N."""
-        return int(self.counts.sum())
+    def class_counts(self) -> np.ndarray:
+        """Rows of each class, int64 (C,); of no class, (0,), where y are targets."""
+        return self.counts if self.counts.dtype.kind == "i" else np.zeros(0, np.int64)
 
     @property
     def offset(self) -> np.ndarray:
         """Mean of u, float64 (D,): how far the mean lies from the shift."""
-        return self.class_sums.sum(1) / self.n
+        return self.sums / self.n
 
     @property
     def mean(self) -> np.ndarray:
@@ -76,7 +83,7 @@ class Moments:
 
     @property
     def priors(self) -> np.ndarray:
-        """Share of rows of each class, float64 (C,): the mean of the one-hot targets."""
+        """The mean of y, float64 (C,): the share of each class, or the mean of each target."""
         return self.counts / self.n
 
     def covariance(self, standardize: bool = True) -> np.ndarray:
@@ -111,10 +118,14 @@ class Moments:
         if np.array_equal(shift, self.shift):
             return self
         by = self.shift - shift  # x - shift = u + by
-        sums = self.class_sums.sum(1)
-        gram = self.gram + np.outer(sums, by) + np.outer(by, sums) + self.n * np.outer(by, by)
-        class_sums = self.class_sums + np.outer(by, self.counts)
-        return replace(self, shift=shift, class_sums=class_sums, gram=gram)
+        cross = np.outer(self.sums, by)
+        return replace(
+            self,
+            shift=shift,
+            sums=self.sums + self.n * by,
+            class_sums=self.class_sums + np.outer(by, self.counts),
+            gram=self.gram + cross + cross.T + self.n * np.outer(by, by),
+        )
 
     def __add__(self, other: "Moments") -> "Moments":
         """Return the moments of both sets of rows together."""
@@ -122,7 +133,7 @@ class Moments:
 
     def __sub__(self, other: "Moments") -> "Moments":
         """Return the moments of these rows without the other's, which must be among them."""
-        if (other.counts > self.counts).any():
+        if other.n > self.n or (other.class_counts > self.class_counts).any():
             raise DataError("moments of rows that are not part of these cannot be taken away")
         return self._combined(other, -1)
 
@@ -133,15 +144,17 @@ class Moments:
                 f"go with those of {len(self.gram)} and {len(self.counts)}"
             )
         other = other.shifted_to(self.shift)
-        counts = self.counts + sign * other.counts
+        n = self.n + sign * other.n
         precision = min(self.precision, other.precision)  # "float32" sorts before "float64"
         floor = self.floor
         if sign < 0:
-            lost = LEFT_OVER[precision] * np.diagonal(self.gram) / counts.sum()
+            lost = LEFT_OVER[precision] * np.diagonal(self.gram) / n
             floor = np.maximum(floor, lost)
         return Moments(
+            n,
             self.shift,
-            counts,
+            self.counts + sign * other.counts,
+            self.sums + sign * other.sums,
             self.class_sums + sign * other.class_sums,
             self.gram + sign * other.gram,
             precision,
@@ -150,50 +163,90 @@ class Moments:
 
 
 def moments(blocks: RowBlocks, settings: Settings, split: str = "train") -> Moments:
-    """Return the moments of all rows, read once.
+    """Return the moments of all rows, read once: in each process its share of them.
 
     Products of pieces of rows are computed in float32 (float64 for float64 features) and summed
-    in float64. The one-hot labels stand as further columns beside the features, so that one
-    product gives U'U and U'Y; of U'U only the upper triangle is computed, panel by panel.
+    in float64. A constant 1 and the one-hot labels, or the targets, stand as further columns
+    beside the features, so that one product gives U'U, U'1 and U'Y; of U'U only the upper triangle
+    is computed, panel by panel. Targets are centred meanwhile.
 
     Raises:
         DataError: as `probe.rows.gathered`; or products of features overflow.
         MemoryBudgetError: the matrices do not fit into `settings.memory`.
     """
     shift, dtype = first_rows(blocks)
-    width, classes, backend = blocks.n_features, blocks.n_classes, settings.backend
-    rows = moment_rows(settings.memory, width, classes, dtype)
-    total = backend.zeros((width, width + classes), "float64")
-    counts, done = np.zeros(classes, np.int64), 0
-    for piece, labels in gathered(blocks, rows, backend, dtype, shift, split, spare=classes):
-        one_hot = piece[None, :, width:]
-        one_hot[...] = 0
-        set_at_labels(one_hot, labels, array_namespace(piece).ones_like(one_hot[..., 0]))
-        _add_upper(total, piece, width)
-        counts += np.bincount(to_host(labels), minlength=classes)
+    width, backend = blocks.n_features, settings.backend
+    centre = target_means(blocks)
+    spare = 1 + (len(centre) or blocks.n_classes)
+    rows = moment_rows(settings.memory, width, spare, dtype)
+    own = share(blocks, rows)
+    total, done = backend.zeros((width, width + spare), "float64"), 0
+    for piece, labels in gathered(own, rows, backend, dtype, shift, split, spare=spare):
+        _set_targets(piece[:, width:], labels, centre)
+        add_upper(total, piece, width)
         done += len(labels)
-        settings.progress("rows", done, blocks.n_rows)
-    return _finished(total, counts, shift, dtype)
+        settings.progress("rows", done, own.n_rows)
+    all_sum(total)
+    return _finished(total, blocks, centre, shift, dtype)
 
 
-def _add_upper(total: Array, piece: Array, width: int) -> None:
+def target_means(blocks: RowBlocks) -> np.ndarray:
+    """Return the mean of each target, float64 (T,); of none, (0,), where labels are classes."""
+    if not has_targets(blocks):
+        return np.zeros(0)
+    return blocks.labels().reshape(blocks.n_rows, -1).mean(0)
+
+
+def _set_targets(columns: Array, labels: Array, centre: np.ndarray) -> None:
+    """Write a constant 1 and, behind it, one-hot labels or centred targets (r, C) to columns."""
+    xp = array_namespace(columns)
+    columns[:, 0] = 1
+    if len(centre):
+        minus = xp.asarray(centre, device=columns.device)
+        columns[:, 1:] = xp.reshape(labels, (-1, len(centre))) - minus
+        return
+    one_hot = columns[None, :, 1:]
+    one_hot[...] = 0
+    set_at_labels(one_hot, labels, xp.ones_like(one_hot[..., 0]))
+
+
+def add_upper(total: Array, piece: Array, width: int) -> None:
+    """Add U'[U V] to `total` (D, D + C), of U'U only panels on and above the diagonal.
+
+    Arguments:
+        total: float64 (D, D + C).
+        piece: (r, D + C), U and V side by side.
+        width: D.
+    """
     with full_precision():
         for columns in panels(width):
             total[columns, columns.start :] += piece[:, columns].T @ piece[:, columns.start :]
 
 
-def _finished(total: Array, counts: np.ndarray, shift: np.ndarray, dtype: str) -> Moments:
-    width = len(shift)
-    host = to_host(total)
-    gram = host[:, :width]
-    if not np.isfinite(gram[0].sum() + np.trace(gram)):
-        raise DataError(f"products of features overflow {dtype}: divide the features by a constant")
+def mirror(gram: np.ndarray) -> None:
+    """Copy the panels above the diagonal of (D, D) below it, in place: exactly symmetric."""
     # products of rounded numbers are symmetric to rounding only, and a factor's check is strict
-    for columns in panels(width):
+    for columns in panels(len(gram)):
         gram[columns.stop :, columns] = gram[columns, columns.stop :].T
         corner = np.triu(gram[columns, columns])
         gram[columns, columns] = corner + np.triu(corner, 1).T
-    return Moments(shift, counts, host[:, width:], gram, dtype)
+
+
+def _finished(
+    total: Array, blocks: RowBlocks, centre: np.ndarray, shift: np.ndarray, dtype: str
+) -> Moments:
+    width = len(shift)
+    host = to_host(total)
+    gram, sums, class_sums = host[:, :width], host[:, width].copy(), host[:, width + 1 :]
+    if not np.isfinite(gram[0].sum() + np.trace(gram)):
+        raise DataError(f"products of features overflow {dtype}: divide the features by a constant")
+    mirror(gram)
+    if len(centre):
+        counts = centre * blocks.n_rows
+        class_sums = class_sums + np.outer(sums, centre)
+    else:
+        counts = np.bincount(blocks.labels(), minlength=blocks.n_classes)
+    return Moments(blocks.n_rows, shift, counts, sums, class_sums, gram, dtype)
 
 
 def panels(width: int) -> list[slice]:

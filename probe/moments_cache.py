@@ -9,10 +9,12 @@ import numpy as np
 
 from probe.blocks import RowBlocks
 from probe.files import written_whole
-from probe.moments import Moments, moments
+from probe.moments import Moments, moments, target_means
+from probe.ranks import everywhere, rank
 from probe.settings import Settings
 
-VERSION = 1
+VERSION = 2
+ARRAYS = ("shift", "counts", "sums", "class_sums", "gram")
 
 
 @runtime_checkable
@@ -40,10 +42,12 @@ def cached_moments(blocks: RowBlocks, settings: Settings, split: str = "train") 
         return moments(blocks, settings, split)
     path = cache_path(settings.moments_cache, blocks)
     kept = load(path)
-    if kept is not None and _fits(kept, blocks):
+    if everywhere(kept is not None and _fits(kept, blocks)):
         settings.progress("rows", blocks.n_rows, blocks.n_rows, cached=True)
         return kept
     computed = moments(blocks, settings, split)
+    if rank() > 0:
+        return computed
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save(computed, path)
@@ -63,8 +67,10 @@ def save(computed: Moments, path: Path) -> None:
     with written_whole(path) as aside:
         np.savez(
             aside,
+            n=np.array(computed.n),
             shift=computed.shift,
             counts=computed.counts,
+            sums=computed.sums,
             class_sums=computed.class_sums,
             gram=computed.gram,
             precision=np.array(computed.precision),
@@ -79,18 +85,20 @@ def load(path: Path) -> Moments | None:
     try:
         # opened here, since np.load would leave a damaged file open
         with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-            arrays = {name: held[name] for name in ("shift", "counts", "class_sums", "gram")}
-            return Moments(**arrays, precision=str(held["precision"]))
+            arrays = {name: held[name] for name in ARRAYS}
+            return Moments(int(held["n"]), **arrays, precision=str(held["precision"]))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 
 
 def _fits(kept: Moments, blocks: RowBlocks) -> bool:
     width, classes = blocks.n_features, blocks.n_classes
+    outputs = classes or len(target_means(blocks))
     return (
         kept.n == blocks.n_rows
-        and kept.shift.shape == (width,)
+        and kept.shift.shape == kept.sums.shape == (width,)
         and kept.gram.shape == (width, width)
-        and kept.counts.shape == (classes,)
-        and kept.class_sums.shape == (width, classes)
+        and kept.class_counts.shape == (classes,)
+        and kept.counts.shape == (outputs,)
+        and kept.class_sums.shape == (width, outputs)
     )

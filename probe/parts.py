@@ -1,22 +1,24 @@
-"""Some of the rows of row blocks, as row blocks: streamed, nothing copied whole."""
+"""Some of the rows, or of the columns, of row blocks, as row blocks: nothing is copied whole."""
 
 import hashlib
 from collections.abc import Iterator
 
 import numpy as np
 
-from probe.blocks import RowBlocks
+from probe.blocks import RowBlocks, views_of
 from probe.errors import UsageError
 
 
 class RowSubset:
     """The view of row blocks that shows only some rows.
 
-    Every pass reads the blocks beneath once, and takes the chosen rows of each.
+    Every pass reads the blocks beneath once, from the first row chosen to the last, and takes the
+    chosen rows of each.
 
     Arguments:
         blocks: the rows beneath, N of them.
         rows: int64 (n,), which rows, rising, in [0, N).
+        n_views: V, if they are the same images of each of V views.
 
     Raises:
         UsageError: `rows` is empty, does not rise or leaves [0, N).
@@ -28,7 +30,7 @@ class RowSubset:
         [[2.0], [8.0]]
     """
 
-    def __init__(self, blocks: RowBlocks, rows: np.ndarray):
+    def __init__(self, blocks: RowBlocks, rows: np.ndarray, n_views: int = 1):
         if not len(rows) or rows[0] < 0 or rows[-1] >= blocks.n_rows or (np.diff(rows) <= 0).any():
             raise UsageError(
                 f"{len(rows)} row numbers are no subset of {blocks.n_rows} rows: "
@@ -38,10 +40,11 @@ class RowSubset:
         self.n_rows, self.n_features = len(rows), blocks.n_features
         self.n_classes, self.block_rows = blocks.n_classes, blocks.block_rows
         self.fingerprint = _derived(blocks.fingerprint, rows)
+        self.n_views = n_views
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        start = 0
-        for features, labels in self._blocks:
+        start = int(self._rows[0])
+        for features, labels in RowRange(self._blocks, start, int(self._rows[-1]) + 1):
             first, last = np.searchsorted(self._rows, [start, start + len(labels)])
             if last > first:
                 inside = self._rows[first:last] - start
@@ -51,6 +54,84 @@ class RowSubset:
     def labels(self) -> np.ndarray:
         """Return every label, int64 (n,)."""
         return self._blocks.labels()[self._rows]
+
+
+class RowRange:
+    """The view of row blocks that shows the rows from `start` up to `stop`, perhaps none.
+
+    Blocks that have a method `part(start, stop)` are asked for that range, and need not read the
+    others; else all rows before `stop` are read.
+    """
+
+    def __init__(self, blocks: RowBlocks, start: int, stop: int):
+        self._blocks, self.start, self._stop = blocks, start, stop
+        self.n_rows, self.n_features = stop - start, blocks.n_features
+        self.n_classes, self.block_rows = blocks.n_classes, blocks.block_rows
+        self.fingerprint = None
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        if not self.n_rows:
+            return
+        if hasattr(self._blocks, "part"):
+            yield from self._blocks.part(self.start, self._stop)
+            return
+        done = 0
+        for features, labels in self._blocks:
+            first, last = max(self.start - done, 0), min(self._stop - done, len(labels))
+            if last > first:
+                yield features[first:last], labels[first:last]
+            done += len(labels)
+            if done >= self._stop:
+                return
+
+    def part(self, start: int, stop: int) -> "RowRange":
+        """Return the rows from `start` up to `stop` of these."""
+        return RowRange(self._blocks, self.start + start, self.start + stop)
+
+    def labels(self) -> np.ndarray:
+        """Return every label, int64 (n,)."""
+        return self._blocks.labels()[self.start : self._stop]
+
+
+class ColumnSubset:
+    """The view of row blocks that shows some columns, in any order; every pass reads all.
+
+    Arguments:
+        blocks: the rows beneath, of D features.
+        columns: int64 (m,), which of them.
+    """
+
+    def __init__(self, blocks: RowBlocks, columns: np.ndarray):
+        self._blocks, self.columns = blocks, columns
+        self.n_rows, self.n_features = blocks.n_rows, len(columns)
+        self.n_classes, self.block_rows = blocks.n_classes, blocks.block_rows
+        self.fingerprint, self.n_views = None, views_of(blocks)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for features, labels in self._blocks:
+            yield features.take(self.columns, axis=1), labels
+
+    def part(self, start: int, stop: int) -> "ColumnSubset":
+        """Return the same columns of the rows from `start` up to `stop`."""
+        return ColumnSubset(RowRange(self._blocks, start, stop), self.columns)
+
+    def labels(self) -> np.ndarray:
+        """Return every label, int64 (n,)."""
+        return self._blocks.labels()
+
+
+def every_view(blocks: RowBlocks, images: np.ndarray) -> RowSubset:
+    """Return all views of some images, whose numbers int64 (n,) rise.
+
+    Example:
+        >>> from probe.blocks import ArrayBlocks
+        >>> blocks = ArrayBlocks(np.arange(6.0)[:, None], [0, 1, 2, 0, 1, 2], n_views=2)
+        >>> [x[:, 0].tolist() for x, _ in every_view(blocks, np.array([0, 2]))]
+        [[0.0, 2.0, 3.0, 5.0]]
+    """
+    n_views = views_of(blocks)
+    starts = np.arange(n_views) * (blocks.n_rows // n_views)
+    return RowSubset(blocks, (starts[:, None] + images).ravel(), n_views)
 
 
 def _derived(fingerprint: str | None, rows: np.ndarray) -> str | None:

@@ -34,11 +34,12 @@ class Normal:
 
     Attributes:
         matrix: float64 (D, D), M, symmetric and positive semi-definite.
-        right: float64 (D, C), R.
+        right: float64 (D, C), R; for T targets (D, T), and so on below.
         start: float64 (C,), the logits of a probe that sees no feature.
         mean: float64 (D,), subtracted from each feature.
         scale: float64 (D,), by which each centred feature is divided.
-        counts: int64 (C,), train rows of each class.
+        n_rows: N of train.
+        counts: int64 (C,), train rows of each class; empty for targets.
         precision: "float32" or "float64", in which rows are scored.
     """
 
@@ -47,6 +48,7 @@ class Normal:
     start: np.ndarray
     mean: np.ndarray
     scale: np.ndarray
+    n_rows: int
     counts: np.ndarray
     precision: str = "float32"
 
@@ -62,7 +64,9 @@ class PrefixFit:
     Attributes:
         axes: which probe is which.
         n_features: D of the layer.
-        class_counts: int64 (C,), train rows of each class.
+        class_counts: int64 (C,), train rows of each class; empty for targets.
+        n_train: N of train.
+        n_targets: T, or 0.
         facts: {"status": (P,) str}: "ok"; "jitter=<value>", what had to be added to l2 for the
             factorisation to exist; or "singular".
 
@@ -75,7 +79,8 @@ class PrefixFit:
 
     def __init__(self, axes: Axes, normal: Normal, settings: Settings):
         self.axes, self.class_counts = axes, normal.counts
-        self.n_features = len(normal.mean)
+        self.n_features, self.n_train = len(normal.mean), normal.n_rows
+        self.n_targets = 0 if len(normal.counts) else len(normal.start)
         self._normal, self._settings, self._dtype = normal, settings, normal.precision
         put = settings.backend.put
         self._matrix, self._right, self._start = map(

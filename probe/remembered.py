@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from probe.blocks import RowBlocks
+from probe.blocks import RowBlocks, views_of
 from probe.moments import Moments
 from probe.moments_cache import cached_moments
-from probe.parts import RowSubset
+from probe.parts import RowRange, RowSubset, every_view
 from probe.settings import Settings
 from probe.validation import stratified_parts
 
@@ -27,7 +27,7 @@ class Remembered:
         self._parts: dict[tuple[float, int], tuple[Remembered, RowSubset]] = {}
         self.n_rows, self.n_features = blocks.n_rows, blocks.n_features
         self.n_classes, self.block_rows = blocks.n_classes, blocks.block_rows
-        self.fingerprint = blocks.fingerprint
+        self.fingerprint, self.n_views = blocks.fingerprint, views_of(blocks)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return iter(self._blocks)
@@ -35,6 +35,10 @@ class Remembered:
     def labels(self) -> np.ndarray:
         """Return every label, int64 (N,)."""
         return self._blocks.labels()
+
+    def part(self, start: int, stop: int) -> RowRange:
+        """Return the rows from `start` up to `stop`."""
+        return RowRange(self._blocks, start, stop)
 
     def moments(self, settings: Settings) -> Moments:
         """Return the moments of all rows."""
@@ -45,18 +49,19 @@ class Remembered:
     def parts(self, share: float, seed: int) -> tuple["Remembered", RowSubset]:
         """Return the rows without a held-out part, and that part, the same share of every class.
 
-        The moments of the remainder are those of all rows less those of the part, so that one
-        pass over the part is all that they cost.
+        All views of an image are in the same part. The moments of the remainder are those of all
+        rows less those of the part, so that one pass over the part is all that they cost.
 
         Raises:
             UsageError: `share` is outside (0, 1).
             DataError: a class has a single row.
         """
         if (share, seed) not in self._parts:
-            drawn = stratified_parts(self.labels(), share, seed)
-            held_out = RowSubset(self._blocks, drawn.validation)
+            images = self.n_rows // self.n_views
+            drawn = stratified_parts(self.labels()[:images], share, seed)
+            held_out = every_view(self._blocks, drawn.validation)
             remainder = Remembered(
-                RowSubset(self._blocks, drawn.train),
+                every_view(self._blocks, drawn.train),
                 lambda settings: self.moments(settings) - cached_moments(held_out, settings),
             )
             self._parts[share, seed] = remainder, held_out

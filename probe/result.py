@@ -8,13 +8,14 @@ import numpy as np
 import pandas as pd
 
 from probe.axes import Axes
-from probe.blocks import Rows, as_blocks
+from probe.blocks import RowBlocks, Rows, as_blocks
 from probe.budget import parse
 from probe.checks import check_test
 from probe.errors import ProbeFailed, UsageError
-from probe.metrics import Scores
+from probe.metrics import Scores, metrics_of
 from probe.predictions import Predicted, Predictions, room
-from probe.solvers import SOLVERS, Fitted
+from probe.ranks import share
+from probe.solvers import SOLVERS, Fitted, n_outputs, n_targets, n_train
 from probe.tables import save_table
 from probe.weights import Weights
 
@@ -31,7 +32,7 @@ class ProbeResult:
             same one, as the whole layer of every seed does.
         solver: name of the solver.
         by_class: float64 (P, C), the accuracy of each probe on each class when last scored;
-            None before.
+            None before, and where they predict numbers.
     """
 
     table: pd.DataFrame
@@ -51,19 +52,26 @@ class ProbeResult:
         """Return the affine map of the probe in one row of the table."""
         return self.fitted.weights(int(self.probes[row]))
 
-    def score(self, test: Rows, metrics: Sequence[str] = ("accuracy",)) -> "ProbeResult":
+    def score(self, test: Rows, metrics: Sequence[str] | None = None) -> "ProbeResult":
         """Return the result with n_test and the metrics on these rows.
+
+        Arguments:
+            test: row blocks, or (features, labels).
+            metrics: keys of `probe.metrics.METRICS`; by default accuracy, or R^2 for targets.
 
         Raises:
             DataError: the rows do not fit the probes.
-            UsageError: there is no metric of some name.
+            UsageError: there is no metric of some name for such labels.
         """
-        counts = self.fitted.class_counts
-        blocks = as_blocks(test)
-        check_test(blocks, self.fitted.n_features, counts)
-        probabilities = SOLVERS[self.solver].probabilities
-        scores = Scores(len(self.fitted.axes), len(counts), metrics, probabilities)
-        self.fitted.score(blocks, scores)
+        blocks = self._checked(test)
+        scores = Scores(
+            len(self.fitted.axes),
+            n_outputs(self.fitted),
+            metrics_of(metrics, n_targets(self.fitted) > 0),
+            SOLVERS[self.solver].probabilities,
+        )
+        self.fitted.score(share(blocks), scores)
+        scores.gather()
         columns = {"n_test": np.full(len(self), blocks.n_rows)}
         columns |= {name: values[self.probes] for name, values in scores.columns().items()}
         unusable = self._has_status(SOLVERS[self.solver].unusable)
@@ -89,16 +97,26 @@ class ProbeResult:
 
         Raises:
             DataError: the rows do not fit the probes.
+            UsageError: the probes predict numbers.
             MemoryBudgetError: the predictions take more than `memory`.
         """
-        counts, blocks = self.fitted.class_counts, as_blocks(rows)
-        check_test(blocks, self.fitted.n_features, counts)
-        n_probes = len(self.fitted.axes)
-        predicted = Predicted(room(blocks.n_rows, n_probes, len(counts), parse(memory)))
+        blocks = self._checked(rows)
+        if n_targets(self.fitted):
+            raise UsageError(
+                "these probes predict numbers, and predictions are kept of classes alone: take "
+                "`weights(row).logits(features)`"
+            )
+        n_probes, n_classes = len(self.fitted.axes), len(self.fitted.class_counts)
+        predicted = Predicted(room(blocks.n_rows, n_probes, n_classes, parse(memory)))
         self.fitted.score(blocks, predicted)
         hits = (predicted.by_probe == blocks.labels()[:, None]).mean(0)
         table = self.table.assign(n_test=blocks.n_rows, accuracy=hits[self.probes])
         return Predictions(table, blocks.labels(), predicted.by_probe, self.probes)
+
+    def _checked(self, rows: Rows) -> RowBlocks:
+        fitted, blocks = self.fitted, as_blocks(rows)
+        check_test(blocks, fitted.n_features, fitted.class_counts, n_targets(fitted))
+        return blocks
 
     def raise_if_failed(self) -> "ProbeResult":
         """Return the result itself if every probe was solved.
@@ -172,7 +190,6 @@ def probe_table(
     fitted: Fitted, solver: str, choice: str, names: dict[str, str], options: str
 ) -> pd.DataFrame:
     """Return one row a probe with what is known before any test row is seen."""
-    n_train = int(fitted.class_counts.sum())
-    table = identity_table(fitted.axes, solver, choice, n_train, names)
+    table = identity_table(fitted.axes, solver, choice, n_train(fitted), names)
     # a solver that chose penalties says which; that column keeps its place
     return table.assign(**fitted.facts, options=options)

@@ -1,4 +1,4 @@
-"""Ridge probes in closed form: least squares on one-hot labels."""
+"""Ridge probes in closed form: least squares on one-hot labels, or on numbers to be predicted."""
 
 from collections.abc import Sequence
 
@@ -16,8 +16,9 @@ def fit(
 ) -> PrefixFit:
     """Return every ridge probe, the minimisers of mean ||y - W'x - b||^2 / 2 + (l2/2) ||W||^2.
 
-    Here x are the centred, scaled features of the probe's prefix and y its one-hot label, so that
-    W = (G_kk/N + l2 I)^-1 B_k/N and b is the mean of y. Scikit-learn's `Ridge(alpha=N * l2)` on
+    Here x are the centred, scaled features of the probe's prefix and y its one-hot label, or the
+    numbers to be predicted, so that W = (G_kk/N + l2 I)^-1 B_k/N and b is the mean of y.
+    Scikit-learn's `Ridge(alpha=N * l2)` on
     the same x and y has the same solution.
 
     Raises:
@@ -47,6 +48,7 @@ def _equations(train: Moments, standardize: bool) -> Normal:
         start=train.priors,
         mean=train.mean,
         scale=train.scale(standardize),
-        counts=train.counts,
+        n_rows=train.n,
+        counts=train.class_counts,
         precision=train.precision,
     )

@@ -59,6 +59,7 @@ def gathered(
     buffer = backend.empty((min(rows, max(1, blocks.n_rows)), width + spare), dtype)
     minus = backend.put(shift, dtype)
     labels: list[np.ndarray] = []
+    first, columns = getattr(blocks, "start", 0), getattr(blocks, "columns", None)
     done = filled = 0
     for features, block_labels in blocks:
         start = 0
@@ -70,10 +71,12 @@ def gathered(
             labels.append(block_labels[start:stop])
             filled, start = filled + taken, stop
             if filled == len(buffer):
-                yield _piece(buffer, labels, backend, width, done, split)
+                _check_finite(buffer[:, :width], first + done, split, columns)
+                yield buffer, backend.put(np.concatenate(labels))
                 done, filled, labels = done + filled, 0, []
     if filled:
-        yield _piece(buffer[:filled], labels, backend, width, done, split)
+        _check_finite(buffer[:filled, :width], first + done, split, columns)
+        yield buffer[:filled], backend.put(np.concatenate(labels))
     if done + filled != blocks.n_rows:
         raise DataError(
             f"{split} holds {done + filled} rows but announces {blocks.n_rows}: "
@@ -81,23 +84,30 @@ def gathered(
         )
 
 
-def _piece(
-    buffer: Array, labels: list[np.ndarray], backend: Backend, width: int, done: int, split: str
-) -> tuple[Array, Array]:
-    xp = array_namespace(buffer)
+def _check_finite(features: Array, first_row: int, split: str, columns: np.ndarray | None) -> None:
+    xp = array_namespace(features)
     # one sum tells whether all entries are finite; only if not are they looked at one by one
-    if not bool(xp.isfinite(xp.sum(buffer[:, :width]))):
-        raise_non_finite(buffer[:, :width], done, split)
-    return buffer, backend.put(np.concatenate(labels))
+    if not bool(xp.isfinite(xp.sum(features))):
+        raise_non_finite(features, first_row, split, columns)
 
 
-def raise_non_finite(features: Array, first_row: int, split: str) -> None:
-    """Raise DataError naming the first NaN or infinity of (r, D) features, if there is one."""
+def raise_non_finite(
+    features: Array, first_row: int, split: str, columns: np.ndarray | None = None
+) -> None:
+    """Raise DataError naming the first NaN or infinity of (r, D) features, if there is one.
+
+    Arguments:
+        features: some rows.
+        first_row: number of the first of them.
+        split: what to call the rows.
+        columns: int64 (D,), numbers of the features; by default 0 to D - 1.
+    """
     xp = array_namespace(features)
     wrong = to_host(~xp.isfinite(features))
     if wrong.any():
         row, column = np.argwhere(wrong)[0]
         value = float(features[int(row), int(column)])
+        column = column if columns is None else columns[column]
         raise DataError(
             f"row {first_row + row} of {split} has {value} as feature {column}: "
             "features must be finite; mend or drop the row"

@@ -8,13 +8,16 @@ import numpy as np
 
 from probe.axes import Axes
 from probe.chains import Chain
+from probe.dual import wide_plan
 from probe.errors import MemoryBudgetError, UsageError
 from probe.joined import Joined, release
-from probe.metrics import Scores
+from probe.metrics import Scores, metrics_of
 from probe.penalties import Penalties
+from probe.ranks import share
 from probe.remembered import Remembered
 from probe.settings import Settings
-from probe.solvers import Fitted, Solver
+from probe.solvers import Fitted, Solver, n_outputs, n_targets
+from probe.solving import problem, solve, solve_left_out
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class Chosen:
 
     Attributes:
         penalty: int64 (n,), position on the path.
-        accuracy: float64 (n,), what it reached on the rows that it was chosen by, in [0, 1].
+        accuracy: float64 (n,), what it reached on the rows that it was chosen by; for targets, R^2.
     """
 
     penalty: np.ndarray
@@ -44,7 +47,8 @@ def fit_chosen(
     end of the path was chosen, else "inside"; "selection_accuracy".
 
     Raises:
-        UsageError: leave-one-out is asked of a solver that has no closed form for it.
+        UsageError: leave-one-out is asked of a solver that has no closed form for it, or of rows
+            whose other views would stay.
         DataError: a class has too few rows to be held out.
     """
     chosen = choose(entry, train, chains, penalties, settings, options)
@@ -52,7 +56,7 @@ def fit_chosen(
     parts, numbers = [], []
     for penalty in np.unique(chosen.penalty):
         cut, probes = _those(chains, chosen.penalty == penalty)
-        part = entry.fit(train, cut, (penalties.values[penalty],), settings, **options)
+        part = solve(entry, train, cut, (penalties.values[penalty],), settings, options)
         release(part)
         parts.append(part)
         numbers.append(probes)
@@ -74,38 +78,44 @@ def choose(
     settings: Settings,
     options: Mapping[str, Any],
 ) -> Chosen:
-    """Return the penalty with the highest accuracy for every (chain, prefix); of equals, the last.
+    """Return the penalty with the highest accuracy, or R^2, for every (chain, prefix).
+
+    Of equals, the last is taken.
 
     A candidate that failed is taken only where all have.
     """
     if penalties.choice == "loo":
-        if entry.leave_one_out is None:
+        if train.n_views > 1:
             raise UsageError(
-                "leave-one-out has a closed form for ridge alone: select by validation instead"
+                f"leave-one-out would leave out one of {train.n_views} views of an image and keep "
+                "the others, which tell its label: select by validation, which holds out all"
             )
-        fitted = entry.leave_one_out(train, chains, penalties.values, settings, **options)
+        fitted = solve_left_out(entry, train, chains, penalties.values, settings, options)
         accuracy = _accuracy(fitted, train)
     else:
         remainder, held_out = train.parts(penalties.held_out, penalties.seed)
-        spared = _sparing(settings, train, entry)
-        fitted = entry.fit(remainder, chains, penalties.values, spared, **options)
+        whole = wide_plan(problem(entry, remainder, penalties.values, settings), chains) is None
+        spared = _sparing(settings, train, entry) if whole else settings
+        fitted = solve(entry, remainder, chains, penalties.values, spared, options)
         accuracy = _accuracy(fitted, held_out)
     failed = np.isin(fitted.facts["status"], entry.unusable)
     return _best(fitted.axes, accuracy, failed)
 
 
 def _accuracy(fitted: Fitted, rows: Any) -> np.ndarray:
-    scores = Scores(len(fitted.axes), len(fitted.class_counts))
-    fitted.score(rows, scores)
+    (name,) = metrics_of(None, n_targets(fitted) > 0)
+    scores = Scores(len(fitted.axes), n_outputs(fitted), (name,))
+    fitted.score(share(rows), scores)
+    scores.gather()
     release(fitted)
-    return scores.columns()["accuracy"]
+    return scores.columns()[name]
 
 
 def _best(axes: Axes, accuracy: np.ndarray, failed: np.ndarray) -> Chosen:
     penalty, reached = [], []
     for chain in range(len(axes.chains)):
         probes = np.array([axes.prefixes(chain, r) for r in range(len(axes.penalties))])
-        rank = accuracy[probes] - 2 * failed[probes]
+        rank = np.where(failed[probes], -np.inf, accuracy[probes])
         best = len(rank) - 1 - np.argmax(rank[::-1], axis=0)
         penalty.append(best)
         reached.append(np.take_along_axis(accuracy[probes], best[None], axis=0)[0])

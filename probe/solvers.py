@@ -24,7 +24,8 @@ class Fitted(Protocol):
     Attributes:
         axes: which probe is which.
         n_features: D of the layer.
-        class_counts: int64 (C,), train rows of each class.
+        class_counts: int64 (C,), train rows of each class; empty where labels are targets, and then
+            `n_targets` and `n_train` say how many numbers are predicted, and from how many rows.
         facts: a column of values, one a probe, for each thing known without test rows. "status"
             is always among them; a solver adds its own ("objective", "iterations", ...).
     """
@@ -39,6 +40,21 @@ class Fitted(Protocol):
 
     def weights(self, probe: int) -> Weights:
         """Return the affine map of one probe."""
+
+
+def n_targets(fitted: Fitted) -> int:
+    """Return T, how many numbers the probes predict; 0 if they predict classes."""
+    return 0 if len(fitted.class_counts) else fitted.n_targets
+
+
+def n_outputs(fitted: Fitted) -> int:
+    """Return how many logits, or predicted numbers, a row has: C or T."""
+    return len(fitted.class_counts) or fitted.n_targets
+
+
+def n_train(fitted: Fitted) -> int:
+    """Return how many rows the probes were fitted on."""
+    return int(fitted.class_counts.sum()) if len(fitted.class_counts) else fitted.n_train
 
 
 class Fit(Protocol):
@@ -72,6 +88,7 @@ class Solver:
         leave_one_out: like `fit`, but the probes are scored on their own train rows, each row as
             if it had not been there; None where there is no closed form for that.
         moments: whether it gathers moments.
+        targets: whether it can predict numbers in place of classes.
         together: how many (chain, penalty) are solved and scored together when a sweep is cut
             into groups: few enough that an interruption loses little.
     """
@@ -85,6 +102,7 @@ class Solver:
     probabilities: bool = True
     leave_one_out: Fit | None = None
     moments: bool = True
+    targets: bool = False
     together: int = 16
 
     @property
@@ -105,7 +123,11 @@ class Solver:
 
 SOLVERS: dict[str, Solver] = {
     "ridge": Solver(
-        ridge.fit, prefixes.REMEDIES, probabilities=False, leave_one_out=leave_one_out.fit
+        ridge.fit,
+        prefixes.REMEDIES,
+        probabilities=False,
+        leave_one_out=leave_one_out.fit,
+        targets=True,
     ),
     "lda": Solver(lda.fit, prefixes.REMEDIES),
     "logistic": Solver(logistic.fit, logistic.REMEDIES, logistic.UNFINISHED),

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from probe.errors import FileError, UsageError
 from probe.files import written_whole
 from probe.result import ProbeResult
-from probe.solvers import SOLVERS
+from probe.solvers import SOLVERS, n_outputs, n_targets
 from probe.tables import as_computed, as_json, from_json
 from probe.weights import Weights
 
@@ -59,14 +59,15 @@ def save_weights(
     metadata = {
         "format": FORMAT,
         "n_features": str(result.fitted.n_features),
-        "n_classes": str(len(result.fitted.class_counts)),
+        "n_classes": str(n_outputs(result.fitted)),
+        "n_targets": str(n_targets(result.fitted)),
         "source": json.dumps(dict(source or {})),
         "classes": json.dumps(list(classes) if classes is not None else None),
         "table": as_json(table),
         "tensors": json.dumps(tensors.tolist()),
     }
     sizes = [int(result.table["k"].iloc[row]) for row in first]
-    header = _header(sizes, len(result.fitted.class_counts), metadata)
+    header = _header(sizes, n_outputs(result.fitted), metadata)
     with written_whole(path) as aside, aside.open("wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
         for row in first:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probe.accuracy import Accuracy, label_is_first_max
+from probe.kernels import judged
 from probe.metrics import Scores
 
 
@@ -38,7 +39,7 @@ def test_per_class_counts_add_up_whatever_the_pieces():
     logits = torch.from_numpy(random.normal(size=(3, 50, 4)).astype(np.float32))
     labels = torch.from_numpy(random.integers(0, 4, size=50))
     whole, cut = Accuracy(3, 4), Scores(3, 4)
-    whole.add(np.arange(3), logits, labels)
+    whole.add(np.arange(3), judged(logits, labels))
     whole.finish(labels)
     for rows in (slice(0, 20), slice(20, 50)):
         for probes in (np.array([2, 0]), np.array([1])):

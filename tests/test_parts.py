@@ -81,6 +81,10 @@ def test_rows_are_read_once_for_the_moments_and_the_parts_once_drawn():
             passes.append(self)
             return super().__iter__()
 
+        def part(self, start, stop):
+            passes.append(self)
+            return super().part(start, stop)
+
     train = Remembered(Counted(*clusters(100, 10, 6, 3).train))
     settings = Settings(backend=backend_of("torch", "cpu"))
     for _ in range(2):

@@ -9,12 +9,13 @@ from scipy.special import log_softmax
 from sklearn.metrics import balanced_accuracy_score, log_loss, top_k_accuracy_score
 
 from probe.errors import UsageError
-from probe.metrics import METRICS, Scores
+from probe.metrics import METRICS, OF_TARGETS, Scores
 
+NAMES = tuple(name for name in METRICS if name not in OF_TARGETS)
 PUT = {"numpy": np.asarray, "torch": torch.from_numpy}
 
 
-def scored(logits, labels, names=tuple(METRICS), cuts=(), put=np.asarray, **options):
+def scored(logits, labels, names=NAMES, cuts=(), put=np.asarray, **options):
     scores = Scores(logits.shape[0], logits.shape[2], names, **options)
     for rows in np.split(np.arange(logits.shape[1]), cuts):
         # probes one after the other, as a solver that holds few of them feeds them
@@ -77,7 +78,7 @@ def test_blocks_give_what_one_block_gives(rows, cuts, dtype, backend):
 
 def test_probes_in_any_grouping_and_strides():
     logits, labels = drawn(probes=4)
-    scores = Scores(4, 8, tuple(METRICS))
+    scores = Scores(4, 8, NAMES)
     # (rows, probes, classes) in memory, as one wide product leaves them
     wide = torch.from_numpy(np.ascontiguousarray(logits.transpose(1, 0, 2)))
     scores.add(np.array([2, 0]), wide[:, [2, 0]].permute(1, 0, 2), torch.from_numpy(labels))
@@ -140,7 +141,7 @@ def test_top_five_of_five_classes_says_nothing():
 def test_scores_without_probabilities_have_no_likelihood():
     logits, labels = drawn()
     columns = scored(logits, labels, probabilities=False).columns()
-    assert list(columns) == list(METRICS)
+    assert tuple(columns) == NAMES
     assert np.isnan(columns["nll"]).all()
     assert np.isnan(columns["ece"]).all()
     assert np.isfinite(columns["accuracy"]).all()

@@ -125,7 +125,12 @@ def test_ends_of_the_path_are_named_and_ties_go_to_the_larger_penalty():
     noise = random.normal(size=(90, 80))
     labels = (noise @ random.normal(size=80) > 0).astype(int)
     low = probe.sweep(
-        (noise, labels), (noise, labels), fractions=[0.9], l2=(1e-6, 1e6), select="loo"
+        (noise, labels),
+        (noise, labels),
+        solver="ridge",
+        fractions=[0.9],
+        l2=(1e-6, 1e6),
+        select="loo",
     ).table
     assert set(low["l2_place"]) <= {"lowest", "highest"}
     assert (low["l2_place"] == "lowest").tolist() == (low["l2"] == 1e-6).tolist()

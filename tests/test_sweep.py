@@ -82,7 +82,7 @@ def test_blocks_and_arrays_give_the_same():
     problem = tall()
     train, test = (ArrayBlocks(*rows, 5, block_rows=37) for rows in (problem.train, problem.test))
     assert isinstance(train, RowBlocks)
-    blocks = probe.sweep(train, test, fractions=[0.1, 0.5], seeds=[1, 2], device="cpu")
+    blocks = probe.sweep(train, test, fractions=[0.1, 0.5], seeds=[1, 2], solver="ridge")
     pd.testing.assert_frame_equal(blocks.table, sweep(problem, solver=blocks.solver).table)
 
 
@@ -249,7 +249,7 @@ def with_value(x, row, column, value):
         (lambda p: {"x": with_value(p.x, 899, 0, np.inf)}, "row 899 of train has inf as feature 0"),
         (lambda p: {"y": with_value(p.y[:, None], 7, 0, -3)[:, 0]}, "row 7 of train has label -3"),
         (lambda p: {"y_test": np.full(300, 5)}, "class 5 occurs in test but not in train"),
-        (lambda p: {"y": p.y.astype(float)}, "labels are float64"),
+        (lambda p: {"y": p.y.astype(float)}, "labels of train are 1 target.* floats are targets"),
         (lambda p: {"y": p.y[:-1]}, "900 rows of features but 899 labels"),
         (lambda p: {"y": p.y * 0, "y_test": p.y_test * 0}, "every train row is of class 0"),
         (lambda p: {"x": p.x[:1], "y": p.y[:1]}, "train has 1 row"),

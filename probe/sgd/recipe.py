@@ -25,7 +25,8 @@ class Recipe:
         batch_size: rows of a minibatch; the last of an epoch takes what is left.
         val_fraction: share of the train rows to choose the epoch by.
         split_seed: of the draw of the validation part.
-        order_seed: of the order of the rows, drawn anew for each epoch.
+        order_seed: of the order of the rows, and of the view that each is shown in, drawn anew
+            for each epoch.
 
     Reference:
         Nanda et al., "Diffused Redundancy in Pre-trained Representations", NeurIPS 2023.
@@ -77,3 +78,9 @@ class Recipe:
         generator = torch.Generator().manual_seed(self.order_seed)
         for _ in range(self.epochs):
             yield torch.randperm(n_rows, generator=generator).numpy()
+
+    def views(self, n_rows: int, n_views: int) -> Iterator[np.ndarray]:
+        """Yield the view that each row is shown in in each epoch, int64 (N,), drawn evenly."""
+        generator = torch.Generator().manual_seed(self.order_seed)
+        for _ in range(self.epochs):
+            yield torch.randint(n_views, (n_rows,), generator=generator).numpy()

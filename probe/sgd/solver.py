@@ -7,7 +7,7 @@ from array_api_compat import array_namespace
 
 from probe.arrays import full_precision
 from probe.axes import Axes
-from probe.blocks import RowBlocks
+from probe.blocks import RowBlocks, views_of
 from probe.chains import Chain
 from probe.metrics import Scores
 from probe.rows import gathered
@@ -49,7 +49,8 @@ def fit(
     v = momentum v + g + l2 w and w = w - lr v, for biases as for weights, so that a penalty is a
     weight decay. Layers start as `torch.nn.Linear` does under the chain's seed. Features are raw:
     neither centred nor scaled, whatever `settings.standardize` says. All probes see the same
-    minibatches; the options are those of `probe.sgd.recipe.Recipe`.
+    minibatches; the options are those of `probe.sgd.recipe.Recipe`. Of rows in several views each
+    epoch shows one, drawn for it.
 
     Raises:
         UsageError: an option cannot be used.
@@ -83,7 +84,8 @@ class SgdFit:
         self.class_counts = np.bincount(train.labels(), minlength=train.n_classes)
         self._settings, self._recipe = settings, recipe
         self._dtype = precision(train)[1]
-        parts = random_parts(train.n_rows, recipe.val_fraction, recipe.split_seed)
+        images = train.n_rows // views_of(train)
+        parts = random_parts(images, recipe.val_fraction, recipe.split_seed)
         self._groups = grouped(axes, train, recipe.rows, settings.memory)
         data = samples(train, settings.backend, recipe.rows)
         self._trained: list[Trained] = []

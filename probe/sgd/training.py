@@ -1,6 +1,6 @@
 """The epochs of stochastic gradient descent, all probes of a stack in the same steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,7 @@ from array_api_compat import array_namespace
 
 from probe.accuracy import label_is_first_max
 from probe.arrays import Array, Backend, full_precision, to_host
-from probe.blocks import RowBlocks
+from probe.blocks import RowBlocks, views_of
 from probe.rows import gathered
 from probe.sgd.descent import Descent
 from probe.sgd.recipe import Recipe
@@ -22,16 +22,23 @@ class Samples:
     """All train rows in memory, to be picked in any order.
 
     Attributes:
-        features: (N, D) float16, float32 or float64, on the device.
-        labels: int64 (N,), on the device.
+        features: (V N, D) float16, float32 or float64, on the device; view after view.
+        labels: int64 (V N,), on the device.
         dtype: what is computed in, "float32" or "float64".
         backend: where.
+        n_views: V.
     """
 
     features: Array
     labels: Array
     dtype: str
     backend: Backend
+    n_views: int = 1
+
+    @property
+    def n_images(self) -> int:
+        """N, the rows of one view."""
+        return len(self.labels) // self.n_views
 
     def pick(self, rows: Array) -> tuple[Array, Array]:
         """Return the features (D + 1, r) of some rows, and a constant 1 below; and labels (r,)."""
@@ -58,7 +65,7 @@ def samples(train: RowBlocks, backend: Backend, rows: int) -> Samples:
     for piece, labels in gathered(train, rows, backend, dtype, nothing, "train"):
         features[done : done + len(labels)] = array_namespace(piece).astype(piece, features.dtype)
         done += len(labels)
-    return Samples(features, backend.put(train.labels()), dtype, backend)
+    return Samples(features, backend.put(train.labels()), dtype, backend, views_of(train))
 
 
 def with_constant(features: Array, backend: Backend, dtype: str) -> Array:
@@ -98,12 +105,14 @@ def train_probes(
 ) -> Trained:
     """Run every epoch and keep, for each probe, the coefficients of its best one.
 
-    The best epoch has the highest accuracy on the validation part; of equal ones the first.
+    The best epoch has the highest accuracy on the validation part; of equal ones the first. Each
+    epoch shows every train row once, in a view drawn for it; validation rows are shown in the
+    first.
 
     Arguments:
         stack: the probes at their start; they are trained in place.
         data: all rows.
-        parts: which of them to train on, and which to validate on.
+        parts: which of the N images to train on, and which to validate on.
         recipe: rates, orders and sizes.
         decay: (G C,), weight decay of each column.
         finished: called with the number of epochs that are over.
@@ -113,9 +122,8 @@ def train_probes(
     best = np.full((len(stack.order), stack.layout.probes), -1.0)
     best_epoch = np.ones(best.shape, np.int64)
     with full_precision(), np.errstate(over="ignore", invalid="ignore"):
-        epochs = zip(recipe.rates(), recipe.orders(len(parts.train)), strict=True)
-        for epoch, (rate, order) in enumerate(epochs, start=1):
-            losses.append(_epoch(descent, data, parts.train[order], recipe.batch_size, rate))
+        for epoch, (rate, rows) in enumerate(_epochs(recipe, data, parts.train), start=1):
+            losses.append(_epoch(descent, data, rows, recipe.batch_size, rate))
             accuracies.append(_accuracy(stack, data, parts.validation, recipe.rows))
             better = np.isfinite(losses[-1]) & (accuracies[-1] > best)
             descent.keep(kept, data.backend.put(better))
@@ -123,6 +131,16 @@ def train_probes(
             best_epoch = np.where(better, epoch, best_epoch)
             finished(epoch)
     return Trained(kept, best_epoch, np.array(losses), np.array(accuracies))
+
+
+def _epochs(
+    recipe: Recipe, data: Samples, images: np.ndarray
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Yield the learning rate of each epoch, and its rows, int64, in their order."""
+    count = len(images)
+    orders, views = recipe.orders(count), recipe.views(count, data.n_views)
+    for rate, order, view in zip(recipe.rates(), orders, views, strict=True):
+        yield rate, (images + data.n_images * view)[order]
 
 
 def _epoch(

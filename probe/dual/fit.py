@@ -1,0 +1,236 @@
+"""Probes on more features than rows, as probes on N - 1 features of the same inner products."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from probe.arrays import Array, full_precision, to_host
+from probe.axes import Axes
+from probe.blocks import ArrayBlocks, RowBlocks, targets_of
+from probe.budget import rows_within
+from probe.chains import Chain
+from probe.dual.gram import Scaling, grams, mirrored
+from probe.dual.plan import Problem
+from probe.dual.rotation import Rotation, rotation
+from probe.metrics import Scores
+from probe.parts import ColumnSubset
+from probe.rows import first_rows, gathered
+from probe.settings import Settings, silent
+from probe.weights import Weights
+
+MAX_ROWS = 2048
+"""Rows gathered at once where weights are made or rows are scored."""
+
+
+class DualFit:
+    """Probes of chains whose prefixes are solved in the N x N dual.
+
+    Probes with the penalty (l2/2) ||W||^2 have weights W = X'B, combinations of the train rows, and
+    know of the features only the inner products X X'. So each prefix is rotated to N - 1 features
+    with the same inner products (`probe.dual.rotation`), and the solver does the rest: the probes
+    are exactly those of the k features. What is kept of each is B (N, C) and the intercept.
+
+    Arguments:
+        solve: the solver's own fit.
+        train: N rows.
+        axes: which probe is which.
+        settings: how to solve.
+        options: the solver's own.
+        problem: of these rows, for the memory that it leaves to tiles.
+
+    Raises:
+        DataError: train cannot be probed.
+        MemoryBudgetError: the matrices do not fit into `settings.memory`.
+
+    Attributes:
+        axes: which probe is which.
+        n_features: D of the layer.
+        class_counts: int64 (C,), train rows of each class; empty for targets.
+        n_train: N.
+        n_targets: T, or 0.
+        facts: the solver's own; where X X' had no factor but with more on its diagonal, the
+            status is "jitter=<value>".
+    """
+
+    def __init__(
+        self, solve: Callable[..., Any], train: RowBlocks, axes: Axes, settings: Settings,
+        options: Mapping[str, Any], problem: Problem,
+    ):  # fmt: skip
+        self.axes, self.n_features, self.n_train = axes, train.n_features, train.n_rows
+        self.n_targets, self._labels = targets_of(train), train.labels()
+        self._train, self._settings, self._dtype = train, settings, first_rows(train)[1]
+        self._solve, self._options = solve, options
+        stored = next(iter(train))[0].dtype.itemsize
+        self._tile = problem.tile(stored)
+        self._held = 3 * 8 * self.n_train**2 + stored * self.n_train * self._tile
+        self._rows: dict[int, np.ndarray] = {}
+        self._intercepts: dict[int, np.ndarray] = {}
+        self._scalings: list[Scaling] = []
+        facts: dict[int, dict[str, Any]] = {}
+        for number, chain in enumerate(axes.chains):
+            facts |= self._chain(number, chain)
+            settings.progress("probes", len(facts), len(axes))
+        names = facts[0]
+        self.facts = {name: np.array([facts[p][name] for p in range(len(axes))]) for name in names}
+
+    def score(self, test: RowBlocks, scores: Scores) -> None:
+        """Feed the logits of every probe on every row to `scores`, as many probes as fit a pass."""
+        for number, probes in self._scored():
+            coefficients = self._coefficients(number, probes, self._dtype)
+            done = 0
+            for x, labels in self._standardized(test, number, "test"):
+                for probe, coef in zip(probes, coefficients, strict=True):
+                    with full_precision():
+                        logits = x[:, : len(coef)] @ coef
+                    xp = array_namespace(logits)
+                    logits += xp.asarray(
+                        self._intercepts[probe], dtype=logits.dtype, device=logits.device
+                    )
+                    scores.add(np.array([probe]), logits[None], labels)
+                scores.finish(labels)
+                done += len(labels)
+                self._settings.progress("test rows", done, test.n_rows)
+
+    def weights(self, probe: int) -> Weights:
+        """Return the affine map of one probe, by one pass over the train rows."""
+        number, features = int(self.axes.chain[probe]), self.axes.features(probe)
+        coef = self._coefficients(number, [probe], "float64")[0]
+        scaling, k = self._scalings[number], len(features)
+        return Weights.from_standardized(
+            features,
+            to_host(coef),
+            self._intercepts[probe],
+            scaling.mean[:k],
+            scaling.scale[:k],
+        )
+
+    def _chain(self, number: int, chain: Chain) -> dict[int, dict[str, Any]]:
+        """Solve the prefixes of a chain; return the facts of each probe."""
+        scaling = Scaling(np.zeros(chain.length), np.ones(chain.length))
+        self._scalings.append(scaling)
+        facts, penalties = {}, range(len(self.axes.penalties))
+        for prefix, upper in grams(
+            self._train, chain, self._tile, self._dtype, self._settings, scaling
+        ):
+            probes = [self.axes.prefixes(number, r)[prefix] for r in penalties]
+            facts |= self._prefix(probes, rotation(mirrored(upper)))
+        return facts
+
+    def _prefix(self, probes: Sequence[int], turned: Rotation) -> dict[int, dict[str, Any]]:
+        """Solve one prefix for every penalty, on its rotated features."""
+        z = ArrayBlocks(turned.features(), self._labels, self._train.n_classes or None)
+        whole = Chain(np.arange(z.n_features), (z.n_features,), (1.0,), "rotated")
+        own = replace(
+            self._settings,
+            standardize=False,
+            memory=self._settings.memory - self._held,
+            moments_cache=None,
+            progress=silent,
+        )
+        fitted = self._solve(z, [whole], self.axes.penalties, own, **self._options)
+        self.class_counts = fitted.class_counts
+        self._keep(probes, fitted, turned, z)
+        facts = {}
+        for place, probe in enumerate(probes):
+            facts[probe] = {name: values[place] for name, values in fitted.facts.items()}
+            if turned.jitter != 0:
+                facts[probe]["status"] = f"jitter={turned.jitter:.1e}"
+        return facts
+
+    def _keep(self, probes: Sequence[int], fitted: Any, turned: Rotation, z: RowBlocks) -> None:
+        """Keep what these probes are made of again: B (N, C), and the intercept."""
+        for place, probe in enumerate(probes):
+            weights = fitted.weights(place)
+            self._rows[probe] = turned.row_weights(weights.coef)
+            self._intercepts[probe] = weights.intercept
+
+    def _scored(self) -> Iterator[tuple[int, list[int]]]:
+        """Yield a chain and probes of it whose coefficients fit into half of the memory."""
+        item = 8 if self._dtype == "float64" else 4
+        outputs = len(next(iter(self._intercepts.values())))
+        axes = self.axes
+        for number in range(len(axes.chains)):
+            probes, held = [], 0
+            for probe in np.flatnonzero(axes.chain == number).tolist():
+                size = item * int(axes.size[probe]) * outputs
+                if probes and held + size > self._settings.memory // 2:
+                    yield number, probes
+                    probes, held = [], 0
+                probes.append(probe)
+                held += size
+            yield number, probes
+
+    def _coefficients(self, number: int, probes: Sequence[int], dtype: str) -> list[Array]:
+        """Return W = X'B (k, C) of probes of one chain, by one pass over the train rows."""
+        backend = self._settings.backend
+        contributions = [backend.put(self._rows[probe], dtype) for probe in probes]
+        shapes = [(int(self.axes.size[p]), self._rows[p].shape[1]) for p in probes]
+        totals = [backend.zeros(shape, dtype) for shape in shapes]
+        done = 0
+        for x, labels in self._standardized(self._train, number, "train", dtype):
+            for total, rows in zip(totals, contributions, strict=True):
+                with full_precision():
+                    total += x[:, : len(total)].T @ rows[done : done + len(labels)]
+            done += len(labels)
+        return totals
+
+    def _standardized(
+        self, blocks: RowBlocks, number: int, split: str, dtype: str | None = None
+    ) -> Iterator[tuple[Array, Array]]:
+        """Yield rows (r, m) of a chain's features, centred and scaled as train was, and labels."""
+        dtype, backend = dtype or self._dtype, self._settings.backend
+        chain, scaling = self.axes.chains[number], self._scalings[number]
+        columns = chain.order[: chain.length]
+        item = 8 if dtype == "float64" else 4
+        rows = rows_within(
+            self._settings.memory // 4, 0, 2 * item * chain.length, MAX_ROWS, "a few wide rows"
+        )
+        inverse = backend.put(1 / scaling.scale, dtype)
+        for piece, labels in gathered(
+            ColumnSubset(blocks, columns), rows, backend, dtype, scaling.mean, split
+        ):
+            piece *= inverse
+            yield piece, labels
+
+
+class DualLeaveOneOut(DualFit):
+    """Probes in the dual, to be scored on the rows that they were fitted on, each left out.
+
+    What is kept of each is the left-out logits of every row.
+    """
+
+    def score(self, train: RowBlocks, scores: Scores) -> None:
+        """Feed the logits of every probe on train rows, that row left out, to `scores`."""
+        start, put = getattr(train, "start", 0), self._settings.backend.put
+        if not train.n_rows:
+            return
+        labels = put(train.labels())
+        for probe, logits in self._rows.items():
+            own = logits[start : start + train.n_rows]
+            scores.add(np.array([probe]), put(own[None]), labels)
+        scores.finish(labels)
+
+    def _keep(self, probes: Sequence[int], fitted: Any, turned: Rotation, z: RowBlocks) -> None:
+        kept = _Kept(len(probes))
+        fitted.score(z, kept)
+        self._rows |= dict(zip(probes, kept.logits(), strict=True))
+
+
+class _Kept:
+    """Stands where scores stand, and keeps every logit."""
+
+    def __init__(self, n_probes: int):
+        self._pieces: list[list[np.ndarray]] = [[] for _ in range(n_probes)]
+
+    def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
+        for probe, own in zip(probes, to_host(logits), strict=True):
+            self._pieces[probe].append(own.copy())
+
+    def finish(self, labels: Array) -> None:
+        pass
+
+    def logits(self) -> list[np.ndarray]:
+        return [np.concatenate(pieces) for pieces in self._pieces]

@@ -1,0 +1,155 @@
+"""The probes of given chains and penalties, solved in the way that the plan finds cheapest."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from probe.axes import Axes
+from probe.blocks import RowBlocks, has_targets, targets_of
+from probe.chains import Chain
+from probe.dual import DualFit, DualLeaveOneOut, Problem, touched, wide_plan
+from probe.errors import UsageError
+from probe.joined import Joined, release
+from probe.metrics import Scores
+from probe.parts import ColumnSubset
+from probe.prefixes import PrefixFit
+from probe.remembered import remembered
+from probe.settings import Settings
+from probe.solvers import Fit, Fitted, Solver
+from probe.weights import Weights
+
+
+def solve(
+    entry: Solver,
+    train: RowBlocks,
+    chains: Sequence[Chain],
+    penalties: Sequence[float],
+    settings: Settings,
+    options: Mapping[str, Any],
+) -> Fitted:
+    """Return every probe of these chains and penalties.
+
+    Raises:
+        UsageError: the labels are numbers, and the solver's are classes; or an option cannot be
+            used.
+        DataError: train cannot be probed.
+        MemoryBudgetError: `settings.memory` is too small.
+    """
+    if has_targets(train) and not entry.targets:
+        raise UsageError(
+            "the labels are numbers to be predicted, and this solver tells classes apart: take "
+            "solver ridge; or, if they are classes, give them as integers"
+        )
+    return _solved(entry, entry.fit, DualFit, train, chains, penalties, settings, options)
+
+
+def solve_left_out(
+    entry: Solver,
+    train: RowBlocks,
+    chains: Sequence[Chain],
+    penalties: Sequence[float],
+    settings: Settings,
+    options: Mapping[str, Any],
+) -> Fitted:
+    """Return probes that are scored on their own train rows, each row as if it had not been there.
+
+    Raises:
+        UsageError: the solver has no closed form for that.
+        DataError, MemoryBudgetError: as `solve`.
+    """
+    if entry.leave_one_out is None:
+        raise UsageError(
+            "leave-one-out has a closed form for ridge alone: select by validation instead"
+        )
+    make = entry.leave_one_out
+    return _solved(entry, make, DualLeaveOneOut, train, chains, penalties, settings, options)
+
+
+def _solved(
+    entry: Solver, make: Fit, make_dual: type[DualFit], train: RowBlocks, chains: Sequence[Chain],
+    penalties: Sequence[float], settings: Settings, options: Mapping[str, Any],
+) -> Fitted:  # fmt: skip
+    numbers = problem(entry, train, penalties, settings)
+    plan = wide_plan(numbers, chains)
+    if plan is None:
+        return make(train, chains, penalties, settings, **options)
+    axes = Axes(tuple(chains), tuple(penalties))
+    parts: list[Fitted] = []
+    for part in plan:
+        for before in parts:
+            release(before)
+        own = Axes(tuple(part.chains), axes.penalties)
+        if part.dual:
+            parts.append(make_dual(make, train, own, settings, options, numbers))
+        else:
+            parts.append(OfColumns(make, train, own, settings, options))
+    return Joined(axes, parts, [_numbers(axes, part.places) for part in plan])
+
+
+def problem(
+    entry: Solver, train: RowBlocks, penalties: Sequence[float], settings: Settings
+) -> Problem:
+    """Return what is to be solved, in the numbers that decide how."""
+    outputs = train.n_classes or targets_of(train)
+    return Problem(
+        train.n_rows, train.n_features, outputs, len(penalties), settings.memory, entry.moments
+    )
+
+
+def _numbers(axes: Axes, places: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
+    """Return the numbers of the probes of some prefixes, in the order of the part's own axes."""
+    return np.concatenate(
+        [
+            np.array(axes.prefixes(chain, penalty))[prefixes]
+            for chain, prefixes in places
+            for penalty in range(len(axes.penalties))
+        ]
+    )
+
+
+class OfColumns:
+    """The probes of chains that touch few of the features, fitted on those columns alone.
+
+    Attributes: as `Fitted`.
+    """
+
+    def __init__(
+        self, make: Fit, train: RowBlocks, axes: Axes, settings: Settings,
+        options: Mapping[str, Any],
+    ):  # fmt: skip
+        self._columns = touched(axes.chains)
+        self.axes, self.n_features = axes, train.n_features
+        self.n_train, self.n_targets = train.n_rows, targets_of(train)
+        chains = [
+            replace(chain, order=np.searchsorted(self._columns, chain.order[: chain.length]))
+            for chain in axes.chains
+        ]
+
+        def fitted() -> Fitted:
+            rows = remembered(ColumnSubset(train, self._columns))
+            return make(rows, chains, axes.penalties, settings, **options)
+
+        self._make, self._fitted = fitted, fitted()
+        self.facts, self.class_counts = self._fitted.facts, self._fitted.class_counts
+
+    def score(self, test: RowBlocks, scores: Scores) -> None:
+        """Feed the logits of every probe on every row to `scores`."""
+        self._solved().score(ColumnSubset(test, self._columns), scores)
+
+    def weights(self, probe: int) -> Weights:
+        """Return the affine map of one probe."""
+        own = self._solved().weights(probe)
+        return replace(own, features=self._columns[own.features])
+
+    def release(self) -> None:
+        """Let go of matrices that can be made again."""
+        release(self._fitted)
+        if isinstance(self._fitted, PrefixFit):
+            self._fitted = None
+
+    def _solved(self) -> Fitted:
+        if self._fitted is None:
+            self._fitted = self._make()
+        return self._fitted

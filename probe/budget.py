@@ -9,6 +9,8 @@ from probe.errors import MemoryBudgetError, UsageError
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
+# what the host grants unless it is told a size
+AUTO, HOST_DEFAULT = "auto", 4 << 30
 # rows of one piece: enough to keep a matrix product at full speed
 MOMENT_ROWS = 4096
 MIN_ROWS = 16
@@ -21,7 +23,7 @@ FORWARD_WIDTH = 256
 
 
 def parse(memory: str | int) -> int:
-    """Return a number of bytes from text such as "8GiB", "500 MB" or "2g".
+    """Return a number of bytes from text such as "8GiB", "500 MB" or "2g"; "auto" is 4 GiB.
 
     Raises:
         UsageError: the text is not a positive size.
@@ -30,6 +32,8 @@ def parse(memory: str | int) -> int:
         >>> parse("1GiB"), parse("1.5 kB"), parse(4096)
         (1073741824, 1500, 4096)
     """
+    if memory == AUTO:
+        return HOST_DEFAULT
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", str(memory), re.IGNORECASE)
     unit = match and {**UNITS, **BINARY_UNITS}.get(match[2].lower())
     size = int(float(match[1]) * unit) if match and unit else 0

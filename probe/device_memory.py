@@ -8,13 +8,11 @@ from typing import TypeVar
 import torch
 
 from probe.arrays import Backend
-from probe.budget import parse, text
+from probe.budget import AUTO, parse, text
 from probe.errors import DeviceWarning, MemoryBudgetError
 
 T = TypeVar("T")
 
-AUTO = "auto"
-HOST_DEFAULT = 4 << 30
 # share of a device's free memory that arrays may take; the rest is for libraries' workspaces
 FREE_SHARE = 0.9
 # what the libraries under torch and CuPy say when their own allocations fail
@@ -36,12 +34,9 @@ class Grant:
         UsageError: the text is not a size.
     """
 
-    def __init__(self, memory: "str | int | Grant", backend: Backend):
-        if memory != AUTO:
-            self.memory = parse(memory)
-        else:
-            on_host = backend.device == "cpu"
-            self.memory = HOST_DEFAULT if on_host else int(FREE_SHARE * free(backend))
+    def __init__(self, memory: str | int, backend: Backend):
+        of_device = memory == AUTO and backend.device == "cuda"
+        self.memory = int(FREE_SHARE * free(backend)) if of_device else parse(memory)
 
     def spend(self, attempt: Callable[[int], T]) -> T:
         """Return attempt(memory); when the device runs out, try again with half the memory.

@@ -29,6 +29,7 @@ from probe.errors import MemoryBudgetError, UsageError
         ("12B", 12),
         (12, 12),
         ("2T", 2 * 10**12),
+        ("auto", 4 << 30),
     ],
 )
 def test_sizes_are_read(memory, size):

@@ -3,11 +3,14 @@
 import cupy_stand_in
 import pytest
 import torch
+from problems import clusters
 
-from probe import device_memory
+import probe
+from probe import device_memory, metrics, prefixes
 from probe.arrays import Backend
 from probe.device_memory import Grant, grant, out_of_memory
 from probe.errors import DeviceWarning, MemoryBudgetError, UsageError
+from probe.logistic import passes
 
 HOST = Backend("torch", "cpu")
 
@@ -111,3 +114,38 @@ def test_what_the_libraries_keep_is_given_back(monkeypatch):
         monkeypatch.setattr(pool, "free_all_blocks", lambda: freed.append("cupy"))
         device_memory.release()
     assert freed == ["torch", "cupy"]
+
+
+def running_out(monkeypatch, module, name, size_of, limit):
+    """Let a function of a module run out of memory where its first argument is too large."""
+    real, seen = getattr(module, name), []
+
+    def seam(array, *rest):
+        seen.append(size_of(array))
+        if seen[-1] > limit:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+        return real(array, *rest)
+
+    monkeypatch.setattr(module, name, seam)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("solver", "memory", "module", "name", "limit"),
+    [
+        ("ridge", "64MiB", prefixes, "factorise", 2),  # systems factorised together
+        ("ridge", "64MiB", metrics, "judged", 3),  # systems scored together
+        ("logistic", "2MiB", passes, "residuals", 9),  # probes in a pass
+    ],
+)
+def test_a_sweep_goes_on_with_smaller_batches(monkeypatch, solver, memory, module, name, limit):
+    problem = clusters(300, 40, 60, 5)
+    arguments = {"fractions": [0.2, 0.4, 0.6], "seeds": [1, 2, 3, 4], "solver": solver,
+                 "device": "cpu", "memory": memory}  # fmt: skip
+    known = probe.sweep(problem.train, problem.test, **arguments).table
+    seen = running_out(monkeypatch, module, name, len, limit)
+    with pytest.warns(DeviceWarning, match="going on with batches for"):
+        found = probe.sweep(problem.train, problem.test, **arguments).table
+    assert max(seen) > limit >= seen[-1]
+    assert (found["status"] == known["status"]).all()
+    assert found["accuracy"].to_numpy() == pytest.approx(known["accuracy"].to_numpy(), abs=0.03)

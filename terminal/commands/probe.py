@@ -37,7 +37,7 @@ from terminal.values import DEVICE, STORE, Names, NumberList, OutFile, Penalties
 )  # fmt: skip
 @click.option("--tap", help="Which tap of the store.  [default: its first]")
 @click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
-@click.option("--memory", default="4GiB", help="How much memory arrays may take.")
+@click.option("--memory", default="auto", help="What arrays may take, as 4GiB.")
 @click.option("--device", type=DEVICE, default="auto")
 @click.option("--backend", type=click.Choice(["torch", "cupy", "numpy"]), default="torch")
 @click.option(

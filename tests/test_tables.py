@@ -224,6 +224,23 @@ def test_paths_start_from_the_data_folder_or_the_list(pictures, load):
     assert load(PICTURES, file=file, data_dir=pictures).ids == PICTURES["image"][:2]
 
 
+def test_files_that_are_missing_may_be_left_to_the_scan(pictures, load):
+    whole = load(PICTURES)
+    (pictures / "dog" / "1.png").unlink()
+    with pytest.raises(DatasetError, match=r"lists 2 images; .*dog/1.png is not there"):
+        load(PICTURES)
+    name = f"csv:{pictures / 'list.csv'}"
+    rows = datasets.load(name, "train", missing_ok=True)
+    assert rows.fingerprint != whole.fingerprint
+    found = datasets.scan(rows)
+    assert [one.id for one in found] == ["dog/1.png"]
+    assert datasets.without(rows, found).ids == ["cat/0.png"]
+    (pictures / "cat" / "0.png").unlink()
+    rows = datasets.load(name, "train", missing_ok=True)
+    with pytest.raises(DatasetError, match=r"none of the 2 rows .* the first: .*No such file"):
+        datasets.without(rows, datasets.scan(rows))
+
+
 # what cannot be used
 
 

@@ -14,6 +14,7 @@ from featstore.datasets import (
     webdataset,
 )
 from featstore.datasets.columns import Columns
+from featstore.datasets.image_files import require_files
 from featstore.datasets.rows import ImageRows, Rows, TextRows, limited
 from featstore.datasets.scanning import Unreadable, save_report, scan, without
 from featstore.errors import UsageError
@@ -48,6 +49,7 @@ def load(
     data_dir: str | Path | None = None,
     limit: int | None = None,
     columns: Columns | None = None,
+    missing_ok: bool = False,
 ) -> Rows:
     """One split of a data set, or `limit` rows of it evenly spaced.
 
@@ -56,7 +58,7 @@ def load(
     images or texts, `hf:NAME`, `hf:NAME:CONFIG`, `hf:DIR` are sets of Hugging Face's hub or format,
     `wds:PATTERN` WebDataset's shards. Sets of torchvision lie in `data_dir`, or are downloaded into
     it (the platform's cache without one), and so are the hub's; the relative paths of the others
-    are below it.
+    are below it. With `missing_ok` images that a list names need not be there: `scan` finds them.
 
     Raises `UsageError` for a name, a split or a column that is not there, `DatasetError` for data
     that cannot be read, `DownloadRefused` where a set cannot be fetched.
@@ -67,7 +69,10 @@ def load(
     (100, (8, 8), '8')
     """
     data_dir = None if data_dir is None else Path(data_dir).expanduser()
-    return limited(_rows(name, split, data_dir, columns or Columns()), limit)
+    rows = _rows(name, split, data_dir, columns or Columns())
+    if not missing_ok:
+        require_files(rows)
+    return limited(rows, limit)
 
 
 def _rows(name: str, split: str, data_dir: Path | None, columns: Columns) -> Rows:

@@ -30,28 +30,40 @@ def of_arrays(images: np.ndarray, labels: np.ndarray) -> str:
     return f"arrays:{digest.hexdigest()}"
 
 
-def of_files(paths: Sequence[Path], ids: Sequence[str], labels: Sequence) -> str:
-    """Fingerprint of files in row order: ids, labels and sizes of all, bytes as said above."""
-    sizes = [path.stat().st_size for path in paths]
+def of_files(
+    paths: Sequence[Path],
+    ids: Sequence[str],
+    labels: Sequence,
+    sizes: Sequence[int | None] | None = None,
+) -> str:
+    """Fingerprint of files in row order: ids, labels and sizes of all, bytes as said above.
+
+    `sizes` are those of the files, None of one that is not there.
+    """
+    sizes = [path.stat().st_size for path in paths] if sizes is None else sizes
     return of_encoded(ids, labels, sizes, lambda row: paths[row].read_bytes())
 
 
 def of_encoded(
     ids: Sequence[str],
     labels: Sequence,
-    sizes: Sequence[int],
+    sizes: Sequence[int | None],
     encoded: Callable[[int], bytes],
 ) -> str:
-    """Fingerprint of images as they are encoded, row i of `sizes[i]` bytes `encoded(i)`."""
+    """Fingerprint of images as they are encoded, row i of `sizes[i]` bytes `encoded(i)`.
+
+    A size of None is an image that is not there.
+    """
     digest = hashlib.sha256()
     for id_, label, size in zip(ids, labels, sizes, strict=True):
         digest.update(f"{id_}|{label}|{size}\n".encode())
-    if sum(sizes) <= ALL_BYTES:
+    if sum(size or 0 for size in sizes) <= ALL_BYTES:
         read = range(len(sizes))
     else:
         read = np.unique(np.linspace(0, len(sizes) - 1, SAMPLED_FILES).round().astype(int))
     for row in read:
-        digest.update(encoded(int(row)))
+        if sizes[row] is not None:
+            digest.update(encoded(int(row)))
     return f"files:{digest.hexdigest()}"
 
 

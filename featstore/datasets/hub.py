@@ -45,10 +45,9 @@ class HubImages:
             raise ValueError("there is none")
         return self._trusted(cell["path"]).read_bytes()
 
-    def size(self, row: int) -> int:
-        """Bytes of a row's file that is not in the table; 0 where there is none."""
-        path = (self.rows[row][self.column] or {}).get("path")
-        return self._trusted(path).stat().st_size if path else 0
+    def size(self, path: str | None) -> int | None:
+        """Bytes of a file that is not in the table; None where there is none."""
+        return self._trusted(path).stat().st_size if path else None
 
     def _trusted(self, path: str) -> Path:
         for root in self.roots:
@@ -246,15 +245,16 @@ def _of_images(
     )
 
 
-def _sizes(table, images: HubImages) -> list[int]:
+def _sizes(table, images: HubImages) -> list[int | None]:
     """Bytes of each image's file, which is in the table or named by it."""
-    sizes: list[int] = []
+    sizes: list[int | None] = []
     for batch in table.iter(1000):
         cells = batch[images.column].combine_chunks()
-        lengths = pc.binary_length(cells.field("bytes")).to_pylist()
+        lengths = pc.binary_length(pc.struct_field(cells, "bytes")).to_pylist()
+        paths = pc.struct_field(cells, "path").to_pylist()
         sizes += [
-            images.size(len(sizes) + at) if length is None else length
-            for at, length in enumerate(lengths)
+            images.size(path) if length is None else length
+            for length, path in zip(lengths, paths, strict=True)
         ]
     return sizes
 

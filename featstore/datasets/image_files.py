@@ -1,6 +1,7 @@
 """Rows of image files, and the rule for the paths that a list names."""
 
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from PIL import Image
 
 from featstore.datasets import fingerprints
 from featstore.datasets.pixels import opened
-from featstore.datasets.rows import ImageRows
+from featstore.datasets.rows import ImageRows, Rows
 from featstore.errors import DatasetError
 
 
@@ -19,6 +20,7 @@ class ImageFiles:
     """Image files as rows; each is opened when it is asked for, and closed again."""
 
     paths: Sequence[Path]
+    missing: Sequence[Path] = ()
 
     def __call__(self, row: int) -> Image.Image:
         """The image of a row."""
@@ -34,15 +36,10 @@ def of_files(
     root: Path,
     targets: tuple[str, ...] = (),
 ) -> ImageRows:
-    """Rows of image files, each one's id its path below `root`."""
+    """Rows of image files, each one's id its path below `root`; see `require_files`."""
     ids = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
-    missing = [path for path in paths if not path.is_file()]
-    if missing:
-        more = f" and {len(missing) - 1:,} more are not" if missing[1:] else " is not"
-        raise DatasetError(
-            f"{dataset} lists {len(paths):,} images; {missing[0]}{more} there: fetch the set again,"
-            " or give the folder that its paths start from as --data-dir"
-        )
+    sizes = [_size(path) for path in paths]
+    missing = tuple(path for path, size in zip(paths, sizes, strict=True) if size is None)
     labels = np.asarray(labels, np.float64 if targets else np.int64)
     return ImageRows(
         dataset=dataset,
@@ -50,10 +47,21 @@ def of_files(
         labels=labels,
         ids=ids,
         classes=classes,
-        fingerprint=fingerprints.of_files(paths, ids, labels.tolist()),
-        read=ImageFiles(paths),
+        fingerprint=fingerprints.of_files(paths, ids, labels.tolist(), sizes),
+        read=ImageFiles(paths, missing),
         targets=targets,
     )
+
+
+def require_files(rows: Rows) -> None:
+    """Raise `DatasetError` where files that a set lists are not there."""
+    missing = rows.read.missing if isinstance(rows.read, ImageFiles) else ()
+    if missing:
+        more = f" and {len(missing) - 1:,} more are not" if missing[1:] else " is not"
+        raise DatasetError(
+            f"{rows.dataset} lists {len(rows):,} images; {missing[0]}{more} there: fetch the set"
+            " again, or give the folder that its paths start from as --data-dir"
+        )
 
 
 def below(root: Path, name: str) -> Path:
@@ -70,3 +78,12 @@ def below(root: Path, name: str) -> Path:
     if not path.startswith(root.rstrip(os.sep) + os.sep) or "\0" in name:
         raise ValueError(f"{name!r} does not lie below {root}")
     return Path(path)
+
+
+def _size(path: Path) -> int | None:
+    """Bytes of a file, None where there is none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_size if stat.S_ISREG(status.st_mode) else None

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from array_api_compat import array_namespace
 
-from probe.arrays import Array, add_to_diagonal, full_precision, on_device, solve_lower, to_host
+from probe.arrays import Array, full_precision, on_device, solve_lower, to_host
 from probe.axes import Axes
 from probe.batches import Batch, grouped
 from probe.blocks import RowBlocks
@@ -15,6 +15,7 @@ from probe.budget import SystemSize, solve_plan
 from probe.direct import Direct, direct, direct_is_cheaper
 from probe.factor import Factors, factorise
 from probe.forward import Forward, forward
+from probe.kernels import permuted_blocks
 from probe.metrics import Scores
 from probe.rows import gathered
 from probe.settings import Settings
@@ -151,12 +152,8 @@ class PrefixFit:
         xp, backend, length = array_namespace(self._matrix), self._settings.backend, batch.length
         orders = np.stack([self.axes.chains[chain].order[:length] for chain, _ in batch.systems])
         order = backend.put(orders)
-        # filled one by one and not stacked, which would hold every matrix twice
-        matrices = backend.empty((len(orders), length, length), "float64")
-        for system, (_, penalty) in enumerate(batch.systems):
-            rows = xp.take(self._matrix, order[system], axis=0)
-            matrices[system] = xp.take(rows, order[system], axis=1)
-            add_to_diagonal(matrices[system], self.axes.penalties[penalty])
+        penalties = np.array([self.axes.penalties[penalty] for _, penalty in batch.systems])
+        matrices = permuted_blocks(self._matrix, order, backend.put(penalties, "float64"))
         rights = xp.stack([xp.take(self._right, one, axis=0) for one in order])
         factors = factorise(matrices)
         return factors, solve_lower(factors.lower, rights), order

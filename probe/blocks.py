@@ -147,7 +147,7 @@ def _checked_views(labels: np.ndarray, n_views: int) -> int:
             "give as many rows of each view, view after view"
         )
     by_view = labels.reshape(n_views, len(labels) // n_views, *labels.shape[1:])
-    if (by_view != by_view[:1]).any():
+    if n_views > 1 and (by_view != by_view[:1]).any():
         raise DataError(
             f"the labels of the {n_views} views differ: every view has the same images in the "
             "same order"

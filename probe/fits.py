@@ -18,6 +18,7 @@ from probe.result import ProbeResult, probe_table
 from probe.selection import fit_chosen
 from probe.settings import Progress, Settings, silent
 from probe.solvers import Fitted, Solver, solver_named
+from probe.solving import solve
 
 
 def fit(
@@ -36,7 +37,8 @@ def fit(
     """Return every probe of these chains and penalties, solved but not yet scored.
 
     Arguments:
-        train: row blocks, or (features (N, D), labels (N,)).
+        train: row blocks, or (features (N, D), labels (N,)); floats for labels are numbers to be
+            predicted.
         chains: orderings of features with their prefix sizes.
         solver: a key of `probe.solvers.SOLVERS`.
         l2: penalty or rising penalties of the objective mean loss + (l2/2) ||W||^2, each solved;
@@ -71,11 +73,11 @@ def fit(
     penalties = planned(l2, select, held_out, held_out_seed, **entry.penalties)
     blocks, where = as_blocks(train), arrays.backend(backend, device)
 
-    def solve(memory: int) -> Fitted:
+    def within(memory: int) -> Fitted:
         settings = Settings(standardize, memory, where, moments_cache, progress)
         return _fitted(entry, blocks, chains, penalties, settings, options)
 
-    fitted = grant(memory, where).spend(solve)
+    fitted = grant(memory, where).spend(within)
     text = options_text(entry, penalties, standardize, options)
     table = probe_table(fitted, solver, penalties.choice, {"store": store, "tap": tap}, text)
     return ProbeResult(table, fitted, np.arange(len(fitted.axes)), solver)
@@ -94,7 +96,7 @@ def _fitted(
     rows = remembered(train)
     if penalties.chosen:
         return fit_chosen(entry, rows, chains, penalties, settings, options)
-    return entry.fit(rows, chains, penalties.values, settings, **options)
+    return solve(entry, rows, chains, penalties.values, settings, options)
 
 
 def described(solver: str, arguments: Mapping[str, Any]) -> tuple[Penalties, str]:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from probe.chains import Chain
 from probe.joined import Joined, release
+from probe.ranks import rank
 from probe.result import ProbeResult
 from probe.resume import ResultsFile
 from probe.sweep_plan import SweepPlan
@@ -40,7 +41,7 @@ def solved(
         results.append(result)
         table = result.table.assign(options=plan.identity["options"].iloc[0])
         finished = _with(finished, table.set_axis(numbers[-1]))
-        if file:
+        if file and rank() == 0:
             file.write(finished)
         if len(plan.groups) > 1:
             release(result.fitted)

@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from probe.errors import UsageError
 from probe.files import written_whole
-from probe.summaries import CURVE, as_curves, penalty, summary
+from probe.summaries import CURVE, as_curves, penalty, score_of, summary
 
 SUFFIXES = (".png", ".svg", ".pdf")
 """What a picture's file name may end in."""
@@ -38,11 +38,15 @@ STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "featstore",
 }
+# of each score: what it is multiplied by, its axis, and how one value is written
+UNITS = {"accuracy": (100, "test accuracy (%)", "{:.1f} %"), "r2": (1, "test R²", "{:.3f}")}
 TICKS = [m * 10.0**e for e in range(-4, 0) for m in (1, 2, 5)] + [1.0]
 
 
 def accuracy_against_fraction(table: pd.DataFrame, path: str | Path) -> Path:
     """Draw test accuracy against the fraction of features kept: mean, ± one std, every seed.
+
+    Where numbers are predicted, R^2 stands for accuracy.
 
     One curve for each (store, tap, mode, solver, penalty); the full layer is a dashed line. With
     one curve, the right axis reads the same accuracies as a share of the full layer's.
@@ -77,7 +81,7 @@ def _figure(table: pd.DataFrame) -> Figure:
     for number, curve in enumerate(curves):
         _draw(axes, curve, table, number, _label(curve, curves))
     _fraction_axis(axes, table["fraction"])
-    axes.set_ylabel("test accuracy (%)")
+    axes.set_ylabel(UNITS[score_of(table)][1])
     axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     axes.grid(axis="y", linewidth=0.4, alpha=0.35)
     axes.set_title(_title(curves), fontsize=6.5, color=GREY, loc="left", linespacing=1.35)
@@ -92,13 +96,13 @@ def _figure(table: pd.DataFrame) -> Figure:
 def _draw(axes: Axes, curve: pd.DataFrame, table: pd.DataFrame, number: int, label: str) -> None:
     """Add one curve: a line through the means, a band of ± std, a faint point for each seed."""
     colour, marker = PALETTE[number % len(PALETTE)], MARKERS[number % len(MARKERS)]
-    fraction, mean = curve["fraction"], 100 * curve["accuracy"]
-    spread = 100 * curve["accuracy_std"].fillna(0)
+    score = score_of(table)
+    unit = UNITS[score][0]
+    fraction, mean = curve["fraction"], unit * curve[score]
+    spread = unit * curve[f"{score}_std"].fillna(0)
     seeds = table.merge(curve[CURVE].head(1), on=CURVE)
     axes.fill_between(fraction, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
-    axes.scatter(
-        seeds["fraction"], 100 * seeds["accuracy"], s=5, color=colour, alpha=0.45, linewidth=0
-    )
+    axes.scatter(seeds["fraction"], unit * seeds[score], s=5, color=colour, alpha=0.45, linewidth=0)
     axes.plot(fraction, mean, color=colour, marker=marker, ms=3, lw=1.1, label=label)
     full = mean[fraction == 1]
     if len(full):
@@ -121,7 +125,8 @@ def _fraction_axis(axes: Axes, fractions: pd.Series) -> None:
 
 def _ratio_axis(axes: Axes, curve: pd.DataFrame) -> None:
     """Read the left axis a second time, on the right, as a share of the full layer's accuracy."""
-    full = 100 * curve.loc[curve["fraction"] == 1, "accuracy"].mean()
+    unit, _, written = UNITS[score_of(curve)]
+    full = unit * curve.loc[curve["fraction"] == 1, score_of(curve)].mean()
     right = axes.secondary_yaxis(
         "right", functions=(lambda a: 100 * a / full, lambda share: share * full / 100)
     )
@@ -129,7 +134,7 @@ def _ratio_axis(axes: Axes, curve: pd.DataFrame) -> None:
     right.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     widest = curve.loc[curve["fraction"] == 1, "k"].iloc[0]
     axes.annotate(
-        f"all {widest:,} features: {full:.1f} %",
+        f"all {widest:,} features: {written.format(full)}",
         (0.0, full),
         xycoords=("axes fraction", "data"),
         xytext=(3, -2.5),

@@ -66,11 +66,17 @@ def all_sum(*arrays: Array) -> None:
             dist.all_reduce(torch.as_tensor(array))
 
 
+def least(value: int) -> int:
+    """Return the smallest value that a process has."""
+    smallest = np.array([value])
+    if world() > 1:
+        dist.all_reduce(torch.as_tensor(smallest), dist.ReduceOp.MIN)
+    return int(smallest[0])
+
+
 def everywhere(fact: bool) -> bool:
     """Return whether something is so in every process."""
-    count = np.array([int(fact)])
-    all_sum(count)
-    return int(count[0]) == world()
+    return least(int(fact)) == 1
 
 
 def share(blocks: RowBlocks, unit: int = 1) -> RowBlocks:

@@ -14,6 +14,9 @@ SOLVED = ("ok", "converged")
 NOT_RUN = "not run"
 """What it says of a probe that an interrupted sweep did not reach."""
 
+NAMES = {"accuracy": "accuracy", "r2": "R²"}
+"""What a person calls the score of a table."""
+
 CHOICES = {"validation": "validation", "loo": "leave-one-out"}
 
 
@@ -37,8 +40,19 @@ def penalty(choice: str, l2: float) -> str:
     return f"l2 = {l2:g}" if choice == "given" else f"l2 by {CHOICES.get(choice, choice)}"
 
 
+def score_of(table: pd.DataFrame) -> str:
+    """Return the column that a table is summed up by: accuracy, or r2 where numbers are predicted.
+
+    >>> score_of(pd.DataFrame({"r2": [0.5]}))
+    'r2'
+    """
+    return "r2" if "r2" in table and "accuracy" not in table else "accuracy"
+
+
 def with_ratio(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with a column `ratio`: each probe's accuracy over its own seed's full layer.
+
+    Where numbers are predicted, R^2 stands for accuracy, here and below.
 
     Args:
         table: one row a probe, as `ProbeResult.to_pandas` gives it, with the columns `CURVE`,
@@ -48,10 +62,11 @@ def with_ratio(table: pd.DataFrame) -> pd.DataFrame:
         A copy with `ratio` float64; NaN where that seed has no row of fraction 1.
     """
     table = as_curves(table)
-    full = table.loc[table["fraction"] == 1, [*CURVE, "seed", "accuracy"]]
-    full = full.drop_duplicates([*CURVE, "seed"]).rename(columns={"accuracy": "full"})
+    score = score_of(table)
+    full = table.loc[table["fraction"] == 1, [*CURVE, "seed", score]]
+    full = full.drop_duplicates([*CURVE, "seed"]).rename(columns={score: "full"})
     joined = table.merge(full, on=[*CURVE, "seed"], how="left", validate="many_to_one")
-    return joined.assign(ratio=joined["accuracy"] / joined["full"]).drop(columns="full")
+    return joined.assign(ratio=joined[score] / joined["full"]).drop(columns="full")
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -65,7 +80,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The columns `CURVE`, `fraction`, `k`, `probes` (how many seeds stand behind the row),
-        `accuracy`, `accuracy_std`, `ratio`, `ratio_std`; ordered by curve, then fraction.
+        `accuracy`, `accuracy_std` (or `r2`, `r2_std`), `ratio`, `ratio_std`; ordered by curve, then
+        fraction.
 
     >>> row = {"store": "s", "tap": "t", "mode": "random", "solver": "ridge", "l2": 1e-3}
     >>> probes = [(1, 0.1, 2, 0.6), (2, 0.1, 2, 0.7), (1, 1.0, 20, 0.8), (2, 1.0, 20, 0.8)]
@@ -77,13 +93,15 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     1       1.0       2      0.80        0.0000  1.0000
     """
     groups = with_ratio(table).groupby([*CURVE, "fraction", "k"], dropna=False, sort=True)
-    return groups.agg(
-        probes=("accuracy", "count"),
-        accuracy=("accuracy", "mean"),
-        accuracy_std=("accuracy", "std"),
-        ratio=("ratio", "mean"),
-        ratio_std=("ratio", "std"),
-    ).reset_index()
+    score = score_of(table)
+    columns = {
+        "probes": (score, "count"),
+        score: (score, "mean"),
+        f"{score}_std": (score, "std"),
+        "ratio": ("ratio", "mean"),
+        "ratio_std": ("ratio", "std"),
+    }
+    return groups.agg(**columns).reset_index()
 
 
 def percent(fraction: float) -> str:
@@ -121,17 +139,18 @@ def sentence(table: pd.DataFrame, fraction: float = 0.1) -> str:
 
 
 def _sentence(curve: pd.DataFrame, fraction: float) -> str:
+    score, name = score_of(curve), NAMES[score_of(curve)]
     full, parts = curve[curve["fraction"] == 1], curve[curve["fraction"] < 1]
     if full.empty or parts.empty:
         largest = curve.iloc[-1]
-        return f"{largest.k} features reach an accuracy of {largest.accuracy:.3f}."
+        return f"{largest.k} features reach an {name} of {largest[score]:.3f}."
     near = parts.loc[(parts["fraction"] - fraction).abs().idxmin()]
     kept = plus_minus(100 * near.ratio, 100 * near.ratio_std, 1)
     seeds = "1 seed" if near.probes == 1 else f"{near.probes} seeds"
     how = penalty(near.l2_choice, near.l2)
     return (
-        f"{percent(near.fraction)} of the features keep {kept} % of the full layer's accuracy "
-        f"({near.accuracy:.3f} of {full.iloc[0].accuracy:.3f}; {seeds}, {how})."
+        f"{percent(near.fraction)} of the features keep {kept} % of the full layer's {name} "
+        f"({near[score]:.3f} of {full.iloc[0][score]:.3f}; {seeds}, {how})."
     )
 
 
@@ -175,14 +194,15 @@ def _at_the_end(table: pd.DataFrame) -> list[str]:
 
 
 def _beaten(curve: pd.DataFrame) -> list[str]:
-    full = curve.loc[curve["fraction"] == 1, "accuracy"]
-    best = curve.loc[curve["accuracy"].idxmax()] if curve["accuracy"].notna().any() else None
+    score = score_of(curve)
+    full = curve.loc[curve["fraction"] == 1, score]
+    best = curve.loc[curve[score].idxmax()] if curve[score].notna().any() else None
     if full.empty or best is None or best["l2_choice"] != "given":
         return []
-    if not best["accuracy"] - np.nan_to_num(best["accuracy_std"]) > full.iloc[0]:
+    if not best[score] - np.nan_to_num(best[f"{score}_std"]) > full.iloc[0]:
         return []
     return [
         f"{percent(best['fraction'])} of the features are more accurate than all of them "
-        f"({best['accuracy']:.3f} against {full.iloc[0]:.3f}) at l2 = {best['l2']:g}: "
+        f"({best[score]:.3f} against {full.iloc[0]:.3f}) at l2 = {best['l2']:g}: "
         "that penalty is likely too small, try larger ones"
     ]

@@ -5,14 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from probe.arrays import backend
-from probe.blocks import Rows
+from probe.blocks import Rows, has_targets
 from probe.chains import Chain
 from probe.checks import as_pair
 from probe.device_memory import grant
 from probe.errors import UsageError
 from probe.fits import fit
 from probe.groupwise import solved
-from probe.metrics import check_metrics
+from probe.metrics import metrics_of
 from probe.remembered import remembered
 from probe.result import ProbeResult
 from probe.resume import ResultsFile
@@ -27,7 +27,7 @@ def sweep(
     seeds: Sequence[int] = (1,),
     solver: str = "logistic",
     mode: str = "random",
-    metrics: Sequence[str] = ("accuracy",),
+    metrics: Sequence[str] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     **arguments: Any,
@@ -42,7 +42,8 @@ def sweep(
         seeds: what the random subsets are drawn with; for one seed they are nested.
         solver: a key of `probe.solvers.SOLVERS`.
         mode: "random", or "first" for the leading features (which knows no seed).
-        metrics: what to score, keys of `probe.metrics.METRICS`.
+        metrics: what to score, keys of `probe.metrics.METRICS`; by default accuracy, or R^2 where
+            labels are numbers.
         out: .csv, .json or .parquet file to keep the table in. The probes are solved group by
             group, and after each the file is written, the others in it as "not run".
         resume: solve only the probes that `out`, if it is there, does not have.
@@ -61,13 +62,13 @@ def sweep(
         [[1, 0.4, 1], [1, 1.0, 3], [2, 0.4, 1], [2, 1.0, 3]]
     """
     train_blocks, test_blocks = as_pair(train, test)
-    check_metrics(metrics)
+    metrics = metrics_of(metrics, has_targets(train_blocks))
     if resume and out is None:
         raise UsageError("resume without out: name the results file that is to be completed")
     plan = sweep_plan(train_blocks, test_blocks, fractions, seeds, solver, mode, arguments)
     blocks, file, finished = remembered(train_blocks), None, None
     if out is not None:
-        file = ResultsFile(Path(out), plan.identity, plan.layout, tuple(metrics))
+        file = ResultsFile(Path(out), plan.identity, plan.layout, metrics)
         finished = file.read() if resume and file.path.exists() else None
 
     where = backend(arguments.get("backend", "torch"), arguments.get("device", "auto"))

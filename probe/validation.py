@@ -54,11 +54,11 @@ def random_parts(n_rows: int, share: float, seed: int) -> Parts:
 def stratified_parts(labels: np.ndarray, share: float, seed: int) -> Parts:
     """Return a draw that takes the same share of every class, both parts in row order.
 
-    Of n rows of a class round(share * n) are for validation, but at least one, and at least one
-    stays for training.
+    Labels that are numbers make one class. Of n rows of a class round(share * n) are for
+    validation, but at least one, and at least one stays for training.
 
     Arguments:
-        labels: int64 (N,).
+        labels: int64 (N,); or targets, float64 (N,) or (N, T).
         share: in (0, 1).
         seed: of the draw.
 
@@ -74,6 +74,8 @@ def stratified_parts(labels: np.ndarray, share: float, seed: int) -> Parts:
     check_share(share)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).numpy()
     held = np.zeros(len(labels), bool)
+    if labels.dtype.kind == "f":
+        labels = np.zeros(len(labels), np.int64)
     for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
         if count < 2:
             raise DataError(

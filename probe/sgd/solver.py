@@ -9,7 +9,9 @@ from probe.arrays import full_precision
 from probe.axes import Axes
 from probe.blocks import RowBlocks, views_of
 from probe.chains import Chain
+from probe.errors import UsageError
 from probe.metrics import Scores
+from probe.ranks import world
 from probe.rows import gathered
 from probe.settings import Settings
 from probe.sgd.recipe import Recipe
@@ -53,13 +55,18 @@ def fit(
     epoch shows one, drawn for it.
 
     Raises:
-        UsageError: an option cannot be used.
+        UsageError: an option cannot be used; or the process is one of several.
         DataError: train cannot be probed.
         MemoryBudgetError: the train rows and one chain's probes do not fit into memory.
 
     Reference:
         Nanda et al., "Diffused Redundancy in Pre-trained Representations", NeurIPS 2023.
     """
+    if world() > 1:
+        raise UsageError(
+            f"solver sgd takes every step on all probes in one process, and here are {world()}: "
+            "run it without a launcher, or run other seeds in each process, alone"
+        )
     recipe = Recipe(
         lr, momentum, epochs, step_every, gamma, batch_size, val_fraction, split_seed, order_seed
     )

@@ -6,6 +6,7 @@ commands, so that `featstore --help` answers at once.
 
 import click
 
+from terminal.commands.bench import bench
 from terminal.commands.extract import extract
 from terminal.commands.import_store import import_
 from terminal.commands.predict import predict
@@ -14,7 +15,7 @@ from terminal.commands.quickstart import quickstart
 from terminal.commands.stores import info, ls, verify
 from terminal.failures import SWITCHES, Group
 
-COMMANDS = (extract, import_, probe, predict, ls, info, verify, quickstart)
+COMMANDS = (extract, import_, probe, predict, bench, ls, info, verify, quickstart)
 
 
 @click.group(

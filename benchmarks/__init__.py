@@ -1,1 +1,5 @@
-"""Measurements that check the answers they time: `python -m benchmarks.NAME`."""
+"""Measurements that check the answers they time: `featstore bench`, `python -m benchmarks.NAME`."""
+
+from benchmarks.stages import STAGES, run
+
+__all__ = ["STAGES", "run"]

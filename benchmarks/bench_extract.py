@@ -11,39 +11,56 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 import featstore
-from benchmarks import machine
+from benchmarks import machine, stages
+from benchmarks.floors import percent
+from benchmarks.loops import Disagreement
+from benchmarks.report import Report
+from benchmarks.sizes import as_dict
 from featstore import backbones, datasets, quickstart, taps
 
 FOLDERS = (os.environ.get("FASHION_MNIST", ""), "/usr/share/datasets/fashion-mnist")
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """Which models at which sizes, and how many images each."""
+class ExtractSizes:
+    """Which models at which sizes in px, and how many images of `PX` each; fewer larger ones."""
 
-    cases: tuple[tuple[str, int, int], ...]
+    cases: tuple[tuple[str, int], ...]
+    images: int
     batch_size: int
     rounds: int
 
 
+PX = 96
 SIZES = {
-    "small": Sizes((("test_resnet", 32, 256),), 64, 1),
-    "full": Sizes(
+    "small": ExtractSizes((("test_resnet", 32),), 28, 64, 1),
+    "medium": ExtractSizes((("resnet18", 96), ("resnet18", 224)), 512, 64, 1),
+    "full": ExtractSizes(
         (
-            (quickstart.MODEL, 96, 2048),
-            (quickstart.MODEL, 224, 384),
-            ("resnet18", 96, 2048),
-            ("resnet18", 224, 384),
+            (quickstart.MODEL, 96),
+            (quickstart.MODEL, 224),
+            ("resnet18", 96),
+            ("resnet18", 224),
+            ("resnet50", 224),
         ),
+        1024,
         64,
         3,
     ),
 }
+
+
+def images_of(sizes: ExtractSizes, px: int) -> int:
+    """Return how many images of a size to extract, whole batches, two at least."""
+    count = sizes.images * (PX / px) ** 2 / sizes.batch_size
+    return sizes.batch_size * max(2, round(count))
 
 
 def source(folder: Path, count: int) -> dict:
@@ -72,14 +89,13 @@ class Stopwatch:
         return (done - before) / (ended - start)
 
 
-def bare_rate(backbone: backbones.Backbone, batch: torch.Tensor, count: int) -> float:
+def bare_rate(reader: taps.Taps, inputs: torch.Tensor, count: int) -> float:
     """Return images/s of forward passes alone on one ready batch."""
-    reader = taps.resolve(backbone)
-    passes = count // len(batch)
+    passes = count // len(inputs)
     with torch.inference_mode():
-        reader.read(batch)
-        taken, _ = machine.seconds(lambda: [reader.read(batch) for _ in range(passes)])
-    return passes * len(batch) / taken
+        reader.read(inputs)
+        taken, _ = machine.seconds(lambda: [reader.read(inputs) for _ in range(passes)])
+    return passes * len(inputs) / taken
 
 
 def extraction_rate(options: dict, folder: Path, batch_size: int) -> tuple[float, featstore.Store]:
@@ -91,53 +107,73 @@ def extraction_rate(options: dict, folder: Path, batch_size: int) -> tuple[float
     return watch.rate(time.perf_counter()), done.store
 
 
-def case(name: str, px: int, count: int, sizes: Sizes, folder: Path) -> dict:
+def operations(reader: taps.Taps, inputs: torch.Tensor) -> int:
+    """Return the operations of one image's forward pass; a multiplication and an addition are 2."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        reader.read(inputs[:1])
+    return counter.get_total_flops()
+
+
+def case(name: str, px: int, sizes: ExtractSizes, folder: Path, rates: dict) -> dict[str, Any]:
     """Return one row of the table: the medians of alternating runs, and of their ratios."""
     weights = quickstart.weights_file() if name == quickstart.MODEL else None
     network = {"weights": weights, "pretrained": weights is not None, "image_size": px}
+    batch_size, count = sizes.batch_size, images_of(sizes, px)
     images = source(folder, count)
-    batch_size = sizes.batch_size
     options = {
         **network, **images, "model": name, "batch_size": batch_size,
         "splits": ("train",), "limit": count,
     }  # fmt: skip
     backbone = backbones.load(name, **network)
     rows = datasets.load(images["dataset"], "train", data_dir=images.get("data_dir"), limit=count)
-    batch = torch.stack([backbone.transform(rows[row][0]) for row in range(batch_size)])
+    batch = backbone.encode_batch([rows[row][0] for row in range(batch_size)])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone.model.to(device, memory_format=torch.channels_last)
-    batch = batch.to(device).contiguous(memory_format=torch.channels_last)
+    inputs = backbone.prepare(batch.to(device)).contiguous(memory_format=torch.channels_last)
+    reader = taps.resolve(backbone)
     bare, extracted = [], []
     for _ in range(sizes.rounds):
-        bare.append(bare_rate(backbone, batch, count))
+        bare.append(bare_rate(reader, inputs, count))
         rate, store = extraction_rate(options, folder, batch_size)
         extracted.append(rate)
-    check(backbone, batch, store)
+    check(reader, inputs, store)
+    each = operations(reader, inputs) / 1e9
     return {
         "model": name,
         "px": px,
         "images": count,
-        "bare images/s": round(float(np.median(bare)), 1),
-        "extract images/s": round(float(np.median(extracted)), 1),
+        "GFLOP": round(each, 3),
+        "bare/s": round(float(np.median(bare)), 1),
+        "extract/s": round(float(np.median(extracted)), 1),
         "ratio": round(float(np.median(np.divide(extracted, bare))), 3),
+        "of matmul": percent(float(np.median(extracted)) * each / rates["matmul_gflops"]),
     }
 
 
-def check(backbone: backbones.Backbone, batch: torch.Tensor, store: featstore.Store) -> None:
-    """Assert that what was stored for the first batch is what the model gives for it."""
+def check(reader: taps.Taps, inputs: torch.Tensor, store: featstore.Store) -> None:
+    """Raise Disagreement unless what was stored for the first batch is what the model gives."""
     with torch.inference_mode():
-        features = taps.resolve(backbone).read(batch)["penultimate"].cpu().numpy()
-    stored = store.read("train", "penultimate", 0, len(batch))
-    np.testing.assert_allclose(stored, features, rtol=2e-3, atol=2e-3)
+        features = reader.read(inputs)["penultimate"].float().cpu().numpy()
+    stored = store.read("train", "penultimate", 0, len(inputs))
+    if not np.allclose(stored, features, rtol=2e-3, atol=2e-3):
+        worst = np.abs(stored - features).max()
+        raise Disagreement(f"extract: stored features differ by {worst:.2g} from the model's")
 
 
-def main() -> None:
-    arguments = machine.arguments(__doc__.splitlines()[0])
-    sizes = SIZES[arguments.sizes]
+def measure(sizes: ExtractSizes, setup: stages.Setup) -> Report:
+    """Return the report, having compared the stored features with the model's."""
+    found = machine.facts(setup.backend)
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
-        rows = [case(*model, sizes, Path(folder)) for model in sizes.cases]
-    machine.report("extract", arguments.sizes, rows, arguments.json)
+        for place, (name, px) in enumerate(sizes.cases, start=1):
+            rows.append(case(name, px, sizes, Path(folder), found))
+            setup.progress("models", place, len(sizes.cases))
+    shown = {**as_dict(sizes), "cases": " ".join(f"{name}@{px}" for name, px in sizes.cases)}
+    return Report("extract", shown, found, {"images": rows}, notes=[
+        "bare/s: images a second of forward passes alone on one ready batch; extract/s: from the "
+        "second batch to the last commit. GFLOP: of one image, counted by torch.",
+    ])  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    stages.main("extract")

@@ -1,187 +1,217 @@
-"""Softmax probes in lockstep against scikit-learn's and torch's L-BFGS, a probe at a time.
+"""Softmax probes in lockstep: passes against the machine's rates, and against loops.
 
 python -m benchmarks.bench_logistic --sizes small
 python -m benchmarks.bench_logistic --store features.zarr --json results.json
 
-scikit-learn stops at its default tolerance, on all cores. Ours then stop at the loosest of
-`TOLERANCES` at which every probe's objective is at scikit-learn's or below, up to 1e-6, and torch's
-where that is so. scikit-learn's loop is timed on all probes of `--loop-seeds` seeds, and scaled to
-all seeds. Without a store the features are synthetic, with a decaying spectrum.
+A loop that stops by itself (scikit-learn's, cuML's) does so at its default tolerance. Ours then
+stop at the loosest of `TOLERANCES` at which the objective of every probe that the loop has run is
+at the loop's or below, up to 1e-6, and torch's L-BFGS where that is so. Features that are not from
+a store are synthetic, with a decaying spectrum.
 """
 
-import argparse
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import torch
-from scipy.special import logsumexp
-from sklearn.linear_model import LogisticRegression
-from torch.nn import functional
 
 import featstore
 import probe
-from benchmarks import machine
+from benchmarks import loops, machine, problems, softmax_loops, stages
+from benchmarks.floors import floor_row
+from benchmarks.growth import grown
+from benchmarks.problems import Pair
+from benchmarks.report import Report
+from benchmarks.sizes import ProbeSizes, as_dict
+from probe.blocks import as_blocks
 from probe.chains import Chain, random_chain
+from probe.remembered import remembered
 
 L2 = 1e-4
 FRACTIONS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.8)
 SLACK = 1 + 1e-6
 TOLERANCES = (1e-2, 5e-3, 2e-3, 1e-3, 5e-4, 2e-4, 1e-4)
-# probes of torch's loop: one of each of these prefixes of the first seed
-TORCH_PREFIXES = (2, 5, 8)
+# a tolerance that no probe meets, for a given number of steps
+NEVER = 1e-12
+FEW, MANY = 1, 9
+
+SIZES = {
+    "small": ProbeSizes(600, 256, 5, 10, 2, loop_probes=3, repeats=1),
+    "medium": ProbeSizes(4_000, 512, 10, 10, 3, loop_probes=4, repeats=1),
+    "full": ProbeSizes(24_000, 1_280, 10, 10, 5, loop_probes=11, repeats=2),
+}
 
 
-@dataclass(frozen=True)
-class Sizes:
-    """How large the synthetic problem is, and how many seeds are swept."""
+def shares(sizes: ProbeSizes) -> list[float]:
+    """Return `FRACTIONS` for as many, and else 0.5 % to 80 %, evenly in the logarithm.
 
-    n_rows: int
-    n_features: int
-    n_classes: int
-    seeds: int
-
-
-SIZES = {"small": Sizes(600, 256, 5, 2), "full": Sizes(24_000, 1_280, 10, 5)}
+    Of narrow layers the smallest take no feature, and are left out.
+    """
+    count = sizes.fractions
+    every = FRACTIONS if count == len(FRACTIONS) else np.geomspace(0.005, 0.8, count)
+    return [float(share) for share in every if share * sizes.features >= 1] or [0.5]
 
 
-def synthetic(sizes: Sizes) -> tuple[np.ndarray, np.ndarray]:
-    """Return features float32 (N, D) whose spectrum decays as 1/i, and labels int64 (N,)."""
-    random = np.random.default_rng(0)
-    labels = np.arange(sizes.n_rows) % sizes.n_classes
-    latent = random.normal(size=(sizes.n_rows, sizes.n_features))
-    latent += random.normal(size=(sizes.n_classes, sizes.n_features))[labels]
-    latent /= np.sqrt(np.arange(1, sizes.n_features + 1))
-    mixing = np.linalg.qr(random.normal(size=(sizes.n_features,) * 2))[0]
-    return (latent @ mixing).astype(np.float32), labels
-
-
-def stored(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def stored(path: Path) -> Pair:
     """Return the train features float32 (N, D) and labels (N,) of a store's first tap."""
     store = featstore.open(path)
     name = store.spec.taps[0].name
     return store.load("train", name).astype(np.float32), store.labels("train")
 
 
-def objective(weights: np.ndarray, intercept: np.ndarray, x: np.ndarray, y: np.ndarray) -> float:
-    """Return mean cross-entropy + (l2/2) ||W||^2 in float64; weights (k, C), x (N, k)."""
-    logits = x.astype(np.float64) @ weights + intercept
-    losses = logsumexp(logits, axis=1) - logits[np.arange(len(y)), y]
-    return float(losses.mean() + L2 / 2 * (weights**2).sum())
+def chains(sizes: ProbeSizes) -> list[Chain]:
+    """Return a chain for each seed, and the whole layer."""
+    width, own, seeds = sizes.features, shares(sizes), range(1, sizes.seeds + 1)
+    whole = Chain(np.arange(width), (width,), (1.0,), "random")
+    return [*(random_chain(width, own, seed) for seed in seeds), whole]
 
 
-def scikit_learn(x: np.ndarray, y: np.ndarray) -> float:
-    """Return the objective of a probe at scikit-learn's default tolerance."""
-    model = LogisticRegression(C=1 / (len(y) * L2), max_iter=10_000).fit(x, y)
-    return objective(model.coef_.T.astype(np.float64), model.intercept_, x, y)
+def fit(train: Pair, sizes: ProbeSizes, setup: stages.Setup, **options: Any) -> probe.ProbeResult:
+    return probe.fit(
+        train, chains(sizes), solver="logistic", l2=L2, **options, **setup.arguments
+    )  # fmt: skip
 
 
-def torch_lbfgs(x: np.ndarray, y: np.ndarray, goal: float) -> float:
-    """Return the objective of a probe that torch's L-BFGS takes to `goal`."""
-    features, labels = torch.from_numpy(x), torch.from_numpy(y)
-    weights = torch.zeros(x.shape[1], int(y.max()) + 1, requires_grad=True)
-    intercept = torch.zeros(weights.shape[1], requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights, intercept], max_iter=20, line_search_fn="strong_wolfe")
+def measure(sizes: ProbeSizes, setup: stages.Setup) -> Report:
+    """Return the report, having compared the objectives."""
+    if setup.store:
+        train = stored(setup.store)
+        classes = int(train[1].max()) + 1
+        sizes = replace(sizes, rows=len(train[1]), features=train[0].shape[1], classes=classes)
+    else:
+        train = problems.clouds(sizes.rows, sizes.features, sizes.classes, decay=0.5)
+    found = machine.facts(setup.backend)
+    with machine.PeakMemory(setup.backend.device) as peak:
+        spent, best = machine.seconds(lambda: fit(train, sizes, setup))
+    table = best.table
+    return Report(
+        "logistic",
+        {**as_dict(sizes), "features of": setup.store.name if setup.store else "synthetic"},
+        found,
+        {
+            "convergence": [
+                {"what": "probes", "value": len(table)},
+                {"what": "converged", "value": int((table["status"] == "converged").sum())},
+                {"what": "passes over the rows", "value": best.fitted.passes},
+                {"what": "seconds, moments included", "value": spent},
+                {"what": "peak MiB", "value": round(peak.bytes / 2**20)},
+            ],
+            "stages": passes(train, sizes, setup, best, spent, found),
+            "loops": against(train, sizes, setup, of_one_seed(best, sizes)),
+        },
+        grown(sizes, lambda point: solved(train, point, setup)),
+        [
+            "Loops: the probes that were run are of one seed; time is taken as a power of k "
+            "between them, and every seed as the first. f: how far a probe's objective lies above "
+            "ours at the default tolerance, at worst.",
+            f"Growth: {MANY} steps of every probe, moments included; their operations grow with "
+            "the sum of k.",
+        ],
+    )  # fmt: skip
 
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = functional.cross_entropy(features @ weights + intercept, labels)
-        loss = loss + L2 / 2 * (weights**2).sum()
-        loss.backward()
-        return loss
 
-    value = float("inf")
-    for _ in range(50):
-        optimizer.step(closure)
-        value = float(closure().detach())
-        if value <= goal * SLACK:
-            break
-    return value
-
-
-def columns(x: np.ndarray, chains: list[Chain], seeds: int) -> Iterator[np.ndarray]:
-    """Yield the standardised columns of each probe of the first seeds, then the whole layer's."""
-    for chain in chains[:seeds]:
-        for size in chain.sizes:
-            yield np.ascontiguousarray(x[:, chain.order[:size]])
-    yield x
-
-
-def reached(train: tuple, chains: list[Chain], goals: np.ndarray) -> tuple[float, float, object]:
-    """Return (tol, seconds, result) of the loosest tolerance that reaches every goal."""
-    for tol in TOLERANCES:
-        spent, result = machine.seconds(
-            lambda tol=tol: probe.fit(train, chains, solver="logistic", l2=L2, tol=tol)
+def passes(train: Pair, sizes: ProbeSizes, setup, best, spent: float, rates) -> list[dict]:
+    """Return a row for one pass with every probe, and one for all passes until convergence."""
+    rows = remembered(as_blocks(train))
+    timed = {}
+    for steps in (FEW, MANY):
+        once = lambda steps=steps: fit(rows, sizes, setup, tol=NEVER, max_iter=steps)  # noqa: E731
+        timed[steps] = min(
+            (machine.seconds(once) for _ in range(sizes.repeats + 1)), key=lambda pair: pair[0]
         )
-        mine = result.table["objective"].to_numpy()
-        known = np.r_[mine[: len(goals) - 1], mine[-1]]
-        if (known <= goals * SLACK).all():
-            return tol, spent, result
-    raise AssertionError("no tolerance reaches scikit-learn's objectives")
-
-
-def measure(train: tuple, seeds: int, loop_seeds: int) -> list[dict]:
-    """Return the rows of the table, having compared the objectives."""
-    features, labels = train
-    chains = [random_chain(features.shape[1], FRACTIONS, s) for s in range(1, seeds + 1)]
-    whole = Chain(np.arange(features.shape[1]), (features.shape[1],), (1.0,), "random")
-    x = features - features.mean(0, dtype=np.float64).astype(np.float32)
-    deviation = x.std(0, dtype=np.float64)
-    x /= np.where(deviation > 0, deviation, 1).astype(np.float32)
-    goals, times = [], []
-    for part in columns(x, chains, loop_seeds):
-        spent, goal = machine.seconds(lambda part=part: scikit_learn(part, labels))
-        goals.append(goal)
-        times.append(spent)
-    # the loop it replaces fits the whole layer of every seed
-    loop = (sum(times[:-1]) / loop_seeds + times[-1]) * seeds
-    tol, spent, result = reached(train, [*chains, whole], np.array(goals))
-    ours = result.table["objective"].to_numpy()
-    torch_time, sklearn_time = 0.0, 0.0
-    for number, part in enumerate(columns(x, chains[:1], 1)):
-        if number in TORCH_PREFIXES or number == len(FRACTIONS):
-            place = number if number < len(FRACTIONS) else -1
-            one, _ = machine.seconds(lambda p=part, g=goals[place]: torch_lbfgs(p, labels, g))
-            torch_time += one
-            sklearn_time += times[place]
-    torch_loop = loop * torch_time / sklearn_time
-    passes, n_probes = result.fitted.passes, len(ours)
-    steps = result.table["iterations"].to_numpy() * result.table["k"].to_numpy()
-    work = 4 * len(labels) * (int(labels.max()) + 1) * float(steps.sum()) / 1e9
-    best = probe.fit(train, [*chains, whole], solver="logistic", l2=L2)
-    gap = float((ours / best.table["objective"].to_numpy() - 1).max())
-    done = int((best.table["status"] == "converged").sum())
+    (few_seconds, few), (many_seconds, many) = timed[FEW], timed[MANY]
+    more = many.fitted.passes - few.fitted.passes
+    width = 1 + best.table["k"].to_numpy()
+    # logits and gradients are 2 N C (1 + k) operations each; the rows are read once a pass
+    each, read = 4.0 * sizes.rows * sizes.classes, 4.0 * sizes.rows * (1 + sizes.features)
+    in_all = float((best.table["iterations"].to_numpy() * width).sum())
     return [
-        _row(f"{n_probes} probes together, tol {tol:g}", spent, 1.0, ""),
-        _row(f"scikit-learn loop ({loop_seeds} of {seeds} seeds run)", loop, loop / spent, ">= 12"),
-        _row(f"torch L-BFGS loop ({len(TORCH_PREFIXES) + 1} probes run)", torch_loop,
-             torch_loop / spent, ">= 5"),
-        _row("passes over the rows", "", passes, ""),
-        _row("GFLOP/s of all passes, moments included", "", work / spent, ""),
-        _row("worst objective above the default tol's", "", gap, ""),
-        _row(f"converged at the default tol, of {n_probes}", "", done, ""),
+        floor_row(
+            f"a pass, {len(best)} probes", (many_seconds - few_seconds) / more,
+            (each * float(width.sum()), read), rates,
+        ),
+        floor_row(
+            f"all {best.fitted.passes} passes", spent,
+            (each * in_all, best.fitted.passes * read), rates,
+        ),
     ]  # fmt: skip
 
 
-def _row(what: str, seconds: float | str, ratio: float | int, target: str) -> dict:
-    return {"what": what, "seconds": seconds, "ratio": ratio, "target": target}
+def of_one_seed(result: probe.ProbeResult, sizes: ProbeSizes) -> np.ndarray:
+    """Return the objectives of the first seed's probes, then of the whole layer."""
+    found = result.table["objective"].to_numpy()
+    return np.r_[found[: len(chains(sizes)[0])], found[-1]]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", choices=SIZES, default="full")
-    parser.add_argument("--store", type=Path, help="real features: the train split of a store")
-    parser.add_argument("--loop-seeds", type=int, default=1, help="seeds of scikit-learn's loop")
-    parser.add_argument("--json", type=Path, help="write machine, sizes and results here")
-    options = parser.parse_args()
-    sizes = SIZES[options.sizes]
-    train = stored(options.store) if options.store else synthetic(sizes)
-    rows = measure(train, sizes.seeds, options.loop_seeds)
-    source = options.store.name if options.store else "synthetic"
-    title = f"logistic, {len(train[1])} rows x {train[0].shape[1]} features, {source}"
-    machine.report(title, options.sizes, rows, options.json)
+def against(train: Pair, sizes: ProbeSizes, setup: stages.Setup, optimum: np.ndarray) -> list[dict]:
+    """Return the rows that compare loops with ours at the tolerance that reaches theirs.
+
+    `optimum` holds the objectives of one seed's probes at the default tolerance.
+    """
+    (x,), labels = problems.standardised(train), train[1]
+    order = chains(sizes)[0].order
+    k = [*chains(sizes)[0].sizes, sizes.features]
+    places = loops.picks(len(k), sizes.loop_probes)
+
+    def columns(place: int) -> np.ndarray:
+        whole = place == len(k) - 1
+        return x if whole else np.ascontiguousarray(x[:, order[: k[place]]])
+
+    def timed(name: str, one: Callable[[int], float]) -> loops.LoopTime:
+        return loops.timed(name, k * sizes.seeds, places, one)
+
+    found = [
+        timed(name, lambda place, fit=alone: fit(columns(place), labels, L2))
+        for name, alone in softmax_loops.ON_THEIR_OWN.items()
+        if name in setup.against
+    ]
+    goals = [loop.answers for loop in found] or [optimum[places]]
+    goal = np.min(goals, axis=0) * SLACK
+    tol, spent, mine = reached(train, sizes, setup, places, goal)
+    if "torch-loop" in setup.against:
+        goal_of, device = dict(zip(places, goal, strict=True)), setup.backend.device
+        by_torch = softmax_loops.torch_loop
+        found.append(
+            timed("torch-loop", lambda p: by_torch(columns(p), labels, L2, goal_of[p], device))
+        )
+
+    def above(objectives: Sequence[float]) -> str:
+        worst = float((np.asarray(objectives) / optimum[places] - 1).max())
+        return f"f +{max(0.0, worst):.0e}"
+
+    probes = len(k) * sizes.seeds
+    ours = loops.compared(f"ours, tol {tol:g}", probes, spent, spent, above(mine))
+    return [ours, *(loop.row(spent, above(loop.answers)) for loop in found)]
+
+
+def reached(
+    train: Pair, sizes: ProbeSizes, setup: stages.Setup, places: list[int], goal: np.ndarray
+) -> tuple[float, float, np.ndarray]:
+    """Return tolerance, seconds and objectives of the loosest fit that reaches every goal."""
+    for tol in TOLERANCES:
+        spent, result = machine.seconds(lambda tol=tol: fit(train, sizes, setup, tol=tol))
+        mine = of_one_seed(result, sizes)[places]
+        if (mine <= goal).all():
+            return tol, spent, mine
+    raise loops.Disagreement(
+        f"logistic: no tolerance down to {TOLERANCES[-1]} reaches the objectives of the loops; "
+        f"the farthest is {(mine / goal).max() - 1:.1e} above"
+    )
+
+
+def solved(train: Pair, point: ProbeSizes, setup: stages.Setup) -> tuple[float, int, int]:
+    """Return seconds, peak bytes and probes of a fit of some sizes, all of them the same steps."""
+    own = problems.part(train, point)
+
+    def run() -> probe.ProbeResult:
+        return fit(own, point, setup, tol=NEVER, max_iter=MANY)
+
+    with machine.PeakMemory(setup.backend.device) as peak:
+        first, result = machine.seconds(run)
+    again = (machine.seconds(run)[0] for _ in range(point.repeats))
+    return min(first, *again), peak.bytes, len(result)
 
 
 if __name__ == "__main__":
-    main()
+    stages.main("logistic")

@@ -1,52 +1,32 @@
-"""Ridge sweeps against one X'X, against scikit-learn's loop, and 200 fractions against 20.
+"""Ridge: every stage against the machine's rates, whole sweeps against X'X and against loops.
 
 python -m benchmarks.bench_ridge --sizes small
 """
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import torch
-from sklearn.linear_model import Ridge
 
 import probe
-from benchmarks import machine
+from benchmarks import loops, machine, problems, ridge_stages, stages
+from benchmarks.growth import grown
+from benchmarks.report import Report
+from benchmarks.ridge_loops import FITS
+from benchmarks.sizes import SweepSizes, as_dict
+from probe.arrays import full_precision
 
 L2 = 1e-3
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How large the problem is."""
-
-    n_train: int
-    n_test: int
-    n_features: int
-    n_classes: int
-    fractions: int
-    many_fractions: int
-    seeds: int
-    repeats: int
-
+# how many times as many fractions the second sweep has
+MANY = 10
+# of W, relative to float64; and rows classified otherwise, where two classes tie
+WORST_ERROR, TIES = 1e-5, 2
 
 SIZES = {
-    "small": Sizes(2_000, 500, 128, 10, 5, 25, 2, 1),
-    "full": Sizes(50_000, 10_000, 2_048, 100, 20, 200, 5, 3),
+    "small": SweepSizes(2_000, 128, 10, 5, 2, loop_probes=3, repeats=1, test_rows=500),
+    "medium": SweepSizes(20_000, 1_024, 20, 20, 5, loop_probes=6, repeats=2, test_rows=4_000),
+    "full": SweepSizes(50_000, 2_048, 100, 20, 5, loop_probes=20, repeats=3, test_rows=10_000),
 }
-
-
-def problem(sizes: Sizes) -> tuple[tuple, tuple]:
-    """Return train and test, Gaussian clouds about class centres, float32."""
-    random = torch.Generator().manual_seed(0)
-    centres = 0.1 * torch.randn(sizes.n_classes, sizes.n_features, generator=random)
-
-    def rows(count: int) -> tuple[np.ndarray, np.ndarray]:
-        labels = torch.arange(count) % sizes.n_classes
-        features = torch.randn(count, sizes.n_features, generator=random)
-        features += centres[labels]
-        return features.numpy(), labels.numpy()
-
-    return rows(sizes.n_train), rows(sizes.n_test)
 
 
 def grid(count: int) -> list[float]:
@@ -54,23 +34,101 @@ def grid(count: int) -> list[float]:
     return [(i + 1) / count for i in range(count)]
 
 
-def sweep(train: tuple, test: tuple, fractions: list[float], seeds: int) -> probe.ProbeResult:
-    return probe.sweep(train, test, fractions=fractions, seeds=range(1, seeds + 1), l2=L2)
+def sweep(train, test, sizes: SweepSizes, setup: stages.Setup) -> probe.ProbeResult:
+    return probe.sweep(
+        train, test, fractions=grid(sizes.fractions), seeds=range(1, sizes.seeds + 1),
+        solver="ridge", l2=L2, **setup.arguments,
+    )  # fmt: skip
 
 
-def scikit_learn_loop(train: tuple, test: tuple, result: probe.ProbeResult) -> np.ndarray:
-    """Return the accuracy of every row of the result from one scikit-learn fit each."""
-    (x, y), (x_test, y_test) = train, test
-    mean, scale = x.mean(0, dtype=np.float64), x.std(0, dtype=np.float64)
-    x = ((x - mean) / scale).astype(np.float32)
-    x_test = ((x_test - mean) / scale).astype(np.float32)
-    targets = np.eye(y.max() + 1, dtype=np.float32)[y]
-    accuracies = []
-    for row in range(len(result)):
-        features = result.fitted.axes.features(result.probes[row])
-        model = Ridge(alpha=len(x) * L2, solver="cholesky").fit(x[:, features], targets)
-        accuracies.append((model.predict(x_test[:, features]).argmax(1) == y_test).mean())
-    return np.array(accuracies)
+def measure(sizes: SweepSizes, setup: stages.Setup) -> Report:
+    """Return the report, having checked that the answers agree."""
+    train, test = problems.split(sizes)
+    found = machine.facts(setup.backend)
+    measured, result = sweeps(train, test, sizes, setup)
+    ours = measured[1]["seconds"]
+    error = worst_coefficient_error(train, result, every=max(1, len(result) // 10))
+    if error > WORST_ERROR:
+        raise loops.Disagreement(f"ridge: W is off by {error:.1e} of itself from float64's")
+    beside = [loops.compared("all together", len(result), ours, ours, f"W to {error:.0e}")]
+    beside += against(train, test, result, ours, sizes, setup)
+    return Report(
+        "ridge",
+        as_dict(sizes),
+        found,
+        {
+            "sweep": measured,
+            "stages": ridge_stages.measure(
+                train, test, sizes, grid(sizes.fractions), L2, setup, found
+            ),
+            "loops": beside,
+        },
+        grown(sizes, lambda point: solved(train, test, point, setup)),
+        [
+            f"Loops: {sizes.loop_probes} probes of one seed were run, at most; time is taken as a "
+            "power of k between them, and every seed as the first."
+        ],
+    )
+
+
+def sweeps(train, test, sizes: SweepSizes, setup: stages.Setup) -> tuple[list[dict], object]:
+    """Return the rows that hold whole sweeps against one X'X, and the result of the first."""
+    many = replace(sizes, fractions=min(MANY * sizes.fractions, sizes.features))
+    x = setup.backend.put(train[0])
+    sweep(train, test, replace(sizes, seeds=1, fractions=2), setup)
+    product, few_seconds, many_seconds = [], [], []
+    for _ in range(sizes.repeats):  # in turn, so that a busy moment hits all alike
+        with full_precision():
+            product.append(machine.seconds(lambda: x.T @ x)[0])
+        seconds, result = machine.seconds(lambda: sweep(train, test, sizes, setup))
+        few_seconds.append(seconds)
+        many_seconds.append(machine.seconds(lambda: sweep(train, test, many, setup))[0])
+    with machine.PeakMemory(setup.backend.device) as peak:
+        sweep(train, test, sizes, setup)
+    one, few, lots = min(product), min(few_seconds), min(many_seconds)
+    probes = sizes.fractions * sizes.seeds, many.fractions * sizes.seeds
+    rows = [
+        _row("one X'X, float32", "", one, "", ""),
+        _row(f"{sizes.fractions} fractions", probes[0], few, few / one, "<= 3 X'X"),
+        _row(f"{many.fractions} fractions", probes[1], lots, lots / few, "<= 1.5 few"),
+    ]
+    return [
+        {**row, "peak MiB": round(peak.bytes / 2**20) if place == 1 else ""}
+        for place, row in enumerate(rows)
+    ], result
+
+
+def _row(what: str, probes: int | str, seconds: float, ratio: float | str, target: str) -> dict:
+    rate = probes / seconds if probes else ""
+    return {
+        "what": what, "probes": probes, "seconds": seconds, "probes/s": rate, "ratio": ratio,
+        "target": target,
+    }  # fmt: skip
+
+
+def against(train, test, result, ours: float, sizes: SweepSizes, setup) -> list[dict]:
+    """Return a row for each loop, whose predictions have been compared."""
+    x, x_test = problems.standardised(train, test)
+    targets = np.eye(int(train[1].max()) + 1, dtype=np.float32)[train[1]]
+    k = result.table["k"].to_numpy()
+    places = loops.picks(len(result) // sizes.seeds, sizes.loop_probes)
+    rows = []
+    for name in setup.against:
+
+        def fit(place: int, name=name) -> float:
+            features = result.fitted.axes.features(result.probes[place])
+            columns = np.ascontiguousarray(x[:, features])
+            weights, intercept = FITS[name](columns, targets, L2, setup.backend.device)
+            hits = (x_test[:, features] @ weights + intercept).argmax(1) == test[1]
+            return hits.mean()
+
+        timed = loops.timed(name, k, places, fit)
+        accuracy = result.table["accuracy"].to_numpy()[places]
+        off = round(np.abs(np.array(timed.answers) - accuracy).max() * len(test[1]))
+        if off > TIES:
+            raise loops.Disagreement(f"ridge: {off} predictions differ from those of {name}")
+        rows.append(timed.row(ours, f"{off} rows off"))
+    return rows
 
 
 def worst_coefficient_error(train: tuple, result: probe.ProbeResult, every: int) -> float:
@@ -99,43 +157,14 @@ def worst_coefficient_error(train: tuple, result: probe.ProbeResult, every: int)
     return worst
 
 
-def measure(sizes: Sizes) -> list[dict]:
-    """Return the rows of the table, having checked that the answers agree."""
-    train, test = problem(sizes)
-    x = torch.from_numpy(train[0])
-    few, many = grid(sizes.fractions), grid(sizes.many_fractions)
-    sweep(train, test, few[:2], 1)
-    product, few_seconds, many_seconds = [], [], []
-    for _ in range(sizes.repeats):  # in turn, so that a busy moment hits all alike
-        product.append(machine.seconds(lambda: x.T @ x)[0])
-        seconds, result = machine.seconds(lambda: sweep(train, test, few, sizes.seeds))
-        few_seconds.append(seconds)
-        many_seconds.append(machine.seconds(lambda: sweep(train, test, many, sizes.seeds))[0])
-    error = worst_coefficient_error(train, result, every=max(1, len(result) // 10))
-    assert error <= 1e-5, f"coefficients are off by {error}"
-    loop_seconds, accuracies = machine.seconds(lambda: scikit_learn_loop(train, test, result))
-    off = np.abs(accuracies - result.table["accuracy"]).max() * sizes.n_test
-    assert off <= 2, f"{off} predictions differ from scikit-learn's"
-    few_best, many_best, product_best = min(few_seconds), min(many_seconds), min(product)
-    return [
-        _row("one X'X, float32", product_best, "", ""),
-        _row("sweep, few fractions", few_best, few_best / product_best, "<= 3 X'X"),
-        _row("sweep, many fractions", many_best, many_best / few_best, "<= 1.5 few"),
-        _row("scikit-learn loop", loop_seconds, loop_seconds / few_best, ">= 25 few"),
-        _row("worst error of W", "", error, "<= 1e-5"),
-        _row("predictions that differ", "", int(off), "<= 2"),
-    ]
-
-
-def _row(what: str, seconds: float | str, ratio: float | str, target: str) -> dict:
-    return {"what": what, "seconds": seconds, "ratio": ratio, "target": target}
-
-
-def main() -> None:
-    options = machine.arguments(__doc__.splitlines()[0])
-    rows = measure(SIZES[options.sizes])
-    machine.report("ridge", options.sizes, rows, options.json)
+def solved(train, test, point: SweepSizes, setup: stages.Setup) -> tuple[float, int, int]:
+    """Return seconds, peak bytes and probes of a sweep of some sizes."""
+    own = problems.part(train, point), problems.part(test, point, point.test_rows)
+    with machine.PeakMemory(setup.backend.device) as peak:
+        first = machine.seconds(lambda: sweep(*own, point, setup))[0]
+    again = (machine.seconds(lambda: sweep(*own, point, setup))[0] for _ in range(point.repeats))
+    return min(first, *again), peak.bytes, point.fractions * point.seeds
 
 
 if __name__ == "__main__":
-    main()
+    stages.main("ridge")

@@ -7,77 +7,133 @@ the protocol: the ratio is that of any number. The loop is a brisk one: each pro
 gathered once, and minibatches are index lookups, without a DataLoader.
 """
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
 import probe
-from benchmarks import machine
-from probe.chains import random_chain
+from benchmarks import loops, machine, problems, stages
+from benchmarks.floors import floor_row
+from benchmarks.growth import grown
+from benchmarks.problems import Pair
+from benchmarks.report import Report
+from benchmarks.sizes import EpochSizes, as_dict
+from probe.chains import Chain, random_chain
 from probe.sgd.recipe import Recipe
-from probe.validation import random_parts
+from probe.validation import Parts, random_parts
 
 WEIGHT_DECAY = 5e-4
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How large the problem is; a tenth of the rows is for validation."""
-
-    n_rows: int
-    n_features: int
-    fractions: int
-    seeds: int
-    epochs: tuple[tuple[int, int], ...]  # classes, and epochs to time with so many
-
+WORST_LOSS = 1e-4
+# a coefficient is read for the logits; its velocity is read and written, and so is itself
+TOUCHES = 5
 
 SIZES = {
-    "small": Sizes(1_000, 128, 3, 2, ((10, 2),)),
-    "full": Sizes(50_000, 2_048, 20, 5, ((10, 2), (100, 1))),
+    "small": EpochSizes(1_000, 128, 10, 3, 2, loop_probes=2, repeats=1),
+    "medium": EpochSizes(10_000, 512, 10, 10, 3, loop_probes=4, repeats=2),
+    "full": EpochSizes(50_000, 2_048, 10, 20, 5, loop_probes=6, repeats=1),
 }
 
 
-def problem(sizes: Sizes, n_classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return clouds about class centres, cut off at 0 as after a ReLU, float32, and labels."""
-    random = torch.Generator().manual_seed(0)
-    labels = torch.arange(sizes.n_rows) % n_classes
-    centres = 0.3 * torch.randn(n_classes, sizes.n_features, generator=random)
-    features = torch.randn(sizes.n_rows, sizes.n_features, generator=random)
-    features += centres[labels]
-    return (0.1 * features.relu_()).numpy(), labels.numpy()
+def problem(sizes: EpochSizes) -> Pair:
+    """Return clouds about class centres, cut off at 0 as after a ReLU, and labels."""
+    features, labels = problems.clouds(sizes.rows, sizes.features, sizes.classes, apart=6.0)
+    return (0.1 * np.maximum(features, 0)).astype(np.float32), labels
 
 
-def one_by_one(
-    train: tuple[np.ndarray, np.ndarray], chains: list, recipe: Recipe
-) -> Iterator[tuple[list[float], list[float]]]:
-    """Yield the losses and validation accuracies of each probe, trained by itself."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+def chains(sizes: EpochSizes) -> list[Chain]:
+    shares = [(i + 1) / sizes.fractions for i in range(sizes.fractions)]
+    return [random_chain(sizes.features, shares, seed) for seed in range(1, sizes.seeds + 1)]
+
+
+def fit(train: Pair, sizes: EpochSizes, setup: stages.Setup, epochs: int) -> probe.ProbeResult:
+    return probe.fit(
+        train, chains(sizes), solver="sgd", epochs=epochs, step_every=1, **setup.arguments
+    )  # fmt: skip
+
+
+def measure(sizes: EpochSizes, setup: stages.Setup) -> Report:
+    """Return the report, having compared the losses."""
+    train = problem(sizes)
+    fit(train, sizes, setup, 1)  # warms up
+    found = machine.facts(setup.backend)
+    with machine.PeakMemory(setup.backend.device) as peak:
+        runs = [machine.seconds(lambda: fit(train, sizes, setup, sizes.epochs))]
+    times = range(sizes.repeats - 1)
+    runs += [machine.seconds(lambda: fit(train, sizes, setup, sizes.epochs)) for _ in times]
+    spent, result = min(runs, key=lambda pair: pair[0])
+    one = min(machine.seconds(lambda: fit(train, sizes, setup, 1))[0] for _ in range(sizes.repeats))
+    probes, more = len(result), sizes.epochs - 1
+    each = (spent - one) / more if more else spent
+    return Report(
+        "sgd",
+        as_dict(sizes),
+        found,
+        {
+            "stages": [epoch(sizes, result, each, found)],
+            "loops": [
+                loops.compared("all together", probes, spent, spent),
+                *against(train, chains(sizes)[0], sizes, setup, result, spent),
+            ],
+            "memory": [{"what": "peak MiB", "value": round(peak.bytes / 2**20)}],
+        },
+        grown(sizes, lambda point: solved(train, point, setup)),
+        [
+            f"Times are of {sizes.epochs} epochs; every epoch costs the same. The probes that the "
+            "loop has run are of one seed; time is taken as a power of k between them.",
+            "Growth: one epoch.",
+        ],
+    )
+
+
+def epoch(sizes: EpochSizes, result, seconds: float, rates) -> dict[str, Any]:
+    """Return the row of an epoch: 4 N C sum(k) operations, the coefficients' bytes each step."""
+    rows = sizes.rows - int(0.1 * sizes.rows)
+    entries = float((1 + result.table["k"].to_numpy()).sum()) * sizes.classes
+    steps = -(-rows // Recipe.batch_size)
+    moved = steps * entries * 4 * TOUCHES + 4.0 * rows * sizes.features
+    return floor_row(f"an epoch, {steps} steps", seconds, (4 * rows * entries, moved), rates)
+
+
+def against(
+    train: Pair, chain: Chain, sizes: EpochSizes, setup: stages.Setup, result, spent: float
+) -> list[dict]:
+    """Return a row for the loop, if it is asked for, whose losses have been compared.
+
+    `result` took `spent` seconds for all seeds, of which `chain` is the first.
+    """
+    if "torch-loop" not in setup.against:
+        return []
+    recipe = Recipe(epochs=sizes.epochs, step_every=1)
+    device = setup.backend.device
     features, labels = (torch.from_numpy(array).to(device) for array in train)
     parts = random_parts(len(labels), recipe.val_fraction, recipe.split_seed)
-    held = torch.from_numpy(parts.validation).to(device)
-    for chain in chains:
-        for size in chain.sizes:
-            x = features[:, torch.from_numpy(chain.order[:size]).to(device)]
-            torch.manual_seed(chain.seed)
-            layer = torch.nn.Linear(size, int(labels.max()) + 1).to(device)
-            yield descended(layer, x, labels, parts.train, held, recipe)
+
+    def one(place: int) -> np.ndarray:
+        x = features[:, torch.from_numpy(chain.order[: chain.sizes[place]]).to(device)]
+        torch.manual_seed(chain.seed)
+        layer = torch.nn.Linear(x.shape[1], int(labels.max()) + 1).to(device)
+        return np.array(descended(layer, x, labels, parts, recipe))
+
+    places = loops.picks(len(chain.sizes), sizes.loop_probes)
+    timed = loops.timed("torch-loop", list(chain.sizes) * sizes.seeds, places, one)
+    ours = result.fitted.losses[:, places].T
+    error = float(np.abs(ours / np.array(timed.answers) - 1).max())
+    if error > WORST_LOSS:
+        raise loops.Disagreement(f"sgd: losses differ by {error:.1e} of themselves from the loop's")
+    return [timed.row(spent, f"loss {error:.0e}")]
 
 
 def descended(
-    layer: torch.nn.Linear,
-    x: torch.Tensor,
-    labels: torch.Tensor,
-    rows: np.ndarray,
-    held: torch.Tensor,
-    recipe: Recipe,
-) -> tuple[list[float], list[float]]:
+    layer: torch.nn.Linear, x: torch.Tensor, labels: torch.Tensor, parts: Parts, recipe: Recipe
+) -> list[float]:
+    """Train one probe, keeping its best epoch as the protocol does; return each epoch's loss."""
     optimizer = torch.optim.SGD(
         layer.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=WEIGHT_DECAY
     )
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, recipe.step_every, recipe.gamma)
+    rows, held = parts.train, torch.from_numpy(parts.validation).to(x.device)
     losses, accuracies, best = [], [], None
     for order in recipe.orders(len(rows)):
         total = torch.zeros((), dtype=torch.float64, device=x.device)
@@ -95,46 +151,17 @@ def descended(
         if accuracies[-1] == max(accuracies):
             best = {name: value.clone() for name, value in layer.state_dict().items()}
     assert best
-    return losses, accuracies
+    return losses
 
 
-def measure(sizes: Sizes, n_classes: int, epochs: int) -> list[dict]:
-    """Return the rows of the table for one number of classes, having compared the losses."""
-    train = problem(sizes, n_classes)
-    fractions = [(i + 1) / sizes.fractions for i in range(sizes.fractions)]
-    chains = [random_chain(sizes.n_features, fractions, s) for s in range(1, sizes.seeds + 1)]
-    options = {"epochs": epochs, "step_every": 1}
-    probe.fit(train, chains[:1], solver="sgd", epochs=1)  # warms up
-    batched, result = machine.seconds(lambda: probe.fit(train, chains, solver="sgd", **options))
-    loop, alone = machine.seconds(lambda: list(one_by_one(train, chains, Recipe(**options))))
-    losses = np.array([losses for losses, _ in alone]).T
-    accuracies = np.array([accuracies for _, accuracies in alone]).T
-    error = float(np.abs(result.fitted.losses / losses - 1).max())
-    assert error <= 1e-4, f"losses differ by {error}"
-    rows = sizes.n_rows - int(0.1 * sizes.n_rows)
-    entries = n_classes * sum(map(sum, (chain.sizes for chain in chains)))
-    work = 4 * epochs * rows * entries / 1e9
-    off = np.abs(result.fitted.val_accuracies - accuracies).max() * (sizes.n_rows - rows)
-    name = f"{len(losses.T)} probes, {n_classes} classes, {epochs} epochs"
-    return [
-        _row(f"{name}: all", batched, work / batched, 1.0, ""),
-        _row(f"{name}: single", loop, work / loop, loop / batched, ">= 5"),
-        _row("   worst difference of losses", "", "", error, "<= 1e-4"),
-        _row("   validation rows that differ", "", "", round(off), ""),
-    ]
-
-
-def _row(what: str, seconds: float | str, rate: float | str, ratio: float, target: str) -> dict:
-    return {"what": what, "seconds": seconds, "GFLOP/s": rate, "ratio": ratio, "target": target}
-
-
-def main() -> None:
-    options = machine.arguments(__doc__.splitlines()[0])
-    sizes = SIZES[options.sizes]
-    rows = [row for pair in sizes.epochs for row in measure(sizes, *pair)]
-    title = f"sgd, {sizes.n_rows - int(0.1 * sizes.n_rows)} rows x {sizes.n_features} features"
-    machine.report(title, options.sizes, rows, options.json)
+def solved(train: Pair, point: EpochSizes, setup: stages.Setup) -> tuple[float, int, int]:
+    """Return seconds, peak bytes and probes of one epoch of a training of some sizes."""
+    own = problems.part(train, point)
+    with machine.PeakMemory(setup.backend.device) as peak:
+        first, result = machine.seconds(lambda: fit(own, point, setup, 1))
+    again = (machine.seconds(lambda: fit(own, point, setup, 1))[0] for _ in range(point.repeats))
+    return min(first, *again), peak.bytes, len(result)
 
 
 if __name__ == "__main__":
-    main()
+    stages.main("sgd")

@@ -12,31 +12,35 @@ from pathlib import Path
 import numpy as np
 
 import featstore
-from benchmarks import machine
+from benchmarks import machine, stages
+from benchmarks.floors import percent
+from benchmarks.report import Report
+from benchmarks.sizes import as_dict
 
 MEMORY = Path("/dev/shm")
 
 
 @dataclass(frozen=True)
-class Sizes:
+class StoreSizes:
     """How large the tap is, and how many rows a sparse store has whose opening is timed."""
 
-    n_rows: int
-    n_features: int
+    rows: int
+    features: int
     repeats: int
     many_rows: int
 
 
 SIZES = {
-    "small": Sizes(3_000, 256, 1, 100_000),
-    "full": Sizes(50_000, 2_048, 7, 10_000_000),
+    "small": StoreSizes(3_000, 256, 1, 100_000),
+    "medium": StoreSizes(20_000, 1_024, 5, 1_000_000),
+    "full": StoreSizes(50_000, 2_048, 7, 10_000_000),
 }
 
 
-def features(sizes: Sizes) -> np.ndarray:
-    """Return (n_rows, n_features) float16."""
+def features(sizes: StoreSizes) -> np.ndarray:
+    """Return (rows, features) float16."""
     random = np.random.default_rng(0)
-    return random.standard_normal((sizes.n_rows, sizes.n_features), np.float32).astype(np.float16)
+    return random.standard_normal((sizes.rows, sizes.features), np.float32).astype(np.float16)
 
 
 def spec(n_rows: int, n_features: int) -> featstore.Spec:
@@ -113,7 +117,7 @@ def reads(folder: Path, x: np.ndarray, repeats: int) -> list[dict]:
     )
 
 
-def opens(folder: Path, sizes: Sizes) -> list[dict]:
+def opens(folder: Path, sizes: StoreSizes) -> list[dict]:
     """Time opening a sparse store of many rows, and finding which of its blocks are there."""
     found = []
     for format in featstore.FORMATS:
@@ -126,7 +130,7 @@ def opens(folder: Path, sizes: Sizes) -> list[dict]:
         ):
             seconds = round(machine.best(run), 5)
             what = f"{format} {what}, {store.n_blocks('train')} blocks"
-            found.append({"what": what, "seconds": seconds, "GB/s": "", "ratio": "", "target": ""})
+            found.append({"what": what, "seconds": seconds})
     return found
 
 
@@ -147,29 +151,33 @@ def rows_of(
     ]
 
 
-def measure(sizes: Sizes) -> list[dict]:
-    """Return the rows of the table: on the disk, and where there is one in a memory file system.
+def measure(sizes: StoreSizes, setup: stages.Setup) -> Report:
+    """Return the report: on the disk, and where there is one in a memory file system.
 
     Each ratio is to what makes the same promise: on a disk, numpy.save with an fsync.
     """
-    x = features(sizes)
+    x, found = features(sizes), machine.facts(setup.backend)
     with tempfile.TemporaryDirectory() as name:
-        rows = writes(Path(name), x, sizes.repeats, "numpy.save, fsync")
-        rows += reads(Path(name), x, sizes.repeats)
-        rows += opens(Path(name), sizes)
+        folder = Path(name)
+        tables = {
+            "writes": writes(folder, x, sizes.repeats, "numpy.save, fsync"),
+            "reads": reads(folder, x, sizes.repeats),
+            "opens": opens(folder, sizes),
+        }
     if os.access(MEMORY, os.W_OK):
         # A disk slower than memory bounds what is durable; this is the cost of all the rest.
         with tempfile.TemporaryDirectory(dir=MEMORY) as name:
-            without_disk = writes(Path(name), x, sizes.repeats, "numpy.save")
-        rows += [{**row, "what": f"{row['what']}, no disk"} for row in without_disk]
-    return rows
+            tables["writes, no disk"] = writes(Path(name), x, sizes.repeats, "numpy.save")
+    for title in ("writes", "reads"):
+        tables[title] = [with_floor(row, x.nbytes, found) for row in tables[title]]
+    return Report("store", as_dict(sizes), found, tables)
 
 
-def main() -> None:
-    options = machine.arguments(__doc__.splitlines()[0])
-    rows = measure(SIZES[options.sizes])
-    machine.report("store", options.sizes, rows, options.json)
+def with_floor(row: dict, n_bytes: int, found: dict) -> dict:
+    """Return the row with its share of the copy rate: each byte is read once and written once."""
+    moved = 2 * n_bytes / row["seconds"] / 1e9
+    return {**row, "of copy": percent(moved / found["copy_gbs"])}
 
 
 if __name__ == "__main__":
-    main()
+    stages.main("store")

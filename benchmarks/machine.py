@@ -1,9 +1,13 @@
-"""What every benchmark shares: the machine's facts and rates, timing, a table, a JSON file."""
+"""The machine: its facts and measured rates, timing that waits for the device, peak memory."""
 
 import argparse
-import json
+import ctypes
+import gc
 import os
 import platform
+import resource
+import sys
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -11,11 +15,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
+from benchmarks.report import Report, table
+from probe.arrays import Backend, full_precision
+
+__all__ = ["PeakMemory", "arguments", "best", "facts", "rates", "report", "seconds", "table"]
+
 LIBRARIES = ("numpy", "scipy", "torch", "scikit-learn", "zarr", "h5py", "cupy-cuda13x")
-WIDTH = 80
+# a product this large runs at full speed, on a CPU and on an accelerator
+MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}
+MATMUL64_SIZE = {"cpu": 1024, "cuda": 8192}
+COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}
 
 
 def arguments(description: str) -> argparse.Namespace:
@@ -26,19 +37,27 @@ def arguments(description: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
-def facts() -> dict[str, Any]:
+def facts(backend: Backend | None = None) -> dict[str, Any]:
     """Return the machine, its rates, the versions and the date."""
+    backend = backend or Backend()
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": cores(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+        "device": torch.cuda.get_device_name() if backend.device == "cuda" else "cpu",
+        "backend": backend.name,
         "python": platform.python_version(),
         "versions": {name: v for name in LIBRARIES if (v := _version(name))},
-        "matmul_gflops": round(matmul_gflops(), 1),
-        "copy_gbs": round(copy_gbs(), 1),
+        **{name: round(rate, 1) for name, rate in rates(backend).items()},
     }
+
+
+def cores() -> int:
+    """Return how many processor cores this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _processor() -> str:
@@ -74,51 +93,125 @@ def seconds(run: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def synchronise() -> None:
-    """Wait for the accelerator, if there is one."""
+    """Wait for the accelerator, if there is one: CuPy's work on it is waited for as well."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
-def matmul_gflops(size: int = 2048) -> float:
-    """Return the rate of a float32 matrix product on the CPU."""
-    a, b = torch.rand(size, size), torch.rand(size, size)
-    return 2 * size**3 / best(lambda: a @ b) / 1e9
+def rates(backend: Backend) -> dict[str, float]:
+    """Return GFLOP/s of products and GB/s of a copy where the backend computes.
+
+    A product of n x n matrices is 2 n^3 operations, float32 without TF32, and float64. Of a copy
+    the bytes read and the bytes written both count.
+    """
+    return {
+        "matmul_gflops": matmul_gflops(backend=backend),
+        "matmul64_gflops": matmul_gflops(
+            MATMUL64_SIZE[backend.device], backend=backend, dtype="float64"
+        ),
+        "copy_gbs": copy_gbs(backend=backend),
+    }
 
 
-def copy_gbs(size: int = 1 << 28) -> float:
-    """Return the rate of a copy in memory, bytes read and bytes written both counted."""
-    source = np.ones(size // 8)
-    target = np.empty_like(source)
-    return 2 * size / best(lambda: np.copyto(target, source)) / 1e9
+def matmul_gflops(
+    size: int | None = None, backend: Backend | None = None, dtype: str = "float32"
+) -> float:
+    """Return the rate of a matrix product."""
+    backend = backend or Backend()
+    size = size or MATMUL_SIZE[backend.device]
+    a, b = backend.empty((size, size), dtype), backend.empty((size, size), dtype)
+    a[...], b[...] = 0.5, 0.25
+    with full_precision():
+        return 2 * size**3 / best(lambda: a @ b, repeats=4) / 1e9
 
 
-def table(rows: Sequence[Mapping[str, Any]], title: str = "") -> str:
-    """Return rows with the same keys as a text table of at most 80 columns."""
-    names = list(rows[0])
-    cells = [names, *([_cell(row[name]) for name in names] for row in rows)]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(names))]
-    lines = ["  ".join(_aligned(line, widths)).rstrip() for line in cells]
-    rule = "-" * min(WIDTH, max(map(len, lines)))
-    text = "\n".join([*([title] if title else []), lines[0], rule, *lines[1:]])
-    assert max(map(len, text.splitlines())) <= WIDTH, "the table is too wide"
-    return text
+def copy_gbs(size: int | None = None, backend: Backend | None = None) -> float:
+    """Return the rate of a copy in memory."""
+    backend = backend or Backend()
+    size = size or COPY_BYTES[backend.device]
+    source, target = backend.zeros((size // 8,), "float64"), backend.empty((size // 8,), "float64")
+
+    def copy() -> None:
+        target[...] = source
+
+    return 2 * size / best(copy, repeats=5) / 1e9
 
 
-def _cell(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+class PeakMemory:
+    """Takes the most memory that the block inside it held above what was held before, in bytes.
+
+    On an accelerator, what torch's allocator handed out there; elsewhere resident memory, looked
+    at every few milliseconds by a thread.
+
+    Example:
+        >>> with PeakMemory() as peak:
+        ...     held = bytearray(64 << 20)
+        ...     held[:: 4096] = bytes(len(held[:: 4096]))
+        ...     time.sleep(0.05)
+        >>> peak.bytes > 48 << 20
+        True
+    """
+
+    EVERY = 0.004  # seconds
+
+    def __init__(self, device: str = "cpu"):
+        self.bytes, self._device = 0, device
+        self._ended = threading.Event()
+
+    def __enter__(self) -> "PeakMemory":
+        _give_back()
+        if self._device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            self._before = torch.cuda.memory_allocated()
+            return self
+        self._before = resident()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._device == "cuda":
+            self.bytes = torch.cuda.max_memory_allocated() - self._before
+            return
+        self._ended.set()
+        self._thread.join()
+        self._look()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self.EVERY):
+            self._look()
+
+    def _look(self) -> None:
+        self.bytes = max(self.bytes, resident() - self._before)
 
 
-def _aligned(line: Sequence[str], widths: Sequence[int]) -> list[str]:
-    first = line[0].ljust(widths[0])
-    return [first, *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
+def resident() -> int:
+    """Return the bytes of this process that lie in memory; elsewhere than on Linux, their peak."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except OSError:
+        return most_resident()
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def most_resident() -> int:
+    """Return the most bytes of this process that ever lay in memory."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _give_back() -> None:
+    """Return freed memory to the system, so that taking it once more shows."""
+    gc.collect(1)  # a whole collection takes longer than what is measured
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
 
 def report(name: str, sizes: str, rows: Sequence[Mapping[str, Any]], path: Path | None) -> None:
     """Print the machine and a table of the rows; write both to a JSON file if one is named."""
-    machine = facts()
+    made = Report(name, {"named": sizes}, facts(), {name: list(rows)})
     if path:
-        content = {"benchmark": name, "sizes": sizes, "machine": machine, "rows": list(rows)}
-        path.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"{machine['processor']}, {machine['cores']} cores, {machine['memory_gib']} GiB")
-    print(f"{machine['matmul_gflops']} GFLOP/s float32 matmul, {machine['copy_gbs']} GB/s copy")
-    print(table(rows, f"\n{name} ({sizes})"))
+        made.save(path)
+    print(made.text())

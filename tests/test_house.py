@@ -5,16 +5,18 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.stages import STAGES
+
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("featstore", "probe", "terminal")
+PACKAGES = ("featstore", "probe", "benchmarks", "terminal")
 FILES = [path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))]
 FILES.append(ROOT / "cli.py")
-BENCHMARKS = sorted((ROOT / "benchmarks").glob("*.py"))
 
 # What the files of a package must never import, at top level or inside a function.
 FORBIDDEN = {
-    "probe": {"featstore", "terminal", "cli", "click", "rich"},
-    "featstore": {"probe", "terminal", "cli", "click", "rich"},
+    "probe": {"featstore", "benchmarks", "terminal", "cli", "click", "rich"},
+    "featstore": {"probe", "benchmarks", "terminal", "cli", "click", "rich"},
+    "benchmarks": {"terminal", "cli", "click", "rich"},
     "terminal": {"cli"},
     "cli.py": set(),
 }
@@ -24,6 +26,8 @@ STORE = {
     "catalog", "contract", "extraction", "hdf5_store", "importing", "store", "tap_blocks", "writer",
     "zarr_store",
 }  # fmt: skip
+# What not every user has: imported where it is used, so that nothing else needs it.
+OPTIONAL = {"sklearn", "cuml", "cupy"}
 MOST_LINES, MOST_FUNCTION_LINES = 400, 60
 
 
@@ -58,7 +62,7 @@ def test_only_extract_joins_backbones_and_data_sets_to_stores(path):
         assert not {f"featstore.{module}" for module in STORE} & found
 
 
-@pytest.mark.parametrize("path", [*FILES, *BENCHMARKS], ids=name)
+@pytest.mark.parametrize("path", FILES, ids=name)
 def test_files_and_functions_stay_short(path):
     text = path.read_text()
     assert len(text.splitlines()) <= MOST_LINES
@@ -66,6 +70,20 @@ def test_files_and_functions_stay_short(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             length = node.end_lineno - node.lineno + 1
             assert length <= MOST_FUNCTION_LINES, f"{node.name} has {length} lines"
+
+
+def stages() -> list[Path]:
+    """The benchmarks that the product runs, and what they are made of."""
+    run = {f"{stage.module}.py" for stage in STAGES.values()}
+    files = sorted((ROOT / "benchmarks").glob("*.py"))
+    return [path for path in files if path.name in run or not path.name.startswith("bench_")]
+
+
+@pytest.mark.parametrize("path", stages(), ids=name)
+def test_stages_load_without_what_is_optional(path):
+    body = ast.parse(path.read_text()).body
+    at_top = ast.Module([n for n in body if isinstance(n, ast.Import | ast.ImportFrom)], [])
+    assert not {module.split(".")[0] for module in imports(at_top)} & OPTIONAL
 
 
 def test_rules_see_a_breach():

@@ -1,0 +1,37 @@
+"""Ridge probes one at a time, as scikit-learn and as a few lines of torch solve them."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from probe.arrays import full_precision
+
+Coefficients = tuple[np.ndarray, np.ndarray]
+
+
+def scikit_learn(x: np.ndarray, targets: np.ndarray, l2: float, device: str) -> Coefficients:
+    """Return W (k, C) and b (C,) of scikit-learn's Ridge, by Cholesky."""
+    from sklearn.linear_model import Ridge
+
+    model = Ridge(alpha=len(x) * l2, solver="cholesky").fit(x, targets)
+    return model.coef_.T, model.intercept_
+
+
+def torch_loop(x: np.ndarray, targets: np.ndarray, l2: float, device: str) -> Coefficients:
+    """Return W (k, C) and b (C,) from the normal equations of these columns.
+
+    Centred features are taken, so that b is the mean of the targets.
+    """
+    features = torch.from_numpy(x).to(device)
+    wanted = torch.from_numpy(targets).to(device)
+    mean = wanted.mean(0)
+    with full_precision():
+        system = (features.T @ features).double() / len(x)
+        right = (features.T @ (wanted - mean)).double() / len(x)
+    system.diagonal().add_(l2)
+    weights = torch.cholesky_solve(right, torch.linalg.cholesky(system))
+    return weights.cpu().numpy(), mean.cpu().numpy()
+
+
+FITS: dict[str, Callable[..., Coefficients]] = {"sklearn": scikit_learn, "torch-loop": torch_loop}

@@ -1,0 +1,135 @@
+"""The stages of a ridge sweep, each by itself, against the time that the machine's rates allow."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks import machine
+from benchmarks.floors import floor_row
+from benchmarks.problems import Pair, standardised
+from benchmarks.sizes import SweepSizes
+from benchmarks.stages import Setup
+from probe.arrays import Array, Backend, full_precision, solve_lower
+from probe.blocks import as_blocks
+from probe.budget import FORWARD_WIDTH, MAX_ROWS, parse
+from probe.chains import Chain
+from probe.factor import factorise
+from probe.forward import Forward, forward
+from probe.metrics import Scores
+from probe.moments import Moments, moments, panels
+from probe.ridge import equations, from_moments
+from probe.settings import Settings
+from probe.sweep_plan import sweep_chains
+
+
+@dataclass(frozen=True)
+class Work:
+    """Operations and bytes of each stage, from the shapes alone.
+
+    Attributes:
+        rows: train rows. features: D. classes: C. tested: test rows.
+        lengths: m of the systems, the features of each one's longest prefix.
+
+    Example:
+        >>> work = Work(rows=1000, features=100, classes=10, tested=50, lengths=[90, 90, 100])
+        >>> work.moments(), work.factors()[0]
+        ((22000000.0, 400000.0), 819333.0)
+    """
+
+    rows: int
+    features: int
+    classes: int
+    tested: int
+    lengths: Sequence[int]
+
+    def moments(self) -> tuple[float, float]:
+        """Upper panels of X'X, and X'Y as a product with one-hot columns; the rows are read."""
+        width = self.features
+        pairs = sum((panel.stop - panel.start) * (width - panel.start) for panel in panels(width))
+        return 2.0 * self.rows * (pairs + width * self.classes), 4.0 * self.rows * width
+
+    def factors(self) -> tuple[float, float]:
+        """m^3 / 3 for each system, in float64; each is read and written."""
+        operations = sum(m**3 / 3 for m in self.lengths)
+        return float(round(operations)), sum(16.0 * m**2 for m in self.lengths)
+
+    def substitution(self) -> tuple[float, float]:
+        """Strips up to the diagonal, and the running sums of logits; the rows are read."""
+        each = sum(m * (m + FORWARD_WIDTH) + 2 * m * self.classes for m in self.lengths)
+        return float(self.tested * each), 4.0 * self.tested * self.features
+
+
+def measure(
+    train: Pair, test: Pair, sizes: SweepSizes, fractions: list[float], l2: float, setup: Setup,
+    rates: Mapping[str, float],
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Return a row for each stage of a sweep: its time, and its floors."""
+    settings = Settings(memory=parse(setup.memory), backend=setup.backend)
+    blocks, test_blocks = as_blocks(train), as_blocks(test)
+    seeds = range(1, sizes.seeds + 1)
+    chains = sweep_chains(sizes.features, fractions, seeds, "random", True)
+    lengths = [chain.length for chain in chains]
+    shape = (sizes.rows, sizes.features, sizes.classes, sizes.test_rows)
+    gathered = moments(blocks, settings)
+    fitted = from_moments(gathered, chains, [l2], settings)
+    matrices = [_system(gathered, chain, l2, settings) for chain in chains]
+    ready = [
+        (_forward(matrix, gathered, chain, settings), chain.sizes)
+        for matrix, chain in zip(matrices[:-1], chains[:-1], strict=True)
+    ]
+    pieces = _pieces(train, test, setup.backend)
+
+    def fit() -> None:
+        # what was worked out of these moments before is not to be found again
+        from_moments(replace(gathered), chains, [l2], settings)
+
+    def score() -> None:
+        fitted.score(test_blocks, Scores(len(fitted.axes), sizes.classes, ("accuracy",), False))
+
+    runs = {
+        "moments": (lambda: moments(blocks, settings), Work(*shape, lengths).moments()),
+        "Cholesky factors": (lambda: [*map(factorise, matrices)], Work(*shape, lengths).factors()),
+        "substitution": (lambda: _all(ready, pieces), Work(*shape, lengths[:-1]).substitution()),
+        "fit without moments": (fit, None),
+        "score": (score, None),
+    }
+    return [
+        floor_row(
+            name, machine.best(run, sizes.repeats), work, rates,
+            "float64" if name.startswith("Cholesky") else "float32",
+        )
+        for name, (run, work) in runs.items()
+    ]  # fmt: skip
+
+
+def _system(gathered: Moments, chain: Chain, l2: float, settings: Settings) -> Array:
+    """Return one chain's system A, float64 (1, m, m)."""
+    order = chain.order[: chain.length]
+    matrix = equations(gathered, settings).matrix[np.ix_(order, order)]
+    matrix[np.diag_indices(len(order))] += l2
+    return settings.backend.put(matrix)[None]
+
+
+def _forward(matrix: Array, gathered: Moments, chain: Chain, settings: Settings) -> Forward:
+    put, order = settings.backend.put, chain.order[: chain.length]
+    lower, normal = factorise(matrix).lower, equations(gathered, settings)
+    z = solve_lower(lower, put(normal.right[order])[None])
+    return forward(put(order)[None], lower, z, put(normal.start), gathered.precision)
+
+
+def _pieces(train: Pair, test: Pair, backend: Backend) -> list[Array]:
+    """Return the test rows, standardised, in pieces (D, r) as scoring takes them."""
+    rows, most = standardised(train, test)[1], MAX_ROWS[backend.device != "cpu"]
+    starts = range(0, len(rows), most)
+    return [backend.put(np.ascontiguousarray(rows[start : start + most].T)) for start in starts]
+
+
+def _all(ready: list[tuple[Forward, tuple[int, ...]]], pieces: list[Array]) -> None:
+    """Compute the logits of every prefix of every chain on all pieces."""
+    with full_precision():
+        for system, sizes in ready:
+            for piece in pieces:
+                for _ in system.logits(piece, sizes):
+                    pass

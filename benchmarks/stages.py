@@ -1,0 +1,147 @@
+"""The stages that can be measured, and the one function that measures any of them."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from probe.errors import UsageError
+
+DEFAULT_MEMORY = "4GiB"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One entry of the registry.
+
+    Attributes:
+        module: where it lies, with its `SIZES` and its `measure(sizes, setup)`.
+        about: what it measures.
+        loops: what it can be compared with, probe by probe.
+        solves: whether it solves probes, and so takes a memory, a device and a backend.
+        stored: whether it can take its rows from a store.
+    """
+
+    module: str
+    about: str
+    loops: tuple[str, ...] = ()
+    solves: bool = False
+    stored: bool = False
+
+
+STAGES = {
+    "probe": Stage(
+        "bench_probe", "every solver on the same sweep", ("sklearn", "torch-loop"), solves=True
+    ),
+    "ridge": Stage(
+        "bench_ridge", "ridge, stage by stage", ("sklearn", "torch-loop"), solves=True
+    ),
+    "logistic": Stage(
+        "bench_logistic", "exact softmax regression", ("sklearn", "torch-loop", "cuml"),
+        solves=True, stored=True,
+    ),
+    "sgd": Stage("bench_sgd", "the paper's own training", ("torch-loop",), solves=True),
+    "store": Stage("bench_store", "writing and reading stores, against numpy's files"),
+    "extract": Stage("bench_extract", "extraction, against bare forward passes"),
+    "memory": Stage("bench_memory", "memory of sweeps over stores", solves=True),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How a stage is measured.
+
+    Attributes:
+        backend: where probes are computed.
+        memory: what their arrays may take.
+        against: the loops to run beside.
+        store: where train rows come from; None for made-up ones.
+        progress: callback.
+    """
+
+    backend: Any
+    memory: str = DEFAULT_MEMORY
+    against: tuple[str, ...] = ()
+    store: Path | None = None
+    progress: Any = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments of `probe.sweep` and `probe.fit` that say so."""
+        return {
+            "memory": self.memory, "device": self.backend.device, "backend": self.backend.name,
+        }  # fmt: skip
+
+
+def run(
+    stage: str = "probe",
+    sizes: str = "medium",
+    *,
+    against: Sequence[str] | None = None,
+    store: str | Path | None = None,
+    memory: str = DEFAULT_MEMORY,
+    device: str = "auto",
+    backend: str = "torch",
+    progress: Any = None,
+):
+    """Return the `Report` of a stage, whose answers have been checked.
+
+    Arguments:
+        stage: a key of `STAGES`.
+        sizes: "small", "medium" or "full", or numbers such as "rows=50000,classes=100".
+        against: loops to run beside it, each on a few probes: "sklearn", "torch-loop", "cuml"; by
+            default all that the stage has and that are installed.
+        store: a store whose train rows are probed, in place of made-up ones.
+        memory: what the arrays of probes may take.
+        device: "auto", "cpu" or "cuda".
+        backend: "torch", "numpy" or "cupy".
+        progress: callback.
+
+    Raises:
+        UsageError: an argument cannot be used.
+        Disagreement: the answers are not those of what they are compared with.
+    """
+    if stage not in STAGES:
+        raise UsageError(f"no stage is called {stage!r}: there are {', '.join(STAGES)}")
+    from benchmarks import loops
+    from benchmarks.sizes import chosen
+    from probe import arrays, budget
+    from probe.settings import silent
+
+    entry = STAGES[stage]
+    if store is not None and not entry.stored:
+        takers = ", ".join(name for name, other in STAGES.items() if other.stored)
+        raise UsageError(f"stage {stage} makes up its rows: rows of a store are for {takers}")
+    budget.parse(memory)
+    module = import_module(f"benchmarks.{entry.module}")
+    setup = Setup(
+        arrays.backend(backend, device) if entry.solves else arrays.backend("torch", "cpu"),
+        memory, loops.wanted(against, entry.loops), Path(store) if store else None,
+        progress or silent,
+    )  # fmt: skip
+    return module.measure(chosen(module.SIZES, sizes), setup)
+
+
+def main(stage: str) -> None:
+    """Measure a stage as the command line of its module says, and print its report."""
+    entry = STAGES[stage]
+    parser = argparse.ArgumentParser(description=f"Measure {entry.about}.")
+    parser.add_argument("--sizes", default="medium", help="small, medium, full, or rows=1000,...")
+    parser.add_argument("--json", type=Path, help="write machine, sizes and results here")
+    given = parser.add_argument_group("options of some stages")
+    if entry.loops:
+        given.add_argument("--against", type=lambda text: text.split(","), help="loops to run")
+    if entry.stored:
+        given.add_argument("--store", type=Path, help="real features: the train split of a store")
+    if entry.solves:
+        given.add_argument("--memory", default=DEFAULT_MEMORY)
+        given.add_argument("--device", default="auto")
+        given.add_argument("--backend", default="torch")
+    options = vars(parser.parse_args())
+    path = options.pop("json")
+    report = run(stage, **options)
+    if path:
+        report.save(path)
+    print(report.text())

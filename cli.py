@@ -7,15 +7,35 @@ commands, so that `featstore --help` answers at once.
 import click
 
 from terminal.commands.bench import bench
+from terminal.commands.convert import convert
+from terminal.commands.export import export
 from terminal.commands.extract import extract
+from terminal.commands.gc import gc
 from terminal.commands.import_store import import_
+from terminal.commands.merge import merge
 from terminal.commands.predict import predict
 from terminal.commands.probe import probe
 from terminal.commands.quickstart import quickstart
+from terminal.commands.rm import rm
 from terminal.commands.stores import info, ls, verify
 from terminal.failures import SWITCHES, Group
 
-COMMANDS = (extract, import_, probe, predict, bench, ls, info, verify, quickstart)
+COMMANDS = (
+    extract,
+    import_,
+    probe,
+    predict,
+    bench,
+    ls,
+    info,
+    verify,
+    convert,
+    export,
+    merge,
+    rm,
+    gc,
+    quickstart,
+)
 
 
 @click.group(

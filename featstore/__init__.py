@@ -5,23 +5,33 @@ from typing import Any
 
 from featstore import errors
 from featstore.catalog import default_path, newest_complete, store_root, stores
+from featstore.collecting import Abandoned, abandoned, collect
+from featstore.converting import convert
+from featstore.exporting import export
 from featstore.importing import import_arrays
+from featstore.merging import merge
 from featstore.spec import Spec, Split, Tap
 from featstore.store import FORMATS, Damage, Store, create, open, open_or_create, remove
 
 __all__ = [
     "FORMATS",
+    "Abandoned",
     "Damage",
     "Extraction",
     "Spec",
     "Split",
     "Store",
     "Tap",
+    "abandoned",
+    "collect",
+    "convert",
     "create",
     "default_path",
     "errors",
+    "export",
     "extract",
     "import_arrays",
+    "merge",
     "newest_complete",
     "open",
     "open_or_create",

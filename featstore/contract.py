@@ -333,6 +333,24 @@ class Store(ABC):
 
         return TapBlocks(self, split, self.spec.tap(name).name, view=view, verify=verify)
 
+    def to_numpy(self, split: str, tap: str, *, mmap: bool = False) -> np.ndarray:
+        """A tap as a NumPy array, loaded or mapped: see `featstore.as_arrays.to_numpy`."""
+        from featstore.as_arrays import to_numpy
+
+        return to_numpy(self, split, tap, mmap=mmap)
+
+    def to_dask(self, split: str, tap: str, *, verify: bool = True) -> Any:
+        """A tap as a dask array with a chunk a block: see `featstore.as_arrays.to_dask`."""
+        from featstore.as_arrays import to_dask
+
+        return to_dask(self, split, tap, verify=verify)
+
+    def to_torch_dataset(self, split: str, tap: str, *, view: int = 0) -> Any:
+        """A tap as a data set of torch's: see `featstore.as_arrays.to_torch_dataset`."""
+        from featstore.as_arrays import to_torch_dataset
+
+        return to_torch_dataset(self, split, tap, view=view)
+
     @contextmanager
     def writer(self, job: str | None = None) -> Iterator["Writer"]:
         """The one writer of the store, which commits what it was given before the context is left.

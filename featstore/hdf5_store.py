@@ -104,6 +104,10 @@ class Hdf5Store(Store):
         """Bytes the file takes on the disk, holes left out."""
         return self.path.stat().st_blocks * 512
 
+    def offset(self, split: str, array: str) -> int:
+        """Where in the file an array begins, whose rows follow one another."""
+        return self._offsets[split, array]
+
     def _place(self, piece: Piece, first: int = 0) -> int:
         array = self.array(piece.split, piece.array)
         row = piece.view * array.n_rows + piece.block * self.block_rows + first

@@ -89,6 +89,33 @@ def locked(
             held.close()
 
 
+def is_held(store: Path) -> bool:
+    """Whether a living process holds the lock of a store; looking changes nothing."""
+    try:
+        fd = os.open(lock_path(store), os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
+def is_note(path: Path) -> bool:
+    """Whether a file is what a holder of a lock wrote."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return {"pid", "host", "since"} <= _note(fd).keys()
+    finally:
+        os.close(fd)
+
+
 def _acquire(path: Path, store: Path, job: str | None, alone: bool) -> int:
     while True:
         try:

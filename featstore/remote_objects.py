@@ -39,6 +39,10 @@ class RemoteObjects:
         self._pool: ThreadPoolExecutor | None = None
         self._underway: dict[str, tuple[Future, int]] = {}
 
+    def __reduce__(self) -> tuple:
+        # What is under way stays with its process.
+        return RemoteObjects, (self._url,)
+
     def get(self, key: str) -> bytes | None:
         """Read the whole object, by a range without an end: s3fs asks for no size then."""
         try:

@@ -24,11 +24,17 @@ class _Frozen(BaseModel):
 
 
 class Tap(_Frozen):
-    """A place in the backbone whose activations are kept: `dim` features, pooled by `pooling`."""
+    """A place in the backbone whose activations are kept: `dim` features, pooled by `pooling`.
+
+    In a store that was merged from several, a tap says itself what made it; None is as the store.
+    """
 
     name: Name
     dim: Annotated[int, Field(ge=1)]
     pooling: Text
+    backbone: Text | None = None
+    weights: Text | None = None
+    transform: Text | None = None
 
 
 class Split(_Frozen):
@@ -116,9 +122,9 @@ class Spec(_Frozen):
         """
         tap = self.tap(name)
         return {
-            "backbone": self.backbone,
-            "weights": self.weights,
-            "transform": self.transform,
+            "backbone": tap.backbone or self.backbone,
+            "weights": tap.weights or self.weights,
+            "transform": tap.transform or self.transform,
             "tap": tap.name,
             "pooling": tap.pooling,
             "dim": str(tap.dim),

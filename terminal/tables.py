@@ -33,18 +33,19 @@ def of_sweep(table) -> list[Table]:
 
 
 def _curve(curve) -> Table:
-    from probe.summaries import penalty, percent, plus_minus
+    from probe.summaries import NAMES, penalty, percent, plus_minus, score_of
 
     first = curve.iloc[0]
     facts = (first.tap, first["mode"], first.solver, penalty(first.l2_choice, first.l2))
     shown = Table(title=", ".join(facts), **PLAIN)
-    for heading in ("fraction", "features", "test accuracy", "of the full layer", "probes"):
+    score = score_of(curve)
+    for heading in ("fraction", "features", f"test {NAMES[score]}", "of the full layer", "probes"):
         shown.add_column(heading, justify="right")
     for row in curve.itertuples():
         shown.add_row(
             percent(row.fraction),
             f"{row.k:,}",
-            plus_minus(row.accuracy, row.accuracy_std, 3),
+            plus_minus(getattr(row, score), getattr(row, f"{score}_std"), 3),
             plus_minus(100 * row.ratio, 100 * row.ratio_std, 1) + " %",
             str(row.probes),
         )
@@ -74,6 +75,21 @@ def of_stores(stores) -> Table:
     return shown
 
 
+def of_abandoned(found) -> Table:
+    """Lay out what was abandoned, one thing a row."""
+    from datetime import datetime
+
+    shown = Table(**PLAIN)
+    shown.add_column("abandoned", overflow="fold")
+    shown.add_column("what")
+    for heading in ("size", "last changed"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for item in found:
+        changed = datetime.fromtimestamp(item.modified).strftime("%Y-%m-%d %H:%M")
+        shown.add_row(item.path.name, item.what, size(item.n_bytes), changed)
+    return shown
+
+
 def of_store(store) -> Table:
     """Lay out everything a store's header says, one field a row."""
     spec = store.spec
@@ -82,25 +98,37 @@ def of_store(store) -> Table:
     shown.add_column(overflow="fold")
     facts = {
         "store": store.path,
-        "format": store.format,
+        "format": store.format
+        + ("" if store.header.codec == "none" else f", {store.header.codec}"),
         "backbone": spec.backbone,
         "weights": spec.weights,
         "transform": spec.transform,
         "dataset": spec.dataset,
-        **{f"split {s.name}": f"{s.n_rows:,} rows, {s.fingerprint}" for s in spec.splits},
+        **{f"split {s.name}": _split(s) for s in spec.splits},
         **{f"tap {t.name}": f"{t.dim:,} features, pooling {t.pooling}" for t in spec.taps},
         "dtype": spec.dtype,
-        "classes": f"{len(spec.classes):,}: {_shortened(spec.classes)}",
+        **_labels(spec),
         "limit": "none" if spec.limit is None else f"{spec.limit:,} rows a split",
         "digest": spec.digest(),
         "block": f"{store.block_rows:,} rows",
         "blocks": _state(store),
         "size": size(store.bytes_on_disk()),
-        **{name: _listed(value) for name, value in store.provenance.items()},
+        **{name: _shortened_text(_listed(value)) for name, value in store.provenance.items()},
     }
     for name, value in facts.items():
         shown.add_row(name, str(value))
     return shown
+
+
+def _split(split) -> str:
+    views = f", {split.views} views" if split.views > 1 else ""
+    return f"{split.n_rows:,} rows{views}, {split.fingerprint}"
+
+
+def _labels(spec) -> dict[str, str]:
+    if spec.targets:
+        return {"targets": ", ".join(spec.targets)}
+    return {"classes": f"{len(spec.classes):,}: {_shortened(spec.classes)}"}
 
 
 def _state(store) -> str:
@@ -114,6 +142,10 @@ def _listed(value) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {_listed(part)}" for name, part in value.items())
     return str(value)
+
+
+def _shortened_text(text: str, most: int = 400) -> str:
+    return text if len(text) <= most else f"{text[:most]}... ({len(text):,} characters)"
 
 
 def _shortened(names, most: int = 10) -> str:

@@ -19,6 +19,8 @@ class Place(click.ParamType):
 STORE = Place()
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FORMAT = click.Choice(["zarr", "hdf5"])
+CODEC = click.Choice(["none", "zstd"])
+DTYPE = click.Choice(["float16", "float32"])
 DEVICE = click.Choice(["auto", "cpu", "cuda"])
 
 

@@ -52,8 +52,8 @@ def s3_server():
     server.stop()
 
 
-@pytest.fixture(params=["memory", "s3"])
-def bucket(request):
+@pytest.fixture(params=["memory", "s3"], name="bucket")
+def fresh_bucket(request):
     """A place for stores that is not of this machine, fresh for each test."""
     if request.param == "s3":
         return request.getfixturevalue("s3") / uuid.uuid4().hex

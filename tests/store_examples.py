@@ -45,6 +45,8 @@ def arrays_of(spec: featstore.Spec, split: str) -> dict[str, np.ndarray]:
     features = {
         tap.name: random.standard_normal((*rows, tap.dim)).astype(spec.dtype) for tap in spec.taps
     }
+    # of their own draw, so that stores with other taps have the same labels
+    random = np.random.default_rng([n_rows, len(split)])
     if spec.targets:
         labels = random.standard_normal((n_rows, len(spec.targets)))
         labels = labels[:, 0] if len(spec.targets) == 1 else labels

@@ -9,22 +9,26 @@ from terminal.values import STORE
 
 
 @click.command(cls=Command)
-def ls() -> None:
-    """List the stores under the store root.
+@click.argument("root", type=STORE, required=False)
+def ls(root) -> None:
+    """List the stores under the store root, or under ROOT.
 
-    The root is $FEATSTORE_HOME, or else the platform's folder for data.
+    The store root is $FEATSTORE_HOME, or else the platform's folder for data. ROOT is a folder or
+    a URL.
 
     \b
     Example:
       featstore ls
+      featstore ls s3://bucket/stores
     """
     import featstore
 
-    found = featstore.stores()
+    root = root or featstore.store_root()
+    found = featstore.stores(root)
     if not found:
-        notice(f"no store under {featstore.store_root()}; `featstore extract` makes one")
+        notice(f"no store under {root}; `featstore extract` makes one")
         return
-    notice(f"under {featstore.store_root()}")
+    notice(f"under {root}")
     tables.show(tables.of_stores(found))
 
 

@@ -1,0 +1,119 @@
+"""Abandoned things under a store root: found, told, and on request deleted."""
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from featstore import remote_stores
+from featstore.catalog import store_root, stores
+from featstore.contract import Store
+from featstore.errors import UsageError
+from featstore.locks import is_held, is_note, locked
+from featstore.places import Place, Url, place
+from featstore.remote_objects import RemoteObjects
+from featstore.store import remove
+
+DAY = 86400.0
+
+# What is built or removed lies aside under such a name; moments are kept under a digest.
+_ASIDE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.aside")
+_MOMENTS = re.compile(r"[0-9a-f]{32}\.npz")
+
+
+@dataclass(frozen=True)
+class Abandoned:
+    """Something that no one goes on with: where, what, how large, and when it last changed.
+
+    `what` is "partial store", "unfinished" (a creation or a removal that was cut short), "lock" (of
+    a writer that died) or "moments" (of a store that is gone); `modified` is in seconds since 1970.
+    """
+
+    path: Place
+    what: str
+    n_bytes: int
+    modified: float
+
+
+def abandoned(root: str | Path | Url | None = None, *, days: float = 7.0) -> list[Abandoned]:
+    """What lies directly under a folder or URL, abandoned for `days` or more; the oldest first.
+
+    The folder is the store root unless another is named. What a living process writes to is left
+    out, and so is everything that featstore did not make. Raises `UsageError` for negative days.
+    """
+    if not days >= 0:
+        raise UsageError(f"{days} days cannot have passed; give 0 or more")
+    root = store_root() if root is None else place(root)
+    before = time.time() - days * DAY
+    found = [_partial(store) for store in stores(root) if not store.complete]
+    found += _remote_leavings(root) if isinstance(root, Url) else _local_leavings(root)
+    old = [item for item in found if item.modified <= before and not _busy(item)]
+    return sorted(old, key=lambda item: item.modified)
+
+
+def collect(item: Abandoned) -> None:
+    """Delete one of what `abandoned` found; `WriterBusy` where a process has taken it up since."""
+    if item.what == "partial store":
+        remove(item.path)
+    elif isinstance(item.path, Url):
+        with locked(item.path):
+            remote_stores.clear(item.path)
+    else:
+        with locked(_store_of(item.path)):
+            if item.path.is_dir():
+                shutil.rmtree(item.path)
+            else:
+                item.path.unlink(missing_ok=True)
+
+
+def _partial(store: Store) -> Abandoned:
+    modified = store.modified() / 1e9
+    return Abandoned(store.path, "partial store", store.bytes_on_disk(), modified)
+
+
+def _local_leavings(root: Path) -> Iterator[Abandoned]:
+    for entry in sorted(root.iterdir()) if root.is_dir() else []:
+        what = _kind(entry)
+        if what is None or (what == "moments" and os.path.lexists(_store_of(entry))):
+            continue
+        files = [entry, *entry.rglob("*")] if entry.is_dir() else [entry]
+        stats = [file.stat() for file in files]
+        size = sum(stat.st_blocks * 512 for stat in stats)
+        yield Abandoned(entry, what, size, max(stat.st_mtime for stat in stats))
+
+
+def _kind(path: Path) -> str | None:
+    """What lies at a path, by its name and what is in it; None where it is not of featstore's."""
+    if _ASIDE.fullmatch(path.name):
+        return "unfinished"
+    if path.suffix == ".lock" and path.is_file() and is_note(path):
+        return "lock"
+    if path.suffix == ".moments" and path.is_dir():
+        names = os.listdir(path)
+        if all(_MOMENTS.fullmatch(name) for name in names):
+            return "moments"
+    return None
+
+
+def _store_of(path: Path) -> Path:
+    """The store that something beside it is of."""
+    aside = _ASIDE.fullmatch(path.name)
+    return path.with_name(aside[1]) if aside else path.with_suffix("")
+
+
+def _remote_leavings(root: Url) -> Iterator[Abandoned]:
+    for entry in RemoteObjects(root).entries():
+        url = root / entry["name"].rstrip("/").rpartition("/")[2]
+        if remote_stores.is_unfinished(url):
+            objects = RemoteObjects(url)
+            yield Abandoned(url, "unfinished", objects.size(), objects.modified([""]) / 1e9)
+
+
+def _busy(item: Abandoned) -> bool:
+    # A lease is looked at when something is deleted: most are young.
+    if isinstance(item.path, Url):
+        return False
+    return is_held(item.path if item.what == "partial store" else _store_of(item.path))

@@ -1,0 +1,120 @@
+"""Rows of one store copied into another, block by block, every checksum checked on the way."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+
+from featstore import row_ids
+from featstore.contract import Piece, Progress, Store
+from featstore.spec import IDS, LABELS
+from featstore.tap_blocks import read_ahead
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows as `Writer.write` takes them."""
+
+    features: Mapping[str, np.ndarray]
+    labels: np.ndarray
+    ids: list[str]
+
+
+class CheckedRows:
+    """Any rows of one array of a complete split; each block that they touch is checked once.
+
+    The last blocks are held, since blocks of another store begin and end elsewhere. Threads may
+    share it.
+    """
+
+    def __init__(self, store: Store, split: str, name: str):
+        self._store, self._split, self._name = store, split, name
+        self._array = store.array(split, name)
+        self._records = store.require_complete(split)
+        self._lock = Lock()
+        self._held: dict[tuple[int, int], Future] = {}
+
+    def take(self, rows: range) -> np.ndarray:
+        """The rows, (len(rows), ...), or (n_views, len(rows), D) of an array of several views."""
+        views = [self._view(view, rows) for view in range(self._array.n_views)]
+        return np.stack(views) if len(self._array.shape) == 3 else views[0]
+
+    def _view(self, view: int, rows: range) -> np.ndarray:
+        out = np.empty((len(rows), *self._array.row_shape), self._array.dtype)
+        row = rows.start
+        while row < rows.stop:
+            block = row // self._store.block_rows
+            there = self._store.rows_of(self._split, block)
+            until = min(rows.stop, there.stop)
+            held = self._block(view, block)
+            out[row - rows.start : until - rows.start] = held[
+                row - there.start : until - there.start
+            ]
+            row = until
+        return out
+
+    def _block(self, view: int, block: int) -> np.ndarray:
+        with self._lock:
+            future = self._held.get((view, block))
+            first = future is None
+            if first:
+                future = self._held[view, block] = Future()
+                while len(self._held) > self._array.n_views * (2 + self._store.ahead):
+                    del self._held[next(iter(self._held))]
+        if first:
+            try:
+                future.set_result(self._read(view, block))
+            except BaseException as error:
+                future.set_exception(error)
+        return future.result()
+
+    def _read(self, view: int, block: int) -> np.ndarray:
+        n_rows = len(self._store.rows_of(self._split, block))
+        out = np.empty((n_rows, *self._array.row_shape), self._array.dtype)
+        piece = Piece(self._split, self._name, block, view)
+        self._store.fill(piece, self._records[block], out)
+        return out
+
+
+class SplitRows:
+    """Labels, ids and some taps of one split, checked."""
+
+    def __init__(self, store: Store, split: str, taps: Mapping[str, str]):
+        """`taps` gives the store's name of each tap by the name that it is to have."""
+        self._taps = {name: CheckedRows(store, split, tap) for name, tap in taps.items()}
+        self._labels = CheckedRows(store, split, LABELS)
+        self._ids = CheckedRows(store, split, IDS)
+
+    def take(self, rows: range) -> Rows:
+        """Some rows of all of them."""
+        return Rows(
+            features={name: tap.take(rows) for name, tap in self._taps.items()},
+            labels=self._labels.take(rows),
+            ids=row_ids.decode(self._ids.take(rows)),
+        )
+
+
+def fill(
+    store: Store, take: Callable[[str, range], Rows], progress: Progress, ahead: int = 2
+) -> None:
+    """Write the blocks of `store` that are missing or damaged; `take` gives a split's rows.
+
+    Calls `progress("rows", done, total)`. What was written stays, whatever is raised.
+    """
+    damaged = {(damage.split, damage.block) for damage in store.verify()}
+    missing = {(s.name, block) for s in store.spec.splits for block in store.missing(s.name)}
+    total = sum(split.n_rows for split in store.spec.splits)
+    todo = sorted(damaged | missing)
+    if not todo:
+        return
+    done = total - sum(len(store.rows_of(*block)) for block in todo)
+    with store.writer() as writer:
+        for block in sorted(damaged):
+            writer.discard(*block)
+        taken = read_ahead(lambda block: take(block[0], store.rows_of(*block)), todo, ahead)
+        for (split, block), rows in zip(todo, taken, strict=True):
+            writer.write(split, block, rows.features, rows.labels, rows.ids)
+            done += len(rows.ids)
+            progress("rows", done, total)

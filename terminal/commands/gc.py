@@ -1,0 +1,38 @@
+"""`featstore gc`: what was abandoned under the store root, deleted after a question."""
+
+import click
+
+from terminal import tables
+from terminal.failures import Command
+from terminal.progress import notice
+from terminal.values import STORE
+
+
+@click.command(cls=Command)
+@click.argument("root", type=STORE, required=False)
+@click.option("--days", type=float, default=7.0, help="Untouched for so long.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def gc(root, days, yes) -> None:
+    """Delete partial stores that no one goes on with, and what dead writers left.
+
+    Lists them first, and asks. What a living process writes to stays.
+
+    ROOT is a folder or URL; without it, the store root is taken.
+
+    \b
+    Example:
+      featstore gc
+      featstore gc s3://bucket/stores --days 30
+    """
+    import featstore
+
+    found = featstore.abandoned(root, days=days)
+    if not found:
+        notice(f"nothing was abandoned under {root or featstore.store_root()}")
+        return
+    tables.show(tables.of_abandoned(found))
+    if not yes:
+        click.confirm(f"Delete these {len(found)}?", abort=True, err=True)
+    for item in found:
+        featstore.collect(item)
+    notice(f"deleted {len(found)}, {tables.size(sum(item.n_bytes for item in found))}")

@@ -50,6 +50,45 @@ def in_timm_names(state: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[st
     return {_renamed(key, blocks, expanding): tensor for key, tensor in state.items()}
 
 
+def of_robustness(
+    state: Mapping[str, Tensor],
+) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor] | None]:
+    """The network in a file of the `robustness` library, and the (mean, std) of its own input.
+
+    Such a file holds the network as `model.*`, a copy of it inside `attacker.*`, and the
+    normalisation that it was trained with as `normalizer.new_mean` and `new_std`. Any other state
+    comes back as it is, with None.
+
+    >>> of_robustness({"model.fc.bias": 1, "attacker.model.fc.bias": 1})
+    ({'fc.bias': 1}, None)
+    >>> of_robustness({"fc.bias": 1})
+    ({'fc.bias': 1}, None)
+    """
+    wrapped = [key for key in state if key.startswith("model.")]
+    extras = [key for key in state if key.startswith(_ROBUSTNESS)]
+    if not wrapped or not extras:
+        return dict(state), None
+    network = {
+        key.removeprefix("model."): tensor for key, tensor in state.items() if key not in extras
+    }
+    names = ("normalizer.new_mean", "normalizer.new_std")
+    found = all(name in state for name in names)
+    return network, tuple(state[name] for name in names) if found else None
+
+
+def blurred(state: Mapping[str, Tensor]) -> list[str]:
+    """Paths of the convolutions that blur before they stride, as in FFCV's and Matryoshka's files.
+
+    >>> blurred({"layer2.0.conv2.blur_filter": 1, "layer2.0.conv2.conv.weight": 2})
+    ['layer2.0.conv2']
+    """
+    return [key.removesuffix(_BLUR) for key in state if key.endswith(_BLUR)]
+
+
+_ROBUSTNESS = ("normalizer.", "normalize.", "attacker.")
+_BLUR = ".blur_filter"
+
+
 def _block_names(wanted: Iterable[str]) -> list[str]:
     """Names `blocks.STAGE.BLOCK` in order: position N is the other layout's `_blocks.N`."""
     found = (re.match(r"blocks\.(\d+)\.(\d+)\.", key) for key in wanted)

@@ -1,10 +1,12 @@
 """Weight files: read without running anything in them, fitted key by key, identified by content."""
 
+import argparse
 import hashlib
 import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -17,6 +19,14 @@ _PREFIXES = ("module.", "_orig_mod.", "model.")
 # A counter of training steps that older checkpoints lack; evaluation never reads it.
 _COUNTER = "num_batches_tracked"
 _LISTED = 8
+# What training scripts put beside the tensors: options and NumPy's numbers, which run nothing.
+_HARMLESS = [
+    argparse.Namespace,
+    np.dtype,
+    (np.float64(0).__reduce__()[0], "numpy.core.multiarray.scalar"),
+    np.float64(0).__reduce__()[0],
+    *{type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i4", "i8", "u1", "?")},
+]
 
 
 def read(path: str | Path) -> dict[str, torch.Tensor]:
@@ -105,7 +115,8 @@ def _safetensors(path: Path) -> dict[str, torch.Tensor]:
 
 def _pickled(path: Path) -> object:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_HARMLESS):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         lines = [line.strip() for line in str(error).splitlines()] or [type(error).__name__]
     # torch calls what a pickle asks to be imported a GLOBAL.

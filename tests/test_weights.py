@@ -1,14 +1,17 @@
 """Weight files: what is read, what is refused, and how misfits are told."""
 
+import argparse
 import pickle
 from collections import OrderedDict
 from pathlib import Path
 
+import numpy as np
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
-from featstore import layouts, weights
+from featstore import backbones, layouts, weights
 from featstore.errors import BackboneError, UsageError
 
 
@@ -40,6 +43,11 @@ WRAPPINGS = {
     "model": lambda state: {"model": state, "args": {"lr": 0.1}},
     "both": lambda state: {"model": {"state_dict": state}, "optimizer": None},
     "module.": lambda state: {f"module.{key}": tensor for key, tensor in state.items()},
+    "options and scores": lambda state: {
+        "model": state,
+        "args": argparse.Namespace(lr=0.1, data="/x"),
+        "best": [np.float64(0.7), np.float32(0.1), np.int64(3), np.bool_(True)],
+    },
     "wrapped twice": lambda state: {
         "state_dict": {f"module._orig_mod.{key}": tensor for key, tensor in state.items()}
     },
@@ -182,6 +190,98 @@ def test_head_alone_may_differ(trained, other):
 def test_counters_of_old_checkpoints_may_lack(trained):
     trained.pop("body.1.num_batches_tracked")
     assert weights.fit(network(), trained, ["head"]) == ()
+
+
+# files of other projects
+
+
+def small_state(seed: int) -> dict[str, torch.Tensor]:
+    model = timm.create_model("test_resnet")
+    generator = torch.Generator().manual_seed(seed)
+    state = model.state_dict()
+    for key, tensor in state.items():
+        if key.endswith("weight"):
+            tensor.copy_(torch.randn(tensor.shape, generator=generator) * 0.1)
+    return state
+
+
+def test_files_of_the_robustness_library(tmp_path):
+    state = small_state(1)
+    mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.4, 0.5, 0.6])
+    wrapped = {f"module.model.{key}": tensor for key, tensor in state.items()}
+    wrapped |= {f"module.attacker.model.{key}": tensor for key, tensor in state.items()}
+    for place in ("normalizer", "attacker.normalize"):
+        wrapped |= {f"module.{place}.new_mean": mean[:, None, None]}
+        wrapped |= {f"module.{place}.new_std": std[:, None, None]}
+    torch.save({"model": wrapped, "epoch": 3, "schedule": None}, tmp_path / "robust.pt")
+    backbone = backbones.load("test_resnet", weights=tmp_path / "robust.pt")
+    assert backbone.weights_id == weights.identity(state)
+    assert backbone.transform.mean == pytest.approx((0.1, 0.2, 0.3))
+    assert backbone.transform.std == pytest.approx((0.4, 0.5, 0.6))
+    torch.save(state, tmp_path / "plain.pt")
+    plain = backbones.load("test_resnet", weights=tmp_path / "plain.pt")
+    assert plain.weights_id == backbone.weights_id
+    assert plain.transform_text != backbone.transform_text
+
+    native = plain.transform
+    for place in ("normalizer", "attacker.normalize"):
+        wrapped[f"module.{place}.new_mean"] = torch.tensor(native.mean)[:, None, None]
+        wrapped[f"module.{place}.new_std"] = torch.tensor(native.std)[:, None, None]
+    torch.save({"model": wrapped}, tmp_path / "usual.pt")
+    usual = backbones.load("test_resnet", weights=tmp_path / "usual.pt")
+    assert usual.transform_text == plain.transform_text
+
+
+def matryoshka(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The state as FFCV's scripts save it: nested heads, and a blur before some convolutions."""
+    state = {key: tensor for key, tensor in state.items() if not key.startswith("fc.")}
+    for place, width in enumerate((8, 16, 96)):
+        state[f"fc.nesting_classifier_{place}.weight"] = torch.randn(10, width)
+        state[f"fc.nesting_classifier_{place}.bias"] = torch.randn(10)
+    for path in ("layer2.0.conv1", "layer3.0.conv1"):
+        kernel = state.pop(f"{path}.weight")
+        state[f"{path}.conv.weight"] = kernel
+        blur = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+        state[f"{path}.blur_filter"] = blur.repeat(kernel.shape[1], 1, 1, 1)
+    return {f"module.{key}": tensor for key, tensor in state.items()}
+
+
+def test_matryoshka_files_blur_and_have_nested_heads(tmp_path):
+    state = small_state(2)
+    torch.save(matryoshka(state), tmp_path / "mrl.pt")
+    backbone = backbones.load("test_resnet", weights=tmp_path / "mrl.pt")
+    assert "mrl.pt has no 'fc'" in backbone.notes[0]
+    plain = timm.create_model("test_resnet").eval()
+    plain.load_state_dict(state)
+    seen = {}
+    for model, name in ((plain, "plain"), (backbone.model, "blurred")):
+        model.layer2[0].conv1.register_forward_hook(
+            lambda _, inputs, output, name=name: seen.update({name: (inputs[0], output)})
+        )
+    batch = torch.randn(1, 3, 64, 64)
+    with torch.inference_mode():
+        plain.forward_features(batch)
+        backbone.model.forward_features(batch)
+    given, expected = seen["plain"]
+    assert torch.equal(seen["blurred"][0], given)
+    assert not torch.allclose(seen["blurred"][1], expected)
+    kernel = torch.tensor([[1.0, 2, 1], [2, 4, 2], [1, 2, 1]]) / 16
+    padded = torch.nn.functional.pad(given, (1, 1, 1, 1))
+    height, width = given.shape[2:]
+    smooth = sum(
+        kernel[i, j] * padded[:, :, i : i + height, j : j + width]
+        for i in range(3)
+        for j in range(3)
+    )
+    with torch.inference_mode():
+        torch.testing.assert_close(seen["blurred"][1], plain.layer2[0].conv1(smooth))
+
+
+def test_blurs_where_the_model_has_no_convolution(tmp_path):
+    torch.save({"layer9.conv.blur_filter": torch.zeros(1)}, tmp_path / "mrl.pt")
+    message = "blur before layer9.conv, which is no convolution"
+    with pytest.raises(BackboneError, match=message):
+        backbones.load("test_resnet", weights=tmp_path / "mrl.pt")
 
 
 # identity

@@ -1,14 +1,20 @@
 """timm's and torchvision's classification networks: hub, file or untrained."""
 
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from featstore import layouts
 from featstore import weights as weight_files
-from featstore.backbones import timm_models, torchvision_models
+from featstore.backbones import blurring, timm_models, torchvision_models
 from featstore.backbones.backbone import Backbone
 from featstore.errors import BackboneError
+from featstore.transforms import Transform
 
 TORCHVISION = "torchvision:"
 
@@ -31,10 +37,11 @@ def load(
     else:
         model, left_out = _untrained(library, member, seed), ()
     head = library.head(model)
-    if weights is not None:
-        left_out = _fit_file(model, weights, head)
-    identity = weight_files.identity(_without(model.state_dict(), left_out))
     transform = library.transform(model, member, image_size)
+    if weights is not None:
+        left_out, normalisation = _fit_file(model, weights, head)
+        transform = _renormalised(transform, normalisation)
+    identity = weight_files.identity(_without(model.state_dict(), left_out))
     model = model.eval().requires_grad_(False)
     return Backbone(
         name=name,
@@ -56,12 +63,31 @@ def _untrained(library, name: str, seed: int) -> torch.nn.Module:
         return library.untrained(name)
 
 
-def _fit_file(model: torch.nn.Module, file: str | Path, head: tuple[str, ...]) -> tuple[str, ...]:
-    state = layouts.in_timm_names(weight_files.read(file), model.state_dict())
+def _fit_file(model: torch.nn.Module, file: str | Path, head: tuple[str, ...]):
+    """Load a file; returns the head modules it left out, and the normalisation it brings."""
+    state, normalisation = layouts.of_robustness(weight_files.read(file))
+    blurring.blur(model, layouts.blurred(state))
+    state = layouts.in_timm_names(state, model.state_dict())
     try:
-        return weight_files.fit(model, state, head)
+        return weight_files.fit(model, state, head), normalisation
     except BackboneError as error:
         raise BackboneError(f"{file}: {error}") from None
+
+
+def _renormalised(transform: Transform, normalisation) -> Transform:
+    """The transform with the mean and standard deviation that a checkpoint was trained with."""
+    if normalisation is None:
+        return transform
+    mean, std = (tuple(map(float, tensor.flatten())) for tensor in normalisation)
+    if _close(mean, transform.mean) and _close(std, transform.std):
+        return transform
+    text = f"{transform.text} normalizer {json.dumps({'mean': mean, 'std': std})}"
+    return replace(transform, mean=mean, std=std, text=text)
+
+
+def _close(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether they agree to the float32 that a checkpoint keeps."""
+    return len(one) == len(other) and all(map(partial(math.isclose, rel_tol=1e-6), one, other))
 
 
 def _without(state: dict[str, torch.Tensor], modules: tuple[str, ...]) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 import huggingface_hub
 
 from featstore.downloads import PATIENCE, downloading, from_network
+from featstore.errors import DownloadRefused
 
 
 def endpoint() -> str:
@@ -31,10 +32,17 @@ def folder(repository: str, revision: str | None, patterns: list[str], remedy: s
 
     Raises `DownloadRefused` where the hub refuses, or is silent and nothing of it is cached.
     """
-    with downloading(f"hf:{repository}", f"{endpoint()}/{repository}", remedy):
+    source, reason = f"{endpoint()}/{repository}", silence()
+    if reason is None:
+        with downloading(f"hf:{repository}", source, remedy):
+            return huggingface_hub.snapshot_download(
+                repository, revision=revision, allow_patterns=patterns
+            )
+    try:
         return huggingface_hub.snapshot_download(
-            repository,
-            revision=revision,
-            allow_patterns=patterns,
-            local_files_only=silence() is not None,
+            repository, revision=revision, allow_patterns=patterns, local_files_only=True
         )
+    except huggingface_hub.errors.LocalEntryNotFoundError:
+        raise DownloadRefused(
+            f"hf:{repository} could not be fetched from {source}: {reason}; {remedy}"
+        ) from None

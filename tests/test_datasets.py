@@ -294,7 +294,12 @@ def test_classes_of_all_splits_count(tmp_path):
         ({"x_train": np.zeros((4, 9, 9, 5), np.uint8)}, r"has shape \(4, 9, 9, 5\)"),
         ({"x_train": np.zeros((3, 9, 9, 3), np.uint8)}, "3 images in x_train and 4 labels"),
         ({"y_train": np.zeros((4, 14), int)}, r"int64 \(4, 14\); labels are whole numbers"),
-        ({"y_train": np.zeros(4)}, r"float64 \(4,\); labels are whole numbers"),
+        ({"y_train": np.array(["a"] * 4)}, r"<U1 \(4,\); labels are whole numbers"),
+        (
+            {"y_train": np.zeros((4, 2)), "targets": np.array(["a"])},
+            "has 2 targets a row and 1 nam",
+        ),
+        ({"y_train": np.array([0, 1, np.nan, 2])}, r"row 2 of .* has no finite target"),
         ({"y_train": np.array([0, 1, 2, -1])}, "has label -1; labels count from 0"),
         ({"classes": np.array(["only"])}, "has label 1; labels of 1 classes are 0 to 0"),
         ({"y_train": np.array([{}] * 4, object)}, "cannot be read as an npz archive"),
@@ -308,6 +313,19 @@ def test_classes_of_all_splits_count(tmp_path):
 def test_npz_that_cannot_be_used(tmp_path, changes, message):
     with pytest.raises((DatasetError, UsageError), match=message):
         datasets.load(archive(tmp_path / "a.npz", **changes), "train")
+
+
+def test_npz_floats_are_targets(tmp_path):
+    y = np.array([0.5, -1.0, 2.0, 1e9])
+    rows = datasets.load(archive(tmp_path / "a.npz", y_train=y), "train")
+    assert (rows.targets, rows.classes, rows.labels.tolist()) == (("target",), (), y.tolist())
+    names = {"targets": np.array(["age", "height"])}
+    two = datasets.load(archive(tmp_path / "b.npz", y_train=np.stack([y, -y], 1), **names), "train")
+    assert two.targets == ("age", "height")
+    assert two[3][1] == [1e9, -1e9]
+    assert two.fingerprint != rows.fingerprint
+    half = datasets.load(archive(tmp_path / "c.npz", y_train=y + np.eye(4)[0]), "train")
+    assert half.fingerprint != rows.fingerprint
 
 
 def test_npz_that_is_none(tmp_path):

@@ -32,7 +32,8 @@ def load(file: str, split: str, data_dir: Path | None) -> ImageRows:
     """One split of an archive with x_train, y_train, x_test, y_test (or train_images, ...).
 
     Images are uint8 (n, H, W), (n, H, W, 1), (n, H, W, 3) or channels first; labels whole numbers
-    (n,) or (n, 1) from 0 on. An array `classes` of strings names them. Nothing is unpickled.
+    (n,) or (n, 1) from 0 on, or floats (n,) or (n, T): targets. An array `classes` of strings names
+    them, one `targets` those. Nothing is unpickled.
     """
     path = (data_dir or Path()) / Path(file).expanduser()
     dataset = f"npz:{path.name}"
@@ -52,8 +53,9 @@ def of_arrays(
     labels: np.ndarray,
     classes: tuple[str, ...],
     ids: Sequence[str] | None = None,
+    targets: tuple[str, ...] = (),
 ) -> ImageRows:
-    """Rows of images uint8 (n, H, W) or (n, H, W, 3) in memory, and labels int64 (n,).
+    """Rows of images uint8 (n, H, W) or (n, H, W, 3) in memory, and labels as `Rows` has them.
 
     A row's id is its index, unless `ids` are given.
     """
@@ -65,6 +67,7 @@ def of_arrays(
         classes=classes,
         fingerprint=fingerprints.of_arrays(images, labels),
         read=ImageArrays(images),
+        targets=targets,
     )
 
 
@@ -90,6 +93,9 @@ def _split(dataset: str, split: str, archive: np.lib.npyio.NpzFile) -> ImageRows
             f"{dataset} has {len(images)} images in {images_name} and {len(labels)} labels in"
             f" {labels_name}; give one label an image"
         )
+    if labels.dtype.kind == "f":
+        targets = _target_names(dataset, labels, archive)
+        return of_arrays(dataset, split, images, labels, (), targets=targets)
     if "classes" in archive:
         classes = tuple(str(name) for name in archive["classes"])
     else:
@@ -97,6 +103,20 @@ def _split(dataset: str, split: str, archive: np.lib.npyio.NpzFile) -> ImageRows
         highest = max(int(_labels(dataset, key, archive[key]).max()) for _, key in names.values())
         classes = tuple(str(label) for label in range(highest + 1))
     return of_arrays(dataset, split, images, labels, classes)
+
+
+def _target_names(
+    dataset: str, labels: np.ndarray, archive: np.lib.npyio.NpzFile
+) -> tuple[str, ...]:
+    n_targets = 1 if labels.ndim == 1 else labels.shape[1]
+    if "targets" not in archive:
+        return ("target",) if n_targets == 1 else tuple(f"target{i}" for i in range(n_targets))
+    names = tuple(str(name) for name in np.atleast_1d(archive["targets"]))
+    if len(names) != n_targets:
+        raise DatasetError(
+            f"{dataset} has {n_targets} targets a row and {len(names)} names in its array targets"
+        )
+    return names
 
 
 def _images(dataset: str, name: str, images: np.ndarray) -> np.ndarray:
@@ -120,11 +140,14 @@ def _labels(dataset: str, name: str, labels: np.ndarray) -> np.ndarray:
     shape = labels.shape
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
-    if labels.ndim != 1 or labels.dtype.kind not in "iu" or len(labels) == 0:
+    ranks = {"i": (1,), "u": (1,), "f": (1, 2)}
+    if labels.ndim not in ranks.get(labels.dtype.kind, ()) or labels.size == 0:
         raise DatasetError(
-            f"{name} of {dataset} is {labels.dtype} {shape}; labels are whole numbers (n,),"
-            " one an image"
+            f"{name} of {dataset} is {labels.dtype} {shape}; labels are whole numbers (n,), or"
+            " floats (n,) or (n, T), a row an image"
         )
+    if labels.dtype.kind == "f":
+        return labels.astype(np.float64)
     if labels.min() < 0:
         raise UsageError(f"{name} of {dataset} has label {labels.min()}; labels count from 0")
     return labels.astype(np.int64)

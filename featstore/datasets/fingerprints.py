@@ -17,14 +17,15 @@ SAMPLED_FILES = 256
 
 
 def of_arrays(images: np.ndarray, labels: np.ndarray) -> str:
-    """Fingerprint of images (n, ...) uint8 and labels (n,) int64: their shapes and bytes.
+    """Fingerprint of images (n, ...) uint8 and labels int64 or float64: their shapes and bytes.
 
     >>> images, labels = np.zeros((2, 4, 4), np.uint8), np.array([0, 1])
     >>> of_arrays(images, labels) == of_arrays(images.reshape(2, 2, 8), labels)
     False
     """
     digest = hashlib.sha256()
-    for array in (images, np.asarray(labels, np.int64)):
+    kind = np.float64 if labels.dtype.kind == "f" else np.int64
+    for array in (images, labels.astype(kind)):
         digest.update(f"{array.dtype.str}|{array.shape}|".encode())
         digest.update(np.ascontiguousarray(array))
     return f"arrays:{digest.hexdigest()}"

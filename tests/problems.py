@@ -3,7 +3,6 @@
 Not collected: a module of helpers that the tests import.
 """
 
-import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -11,7 +10,9 @@ import numpy as np
 import pytest
 import torch
 
+from probe import arrays
 from probe.arrays import to_host
+from probe.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -99,11 +100,17 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "float16": lambda: changed(clusters(500, 100, 30, 3), lambda x: x.astype(np.float16)),
 }
 
+
+def cupy_has_a_device() -> bool:
+    """Return whether CuPy is installed and sees a device."""
+    try:
+        return arrays.backend("cupy", "cuda").name == "cupy"
+    except UsageError:
+        return False
+
+
 CUPY = pytest.param(
-    "cupy",
-    marks=pytest.mark.skipif(
-        importlib.util.find_spec("cupy") is None, reason="cupy is not installed"
-    ),
+    "cupy", marks=pytest.mark.skipif(not cupy_has_a_device(), reason="no CUDA device for CuPy")
 )
 CUDA = pytest.param(
     "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

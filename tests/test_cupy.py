@@ -58,3 +58,17 @@ def test_a_sweep_gives_what_torch_and_numpy_give(cupy, name):
             np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=1e-9, err_msg=column)
         for ours, theirs in zip(coefs, their_coefs, strict=True):
             assert np.abs(ours - theirs).max() <= 2e-3 * np.abs(theirs).max()
+
+
+def test_the_stand_in_refuses_what_cupy_refuses(cupy):
+    ours, host = cupy.asarray(np.ones(3)), np.arange(3)
+    for forbidden in (
+        lambda: np.asarray(ours), lambda: ours + host, lambda: host * ours, lambda: ours[host],
+        lambda: ours.__setitem__(slice(None), host), lambda: np.exp(ours),
+        lambda: cupy.add(ours, host),
+    ):  # fmt: skip
+        with pytest.raises(TypeError):
+            forbidden()
+    assert isinstance(ours[0], cupy.ndarray)
+    assert isinstance(cupy.sum(ours), cupy.ndarray)
+    assert (ours.get() == 1).all()

@@ -1,5 +1,7 @@
 """Failures as a person wants them: one line that says what to do, and an exit status."""
 
+import warnings
+
 import click
 
 KEPT = {
@@ -38,7 +40,9 @@ class Group(click.Group):
     def invoke(self, ctx: click.Context):
         """Run the command; turn what the library raises into a message and an exit status."""
         try:
-            return super().invoke(ctx)
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except KeyboardInterrupt:
@@ -49,6 +53,11 @@ class Group(click.Group):
             if ctx.meta["debug"]:
                 raise
             raise _failure(error) from error
+
+
+def _show_warning(message, *place) -> None:
+    """Say on one line what a library warns of, and not where in its code."""
+    click.echo(f"Warning: {message}", err=True)
 
 
 def _failure(error: Exception) -> click.ClickException:

@@ -4,6 +4,7 @@ import errno
 import signal
 import subprocess
 import sys
+import warnings
 
 import click
 import pytest
@@ -42,6 +43,21 @@ def test_an_error_is_one_line_and_a_status(error, status, message):
     assert ran.stderr.startswith(f"Error: {message}")
     assert len(ran.stderr.splitlines()) == 1
     assert ran.stdout == ""
+
+
+def test_a_warning_is_one_line_without_its_place_in_the_code():
+    group = Group("featstore")
+    group.params += SWITCHES
+
+    @group.command("probe")
+    def command():
+        # what is an error in the tests is a warning to a person
+        warnings.simplefilter("default")
+        warnings.warn("the device ran out of memory", probe.errors.DeviceWarning, stacklevel=1)
+
+    ran = CliRunner().invoke(group, ["probe"])
+    assert ran.exit_code == 0
+    assert ran.stderr == "Warning: the device ran out of memory\n"
 
 
 def test_an_unexpected_error_names_the_switch_for_more():

@@ -18,10 +18,12 @@ from terminal.commands.probe import probe
 from terminal.commands.quickstart import quickstart
 from terminal.commands.rm import rm
 from terminal.commands.stores import info, ls, verify
+from terminal.commands.taps import taps
 from terminal.failures import SWITCHES, Group
 
 COMMANDS = (
     extract,
+    taps,
     import_,
     probe,
     predict,

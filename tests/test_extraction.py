@@ -1,5 +1,6 @@
 """Extraction: right features, once each, on the disk whatever happens in between."""
 
+import dataclasses
 import multiprocessing
 import random
 
@@ -14,7 +15,7 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
 import featstore
-from featstore import extraction, layout, loading
+from featstore import datasets, filling, inputs, layout, loading
 from featstore.contract import Piece
 from featstore.errors import (
     BackboneError,
@@ -197,7 +198,7 @@ def test_keyboard_interrupt_goes_through_and_keeps_blocks(images, tmp_path):
 
 def test_complete_store_is_reused_at_once(images, tmp_path, reference, monkeypatch):
     extract(images, tmp_path / "store")
-    monkeypatch.setattr(loading, "decoded", None)
+    monkeypatch.setattr(filling, "decoded", None)
     done = extract(images, tmp_path / "store")
     assert (done.reused, done.images_done, done.images_reused) == (True, 0, N_TRAIN + N_TEST)
     assert contents(done.store) == reference
@@ -345,14 +346,14 @@ def test_cuda_that_is_not_there(images, tmp_path):
 
 
 def test_classes_of_splits_have_to_agree(images, tmp_path, monkeypatch):
-    load = extraction.datasets.load
+    load = datasets.load
 
     def one_more(name, split, **options):
         rows = load(name, split, **options)
         classes = (*rows.classes, "more") if split == "test" else rows.classes
-        return extraction.ImageRows(**{**vars(rows), "classes": classes})
+        return dataclasses.replace(rows, classes=classes)
 
-    monkeypatch.setattr(extraction.datasets, "load", one_more)
+    monkeypatch.setattr(inputs.datasets, "load", one_more)
     with pytest.raises(DatasetError, match="has 7 classes in train and 8 others in test"):
         extract(images, tmp_path / "store")
 
@@ -373,19 +374,12 @@ def test_batches_begin_with_their_rows_and_cover_them(start, n_rows, size):
     assert 1 <= len(runs[-1]) <= size
 
 
-def test_decoding_stays_within_its_window(images):
-    rows = featstore.extraction.datasets.load(f"npz:{images}", "train")
+def test_decoding_stays_within_its_window():
     asked = []
-    jobs = ((rows, range(row, row + 1)) for row in range(60) if asked.append(row) is None)
-
-    class Pixels:
-        @staticmethod
-        def pixels(image):
-            return np.asarray(image)
-
-    stream = loading.decoded(jobs, Pixels, workers=2)
+    jobs = (row for row in range(60) if asked.append(row) is None)
+    stream = loading.decoded(jobs, torch.tensor, workers=2)
     for taken in range(1, 20):
-        next(stream)
+        assert next(stream) == taken - 1
         assert len(asked) <= taken + 2 + loading.AHEAD
     stream.close()
     assert len(asked) < 30

@@ -10,58 +10,126 @@ from terminal.failures import Command
 from terminal.progress import Progress, notice
 from terminal.values import DEVICE, FILE, FORMAT, STORE, Names
 
+# Rows that could not be read and are named; the others are counted.
+_NAMED = 20
+
 
 @click.command(cls=Command)
-@click.option("--model", required=True, help="A timm model, or torchvision:NAME.")
+@click.option(
+    "--model",
+    required=True,
+    help="A timm model, torchvision:NAME, hf:NAME, open_clip:NAME or onnx:FILE.",
+)
 @click.option(
     "--dataset",
     required=True,
-    help="A torchvision data set, digits, folder:DIR (class folders) or npz:FILE.",
+    help="A torchvision data set, digits, folder:DIR (class folders), npz:FILE, csv:FILE,"
+    " parquet:FILE, jsonl:FILE, hf:NAME or wds:PATTERN.",
 )
 @click.option("--weights", type=FILE, help="A local .pth, .pt or .safetensors, not the hub's.")
 @click.option("--pretrained/--no-pretrained", default=True, help="Trained or random weights.")
+@click.option(
+    "--transform", type=FILE, help="A TOML file: how images become input, where nothing says so."
+)
+@click.option(
+    "--trust", type=click.Choice(["none"]), default="none", help="No code of a checkpoint is run."
+)
+@click.option("--taps", type=Names(), default="penultimate", help="Layers, or all.")
+@click.option(
+    "--pool", type=Names(),
+    help="How maps become vectors: max, or layer1=flatten.  [default: the model's way, or avg]",
+)  # fmt: skip
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set's files lie.")
 @click.option("--splits", type=Names(), default="train,test", help="Which splits to extract.")
+@click.option("--label-column", help="The labels of a table.  [default: a usual name]")
+@click.option("--image-column", help="The image files of a table.  [default: a usual name]")
+@click.option("--text-column", help="The texts of a table.  [default: a usual name]")
+@click.option("--split-column", help="What split each row of a table is in.")
+@click.option("--target-columns", type=Names(), help="Numbers to regress on, not labels.")
+@click.option("--limit", type=click.IntRange(1), help="Rows of each split, evenly spaced.")
+@click.option(
+    "--on-error", type=click.Choice(["raise", "skip"]), default="raise",
+    help="Stop at an image that cannot be read, or leave such out.",
+)  # fmt: skip
+@click.option(
+    "--views", type=click.IntRange(1), default=1, help="Augmented passes of train; 1 is clean."
+)
+@click.option("--augment", help="How views are made.  [default: paper, for several]")
+@click.option("--seed", type=click.IntRange(0), default=0, help="What the views are drawn from.")
 @click.option("--out", type=STORE, help="The store.  [default: named under the store root]")
 @click.option("--format", type=FORMAT, default="zarr")
+@click.option("--codec", type=click.Choice(["none", "zstd"]), help="Compression.  [default: none]")
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16")
+@click.option("--overwrite", is_flag=True, help="Replace a store that holds something else.")
+@click.option("--image-size", type=click.IntRange(1), help="Pixels.  [default: the weights' own]")
+@click.option("--device", type=DEVICE, default="auto")
+@click.option(
+    "--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto",
+    help="What the model computes in.  [auto: float16 on CUDA, else float32]",
+)  # fmt: skip
+@click.option("--compile", is_flag=True, default=None, help="Pass the model to torch.compile.")
 @click.option(
     "--batch-size", type=click.IntRange(1),
     help="Images at once.  [default: 64, or what the store was begun with]",
 )  # fmt: skip
-@click.option("--image-size", type=click.IntRange(1), help="Pixels.  [default: the weights' own]")
-@click.option("--device", type=DEVICE, default="auto")
-@click.option("--limit", type=click.IntRange(1), help="Rows of each split, evenly spaced.")
-@click.option("--overwrite", is_flag=True, help="Replace a store that holds something else.")
+@click.option("--workers", type=click.IntRange(1), help="Threads that decode.  [default: cores]")
 def extract(**options) -> None:
     """Run a data set through a backbone once and store its features.
 
-    Killed and run again, it goes on where it stopped; run once more, it has nothing to do.
+    Killed and run again, it goes on where it stopped; run once more, it has nothing to do. Under
+    torchrun or srun, every process does its share.
 
     \b
     Example:
       featstore extract --model resnet50 --dataset cifar100
       featstore extract --model vit_small_patch16_224 --weights vit.pth \\
         --dataset folder:flowers --image-size 224 --out flowers.zarr
+      torchrun --nproc-per-node 8 -m featstore extract --model resnet50 \\
+        --dataset cifar100
     """
-    run_extract(**options)
+    run_extract(columns=_columns(options), **options)
+
+
+def _columns(options: dict):
+    from featstore.datasets import Columns
+
+    names = ("label", "image", "text", "split")
+    chosen = {name: options.pop(f"{name}_column") for name in names}
+    return Columns(**chosen, targets=options.pop("target_columns") or ())
 
 
 def run_extract(**options):
     """Extract as the options say, tell what was done, and return the store."""
     from featstore import extract
+    from featstore.ranks import Ranks
 
     # torch.hub announces its downloads on stdout, which is for tables
     with Progress() as progress, contextlib.redirect_stdout(sys.stderr):
-        done = extract(**options, progress=progress)
+        if Ranks.of().rank == 0:
+            options["progress"] = progress
+        done = extract(**options)
+    if done.ranks.rank == 0:
+        _tell_of_inputs(done)
+    if done.reused and done.ranks.rank == 0:
+        notice(f"reusing {done.store.path}: complete and intact, nothing to extract")
+    elif not done.reused:
+        _tell_what_was_done(done)
+    return done.store
+
+
+def _tell_of_inputs(done) -> None:
     for note in done.notes:
         notice(note)
+    for row in done.unreadable[:_NAMED]:
+        notice(f"left out: {row.why}")
+    if len(done.unreadable) > _NAMED:
+        notice(f"left out: {len(done.unreadable) - _NAMED:,} more; `featstore info` names all")
+
+
+def _tell_what_was_done(done) -> None:
     before = f" ({done.images_reused:,} were there already)" if done.images_reused else ""
-    if done.reused:
-        notice(f"reusing {done.store.path}: complete and intact, nothing to extract")
-    else:
-        notice(
-            f"stored {done.images_done:,} images{before} in {done.seconds:.1f} s, "
-            f"{done.images_done / done.seconds:,.0f} images/s: {done.store.path}"
-        )
-    return done.store
+    who = f"rank {done.ranks.rank} of {done.ranks.count} " if done.ranks.count > 1 else ""
+    notice(
+        f"{who}stored {done.images_done:,} images{before} in {done.seconds:.1f} s, "
+        f"{done.images_done / done.seconds:,.0f} images/s: {done.store.path}"
+    )

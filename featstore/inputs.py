@@ -1,0 +1,140 @@
+"""What an extraction is of: a backbone, its taps, the rows, their views, and the spec of it all."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from featstore import backbones, datasets, taps, views
+from featstore.backbones import Backbone
+from featstore.contract import Progress
+from featstore.datasets import Rows, Unreadable
+from featstore.errors import DatasetError, UsageError
+from featstore.ranks import Meeting, Ranks
+from featstore.request import Request
+from featstore.spec import Spec, Split
+from featstore.taps import Taps
+from featstore.views import Views
+
+# The split that is augmented.
+TRAIN = "train"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Rows by split, the network and its taps, and the views of train rows, None where clean."""
+
+    backbone: Backbone
+    reader: Taps
+    rows: Mapping[str, Rows]
+    views: Views | None
+
+    def spec(self, request: Request, precision: str) -> Spec:
+        """What a store of these inputs holds."""
+        first = next(iter(self.rows.values()))
+        return Spec(
+            backbone=self.backbone.name,
+            weights=self.backbone.weights_id,
+            transform=self.backbone.transform_text,
+            dataset=first.dataset,
+            splits=tuple(
+                Split(
+                    name=split,
+                    n_rows=len(rows),
+                    fingerprint=rows.fingerprint,
+                    views=request.views if split == TRAIN else 1,
+                )
+                for split, rows in self.rows.items()
+            ),
+            taps=self.reader.taps,
+            dtype=request.dtype,
+            classes=first.classes,
+            targets=first.targets,
+            limit=request.limit,
+            precision=precision,
+            augment=self.views.text if self.views else None,
+        )
+
+
+def load(request: Request) -> Inputs:
+    """The inputs that a request names; raises what loading each of them raises."""
+    backbone = backbones.load(
+        request.model,
+        weights=request.weights,
+        pretrained=request.pretrained,
+        image_size=request.image_size,
+        transform=request.transform,
+        trust=request.trust,
+    )
+    reader = taps.resolve(backbone, request.taps, request.pool)
+    augmented = _views(request, backbone) if request.augmentation else None
+    rows = {
+        split: datasets.load(
+            request.dataset,
+            split,
+            data_dir=request.data_dir,
+            limit=request.limit,
+            columns=request.columns,
+        )
+        for split in request.splits
+    }
+    _check(backbone, list(rows.values()))
+    return Inputs(backbone, reader, rows, augmented)
+
+
+def readable(
+    inputs: Inputs, workers: int, ranks: Ranks, meeting: Meeting, progress: Progress
+) -> tuple[Inputs, tuple[Unreadable, ...]]:
+    """The inputs without the rows that cannot be read, and those; each rank reads its share."""
+    kept, left_out = {}, []
+    for split, rows in inputs.rows.items():
+        share = np.arange(ranks.rank, len(rows), ranks.count)
+        found = (
+            datasets.scan(rows.kept(share), workers=workers, progress=progress)
+            if len(share)
+            else ()
+        )
+        mine = [asdict(replace(one, row=int(share[one.row]))) for one in found]
+        said = meeting.said(json.dumps(mine))
+        unreadable = [Unreadable(**one) for text in said for one in json.loads(text)]
+        unreadable.sort(key=lambda one: one.row)
+        kept[split] = datasets.without(rows, unreadable)
+        left_out += unreadable
+    return replace(inputs, rows=kept), tuple(left_out)
+
+
+def _views(request: Request, backbone: Backbone) -> Views:
+    if backbone.modality != "image":
+        raise UsageError(
+            f"{backbone.name} takes {backbone.modality}s, which have no views; leave --views and"
+            " --augment out"
+        )
+    height, width, _ = backbone.transform.pixels(Image.new("RGB", (64, 64))).shape
+    if height != width:
+        raise UsageError(
+            f"{backbone.name} sees images of {height} x {width} px, and views are square; leave"
+            " --views and --augment out"
+        )
+    return views.parse(request.augmentation, height, request.seed)
+
+
+def _check(backbone: Backbone, splits: list[Rows]) -> None:
+    first = splits[0]
+    if first.modality != backbone.modality:
+        raise UsageError(
+            f"{first.dataset} holds {first.modality}s and {backbone.name} takes"
+            f" {backbone.modality}s; give a model or a data set of the other kind"
+        )
+    for rows in splits:
+        if rows.classes != first.classes:
+            raise DatasetError(
+                f"{first.dataset} has {len(first.classes)} classes in {first.split} and"
+                f" {len(rows.classes)} others in {rows.split}; their numbers would not agree"
+            )
+        if rows.targets != first.targets:
+            raise DatasetError(
+                f"{first.dataset} has the targets {', '.join(first.targets)} in {first.split} and"
+                f" {', '.join(rows.targets)} in {rows.split}; name the same columns for each"
+            )

@@ -9,7 +9,7 @@ import numpy as np
 from probe.axes import Axes
 from probe.blocks import RowBlocks, has_targets, targets_of
 from probe.chains import Chain
-from probe.dual import DualFit, DualLeaveOneOut, Problem, touched, wide_plan
+from probe.dual import Cut, DualFit, DualLeaveOneOut, Problem, wide_plan
 from probe.errors import UsageError
 from probe.joined import Joined, release
 from probe.metrics import Scores
@@ -80,12 +80,12 @@ def _solved(
     for part in plan:
         for before in parts:
             release(before)
-        own = Axes(tuple(part.chains), axes.penalties)
+        own = Axes(tuple(cut.made() for cut in part.cuts), axes.penalties)
         if part.dual:
             parts.append(make_dual(make, train, own, settings, options, numbers))
         else:
             parts.append(OfColumns(make, train, own, settings, options))
-    return Joined(axes, parts, [_numbers(axes, part.places) for part in plan])
+    return Joined(axes, parts, [_numbers(axes, part.cuts) for part in plan])
 
 
 def problem(
@@ -98,12 +98,12 @@ def problem(
     )
 
 
-def _numbers(axes: Axes, places: Sequence[tuple[int, np.ndarray]]) -> np.ndarray:
+def _numbers(axes: Axes, cuts: Sequence[Cut]) -> np.ndarray:
     """Return the numbers of the probes of some prefixes, in the order of the part's own axes."""
     return np.concatenate(
         [
-            np.array(axes.prefixes(chain, penalty))[prefixes]
-            for chain, prefixes in places
+            np.array(axes.prefixes(cut.number, penalty))[cut.prefixes]
+            for cut in cuts
             for penalty in range(len(axes.penalties))
         ]
     )
@@ -119,11 +119,14 @@ class OfColumns:
         self, make: Fit, train: RowBlocks, axes: Axes, settings: Settings,
         options: Mapping[str, Any],
     ):  # fmt: skip
-        self._columns = touched(axes.chains)
+        mask = np.zeros(train.n_features, bool)
+        for chain in axes.chains:
+            mask[chain.order] = True
+        self._columns = np.flatnonzero(mask)
         self.axes, self.n_features = axes, train.n_features
         self.n_train, self.n_targets = train.n_rows, targets_of(train)
         chains = [
-            replace(chain, order=np.searchsorted(self._columns, chain.order[: chain.length]))
+            replace(chain, order=np.searchsorted(self._columns, chain.order))
             for chain in axes.chains
         ]
 

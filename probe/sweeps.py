@@ -42,17 +42,15 @@ def sweep(
         seeds: what the random subsets are drawn with; for one seed they are nested.
         solver: a key of `probe.solvers.SOLVERS`.
         mode: "random", or "first" for the leading features (which knows no seed).
-        metrics: what to score, keys of `probe.metrics.METRICS`; by default accuracy, or R^2 where
-            labels are numbers.
+        metrics: keys of `probe.metrics.METRICS`; by default accuracy, or R^2 of numbers.
         out: .csv, .json or .parquet file to keep the table in. The probes are solved group by
             group, and after each the file is written, the others in it as "not run".
         resume: solve only the probes that `out`, if it is there, does not have.
         arguments: the other arguments of `fit`.
 
     Raises:
-        UsageError, DataError, MemoryBudgetError: as `fit`; and for fractions outside (0, 1],
-            repeated ones or ones that take no feature, for repeated seeds, and for an `out` to
-            resume that holds another sweep.
+        UsageError, DataError, MemoryBudgetError: as `fit`; and for fractions outside (0, 1] or
+            that take no feature, repeated fractions or seeds, and an `out` of another sweep.
 
     Example:
         >>> import numpy as np
@@ -66,20 +64,19 @@ def sweep(
     if resume and out is None:
         raise UsageError("resume without out: name the results file that is to be completed")
     plan = sweep_plan(train_blocks, test_blocks, fractions, seeds, solver, mode, arguments)
-    blocks, file, finished = remembered(train_blocks), None, None
+    blocks, file = remembered(train_blocks), None
     if out is not None:
         file = ResultsFile(Path(out), plan.identity, plan.layout, metrics)
-        finished = file.read() if resume and file.path.exists() else None
-
+    finished = file.read() if resume and file.path.exists() else None
     where = backend(arguments.get("backend", "torch"), arguments.get("device", "auto"))
     granted = grant(arguments.pop("memory", "auto"), where)
 
     def solve(group: Sequence[Chain]) -> ProbeResult:
         # one grant for all groups, so that what one learns of the device the next ones know
-        return granted.spend(
-            lambda _: fit(blocks, group, solver=solver, memory=granted, **arguments).score(
-                test_blocks, metrics
-            )
-        )
+        def scored(_: int) -> ProbeResult:
+            found = fit(blocks, group, solver=solver, memory=granted, **arguments)
+            return found.score(test_blocks, metrics)
+
+        return granted.spend(scored)
 
     return solved(plan, solve, file, finished)

@@ -10,7 +10,6 @@ from array_api_compat import array_namespace
 from probe.arrays import Array, full_precision, to_host
 from probe.axes import Axes
 from probe.blocks import ArrayBlocks, RowBlocks, targets_of
-from probe.budget import rows_within
 from probe.chains import Chain
 from probe.dual.gram import Scaling, grams, mirrored
 from probe.dual.plan import Problem
@@ -64,7 +63,7 @@ class DualFit:
         self._train, self._settings, self._dtype = train, settings, first_rows(train)[1]
         self._solve, self._options = solve, options
         stored = next(iter(train))[0].dtype.itemsize
-        self._tile = problem.tile(stored)
+        self._tile = problem.tile(max(chain.length for chain in axes.chains), stored)
         self._held = 3 * 8 * self.n_train**2 + stored * self.n_train * self._tile
         self._rows: dict[int, np.ndarray] = {}
         self._intercepts: dict[int, np.ndarray] = {}
@@ -185,9 +184,8 @@ class DualFit:
         chain, scaling = self.axes.chains[number], self._scalings[number]
         columns = chain.order[: chain.length]
         item = 8 if dtype == "float64" else 4
-        rows = rows_within(
-            self._settings.memory // 4, 0, 2 * item * chain.length, MAX_ROWS, "a few wide rows"
-        )
+        rows = self._settings.memory // 4 // (2 * item * chain.length)
+        rows = max(1, min(rows, MAX_ROWS))
         inverse = backend.put(1 / scaling.scale, dtype)
         for piece, labels in gathered(
             ColumnSubset(blocks, columns), rows, backend, dtype, scaling.mean, split

@@ -9,7 +9,7 @@ from probe.budget import spared, text
 from probe.chains import Chain
 from probe.errors import MemoryBudgetError
 
-WORTH = 2.0
+WORTH = 4.0
 """How many times fewer operations another way must take than the moments of all features."""
 
 LEAST_TILE = 4096
@@ -42,27 +42,55 @@ class Problem:
         moments = 8 * union * (3 * union + 3 * outputs)
         return spared(moments + 8 * longest * (5 * longest + 2 * outputs))
 
-    @property
-    def dual_bytes(self) -> int:
-        """Bytes for X X', its rotation, the probes on that, and the narrowest tile."""
-        n = self.n_rows
-        return self.primal_bytes(n, n) + 8 * 5 * n * n + 24 * n * min(LEAST_TILE, self.n_features)
+    def dual_bytes(self, longest: int) -> int:
+        """Bytes for X X', its rotation, the probes on that, the narrowest tile, and one probe."""
+        n, width = self.n_rows, min(LEAST_TILE, self.n_features)
+        matrices = self.primal_bytes(n, n) + 8 * 5 * n * n
+        return matrices + 24 * n * width + spared(8 * longest * (self.n_outputs + 4))
 
-    def tile(self, itemsize: int) -> int:
+    def tile(self, longest: int, itemsize: int) -> int:
         """Features of all rows, of so many bytes each, that fit beside `dual_bytes`."""
-        free = max(0, self.memory - self.dual_bytes) * 7 // 8
+        free = max(0, self.memory - self.dual_bytes(longest)) * 7 // 8
         return min(self.n_features, LEAST_TILE + free // (itemsize * self.n_rows))
 
-    def primal_work(self, union: int, chains: Sequence[Chain]) -> float:
+    def primal_work(self, union: int, lengths: Sequence[int]) -> float:
         """Multiplications for moments of `union` features, and one factor a chain and penalty."""
-        factors = sum(float(chain.length) ** 3 for chain in chains) / 3
+        factors = sum(float(length) ** 3 for length in lengths) / 3
         return self.n_rows * float(union) ** 2 + self.penalties * factors
 
-    def dual_work(self, chains: Sequence[Chain]) -> float:
+    def dual_work(self, lengths: Sequence[int], n_prefixes: int) -> float:
         """Multiplications for X X' along the chains, and one problem in N a prefix."""
         n = float(self.n_rows)
-        gram = n * n * sum(chain.length for chain in chains)
-        return gram + sum(map(len, chains)) * n**3 * (2 + self.penalties / 3)
+        return n * n * sum(lengths) + n_prefixes * n**3 * (2 + self.penalties / 3)
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Some prefixes of a chain.
+
+    Attributes:
+        number: which chain.
+        chain: the whole of it.
+        prefixes: int64 (p,), which prefixes, rising; at least one.
+    """
+
+    number: int
+    chain: Chain
+    prefixes: np.ndarray
+
+    @property
+    def length(self) -> int:
+        """The features of the largest of them."""
+        return self.chain.sizes[self.prefixes[-1]]
+
+    def made(self) -> Chain:
+        """Return these prefixes as a chain."""
+        return replace(
+            self.chain,
+            order=self.chain.order[: self.length],
+            sizes=tuple(self.chain.sizes[p] for p in self.prefixes),
+            fractions=tuple(self.chain.fractions[p] for p in self.prefixes),
+        )
 
 
 @dataclass(frozen=True)
@@ -70,13 +98,11 @@ class WidePart:
     """Prefixes that are solved together.
 
     Attributes:
-        chains: cut to these prefixes.
-        places: for each chain its number, and the numbers of these prefixes in it.
-        dual: whether in the dual; else with the moments of the features that the chains touch.
+        cuts: which.
+        dual: whether in the dual; else with the moments of the features that they touch.
     """
 
-    chains: list[Chain]
-    places: list[tuple[int, np.ndarray]]
+    cuts: list[Cut]
     dual: bool
 
 
@@ -95,15 +121,16 @@ def wide_plan(problem: Problem, chains: Sequence[Chain]) -> Plan:
     Raises:
         MemoryBudgetError: some prefix fits neither way; the message says what would do.
     """
-    longest = max(chain.length for chain in chains)
-    whole = problem.primal_bytes(problem.n_features, longest) <= problem.memory
+    lengths = [chain.length for chain in chains]
+    whole = problem.primal_bytes(problem.n_features, max(lengths)) <= problem.memory
     if not problem.dual or (whole and problem.n_features <= problem.n_rows):
         return None
     sizes = sorted({size for chain in chains for size in chain.sizes})
-    options = [_parts(problem, chains, limit) for limit in [0, *sizes]]
+    limits = [s for s in sizes if problem.primal_bytes(s, s) <= problem.memory]
+    options = [_parts(problem, chains, limit) for limit in [0, *limits]]
     works = [np.inf if parts is None else _work(problem, parts) for parts in options]
     best = int(np.argmin(works))
-    if whole and problem.primal_work(problem.n_features, chains) <= WORTH * works[best]:
+    if whole and problem.primal_work(problem.n_features, lengths) <= WORTH * works[best]:
         return None
     if options[best] is None:
         if problem.n_features <= problem.n_rows:
@@ -112,67 +139,60 @@ def wide_plan(problem: Problem, chains: Sequence[Chain]) -> Plan:
     return options[best]
 
 
+def touched(cuts: Sequence[Cut], n_features: int) -> np.ndarray:
+    """Return which features the prefixes touch, bool (D,)."""
+    mask = np.zeros(n_features, bool)
+    for cut in cuts:
+        mask[cut.chain.order[: cut.length]] = True
+    return mask
+
+
 def _parts(problem: Problem, chains: Sequence[Chain], limit: int) -> list[WidePart] | None:
     """Return the parts if prefixes up to `limit` features are primal; None if one does not fit."""
-    parts: list[WidePart] = []
-    short = [_cut(chain, number, 0, limit) for number, chain in enumerate(chains)]
-    group: list[tuple[Chain, tuple[int, np.ndarray]]] = []
-    for one in filter(None, short):
-        if group and not _fits(problem, [chain for chain, _ in [*group, one]]):
-            parts.append(_part(group, dual=False))
-            group = []
-        group.append(one)
-        if not _fits(problem, [chain for chain, _ in group]):
+    short, long = _cuts(chains, 0, limit), _cuts(chains, limit, np.inf)
+    if long and problem.dual_bytes(max(cut.length for cut in long)) > problem.memory:
+        return None
+    groups: list[list[Cut]] = []
+    for cut in short:
+        if groups and _fits(problem, [*groups[-1], cut]):
+            groups[-1].append(cut)
+        elif _fits(problem, [cut]):
+            groups.append([cut])
+        else:
             return None
-    if group:
-        parts.append(_part(group, dual=False))
-    long = [_cut(chain, number, limit, np.inf) for number, chain in enumerate(chains)]
-    rest = list(filter(None, long))
-    if rest and problem.dual_bytes > problem.memory:
-        return None
-    return [*parts, _part(rest, dual=True)] if rest else parts
+    parts = [WidePart(group, dual=False) for group in groups]
+    return [*parts, WidePart(long, dual=True)] if long else parts
 
 
-def _cut(
-    chain: Chain, number: int, above: float, limit: float
-) -> tuple[Chain, tuple[int, np.ndarray]] | None:
-    """Return the chain with its prefixes of sizes in (above, limit], and which they are."""
-    kept = np.flatnonzero([above < size <= limit for size in chain.sizes])
-    if not kept.size:
-        return None
-    sizes = tuple(chain.sizes[p] for p in kept)
-    fractions = tuple(chain.fractions[p] for p in kept)
-    return replace(chain, sizes=sizes, fractions=fractions), (number, kept)
+def _cuts(chains: Sequence[Chain], above: float, limit: float) -> list[Cut]:
+    """Return the prefixes of each chain whose sizes lie in (above, limit], if it has any."""
+    kept = [np.flatnonzero([above < size <= limit for size in chain.sizes]) for chain in chains]
+    return [
+        Cut(number, chain, own)
+        for number, (chain, own) in enumerate(zip(chains, kept, strict=True))
+        if own.size
+    ]
 
 
-def _part(group: Sequence[tuple[Chain, tuple[int, np.ndarray]]], dual: bool) -> WidePart:
-    return WidePart([chain for chain, _ in group], [place for _, place in group], dual)
-
-
-def touched(chains: Sequence[Chain]) -> np.ndarray:
-    """Return the features that the chains touch, int64, rising."""
-    return np.unique(np.concatenate([chain.order[: chain.length] for chain in chains]))
-
-
-def _fits(problem: Problem, chains: Sequence[Chain]) -> bool:
-    longest = max(chain.length for chain in chains)
-    # a lower bound first: the union of large chains need not be formed to see that it is too much
-    if problem.primal_bytes(longest, longest) > problem.memory:
-        return False
-    return problem.primal_bytes(len(touched(chains)), longest) <= problem.memory
+def _fits(problem: Problem, cuts: Sequence[Cut]) -> bool:
+    longest = max(cut.length for cut in cuts)
+    union = int(touched(cuts, problem.n_features).sum())
+    return problem.primal_bytes(union, longest) <= problem.memory
 
 
 def _work(problem: Problem, parts: Sequence[WidePart]) -> float:
-    return sum(
-        problem.dual_work(part.chains)
-        if part.dual
-        else problem.primal_work(len(touched(part.chains)), part.chains)
-        for part in parts
-    )
+    work = 0.0
+    for part in parts:
+        lengths = [cut.length for cut in part.cuts]
+        if part.dual:
+            work += problem.dual_work(lengths, sum(len(cut.prefixes) for cut in part.cuts))
+        else:
+            work += problem.primal_work(int(touched(part.cuts, problem.n_features).sum()), lengths)
+    return work
 
 
 def _too_little(problem: Problem, largest: int) -> MemoryBudgetError:
-    features, rows = problem.primal_bytes(largest, largest), problem.dual_bytes
+    features, rows = problem.primal_bytes(largest, largest), problem.dual_bytes(largest)
     return MemoryBudgetError(
         f"{text(problem.memory)} of memory is too little for probes on {largest} features of "
         f"{problem.n_rows} rows, which need a matrix of either by itself: allow at least "

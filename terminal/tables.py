@@ -107,6 +107,8 @@ def of_store(store) -> Table:
         **{f"split {s.name}": _split(s) for s in spec.splits},
         **{f"tap {t.name}": f"{t.dim:,} features, pooling {t.pooling}" for t in spec.taps},
         "dtype": spec.dtype,
+        "computed in": spec.precision,
+        **({"views": spec.augment} if spec.augment else {}),
         **_labels(spec),
         "limit": "none" if spec.limit is None else f"{spec.limit:,} rows a split",
         "digest": spec.digest(),

@@ -37,15 +37,14 @@ def sweep(
     Arguments:
         train: row blocks, or (features (N, D), labels (N,)).
         test: row blocks, or (features, labels), to score on.
-        fractions: shares of the features in (0, 1]; k = int(fraction * D). The whole layer,
-            fraction 1, is always probed too.
+        fractions: shares in (0, 1]; k = int(fraction * D); the whole layer is always probed too.
         seeds: what the random subsets are drawn with; for one seed they are nested.
         solver: a key of `probe.solvers.SOLVERS`.
         mode: "random", or "first" for the leading features (which knows no seed).
         metrics: keys of `probe.metrics.METRICS`; by default accuracy, or R^2 of numbers.
         out: .csv, .json or .parquet file to keep the table in. The probes are solved group by
             group, and after each the file is written, the others in it as "not run".
-        resume: solve only the probes that `out`, if it is there, does not have.
+        resume: solve only the probes that `out` does not have.
         arguments: the other arguments of `fit`.
 
     Raises:

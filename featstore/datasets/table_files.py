@@ -81,7 +81,7 @@ def _csv_names(path: Path) -> list[str]:
 
 
 def _csv(path: Path, names: Sequence[str]) -> pa.Table:
-    # As they are written: a type guessed from the first rows would fail at a later one.
+    # As they are written: texts that happen to be numbers, dates or truth values stay texts.
     convert = csv.ConvertOptions(
         include_columns=names, column_types=dict.fromkeys(names, pa.string())
     )

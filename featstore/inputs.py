@@ -77,6 +77,7 @@ def load(request: Request) -> Inputs:
             data_dir=request.data_dir,
             limit=request.limit,
             columns=request.columns,
+            missing_ok=request.on_error == "skip",
         )
         for split in request.splits
     }

@@ -10,6 +10,7 @@ from featstore.inference import PRECISIONS
 from featstore.taps import PENULTIMATE
 
 DTYPES = ("float16", "float32")
+CODECS = ("none", "zstd")
 ON_ERROR = ("raise", "skip")
 
 
@@ -78,6 +79,8 @@ class Request:
             wrong = f"dtype {self.dtype!r} cannot be stored; choose {' or '.join(DTYPES)}"
         elif self.precision not in PRECISIONS:
             wrong = f"there is no precision {self.precision!r}; choose {', '.join(PRECISIONS)}"
+        elif self.codec not in (None, *CODECS):
+            wrong = f"there is no codec {self.codec!r}; choose {' or '.join(CODECS)}"
         elif self.on_error not in ON_ERROR:
             wrong = f"on an error one cannot {self.on_error!r}; choose {' or '.join(ON_ERROR)}"
         elif self.batch_size is not None and self.batch_size < 1:

@@ -49,7 +49,7 @@ _NAMED = 20
 @click.option("--limit", type=click.IntRange(1), help="Rows of each split, evenly spaced.")
 @click.option(
     "--on-error", type=click.Choice(["raise", "skip"]), default="raise",
-    help="Stop at an image that cannot be read, or leave such out.",
+    help="Stop at a row that cannot be read, or leave such out.",
 )  # fmt: skip
 @click.option(
     "--views", type=click.IntRange(1), default=1, help="Augmented passes of train; 1 is clean."
@@ -123,7 +123,7 @@ def _tell_of_inputs(done) -> None:
     for row in done.unreadable[:_NAMED]:
         notice(f"left out: {row.why}")
     if len(done.unreadable) > _NAMED:
-        notice(f"left out: {len(done.unreadable) - _NAMED:,} more; `featstore info` names all")
+        notice(f"left out: {len(done.unreadable) - _NAMED:,} more; the store's provenance names all")
 
 
 def _tell_what_was_done(done) -> None:

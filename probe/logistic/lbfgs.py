@@ -18,7 +18,7 @@ LESS = 0.9
 
 CONVERGED, MAX_ITER, LINE_SEARCH = "converged", "max_iter", "line_search"
 
-PROGRESS = ("_lowest", "_first_norm", "_least_norm", "_gained")
+PROGRESS = ("_lowest", "_first_norm", "_least_norm", "_gained", "_goals")
 
 
 class Lbfgs:
@@ -37,6 +37,7 @@ class Lbfgs:
         tol: of `norms`.
         max_iter: steps of each run.
         first_step: length of the first trial, in gradients.
+        goals: float64 (P,), values at which a run has converged too; None for none.
 
     Attributes:
         points: (P, n), where the runs stand.
@@ -47,7 +48,10 @@ class Lbfgs:
         status: (P,) str, "" while running, else "converged", "max_iter" or "line_search".
     """
 
-    def __init__(self, start: Array, *, tol: float, max_iter: int, first_step: float = 1.0):
+    def __init__(
+        self, start: Array, *, tol: float, max_iter: int, first_step: float = 1.0,
+        goals: np.ndarray | None = None,
+    ):  # fmt: skip
         xp = array_namespace(start)
         count = len(start)
         self.points = start
@@ -60,6 +64,7 @@ class Lbfgs:
         self._epsilon = float(xp.finfo(start.dtype).eps)
         self._lowest, self._first_norm, self._least_norm = np.full((3, count), np.inf)
         self._gained = np.zeros(count, np.int64)
+        self._goals = np.full(count, -np.inf) if goals is None else goals
         self._direction = xp.zeros_like(start)
         self._slopes = np.zeros(count)
         self._steps = Steps(count, NOISE * self._epsilon)
@@ -143,7 +148,7 @@ class Lbfgs:
         running = self.status == ""
         self.status[running & self._stalled()] = LINE_SEARCH
         self.status[running & (self.iterations >= self._max_iter)] = MAX_ITER
-        self.status[converged] = CONVERGED
+        self.status[converged | (self.values <= self._goals)] = CONVERGED
 
     def _stalled(self) -> np.ndarray:
         """Return which runs have long gained nothing that is not rounding."""

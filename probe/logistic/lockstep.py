@@ -1,7 +1,7 @@
 """All probes of one penalty, minimised together: every pass over the rows serves every probe."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -59,12 +59,14 @@ class Descent:
         tol: of the gradient norm.
         max_iter: steps of each run.
         first_step: length of the first trial, in gradients.
+        goals: by probe number, an objective at which its run has converged whatever its norm.
     """
 
     l2: float
     tol: float
     max_iter: int
     first_step: float
+    goals: Mapping[int, float] = field(default_factory=dict)
 
 
 class Running:
@@ -90,9 +92,11 @@ class Running:
         for span in sheet.spans:
             wide[span.probes] = whitenings[span.chain].variables(wide[span.probes])
         flat = xp.reshape(xp.astype(wide, first.dtype), (len(sheet), -1))
+        goals = [descent.goals.get(int(number), -np.inf) for number in sheet.numbers]
         self.runs = Lbfgs(
-            flat, tol=descent.tol, max_iter=descent.max_iter, first_step=descent.first_step
-        )
+            flat, tol=descent.tol, max_iter=descent.max_iter, first_step=descent.first_step,
+            goals=np.array(goals),
+        )  # fmt: skip
 
     def coefficients(self, points: Array) -> Array:
         """Return W (P, C, 1 + m) of points V (P, n)."""

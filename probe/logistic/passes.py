@@ -11,6 +11,7 @@ from probe.forward import like
 from probe.kernels import residuals
 from probe.logistic.sheets import Sheet
 from probe.logistic.tiles import Tiles
+from probe.ranks import all_sum
 
 # tiles whose gradients are summed in the precision of the rows before they join the float64 sum
 SUMMED = 16
@@ -23,7 +24,8 @@ def losses_and_gradients(
     """Return each sheet's losses (P,) and their gradients (P, C, 1 + m), float64, summed over rows.
 
     Each tile is met once: its logits, their softmax, and the products of the residuals with it
-    while all of that is in cache. The softmax is one step for all sheets.
+    while all of that is in cache. The softmax is one step for all sheets. Of several processes
+    each passes over its own rows; the sums are of all.
 
     Arguments:
         tiles: the rows; labels among the C classes of the sheets.
@@ -37,19 +39,21 @@ def losses_and_gradients(
     totals = [xp.zeros_like(array, dtype=xp.float64) for array in arranged]
     bounds = np.cumsum([0, *map(len, sheets)]).tolist()
     places = [slice(*pair) for pair in pairwise(bounds)]
-    losses, logits = 0, None
+    losses = xp.zeros(bounds[-1], dtype=xp.float64, device=arranged[0].device)
+    logits = None
     with precision():
         for number, (tile, labels) in enumerate(tiles, start=1):
             if logits is None or logits.shape[2] != tile.shape[1]:
                 shape = (bounds[-1], sheets[0].n_classes, tile.shape[1])
                 logits = xp.empty(shape, **like(tile))
             rows = add_up_logits(sheets, arranged, tile, logits, places)
-            losses = losses + residuals(logits, labels)
+            losses += residuals(logits, labels)
             for sheet, own, part, place in zip(sheets, rows, parts, places, strict=True):
                 sheet.add_gradient(logits[place], own, part)
             if number % SUMMED == 0:
                 _flush(parts, totals)
         _flush(parts, totals)
+    all_sum(losses, *totals)
     host = to_host(losses)
     gradients = [sheet.restored(total) for sheet, total in zip(sheets, totals, strict=True)]
     return [host[place] for place in places], gradients

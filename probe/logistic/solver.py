@@ -1,6 +1,6 @@
 """Exact softmax regression for every chain, prefix and penalty, in lockstep, with a certificate."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -20,6 +20,7 @@ from probe.logistic.whitening import Whitening
 from probe.metrics import Scores
 from probe.moments import Moments
 from probe.moments_cache import cached_moments
+from probe.ranks import share
 from probe.settings import Settings
 from probe.weights import Weights
 
@@ -85,6 +86,10 @@ def fit(
 class LogisticFit:
     """Softmax probes and the certificate of each.
 
+    Arguments:
+        goals: by probe number, an objective at which its run may end before `tol` is reached, so
+            that it can be compared with a solver that ends there; None for none.
+
     Attributes:
         axes: which probe is which.
         n_features: D of the layer.
@@ -94,9 +99,13 @@ class LogisticFit:
         passes: passes over the train rows, all penalties and groups together.
     """
 
-    def __init__(self, train: RowBlocks, axes: Axes, settings: Settings, tol: float, max_iter: int):
+    def __init__(
+        self, train: RowBlocks, axes: Axes, settings: Settings, tol: float, max_iter: int,
+        goals: Mapping[int, float] | None = None,
+    ):  # fmt: skip
         self.axes, self.n_features, self.passes = axes, train.n_features, 0
         self._settings, self._tol, self._max_iter = settings, tol, max_iter
+        self._goals = goals or {}
         moments = cached_moments(train, settings)
         self.class_counts = moments.counts
         self._present = np.flatnonzero(moments.counts)
@@ -150,7 +159,7 @@ class LogisticFit:
     def _solve(self, train: RowBlocks, moments: Moments) -> None:
         axes = self.axes
         lookup = np.cumsum(moments.counts > 0) - 1
-        tiles = self._tiles(train, "train", self._plan.kept, lookup)
+        tiles = self._tiles(share(train), "train", self._plan.kept, lookup)
         covariance = self._settings.backend.put(moments.covariance(self._settings.standardize))
         largest_first = np.argsort(axes.penalties)[::-1].tolist()
         for group in self._plan.groups:
@@ -167,7 +176,8 @@ class LogisticFit:
         """Return the probes of one penalty, each where the penalty `before` ended."""
         l2, n_rows = self.axes.penalties[penalty], int(self.class_counts.sum())
         whitenings = self._whitenings(numbers, covariance, l2)
-        descent = Descent(l2, self._tol, self._max_iter, COLD_STEP if before is None else WARM_STEP)
+        first_step = COLD_STEP if before is None else WARM_STEP
+        descent = Descent(l2, self._tol, self._max_iter, first_step, self._goals)
         running = []
         for sheet in self._sheets(numbers):
             start = self._start(sheet) if before is None else self._ended(sheet, before)

@@ -2,11 +2,9 @@
 
 python -m benchmarks.bench_extract --sizes small
 
-The images are Fashion-MNIST's where its files lie in a folder that FASHION_MNIST names, as Debian's
-package dataset-fashion-mnist installs them, and noise of the same size without.
+The images are JPEG files in class folders: what is read, decoded and resized is what people have.
 """
 
-import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -15,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import featstore
@@ -24,13 +23,18 @@ from benchmarks.loops import Disagreement
 from benchmarks.report import Report
 from benchmarks.sizes import as_dict
 from featstore import backbones, datasets, quickstart, taps
+from featstore.inference import precision_for
 
-FOLDERS = (os.environ.get("FASHION_MNIST", ""), "/usr/share/datasets/fashion-mnist")
+JPEG = (400, 300)
+TAPS = ("penultimate", "layer1", "layer2", "layer3", "layer4")
 
 
 @dataclass(frozen=True)
 class ExtractSizes:
-    """Which models at which sizes in px, and how many images of `PX` each; fewer larger ones."""
+    """Which models at which sizes in px, and how many images of `PX` each; fewer larger ones.
+
+    Five taps are compared with one on the last but one of the models.
+    """
 
     cases: tuple[tuple[str, int], ...]
     images: int
@@ -64,13 +68,21 @@ def images_of(sizes: ExtractSizes, px: int) -> int:
 
 
 def source(folder: Path, count: int) -> dict:
-    """Return the arguments of `extract` for a set of at least `count` images of 28 x 28."""
-    for place in filter(None, FOLDERS):
-        if Path(place, "train-images-idx3-ubyte.gz").is_file():
-            return {"dataset": "fashion_mnist", "data_dir": place}
-    levels = np.random.default_rng(0).integers(0, 256, (count, 28, 28), np.uint8)
-    np.savez(folder / "noise.npz", x_train=levels, y_train=np.arange(count) % 10)
-    return {"dataset": f"npz:{folder / 'noise.npz'}"}
+    """Return the arguments of `extract` for `count` JPEG files of 400 x 300, a folder a class.
+
+    They are smooth fields with a little noise, of about the size of a photograph's file.
+    """
+    random = np.random.default_rng(0)
+    for number in range(count):
+        path = folder / "images" / "train" / f"class{number % 10}" / f"{number:05}.jpg"
+        if path.exists():
+            continue
+        path.parent.mkdir(parents=True, exist_ok=True)
+        field = Image.fromarray(random.integers(0, 256, (12, 16, 3), np.uint8))
+        levels = np.asarray(field.resize(JPEG, Image.Resampling.BICUBIC), np.int16)
+        levels = levels + random.integers(-8, 9, levels.shape, np.int16)
+        Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8)).save(path, quality=90)
+    return {"dataset": f"folder:{folder / 'images'}"}
 
 
 class Stopwatch:
@@ -90,9 +102,11 @@ class Stopwatch:
 
 
 def bare_rate(reader: taps.Taps, inputs: torch.Tensor, count: int) -> float:
-    """Return images/s of forward passes alone on one ready batch."""
+    """Return images/s of forward passes alone on one ready batch, in the precision of `extract`."""
     passes = count // len(inputs)
-    with torch.inference_mode():
+    dtype = getattr(torch, precision_for("auto", inputs.device))
+    reduced = torch.autocast(inputs.device.type, dtype, enabled=dtype != torch.float32)
+    with torch.inference_mode(), reduced:
         reader.read(inputs)
         taken, _ = machine.seconds(lambda: [reader.read(inputs) for _ in range(passes)])
     return passes * len(inputs) / taken
@@ -125,7 +139,7 @@ def case(name: str, px: int, sizes: ExtractSizes, folder: Path, rates: dict) -> 
         "splits": ("train",), "limit": count,
     }  # fmt: skip
     backbone = backbones.load(name, **network)
-    rows = datasets.load(images["dataset"], "train", data_dir=images.get("data_dir"), limit=count)
+    rows = datasets.load(images["dataset"], "train", limit=count)
     batch = backbone.encode_batch([rows[row][0] for row in range(batch_size)])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone.model.to(device, memory_format=torch.channels_last)
@@ -150,12 +164,34 @@ def case(name: str, px: int, sizes: ExtractSizes, folder: Path, rates: dict) -> 
     }
 
 
+def five_taps(name: str, px: int, sizes: ExtractSizes, folder: Path) -> dict[str, Any]:
+    """Return how much longer five taps take than one: the median of ratios of alternating runs."""
+    count = images_of(sizes, px)
+    options = {
+        **source(folder, count), "model": name, "pretrained": False, "image_size": px,
+        "batch_size": sizes.batch_size, "splits": ("train",), "limit": count,
+    }  # fmt: skip
+    rates = {names: [] for names in (TAPS[:1], TAPS)}
+    for _ in range(sizes.rounds):
+        for names, found in rates.items():
+            rate, _ = extraction_rate({**options, "taps": names}, folder, sizes.batch_size)
+            found.append(rate)
+    one, five = rates.values()
+    return {
+        "model": name,
+        "px": px,
+        "1 tap, images/s": round(float(np.median(one)), 1),
+        "5 taps, images/s": round(float(np.median(five)), 1),
+        "time ratio": round(float(np.median(np.divide(one, five))), 3),
+    }
+
+
 def check(reader: taps.Taps, inputs: torch.Tensor, store: featstore.Store) -> None:
     """Raise Disagreement unless what was stored for the first batch is what the model gives."""
     with torch.inference_mode():
         features = reader.read(inputs)["penultimate"].float().cpu().numpy()
     stored = store.read("train", "penultimate", 0, len(inputs))
-    if not np.allclose(stored, features, rtol=2e-3, atol=2e-3):
+    if not np.allclose(stored, features, rtol=2e-2, atol=2e-2):
         worst = np.abs(stored - features).max()
         raise Disagreement(f"extract: stored features differ by {worst:.2g} from the model's")
 
@@ -168,8 +204,9 @@ def measure(sizes: ExtractSizes, setup: stages.Setup) -> Report:
         for place, (name, px) in enumerate(sizes.cases, start=1):
             rows.append(case(name, px, sizes, Path(folder), found))
             setup.progress("models", place, len(sizes.cases))
+        several = five_taps(*sizes.cases[-2:][0], sizes, Path(folder))
     shown = {**as_dict(sizes), "cases": " ".join(f"{name}@{px}" for name, px in sizes.cases)}
-    return Report("extract", shown, found, {"images": rows}, notes=[
+    return Report("extract", shown, found, {"images": rows, "taps": [several]}, notes=[
         "bare/s: images a second of forward passes alone on one ready batch; extract/s: from the "
         "second batch to the last commit. GFLOP: of one image, counted by torch.",
     ])  # fmt: skip

@@ -39,6 +39,7 @@ class Extraction:
     reused: bool
     notes: tuple[str, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
+    modality: str = "image"
     ranks: Ranks = field(default_factory=Ranks)
 
 
@@ -54,10 +55,10 @@ def extract(model: str, dataset: str, *, progress: Progress = no_progress, **opt
     the store has the same bits as one process makes. A process that dies costs the blocks that it
     had not committed: the same call, by any number of processes, completes the store.
 
-    Calls `progress("blocks", ...)` while it checks, `progress("images", done, total, ...)` while it
-    computes. Raises `UsageError`, `BackboneError`, `DatasetError`, `DownloadRefused`;
-    `SpecMismatch` where `out` holds something else; `FeatureError` naming an image whose features
-    are not finite or exceed float16. Whatever is raised, committed blocks stay.
+    Calls `progress("blocks", ...)` while it checks, `progress("images", done, total, ...)`, or
+    "texts", while it computes. Raises `UsageError`, `BackboneError`, `DatasetError`,
+    `DownloadRefused`; `SpecMismatch` where `out` holds something else; `FeatureError` naming a row
+    whose features are not finite or exceed float16. Whatever is raised, committed blocks stay.
     """
     started = time.perf_counter()
     request = Request(model=model, dataset=dataset, **options)
@@ -75,6 +76,8 @@ def extract(model: str, dataset: str, *, progress: Progress = no_progress, **opt
         todo = filling.missing(store, ranks, meeting, progress)
         job = meeting.job if ranks.count > 1 else None
     work = _work(store, taken, ranks.share(todo), request)
+    if not todo and ranks.rank == 0:
+        filling.tidy(store)
     if work.blocks:
         told = _counted(progress, work, todo, ranks)
         _fill(work, taken, request, device, workers, job, told)
@@ -86,6 +89,7 @@ def extract(model: str, dataset: str, *, progress: Progress = no_progress, **opt
         reused=not todo,
         notes=taken.backbone.notes,
         unreadable=unreadable,
+        modality=work.modality,
         ranks=ranks,
     )
 
@@ -169,8 +173,9 @@ def _counted(progress: Progress, work: Work, todo: list[Block], ranks: Ranks):
         total = filling.passes(work.store, work.store.blocks())
         reused = total - filling.passes(work.store, todo)
         facts = {"reused": reused}
-    progress("images", reused, total, **facts)
-    return lambda done, **more: progress("images", reused + done, total, **facts, **more)
+    stage = f"{work.modality}s"
+    progress(stage, reused, total, **facts)
+    return lambda done, **more: progress(stage, reused + done, total, **facts, **more)
 
 
 def _precision_change(

@@ -5,11 +5,14 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 
+from featstore import locks
 from featstore.contract import Block, Progress, Store
 from featstore.datasets import Rows
+from featstore.errors import FeatstoreError
 from featstore.handover import FilledBlock, Handover
 from featstore.inference import Batch, Inference
 from featstore.loading import Job, batches, decoded
@@ -26,7 +29,7 @@ class Waits:
 
     def __str__(self) -> str:
         whole = max(time.perf_counter() - self.began, 1e-9)
-        return f"decoding {self.decoding / whole:.0%}, disk {self.disk / whole:.0%}"
+        return f"decoding {100 * self.decoding / whole:.0f} %, disk {100 * self.disk / whole:.0f} %"
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,11 @@ class Work:
         return [(view, numbers) for view in views for numbers in runs]
 
     @property
+    def modality(self) -> str:
+        """What rows are: "image" or "text"."""
+        return next(iter(self.rows.values())).modality
+
+    @property
     def passes(self) -> int:
         """Rows to be passed through the model, each view of a row counted."""
         return passes(self.store, self.blocks)
@@ -80,6 +88,13 @@ def missing(store: Store, ranks: Ranks, meeting: Meeting, progress: Progress) ->
     said = meeting.said(json.dumps(mine))
     found = {(split, block) for text in said for split, block in json.loads(text)}
     return [block for block in store.blocks() if block in found]
+
+
+def tidy(store: Store) -> None:
+    """Remove the lock that a killed writer left beside a complete store; one that is held stays."""
+    if isinstance(store.path, Path) and locks.lock_path(store.path).exists():
+        with contextlib.suppress(FeatstoreError), locks.locked(store.path):
+            return
 
 
 def fill(
@@ -106,7 +121,7 @@ def fill(
             ready = infer.fed(_timed(stream, waits))
             for split, block in work.blocks:
                 first = store.rows_of(split, block).start
-                filled = FilledBlock(store, split, block, infer.pinned)
+                filled = FilledBlock(store, split, block, infer.pinned, work.modality)
                 for view, numbers in work.batches(split, block):
                     filled.put(view, numbers.start - first, infer(next(ready)))
                     done += len(numbers)

@@ -21,8 +21,8 @@ from featstore.writer import Writer
 class FilledBlock:
     """One block of a store, all views and taps, in the store's dtype and in host memory."""
 
-    def __init__(self, store: Store, split: str, block: int, pinned: bool):
-        self.split, self.block = split, block
+    def __init__(self, store: Store, split: str, block: int, pinned: bool, modality: str = "image"):
+        self.split, self.block, self._modality = split, block, modality
         self._spec = store.spec
         self.n_rows = len(store.rows_of(split, block))
         n_views = store.spec.split(split).views
@@ -61,7 +61,7 @@ class FilledBlock:
     def features(self, ids: Sequence[str]) -> dict[str, np.ndarray]:
         """Each tap (rows, D), or (views, rows, D) where there are several.
 
-        Raises `FeatureError` naming the image of a feature that cannot be stored.
+        Raises `FeatureError` naming the row of a feature that cannot be stored.
         """
         found = {}
         for name, kept in self._taps.items():
@@ -77,14 +77,16 @@ class FilledBlock:
             return
         if self._spec.dtype == "float16" and not np.isnan(features[row]).any():
             raise FeatureError(
-                f"image {ids[row]} has a feature at {tap} that is too large for float16, which ends"
-                " at 65504: store float32 with --dtype float32"
+                f"{self._modality} {ids[row]} has a feature at {tap} that is too large for float16,"
+                " which ends at 65504: store float32 with --dtype float32"
             )
         computed = self._spec.precision
-        remedy = "check the weights and the image"
+        remedy = f"check the weights and the {self._modality}"
         if computed == "float16":
             remedy = "float16 may have overflowed: compute with --precision bfloat16 or float32"
-        raise FeatureError(f"image {ids[row]} has a feature at {tap} that is not finite; {remedy}")
+        raise FeatureError(
+            f"{self._modality} {ids[row]} has a feature at {tap} that is not finite; {remedy}"
+        )
 
 
 class Handover:

@@ -118,6 +118,15 @@ def test_augmentations_that_cannot_be(text, why):
 # in a store
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """One thread of torch's: for images this small, more only get in each other's way."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture
 def archive(tmp_path, monkeypatch):
     """Forty train images and ten test images, in blocks of 32 rows."""

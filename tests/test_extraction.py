@@ -45,6 +45,15 @@ def images(tmp_path_factory):
     return path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """One thread of torch's: for images this small, more only get in each other's way."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
     """Blocks of 32 rows: the least there are."""
@@ -248,7 +257,7 @@ processes.set_forkserver_preload(["featstore.extraction", "featstore.zarr_store"
 
 def extract_in_a_process(images, path, format, begun):
     layout.BLOCK_BYTES = 1
-
+    torch.set_num_threads(1)
     extract(images, path, format=format, progress=lambda *call, **facts: begun.set())
 
 

@@ -226,7 +226,7 @@ def test_progress_says_what_computing_waits_for(archive, tmp_path, monkeypatch):
         backbones.Backbone, "prepare", lambda self, batch: (time.sleep(0.05), slow(self, batch))[1]
     )
     extract(f"npz:{archive}", tmp_path / "a", batch_size=10, progress=keep)
-    shares = [re.fullmatch(r"decoding (\d+)%, disk (\d+)%", text).groups() for text in facts]
+    shares = [re.fullmatch(r"decoding (\d+) %, disk (\d+) %", text).groups() for text in facts]
     assert all(int(share) < 50 for share in shares[-1])
 
 

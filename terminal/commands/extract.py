@@ -123,13 +123,15 @@ def _tell_of_inputs(done) -> None:
     for row in done.unreadable[:_NAMED]:
         notice(f"left out: {row.why}")
     if len(done.unreadable) > _NAMED:
-        notice(f"left out: {len(done.unreadable) - _NAMED:,} more; the store's provenance names all")
+        notice(
+            f"left out: {len(done.unreadable) - _NAMED:,} more; the store's provenance names all"
+        )
 
 
 def _tell_what_was_done(done) -> None:
     before = f" ({done.images_reused:,} were there already)" if done.images_reused else ""
     who = f"rank {done.ranks.rank} of {done.ranks.count} " if done.ranks.count > 1 else ""
     notice(
-        f"{who}stored {done.images_done:,} images{before} in {done.seconds:.1f} s, "
-        f"{done.images_done / done.seconds:,.0f} images/s: {done.store.path}"
+        f"{who}stored {done.images_done:,} {done.modality}s{before} in {done.seconds:.1f} s, "
+        f"{done.images_done / done.seconds:,.0f} {done.modality}s/s: {done.store.path}"
     )

@@ -109,15 +109,16 @@ class RemoteObjects:
         """
         with explained(self._url):
             fs, path = _filesystem(self._url / key)
-            if not new:
-                fs.pipe_file(path, body)
-                return True
             try:
-                fs.pipe_file(path, body, mode="create")
+                fs.pipe_file(path, body, mode="create" if new else "overwrite")
+            except FileNotFoundError as error:
+                raise PlaceError(
+                    f"{self._url} cannot be written: {_line(error)}; make its bucket first"
+                ) from None
             except OSError:
                 # s3fs tells an unfulfilled condition as EINVAL, others as FileExistsError
                 fs.invalidate_cache()
-                if fs.exists(path):
+                if new and fs.exists(path):
                     return False
                 raise
             return True

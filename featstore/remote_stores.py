@@ -6,7 +6,7 @@ below a mark is a creation or a removal that was cut short: ours, and cleared by
 
 import json
 
-from featstore.errors import FeatstoreError, NotAStore, UsageError
+from featstore.errors import NotAStore, UsageError
 from featstore.header import ATTRIBUTE, Header
 from featstore.places import Url
 from featstore.remote_objects import RemoteObjects
@@ -36,18 +36,12 @@ def check(url: Url) -> None:
 
 
 def build(url: Url, header: Header) -> None:
-    """Make an empty store; the caller holds the lease, and nothing but unfinished things is there.
-
-    Raises `FeatstoreError` where there is no such bucket.
-    """
+    """Make an empty store, over unfinished things at most; the caller holds the lease."""
     objects = RemoteObjects(url)
-    try:
-        if objects.get(METADATA) == _MARK:
-            _clear(objects)
-        objects.put(METADATA, _MARK)
-        ZarrStore.build(url, header)
-    except FileNotFoundError as error:
-        raise FeatstoreError(f"{url} cannot be made: {error}; make its bucket first") from None
+    if objects.get(METADATA) == _MARK:
+        _clear(objects)
+    objects.put(METADATA, _MARK)
+    ZarrStore.build(url, header)
 
 
 def remove(store: ZarrStore) -> None:

@@ -5,11 +5,13 @@ import warnings
 from collections.abc import Callable
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 from probe.arrays import Backend
 from probe.budget import AUTO, parse, text
 from probe.errors import DeviceWarning, MemoryBudgetError
+from probe.ranks import all_sum, rank, world
 
 T = TypeVar("T")
 
@@ -36,7 +38,7 @@ class Grant:
 
     def __init__(self, memory: str | int, backend: Backend):
         of_device = memory == AUTO and backend.device == "cuda"
-        self.memory = int(FREE_SHARE * free(backend)) if of_device else parse(memory)
+        self.memory = _of_all_ranks(free(backend)) if of_device else parse(memory)
 
     def spend(self, attempt: Callable[[int], T]) -> T:
         """Return attempt(memory); when the device runs out, try again with half the memory.
@@ -44,7 +46,8 @@ class Grant:
         All sizes of batches follow from the memory, so that half of it halves them.
 
         Raises:
-            MemoryBudgetError: with less than this not even the smallest batch fits.
+            MemoryBudgetError: with less than this not even the smallest batch fits; or there are
+            several ranks, which would no longer do the same work.
         """
         failed = 0
         while True:
@@ -60,6 +63,12 @@ class Grant:
             except Exception as error:
                 if not out_of_memory(error):
                     raise
+                if world() > 1:
+                    raise MemoryBudgetError(
+                        f"the device of rank {rank()} ran out of memory with batches for "
+                        f"{text(self.memory)}, and ranks go on together or not at all: give a "
+                        "smaller memory"
+                    ) from None
             # only here, since a caught error keeps alive the arrays that are to make room
             release()
             failed, self.memory = self.memory, self.memory // 2
@@ -69,6 +78,14 @@ class Grant:
                 DeviceWarning,
                 stacklevel=2,
             )
+
+
+def _of_all_ranks(free_here: int) -> int:
+    """Return the share of free memory that every rank has, so that all of them plan alike."""
+    free_there = np.zeros(world())
+    free_there[rank()] = free_here
+    all_sum(free_there)
+    return int(FREE_SHARE * free_there.min())
 
 
 def grant(memory: str | int | Grant, backend: Backend) -> Grant:

@@ -81,6 +81,21 @@ def test_when_nothing_fits_the_error_says_what_to_do():
         Grant(1000, HOST).spend(attempt)
 
 
+def test_a_rank_among_others_does_not_go_on_alone(monkeypatch):
+    monkeypatch.setattr(device_memory, "world", lambda: 2)
+    attempt, seen = failing_above(300, ERRORS["torch"])
+    with pytest.raises(MemoryBudgetError, match=r"of rank 0 ran out of memory .* smaller memory"):
+        Grant(1000, HOST).spend(attempt)
+    assert seen == [1000]
+
+
+def test_ranks_plan_with_what_the_poorest_has(monkeypatch):
+    monkeypatch.setattr(device_memory, "world", lambda: 2)
+    monkeypatch.setattr(device_memory, "free", lambda backend: 1000)
+    monkeypatch.setattr(device_memory, "all_sum", lambda free: free.__setitem__(1, 500))
+    assert Grant("auto", Backend("torch", "cuda")).memory == 450
+
+
 def test_errors_of_another_kind_pass():
     attempt, seen = failing_above(0, KeyError("x"))
     with pytest.raises(KeyError):

@@ -82,7 +82,7 @@ def measure(sizes: ProbeSizes, setup: stages.Setup) -> Report:
     else:
         train = problems.clouds(sizes.rows, sizes.features, sizes.classes, decay=0.5)
     found = machine.facts(setup.backend)
-    with machine.PeakMemory(setup.backend.device) as peak:
+    with machine.PeakMemory(setup.backend) as peak:
         spent, best = machine.seconds(lambda: fit(train, sizes, setup))
     table = best.table
     return Report(
@@ -207,7 +207,7 @@ def solved(train: Pair, point: ProbeSizes, setup: stages.Setup) -> tuple[float, 
     def run() -> probe.ProbeResult:
         return fit(own, point, setup, tol=NEVER, max_iter=MANY)
 
-    with machine.PeakMemory(setup.backend.device) as peak:
+    with machine.PeakMemory(setup.backend) as peak:
         first, result = machine.seconds(run)
     again = (machine.seconds(run)[0] for _ in range(point.repeats))
     return min(first, *again), peak.bytes, len(result)

@@ -33,7 +33,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class MemorySizes:
-    """How large the stores are, and what a sweep is granted, in MiB.
+    """How large the stores are, how often their rows are doubled, and what a sweep is granted, MiB.
 
     Softmax and SGD probes are swept over an `iterated`-th of the rows.
     """
@@ -44,12 +44,13 @@ class MemorySizes:
     classes: int
     mebibytes: int
     iterated: int
+    doublings: int
 
 
 SIZES = {
-    "small": MemorySizes(20_000, 2_000, 128, 10, 64, 4),
-    "medium": MemorySizes(100_000, 5_000, 256, 10, 256, 4),
-    "full": MemorySizes(1_000_000, 20_000, 512, 10, 1024, 5),
+    "small": MemorySizes(20_000, 2_000, 128, 10, 64, 4, 0),
+    "medium": MemorySizes(100_000, 5_000, 256, 10, 256, 4, 1),
+    "full": MemorySizes(1_000_000, 20_000, 512, 10, 1024, 5, 1),
 }
 
 
@@ -116,13 +117,13 @@ def measure(sizes: MemorySizes, setup: stages.Setup) -> Report:
         write_store(folder / "tiny.zarr", 2_000, replace(sizes, test_rows=100, classes=2))
         for solver in OPTIONS:
             counts = sizes.rows if solver == "ridge" else sizes.rows // sizes.iterated
-            for times in (1, 2):
-                path = folder / f"{times * counts}.zarr"
+            for n_train in (counts << double for double in range(sizes.doublings + 1)):
+                path = folder / f"{n_train}.zarr"
                 if not path.exists():
-                    write_store(path, times * counts, sizes)
+                    write_store(path, n_train, sizes)
                 found = in_fresh_process(path, folder / "tiny.zarr", solver, arguments)
                 check(found, solver, memory, sizes)
-                rows.append(_row(solver, times * counts, memory, found))
+                rows.append(_row(solver, n_train, memory, found))
     return Report("memory", as_dict(sizes), machine.facts(setup.backend), {"memory": rows})
 
 

@@ -37,7 +37,7 @@ def measure(sizes: EpochSizes, setup: stages.Setup) -> Report:
     shares = bench_logistic.shares(sizes)
     together, beside = [], []
     for place, (solver, told) in enumerate(options(sizes).items(), start=1):
-        with machine.PeakMemory(setup.backend.device) as peak:
+        with machine.PeakMemory(setup.backend) as peak:
             spent, result = machine.seconds(
                 lambda solver=solver, told=told: probe.sweep(
                     train, test, fractions=shares, seeds=range(1, sizes.seeds + 1),

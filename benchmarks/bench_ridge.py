@@ -83,7 +83,7 @@ def sweeps(train, test, sizes: SweepSizes, setup: stages.Setup) -> tuple[list[di
         seconds, result = machine.seconds(lambda: sweep(train, test, sizes, setup))
         few_seconds.append(seconds)
         many_seconds.append(machine.seconds(lambda: sweep(train, test, many, setup))[0])
-    with machine.PeakMemory(setup.backend.device) as peak:
+    with machine.PeakMemory(setup.backend) as peak:
         sweep(train, test, sizes, setup)
     one, few, lots = min(product), min(few_seconds), min(many_seconds)
     probes = sizes.fractions * sizes.seeds, many.fractions * sizes.seeds
@@ -160,7 +160,7 @@ def worst_coefficient_error(train: tuple, result: probe.ProbeResult, every: int)
 def solved(train, test, point: SweepSizes, setup: stages.Setup) -> tuple[float, int, int]:
     """Return seconds, peak bytes and probes of a sweep of some sizes."""
     own = problems.part(train, point), problems.part(test, point, point.test_rows)
-    with machine.PeakMemory(setup.backend.device) as peak:
+    with machine.PeakMemory(setup.backend) as peak:
         first = machine.seconds(lambda: sweep(*own, point, setup))[0]
     again = (machine.seconds(lambda: sweep(*own, point, setup))[0] for _ in range(point.repeats))
     return min(first, *again), peak.bytes, point.fractions * point.seeds

@@ -58,7 +58,7 @@ def measure(sizes: EpochSizes, setup: stages.Setup) -> Report:
     train = problem(sizes)
     fit(train, sizes, setup, 1)  # warms up
     found = machine.facts(setup.backend)
-    with machine.PeakMemory(setup.backend.device) as peak:
+    with machine.PeakMemory(setup.backend) as peak:
         runs = [machine.seconds(lambda: fit(train, sizes, setup, sizes.epochs))]
     times = range(sizes.repeats - 1)
     runs += [machine.seconds(lambda: fit(train, sizes, setup, sizes.epochs)) for _ in times]
@@ -157,7 +157,7 @@ def descended(
 def solved(train: Pair, point: EpochSizes, setup: stages.Setup) -> tuple[float, int, int]:
     """Return seconds, peak bytes and probes of one epoch of a training of some sizes."""
     own = problems.part(train, point)
-    with machine.PeakMemory(setup.backend.device) as peak:
+    with machine.PeakMemory(setup.backend) as peak:
         first, result = machine.seconds(lambda: fit(own, point, setup, 1))
     again = (machine.seconds(lambda: fit(own, point, setup, 1))[0] for _ in range(point.repeats))
     return min(first, *again), peak.bytes, len(result)

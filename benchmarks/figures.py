@@ -1,5 +1,6 @@
 """A picture for each axis of growth: time and peak memory, measured, with the slopes."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from benchmarks.growth import Growth, slope
 from benchmarks.report import Report
@@ -23,14 +24,16 @@ NAMES = {
 }
 
 
-def growth_figures(report: Report, folder: Path) -> list[Path]:
-    """Draw time and memory against each axis that was varied; return the files, SVG.
+def growth_figures(report: Report, folder: Path, axes: Sequence[str] | None = None) -> list[Path]:
+    """Draw time and memory against each axis that was varied, or these; return the files, SVG.
 
     The same report gives the same bytes. The folder is made if it is not there.
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for grown in report.growth:
+        if axes is not None and grown.axis not in axes:
+            continue
         path = folder / f"{report.stage}-{grown.axis}.svg"
         with rc_context(STYLE), written_whole(path) as aside:
             _figure(report.stage, grown).savefig(aside, format="svg", metadata={"Date": None})
@@ -69,6 +72,7 @@ def _panel(axes: Axes, values, measured, colour: str, marker: str, what: str, ta
         axes.set_ylim(low / 2.5, high * 2.5)
     axes.xaxis.set_major_locator(FixedLocator(list(x)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:,.0f}"))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:,.4g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())

@@ -3,6 +3,7 @@
 import argparse
 import ctypes
 import gc
+import importlib
 import os
 import platform
 import resource
@@ -140,8 +141,8 @@ def copy_gbs(size: int | None = None, backend: Backend | None = None) -> float:
 class PeakMemory:
     """Takes the most memory that the block inside it held above what was held before, in bytes.
 
-    On an accelerator, what torch's allocator handed out there; elsewhere resident memory, looked
-    at every few milliseconds by a thread.
+    On an accelerator, what torch's allocator or CuPy's pool handed out there; elsewhere resident
+    memory. The pool and resident memory are looked at every few milliseconds by a thread.
 
     Example:
         >>> with PeakMemory() as peak:
@@ -154,23 +155,24 @@ class PeakMemory:
 
     EVERY = 0.004  # seconds
 
-    def __init__(self, device: str = "cpu"):
-        self.bytes, self._device = 0, device
+    def __init__(self, backend: Backend | None = None):
+        self.bytes, self._backend = 0, backend or Backend()
+        self._by_torch = self._backend == Backend("torch", "cuda")
         self._ended = threading.Event()
 
     def __enter__(self) -> "PeakMemory":
         _give_back()
-        if self._device == "cuda":
+        if self._by_torch:
             torch.cuda.reset_peak_memory_stats()
             self._before = torch.cuda.memory_allocated()
             return self
-        self._before = resident()
+        self._before = self._held()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._device == "cuda":
+        if self._by_torch:
             self.bytes = torch.cuda.max_memory_allocated() - self._before
             return
         self._ended.set()
@@ -182,7 +184,12 @@ class PeakMemory:
             self._look()
 
     def _look(self) -> None:
-        self.bytes = max(self.bytes, resident() - self._before)
+        self.bytes = max(self.bytes, self._held() - self._before)
+
+    def _held(self) -> int:
+        if self._backend.device == "cpu":
+            return resident()
+        return importlib.import_module("cupy").get_default_memory_pool().used_bytes()
 
 
 def resident() -> int:

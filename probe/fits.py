@@ -13,6 +13,7 @@ from probe.chains import Chain, check_chains
 from probe.checks import check_train
 from probe.device_memory import Grant, grant
 from probe.penalties import L2, Penalties, planned
+from probe.ranks import least
 from probe.remembered import remembered
 from probe.result import ProbeResult, probe_table
 from probe.selection import fit_chosen
@@ -74,7 +75,8 @@ def fit(
     blocks, where = as_blocks(train), arrays.backend(backend, device)
 
     def within(memory: int) -> Fitted:
-        settings = Settings(standardize, memory, where, moments_cache, progress)
+        # plans are made from it, and all processes must make the same
+        settings = Settings(standardize, least(memory), where, moments_cache, progress)
         return _fitted(entry, blocks, chains, penalties, settings, options)
 
     fitted = grant(memory, where).spend(within)

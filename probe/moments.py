@@ -11,7 +11,7 @@ from probe.arrays import Array, full_precision, set_at_labels, to_host
 from probe.blocks import RowBlocks, has_targets
 from probe.budget import moment_rows
 from probe.errors import DataError
-from probe.ranks import all_sum, least, share
+from probe.ranks import all_sum, share
 from probe.rows import first_rows, gathered
 from probe.settings import Settings
 
@@ -178,7 +178,7 @@ def moments(blocks: RowBlocks, settings: Settings, split: str = "train") -> Mome
     width, backend = blocks.n_features, settings.backend
     centre = target_means(blocks)
     spare = 1 + (len(centre) or blocks.n_classes)
-    rows = least(moment_rows(settings.memory, width, spare, dtype))
+    rows = moment_rows(settings.memory, width, spare, dtype)
     own = share(blocks, rows)
     total, done = backend.zeros((width, width + spare), "float64"), 0
     for piece, labels in gathered(own, rows, backend, dtype, shift, split, spare=spare):

@@ -1,305 +1,114 @@
-"""Several processes, one store: the bits of one process, whoever dies and whoever goes on."""
+"""Probes solved by 1, 2 and 4 processes are the same probes."""
 
 import os
-import random
-import shutil
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
-import rank_jobs
+from problems import relative
+from ranks_script import main
 
-import featstore
-from featstore import ranks as rank_module
-from featstore.errors import FeatstoreError, UsageError, WriterBusy
-from featstore.ranks import Meeting, Ranks
+from probe import budget, ranks
+from probe.blocks import ArrayBlocks
+from probe.parts import ColumnSubset, RowRange, RowSubset
 
-ROOT = Path(__file__).parents[1]
-N_TRAIN, N_TEST = 400, 90  # blocks of 32 rows: thirteen and three
-# Raise it to look harder: FEATSTORE_KILLS=100 takes minutes.
-N_KILLS = int(os.environ.get("FEATSTORE_KILLS", "5"))
+SCRIPT = Path(__file__).with_name("ranks_script.py")
 
 
 @pytest.fixture(scope="module")
-def images(tmp_path_factory):
-    """An archive of noisy images."""
-    path = tmp_path_factory.mktemp("images") / "noise.npz"
-    levels = np.random.default_rng(0)
-    np.savez(
-        path,
-        x_train=levels.integers(0, 256, (N_TRAIN, 20, 20, 3), np.uint8),
-        y_train=np.arange(N_TRAIN) % 7,
-        x_test=levels.integers(0, 256, (N_TEST, 20, 20, 3), np.uint8),
-        y_test=np.arange(N_TEST) % 7,
-    )
-    return path
-
-
-def request(images, out, **more) -> tuple[tuple, dict]:
-    options = {"pretrained": False, "image_size": 32, "batch_size": 10, "out": out, "workers": 1}
-    return ("test_resnet", f"npz:{images}"), {**options, **more}
-
-
-def files(store: Path) -> dict[str, bytes]:
-    """Every file of a store but the header, which tells the time; HDF5's header is in the file."""
-    if store.is_file():
-        opened = featstore.open(store)
-        return {
-            f"{split.name}/{name}": opened.load(split.name, name).tobytes()
-            for split in opened.spec.splits
-            for name in ("penultimate", "labels", "ids")
-        }
-    return {
-        str(path.relative_to(store)): path.read_bytes()
-        for path in sorted(store.rglob("*"))
-        if path.is_file() and path != store / "zarr.json"
-    }
-
-
-@pytest.fixture(scope="module")
-def reference(images, tmp_path_factory):
-    """What one process stores, by format."""
-    found = {}
-    for format in ("zarr", "hdf5"):
-        out = tmp_path_factory.mktemp("whole") / "store"
-        assert rank_jobs.extract(1, *request(images, out, format=format)) == [0]
-        found[format] = files(out)
-    return found
-
-
-@pytest.mark.parametrize(("count", "format"), [(2, "zarr"), (4, "zarr"), (4, "hdf5")])
-def test_any_number_of_ranks_makes_the_same_store(images, tmp_path, reference, count, format):
-    out = tmp_path / "all" / "store"
-    assert rank_jobs.extract(count, *request(images, out, format=format)) == [0] * count
-    assert files(out) == reference[format]
-    assert [path.name for path in out.parent.iterdir()] == ["store"]
-
-
-def test_views_and_left_out_images_are_the_same_for_any_number_of_ranks(tmp_path):
-    folder = tmp_path / "set" / "train"
-    for number in range(70):
-        picture = rank_jobs_picture(number)
-        path = folder / "ab"[number % 2] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(path)
-    for number in (3, 40):
-        (folder / "ab"[number % 2] / f"{number}.png").write_bytes(b"no image")
-    options = {
-        "pretrained": False, "image_size": 32, "splits": ("train",), "views": 2,
-        "on_error": "skip", "workers": 1,
-    }  # fmt: skip
-    for count in (1, 2):
-        arguments = ("test_resnet", f"folder:{tmp_path / 'set'}")
-        out = tmp_path / f"by{count}"
-        assert rank_jobs.extract(count, arguments, {**options, "out": out}) == [0] * count
-    store = featstore.open(tmp_path / "by2")
-    assert store.load("train", "penultimate").shape == (2, 68, 96)
-    assert store.provenance["unreadable"] == ["train: train/a/40.png", "train: train/b/3.png"]
-    assert files(tmp_path / "by2") == files(tmp_path / "by1")
-
-
-def rank_jobs_picture(number):
-    from PIL import Image
-
-    levels = np.random.default_rng(number).integers(0, 256, (30, 40, 3), np.uint8)
-    return Image.fromarray(levels)
-
-
-@pytest.mark.parametrize("format", ["zarr", "hdf5"])
-def test_ranks_killed_at_random_leave_what_one_process_makes(images, tmp_path, reference, format):
-    """A launcher ends the others of a job in which one dies; sometimes they are done before."""
-    moments = random.Random(format)
-    out = tmp_path / "all" / "store"
-    kills = finished = 0
-    while kills < N_KILLS:
-        job = rank_jobs.start(4, *request(images, out, format=format), pause=0.01)
-        time.sleep(moments.uniform(0.0, 1.2))
-        victim = moments.choice(job)
-        kills += victim.is_alive()
-        victim.kill()
-        deadline = time.monotonic() + moments.choice([0.0, 0.5])
-        for process in job:
-            process.join(max(0, deadline - time.monotonic()))
-        kills += sum(process.is_alive() for process in job if process is not victim)
-        for process in job:
-            process.kill()
-            process.join()
-        if out.exists() and featstore.open(out).complete:
-            finished += 1
-            assert_whole(images, out, reference, format)
-            shutil.rmtree(out) if out.is_dir() else out.unlink()
-    assert rank_jobs.extract(3, *request(images, out, format=format)) == [0] * 3
-    assert_whole(images, out, reference, format)
-
-
-def assert_whole(images, out: Path, reference: dict, format: str) -> None:
-    """One more run finds a complete store, tidies up after the killed, and changes nothing."""
-    arguments, options = request(images, out, format=format)
-    done = featstore.extract(*arguments, **options)
-    assert done.reused
-    assert files(out) == reference[format]
-    if (out.parent / "store.lock").exists():
-        with done.store.writer():
-            pass
-    assert [path.name for path in out.parent.iterdir()] == ["store"]
-
-
-def test_survivors_finish_their_own_blocks(images, tmp_path):
-    out = tmp_path / "store"
-    job = rank_jobs.start(3, *request(images, out), pause=0.03)
-    while not (out.exists() and len(list(out.glob("train/commits/c.*"))) > 3):
-        time.sleep(0.01)
-    job[1].kill()
-    for process in job:
-        process.join(60)
-    assert [process.exitcode for process in job] == [0, -9, 0]
-    left = featstore.open(out).missing("train") + featstore.open(out).missing("test")
-    assert 1 <= len(left) <= 6
-
-
-def test_another_job_is_refused(images, tmp_path):
-    out = tmp_path / "store"
-    job = rank_jobs.start(2, *request(images, out), pause=0.05)
+def alone(tmp_path_factory):
+    """What one process finds, and its results file."""
+    folder = tmp_path_factory.mktemp("alone")
+    rows = budget.MOMENT_ROWS
     try:
-        while not (out.exists() and list(out.glob("train/commits/c.*"))):
-            time.sleep(0.01)
-        arguments, options = request(images, out)
-        with pytest.raises(WriterBusy, match="is being written by process"):
-            featstore.extract(*arguments, **options)
+        main(str(folder), str(folder / "found.npz"))
     finally:
-        for process in job:
-            process.kill()
-            process.join()
+        budget.MOMENT_ROWS = rows
+    return np.load(folder / "found.npz"), pd.read_csv(folder / "ridge.csv")
 
 
-@pytest.mark.slow
-def test_torchrun_takes_the_command_line(images, tmp_path):
-    out = tmp_path / "store"
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"),
-        *("-m", "featstore", "extract", "--model", "test_resnet", "--no-pretrained"),
-        *("--image-size", "32", "--dataset", f"npz:{images}", "--out", str(out)),
-    ]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert ended.returncode == 0, ended.stderr
-    assert featstore.open(out).complete
-    assert featstore.open(out).provenance["ranks"] == 2
-    for rank in range(2):
-        assert f"rank {rank} of 2 stored " in ended.stderr
+def launch(count: int, *command: str) -> subprocess.CompletedProcess:
+    root = SCRIPT.parents[1]
+    return subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), *command],
+        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=300, cwd=root,
+    )  # fmt: skip
 
 
-# what a launcher says
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_solve_the_same_probes(count, alone, tmp_path):
+    ran = launch(count, str(SCRIPT), str(tmp_path), str(tmp_path / "found.npz"))
+    assert ran.returncode == 0, ran.stderr
+    found, (wanted, table) = np.load(tmp_path / "found.npz"), alone
+    assert (found["shares"] > 0).all()
+    assert found["shares"].sum() == 600
+    for name in wanted.files:
+        if name.split()[0] in ("shares", "said"):
+            continue
+        limit = 1e-6 if name.startswith("logistic") else 1e-10
+        assert relative(found[name], wanted[name]) <= limit, name
+    assert (pd.read_csv(tmp_path / "ridge.csv")["accuracy"] == table["accuracy"]).all()
+    assert "run it without a launcher" in str(found["said"])
 
 
-def test_alone_without_a_launcher():
-    assert Ranks.of({}) == Ranks()
+def test_the_command_prints_once(tiny_store, tmp_path):
+    given = ["--fractions", "0.1,0.5", "--seeds", "2", "--solver", "ridge", "--device", "cpu"]
+    out = tmp_path / "r.csv"
+    ran = launch(2, "-m", "cli", "probe", str(tiny_store.path), *given, "--out", str(out))
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.count("of the features keep") == 1
+    assert len(pd.read_csv(out)) == 6
 
 
-def test_slurm_steps():
-    environment = {
-        "SLURM_PROCID": "5", "SLURM_STEP_NUM_TASKS": "8", "SLURM_LOCALID": "1",
-        "SLURM_STEP_NUM_NODES": "2", "SLURM_STEP_NODELIST": "gpu[003-004]",
-        "SLURM_JOB_ID": "12", "SLURM_STEP_ID": "1",
-    }  # fmt: skip
-    assert Ranks.of(environment) == Ranks(5, 8, 1, 4, "gpu003", 20373)
-    named = Ranks.of({**environment, "MASTER_ADDR": "head", "MASTER_PORT": "999"})
-    assert (named.address, named.port) == ("head", 999)
+def test_one_process_is_its_own_world():
+    blocks = ArrayBlocks(np.zeros((5, 2)), np.zeros(5, int))
+    assert (ranks.world(), ranks.rank(), ranks.everywhere(True), ranks.least(3)) == (1, 0, True, 3)
+    assert ranks.share(blocks) is blocks
+    with ranks.joined():
+        assert ranks.world() == 1
 
 
-@pytest.mark.parametrize(
-    ("environment", "message"),
-    [
-        ({"RANK": "4", "WORLD_SIZE": "4"}, "rank 4 of 4 cannot be"),
-        ({"RANK": "-1", "WORLD_SIZE": "4"}, "rank -1 of 4"),
-        ({"RANK": "one", "WORLD_SIZE": "4"}, "RANK is 'one' in the environment"),
-        ({"RANK": "0", "WORLD_SIZE": "1", "MASTER_PORT": "http"}, "MASTER_PORT is 'http'"),
-        ({"SLURM_PROCID": "", "SLURM_STEP_NUM_TASKS": "2"}, "SLURM_PROCID is ''"),
-    ],
-)
-def test_environments_that_cannot_be(environment, message):
-    with pytest.raises(UsageError, match=message):
-        Ranks.of(environment)
+@pytest.mark.parametrize("world", [1, 2, 3, 7])
+@pytest.mark.parametrize(("n", "unit"), [(10, 1), (10, 4), (3, 4), (64, 8)])
+def test_shares_are_whole_units_and_together_all_rows(monkeypatch, world, n, unit):
+    blocks = ArrayBlocks(np.arange(n)[:, None], np.arange(n) % 2, 2, block_rows=3)
+    monkeypatch.setattr(ranks, "world", lambda: world)
+    met = []
+    for rank in range(world):
+        monkeypatch.setattr(ranks, "rank", lambda own=rank: own)
+        own = ranks.share(blocks, unit)
+        rows = np.concatenate([np.zeros((0, 1), int), *(x for x, _ in own)])[:, 0]
+        assert len(rows) == own.n_rows
+        assert not len(rows) or rows[0] % unit == 0
+        met += rows.tolist()
+    assert met == list(range(n))
 
 
-def in_threads(count: int, work) -> list:
-    """`work(ranks)` by each rank of a job, each in a thread; what it returned or raised."""
-    port = rank_jobs.free_port()
-    results = [None] * count
+def test_ranges_of_rows_of_anything():
+    x, y = np.arange(40).reshape(20, 2), np.arange(20) % 3
+    blocks = ArrayBlocks(x, y, block_rows=6)
 
-    def run(rank: int) -> None:
-        try:
-            results[rank] = work(Ranks(rank, count, rank, count, "127.0.0.1", port))
-        except Exception as error:
-            results[rank] = error
+    class Whole:  # blocks that have no parts
+        def __init__(self):
+            self.__dict__ = blocks.__dict__
 
-    threads = [threading.Thread(target=run, args=(rank,)) for rank in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    return results
+        def __iter__(self):
+            return iter(blocks)
 
+        def labels(self):
+            return y
 
-@pytest.fixture
-def same_meeting(monkeypatch):
-    """Threads of one process are in one meeting, though each of them begins it."""
-    monkeypatch.setattr(rank_module, "_number_of_meeting", lambda: 1)
-
-
-def test_all_hear_the_same(same_meeting):
-    def work(ranks):
-        with ranks.meeting() as meeting:
-            return meeting.job, meeting.said(f"I am {ranks.rank}"), meeting.said("again")
-
-    heard = in_threads(3, work)
-    assert heard[0] == heard[1] == heard[2]
-    assert heard[0][1:] == (["I am 0", "I am 1", "I am 2"], ["again"] * 3)
-
-
-def test_rank_0_goes_first(same_meeting):
-    order = []
-
-    def work(ranks):
-        with ranks.meeting() as meeting:
-            return meeting.in_turn(lambda: order.append(ranks.rank))
-
-    in_threads(3, work)
-    assert order[0] == 0
-    assert sorted(order) == [0, 1, 2]
-
-
-def test_a_failure_is_everyones(same_meeting):
-    def work(ranks):
-        with ranks.meeting() as meeting:
-            if ranks.rank == 1:
-                raise UsageError("no such\nthing")
-            meeting.said("here")
-
-    failed = in_threads(3, work)
-    assert isinstance(failed[1], UsageError)
-    for other in (failed[0], failed[2]):
-        assert isinstance(other, FeatstoreError)
-        assert str(other) == "rank 1 failed: no such thing"
-
-
-def test_a_rank_that_does_not_come(same_meeting, monkeypatch):
-    monkeypatch.setattr(rank_module, "PATIENCE", 1.0)
-
-    def work(ranks):
-        meeting = Meeting(ranks)
-        if ranks.rank == 0:
-            meeting.said("here")
-
-    failed, _ = in_threads(2, work)
-    assert isinstance(failed, FeatstoreError)
-    assert "rank 0 of 2 waited 1 s for rank 1, which did not come" in str(failed)
-
-
-def test_rank_0_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(rank_module, "PATIENCE", 1.0)
-    with pytest.raises(FeatstoreError, match=r"rank 1 of 2 cannot reach the others at 127.0.0.1:"):
-        Meeting(Ranks(1, 2, 1, 2, "127.0.0.1", rank_jobs.free_port()))
+    for rows in (blocks, Whole(), RowSubset(blocks, np.arange(20)), RowRange(blocks, 0, 20)):
+        for start, stop in ((0, 20), (5, 13), (18, 20), (7, 7)):
+            some = RowRange(rows, start, stop)
+            read = [(f, labels) for f, labels in some]
+            assert sum(len(labels) for _, labels in read) == stop - start
+            assert (some.labels() == y[start:stop]).all()
+            if read:
+                assert (np.concatenate([f for f, _ in read]) == x[start:stop]).all()
+    columns = RowRange(ColumnSubset(blocks, np.array([1])), 3, 9)
+    assert np.concatenate([f for f, _ in columns])[:, 0].tolist() == x[3:9, 1].tolist()

@@ -32,8 +32,9 @@ from terminal.values import DEVICE, STORE, Names, NumberList, OutFile, Penalties
 @click.option("--held-out", type=float, default=0.1, help="Share of train held out to choose.")
 @click.option("--held-out-seed", type=int, default=0, help="Of the draw of that part.")
 @click.option(
-    "--metrics", type=Names(), default="accuracy", metavar="LIST",
-    help="Scores to keep: accuracy, mean_per_class, top5, nll, ece.",
+    "--metrics", type=Names(), metavar="LIST",
+    help="Scores to keep: accuracy, mean_per_class, top5, nll, ece; of numbers r2, mse, mae.  "
+    "[default: accuracy, or r2]",
 )  # fmt: skip
 @click.option("--tap", help="Which tap of the store.  [default: its first]")
 @click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
@@ -63,6 +64,10 @@ from terminal.values import DEVICE, STORE, Names, NumberList, OutFile, Penalties
 )  # fmt: skip
 @solver_option("--tol", type=float, help="logistic: gradient norm to stop at.")
 @solver_option("--max-iter", type=int, help="logistic: most iterations.")
+@solver_option(
+    "--fast", is_flag=True, default=None,
+    help="logistic on CUDA: round the first steps' products to TF32; the last are exact.",
+)  # fmt: skip
 @solver_option("--epochs", type=int, help="sgd: passes over train.  [default: 100]")
 @solver_option("--lr", type=float, help="sgd: first learning rate.  [default: 0.1]")
 @solver_option("--momentum", type=float, help="sgd: momentum.  [default: 0.9]")
@@ -87,22 +92,27 @@ def probe(store, out, plot, save_weights, save_predictions, per_class, **options
         --out results.csv --plot accuracy.pdf
       featstore probe mine.zarr --fractions 0.1 --seeds 5 --l2 auto \\
         --save-weights probes.safetensors
+      torchrun --nproc-per-node 8 -m cli probe --fractions 0.1 --seeds 5
     """
     import featstore
+    from probe.ranks import joined, rank
 
     if options["resume"] and (save_weights or save_predictions or per_class):
         raise click.UsageError(
             "--resume reads finished probes from the results file, which holds neither weights "
             "nor predictions: leave it out to solve every probe"
         )
-    if store is None:
-        chosen = featstore.newest_complete()
-        notice(f"probing the newest complete store: {chosen.path}")
-    else:
-        chosen = featstore.open(store)
-    result = run_probe(chosen, out, plot, **options, **solver_options())
-    if save_weights or save_predictions or per_class:
-        _save(result, chosen, save_weights, save_predictions, per_class, options["memory"])
+    with joined():
+        if rank() > 0:
+            click.get_current_context().meta["quiet"] = True
+        if store is None:
+            chosen = featstore.newest_complete()
+            notice(f"probing the newest complete store: {chosen.path}")
+        else:
+            chosen = featstore.open(store)
+        result = run_probe(chosen, out, plot, **options, **solver_options())
+        if rank() == 0 and (save_weights or save_predictions or per_class):
+            _save(result, chosen, save_weights, save_predictions, per_class, options["memory"])
 
 
 def _save(result, store, weights, predictions, per_class, memory) -> None:
@@ -123,6 +133,7 @@ def _save(result, store, weights, predictions, per_class, memory) -> None:
 def run_probe(store, out, plot, *, tap=None, **options):
     """Sweep an open store as the options say, show the table, and return the result."""
     from probe import sentence, sweep
+    from probe.ranks import rank
     from probe.summaries import warnings
 
     tap = tap or store.spec.taps[0].name
@@ -132,6 +143,8 @@ def run_probe(store, out, plot, *, tap=None, **options):
             moments_cache=store.moments_folder, progress=progress,
             out=out, **options,
         )  # fmt: skip
+    if rank() > 0:
+        return result
     table = result.to_pandas()
     if plot:
         from probe.plots import accuracy_against_fraction

@@ -1,0 +1,83 @@
+"""What every process of a launch runs in test_ranks; rank 0 writes what came out.
+
+Not collected: `python -m torch.distributed.run --nproc-per-node N tests/ranks_script.py OUT.npz`.
+"""
+
+import sys
+
+import numpy as np
+import torch
+
+import probe
+from probe import budget, ranks
+from probe.blocks import ArrayBlocks
+from probe.errors import UsageError
+
+N, D = 600, 24
+
+
+def rows(n: int, seed: int, dtype=np.float64) -> tuple[np.ndarray, np.ndarray]:
+    random = np.random.default_rng(seed)
+    labels = np.arange(n) % 3
+    x = random.normal(size=(n, D)) + np.random.default_rng(0).normal(size=(3, D))[labels] / 2
+    return x.astype(dtype), labels
+
+
+def sweeps(folder: str) -> dict[str, np.ndarray]:
+    """Every sweep's numbers, by name."""
+    train, test = (ArrayBlocks(*rows(n, s), block_rows=37) for n, s in ((N, 1), (200, 2)))
+    numbers = tuple(
+        (x, x[:, :2] @ [[1.0], [2]] + y[:, None]) for x, y in (rows(N, 1), rows(200, 2))
+    )
+    wide = tuple((np.tile(x[:40], 5) ** 2, y[:40]) for x, y in (rows(N, 1), rows(200, 2)))
+    kinds = {
+        "ridge": (train, test, {"l2": [0.01, 1]}),
+        "lda": (train, test, {"l2": 0.1, "metrics": ["accuracy", "nll"]}),
+        "logistic": (train, test, {"l2": 0.01, "tol": 1e-7}),
+        "validation": (train, test, {"l2": [0.01, 1], "select": "validation"}),
+        "loo": (train, test, {"l2": [0.01, 1], "select": "loo"}),
+        "numbers": (*numbers, {"l2": 0.1}),
+        "dual": (*wide, {"l2": 0.1}),
+    }
+    found = {}
+    for name, (one, other, arguments) in kinds.items():
+        solver = name if name in ("lda", "logistic") else "ridge"
+        out = f"{folder}/{name}.csv" if name == "ridge" else None
+        result = probe.sweep(
+            one, other, fractions=[0.3, 0.7], seeds=[1, 2], solver=solver, device="cpu", out=out,
+            **arguments,
+        )  # fmt: skip
+        score = "r2" if name == "numbers" else "accuracy"
+        found[f"{name} {score}"] = result.table[score].to_numpy()
+        found[f"{name} l2"] = result.table["l2"].to_numpy()
+        weights = [result.weights(row) for row in range(len(result))]
+        found[f"{name} weights"] = np.concatenate([one.coef.ravel() for one in weights])
+        if name == "lda":
+            found["lda nll"] = result.table["nll"].to_numpy()
+    return found
+
+
+def refusal() -> str:
+    """What sgd says."""
+    try:
+        probe.fit(rows(N, 1), [probe.first_chain(D, [0.5])], solver="sgd", epochs=1)
+    except UsageError as error:
+        return str(error)
+    return "nothing"
+
+
+def main(folder: str, out: str) -> None:
+    torch.set_num_threads(1)
+    budget.MOMENT_ROWS = 64  # so that every process has some
+    with ranks.joined():
+        found = sweeps(folder)
+        shares = np.zeros(ranks.world(), np.int64)
+        shares[ranks.rank()] = ranks.share(ArrayBlocks(*rows(N, 1)), 64).n_rows
+        ranks.all_sum(shares)
+        said = refusal() if ranks.world() > 1 else ""
+        if ranks.rank() == 0:
+            np.savez(out, shares=shares, said=np.array(said), **found)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -103,11 +103,15 @@ def test_image_size_interpolates(vit):
 
 def test_classifier_sees_the_penultimate_features(tmp_path):
     model = transformers.ViTForImageClassification(transformers.ViTConfig(**VIT, num_labels=5))
-    backbone = backbones.load(f"hf:{saved(tmp_path, model)}")
-    batch = backbone.prepare(backbone.encode_batch([picture(40, 40)]))
-    with torch.inference_mode():
-        features = taps.resolve(backbone).read(batch)["penultimate"]
-        torch.testing.assert_close(model.classifier(features), model(batch).logits)
+    saved(tmp_path, model)
+    for size, options in ((32, {}), (64, {"interpolate_pos_encoding": True})):
+        backbone = backbones.load(f"hf:{tmp_path}", image_size=None if size == 32 else size)
+        batch = backbone.prepare(backbone.encode_batch([picture(40, 40)]))
+        assert batch.shape == (1, 3, size, size)
+        with torch.inference_mode():
+            features = taps.resolve(backbone).read(batch)["penultimate"]
+            logits = model(batch, **options).logits
+            torch.testing.assert_close(model.classifier(features), logits)
 
 
 def test_maps_of_a_convolutional_network(tmp_path):

@@ -25,6 +25,7 @@ from featstore.errors import BackboneError, UsageError
 PREFIX = "hf:"
 REMEDY = "give a local copy as hf:FOLDER"
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
+_WEIGHTS = ["*.safetensors", "*_Dense/pytorch_model.bin"]
 _FAILURES = (
     OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError,
     SafetensorError, pickle.UnpicklingError,
@@ -65,7 +66,7 @@ def load(
         elif image_size is not None:
             raise UsageError(f"{name} takes texts, which have no size; leave --image-size out")
         else:
-            parts = hf_text.parts(**facts, stated=transform)
+            parts = hf_text.parts(**facts, pretrained=pretrained, stated=transform)
     identity = weight_files.identity(model.state_dict())
     return Backbone(
         name=facts["name"],
@@ -85,10 +86,10 @@ def _folder(name: str, pretrained: bool) -> Path:
     repository, _, revision = given.partition("@")
     if not re.fullmatch(r"[\w.\-]+(/[\w.\-]+)?", repository) or given.startswith("."):
         raise UsageError(f"there is no folder {given}, and no model of the hub is called so")
-    wanted = [*_SMALL, "*.safetensors"] if pretrained else _SMALL
+    wanted = [*_SMALL, *_WEIGHTS] if pretrained else _SMALL
     folder = Path(hub.folder(repository, revision or None, wanted, REMEDY))
     if pretrained and not list(folder.glob("*.safetensors")):
-        hub.folder(repository, revision or None, [*_SMALL, "pytorch_model*.bin"], REMEDY)
+        hub.folder(repository, revision or None, ["pytorch_model*.bin"], REMEDY)
     return folder
 
 

@@ -51,14 +51,18 @@ class Sentence:
 
 
 def parts(
-    name: str, model: torch.nn.Module, folder: Path, stated: Mapping[str, Any] | None
+    name: str,
+    model: torch.nn.Module,
+    folder: Path,
+    pretrained: bool,
+    stated: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Transform and network of a text encoder.
 
     "penultimate" is the sentence's embedding as sentence-transformers' modules make it, or the mean
     of the last layer over its tokens where there are none.
     """
-    sentence = _sentence(name, folder)
+    sentence = _sentence(name, folder, pretrained)
     if sentence.dense:
         model.add_module("sentence_dense", torch.nn.Sequential(*sentence.dense).eval())
         model.requires_grad_(False)
@@ -103,7 +107,7 @@ def _pooled(last: Activation, how: str) -> torch.Tensor:
     return (values * there).sum(1) / there.sum(1).clamp_min(1)
 
 
-def _sentence(name: str, folder: Path) -> Sentence:
+def _sentence(name: str, folder: Path, pretrained: bool) -> Sentence:
     """What sentence-transformers' files in a folder say; the mean where there are none.
 
     Raises `BackboneError` for a module or a pooling that is not known here: passing over it would
@@ -119,7 +123,7 @@ def _sentence(name: str, folder: Path) -> Sentence:
         elif kind == "Pooling":
             facts["pooling"] = _pooling(name, _json(place / "config.json"))
         elif kind == "Dense":
-            facts["dense"] += (_dense(name, place),)
+            facts["dense"] += (_dense(name, place, pretrained),)
         elif kind == "Normalize":
             facts["normalized"] = True
         else:
@@ -145,7 +149,7 @@ def _pooling(name: str, config: dict[str, Any]) -> str:
     return _POOLINGS[modes[0]]
 
 
-def _dense(name: str, place: Path) -> torch.nn.Module:
+def _dense(name: str, place: Path, pretrained: bool) -> torch.nn.Module:
     config = _json(place / "config.json")
     activation = _ACTIVATIONS.get(config.get("activation_function"))
     if activation is None or config.get("use_residual"):
@@ -153,13 +157,19 @@ def _dense(name: str, place: Path) -> torch.nn.Module:
             f"{name} has a dense layer with {config.get('activation_function')}, which is not known"
             f" here; known are {', '.join(_ACTIVATIONS)}, without residual"
         )
-    layer = torch.nn.Linear(
-        config["in_features"], config["out_features"], bias=config.get("bias", True)
-    )
-    file = place / "model.safetensors"
-    if not file.is_file():
-        file = place / "pytorch_model.bin"
-    state = {key.removeprefix("linear."): tensor for key, tensor in weight_files.read(file).items()}
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        layer = torch.nn.Linear(
+            config["in_features"], config["out_features"], bias=config.get("bias", True)
+        )
+    files = [place / "model.safetensors", place / "pytorch_model.bin"]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None and not pretrained:
+        return torch.nn.Sequential(layer, activation())
+    state = {
+        key.removeprefix("linear."): tensor
+        for key, tensor in weight_files.read(file or files[0]).items()
+    }
     weight_files.fit(layer, state, ())
     return torch.nn.Sequential(layer, activation())
 

@@ -1,5 +1,6 @@
 """Hugging Face's image encoders: the transform of their image processor, and their layers."""
 
+import inspect
 import json
 from collections.abc import Collection, Mapping
 from functools import partial
@@ -41,13 +42,14 @@ def _network(
 ) -> Network:
     tokens = tokens_of(model)
     stages = (*blocks(model), PENULTIMATE)
+    resizes = "interpolate_pos_encoding" in inspect.signature(model.forward).parameters
+    options = {"interpolate_pos_encoding": True} if image_size is not None and resizes else {}
     if hasattr(model, "classifier"):
         layers = [path for path, layer in model.classifier.named_modules()]
         inner = f"classifier.{layers[-1]}".rstrip(".")
-        seen = seen_by_head(model, inner)
+        seen = seen_by_head(model, inner, **options)
         pooling = "cls" if tokens.cls else "avg"
         return Network(model, seen, (PENULTIMATE,), stages, pooling, tokens)
-    options = {"interpolate_pos_encoding": True} if image_size is not None else {}
     run = partial(_run, model, tokens, options)
     try:
         with torch.inference_mode():

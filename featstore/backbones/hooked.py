@@ -12,11 +12,11 @@ _WHOLE = 0.75
 
 
 def seen_by_head(
-    model: torch.nn.Module, layer: str
+    model: torch.nn.Module, layer: str, **options: bool
 ) -> Callable[[Inputs, Collection[str]], dict[str, Activation]]:
-    """A `Network.run` whose penultimate features are what reaches one layer, maps averaged.
+    """A `Network.run` whose penultimate features are what reaches one layer of a classifier.
 
-    Maps (b, C, H, W) are averaged over H and W.
+    Maps (b, C, H, W) are averaged over H and W. `options` go to the model's forward pass.
     """
     seen: list[torch.Tensor] = []
     model.get_submodule(layer).register_forward_pre_hook(
@@ -25,7 +25,7 @@ def seen_by_head(
 
     def run(inputs: Inputs, paths: Collection[str]) -> dict[str, Activation]:
         seen.clear()
-        model(**inputs) if isinstance(inputs, dict) else model(inputs)
+        model(inputs, **options)
         reached = seen.pop()
         seen.clear()
         return {PENULTIMATE: Activation(reached.mean((2, 3)) if reached.ndim == 4 else reached)}

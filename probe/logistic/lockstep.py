@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from array_api_compat import array_namespace
 
-from probe.arrays import Array, to_host
+from probe.arrays import Array, Precision, to_host
 from probe.logistic.lbfgs import Lbfgs
 from probe.logistic.passes import losses_and_gradients
 from probe.logistic.sheets import Sheet
+from probe.logistic.stages import FULL, Stage
 from probe.logistic.tiles import Tiles
 from probe.logistic.whitening import Whitening
 
@@ -60,6 +61,7 @@ class Descent:
         max_iter: steps of each run.
         first_step: length of the first trial, in gradients.
         goals: by probe number, an objective at which its run has converged whatever its norm.
+        stages: in what precision; the last one's results are the solutions.
     """
 
     l2: float
@@ -67,6 +69,7 @@ class Descent:
     max_iter: int
     first_step: float
     goals: Mapping[int, float] = field(default_factory=dict)
+    stages: tuple[Stage, ...] = (FULL,)
 
 
 class Running:
@@ -85,17 +88,18 @@ class Running:
         descent: Descent,
     ):  # fmt: skip
         self.sheet, self._whitenings, self._n_rows = sheet, whitenings, n_rows
-        self._l2 = descent.l2
-        first = whitenings[sheet.spans[0].chain].inverse
-        xp = array_namespace(first)
-        wide = xp.asarray(start, device=first.device)
+        self.descent = descent
+        inverse = whitenings[sheet.spans[0].chain].inverse
+        xp = array_namespace(inverse)
+        wide = xp.asarray(start, device=inverse.device)
         for span in sheet.spans:
             wide[span.probes] = whitenings[span.chain].variables(wide[span.probes])
-        flat = xp.reshape(xp.astype(wide, first.dtype), (len(sheet), -1))
+        flat = xp.reshape(xp.astype(wide, inverse.dtype), (len(sheet), -1))
+        first = descent.stages[0]
         goals = [descent.goals.get(int(number), -np.inf) for number in sheet.numbers]
         self.runs = Lbfgs(
-            flat, tol=descent.tol, max_iter=descent.max_iter, first_step=descent.first_step,
-            goals=np.array(goals),
+            flat, tol=max(descent.tol, first.least_tol), max_iter=descent.max_iter,
+            first_step=descent.first_step, goals=np.array(goals), noise=first.noise,
         )  # fmt: skip
 
     def coefficients(self, points: Array) -> Array:
@@ -118,7 +122,7 @@ class Running:
         gradients /= self._n_rows
         free = weights[:, :, 1:]
         penalty = xp.sum(free * free, axis=(1, 2), dtype=xp.float64)
-        gradients[:, :, 1:] += self._l2 * free
+        gradients[:, :, 1:] += self.descent.l2 * free
         rounded = xp.astype(gradients, weights.dtype)
         parts = [
             self._whitenings[span.chain].gradient(rounded[span.probes], span.cuts)
@@ -126,9 +130,9 @@ class Running:
         ]
         whitened = parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
         whitened *= sheet.mask
-        values = losses / self._n_rows + self._l2 / 2 * to_host(penalty)
+        values = losses / self._n_rows + self.descent.l2 / 2 * to_host(penalty)
         self.runs.tell(values, xp.reshape(whitened, (len(sheet), -1)))
-        if self._l2 == 0:
+        if self.descent.l2 == 0:
             self.runs.status[losses < np.log(2)] = SEPARABLE
 
     def finished(self) -> dict[int, Solution]:
@@ -158,24 +162,36 @@ def minimise(
     """Return the solution of every probe, by its number.
 
     Each round asks every probe for a point, passes once over the rows for all of them, and tells
-    them what was found; probes that are done leave. After each pass `report` learns how far they
-    are.
+    them what was found. In the last stage probes that are done leave; in one before it they wait
+    for the others, and all go on together. After each pass `report` learns how far they are.
     """
     solutions: dict[int, Solution] = {}
-    left = list(running)
+    left, descent = list(running), running[0].descent
+    for stage in descent.stages[:-1]:
+        while any((one.runs.status == "").any() for one in left):
+            _pass(tiles, left, stage.precision)
+            report(_standing(solutions, left))
+        for one in left:
+            one.runs.resume(descent.tol)
     while left:
-        weights = [one.coefficients(one.runs.ask()) for one in left]
-        losses, gradients = losses_and_gradients(tiles, [one.sheet for one in left], weights)
-        for one, at, loss, gradient in zip(left, weights, losses, gradients, strict=True):
-            one.tell(at, loss, gradient)
+        _pass(tiles, left, descent.stages[-1].precision)
+        for one in left:
             solutions |= one.finished()
         left = [one for one in left if len(one.runs.status)]
         report(_standing(solutions, left))
     return solutions
 
 
+def _pass(tiles: Tiles, running: Sequence[Running], precision: Precision) -> None:
+    weights = [one.coefficients(one.runs.ask()) for one in running]
+    sheets = [one.sheet for one in running]
+    losses, gradients = losses_and_gradients(tiles, sheets, weights, precision)
+    for one, at, loss, gradient in zip(running, weights, losses, gradients, strict=True):
+        one.tell(at, loss, gradient)
+
+
 def _standing(solutions: Mapping[int, Solution], left: Sequence[Running]) -> Standing:
-    shares = [share for one in left for share in one.runs.shares()]
+    shares = [share for one in left for share in one.runs.shares(one.descent.tol)]
     values = [solution.objective for solution in solutions.values()]
     values += [value for one in left for value in one.runs.values]
     return Standing(len(solutions), len(solutions) + sum(shares), float(np.mean(values)))

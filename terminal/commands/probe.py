@@ -68,6 +68,10 @@ from terminal.values import DEVICE, STORE, Names, NumberList, OutFile, Penalties
     "--fast", is_flag=True, default=None,
     help="logistic on CUDA: round the first steps' products to TF32; the last are exact.",
 )  # fmt: skip
+@solver_option(
+    "--fast", is_flag=True, default=None,
+    help="logistic on CUDA: round the first steps' products to TF32; the last are exact.",
+)  # fmt: skip
 @solver_option("--epochs", type=int, help="sgd: passes over train.  [default: 100]")
 @solver_option("--lr", type=float, help="sgd: first learning rate.  [default: 0.1]")
 @solver_option("--momentum", type=float, help="sgd: momentum.  [default: 0.9]")

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 
 from probe import budget
-from probe.blocks import RowBlocks, Rows, as_blocks
+from probe.blocks import RowBlocks, Rows, as_blocks, has_targets
 from probe.checks import check_labels
-from probe.errors import DataError
+from probe.errors import DataError, UsageError
 from probe.predictions import Predictions, room
 from probe.rows import raise_non_finite
 from probe.settings import Progress, silent
@@ -41,14 +41,21 @@ def predict(
 
     Raises:
         FileError: the file holds no probes.
+        UsageError: the probes predict numbers, not classes.
         DataError: the features are not those that the probes were fitted on, or not finite.
         MemoryBudgetError: predictions or a probe take more than `memory`.
     """
     saved = weights if isinstance(weights, SavedWeights) else load_weights(weights)
     blocks = as_blocks(rows)
     check_features(saved, blocks, source or {})
+    if saved.n_targets:
+        raise UsageError(
+            f"the probes of {saved.path.name} predict numbers, and predictions are kept of classes "
+            "alone: take `load_weights(path).weights(row).logits(features)`"
+        )
     labels = blocks.labels()
     comparable = classes is None or saved.classes is None or list(classes) == saved.classes
+    comparable &= not has_targets(blocks)
     if comparable:
         check_labels(labels, saved.n_classes, "these rows")
     numbers = np.arange(saved.tensors.max() + 1)

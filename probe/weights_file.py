@@ -139,6 +139,7 @@ class SavedWeights:
         n_classes: C.
         source: what identifies the features.
         classes: names of the classes; None if they were not given.
+        n_targets: T, if the probes predict numbers, and not classes; then C = T.
     """
 
     path: Path
@@ -148,6 +149,7 @@ class SavedWeights:
     n_classes: int
     source: dict[str, str]
     classes: list[str] | None
+    n_targets: int = 0
 
     def __len__(self) -> int:
         return len(self.table)
@@ -192,4 +194,5 @@ def load_weights(path: str | Path) -> SavedWeights:
         int(metadata["n_classes"]),
         json.loads(metadata["source"]),
         json.loads(metadata["classes"]),
+        int(metadata.get("n_targets", 0)),
     )

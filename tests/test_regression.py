@@ -189,7 +189,7 @@ def test_targets_that_cannot_be_predicted(train, test, message):
         )
 
 
-def test_metrics_of_the_other_kind_are_refused():
+def test_metrics_and_predictions_of_the_other_kind_are_refused(tmp_path):
     train, test = drawn(0)
     result = probe.fit(train, CHAINS, solver="ridge", l2=L2)
     with pytest.raises(
@@ -198,7 +198,14 @@ def test_metrics_of_the_other_kind_are_refused():
         result.score(test, ["accuracy"])
     with pytest.raises(UsageError, match="predict numbers"):
         result.predict(test)
+    probe.save_weights(result, tmp_path / "w.safetensors")
+    with pytest.raises(UsageError, match=r"w.safetensors predict numbers"):
+        probe.predict(tmp_path / "w.safetensors", test)
+    saved = probe.load_weights(tmp_path / "w.safetensors").weights(2)
+    assert (saved.logits(test[0]) == result.weights(2).logits(test[0])).all()
     classes = (train[0], np.arange(120) % 3)
+    probe.save_weights(probe.fit(classes, CHAINS, solver="ridge"), tmp_path / "c.safetensors")
+    assert probe.predict(tmp_path / "c.safetensors", test).table["accuracy"].isna().all()
     with pytest.raises(UsageError, match="r2 does not go with labels that are classes"):
         probe.sweep(classes, classes, fractions=[0.5], metrics=["r2"])
 

@@ -93,7 +93,7 @@ def epoch(sizes: EpochSizes, result, seconds: float, rates) -> dict[str, Any]:
     entries = float((1 + result.table["k"].to_numpy()).sum()) * sizes.classes
     steps = -(-rows // Recipe.batch_size)
     moved = steps * entries * 4 * TOUCHES + 4.0 * rows * sizes.features
-    return floor_row(f"an epoch, {steps} steps", seconds, (4 * rows * entries, moved), rates)
+    return floor_row("one epoch", seconds, (4 * rows * entries, moved), rates)
 
 
 def against(

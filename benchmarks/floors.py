@@ -10,6 +10,7 @@ def floor_row(
     work: tuple[float, float] | None,
     rates: Mapping[str, float],
     dtype: str = "float32",
+    target: str = "",
 ) -> dict[str, Any]:
     """Return a row: seconds, GFLOP/s of the matmul rate, GB/s of the copy rate, share of the floor.
 
@@ -21,6 +22,7 @@ def floor_row(
         work: operations, and bytes that are read or written at least; None where neither bounds it.
         rates: as `machine.rates`.
         dtype: of the operations, "float32" or "float64".
+        target: the share of the rate of products that is wanted.
 
     Example:
         >>> rates = {"matmul_gflops": 100.0, "matmul64_gflops": 50.0, "copy_gbs": 10.0}
@@ -29,9 +31,9 @@ def floor_row(
         ('50 %', 2.5, '50 %')
     """
     row: dict[str, Any] = dict.fromkeys(
-        ("what", "seconds", "GFLOP/s", "of matmul", "GB/s", "of copy", "of floor"), ""
+        ("what", "seconds", "GFLOP/s", "of matmul", "GB/s", "of copy", "of floor", "target"), ""
     )
-    row |= {"what": what, "seconds": float(seconds)}
+    row |= {"what": what, "seconds": float(seconds), "target": target}
     if work is None:
         return row
     operations, moved = work

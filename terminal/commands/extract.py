@@ -8,7 +8,7 @@ import click
 
 from terminal.failures import Command
 from terminal.progress import Progress, notice
-from terminal.values import DEVICE, FILE, FORMAT, STORE, Names
+from terminal.values import DEVICE, FILE, FORMAT, STORE, Names, OutFile
 
 # Rows that could not be read and are named; the others are counted.
 _NAMED = 20
@@ -51,6 +51,7 @@ _NAMED = 20
     "--on-error", type=click.Choice(["raise", "skip"]), default="raise",
     help="Stop at a row that cannot be read, or leave such out.",
 )  # fmt: skip
+@click.option("--report", type=OutFile(".csv"), help="Which rows were left out, and why.")
 @click.option(
     "--views", type=click.IntRange(1), default=1, help="Augmented passes of train; 1 is clean."
 )
@@ -98,9 +99,9 @@ def _columns(options: dict):
     return Columns(**chosen, targets=options.pop("target_columns") or ())
 
 
-def run_extract(**options):
+def run_extract(report: Path | None = None, **options):
     """Extract as the options say, tell what was done, and return the store."""
-    from featstore import extract
+    from featstore import datasets, extract
     from featstore.ranks import Ranks
 
     # torch.hub announces its downloads on stdout, which is for tables
@@ -110,6 +111,8 @@ def run_extract(**options):
         done = extract(**options)
     if done.ranks.rank == 0:
         _tell_of_inputs(done)
+        if report:
+            datasets.save_report(report, done.unreadable)
     if done.reused and done.ranks.rank == 0:
         notice(f"reusing {done.store.path}: complete and intact, nothing to extract")
     elif not done.reused:

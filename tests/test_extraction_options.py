@@ -172,8 +172,12 @@ def test_unreadable_rows_are_an_error_by_default(listed, tmp_path):
 def test_unreadable_rows_are_named_by_the_command(listed, tmp_path):
     command = ["extract", "--model", "test_resnet", "--no-pretrained", "--image-size", "32"]
     command += ["--dataset", listed, "--splits", "train", "--out", str(tmp_path / "store")]
-    ran = CliRunner().invoke(main, [*command, "--on-error", "skip"])
+    report = tmp_path / "left-out.csv"
+    ran = CliRunner().invoke(main, [*command, "--on-error", "skip", "--report", str(report)])
     assert ran.exit_code == 0, ran.output
+    heading, *lines = report.read_text().splitlines()
+    assert heading == "split,id,why"
+    assert [line.split(",")[:2] for line in lines] == [["train", "7.png"], ["train", "30.png"]]
     named = [line for line in ran.stderr.splitlines() if line.startswith("left out: ")]
     assert [("7.png" in named[0]), ("30.png" in named[1])] == [True, True]
     assert "stored 38 images" in ran.stderr

@@ -103,6 +103,19 @@ def test_one_class_and_more_classes_than_threads(cuda, dtype, classes, axis):
     close(ours, theirs, dtype)
 
 
+def test_what_lies_between_the_logits_is_left_alone(cuda):
+    logits, labels = drawn((4, 24, 60), "float32", 0)
+    ours, theirs = as_cupy(logits), torch.from_numpy(logits.copy())
+    part = slice(1, None, 2), slice(0, 18, 3), slice(5, 60, 4)
+    labels = labels[part[2]] % 6
+    losses = cuda.residuals(ours[part], as_cupy(labels))
+    close(losses, reference.residuals(theirs[part], torch.from_numpy(labels)), "float32")
+    close(ours, theirs, "float32")
+    found = cuda.judged(ours[part].swapaxes(1, 2), as_cupy(labels))
+    known = reference.judged(theirs[part].swapaxes(1, 2), torch.from_numpy(labels))
+    close(found.surprise, known.surprise, "float32")
+
+
 @pytest.mark.parametrize("dtype", reference.DTYPES)
 def test_absent_classes_have_no_share_and_hide_no_other(cuda, dtype):
     logits, labels = drawn((2, 9, 50), dtype, 0)

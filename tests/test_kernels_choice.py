@@ -10,6 +10,7 @@ import nvrtc
 import pytest
 import torch
 from host_kernels import needs_compiler
+from problems import cupy_has_a_device
 
 from probe import kernels
 from probe.arrays import Backend, to_host
@@ -38,8 +39,12 @@ def test_nvrtc_compiles_every_source(cupy, name, architecture):
 
     source = (cuda.files("probe.kernels") / "sources" / f"{name}.cu").read_text()
     assert len(nvrtc.compiled(source, architecture, cuda.OPTIONS)) > 1000
+
+
+@pytest.mark.skipif(nvrtc.located() is None, reason="no NVRTC: torch was built without CUDA")
+def test_nvrtc_says_what_it_does_not_compile():
     with pytest.raises(SyntaxError, match="error"):
-        nvrtc.compiled(source.replace("threadIdx", "threadIdy"), architecture, cuda.OPTIONS)
+        nvrtc.compiled("an error, and no program", "sm_90", ())
 
 
 @needs_compiler
@@ -73,6 +78,13 @@ def test_arrays_of_torch_are_shared_and_not_copied(cupy, monkeypatch):
     assert isinstance(losses, torch.Tensor)
     reference.residuals(logits, labels)
     np.testing.assert_allclose(ours.numpy(), logits, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.skipif(not cupy_has_a_device(), reason="no CUDA device for CuPy")
+@pytest.mark.parametrize("library", ["torch", "cupy"])
+def test_the_kernels_serve_on_the_device_of_this_machine(library):
+    choice.on_cuda.cache_clear()
+    assert choice.on_cuda(library).__name__ == "probe.kernels.cuda"
 
 
 def test_on_the_host_and_for_other_numbers_the_reference_serves(cupy):

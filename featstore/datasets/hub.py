@@ -1,6 +1,5 @@
 """`hf:NAME`, `hf:NAME:CONFIG` and `hf:DIR`: sets as Hugging Face's `datasets` reads them."""
 
-import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,14 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from PIL import Image
 
-from featstore.datasets import fingerprints, splits
+from featstore.datasets import splits
 from featstore.datasets.columns import LABEL, Chosen, Columns, choose
+from featstore.datasets.encoded_images import EncodedImages, rows_of_encoded
 from featstore.datasets.image_files import below
 from featstore.datasets.labels import Encoded, encoded
 from featstore.datasets.listed import of_texts
-from featstore.datasets.pixels import opened
 from featstore.datasets.rows import ImageRows, Rows
 from featstore.downloads import downloading, from_network
 from featstore.errors import DatasetError, UsageError
@@ -29,7 +27,7 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
 
 
 @dataclass(frozen=True)
-class HubImages:
+class HubImages(EncodedImages):
     """Images of a `datasets.Dataset` as rows; files that it names are read below `roots` alone."""
 
     rows: Any
@@ -56,10 +54,6 @@ class HubImages:
             except ValueError:
                 continue
         raise ValueError(f"it is said to lie in {path}, outside of the set's own folders")
-
-    def __call__(self, row: int) -> Image.Image:
-        """The image of a row."""
-        return opened(io.BytesIO(self.encoded(row)))
 
 
 def load(name: str, split: str, data_dir: Path | None, columns: Columns) -> Rows:
@@ -228,21 +222,7 @@ def _of_images(
         sizes = _sizes(undecoded.with_format("arrow"), images)
     except (OSError, ValueError) as error:
         raise DatasetError(f"an image of {dataset} is not to be read: {error}") from error
-    return ImageRows(
-        dataset=dataset,
-        split=split,
-        labels=labels.values,
-        ids=ids,
-        classes=labels.classes,
-        fingerprint=fingerprints.of_encoded(
-            ids,
-            labels.values.tolist(),
-            sizes,
-            lambda row: images.encoded(row) if sizes[row] else b"",
-        ),
-        read=images,
-        targets=labels.targets,
-    )
+    return rows_of_encoded(dataset, split, images, sizes, ids, labels)
 
 
 def _sizes(table, images: HubImages) -> list[int | None]:

@@ -1,6 +1,5 @@
 """`wds:PATTERN`: WebDataset's tar shards, each image read from its place."""
 
-import io
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from featstore.datasets import fingerprints, splits
+from featstore.datasets import splits
 from featstore.datasets.columns import Columns
+from featstore.datasets.encoded_images import EncodedImages, rows_of_encoded
 from featstore.datasets.labels import Encoded, encoded
 from featstore.datasets.listed import of_texts
-from featstore.datasets.pixels import opened
 from featstore.datasets.rows import ImageRows, Rows
 from featstore.datasets.shards import Sample, files_of, samples_of
 from featstore.datasets.tar_index import read_member
@@ -25,7 +23,7 @@ _IMAGES = tuple(IMG_EXTENSIONS)
 
 
 @dataclass(frozen=True)
-class TarImages:
+class TarImages(EncodedImages):
     """Images in tar files as rows: which shard, offset and size of each, int64 (n,)."""
 
     shards: Sequence[Path]
@@ -37,10 +35,6 @@ class TarImages:
         """The bytes of a row's file."""
         shard = self.shards[self.shard[row]]
         return read_member(shard, int(self.offset[row]), int(self.size[row]))
-
-    def __call__(self, row: int) -> Image.Image:
-        """The image of a row."""
-        return opened(io.BytesIO(self.encoded(row)))
 
 
 def load(pattern: str, split: str, data_dir: Path | None, columns: Columns) -> Rows:
@@ -112,19 +106,7 @@ def _of_images(
     shard = np.array([number[sample.shard] for sample in samples])
     offset, size = np.array([_image(dataset, sample, image) for sample in samples], np.int64).T
     read = TarImages(shards, shard, offset, size)
-    ids = _ids(dataset, samples)
-    return ImageRows(
-        dataset=dataset,
-        split=split,
-        labels=labels.values,
-        ids=ids,
-        classes=labels.classes,
-        fingerprint=fingerprints.of_encoded(
-            ids, labels.values.tolist(), size.tolist(), read.encoded
-        ),
-        read=read,
-        targets=labels.targets,
-    )
+    return rows_of_encoded(dataset, split, read, size.tolist(), _ids(dataset, samples), labels)
 
 
 def _usual_label(sample: Sample) -> str:

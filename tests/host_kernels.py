@@ -27,7 +27,7 @@ FAULTS = {
 @cache
 def library(source: str) -> ctypes.CDLL:
     """Compile a CUDA source for the host, and return it loaded."""
-    names = re.findall(r'extern "C" __global__ void (\w+)\(', source)
+    names = re.findall(r'^(?:KERNEL|extern "C" __global__ void) (\w+)\(', source, re.MULTILINE)
     wrappers = (
         f'extern "C" int launch_{name}(long long blocks, int threads, int bytes, void** arguments,'
         f" const int* sizes, int count) {{\n"

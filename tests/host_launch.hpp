@@ -17,6 +17,7 @@ using std::log1p;
 #define __global__
 #define __device__
 #define __shared__
+#define __launch_bounds__(threads)
 
 struct Index {
     int x;

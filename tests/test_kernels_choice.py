@@ -117,9 +117,9 @@ def test_a_source_that_does_not_compile_warns_once_and_is_replaced(cupy, monkeyp
     ("right", "wrong"),
     [
         ("others.largest > own ?", "others.largest < own ?"),
-        ("(x == own && c > label)", "(x == own && c < label)"),
+        ("(x[k] == own && c > label)", "(x[k] == own && c < label)"),
         ("__syncthreads();\n        if (place.lane == 0", "if (place.lane == 0"),
-        ("x == -infinity<T>()", "false"),
+        ("x == -infinity<T>() ? 0 :", ""),
     ],
 )
 def test_a_kernel_that_is_wrong_warns_once_and_is_replaced(cupy, monkeypatch, right, wrong):

@@ -32,8 +32,8 @@ struct Powers {
     T sum;
 
     __device__ void take(T x) {
-        if (x == -infinity<T>()) return;
-        T power = exp(x > largest ? largest - x : x - largest);
+        // no branches: what is selected away may be anything
+        T power = x == -infinity<T>() ? 0 : exp(x > largest ? largest - x : x - largest);
         sum = x > largest ? sum * power + 1 : sum + power;
         largest = x > largest ? x : largest;
     }
@@ -82,6 +82,18 @@ struct Place {
     }
 };
 
+// Logits that a thread has on their way at a time: one after the other, memory would never be busy.
+constexpr int TOGETHER = 4;
+
+// A thread's next logits, from class c on; minus infinity where there are no more.
+template <class T>
+__device__ void fetch(T* x, const T* line, long long c, const Layout& layout) {
+    #pragma unroll
+    for (int k = 0; k < TOGETHER; k++, c += layout.lanes) {
+        x[k] = c < layout.classes ? line[c * layout.class_stride] : -infinity<T>();
+    }
+}
+
 // The powers of a whole row, from those of its lanes; every thread of the row gets them.
 template <class T>
 __device__ Powers<T> gathered(Powers<T> own, const Place& place, int lanes) {
@@ -109,11 +121,13 @@ __device__ void residuals(T* logits, const long long* labels, double* losses, T 
     long long label = place.inside ? labels[place.row] : 0;
     T own = place.inside ? line[label * layout.class_stride] : 0;
     Powers<T> others = {-infinity<T>(), 0};
-    if (place.inside) {
-        #pragma unroll 4
-        for (long long c = place.lane; c < layout.classes; c += lanes) {
-            T x = line[c * layout.class_stride];
-            if (c != label) others.take(x);
+    T x[TOGETHER];
+    long long last = place.inside ? layout.classes : 0;
+    for (long long first = place.lane; first < last; first += TOGETHER * lanes) {
+        fetch(x, line, first, layout);
+        #pragma unroll
+        for (int k = 0; k < TOGETHER; k++) {
+            others.take(first + k * lanes == label ? -infinity<T>() : x[k]);
         }
     }
     others = gathered(others, place, lanes);
@@ -122,11 +136,13 @@ __device__ void residuals(T* logits, const long long* labels, double* losses, T 
     T rest = moved(others.sum, others.largest, largest) + (largest - largest);
     T weight = exp(own - largest);
     T share = scale / (rest + weight);
-    if (place.inside) {
-        #pragma unroll 4
-        for (long long c = place.lane; c < layout.classes; c += lanes) {
-            T* x = line + c * layout.class_stride;
-            *x = c == label ? -rest * share : exp(*x - largest) * share;
+    for (long long first = place.lane; first < last; first += TOGETHER * lanes) {
+        fetch(x, line, first, layout);
+        #pragma unroll
+        for (int k = 0; k < TOGETHER; k++) {
+            long long c = first + k * lanes;
+            T value = c == label ? -rest * share : exp(x[k] - largest) * share;
+            if (c < last) line[c * layout.class_stride] = value;
         }
     }
     if (place.lane == 0) {
@@ -154,12 +170,16 @@ __device__ void judged(const T* logits, const long long* labels, int* ranks, dou
     T own = place.inside ? line[label * layout.class_stride] : 0;
     Powers<T> all = {-infinity<T>(), 0};
     int before = own != own && place.lane == 0;
-    if (place.inside) {
-        #pragma unroll 4
-        for (long long c = place.lane; c < layout.classes; c += lanes) {
-            T x = line[c * layout.class_stride];
-            all.take(x);
-            before += c != label && !(x < own || (x == own && c > label));
+    T x[TOGETHER];
+    long long last = place.inside ? layout.classes : 0;
+    for (long long first = place.lane; first < last; first += TOGETHER * lanes) {
+        fetch(x, line, first, layout);
+        #pragma unroll
+        for (int k = 0; k < TOGETHER; k++) {
+            long long c = first + k * lanes;
+            all.take(x[k]);
+            bool behind = x[k] < own || (x[k] == own && c > label);
+            before += c < last && c != label && !behind;
         }
     }
     all = gathered(all, place, lanes);
@@ -179,6 +199,8 @@ __device__ void judged(const T* logits, const long long* labels, int* ranks, dou
     }
 }
 
+// bounds the registers, so that a block may have 1,024 threads
+#define KERNEL extern "C" __global__ void __launch_bounds__(1024)
 #define LAYOUT                                                                             \
     long long rows, long long classes, long long inner, long long outer_stride,            \
     long long inner_stride, long long row_stride, long long class_stride, long long lanes, \
@@ -187,22 +209,22 @@ __device__ void judged(const T* logits, const long long* labels, int* ranks, dou
     {rows, classes, inner, outer_stride, inner_stride, row_stride, class_stride, lanes,    \
      rows_fast}
 
-extern "C" __global__ void residuals_float32(float* logits, const long long* labels,
-                                             double* losses, float scale, LAYOUT) {
+KERNEL residuals_float32(float* logits, const long long* labels, double* losses, float scale,
+                         LAYOUT) {
     residuals(logits, labels, losses, scale, Layout GIVEN);
 }
 
-extern "C" __global__ void residuals_float64(double* logits, const long long* labels,
-                                             double* losses, double scale, LAYOUT) {
+KERNEL residuals_float64(double* logits, const long long* labels, double* losses, double scale,
+                         LAYOUT) {
     residuals(logits, labels, losses, scale, Layout GIVEN);
 }
 
-extern "C" __global__ void judged_float32(const float* logits, const long long* labels, int* ranks,
-                                          double* surprises, double* confidences, LAYOUT) {
+KERNEL judged_float32(const float* logits, const long long* labels, int* ranks, double* surprises,
+                      double* confidences, LAYOUT) {
     judged(logits, labels, ranks, surprises, confidences, Layout GIVEN);
 }
 
-extern "C" __global__ void judged_float64(const double* logits, const long long* labels, int* ranks,
-                                          double* surprises, double* confidences, LAYOUT) {
+KERNEL judged_float64(const double* logits, const long long* labels, int* ranks, double* surprises,
+                      double* confidences, LAYOUT) {
     judged(logits, labels, ranks, surprises, confidences, Layout GIVEN);
 }

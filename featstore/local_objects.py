@@ -27,7 +27,7 @@ class LocalObjects:
         except (FileNotFoundError, NotADirectoryError):
             return None
 
-    def get_all(self, folder: str, names: Sequence[str]) -> list[bytes | None]:
+    def get_all(self, folder: str, names: Sequence[str], size: int) -> list[bytes | None]:
         """Read each file that the folder lists: asking for each of many that are absent is slow."""
         try:
             there = set(os.listdir(self._root / folder))

@@ -19,8 +19,8 @@ class Objects(Protocol):
     def get(self, key: str) -> bytes | None:
         """All bytes of an object, None where there is none."""
 
-    def get_all(self, folder: str, names: Sequence[str]) -> list[bytes | None]:
-        """All bytes of each of these objects of a folder."""
+    def get_all(self, folder: str, names: Sequence[str], size: int) -> list[bytes | None]:
+        """All bytes of each of these objects of a folder, at most `size` of them."""
 
     def read(self, key: str, offset: int, out: memoryview) -> int:
         """Fill `out` from an offset; returns how many bytes there were, `FileNotFoundError`."""

@@ -97,7 +97,8 @@ class ZarrStore(Store):
     def read_records(self, split: str) -> list[bytes | None]:
         """Read the chunks of all records that are there."""
         names = [f"c.{block}.0" for block in range(self.n_blocks(split))]
-        return self._objects.get_all(f"{split}/{COMMITS}", names)
+        size = commits.slot_bytes(split, self.header.pieces(split))
+        return self._objects.get_all(f"{split}/{COMMITS}", names, size)
 
     def write_record(self, split: str, block: int, slot: bytes) -> None:
         """Write the record's chunk."""

@@ -24,7 +24,7 @@ from store_examples import (
 )
 
 import featstore
-from featstore import layout, leases, remote_objects, remote_stores
+from featstore import layout, leases, remote_objects, remote_stores, signed_reads
 from featstore.errors import (
     FeatstoreError,
     NotAStore,
@@ -36,6 +36,7 @@ from featstore.errors import (
 )
 from featstore.places import Url, cache_folder, place
 from featstore.remote_objects import RemoteObjects
+from featstore.signed_reads import read_signed
 from featstore.zarr_store import ZarrStore
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
@@ -440,3 +441,31 @@ def test_bytes_on_their_way_are_bounded(monkeypatch):
     assert max(most) <= 1400
     assert len(objects.all_keys()) == 20
     assert np.array_equal(sorted(map(int, objects.all_keys())), range(20))
+
+
+# Signed reads.
+
+
+def test_bodies_come_by_signed_urls(s3, monkeypatch):
+    store = filled(s3 / "signed", "zarr")
+    fs = fsspec.filesystem("s3")
+    out = bytearray(100)
+    chunk = "stores/signed/train/tap0/c.1.0"
+    whole = fs.cat_file(chunk)
+    assert read_signed(fs, chunk, 1000, memoryview(out)) == 24
+    assert bytes(out[:24]) == whole[1000:]
+    with pytest.raises(FileNotFoundError):
+        read_signed(fs, "stores/signed/none", 0, memoryview(out))
+    assert read_signed(fsspec.filesystem("memory"), chunk, 0, memoryview(out)) is None
+    # an own client reads, as before, what is not served by signed URLs
+    for refuse in (
+        lambda: monkeypatch.setattr(type(fs), "sign", lambda *_: "http://127.0.0.1:1/none"),
+        lambda: monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1"),
+    ):
+        monkeypatch.setattr(signed_reads, "_refused", set())
+        monkeypatch.setattr(signed_reads, "_pools", {})
+        refuse()
+        assert read_signed(fs, chunk, 0, memoryview(out)) is None
+        assert len(signed_reads._refused) == 1
+        assert_holds_known_contents(store)
+        monkeypatch.undo()

@@ -2,6 +2,7 @@
 
 Arrays are shared by DLPack, never copied, and kernels run on the stream that their library uses at
 the time. What a kernel writes is allocated by that library too, so that one memory pool holds all.
+CuPy is imported when it is used: the module can be read without it.
 """
 
 from collections.abc import Iterator
@@ -10,7 +11,6 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-import cupy
 import numpy as np
 import torch
 from array_api_compat import array_namespace, is_torch_array
@@ -28,6 +28,8 @@ CLASSES_A_THREAD = 8
 @cache
 def module(name: str) -> Any:
     """Return one of the sources, compiled anew on each device where it is first used."""
+    import cupy
+
     source = files("probe.kernels").joinpath("sources", f"{name}.cu").read_text()
     return cupy.RawModule(code=source, options=OPTIONS)
 
@@ -130,6 +132,8 @@ def current(array: Array) -> Iterator[None]:
         with array.device:
             yield
         return
+    import cupy
+
     stream = torch.cuda.current_stream(array.device).cuda_stream
     index = array.device.index
     with torch.cuda.device(index), cupy.cuda.Device(index), cupy.cuda.ExternalStream(stream):
@@ -138,11 +142,17 @@ def current(array: Array) -> Iterator[None]:
 
 def shared(array: Array) -> Any:
     """Return a CuPy array of the same memory."""
-    return cupy.from_dlpack(array) if is_torch_array(array) else array
+    if not is_torch_array(array):
+        return array
+    import cupy
+
+    return cupy.from_dlpack(array)
 
 
 def contiguous(array: Array) -> Any:
     """Return a contiguous CuPy array, of the same memory if it is so already."""
+    import cupy
+
     return cupy.ascontiguousarray(shared(array))
 
 

@@ -68,10 +68,6 @@ from terminal.values import DEVICE, STORE, Names, NumberList, OutFile, Penalties
     "--fast", is_flag=True, default=None,
     help="logistic on CUDA: round the first steps' products to TF32; the last are exact.",
 )  # fmt: skip
-@solver_option(
-    "--fast", is_flag=True, default=None,
-    help="logistic on CUDA: round the first steps' products to TF32; the last are exact.",
-)  # fmt: skip
 @solver_option("--epochs", type=int, help="sgd: passes over train.  [default: 100]")
 @solver_option("--lr", type=float, help="sgd: first learning rate.  [default: 0.1]")
 @solver_option("--momentum", type=float, help="sgd: momentum.  [default: 0.9]")
@@ -96,7 +92,7 @@ def probe(store, out, plot, save_weights, save_predictions, per_class, **options
         --out results.csv --plot accuracy.pdf
       featstore probe mine.zarr --fractions 0.1 --seeds 5 --l2 auto \\
         --save-weights probes.safetensors
-      torchrun --nproc-per-node 8 -m cli probe --fractions 0.1 --seeds 5
+      torchrun --nproc-per-node 8 -m featstore probe --fractions 0.1 --seeds 5
     """
     import featstore
     from probe.ranks import joined, rank

@@ -4,6 +4,7 @@ import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TypeVar
 
 import numpy as np
@@ -53,12 +54,30 @@ class TapBlocks:
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Each block's features and labels; `StoreDamaged` where a checksum is wrong."""
+        return self.part(0, self.n_rows)
+
+    def part(self, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Features and labels of the rows from `start` up to `stop`; no block beyond is read.
+
+        Rows are counted through all views.
+        """
+        places = [(first, end, place) for first, end, place in self._places() if end > start]
+        places = [place for place in places if place[0] < stop]
+        read = read_ahead(self._block, [place for _, _, place in places], self.ahead)
+        with closing(read):
+            for (first, end, _), (features, labels) in zip(places, read, strict=True):
+                rows = slice(max(start, first) - first, min(stop, end) - first)
+                yield features[rows], labels[rows]
+
+    def _places(self) -> Iterator[tuple[int, int, tuple[int, range]]]:
+        """First row and end of what is read at once, counted through all views, and its place."""
         n_blocks = len(self._records)
-        starts = range(0, n_blocks, self._together)
-        runs = [range(start, min(start + self._together, n_blocks)) for start in starts]
-        return read_ahead(
-            self._block, [(view, run) for view in self._views for run in runs], self.ahead
-        )
+        for number, view in enumerate(self._views):
+            before = number * self._features.n_rows
+            for start in range(0, n_blocks, self._together):
+                run = range(start, min(start + self._together, n_blocks))
+                first, last = (self._store.rows_of(self._split, b) for b in (run[0], run[-1]))
+                yield before + first.start, before + last.stop, (view, run)
 
     def labels(self) -> np.ndarray:
         """Labels of all rows, (n_rows,) or (n_rows, T): those of the split, once for each view."""

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import spec_of_clusters
 from problems import relative
 from ranks_script import main
 
+import featstore
+from featstore import layout
 from probe import budget, ranks
 from probe.blocks import ArrayBlocks
 from probe.parts import ColumnSubset, RowRange, RowSubset
@@ -112,3 +115,30 @@ def test_ranges_of_rows_of_anything():
                 assert (np.concatenate([f for f, _ in read]) == x[start:stop]).all()
     columns = RowRange(ColumnSubset(blocks, np.array([1])), 3, 9)
     assert np.concatenate([f for f, _ in columns])[:, 0].tolist() == x[3:9, 1].tolist()
+
+
+@pytest.mark.parametrize("views", [1, 3])
+def test_a_process_reads_its_own_blocks_of_a_store_alone(tmp_path, monkeypatch, views):
+    splits = spec_of_clusters().splits
+    splits = (splits[0].model_copy(update={"views": views}), splits[1])
+    monkeypatch.setattr(layout, "BLOCK_BYTES", 1)  # blocks of 32 rows
+    store = featstore.create(tmp_path / "c.zarr", spec_of_clusters(splits=splits))
+    with store.writer() as writer:
+        for block in range(store.n_blocks("train")):
+            rows = np.arange(240)[block * 32 : block * 32 + 32]
+            features = np.stack([rows[:, None] + 240 * v + np.zeros((1, 64)) for v in range(views)])
+            features = (features if views > 1 else features[0]).astype(np.float16)
+            ids = [f"{row}" for row in rows]
+            writer.write("train", block, {"penultimate": features}, rows % 4, ids)
+    tap = store.tap("train", "penultimate")
+    tap._together = 2
+    read = []
+    block_of = tap._block
+    monkeypatch.setattr(tap, "_block", lambda place: read.append(place) or block_of(place))
+    for start, stop in ((0, 240 * views), (70, 120), (230, 240), (60, 64)):
+        read.clear()
+        own = list(RowRange(tap, start, stop))
+        assert np.concatenate([x[:, 0] for x, _ in own]).tolist() == list(range(start, stop))
+        labels = [row % 240 % 4 for row in range(start, stop)]
+        assert np.concatenate([y for _, y in own]).tolist() == labels
+        assert len(read) == len({(row // 240, row % 240 // 64) for row in range(start, stop)})

@@ -49,6 +49,11 @@ def from_network(error: BaseException) -> bool:
 
 def _reason(error: BaseException) -> str:
     """The first cause in one line: what a client wraps around it is advice for other programs."""
-    while (error.__cause__ or error.__context__) is not None:
-        error = error.__cause__ or error.__context__
+    while (cause := _cause(error)) is not None:
+        error = cause
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """What an exception was raised from, or in the handling of, unless that is disowned."""
+    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)

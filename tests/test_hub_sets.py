@@ -179,6 +179,14 @@ def test_folders_and_names_that_hold_no_set(tmp_path):
             datasets.load(f"hf:{name}", "train")
 
 
+def test_files_and_addresses_are_no_names(tmp_path):
+    (tmp_path / "a.csv").write_text("text,label")
+    with pytest.raises(DatasetError, match=r"hf:a.csv is a file; give the folder"):
+        datasets.load("hf:a.csv", "train", data_dir=tmp_path)
+    with pytest.raises(DatasetError, match="is no name of a set of the hub"):
+        datasets.load("hf:https://huggingface.co/datasets/owner/set", "train")
+
+
 def test_a_script_is_never_run(tmp_path):
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "set.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
@@ -192,6 +200,7 @@ def test_a_hub_that_cannot_be_reached_names_the_remedy(tmp_path):
         datasets.load("hf:owner/some-set:config", "train", data_dir=tmp_path)
     for part in ("hf:owner/some-set:config", "from https://huggingface.co: ", "give hf:DIR"):
         assert part in str(caught.value)
+    assert "not cached" not in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

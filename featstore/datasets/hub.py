@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featstore.datasets import splits
+from featstore.datasets.arrow_types import plain
 from featstore.datasets.columns import LABEL, Chosen, Columns, choose
 from featstore.datasets.encoded_images import EncodedImages, rows_of_encoded
 from featstore.datasets.image_files import below
@@ -24,6 +25,7 @@ from featstore.errors import DatasetError, UsageError
 # Before this major version the library ran scripts that came with a set.
 _SCRIPTLESS = 4
 _NAME = re.compile(r"[A-Za-z0-9][\w.\-]*(/[A-Za-z0-9][\w.\-]*)?")
+_CONFIG = re.compile(r"[\w.\-+ ]*")
 
 
 @dataclass(frozen=True)
@@ -131,7 +133,9 @@ def _of_folder(library, folder: Path) -> dict:
 
 def _of_hub(library, dataset: str, name: str, data_dir: Path | None) -> dict:
     repository, _, config = name.partition(":")
-    if not _NAME.fullmatch(repository):
+    if Path(data_dir or "", name).is_file():
+        raise DatasetError(f"{dataset} is a file; give the folder that it lies in, or parquet:FILE")
+    if not _NAME.fullmatch(repository) or not _CONFIG.fullmatch(config):
         raise DatasetError(
             f"there is no folder {Path(data_dir or '', repository)}, and {repository!r} is no name"
             " of a set of the hub: give hf:NAME, hf:OWNER/NAME, with :CONFIG behind it if it has"
@@ -208,7 +212,7 @@ def _labels(
 
 
 def _column(table, name: str) -> pa.ChunkedArray:
-    return table.select_columns([name]).with_format("arrow")[:][name]
+    return plain(table.select_columns([name]).with_format("arrow")[:][name])
 
 
 def _of_images(

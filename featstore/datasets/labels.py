@@ -1,12 +1,14 @@
 """From columns of labels or targets to numbers: classes of all splits together, or floats."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from featstore.datasets.arrow_types import TEXT, narrowed, unified, without_space
 from featstore.errors import DatasetError, UsageError
 
 # From so many rows on, labels that are all different are not taken for classes.
@@ -35,9 +37,16 @@ def encoded(
     the distinct values of all splits, sorted, are the classes, so that a number means the same in
     each. Raises `DatasetError` naming the row of a value that is missing or no number.
     """
-    typed = [
-        _typed([columns[part][position] for part in columns]) for position in range(len(names))
-    ]
+    try:
+        typed = [
+            unified([columns[part][position] for part in columns]) for position in range(len(names))
+        ]
+    except pa.ArrowException as error:
+        raise DatasetError(
+            f"{', '.join(names)} of {dataset} has another type in each split: {error}; make it one"
+        ) from None
+    if not are_targets and typed[0][0].type == TEXT:
+        typed = [narrowed(typed[0])]
     here = list(columns).index(split)
     if are_targets or pa.types.is_floating(typed[0][0].type):
         targets = [
@@ -49,24 +58,12 @@ def encoded(
     return _classes(dataset, split, names[0], typed[0], here)
 
 
-def _typed(parts: Sequence[pa.ChunkedArray]) -> list[pa.ChunkedArray]:
-    """The same column of each split, strings as whole numbers or floats where all of them are."""
-    parts = [
-        part.cast(part.type.value_type) if pa.types.is_dictionary(part.type) else part
-        for part in parts
-    ]
-    if not all(_is_string(part.type) for part in parts):
-        return list(parts)
-    for number in (pa.int64(), pa.float64()):
-        try:
-            return [part.cast(number) for part in parts]
-        except pa.ArrowInvalid:
-            continue
-    return [part.cast(pa.large_string()) for part in parts]
-
-
 def _numbers(dataset: str, split: str, name: str, column: pa.ChunkedArray) -> np.ndarray:
     kind = column.type
+    if kind == TEXT:
+        with suppress(pa.ArrowInvalid):
+            column = without_space(column).cast(pa.float64())
+            kind = column.type
     if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
         raise DatasetError(
             f"the column {name} of {dataset} holds {_called(kind)}; targets are numbers: choose"
@@ -80,7 +77,7 @@ def _classes(
     dataset: str, split: str, name: str, parts: Sequence[pa.ChunkedArray], here: int
 ) -> Encoded:
     kind = parts[0].type
-    if not (pa.types.is_integer(kind) or pa.types.is_boolean(kind) or _is_string(kind)):
+    if not (pa.types.is_integer(kind) or pa.types.is_boolean(kind) or kind == TEXT):
         raise DatasetError(
             f"the column {name} of {dataset} holds {_called(kind)}; a label is one word or one"
             " number a row"
@@ -99,21 +96,15 @@ def _classes(
 
 
 def _refuse_missing(dataset: str, split: str, name: str, column: pa.ChunkedArray) -> None:
-    missing = pc.is_null(column, nan_is_null=True)
-    if _is_string(column.type):
-        missing = pc.or_kleene(missing, pc.equal(column, ""))
-    rows = np.flatnonzero(missing.fill_null(True).to_numpy())
+    rows = np.flatnonzero(pc.is_null(column, nan_is_null=True).to_numpy())
     if rows.size:
+        more = f", and {len(rows) - 1:,} more have none" if rows[1:].size else ""
         raise DatasetError(
-            f"row {rows[0]} of the {split} split of {dataset} has no {name}, and {len(rows) - 1:,}"
-            " more have none; fill them in, or take them out"
+            f"row {rows[0]} of the {split} split of {dataset} has no {name}{more}; fill it in, or"
+            " take it out"
         )
 
 
-def _is_string(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
 def _called(kind: pa.DataType) -> str:
-    text = "text" if _is_string(kind) else str(kind)
+    text = "text" if kind == TEXT else str(kind)
     return text if len(text) < 60 else f"{text[:57]}..."

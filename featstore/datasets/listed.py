@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from featstore.datasets import fingerprints, splits
+from featstore.datasets.arrow_types import TEXT
 from featstore.datasets.columns import Chosen
 from featstore.datasets.image_files import below, of_files
 from featstore.datasets.labels import Encoded, encoded
@@ -60,13 +61,12 @@ def of_texts(
     ids: Sequence[str] | None = None,
 ) -> TextRows:
     """Rows of a column of texts, each one's id its number in the split unless `ids` are given."""
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+    if column.type != TEXT:
         raise DatasetError(
             f"the texts of {dataset} are {column.type}, not strings; choose another column with"
             " --text-column"
         )
-    chunks = column.cast(pa.large_string()).chunks
-    texts = pa.concat_arrays(chunks) if chunks else pa.array([], pa.large_string())
+    texts = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], TEXT)
     return TextRows(
         dataset=dataset,
         split=split,
@@ -80,7 +80,7 @@ def of_texts(
 
 
 def _paths(dataset: str, part: str, column: pa.ChunkedArray, root: Path) -> list[Path]:
-    if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+    if column.type != TEXT:
         raise DatasetError(
             f"the images of {dataset} are {str(column.type)[:60]}, not paths; a folder of tables"
             " that hold the images themselves is read by hf:FOLDER"

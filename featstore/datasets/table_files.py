@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 from pyarrow import csv, json, parquet
 
 from featstore.datasets import splits
+from featstore.datasets.arrow_types import TEXT, plain
 from featstore.datasets.columns import Chosen, Columns, choose
 from featstore.datasets.listed import rows_of_tables
 from featstore.datasets.rows import Rows
@@ -59,7 +60,8 @@ def _table(
     if absent:
         raise UsageError(f"{path} has no column {absent[0]!r}; it has {', '.join(names)}")
     wanted = list(dict.fromkeys(wanted))
-    return _read(kind, path, lambda path: _TABLES[kind](path, wanted))
+    table = _read(kind, path, lambda path: _TABLES[kind](path, wanted))
+    return pa.table({name: plain(table[name]) for name in wanted})
 
 
 def _read(kind: str, path: Path, read: Callable):
@@ -113,7 +115,9 @@ def _parted(dataset: str, table: pa.Table, column: str | None) -> dict[str, pa.T
             f"{dataset} has no column 'split'; give --split-column, or a file for each split under"
             f" one name with {splits.PLACE} in it"
         )
-    names = table[column].cast(pa.string())
+    if not table.num_rows:
+        raise DatasetError(f"{dataset} has no rows")
+    names = table[column].cast(TEXT)
     there = names.unique().to_pylist()
     if None in there or "" in there:
         raise DatasetError(

@@ -10,6 +10,7 @@ import pyarrow as pa
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from featstore.datasets import splits
+from featstore.datasets.arrow_types import plain
 from featstore.datasets.columns import Columns
 from featstore.datasets.encoded_images import EncodedImages, rows_of_encoded
 from featstore.datasets.labels import Encoded, encoded
@@ -88,7 +89,7 @@ def _rows(
     labels = encoded(dataset, held, values, names, bool(columns.targets))
     image = columns.image or _usual_image(here[0])
     if columns.text or (not image and "txt" in here[0].members):
-        texts = _column(dataset, here, columns.text or "txt").cast(pa.string())
+        texts = _column(dataset, here, columns.text or "txt")
         return of_texts(dataset, split, texts, labels, _ids(dataset, here))
     if not image:
         raise UsageError(
@@ -132,7 +133,7 @@ def _column(dataset: str, samples: list[Sample], name: str) -> pa.ChunkedArray:
     """What each sample has under a name: the text of a member, or a value of its json."""
     values = [_value(dataset, sample, name) for sample in samples]
     try:
-        return pa.chunked_array([pa.array(values)])
+        return plain(pa.chunked_array([pa.array(values)]))
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise DatasetError(
             f"{name} of {dataset} is of several types: {error}; make them one"

@@ -32,11 +32,11 @@ TORCHVISION = {
 
 @pytest.mark.parametrize("name", TIMM)
 def test_classifier_of_timm_on_the_features_gives_the_logits(name):
-    backbone = backbones.load(name, pretrained=False)
+    backbone = backbones.load(name, pretrained=False, image_size=64)
     reader = taps.resolve(backbone)
     (tap,) = reader.taps
     assert (tap.name, tap.dim, tap.pooling) == ("penultimate", *TIMM[name])
-    batch = torch.randn(3, *backbone.model.pretrained_cfg["input_size"])
+    batch = torch.randn(3, 3, 64, 64)
     with torch.inference_mode():
         features = reader.read(batch)["penultimate"]
         logits = backbone.model.get_submodule(backbone.head[0])(features)
@@ -46,11 +46,11 @@ def test_classifier_of_timm_on_the_features_gives_the_logits(name):
 
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_classifier_of_torchvision_on_the_features_gives_the_logits(name):
-    backbone = backbones.load(f"torchvision:{name}", pretrained=False)
+    backbone = backbones.load(f"torchvision:{name}", pretrained=False, image_size=64)
     reader = taps.resolve(backbone)
     (tap,) = reader.taps
     assert (tap.dim, tap.pooling) == TORCHVISION[name]
-    batch = torch.randn(3, 3, 224, 224)
+    batch = torch.randn(3, 3, 64, 64)
     with torch.inference_mode():
         features = reader.read(batch)["penultimate"]
         logits = backbone.model(batch)
@@ -60,9 +60,9 @@ def test_classifier_of_torchvision_on_the_features_gives_the_logits(name):
 
 
 def test_squeezenet_is_averaged_over_its_map():
-    backbone = backbones.load("torchvision:squeezenet1_1", pretrained=False)
+    backbone = backbones.load("torchvision:squeezenet1_1", pretrained=False, image_size=64)
     reader = taps.resolve(backbone)
-    batch = torch.randn(2, 3, 224, 224)
+    batch = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         expected = backbone.model.features(batch).mean((2, 3))
         torch.testing.assert_close(reader.read(batch)["penultimate"], expected)
@@ -165,8 +165,8 @@ def test_a_layer_is_read_before_the_next_one_overwrites_it(twins):
 
 @pytest.mark.parametrize("name", ["test_resnet", "test_vit", "test_efficientnet", "test_convnext"])
 def test_other_taps_do_not_change_the_penultimate_features(name):
-    backbone = backbones.load(name, pretrained=False)
-    batch = torch.randn(2, *backbone.model.pretrained_cfg["input_size"])
+    backbone = backbones.load(name, pretrained=False, image_size=64)
+    batch = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         alone = taps.resolve(backbone).read(batch)["penultimate"]
         among = taps.resolve(backbone, ["all"]).read(batch)
@@ -185,15 +185,15 @@ def test_one_pass_reads_every_tap():
             lambda *_, path=path: runs.append(path)
         )
     with torch.inference_mode():
-        reader.read(torch.randn(2, 3, 160, 160))
+        reader.read(torch.randn(2, 3, 64, 64))
     assert runs == ["conv1", "layer1", "layer4"]
 
 
 def test_readers_of_one_model_do_not_meet():
-    backbone = backbones.load("test_resnet", pretrained=False)
+    backbone = backbones.load("test_resnet", pretrained=False, image_size=64)
     one = taps.resolve(backbone, ["layer1.0", "layer2"])
     other = taps.resolve(backbone, ["layer1.0", "penultimate"], ["layer1.0=max"])
-    batch = torch.randn(2, 3, 160, 160)
+    batch = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         first, second = one.read(batch), other.read(batch)
         assert set(first) == {"layer1.0", "layer2"}

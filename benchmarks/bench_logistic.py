@@ -39,9 +39,9 @@ NEVER = 1e-12
 FEW, MANY = 1, 9
 
 SIZES = {
-    "small": ProbeSizes(600, 256, 5, 10, 2, loop_probes=3, repeats=1),
+    "small": ProbeSizes(600, 256, 5, 10, 2, loop_probes=3, repeats=1, points=2),
     "medium": ProbeSizes(4_000, 512, 10, 10, 3, loop_probes=4, repeats=1),
-    "full": ProbeSizes(24_000, 1_280, 10, 10, 5, loop_probes=11, repeats=2),
+    "full": ProbeSizes(24_000, 1_280, 10, 10, 5, loop_probes=6, repeats=1),
 }
 
 
@@ -100,7 +100,7 @@ def measure(sizes: ProbeSizes, setup: stages.Setup) -> Report:
                 {"what": "peak MiB", "value": round(peak.bytes / 2**20)},
             ],
             "stages": passes(train, sizes, setup, best, spent, found),
-            "loops": against(train, sizes, setup, best),
+            "loops": against(train, sizes, setup, best.fitted.facts["objective"]),
         },
         grown(sizes, lambda point: solved(train, point, setup)),
         [
@@ -120,7 +120,7 @@ def passes(train: Pair, sizes: ProbeSizes, setup, best, spent: float, rates) -> 
     for steps in (FEW, MANY):
         once = lambda steps=steps: fit(rows, sizes, setup, tol=NEVER, max_iter=steps)  # noqa: E731
         timed[steps] = min(
-            (machine.seconds(once) for _ in range(sizes.repeats + 1)), key=lambda pair: pair[0]
+            (machine.seconds(once) for _ in range(sizes.repeats)), key=lambda pair: pair[0]
         )
     (few_seconds, few), (many_seconds, many) = timed[FEW], timed[MANY]
     more = many.fitted.passes - few.fitted.passes
@@ -142,12 +142,12 @@ def of_one_seed(found: np.ndarray, sizes: ProbeSizes) -> np.ndarray:
     return np.r_[found[: len(chains(sizes)[0])], found[-1]]
 
 
-def against(train: Pair, sizes: ProbeSizes, setup: stages.Setup, best) -> list[dict]:
+def against(train: Pair, sizes: ProbeSizes, setup: stages.Setup, every: np.ndarray) -> list[dict]:
     """Return the rows that compare loops with ours, stopped where they stop.
 
-    `best` holds every probe at the default tolerance.
+    `every` holds the objective of each probe at the default tolerance, chain by chain.
     """
-    optimum = of_one_seed(best.table["objective"].to_numpy(), sizes)
+    optimum = of_one_seed(every, sizes)
     (x,), labels = problems.standardised(train), train[1]
     order = chains(sizes)[0].order
     k = [*chains(sizes)[0].sizes, sizes.features]
@@ -167,7 +167,7 @@ def against(train: Pair, sizes: ProbeSizes, setup: stages.Setup, best) -> list[d
     ]
     goal = np.min([loop.answers for loop in found] or [optimum[places]], axis=0) * SLACK
     excess = np.interp(np.log(k), np.log(np.array(k)[places]), goal / optimum[places])
-    spent, stopped = until(train, sizes, setup, best.table["objective"].to_numpy(), excess)
+    spent, stopped = until(train, sizes, setup, every, excess)
     if "torch-loop" in setup.against:
         goal_of, device = dict(zip(places, goal, strict=True)), setup.backend.device
         by_torch = softmax_loops.torch_loop
@@ -214,14 +214,9 @@ def until(
 def solved(train: Pair, point: ProbeSizes, setup: stages.Setup) -> tuple[float, int, int]:
     """Return seconds, peak bytes and probes of a fit of some sizes, all of them the same steps."""
     own = problems.part(train, point)
-
-    def run() -> probe.ProbeResult:
-        return fit(own, point, setup, tol=NEVER, max_iter=MANY)
-
-    with machine.PeakMemory(setup.backend) as peak:
-        first, result = machine.seconds(run)
-    again = (machine.seconds(run)[0] for _ in range(point.repeats))
-    return min(first, *again), peak.bytes, len(result)
+    run = lambda: fit(own, point, setup, tol=NEVER, max_iter=MANY)  # noqa: E731
+    spent, held, result = machine.measured(run, point.repeats, setup.backend)
+    return spent, held, len(result)
 
 
 if __name__ == "__main__":

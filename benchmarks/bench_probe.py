@@ -15,7 +15,7 @@ SIZES = {
     "small": EpochSizes(600, 256, 5, 5, 2, loop_probes=2, repeats=1, test_rows=200),
     "medium": EpochSizes(4_000, 512, 10, 10, 5, loop_probes=3, repeats=1, epochs=10),
     "full": EpochSizes(
-        24_000, 1_280, 10, 10, 5, loop_probes=4, repeats=1, test_rows=6_000, epochs=10
+        10_000, 1_024, 10, 10, 5, loop_probes=4, repeats=1, test_rows=5_000, epochs=10
     ),
 }
 
@@ -75,9 +75,7 @@ def _against(solver: str, train, test, result, spent: float, sizes: EpochSizes, 
     if solver == "ridge":
         rows = bench_ridge.against(train, test, result, spent, sizes, setup)
     elif solver == "logistic" and setup.against:
-        # a fit, whose table has its probes in their own order
-        alone = bench_logistic.fit(train, sizes, setup)
-        rows = bench_logistic.against(train, sizes, setup, alone)
+        rows = bench_logistic.against(train, sizes, setup, result.fitted.facts["objective"])
     elif solver == "sgd":
         shares = sorted(result.table["fraction"].unique())
         chain = random_chain(sizes.features, shares, 1)

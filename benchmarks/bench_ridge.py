@@ -23,9 +23,9 @@ MANY = 10
 WORST_ERROR, TIES = 1e-5, 2
 
 SIZES = {
-    "small": SweepSizes(2_000, 128, 10, 5, 2, loop_probes=3, repeats=1, test_rows=500),
+    "small": SweepSizes(2_000, 128, 10, 5, 2, loop_probes=3, repeats=1, points=2, test_rows=500),
     "medium": SweepSizes(20_000, 1_024, 20, 20, 5, loop_probes=6, repeats=2, test_rows=4_000),
-    "full": SweepSizes(50_000, 2_048, 100, 20, 5, loop_probes=20, repeats=3, test_rows=10_000),
+    "full": SweepSizes(50_000, 2_048, 100, 20, 5, loop_probes=10, repeats=2, test_rows=10_000),
 }
 
 
@@ -160,10 +160,9 @@ def worst_coefficient_error(train: tuple, result: probe.ProbeResult, every: int)
 def solved(train, test, point: SweepSizes, setup: stages.Setup) -> tuple[float, int, int]:
     """Return seconds, peak bytes and probes of a sweep of some sizes."""
     own = problems.part(train, point), problems.part(test, point, point.test_rows)
-    with machine.PeakMemory(setup.backend) as peak:
-        first = machine.seconds(lambda: sweep(*own, point, setup))[0]
-    again = (machine.seconds(lambda: sweep(*own, point, setup))[0] for _ in range(point.repeats))
-    return min(first, *again), peak.bytes, point.fractions * point.seeds
+    run = lambda: sweep(*own, point, setup)  # noqa: E731
+    spent, held, result = machine.measured(run, point.repeats, setup.backend)
+    return spent, held, len(result)
 
 
 if __name__ == "__main__":

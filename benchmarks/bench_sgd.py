@@ -30,7 +30,7 @@ WORST_LOSS = 1e-4
 TOUCHES = 5
 
 SIZES = {
-    "small": EpochSizes(1_000, 128, 10, 3, 2, loop_probes=2, repeats=1),
+    "small": EpochSizes(1_000, 128, 10, 3, 2, loop_probes=2, repeats=1, points=2),
     "medium": EpochSizes(10_000, 512, 10, 10, 3, loop_probes=4, repeats=2),
     "full": EpochSizes(50_000, 2_048, 10, 20, 5, loop_probes=6, repeats=1),
 }
@@ -157,10 +157,9 @@ def descended(
 def solved(train: Pair, point: EpochSizes, setup: stages.Setup) -> tuple[float, int, int]:
     """Return seconds, peak bytes and probes of one epoch of a training of some sizes."""
     own = problems.part(train, point)
-    with machine.PeakMemory(setup.backend) as peak:
-        first, result = machine.seconds(lambda: fit(own, point, setup, 1))
-    again = (machine.seconds(lambda: fit(own, point, setup, 1))[0] for _ in range(point.repeats))
-    return min(first, *again), peak.bytes, len(result)
+    run = lambda: fit(own, point, setup, 1)  # noqa: E731
+    spent, held, result = machine.measured(run, point.repeats, setup.backend)
+    return spent, held, len(result)
 
 
 if __name__ == "__main__":

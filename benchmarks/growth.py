@@ -96,12 +96,13 @@ def points(sizes: ProbeSizes) -> dict[str, list[ProbeSizes]]:
         sizes, rows=sizes.rows // 2, features=max(sizes.features // 2, sizes.fractions)
     )
     most = min(8 * sizes.fractions, middle.features)
+    count = sizes.points
     along = {
-        "fractions": _halved(most),
-        "seeds": [1, 2, 4, 8],
-        "classes": _halved(sizes.classes, least=2),
-        "rows": _halved(sizes.rows),
-        "features": _halved(sizes.features, least=sizes.fractions),
+        "fractions": _halved(most, count),
+        "seeds": [1 << place for place in range(count)],
+        "classes": _halved(sizes.classes, count, least=2),
+        "rows": _halved(sizes.rows, count),
+        "features": _halved(sizes.features, count, least=sizes.fractions),
     }
     return {
         axis: [replace(middle, **{axis: value}) for value in values]
@@ -109,8 +110,8 @@ def points(sizes: ProbeSizes) -> dict[str, list[ProbeSizes]]:
     }
 
 
-def _halved(value: int, least: int = 1) -> list[int]:
-    return sorted({max(least, value // by) for by in (8, 4, 2, 1)})
+def _halved(value: int, count: int, least: int = 1) -> list[int]:
+    return sorted({max(least, value >> by) for by in range(count)})
 
 
 def grown(sizes: ProbeSizes, solve: Callable[[ProbeSizes], tuple[float, int, int]]) -> list[Growth]:
@@ -122,8 +123,7 @@ def grown(sizes: ProbeSizes, solve: Callable[[ProbeSizes], tuple[float, int, int
     """
     found = []
     for axis, problems in points(sizes).items():
-        measured = [solve(problem) for problem in problems]
-        seconds, held, probes = zip(*measured, strict=True)
+        seconds, held, probes = zip(*map(solve, problems), strict=True)
         values = [getattr(problem, axis) for problem in problems]
         found.append(Growth(axis, values, probes, seconds, held, TARGETS.get(axis)))
     return found

@@ -21,7 +21,9 @@ import torch
 from benchmarks.report import Report, table
 from probe.arrays import Backend, full_precision
 
-__all__ = ["PeakMemory", "arguments", "best", "facts", "rates", "report", "seconds", "table"]
+__all__ = [
+    "PeakMemory", "arguments", "best", "facts", "measured", "rates", "report", "seconds", "table",
+]  # fmt: skip
 
 LIBRARIES = ("numpy", "scipy", "torch", "scikit-learn", "zarr", "h5py", "cupy-cuda13x")
 # a product this large runs at full speed, on a CPU and on an accelerator
@@ -190,6 +192,14 @@ class PeakMemory:
         if self._backend.device == "cpu":
             return resident()
         return importlib.import_module("cupy").get_default_memory_pool().used_bytes()
+
+
+def measured(run: Callable[[], Any], repeats: int, backend: Backend) -> tuple[float, int, Any]:
+    """Return the shortest time of a call, the peak bytes of the first, and what that returned."""
+    with PeakMemory(backend) as peak:
+        first, result = seconds(run)
+    times = [first, *(seconds(run)[0] for _ in range(repeats - 1))]
+    return min(times), peak.bytes, result
 
 
 def resident() -> int:

@@ -21,6 +21,7 @@ class ProbeSizes:
         seeds: how many seeds.
         loop_probes: how many of one seed's probes the loop that is replaced is timed on.
         repeats: how often each time is taken; the shortest counts.
+        points: how many values each axis of growth has.
     """
 
     rows: int
@@ -30,6 +31,7 @@ class ProbeSizes:
     seeds: int
     loop_probes: int = 4
     repeats: int = 2
+    points: int = 4
 
 
 @dataclass(frozen=True)

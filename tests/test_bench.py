@@ -20,7 +20,7 @@ from benchmarks.sizes import EpochSizes, ProbeSizes, chosen
 from probe.errors import UsageError
 
 RATES = {"matmul_gflops": 100.0, "matmul64_gflops": 50.0, "copy_gbs": 10.0}
-TINY = "small,rows=240,features=16,classes=3,fractions=2,seeds=2,loop_probes=2"
+TINY = "small,rows=240,features=16,classes=3,fractions=2,seeds=2,loop_probes=2,points=3"
 
 
 @pytest.fixture(autouse=True)

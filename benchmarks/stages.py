@@ -44,6 +44,7 @@ STAGES = {
     ),
     "sgd": Stage("bench_sgd", "the paper's own training", ("torch-loop",), solves=True),
     "store": Stage("bench_store", "writing and reading stores, against numpy's files"),
+    "remote": Stage("bench_remote", "reading a store at s3://, against plain GETs"),
     "extract": Stage("bench_extract", "extraction, against bare forward passes"),
     "memory": Stage("bench_memory", "memory of sweeps over stores", solves=True),
 }  # fmt: skip

@@ -87,6 +87,14 @@ class Hdf5Store(Store):
         there = durable.read_at(self.path, self._slot(split, block), memoryview(out))
         return bytes(out[:there])
 
+    def read_records(self, split: str) -> list[bytes | None]:
+        """Read all slots at once: they lie one after another."""
+        size, n_blocks = self._slot_bytes(split), self.n_blocks(split)
+        out = bytearray(size * n_blocks)
+        there = durable.read_at(self.path, self._slot(split, 0), memoryview(out))
+        slots = bytes(out[:there])
+        return [slots[block * size : (block + 1) * size] for block in range(n_blocks)]
+
     def write_record(self, split: str, block: int, slot: bytes) -> None:
         """Write the slot in place."""
         durable.write_at(self.path, self._slot(split, block), memoryview(slot))

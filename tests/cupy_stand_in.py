@@ -18,6 +18,9 @@ import numpy as np
 import scipy.linalg
 from host_kernels import HostModule
 
+from probe.kernels import choice
+from probe.kernels import cuda as cuda_kernels
+
 REFLECTED = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or")
 BINARY = (*REFLECTED, "lt", "le", "gt", "ge", "eq", "ne")
 
@@ -233,14 +236,20 @@ def installed(free=1 << 33):
     ours["cupyx.scipy.linalg"].solve_triangular = _solve_triangular
 
     def of_cupy():
-        names = (*ours, "array_api_compat.cupy", "probe.kernels.cuda")
+        names = (*ours, "array_api_compat.cupy")
         return [name for name in sys.modules if name.startswith(names)]
 
+    # what has been compiled and checked is of the one package or of the other
+    forget = cuda_kernels.module.cache_clear, choice.on_cuda.cache_clear
     before = {name: sys.modules.pop(name) for name in of_cupy()}
     sys.modules.update(ours)
     try:
+        for one in forget:
+            one()
         yield cupy
     finally:
+        for one in forget:
+            one()
         for name in of_cupy():
             del sys.modules[name]
         sys.modules.update(before)

@@ -20,10 +20,8 @@ from probe.kernels import check, choice, reference
 
 @pytest.fixture
 def cupy():
-    choice.on_cuda.cache_clear()
     with cupy_stand_in.installed() as module:
         yield module
-    choice.on_cuda.cache_clear()
 
 
 def drawn(seed=0):

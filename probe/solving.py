@@ -75,7 +75,7 @@ def _solved(
     plan = wide_plan(numbers, chains)
     if plan is None:
         return make(train, chains, penalties, settings, **options)
-    axes = Axes(tuple(chains), tuple(penalties))
+    axes, settings = Axes(tuple(chains), tuple(penalties)), replace(settings, memory=numbers.free)
     parts: list[Fitted] = []
     for part in plan:
         for before in parts:
@@ -92,10 +92,15 @@ def problem(
     entry: Solver, train: RowBlocks, penalties: Sequence[float], settings: Settings
 ) -> Problem:
     """Return what is to be solved, in the numbers that decide how."""
-    outputs = train.n_classes or targets_of(train)
+    outputs, reading = train.n_classes or targets_of(train), 0
+    if train.n_features > train.n_rows:
+        # a block in use, two being read ahead, and the columns taken of it; orders and masks
+        block, _ = next(iter(train))
+        reading = 4 * block.nbytes + 64 * train.n_features
     return Problem(
-        train.n_rows, train.n_features, outputs, len(penalties), settings.memory, entry.moments
-    )
+        train.n_rows, train.n_features, outputs, len(penalties), settings.memory, entry.moments,
+        reading,
+    )  # fmt: skip
 
 
 def _numbers(axes: Axes, cuts: Sequence[Cut]) -> np.ndarray:

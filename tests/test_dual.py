@@ -89,7 +89,7 @@ def test_tiles_and_pieces_change_nothing(monkeypatch):
 
     train = Counted(*WIDE.train, block_rows=7)
     numbers = Problem(50, D, 3, len(L2), 1)
-    little = numbers.dual_bytes(D) + 4 * 10**4
+    little = numbers.dual_bytes(D) + 4 * 10**4 + 4 * 7 * D * 8 + 64 * D
     planned = solve(SOLVERS["ridge"], train, CHAINS, L2, Settings(memory=little), {})
     assert len(reads) > 8  # several tiles a chain
     assert relative(logits(planned), whole) <= 1e-10

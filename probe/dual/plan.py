@@ -27,6 +27,7 @@ class Problem:
         penalties: R.
         memory: bytes that arrays may take.
         dual: whether the solver can be solved in the dual.
+        reading: bytes that wide blocks take while they are read, and orders of all features.
     """
 
     n_rows: int
@@ -35,6 +36,12 @@ class Problem:
     penalties: int
     memory: int
     dual: bool = True
+    reading: int = 0
+
+    @property
+    def free(self) -> int:
+        """Bytes beside what reading takes."""
+        return self.memory - self.reading
 
     def primal_bytes(self, union: int, longest: int) -> int:
         """Bytes for moments of `union` features, and factors of a chain of `longest`."""
@@ -50,7 +57,7 @@ class Problem:
 
     def tile(self, longest: int, itemsize: int) -> int:
         """Features of all rows, of so many bytes each, that fit beside `dual_bytes`."""
-        free = max(0, self.memory - self.dual_bytes(longest)) * 7 // 8
+        free = max(0, self.free - self.dual_bytes(longest)) * 7 // 8
         return min(self.n_features, LEAST_TILE + free // (itemsize * self.n_rows))
 
     def primal_work(self, union: int, lengths: Sequence[int]) -> float:
@@ -126,7 +133,7 @@ def wide_plan(problem: Problem, chains: Sequence[Chain]) -> Plan:
     if not problem.dual or (whole and problem.n_features <= problem.n_rows):
         return None
     sizes = sorted({size for chain in chains for size in chain.sizes})
-    limits = [s for s in sizes if problem.primal_bytes(s, s) <= problem.memory]
+    limits = [s for s in sizes if problem.primal_bytes(s, s) <= problem.free]
     options = [_parts(problem, chains, limit) for limit in [0, *limits]]
     works = [np.inf if parts is None else _work(problem, parts) for parts in options]
     best = int(np.argmin(works))
@@ -150,7 +157,7 @@ def touched(cuts: Sequence[Cut], n_features: int) -> np.ndarray:
 def _parts(problem: Problem, chains: Sequence[Chain], limit: int) -> list[WidePart] | None:
     """Return the parts if prefixes up to `limit` features are primal; None if one does not fit."""
     short, long = _cuts(chains, 0, limit), _cuts(chains, limit, np.inf)
-    if long and problem.dual_bytes(max(cut.length for cut in long)) > problem.memory:
+    if long and problem.dual_bytes(max(cut.length for cut in long)) > problem.free:
         return None
     groups: list[list[Cut]] = []
     for cut in short:
@@ -177,7 +184,7 @@ def _cuts(chains: Sequence[Chain], above: float, limit: float) -> list[Cut]:
 def _fits(problem: Problem, cuts: Sequence[Cut]) -> bool:
     longest = max(cut.length for cut in cuts)
     union = int(touched(cuts, problem.n_features).sum())
-    return problem.primal_bytes(union, longest) <= problem.memory
+    return problem.primal_bytes(union, longest) <= problem.free
 
 
 def _work(problem: Problem, parts: Sequence[WidePart]) -> float:
@@ -196,6 +203,6 @@ def _too_little(problem: Problem, largest: int) -> MemoryBudgetError:
     return MemoryBudgetError(
         f"{text(problem.memory)} of memory is too little for probes on {largest} features of "
         f"{problem.n_rows} rows, which need a matrix of either by itself: allow at least "
-        f"{text(min(features, rows))}, or take smaller fractions"
+        f"{text(min(features, rows) + problem.reading)}, or take smaller fractions"
         + (" or fewer rows" if rows < features else "")
     )

@@ -48,9 +48,8 @@ def fit(
         held_out: share of every class of train that "validation" holds out.
         held_out_seed: of the draw of that part.
         standardize: divide each feature by its train standard deviation.
-        memory: what arrays may take, on host and device each, as "4GiB" or bytes. "auto" is 4 GiB
-            on the CPU, and nine tenths of what is free on a CUDA device. A device that has less
-            after all is met with half of it, again and again, and a warning.
+        memory: what arrays may take, on host and device each: "4GiB", bytes, or "auto", as in
+            `probe.device_memory.Grant`. A device with less is met with half, and a warning.
         device: "auto", "cpu" or "cuda".
         backend: "torch", "numpy" or "cupy".
         store: what to call the features in the table.

@@ -240,7 +240,7 @@ def installed(free=1 << 33):
         return [name for name in sys.modules if name.startswith(names)]
 
     # what has been compiled and checked is of the one package or of the other
-    forget = cuda_kernels.module.cache_clear, choice.on_cuda.cache_clear
+    forget = cuda_kernels.kernel.cache_clear, choice.on_cuda.cache_clear
     before = {name: sys.modules.pop(name) for name in of_cupy()}
     sys.modules.update(ours)
     try:

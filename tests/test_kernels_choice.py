@@ -105,8 +105,8 @@ def served_with_one_warning(cupy, cause):
 def test_a_source_that_does_not_compile_warns_once_and_is_replaced(cupy, monkeypatch):
     from probe.kernels import cuda
 
-    broken = lambda name: cupy.RawModule(code="an error, and no program")  # noqa: E731
-    monkeypatch.setattr(cuda, "module", broken)
+    broken = cupy.RawModule(code="an error, and no program")
+    monkeypatch.setattr(cuda, "kernel", lambda source, name: broken.get_function(name))
     served_with_one_warning(cupy, "kernels are not used")
 
 
@@ -125,11 +125,12 @@ def test_a_kernel_that_is_wrong_warns_once_and_is_replaced(cupy, monkeypatch, ri
 
     source = (cuda.files("probe.kernels") / "sources" / "softmax.cu").read_text()
     assert right in source
-    sources = {"softmax": source.replace(right, wrong)}
-    module = cuda.module
+    kernel, broken = cuda.kernel, cupy.RawModule(code=source.replace(right, wrong))
     monkeypatch.setattr(
-        cuda, "module",
-        lambda name: cupy.RawModule(code=sources[name]) if name in sources else module(name),
+        cuda, "kernel",
+        lambda source, name: (
+            broken.get_function(name) if source == "softmax" else kernel(source, name)
+        ),
     )  # fmt: skip
     served_with_one_warning(cupy, "differs from its reference")
 

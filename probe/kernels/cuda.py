@@ -26,12 +26,12 @@ CLASSES_A_THREAD = 8
 
 
 @cache
-def module(name: str) -> Any:
-    """Return one of the sources, compiled anew on each device where it is first used."""
+def kernel(source: str, name: str) -> Any:
+    """Return a kernel of one of the sources, compiled on each device where it is first launched."""
     import cupy
 
-    source = files("probe.kernels").joinpath("sources", f"{name}.cu").read_text()
-    return cupy.RawModule(code=source, options=OPTIONS)
+    code = files("probe.kernels").joinpath("sources", f"{source}.cu").read_text()
+    return cupy.RawModule(code=code, options=OPTIONS).get_function(name)
 
 
 def residuals(logits: Array, labels: Array, scale: float = 1.0) -> Array:
@@ -84,10 +84,10 @@ def permuted_blocks(matrix: Array, orders: Array, penalties: Array) -> Array:
     systems, length = orders.shape
     blocks = empty(matrix, (systems, length, length), "float64")
     with current(matrix):
-        kernel = module("blocks").get_function("permuted_blocks")
         arrays = *map(contiguous, (matrix, orders, penalties)), shared(blocks)
         sizes = np.int64(len(matrix)), np.int64(length)
-        kernel((systems * length,), (THREADS,), (*arrays, *sizes))
+        run = kernel("blocks", "permuted_blocks")
+        run((systems * length,), (THREADS,), (*arrays, *sizes))
     return blocks
 
 
@@ -115,9 +115,9 @@ class Launch:
 
     def __call__(self, name: str, arguments: tuple, bytes_a_thread: int) -> None:
         """Run a kernel whose first arguments, and shared memory, are these."""
-        kernel = module("softmax").get_function(name)
-        kernel((self._grid,), (self._threads,), (*arguments, *self._layout),
-               shared_mem=bytes_a_thread * self._threads)  # fmt: skip
+        run = kernel("softmax", name)
+        run((self._grid,), (self._threads,), (*arguments, *self._layout),
+            shared_mem=bytes_a_thread * self._threads)  # fmt: skip
 
 
 def _power_of_two(wanted: int, most: int) -> int:

@@ -73,6 +73,7 @@ def read(backbone, items, names=("penultimate",), pool=None) -> dict[str, torch.
 def test_image_encoder(vit):
     backbone = backbones.load(f"hf:{vit}")
     assert (backbone.name, backbone.modality, backbone.engine) == ("hf:tiny-vit", "image", "torch")
+    assert backbone.libraries == ("transformers",)
     images = [picture(50, 40), picture(32, 70)]
     features = read(backbone, images, ["all"])
     model = transformers.ViTModel.from_pretrained(vit, add_pooling_layer=False)

@@ -1,5 +1,6 @@
 """ONNX files: a real ResNet by its tensor's name, small graphs with known answers, refusals."""
 
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,7 @@ def test_last_layers_on_the_features_give_the_outputs_of_the_file(nsfw):
 
 def test_maps_are_turned_to_nchw_and_pooled(nsfw):
     assert (nsfw.name, nsfw.engine) == ("onnx:open-nsfw.onnx#Reshape:0", "onnxruntime")
+    assert [metadata.version(name) for name in nsfw.libraries] == [onnxruntime.__version__]
     names = ["penultimate", "Relu_48:0"]
     features = read(nsfw, [picture(224, 224)] * 2, names)
     assert list(features) == ["penultimate", "Relu_48_0"]

@@ -18,6 +18,7 @@ class Backbone:
     `weights_id` is "sha256:<hex>" of the tensors as loaded, with "random:<seed>:" before it for an
     untrained network. `head` names the classifier's modules; `notes` says what was left out.
     `engine` is what computes: "torch", or "onnxruntime", where `model` has no torch layers.
+    `libraries` names the packages beside torch and timm whose version may matter.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Backbone:
     network: Network
     notes: tuple[str, ...] = ()
     engine: str = "torch"
+    libraries: tuple[str, ...] = ()
 
     @property
     def modality(self) -> str:

@@ -73,6 +73,7 @@ def load(
         model=model,
         weights_id=identity if pretrained else f"random:{seed}:{identity}",
         head=(),
+        libraries=("transformers",),
         **parts,
     )
 

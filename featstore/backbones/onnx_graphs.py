@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -47,6 +48,12 @@ class Graph(torch.nn.Module):
         self._sessions: dict[tuple[str, ...], object] = {}
         self.input = self._only_input()
         self.tensors = self._tensors()
+
+    @property
+    def package(self) -> str:
+        """The distribution that computes: onnxruntime, or the one for GPUs."""
+        names = metadata.packages_distributions().get("onnxruntime", ["onnxruntime"])
+        return names[0]
 
     def identity(self) -> str:
         """SHA-256, as "sha256:<hex>", of the file, and of those that hold its weights."""

@@ -54,6 +54,7 @@ def load(
         head=(),
         network=_network(graph, tensor, recipe, made(Image.new("RGB", (64, 64)))[None]),
         engine="onnxruntime",
+        libraries=(graph.package,),
     )
 
 

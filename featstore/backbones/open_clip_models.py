@@ -56,6 +56,7 @@ def load(
         transform=_transform(open_clip, name, model),
         head=(),
         network=_network(tower),
+        libraries=("open_clip_torch",),
     )
 
 

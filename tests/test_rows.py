@@ -160,7 +160,7 @@ FILES = {
 }  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.sampled_from(sorted(FILES)), st.data())
 @pytest.mark.filterwarnings("ignore")
 def test_any_damage_is_an_unreadable_row_and_nothing_worse(format, data):

@@ -51,6 +51,10 @@ class RowSubset:
                 yield features[inside], labels[inside]
             start += len(labels)
 
+    def part(self, start: int, stop: int) -> "RowSubset":
+        """Return the rows from `start` up to `stop` of these, at least one."""
+        return RowSubset(self._blocks, self._rows[start:stop])
+
     def labels(self) -> np.ndarray:
         """Return every label, int64 (n,)."""
         return self._blocks.labels()[self._rows]

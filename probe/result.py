@@ -86,8 +86,13 @@ class ProbeResult:
         It is NaN for classes that test has no row of, and for probes read from a results file.
 
         Raises:
-            UsageError: the probes have not been scored by accuracy.
+            UsageError: the probes have not been scored by accuracy, or predict numbers.
         """
+        if n_targets(self.fitted):
+            raise UsageError(
+                "these probes predict numbers, and only classes have an accuracy each: ask for "
+                "the metrics r2, mse or mae"
+            )
         if self.by_class is None:
             raise UsageError("no accuracy has been counted: call score(test) first")
         return self.by_class[self.probes]

@@ -198,6 +198,8 @@ def test_metrics_and_predictions_of_the_other_kind_are_refused(tmp_path):
         result.score(test, ["accuracy"])
     with pytest.raises(UsageError, match="predict numbers"):
         result.predict(test)
+    with pytest.raises(UsageError, match="only classes have an accuracy each"):
+        result.score(test).per_class()
     probe.save_weights(result, tmp_path / "w.safetensors")
     with pytest.raises(UsageError, match=r"w.safetensors predict numbers"):
         probe.predict(tmp_path / "w.safetensors", test)

@@ -1,30 +1,47 @@
 """Exact softmax probes against scikit-learn's at tol=1e-8, on data of every shape.
 
-python -m benchmarks.bench_optimum --sizes small
+python -m benchmarks.bench_optimum --sizes small --json results.json
 
 For each problem and penalty: the worst excess of a probe's objective over scikit-learn's, both
-computed here in float64, and how many test rows of 10,000 the two classify differently.
+computed here in float64; by how many test rows of 10,000 their accuracies differ; and how many rows
+they put into different classes, right or wrong.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import logsumexp
-from sklearn.linear_model import LogisticRegression
 
 import probe
-from benchmarks import machine
+from benchmarks import machine, stages
+from benchmarks.loops import Disagreement
+from benchmarks.report import Report
+from benchmarks.sizes import as_dict
+from benchmarks.softmax_loops import objective
 from probe.chains import random_chain
 
 FRACTIONS = (0.25, 1.0)
-PENALTIES = {"small": (1e-2,), "full": (1e-4, 1e-2)}
+PENALTIES = (1e-2, 1e-4)
 N_TEST = 10_000
+EXCESS, ROWS = 1e-6, 2
 
-Problem = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+@dataclass(frozen=True)
+class OptimumSizes:
+    """How many of the problems, and how many penalties of each, the first ones first."""
+
+    problems: int
+    penalties: int
+
+
+SIZES = {"small": OptimumSizes(3, 1), "medium": OptimumSizes(7, 1), "full": OptimumSizes(8, 2)}
+
+# train features and labels, test features and labels
+Problem = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 def clusters(n: int, d: int, c: int, *, spread: float = 1.0, share: float = 1.0) -> Problem:
-    """Return train features (n, d), labels (n,), test features (N_TEST, d) of c Gaussian classes.
+    """Return n train rows and N_TEST test rows of d features, of c Gaussian classes.
 
     Arguments:
         n: train rows.
@@ -41,35 +58,27 @@ def clusters(n: int, d: int, c: int, *, spread: float = 1.0, share: float = 1.0)
     labels = np.concatenate([np.arange(c), drawn])
     tested = random.integers(c, size=N_TEST)
     x, x_test = ((means[y] + random.normal(size=(len(y), d))) @ mixing for y in (labels, tested))
-    return x.astype(np.float32), labels, x_test.astype(np.float32)
+    return x.astype(np.float32), labels, x_test.astype(np.float32), tested
 
 
 def with_copies() -> Problem:
     """Return a problem whose features are there three times, some of them constant."""
-    x, y, x_test = clusters(2000, 20, 5)
+    x, y, x_test, y_test = clusters(2000, 20, 5)
     x, x_test = np.tile(x, 3), np.tile(x_test, 3)
     x[:, :4], x_test[:, :4] = 7.0, 7.0
-    return x, y, x_test
+    return x, y, x_test, y_test
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "tall": lambda: clusters(4000, 40, 10),
     "wide, N < k": lambda: clusters(200, 1000, 5),
+    "2 classes": lambda: clusters(2000, 50, 2),
     "separable": lambda: clusters(1000, 60, 4, spread=4.0),
     "imbalanced, 200:1": lambda: clusters(3000, 40, 6, share=0.35),
     "duplicated and constant": with_copies,
-    "2 classes": lambda: clusters(2000, 50, 2),
     "100 classes": lambda: clusters(6000, 64, 100, spread=2.0),
     "1,000 classes": lambda: clusters(8000, 32, 1000, spread=2.0),
 }
-SMALL = ("tall", "wide, N < k", "2 classes")
-
-
-def objective(x: np.ndarray, y: np.ndarray, coef, intercept, l2: float) -> float:
-    """Return mean cross-entropy + (l2/2) ||W||^2 in float64; coef (k, C), x (N, k)."""
-    logits = x @ coef + intercept
-    losses = logsumexp(logits, axis=1) - logits[np.arange(len(y)), y]
-    return float(losses.mean() + l2 / 2 * (coef**2).sum())
 
 
 def scikit_learn(x: np.ndarray, y: np.ndarray, l2: float) -> tuple[np.ndarray, np.ndarray]:
@@ -77,6 +86,8 @@ def scikit_learn(x: np.ndarray, y: np.ndarray, l2: float) -> tuple[np.ndarray, n
 
     Of two classes it penalises one vector, W_1 - W_0, whose square is twice that of both.
     """
+    from sklearn.linear_model import LogisticRegression
+
     two = y.max() == 1
     inverse = (2 if two else 1) / (len(y) * l2)
     model = LogisticRegression(C=inverse, tol=1e-8, max_iter=100_000).fit(x, y)
@@ -86,12 +97,12 @@ def scikit_learn(x: np.ndarray, y: np.ndarray, l2: float) -> tuple[np.ndarray, n
     return coef, intercept
 
 
-def compare(name: str, l2: float) -> dict:
+def compare(name: str, l2: float, setup: stages.Setup) -> dict:
     """Return the row of one problem and penalty."""
-    x, y, x_test = PROBLEMS[name]()
+    x, y, x_test, y_test = PROBLEMS[name]()
     chain = random_chain(x.shape[1], FRACTIONS, 1)
-    result = probe.fit((x, y), [chain], solver="logistic", l2=l2)
-    excess, differ = [], []
+    result = probe.fit((x, y), [chain], solver="logistic", l2=l2, **setup.arguments)
+    excess, accuracy, differ = [], [], []
     for row in range(len(result)):
         weights = result.weights(row)
         inside, outside = (
@@ -99,29 +110,43 @@ def compare(name: str, l2: float) -> dict:
             for part in (x, x_test)
         )
         theirs, ours = scikit_learn(inside, y, l2), weights.standardized
-        best = objective(inside, y, *theirs, l2)
-        excess.append(objective(inside, y, *ours, l2) / best - 1)
+        best = objective(*theirs, inside, y, l2)
+        excess.append(objective(*ours, inside, y, l2) / best - 1)
         found, expected = ((outside @ w + b).argmax(1) for w, b in (ours, theirs))
+        right, expected_right = ((classes == y_test).sum() for classes in (found, expected))
+        accuracy.append(abs(int(right) - int(expected_right)))
         differ.append(int((found != expected).sum()))
     done = (result.table["status"] == "converged").sum()
     return {
         "problem": name,
         "l2": l2,
         "excess": max(excess),
-        "rows differ": max(differ),
+        "accuracy": max(accuracy),
+        "classes": max(differ),
         "steps": int(result.table["iterations"].max()),
         "converged": f"{done} of {len(result)}",
     }
 
 
-def main() -> None:
-    options = machine.arguments(__doc__.splitlines()[0])
-    names = SMALL if options.sizes == "small" else PROBLEMS
-    rows = [compare(name, l2) for name in names for l2 in PENALTIES[options.sizes]]
-    if options.sizes == "small":
-        assert all(row["excess"] <= 1e-6 and row["rows differ"] <= 2 for row in rows)
-    machine.report("softmax optimum", options.sizes, rows, options.json)
+def measure(sizes: OptimumSizes, setup: stages.Setup) -> Report:
+    """Return the report, having checked objectives and, where rows are many a class, accuracies."""
+    names, penalties = list(PROBLEMS)[: sizes.problems], PENALTIES[: sizes.penalties]
+    rows = [compare(name, l2, setup) for name in names for l2 in penalties]
+    for row in rows:
+        if row["excess"] > EXCESS or row["accuracy"] > ROWS:
+            raise Disagreement(
+                f"optimum: on {row['problem']} with l2 = {row['l2']:g} an objective is "
+                f"{row['excess']:.1e} above scikit-learn's, or {row['accuracy']} more or fewer "
+                f"of {N_TEST} rows are right"
+            )
+    notes = [
+        "excess: of our objective over scikit-learn's at tol=1e-8, at worst. accuracy: by how "
+        f"many of {N_TEST:,} test rows the two differ. classes: rows that they put into "
+        "different ones."
+    ]
+    return Report("optimum", as_dict(sizes), machine.facts(setup.backend), {"optimum": rows}, (),
+                  notes)  # fmt: skip
 
 
 if __name__ == "__main__":
-    main()
+    stages.main("optimum")

@@ -42,6 +42,9 @@ STAGES = {
         "bench_logistic", "exact softmax regression", ("sklearn", "torch-loop", "cuml"),
         solves=True, stored=True,
     ),
+    "optimum": Stage(
+        "bench_optimum", "softmax objectives, against scikit-learn's to the last digit", solves=True
+    ),
     "sgd": Stage("bench_sgd", "the paper's own training", ("torch-loop",), solves=True),
     "store": Stage("bench_store", "writing and reading stores, against numpy's files"),
     "remote": Stage("bench_remote", "reading a store at s3://, against plain GETs"),

@@ -33,9 +33,8 @@ from terminal.values import DEVICE, STORE, Names, OutFile
 def bench(stage, json, figures, **options) -> None:
     """Measure this machine: probes, memory, growth, and the loops replaced.
 
-    STAGE is probe (every solver on one sweep), ridge, logistic, sgd, store, remote, extract or
-    memory.
-    Everything timed is held against the machine's own rates of matrix products and of copies, and
+    STAGE is probe (every solver on one sweep), ridge, logistic, optimum, sgd, store, remote,
+    extract or memory. Everything timed is held against the machine's own rates of matrix products and of copies, and
     its answers against those of what it is compared with.
 
     \b

@@ -47,7 +47,7 @@ class Grant:
 
         Raises:
             MemoryBudgetError: with less than this not even the smallest batch fits; or there are
-            several ranks, which would no longer do the same work.
+                several ranks, which would no longer do the same work.
         """
         failed = 0
         while True:

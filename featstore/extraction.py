@@ -125,7 +125,7 @@ def _store(
         )
 
     if ranks.rank == 0:
-        provenance = _provenance(request, device, unreadable, ranks)
+        provenance = _provenance(taken, request, device, unreadable, ranks)
         if spec.precision != "float32" and (request.overwrite or not stores.exists(path)):
             provenance["precision_change"] = _precision_change(taken, spec, request, device)
         store = opened(request.overwrite, provenance)
@@ -191,12 +191,18 @@ def _precision_change(
 
 
 def _provenance(
-    request: Request, device: torch.device, unreadable: tuple[Unreadable, ...], ranks: Ranks
+    taken: Inputs,
+    request: Request,
+    device: torch.device,
+    unreadable: tuple[Unreadable, ...],
+    ranks: Ranks,
 ) -> dict:
     made = {
         "batch_size": request.batch_size or BATCH_SIZE,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "libraries": {name: metadata.version(name) for name in _LIBRARIES},
+        "libraries": {
+            name: metadata.version(name) for name in (*_LIBRARIES, *taken.backbone.libraries)
+        },
     }
     if ranks.count > 1:
         made["ranks"] = ranks.count

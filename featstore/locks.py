@@ -16,6 +16,9 @@ from typing import Any
 from featstore.errors import FeatstoreError, WriterBusy
 from featstore.places import Place, Url
 
+# How long a process of a job waits for the holder to say whose it is.
+_GRACE = 2.0  # seconds
+
 _held: "weakref.WeakSet[_Held]" = weakref.WeakSet()
 
 
@@ -117,6 +120,7 @@ def is_note(path: Path) -> bool:
 
 
 def _acquire(path: Path, store: Path, job: str | None, alone: bool) -> int:
+    until = time.monotonic() + _GRACE
     while True:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -131,11 +135,13 @@ def _acquire(path: Path, store: Path, job: str | None, alone: bool) -> int:
         except OSError as error:
             who = _note(fd)
             os.close(fd)
-            if job is None or who.get("job") != job:
-                raise _refusal(error, who, store) from None
-            if alone:
+            ours = job is not None and who.get("job") == job
+            if ours and alone:
                 raise JobBusy(f"another process of job {job} is at {store}; wait for it") from None
-            # Another process of the job has it alone for a moment.
+            if not ours and (job is None or time.monotonic() > until):
+                raise _refusal(error, who, store) from None
+            # Another process of the job has it alone for a moment, or has not said yet that it is
+            # of this job: the note may be empty, or that of a holder long dead.
             time.sleep(0.01)
             continue
         os.close(fd)

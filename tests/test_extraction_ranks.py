@@ -1,5 +1,6 @@
 """Several processes, one store: the bits of one process, whoever dies and whoever goes on."""
 
+import fcntl
 import os
 import random
 import shutil
@@ -14,6 +15,7 @@ import pytest
 import rank_jobs
 
 import featstore
+from featstore import locks
 from featstore import ranks as rank_module
 from featstore.errors import FeatstoreError, UsageError, WriterBusy
 from featstore.ranks import Meeting, Ranks
@@ -160,7 +162,7 @@ def test_survivors_finish_their_own_blocks(images, tmp_path):
 
 def test_another_job_is_refused(images, tmp_path):
     out = tmp_path / "store"
-    job = rank_jobs.start(2, *request(images, out), pause=0.05)
+    job = rank_jobs.start(2, *request(images, out), pause=0.3)
     try:
         while not (out.exists() and list(out.glob("train/commits/c.*"))):
             time.sleep(0.01)
@@ -171,6 +173,27 @@ def test_another_job_is_refused(images, tmp_path):
         for process in job:
             process.kill()
             process.join()
+
+
+@pytest.mark.parametrize("note", ["", '{"pid": 1, "host": "h", "since": "s", "job": "dead"}'])
+def test_a_rank_waits_until_the_holder_says_whose_it_is(tmp_path, note):
+    """The lock is taken before its note is written: until then there is none, or an old one."""
+    path = locks.lock_path(tmp_path / "store")
+    path.write_text(note)
+    with path.open("r+") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+
+        def say():
+            time.sleep(0.2)
+            path.write_text('{"job": "mine"}')
+            fcntl.flock(held, fcntl.LOCK_SH)
+
+        thread = threading.Thread(target=say)
+        thread.start()
+        with locks.locked(tmp_path / "store", "mine"):
+            assert not thread.is_alive()
+        with pytest.raises(WriterBusy), locks.locked(tmp_path / "store", "other"):
+            pass
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import random
 import sys
 import threading
 import time
+import uuid
 
 import fsspec
 import numpy as np
@@ -52,6 +53,12 @@ def quick(monkeypatch):
     """Leases that lapse in a second."""
     monkeypatch.setattr(leases, "BEAT", 0.1)
     monkeypatch.setattr(leases, "LAPSE", 1.0)
+
+
+@pytest.fixture
+def memory():
+    """A place in the memory of this process, fresh for each test."""
+    return Url(f"memory://{uuid.uuid4().hex}")
 
 
 # Places.
@@ -141,7 +148,7 @@ def test_a_killed_writer_costs_its_blocks_in_flight(s3, monkeypatch):
     bucket = s3 / "killed"
     path, instants = bucket / "store", random.Random(0)
     committed = 0
-    for _ in range(3):
+    for _ in range(2):
         ready = processes.Event()
         writer = processes.Process(target=write, args=(path, ready))
         writer.start()
@@ -221,8 +228,8 @@ def gate(url, **fields):
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_lease_without_a_sign_of_life_lapses(bucket):
-    store = featstore.create(bucket / "store", spec_of())
+def test_a_lease_without_a_sign_of_life_lapses(memory):
+    store = featstore.create(memory / "store", spec_of())
     gate(store.path)
     before = time.monotonic()
     with store.writer():
@@ -231,8 +238,8 @@ def test_a_lease_without_a_sign_of_life_lapses(bucket):
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_sign_of_life_from_another_machine_is_heeded(bucket):
-    store = featstore.create(bucket / "store", spec_of())
+def test_a_sign_of_life_from_another_machine_is_heeded(memory):
+    store = featstore.create(memory / "store", spec_of())
     gate(store.path)
     other = RemoteObjects(store.path.with_name("store.lock"))
     over = threading.Event()
@@ -257,8 +264,8 @@ def test_a_sign_of_life_from_another_machine_is_heeded(bucket):
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_writer_whose_lease_was_taken_commits_nothing_more(bucket):
-    store = featstore.create(bucket / "store", spec_of())
+def test_a_writer_whose_lease_was_taken_commits_nothing_more(memory):
+    store = featstore.create(memory / "store", spec_of())
 
     def write_while_it_is_lost():
         with store.writer() as writer:
@@ -277,8 +284,8 @@ def test_a_writer_whose_lease_was_taken_commits_nothing_more(bucket):
 
 
 @pytest.mark.usefixtures("quick")
-def test_a_writer_that_reaches_nothing_stops_in_time(bucket, monkeypatch):
-    store = featstore.create(bucket / "store", spec_of())
+def test_a_writer_that_reaches_nothing_stops_in_time(memory, monkeypatch):
+    store = featstore.create(memory / "store", spec_of())
     put = RemoteObjects.put
 
     def deaf(self, key, body, **more):
@@ -325,8 +332,8 @@ def test_of_many_that_come_at_once_one_writes(bucket):
 
 
 @pytest.mark.usefixtures("quick")
-def test_the_rest_of_a_job_goes_on_when_one_leaves(bucket):
-    store = featstore.create(bucket / "store", spec_of())
+def test_the_rest_of_a_job_goes_on_when_one_leaves(memory):
+    store = featstore.create(memory / "store", spec_of())
     first = store.writer("job")
     first.__enter__()
     with store.writer("job") as second:

@@ -25,7 +25,7 @@ from store_examples import (
 )
 
 import featstore
-from featstore import layout
+from featstore import layout, leases
 from featstore.errors import (
     FeatureError,
     StoreIncomplete,
@@ -37,7 +37,7 @@ from featstore.remote_objects import RemoteObjects
 from probe.blocks import RowBlocks
 
 SHAPES = settings(
-    max_examples=15,
+    max_examples=10,
     deadline=None,
     # A fixture that only sets constants or is only read; one class that runs once a format.
     suppress_health_check=[
@@ -45,7 +45,11 @@ SHAPES = settings(
         HealthCheck.differing_executors,
     ],
 )
-spawn = multiprocessing.get_context("spawn")
+# The server forks each process from one without threads, in a few milliseconds.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(
+    ["featstore.zarr_store", "featstore.hdf5_store", "featstore.remote_objects", "zarr", "s3fs"]
+)
 
 
 def try_to_write(path):
@@ -304,7 +308,7 @@ class StoreContract:
         with empty.writer() as writer:
             with pytest.raises(WriterBusy, match=f"by process {os.getpid()} on .* since 20"):
                 empty.writer().__enter__()
-            other = spawn.Process(target=try_to_write, args=(empty.path,))
+            other = processes.Process(target=try_to_write, args=(empty.path,))
             other.start()
             other.join()
             assert other.exitcode == 7
@@ -532,6 +536,14 @@ class TestMemory(StoreShapes):
     test_a_second_living_writer_is_refused = None
 
 
+@pytest.fixture(scope="module")
+def shared_store(s3):
+    """A store for tests that only read it."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(layout, "BLOCK_BYTES", 1)
+        return filled(s3 / "read-only", "zarr")
+
+
 class TestS3(StoreContract):
     """An object storage, over its own protocol."""
 
@@ -543,8 +555,19 @@ class TestS3(StoreContract):
     def folder(self, s3):
         return s3 / uuid.uuid4().hex
 
+    @pytest.fixture
+    def store(self, shared_store):
+        return shared_store
+
+    @pytest.fixture(autouse=True)
+    def quick(self, monkeypatch):
+        """Let writers give signs of life more often, since a test waits for one."""
+        monkeypatch.setattr(leases, "BEAT", 0.5)
+
     # Connections stay, to be used again.
     test_no_file_stays_open = None
+    # This one changes its store; contents do not depend on the place.
+    test_fingerprints_tell_contents_apart = None
 
 
 class TestHdf5(StoreShapes):

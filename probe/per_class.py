@@ -8,7 +8,7 @@ import pandas as pd
 from probe.errors import UsageError
 from probe.result import ProbeResult
 
-KEYS = ("store", "tap", "mode", "solver", "l2", "seed", "fraction", "k")
+KEYS = ("store", "tap", "mode", "solver", "l2", "l2_choice", "seed", "fraction", "k")
 
 
 def per_class_table(result: ProbeResult, classes: Sequence[str] | None = None) -> pd.DataFrame:

@@ -1,0 +1,193 @@
+"""Linear CKA of subsets of features, from moments alone.
+
+HSIC of linear kernels is a sum over pairs of features: with b_st the HSIC of feature s with
+feature t, HSIC(S, T) is the sum of b over S x T. So one matrix b (D, D) answers for every pair of
+subsets, its running sums for every prefix of a chain, and no kernel of rows (N, N) is ever made.
+
+    CKA(S, T) = HSIC(S, T) / sqrt(HSIC(S, S) HSIC(T, T))
+
+Layers, or models, on the same rows are subsets of their features side by side.
+"""
+
+from collections.abc import Sequence
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from probe.chains import Chain, check_chains
+from probe.errors import DataError, UsageError
+from probe.moments import Moments
+
+
+def pairwise_hsic(total: Moments, standardize: bool = False) -> np.ndarray:
+    """Return the biased HSIC of each pair of features, b = C_st^2 (D, D), C the covariance.
+
+    It is the published one, tr(K H L H) / (N - 1)^2 up to a factor that CKA does not see. CKA
+    changes with the scales of features; as published, they are the features' own here.
+
+    Arguments:
+        total: moments of the rows on which to compare.
+        standardize: divide each feature by its standard deviation on these rows.
+
+    Returns:
+        float64 (D, D), what the functions below take as `hsic`.
+
+    References:
+        Gretton et al., "Measuring statistical dependence with Hilbert-Schmidt norms", ALT 2005.
+        Kornblith et al., "Similarity of neural network representations revisited", ICML 2019,
+        section 3: ||Y'X||_F^2 / (||X'X||_F ||Y'Y||_F).
+    """
+    return total.covariance(standardize) ** 2
+
+
+def debiased_pairwise_hsic(
+    total: Moments, cokurtosis: np.ndarray, standardize: bool = False
+) -> np.ndarray:
+    """Return the unbiased HSIC of each pair of features (D, D).
+
+        b_st = N / (N - 3) (C_st^2 - q_st / (N - 2) + v_s v_t / ((N - 1)(N - 2)))
+
+    where q_st = mean (x_s - m_s)^2 (x_t - m_t)^2 and v is the variance. It is the U-statistic
+    HSIC_1 of Song et al. for linear kernels, whose diagonal terms sum_i k_ii l_ii the Gram does
+    not know and q does. Biased CKA tends to 1 as features outnumber rows; this one does not, and
+    may be slightly negative for features that have nothing in common.
+
+    Arguments:
+        total: moments of N >= 4 rows.
+        cokurtosis: (D, D), of the same rows, by `probe.cokurtosis.cokurtosis`.
+        standardize: as in `pairwise_hsic`.
+
+    Raises:
+        DataError: there are fewer than 4 rows.
+
+    References:
+        Song et al., "Feature selection via dependence maximization", JMLR 2012, equation 5.
+        Nguyen, Raghu, Kornblith, "Do wide and deep networks learn the same things?", ICLR 2021.
+    """
+    n = total.n
+    if n < 4:
+        raise DataError(f"{n} rows are too few for debiased CKA: at least 4 are needed")
+    variance = (total.variance > 0).astype(float) if standardize else total.variance
+    products = np.outer(variance, variance)
+    scaled = cokurtosis * products
+    hsic = total.covariance(standardize) ** 2 - scaled / (n - 2) + products / ((n - 1) * (n - 2))
+    return n / (n - 3) * hsic
+
+
+def cka(hsic: np.ndarray, subsets: Sequence[np.ndarray]) -> np.ndarray:
+    """Return CKA between all pairs of subsets.
+
+    Arguments:
+        hsic: (D, D), of pairs of features.
+        subsets: S arrays of feature numbers, each at most once in a subset.
+
+    Returns:
+        float64 (S, S), symmetric, with a diagonal of 1; NaN for subsets that never change.
+    """
+    members = np.zeros((len(hsic), len(subsets)))
+    for column, subset in enumerate(subsets):
+        members[subset, column] = 1
+    sums = members.T @ (hsic @ members)
+    own = np.diagonal(sums)
+    return _normalised((sums + sums.T) / 2, np.outer(own, own))
+
+
+def cka_to_full(hsic: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Return CKA of every prefix of an order with the whole layer, float64 (m,).
+
+    HSIC(prefix, layer) is a running sum of the rows' sums of b, and HSIC(prefix, prefix) grows by
+    2 sum_{t < k} b_kt + b_kk: all prefixes for O(D^2).
+
+    Arguments:
+        hsic: (D, D), of pairs of features.
+        order: int64 (m,), feature numbers, each at most once.
+    """
+    with_full = np.cumsum(hsic.sum(1)[order])
+    return _normalised(with_full, _within(hsic, order) * hsic.sum())
+
+
+def cka_of_prefixes(hsic: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Return CKA of the first k features of one order with the first k of another, for every k.
+
+    Arguments:
+        hsic: (D, D), of pairs of features.
+        first: int64 (m,), feature numbers, each at most once.
+        second: int64 (m,), likewise.
+
+    Returns:
+        float64 (m,), for k = 1 to m.
+
+    Raises:
+        UsageError: the orders differ in length.
+    """
+    if len(first) != len(second):
+        raise UsageError(f"orders of {len(first)} and {len(second)} features: make them equal")
+    crossed = hsic[np.ix_(first, second)]
+    steps = np.tril(crossed).sum(1) + np.triu(crossed, 1).sum(0)
+    return _normalised(np.cumsum(steps), _within(hsic, first) * _within(hsic, second))
+
+
+def cka_table(hsic: np.ndarray, chains: Sequence[Chain]) -> pd.DataFrame:
+    """Return a row for each prefix of each chain: `mode`, `seed`, `fraction`, `k`, `cka`.
+
+    `cka` is the similarity of those k features to the whole layer.
+
+    Raises:
+        UsageError: a chain names a feature that the layer does not have.
+    """
+    check_chains(chains, len(hsic))
+    rows = []
+    for chain in chains:
+        along = cka_to_full(hsic, chain.order[: chain.length])
+        for fraction, k in zip(chain.fractions, chain.sizes, strict=True):
+            facts = {"mode": chain.mode, "seed": chain.seed, "fraction": fraction, "k": k}
+            rows.append(facts | {"cka": along[k - 1]})
+    return _typed(rows, ["seed"])
+
+
+def cka_pair_table(hsic: np.ndarray, chains: Sequence[Chain]) -> pd.DataFrame:
+    """Return the similarity of equally large subsets of two chains, for each pair of one mode.
+
+    Returns:
+        A row for each pair and each prefix: `mode`, `seed`, `other_seed`, `fraction`, `k`, `cka`.
+
+    Raises:
+        UsageError: chains of one mode differ in their sizes, or a chain names a feature that the
+            layer does not have.
+    """
+    check_chains(chains, len(hsic))
+    rows = []
+    for one, other in combinations(chains, 2):
+        if one.mode != other.mode:
+            continue
+        if one.sizes != other.sizes:
+            raise UsageError(
+                f"chains of mode {one.mode!r} have sizes {one.sizes} and {other.sizes}: "
+                "similarity is compared at equal sizes"
+            )
+        along = cka_of_prefixes(hsic, one.order[: one.length], other.order[: other.length])
+        for fraction, k in zip(one.fractions, one.sizes, strict=True):
+            facts = {"mode": one.mode, "seed": one.seed, "other_seed": other.seed}
+            rows.append(facts | {"fraction": fraction, "k": k, "cka": along[k - 1]})
+    return _typed(rows, ["seed", "other_seed"])
+
+
+def _within(hsic: np.ndarray, order: np.ndarray) -> np.ndarray:
+    """Return HSIC(prefix, prefix) of every prefix, (m,)."""
+    permuted = hsic[np.ix_(order, order)]
+    return np.cumsum(2 * np.tril(permuted, -1).sum(1) + np.diagonal(permuted))
+
+
+def _normalised(hsic: np.ndarray, squares: np.ndarray) -> np.ndarray:
+    """Return hsic / sqrt(squares); NaN where a subset never changes."""
+    moving = squares > 0
+    return np.divide(
+        hsic, np.sqrt(squares, where=moving, out=np.ones_like(hsic)), where=moving,
+        out=np.full_like(hsic, np.nan),
+    )  # fmt: skip
+
+
+def _typed(rows: list[dict], seeds: list[str]) -> pd.DataFrame:
+    table = pd.DataFrame(rows)
+    return table.astype(dict.fromkeys(seeds, "Int64")) if rows else table

@@ -37,11 +37,12 @@ def load(
     else:
         model, left_out = _untrained(library, member, seed), ()
     head = library.head(model)
-    transform = library.transform(model, member, image_size)
+    normalisation = None
     if weights is not None:
         left_out, normalisation = _fit_file(model, weights, head)
-        transform = _renormalised(transform, normalisation)
     identity = weight_files.identity(_without(model.state_dict(), left_out))
+    # this may change the model to the size, and so comes after its weights and their identity
+    transform = _renormalised(library.transform(model, member, image_size), normalisation)
     model = model.eval().requires_grad_(False)
     return Backbone(
         name=name,

@@ -12,6 +12,7 @@ from featstore import remote_stores
 from featstore.catalog import store_root, stores
 from featstore.contract import Store
 from featstore.errors import UsageError
+from featstore.leases import GATE
 from featstore.locks import is_held, is_note, locked
 from featstore.places import Place, Url, place
 from featstore.remote_objects import RemoteObjects
@@ -58,6 +59,10 @@ def collect(item: Abandoned) -> None:
     """Delete one of what `abandoned` found; `WriterBusy` where a process has taken it up since."""
     if item.what == "partial store":
         remove(item.path)
+    elif isinstance(item.path, Url) and item.what == "lock":
+        # Whoever finds a dead lease clears it away, and its own after it.
+        with locked(item.path.with_name(item.path.name.removesuffix(".lock"))):
+            return
     elif isinstance(item.path, Url):
         with locked(item.path):
             remote_stores.clear(item.path)
@@ -107,9 +112,14 @@ def _store_of(path: Path) -> Path:
 def _remote_leavings(root: Url) -> Iterator[Abandoned]:
     for entry in RemoteObjects(root).entries():
         url = root / entry["name"].rstrip("/").rpartition("/")[2]
+        objects = RemoteObjects(url)
         if remote_stores.is_unfinished(url):
-            objects = RemoteObjects(url)
-            yield Abandoned(url, "unfinished", objects.size(), objects.modified([""]) / 1e9)
+            what = "unfinished"
+        elif url.name.endswith(".lock") and objects.get(GATE) is not None:
+            what = "lock"
+        else:
+            continue
+        yield Abandoned(url, what, objects.size(), objects.modified([]) / 1e9)
 
 
 def _busy(item: Abandoned) -> bool:

@@ -176,10 +176,12 @@ class RemoteObjects:
         return [name.removeprefix(f"{root}/") for name in names]
 
     def modified(self, folders: Sequence[str]) -> int:
-        """When the last of these objects was written: a deletion leaves no trace."""
-        return max(
-            (_time(entry) for folder in folders for entry in self.entries(folder)), default=0
-        )
+        """When the last of these objects, or of those at the top, was written.
+
+        A deletion leaves no trace, and a folder without an object has no time.
+        """
+        entries = (entry for folder in ["", *folders] for entry in self.entries(folder))
+        return max(map(_time, entries), default=0)
 
     def size(self) -> int:
         """Bytes of all objects."""

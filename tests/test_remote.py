@@ -238,6 +238,19 @@ def test_a_lease_without_a_sign_of_life_lapses(memory):
 
 
 @pytest.mark.usefixtures("quick")
+def test_a_dead_lease_of_no_store_is_collected(memory):
+    gate(memory / "gone")
+    begun = featstore.create(memory / "begun", spec_of())
+    (item,) = [item for item in featstore.abandoned(memory, days=0) if item.what == "lock"]
+    assert item.path.name == "gone.lock"
+    featstore.collect(item)
+    assert RemoteObjects(item.path).all_keys() == []
+    # a store without a record is as old as its metadata
+    assert time.time() - begun.modified() / 1e9 < 60
+    assert featstore.abandoned(memory, days=1) == []
+
+
+@pytest.mark.usefixtures("quick")
 def test_a_sign_of_life_from_another_machine_is_heeded(memory):
     store = featstore.create(memory / "store", spec_of())
     gate(store.path)

@@ -45,7 +45,8 @@ def theirs(train, features, l2=L2):
 @pytest.mark.parametrize("targets", [0, 1, 3])
 def test_probes_and_scores_are_those_of_scikit_learn(targets, backend):
     train, test = drawn(targets, far=50)
-    result = probe.fit(train, CHAINS, solver="ridge", l2=L2, backend=backend, device="cpu")
+    blocks = ArrayBlocks(*train, block_rows=10)  # the first tell the shift, far from the mean
+    result = probe.fit(blocks, CHAINS, solver="ridge", l2=L2, backend=backend, device="cpu")
     table = result.score(test, METRICS).table
     for row in range(3):
         predicted = theirs(train, result.weights(row).features)(test[0])

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import timm
@@ -222,6 +223,16 @@ def no_network(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
 
+class Bomb:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
 def published_at(monkeypatch, url: str) -> None:
     published = torchvision.models.SqueezeNet1_1_Weights.DEFAULT.value
     monkeypatch.setattr(published, "url", url)
@@ -256,3 +267,16 @@ def test_torchvision_is_refused(monkeypatch, refusal):
         assert part in str(caught.value)
     assert time.monotonic() - began < 10
     assert socket.getdefaulttimeout() is None
+
+
+def test_torchvision_runs_nothing_of_a_file(tmp_path, monkeypatch):
+    trigger = tmp_path / "boom"
+    torch.save({"weight": Bomb(trigger)}, tmp_path / "served.pth")
+    content = (tmp_path / "served.pth").read_bytes()
+    name = f"/squeezenet-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    with hub({name: content}) as (address, _):
+        published_at(monkeypatch, address + name)
+        with pytest.raises(BackboneError, match="do not load") as caught:
+            backbones.load("torchvision:squeezenet1_1")
+    assert "\n" not in str(caught.value)
+    assert not trigger.exists()

@@ -44,14 +44,13 @@ def from_hub(name: str) -> torch.nn.Module:
     weights = torchvision.models.get_model_weights(name).DEFAULT
     with downloading(f"the weights of torchvision:{name}", weights.url, REMEDY):
         try:
-            # get_model would unpickle the file freely
-            state = weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
-            model = untrained(name)
-            model.load_state_dict(state)
-            return model
+            # get_model unpickles freely: what it finds in the cache has been read safely before
+            weights.get_state_dict(progress=True, check_hash=True, weights_only=True)
+            return torchvision.models.get_model(name, weights=weights)
         except (RuntimeError, pickle.UnpicklingError) as error:
+            reason = " ".join(str(error).split())[:300]
             raise BackboneError(
-                f"the weights of torchvision:{name}, from {weights.url}, do not load: {error};"
+                f"the weights of torchvision:{name}, from {weights.url}, do not load: {reason};"
                 f" {REMEDY}"
             ) from None
 

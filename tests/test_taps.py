@@ -172,6 +172,8 @@ def test_other_taps_do_not_change_the_penultimate_features(name):
         among = taps.resolve(backbone, ["all"]).read(batch)
         assert torch.equal(among["penultimate"], alone)
         first = next(iter(among))
+        beside = taps.resolve(backbone, [first, "penultimate"]).read(batch)
+        assert torch.equal(beside["penultimate"], alone)
         stopped = taps.resolve(backbone, [first]).read(batch)  # ends at that stage
         assert torch.equal(stopped[first], among[first])
 

@@ -184,6 +184,14 @@ def test_correctness_stands_for_accuracy(monkeypatch):
         diffused_redundancy(probes, correct=correct[1:])
 
 
+def test_seeds_are_drawn_again_beside_rows():
+    # no row differs from another, and of two seeds one keeps everything and the other nothing
+    correct = np.repeat([[True], [True], [False], [True]], 30, axis=1)
+    probes = table([0.1, 1.0], correct.mean(1).reshape(2, 2))
+    found = diffused_redundancy(probes, [0.75], ["threshold"], correct, resamples=100).iloc[0]
+    assert (found["redundancy"], found["low"], found["high"]) == (0, 0, 0.9)
+
+
 def test_intervals_over_rows_hold_the_truth():
     fractions, accuracy = np.array([0.01, 0.1, 1.0]), np.array([0.4, 0.6, 0.8])
     random, held = np.random.default_rng(5), []

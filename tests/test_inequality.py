@@ -101,6 +101,8 @@ def test_a_seed_without_its_full_layer_is_not_paired():
     losses = class_losses(lacking)
     assert (losses["probes"] == 2).all()
     assert losses["loss"].iloc[0] == pytest.approx(0.45)
+    assert losses["part"].tolist() == pytest.approx([0.3, 0.6, 0.85])
+    assert losses[["low", "high"]].notna().all(axis=None)
     tenth = inequality_table(lacking).iloc[0]
     assert (tenth["probes"], np.isfinite(tenth["gini_rise"])) == (3, True)
     parts = lacking[lacking["fraction"] < 1]

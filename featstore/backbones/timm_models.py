@@ -1,6 +1,7 @@
 """timm's models: any name that timm knows, with the data configuration of its weights."""
 
 import difflib
+import inspect
 import json
 from collections.abc import Collection
 from functools import partial
@@ -95,7 +96,9 @@ def stages(model: torch.nn.Module) -> tuple[str, ...]:
     """Paths of the modules that the model's `feature_info` names."""
     paths = dict(model.named_modules())
     named = (info["module"] for info in getattr(model, "feature_info", None) or ())
-    return tuple(path for path in named if path in paths)
+    lists = torch.nn.ModuleList
+    called = (path for path in named if path in paths and not isinstance(paths[path], lists))
+    return tuple(dict.fromkeys(called))
 
 
 def network(model: torch.nn.Module, head: tuple[str, ...]) -> Network:
@@ -105,8 +108,9 @@ def network(model: torch.nn.Module, head: tuple[str, ...]) -> Network:
     modules `head` play no part.
     """
     listed = stages(model)
-    intermediate = listed if hasattr(model, "forward_intermediates") else ()
-    prefix = getattr(model, "num_prefix_tokens", 0)
+    prefix = getattr(model, "num_prefix_tokens", 0) if _tells_prefix(model) else 0
+    whole = len(listed) == len(getattr(model, "feature_info", None) or ())
+    intermediate = listed if whole and hasattr(model, "forward_intermediates") else ()
     return Network(
         model=model,
         run=partial(_run, model, intermediate, prefix),
@@ -116,6 +120,12 @@ def network(model: torch.nn.Module, head: tuple[str, ...]) -> Network:
         tokens=Tokens(prefix, cls=prefix > 0 and getattr(model, "has_class_token", True)),
         layout=layout(model),
     )
+
+
+def _tells_prefix(model: torch.nn.Module) -> bool:
+    """Whether the class token is there in every block: some models append it after most of them."""
+    inside = getattr(model, "forward_intermediates", None)
+    return inside is None or "return_prefix_tokens" in inspect.signature(inside).parameters
 
 
 def _run(
@@ -140,6 +150,10 @@ def _run(
             **with_prefix,
         )
         last, values = (None, taken) if alone else taken
+        if len(values) != len(asked):
+            raise BackboneError(
+                f"timm gives {len(values)} activations for {', '.join(asked)}; tap modules inside"
+            )
         for stage, value in zip(asked, values, strict=True):
             if isinstance(value, tuple):
                 patches, before = value
@@ -151,7 +165,7 @@ def _run(
         last = model.forward_features(inputs)
     if PENULTIMATE in paths:
         found[PENULTIMATE] = Activation(model.forward_head(last, pre_logits=True))
-    if LAST in paths:
+    if LAST in paths and isinstance(last, torch.Tensor):
         nhwc = last.ndim == 4 and layout(model) == "NHWC"
         found[LAST] = Activation(last.permute(0, 3, 1, 2) if nhwc else last, tokens)
     return found

@@ -97,7 +97,7 @@ def layers(backbone: Backbone, *, modules: bool = False) -> list[Layer]:
     known = network.stages
     if modules:
         known = (*network.own, *(path for path in network.modules() if path not in network.own))
-    seen = _blank_pass(backbone, known, every=not modules)
+    seen = _blank_pass(backbone, known, every=False)
     found = []
     for path, activation in seen.items():
         if activation.kind == "other" or len(activation.values) != 2:

@@ -1,9 +1,15 @@
 """What every test gets: a store root of its own, no network, and small real stores."""
 
+import os
 import socket
+
+# pytest runs as many processes as there are cores, so that one thread in each is enough; libraries
+# read this when they are imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+from s3 import s3_server  # noqa: F401
 
 import featstore
 

@@ -6,7 +6,6 @@ import socket
 import uuid
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from featstore.places import Url
 from featstore.remote_objects import RemoteObjects
@@ -17,6 +16,18 @@ _SETTINGS = {
     "AWS_DEFAULT_REGION": "us-east-1",
     "AWS_EC2_METADATA_DISABLED": "true",
 }
+
+
+def _free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return found.getsockname()[1]
+
+
+# Known before the server starts: the process that tests fork writers from may be older than it, and
+# its children have its environment.
+PORT = _free_port()
+os.environ.update(_SETTINGS, AWS_ENDPOINT_URL=f"http://127.0.0.1:{PORT}")
 
 
 @pytest.fixture
@@ -35,20 +46,14 @@ def no_network(monkeypatch):
 @pytest.fixture(scope="session", name="s3")
 def s3_server():
     """The URL of a bucket on a server of this machine, reached as any other by the environment."""
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    before = {name: os.environ.get(name) for name in [*_SETTINGS, "AWS_ENDPOINT_URL"]}
-    host, port = server.get_host_and_port()
-    os.environ.update(_SETTINGS, AWS_ENDPOINT_URL=f"http://{host}:{port}")
     import fsspec
+    from moto.server import ThreadedMotoServer
 
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
+    server = ThreadedMotoServer("127.0.0.1", PORT, verbose=False)
+    server.start()
     fsspec.filesystem("s3").mkdir("stores")
     yield Url("s3://stores")
-    for name, value in before.items():
-        os.environ.pop(name)
-        if value is not None:
-            os.environ[name] = value
     server.stop()
 
 

@@ -24,9 +24,10 @@ def _free_port() -> int:
         return found.getsockname()[1]
 
 
-# Known before the server starts: the process that tests fork writers from may be older than it, and
-# its children have its environment.
-PORT = _free_port()
+# Known before the server starts, and to whoever imports this in a process that a test starts: the
+# process from which those are forked may be older than the server, and they have its environment.
+_OWN = f"FEATSTORE_TEST_S3_PORT_{os.environ.get('PYTEST_XDIST_WORKER', '')}"
+PORT = int(os.environ.setdefault(_OWN, str(_free_port())))
 os.environ.update(_SETTINGS, AWS_ENDPOINT_URL=f"http://127.0.0.1:{PORT}")
 
 

@@ -1,6 +1,7 @@
 """Rows of images that lie encoded elsewhere than in files of their own: in a tar, in a table."""
 
 import io
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from PIL import Image
@@ -11,12 +12,12 @@ from featstore.datasets.pixels import opened
 from featstore.datasets.rows import ImageRows
 
 
-class EncodedImages:
+class EncodedImages(ABC):
     """Images as rows, whose files' bytes a subclass gives."""
 
+    @abstractmethod
     def encoded(self, row: int) -> bytes:
         """The bytes of a row's file; any exception where it cannot be read."""
-        raise NotImplementedError
 
     def __call__(self, row: int) -> Image.Image:
         """The image of a row."""

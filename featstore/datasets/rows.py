@@ -1,5 +1,6 @@
 """The contract of a data set: rows of images or texts, in any order and from any thread."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Self
@@ -12,7 +13,7 @@ from featstore.errors import DatasetError, UsageError
 
 
 @dataclass(frozen=True)
-class Rows:
+class Rows(ABC):
     """One split of a data set.
 
     `labels` are int64 (n,) and index `classes`; or, where `targets` names quantities to regress on,
@@ -70,8 +71,9 @@ class Rows:
             read=_Kept(self.read, rows),
         )
 
+    @abstractmethod
     def _prepared(self, item):
-        raise NotImplementedError
+        """What `read` gave, as a model's transform takes it."""
 
     def _check_classes(self) -> None:
         wrong = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.classes)))

@@ -17,13 +17,15 @@ from benchmarks import machine, stages
 from benchmarks.loops import Disagreement
 from benchmarks.report import Report
 from benchmarks.sizes import as_dict
-from benchmarks.softmax_loops import objective
+from benchmarks.softmax_loops import fitted, objective
 from probe.chains import random_chain
 
 FRACTIONS = (0.25, 1.0)
 PENALTIES = (1e-2, 1e-4)
 N_TEST = 10_000
 EXCESS = 1e-6
+# of scikit-learn
+TOL = 1e-8
 
 
 @dataclass(frozen=True)
@@ -81,22 +83,6 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 }
 
 
-def scikit_learn(x: np.ndarray, y: np.ndarray, l2: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return scikit-learn's W (k, C) and b (C,) at tol=1e-8.
-
-    Of two classes it penalises one vector, W_1 - W_0, whose square is twice that of both.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    two = y.max() == 1
-    inverse = (2 if two else 1) / (len(y) * l2)
-    model = LogisticRegression(C=inverse, tol=1e-8, max_iter=100_000).fit(x, y)
-    coef, intercept = model.coef_.T, model.intercept_
-    if two:
-        coef, intercept = np.hstack([-coef, coef]) / 2, np.array([-1, 1]) * intercept / 2
-    return coef, intercept
-
-
 def compare(name: str, l2: float, setup: stages.Setup) -> dict:
     """Return the row of one problem and penalty."""
     x, y, x_test, y_test = PROBLEMS[name]()
@@ -109,7 +95,7 @@ def compare(name: str, l2: float, setup: stages.Setup) -> dict:
             (part[:, weights.features].astype(np.float64) - weights.mean) / weights.scale
             for part in (x, x_test)
         )
-        theirs, ours = scikit_learn(inside, y, l2), weights.standardized
+        theirs, ours = fitted("sklearn", inside, y, l2, TOL), weights.standardized
         best = objective(*theirs, inside, y, l2)
         excess.append(objective(*ours, inside, y, l2) / best - 1)
         found, expected = ((outside @ w + b).argmax(1) for w, b in (ours, theirs))

@@ -1,5 +1,6 @@
 """Softmax probes one at a time, as scikit-learn, cuML and torch's L-BFGS solve them."""
 
+import importlib
 from collections.abc import Callable
 
 import numpy as np
@@ -7,6 +8,8 @@ import torch
 from scipy.special import logsumexp
 from torch.nn import functional
 
+# the default of scikit-learn and of cuML
+TOL = 1e-4
 # of torch's L-BFGS: runs of 20 steps at most, each looked at in the end
 RUNS = 50
 
@@ -20,28 +23,30 @@ def objective(
     return float(losses.mean() + l2 / 2 * (weights**2).sum())
 
 
+def fitted(
+    library: str, x: np.ndarray, y: np.ndarray, l2: float, tol: float = TOL
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return W (k, C) and b (C,) of `LogisticRegression` in "sklearn" or "cuml", in float64.
+
+    Of two classes it penalises one vector, W_1 - W_0, whose square is twice that of both.
+    """
+    regression = importlib.import_module(f"{library}.linear_model").LogisticRegression
+    two = y.max() == 1
+    model = regression(C=(2 if two else 1) / (len(y) * l2), tol=tol, max_iter=100_000).fit(x, y)
+    weights, intercept = model.coef_.T.astype(np.float64), model.intercept_
+    if two:
+        weights, intercept = np.hstack([-weights, weights]) / 2, np.r_[-intercept, intercept] / 2
+    return weights, intercept
+
+
 def scikit_learn(x: np.ndarray, y: np.ndarray, l2: float) -> float:
     """Return the objective of a probe at scikit-learn's default tolerance."""
-    from sklearn.linear_model import LogisticRegression
-
-    return _fitted(LogisticRegression, x, y, l2)
+    return objective(*fitted("sklearn", x, y, l2), x, y, l2)
 
 
 def cuml(x: np.ndarray, y: np.ndarray, l2: float) -> float:
     """Return the objective of a probe at cuML's default tolerance."""
-    from cuml.linear_model import LogisticRegression
-
-    return _fitted(LogisticRegression, x, y, l2)
-
-
-def _fitted(regression: type, x: np.ndarray, y: np.ndarray, l2: float) -> float:
-    # two classes have one vector w = W_1 - W_0, whose square is twice that of W_1 and W_0
-    two = y.max() == 1
-    model = regression(C=(2 if two else 1) / (len(y) * l2), max_iter=10_000).fit(x, y)
-    weights, intercept = model.coef_.T.astype(np.float64), model.intercept_
-    if two:
-        weights, intercept = np.hstack([-weights, weights]) / 2, np.r_[-intercept, intercept] / 2
-    return objective(weights, intercept, x, y, l2)
+    return objective(*fitted("cuml", x, y, l2), x, y, l2)
 
 
 ON_THEIR_OWN: dict[str, Callable[[np.ndarray, np.ndarray, float], float]] = {

@@ -191,7 +191,7 @@ def _pass(tiles: Tiles, running: Sequence[Running], precision: Precision) -> Non
 
 
 def _standing(solutions: Mapping[int, Solution], left: Sequence[Running]) -> Standing:
-    shares = [share for one in left for share in one.runs.shares(one.descent.tol)]
-    values = [solution.objective for solution in solutions.values()]
-    values += [value for one in left for value in one.runs.values]
-    return Standing(len(solutions), len(solutions) + sum(shares), float(np.mean(values)))
+    worth = sum(float(np.sum(one.runs.shares(one.descent.tol))) for one in left)
+    ended = [solution.objective for solution in solutions.values()]
+    values = np.concatenate([ended, *(one.runs.values for one in left)])
+    return Standing(len(solutions), len(solutions) + worth, float(values.mean()))

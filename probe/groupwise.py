@@ -18,6 +18,7 @@ def solved(
     solve: Callable[[Sequence[Chain]], ProbeResult],
     file: ResultsFile | None,
     finished: pd.DataFrame | None,
+    each: Callable[[ProbeResult], object] | None = None,
 ) -> ProbeResult:
     """Return the result of a sweep.
 
@@ -26,6 +27,8 @@ def solved(
         solve: returns the scored probes of a group.
         file: where to keep what is finished; None for nowhere.
         finished: probes that need not be solved, indexed by their numbers; None for none.
+        each: called with every group's scored probes before the file counts them as finished, so
+            that whatever it keeps of them is there whenever the file says so.
     """
     results: list[ProbeResult | None] = []
     numbers: list[np.ndarray] = []
@@ -41,6 +44,8 @@ def solved(
         results.append(result)
         table = result.table.assign(options=plan.identity["options"].iloc[0])
         finished = _with(finished, table.set_axis(numbers[-1]))
+        if each:
+            each(result)
         if file and rank() == 0:
             file.write(finished)
         if len(plan.groups) > 1:

@@ -1,6 +1,6 @@
 """The whole way from feature blocks to a table of accuracies against fractions."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ def sweep(
     metrics: Sequence[str] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
+    each: Callable[[ProbeResult], object] | None = None,
     **arguments: Any,
 ) -> ProbeResult:
     """Return the scored probes of every fraction, seed and penalty, and of the whole layer.
@@ -45,6 +46,8 @@ def sweep(
         out: .csv, .json or .parquet file to keep the table in. The probes are solved group by
             group, and after each the file is written, the others in it as "not run".
         resume: solve only the probes that `out` does not have.
+        each: called with the scored probes of every group before they are written to `out`, to keep
+            more of them (`ProbeResult.predict`) than a table does.
         arguments: the other arguments of `fit`.
 
     Raises:
@@ -78,4 +81,4 @@ def sweep(
 
         return granted.spend(scored)
 
-    return solved(plan, solve, file, finished)
+    return solved(plan, solve, file, finished, each)

@@ -8,6 +8,7 @@ KEPT = {
     "extract": "every block committed so far is kept; run the same command again to go on",
     "quickstart": "every block committed so far is kept; run the same command again to go on",
     "import": "every block committed so far is kept; run the same command again to go on",
+    "study": "every part finished so far is kept; run the same command again to go on",
     "probe": "finished probes are in the file of --out, if one was named; --resume solves the rest",
 }
 
@@ -64,13 +65,16 @@ def _failure(error: Exception) -> click.ClickException:
     """Say on one line what went wrong; exit status 2 for arguments that cannot be used."""
     import featstore.errors
     import probe.errors
+    import studies.errors
 
     message, status = str(error), 1
-    if isinstance(error, featstore.errors.UsageError | probe.errors.UsageError):
+    packages = (featstore.errors, probe.errors, studies.errors)
+    known = (featstore.errors.FeatstoreError, probe.errors.ProbeError, studies.errors.StudyError)
+    if isinstance(error, tuple(package.UsageError for package in packages)):
         status = 2
     elif isinstance(error, OSError) and error.strerror:
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    elif not isinstance(error, featstore.errors.FeatstoreError | probe.errors.ProbeError):
+    elif not isinstance(error, known):
         message = (
             f"unexpected {type(error).__name__}: {message}; "
             "add --debug for the traceback, and please report it"

@@ -16,10 +16,15 @@ def draws(n_units: int, resamples: int, random: np.random.Generator) -> np.ndarr
         resamples: B.
         random: the source of the draws.
 
+    Raises:
+        UsageError: B is less than 1.
+
     Example:
         >>> draws(4, 2, np.random.default_rng(0)).sum(1).tolist()
         [4, 4]
     """
+    if resamples < 1:
+        raise UsageError(f"{resamples} resamples draw nothing: 2000 make steady intervals")
     drawn = random.integers(n_units, size=(resamples, n_units))
     places = drawn + n_units * np.arange(resamples)[:, None]
     return np.bincount(places.ravel(), minlength=resamples * n_units).reshape(resamples, n_units)

@@ -15,6 +15,7 @@ import pandas as pd
 
 from probe.bootstrap import check_level, draws, interval, widened
 from probe.errors import DataError, UsageError
+from probe.progress import Progress, silent
 from probe.summaries import CURVE, as_curves, score_of
 
 DELTAS = tuple(round(0.5 + 0.01 * step, 2) for step in range(51))
@@ -87,6 +88,7 @@ def diffused_redundancy(
     resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
+    progress: Progress = silent,
 ) -> pd.DataFrame:
     """Return DR(delta) = 1 - f of each curve, f the fraction that keeps delta of the accuracy.
 
@@ -98,10 +100,11 @@ def diffused_redundancy(
         deltas: shares of the full accuracy, in (0, 1]; with `DELTAS` the table is the DR curve.
         rules: keys of `RULES`.
         correct: bool (R, n), whether the probe of each row of `table` is right on each test row;
-            it then stands for the table's accuracies.
+            it then stands for the table's accuracies, where these are not NaN.
         resamples: how many draws stand behind an interval.
         level: coverage of the intervals.
         seed: of the draws; the same seed gives the same intervals.
+        progress: callback.
 
     Returns:
         A row for each curve, rule and delta: the columns `CURVE`, `rule`, `delta`, `seeds`,
@@ -129,13 +132,13 @@ def diffused_redundancy(
     """
     _check(table, deltas, rules, correct, level)
     rows = []
-    for key, curve in as_curves(table.assign(row=np.arange(len(table)))).groupby(
-        CURVE, dropna=False
-    ):
+    curves = as_curves(table.assign(row=np.arange(len(table)))).groupby(CURVE, dropna=False)
+    for number, (key, curve) in enumerate(curves):
         names = dict(zip(CURVE, key, strict=True))
         grid = _Grid.of(curve, score_of(table), correct)
         readings = _readings(grid, deltas, rules, resamples, level, seed)
         rows += [names | reading for reading in readings]
+        progress("curves", number + 1, len(curves))
     return pd.DataFrame(rows)
 
 
@@ -187,6 +190,7 @@ class _Grid:
             return cls(fractions, scores, None)
         hits = np.full((*shape, correct.shape[1]), np.nan, np.float32)
         hits[row, column] = correct[curve["row"]]
+        hits[np.isnan(scores)] = np.nan  # a probe that failed is right on no row that counts
         return cls(fractions, hits.mean(2, dtype=np.float64), hits)
 
     @property

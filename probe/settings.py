@@ -2,20 +2,11 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
 
 from probe.arrays import Backend
+from probe.progress import Progress, silent
 
-
-class Progress(Protocol):
-    """A callback that learns how far a stage has come."""
-
-    def __call__(self, stage: str, done: int, total: int, **facts: Any) -> None:
-        """Take the stage ("rows", "probes", ...), units done and in all, and further facts."""
-
-
-def silent(stage: str, done: int, total: int, **facts: Any) -> None:
-    """Report to nobody: the default progress callback."""
+__all__ = ["Progress", "Settings", "silent"]
 
 
 @dataclass(frozen=True)

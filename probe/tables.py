@@ -11,7 +11,7 @@ from probe.files import written_whole
 
 SUFFIXES = (".csv", ".json", ".parquet")
 
-TEXTS = ("store", "tap", "mode", "solver", "l2_choice", "l2_place", "status", "options")
+TEXTS = ("store", "tap", "mode", "solver", "l2_choice", "l2_place", "status", "options", "class")
 """Columns that hold text even where it looks like a number, or is empty."""
 
 

@@ -18,6 +18,7 @@ from terminal.commands.probe import probe
 from terminal.commands.quickstart import quickstart
 from terminal.commands.rm import rm
 from terminal.commands.stores import info, ls, verify
+from terminal.commands.study import study
 from terminal.commands.taps import taps
 from terminal.failures import SWITCHES, Group
 
@@ -27,6 +28,7 @@ COMMANDS = (
     import_,
     probe,
     predict,
+    study,
     bench,
     ls,
     info,

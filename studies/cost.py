@@ -1,0 +1,193 @@
+"""What a study will cost before anything starts: image passes, probes, time, disk."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from featstore import datasets
+from featstore.errors import FeatstoreError
+from probe.penalties import planned as penalties_of
+from studies import rates
+from studies.errors import StudyError
+from studies.features import Feature
+from studies.plan import Plan, Planned
+from studies.spec import Study, seeds_of
+from studies.sweeping import arguments_of
+
+SETS = {
+    "cifar10": (50_000, 10_000, 10), "cifar100": (50_000, 10_000, 100),
+    "mnist": (60_000, 10_000, 10), "fashion_mnist": (60_000, 10_000, 10),
+    "kmnist": (60_000, 10_000, 10), "svhn": (73_257, 26_032, 10), "stl10": (5_000, 8_000, 10),
+    "flowers102": (1_020, 6_149, 102), "dtd": (1_880, 1_880, 47),
+    "oxford_iiit_pet": (3_680, 3_669, 37), "food101": (75_750, 25_250, 101),
+    "fgvc_aircraft": (3_334, 3_333, 100), "eurosat": (21_600, 5_400, 10),
+    "gtsrb": (26_640, 12_630, 43), "imagenet": (1_281_167, 50_000, 1000),
+}  # fmt: skip
+"""Rows of train and test, and classes, of sets that may have to be downloaded first."""
+
+UNKNOWN_RATE = 30.0
+"""Rows a second where a backbone cannot be tried: an assumption."""
+
+PASSES, EPOCHS = 120, 100
+"""Passes over the rows of softmax probes (measured: 60 to 150), and epochs of the paper's SGD."""
+
+SHARES = {"ridge": 0.3, "lda": 0.3, "logistic": 0.2, "sgd": 0.15}
+"""Of the rate of matrix products here, what solvers reach: an assumption."""
+
+ONE_BY_ONE = {"fisher", "variance", "greedy", "first", "last", "pca", "pca-least", "pca-uncentred"}
+"""Modes that draw nothing: one chain each, whatever the seeds."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """The cost of one feature.
+
+    Attributes:
+        name: of it.
+        rows: passes through the backbone that are still to be done; None if nobody knows.
+        published: what the published way would have cost in passes.
+        probes: to be solved.
+        extracting, probing: seconds, roughly; None if nobody knows.
+        disk: bytes of the store that is still to be written.
+        reason: why it cannot be had.
+    """
+
+    name: str
+    rows: int | None = 0
+    published: int | None = 0
+    probes: int = 0
+    extracting: float | None = 0.0
+    probing: float | None = 0.0
+    disk: int | None = 0
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Cost:
+    """The cost of a study: a line a feature, and what the numbers rest on."""
+
+    lines: list[Line]
+    notes: list[str] = field(default_factory=list)
+
+    def total(self, name: str) -> float:
+        """Return the sum of a column over the lines in which it is known."""
+        return sum(getattr(line, name) or 0 for line in self.lines if line.reason is None)
+
+
+@dataclass(frozen=True)
+class _Size:
+    train: int
+    test: int
+    classes: int
+    dim: int
+
+
+def cost_of(plan: Plan, measure: bool = True) -> Cost:
+    """Return what a plan will cost.
+
+    Arguments:
+        plan: of the study.
+        measure: pass a batch of noise through each backbone that is still needed; otherwise
+            30 rows a second are assumed.
+    """
+    notes: list[str] = []
+    lines = [_line(plan.study, each, measure, notes) for each in plan.features if each.chosen]
+    return Cost(lines, list(dict.fromkeys(notes)))
+
+
+def _line(study: Study, each: Planned, measure: bool, notes: list[str]) -> Line:
+    name = each.feature.name
+    if each.reason:
+        return Line(name, reason=each.reason)
+    rate = None
+    try:
+        counts = _counts(each)
+        if not each.extracted:
+            rate = rates.of_backbone(each.feature) if measure else None
+    except (FeatstoreError, StudyError, OSError) as error:
+        return Line(name, reason=str(error))
+    if not each.extracted and rate is None:
+        notes.append(f"{UNKNOWN_RATE:g} rows a second assumed, and 1,000 features")
+    dim = each.dim or (rate.dim if rate else 1000)
+    if counts is None:
+        return Line(name, None, None, 0, None, None, None)
+    size = _Size(*counts, dim)
+    views = each.feature.request.get("views", 1)
+    rows = 0 if each.extracted else size.train * views + size.test
+    per_second = rate.rows if rate else UNKNOWN_RATE
+    found = [_probes(study, probe, size) for probe in _todo(each)]
+    width = 4 if each.feature.request.get("dtype") == "float32" else 2
+    return Line(
+        name,
+        rows,
+        max((_published(study, probe, size) for probe in each.sweeps), default=0),
+        sum(count for count, _ in found),
+        rows / per_second,
+        sum(seconds for _, seconds in found),
+        rows * dim * width,
+    )
+
+
+def _todo(each: Planned) -> Iterator[str]:
+    """Yield the probes of the sweeps that are to be solved, as often as there are taps."""
+    for sweep in each.todo:
+        yield sweep.rpartition(".")[2]
+
+
+def _counts(each: Planned) -> tuple[int, int, int] | None:
+    """Return rows of train and test, and classes; None for a set that is not here."""
+    if each.extracted:
+        rows = each.rows
+        return rows.get("train", 0), rows.get("test", 0), each.classes or 1
+    return counts_of(each.feature)
+
+
+def counts_of(feature: Feature) -> tuple[int, int, int] | None:
+    """Return rows of train and test, and classes, of a data set, without downloading anything."""
+    request = feature.request
+    name, limit = request["dataset"], request.get("limit")
+    if name in SETS:
+        train, test, classes = SETS[name]
+    elif name == "digits" or _local(name):
+        options = {key: request[key] for key in ("data_dir", "columns") if key in request}
+        splits = [datasets.load(name, s, missing_ok=True, **options) for s in ("train", "test")]
+        train, test = map(len, splits)
+        classes = len(splits[0].classes) or 1
+    else:
+        return None
+    return min(train, limit or train), min(test, limit or test), classes
+
+
+def _local(name: str) -> bool:
+    kind, colon, rest = name.partition(":")
+    return bool(colon) and (kind != "hf" or Path(rest).exists())
+
+
+def _probes(study: Study, probe: str, size: _Size) -> tuple[int, float]:
+    """Return how many probes a sweep has, and about how many seconds they take."""
+    arguments, modes = arguments_of(study, probe)
+    solver, seeds = arguments["solver"], len(arguments["seeds"])
+    sizes = [int(f * size.dim) for f in arguments["fractions"] if f < 1]
+    chains = sum(1 if mode in ONE_BY_ONE or ":" in mode else seeds for mode in modes)
+    wholes = seeds if solver == "sgd" else 1
+    count = chains * len(sizes) + wholes
+    summed, largest = chains * sum(sizes) + wholes * size.dim, max(sizes, default=0)
+    penalties = penalties_of(arguments.get("l2"), arguments.get("select"))
+    tries = len(penalties.values) + penalties.chosen
+    if solver in ("ridge", "lda"):
+        systems = [largest] * chains + [size.dim]
+        each = sum(k**3 / 3 + k**2 * (size.classes + size.test / 2) for k in systems)
+        operations = 2 * size.train * size.dim**2 + tries * each
+    else:
+        passes = arguments.get("epochs", EPOCHS) if solver == "sgd" else PASSES
+        operations = tries * passes * 4.0 * size.train * size.classes * summed
+    return count, operations / (SHARES.get(solver, 0.2) * rates.products())
+
+
+def _published(study: Study, probe: str, size: _Size) -> int:
+    """Return image passes of one training a (mode, fraction, seed), 100 epochs each."""
+    each = study.probes[probe]
+    fractions = [f for f in each.fractions or study.fractions if f < 1]
+    seeds = len(seeds_of(study.seeds if each.seeds is None else each.seeds))
+    _, modes = arguments_of(study, probe)
+    return (len(modes) * len(fractions) * seeds + 1) * EPOCHS * size.train

@@ -1,0 +1,219 @@
+"""One sweep of a study: solved, resumed where it was stopped, its predictions kept beside it."""
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+import probe
+from probe.errors import ProbeError
+from probe.files import written_whole
+from probe.fits import described
+from probe.per_class import KEYS
+from probe.result import ProbeResult
+from probe.tables import save_table
+from studies.errors import UsageError
+from studies.features import Source
+from studies.made import VERSION, Made, content, digest
+from studies.report import provenance
+from studies.spec import Probe, Study, seeds_of, several
+
+# What a study says of a probe that is not an argument of `probe.sweep`, or has another name there.
+_OWN = {"features", "modes", "fractions", "seeds", "per_class"}
+# What decides how, and not what, is computed.
+_HOW = {"memory", "device", "backend"}
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The probes of one source.
+
+    Attributes:
+        name: "SOURCE.PROBE", of its files.
+        source: rows.
+        arguments: of `probe.sweep`.
+        modes: names.
+        per_class: whether predictions are kept.
+    """
+
+    name: str
+    source: Source
+    arguments: dict[str, Any]
+    modes: list[str]
+    per_class: bool
+
+    @property
+    def part(self) -> str:
+        """The name of its record."""
+        return f"results/{self.name}"
+
+    def fingerprint(self) -> str:
+        """Return what decides about its numbers: arguments, modes, rows."""
+        wanted = {key: each for key, each in self.arguments.items() if key not in _HOW}
+        files = {mode: content(Path(mode.partition(":")[2])) for mode in self.modes if ":" in mode}
+        return digest([VERSION, wanted, self.modes, files, self.source.identity(), self.per_class])
+
+    def files(self, folder: Path) -> list[Path]:
+        """Return what it writes."""
+        found = [folder / "results" / f"{self.name}.csv"]
+        if self.per_class:
+            found.append(folder / "predictions" / f"{self.name}.npz")
+            found.append(folder / "per_class" / f"{self.name}.csv")
+        return found
+
+
+def arguments_of(study: Study, name: str) -> tuple[dict[str, Any], list[str]]:
+    """Return the arguments of `probe.sweep` for a probe of a study, and its modes.
+
+    Raises:
+        UsageError: the solver, a penalty or an option of it cannot be used.
+    """
+    each: Probe = study.probes[name]
+    given = each.model_dump(exclude_unset=True, exclude_none=True, exclude=_OWN)
+    arguments = {key: value for key, value in given.items() if value is not False or key not in
+                 ("every_k", "cka")}  # fmt: skip
+    arguments["solver"] = each.solver or name
+    if "metrics" in arguments:
+        arguments["metrics"] = several(arguments["metrics"])
+    arguments["fractions"] = list(each.fractions or study.fractions)
+    arguments["seeds"] = seeds_of(study.seeds if each.seeds is None else each.seeds)
+    of_sweep = ("solver", "metrics", "fractions", "seeds", "every_k", "cka")
+    try:
+        of_fit = {key: value for key, value in arguments.items() if key not in of_sweep}
+        described(arguments["solver"], of_fit)
+    except (ProbeError, TypeError) as error:
+        raise UsageError(f"probe {name}: {error}") from None
+    if each.per_class and each.every_k:
+        raise UsageError(f"probe {name}: per_class with every_k would keep too much; drop one")
+    modes = [_located(study, mode) for mode in several(each.modes or study.modes)]
+    return arguments, modes
+
+
+def sweeps_of(study: Study, feature: str, found: Sequence[Source]) -> list[Sweep]:
+    """Return the sweeps of a feature's sources, in the order of the study's probes."""
+    sweeps = []
+    for source in found:
+        for name, each in study.probes.items():
+            patterns = several(each.features)
+            if any(fnmatchcase(one, p) for p in patterns for one in (feature, source.name)):
+                arguments, modes = arguments_of(study, name)
+                sweeps.append(
+                    Sweep(f"{source.name}.{name}", source, arguments, modes, each.per_class)
+                )
+    return sweeps
+
+
+def solve(sweep: Sweep, made: Made, progress: Callable, command: Sequence[str] | None) -> None:
+    """Solve what the results file of a sweep does not have yet, and note that it is made.
+
+    A results file that another fingerprint was begun with is removed first; one that was begun
+    with this one is completed. Raises what `probe.sweep` raises.
+    """
+    fingerprint, files = sweep.fingerprint(), sweep.files(made.folder)
+    begun = f"begun/{sweep.name}"
+    kept = made.folder / ".made" / "groups" / sweep.name
+    if made.record(begun).get("fingerprint") != fingerprint:
+        shutil.rmtree(kept, ignore_errors=True)
+        for path in files:
+            path.unlink(missing_ok=True)
+        made.note(begun, {"fingerprint": fingerprint})
+    for path in [*files, kept / "part"]:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    started, before = time.perf_counter(), made.record(begun).get("seconds", 0.0)
+    groups = Groups(kept, sweep, made, begun, started, before)
+    result = probe.sweep(
+        *(sweep.source.store.tap(split, sweep.source.tap) for split in ("train", "test")),
+        mode=sweep.modes[0] if len(sweep.modes) == 1 else sweep.modes,
+        store=sweep.source.name,
+        tap=sweep.source.tap,
+        moments_cache=sweep.source.store.moments_folder,
+        progress=progress,
+        out=files[0],
+        resume=files[0].exists(),
+        each=groups,
+        **sweep.arguments,
+    )
+    if sweep.per_class:
+        _save_predictions(result.table, groups.read(result.table), sweep, *files[1:])
+    provenance.write(files[0], [sweep.source.store], command)
+    seconds = before + time.perf_counter() - started
+    made.write(sweep.part, fingerprint, files, seconds=seconds, probes=len(result))
+    shutil.rmtree(kept, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Predictions of the groups of a sweep, each in a file before the results file counts it."""
+
+    folder: Path
+    sweep: Sweep
+    made: Made
+    begun: str
+    started: float
+    before: float
+
+    def __call__(self, result: ProbeResult) -> None:
+        """Keep what the probes of a group predict for the test rows, and the time so far."""
+        if self.sweep.per_class:
+            source = self.sweep.source
+            found = result.predict(source.store.tap("test", source.tap))
+            keys = np.array(self._keys(result.table))
+            with written_whole(self.folder / f"{digest(keys.tolist())}.npz") as aside:
+                np.savez(aside, keys=keys, labels=found.labels, classes=found.classes)
+        record = {"fingerprint": self.sweep.fingerprint()}
+        self.made.note(
+            self.begun, record | {"seconds": self.before + time.perf_counter() - self.started}
+        )
+
+    def read(self, table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+        """Return labels (N,) and the classes (N, R) that the probes of R rows predict."""
+        known, labels = {}, None
+        for path in sorted(self.folder.glob("*.npz")):
+            with np.load(path, allow_pickle=False) as held:
+                labels, classes = held["labels"], held["classes"]
+                known |= dict(zip(held["keys"].tolist(), classes.T, strict=True))
+        whole = {key.rpartition("|")[2]: key for key in known if "|1.0|" in key}
+        # the whole layer is solved once, whatever the seed and the mode
+        keys = [k if k in known else whole[k.rpartition("|")[2]] for k in self._keys(table)]
+        return labels, np.stack([known[key] for key in keys], 1)
+
+    def _keys(self, table: pd.DataFrame) -> list[str]:
+        given = (table["l2_choice"] == "given").to_numpy()
+        l2 = np.where(given, table["l2"], -1.0)
+        seeds = table["seed"].astype("Int64").fillna(-1)
+        columns = (table["mode"], seeds, table["fraction"].astype(float), l2)
+        return ["|".join(map(str, key)) for key in zip(*columns, strict=True)]
+
+
+def _save_predictions(
+    table: pd.DataFrame,
+    found: tuple[np.ndarray, np.ndarray],
+    sweep: Sweep,
+    predictions: Path,
+    per_class: Path,
+) -> None:
+    labels, classes = found
+    with written_whole(predictions) as aside:
+        np.savez(aside, labels=labels, classes=classes)
+    names = sweep.source.store.spec.classes
+    counts = np.bincount(labels, minlength=len(names))
+    hits = np.zeros((len(names), len(table)))
+    np.add.at(hits, labels, classes == labels[:, None])
+    accuracy = np.divide(
+        hits, counts[:, None], out=np.full(hits.shape, np.nan), where=counts[:, None] > 0
+    )
+    rows = np.repeat(np.arange(len(table)), len(names))
+    long = table.iloc[rows][list(KEYS)].reset_index(drop=True)
+    long = long.assign(**{"class": list(names) * len(table), "class_accuracy": accuracy.T.ravel()})
+    save_table(long, per_class)
+
+
+def _located(study: Study, mode: str) -> str:
+    kind, colon, path = mode.partition(":")
+    return f"{kind}:{study.located(path)}" if colon else mode

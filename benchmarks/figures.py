@@ -13,7 +13,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 from benchmarks.growth import Growth, slope
 from benchmarks.report import Report
 from probe.files import written_whole
-from probe.plots import COLUMN_WIDTH, GREY, PALETTE, STYLE
+from probe.figures.style import COLUMN_WIDTH, GREY, PALETTE, STYLE
 
 NAMES = {
     "fractions": "fractions",

@@ -59,12 +59,12 @@ def test_a_file_to_write_is_checked_before_any_work(tmp_path):
 
 def test_the_suffixes_are_the_library_s_own():
     from cli import probe
-    from probe import plots, predictions, tables, weights_file
+    from probe import figures, predictions, tables, weights_file
 
     suffixes = {p.name: p.type.suffixes for p in probe.params if isinstance(p.type, OutFile)}
     assert suffixes == {
         "out": tables.SUFFIXES,
-        "plot": plots.SUFFIXES,
+        "plot": figures.SUFFIXES,
         "per_class": tables.SUFFIXES,
         "save_predictions": predictions.SUFFIXES,
         "save_weights": (weights_file.SUFFIX,),

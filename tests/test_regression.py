@@ -133,7 +133,7 @@ def test_rows_may_come_in_any_pieces_and_probes_in_any_groups():
 
 
 def test_sweep_prints_r2(tmp_path):
-    from probe.plots import accuracy_against_fraction
+    from probe.figures import accuracy_against_fraction
     from terminal.tables import of_sweep
 
     train, test = drawn(0)
@@ -147,7 +147,8 @@ def test_sweep_prints_r2(tmp_path):
     assert "of the full layer's R² (" in probe.sentence(result.table)
     (shown,) = of_sweep(result.table)
     assert [column.header for column in shown.columns][2] == "test R²"
-    picture = accuracy_against_fraction(result.table, tmp_path / "r.svg").read_text()
+    accuracy_against_fraction(result.table, tmp_path / "r.svg")
+    picture = (tmp_path / "r.svg").read_text()
     assert "test R²" in picture
     resumed = probe.sweep(
         train, test, solver="ridge", fractions=[0.2, 0.5], seeds=[1, 2], l2=L2,

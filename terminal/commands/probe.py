@@ -147,7 +147,7 @@ def run_probe(store, out, plot, *, tap=None, **options):
         return result
     table = result.to_pandas()
     if plot:
-        from probe.plots import accuracy_against_fraction
+        from probe.figures import accuracy_against_fraction
 
         accuracy_against_fraction(table, plot)
     tables.show(*tables.of_sweep(table), sentence(table))

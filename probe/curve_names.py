@@ -1,0 +1,57 @@
+"""What to call curves side by side: what all have in common, and what sets each apart."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from probe.summaries import CURVE, penalty
+
+
+def curves_of(table: pd.DataFrame, keys: Sequence[str] = tuple(CURVE)) -> list[pd.DataFrame]:
+    """Return the rows of each curve, curves in the order in which the table first has them.
+
+    Arguments:
+        table: any table in long form.
+        keys: the columns that stay the same along a curve; those that it lacks do not count.
+    """
+    known = [key for key in keys if key in table]
+    if not known:
+        return [table]
+    return [rows for _, rows in table.groupby(known, dropna=False, sort=False)]
+
+
+def shared_and_own(
+    curves: Sequence[pd.DataFrame], keys: Sequence[str] = tuple(CURVE)
+) -> tuple[list[str], list[str]]:
+    """Return the words that all curves share, and for each the words that set it apart.
+
+    Arguments:
+        curves: the rows of each curve, at least one curve.
+        keys: the columns that stay the same along a curve.
+
+    Example:
+        >>> row = {"store": "a/resnet.zarr", "tap": "last", "solver": "ridge", "l2": 0.01}
+        >>> curves = [pd.DataFrame([row | {"mode": mode}]) for mode in ("random", "pca")]
+        >>> shared_and_own(curves)
+        (['resnet', 'last', 'ridge', 'l2 = 0.01'], ['random', 'pca'])
+    """
+    firsts = [curve.iloc[0] for curve in curves]
+    columns = [key for key in keys if key != "l2_choice" and key in curves[0]]
+    words = {key: _words(firsts, key) for key in columns}
+    differing = [key for key in columns if len(set(words[key])) > 1]
+    shared = [words[key][0] for key in columns if key not in differing]
+    own = [", ".join(words[key][n] for key in differing) for n in range(len(curves))]
+    return [word for word in shared if word], own
+
+
+def _words(firsts: list[pd.Series], key: str) -> list[str]:
+    """Return what each curve says of one column."""
+    if key == "l2":
+        return [penalty(first.get("l2_choice", "given"), first["l2"]) for first in firsts]
+    values = ["" if pd.isna(first[key]) else str(first[key]) for first in firsts]
+    if key != "store":
+        return values
+    stems = [Path(value).stem for value in values]
+    # two stores of one name in different folders keep their paths
+    return stems if len(set(stems)) == len(set(values)) else values

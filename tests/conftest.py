@@ -1,7 +1,6 @@
 """What every test gets: a store root of its own, no network, and small real stores."""
 
 import os
-import socket
 
 # pytest runs as many processes as there are cores, so that one thread in each is enough; libraries
 # read this when they are imported
@@ -9,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+from loopback import refuse_all_but
 from s3 import s3_server  # noqa: F401
 
 import featstore
@@ -26,15 +26,8 @@ def store_root(tmp_path, monkeypatch):
 
 @pytest.fixture(autouse=True)
 def no_network(monkeypatch):
-    """Refuse every connection that leaves this machine, so that no test waits for a hub."""
-    connect = socket.socket.connect
-
-    def refuse(self, address):
-        if self.family == socket.AF_UNIX:
-            return connect(self, address)
-        raise ConnectionRefusedError(f"tests have no network, and something wanted {address}")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+    """Nothing is reachable."""
+    refuse_all_but(monkeypatch)
 
 
 def clusters(n_rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

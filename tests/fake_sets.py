@@ -1,7 +1,8 @@
-"""Tiny copies of torchvision's data sets, in the files and folders that its own code reads.
+"""Data sets made up: archives of noise, and tiny copies of torchvision's sets.
 
-Each has two classes, four train and two test rows in the order of labels 0, 1, 0, 1 (files sort by
-class). An image is flat, and its grey level tells split and label: see `grey`.
+The copies are the files and folders that torchvision's own code reads. Each has two classes, four
+train and two test rows in the order of labels 0, 1, 0, 1 (files sort by class). An image is flat,
+and its grey level tells split and label: see `grey`.
 """
 
 import gzip
@@ -19,6 +20,16 @@ from torchvision import datasets
 
 LABELS = {"train": [0, 1, 0, 1], "test": [0, 1]}
 WNIDS = ("n01440764", "n02102040")
+
+
+def noise(path: Path, classes: int = 7, size: int = 20, **rows: int) -> Path:
+    """Write an archive of noisy images, so many `rows` of each split; return its path."""
+    levels, arrays = np.random.default_rng(0), {}
+    for split, n in rows.items():
+        arrays[f"x_{split}"] = levels.integers(0, 256, (n, size, size, 3), np.uint8)
+        arrays[f"y_{split}"] = np.arange(n) % classes
+    np.savez(path, **arrays)
+    return path
 
 
 def grey(split: str, label: int) -> int:

@@ -1,11 +1,32 @@
-"""A weight hub on this machine that speaks what the libraries ask of the real ones."""
+"""What tests reach: nothing, or a hub on this machine that speaks what libraries ask of theirs."""
 
 import hashlib
+import socket
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+import pytest
+
 COMMIT = "0" * 40
+
+
+def refuse_all_but(monkeypatch, *hosts: str) -> None:
+    """Refuse every connection but to these hosts, so that no test waits for a hub."""
+    connect = socket.socket.connect
+
+    def refuse(self, address):
+        if self.family == socket.AF_UNIX or address[0] in hosts:
+            return connect(self, address)
+        raise ConnectionRefusedError(f"tests have no network, and something wanted {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture
+def no_network(monkeypatch):
+    """Loopback alone is reachable; stands in for conftest's fixture where it is imported."""
+    refuse_all_but(monkeypatch, "127.0.0.1")
 
 
 @contextmanager

@@ -31,19 +31,6 @@ PORT = int(os.environ.setdefault(_OWN, str(_free_port())))
 os.environ.update(_SETTINGS, AWS_ENDPOINT_URL=f"http://127.0.0.1:{PORT}")
 
 
-@pytest.fixture
-def no_network(monkeypatch):
-    """Loopback alone is reachable."""
-    connect = socket.socket.connect
-
-    def refuse(self, address):
-        if self.family == socket.AF_UNIX or address[0] == "127.0.0.1":
-            return connect(self, address)
-        raise ConnectionRefusedError(f"tests have no network, and something wanted {address}")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
-
-
 @pytest.fixture(scope="session", name="s3")
 def s3_server():
     """The URL of a bucket on a server of this machine, reached as any other by the environment."""

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 import torch
+from fake_sets import noise
 from PIL import Image
 from torchvision import transforms
 
@@ -118,28 +119,11 @@ def test_augmentations_that_cannot_be(text, why):
 # in a store
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """One thread of torch's: for images this small, more only get in each other's way."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture
 def archive(tmp_path, monkeypatch):
     """Forty train images and ten test images, in blocks of 32 rows."""
     monkeypatch.setattr(layout, "BLOCK_BYTES", 1)
-    levels = np.random.default_rng(1)
-    np.savez(
-        tmp_path / "noise.npz",
-        x_train=levels.integers(0, 256, (40, 28, 28, 3), np.uint8),
-        y_train=np.arange(40) % 3,
-        x_test=levels.integers(0, 256, (10, 28, 28, 3), np.uint8),
-        y_test=np.arange(10) % 3,
-    )
-    return tmp_path / "noise.npz"
+    return noise(tmp_path / "noise.npz", size=28, train=40, test=10)
 
 
 def extract(archive, out, **options):

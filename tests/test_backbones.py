@@ -13,7 +13,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from loopback import hub
+from loopback import hub, no_network  # noqa: F401
 from safetensors.torch import save, save_file
 
 from featstore import backbones, weights
@@ -209,17 +209,9 @@ def test_hub_refuses(tmp_path, refusal):
 # torch.hub's files, in this process
 
 
-@pytest.fixture
-def no_network(monkeypatch, tmp_path):
-    """Loopback alone is reachable, and torch.hub's cache is this test's."""
-    connect = socket.socket.connect
-
-    def refuse(self, address):
-        if self.family == socket.AF_UNIX or address[0] == "127.0.0.1":
-            return connect(self, address)
-        raise ConnectionRefusedError(f"tests have no network, and something wanted {address}")
-
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+@pytest.fixture(autouse=True)
+def own_cache(monkeypatch, tmp_path):
+    """A cache of torch.hub's that is this test's."""
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
 
 

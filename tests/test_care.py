@@ -9,7 +9,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
-from s3 import fresh_bucket, no_network  # noqa: F401
+from loopback import no_network  # noqa: F401
+from s3 import fresh_bucket  # noqa: F401
 from store_examples import (
     arrays_of,
     assert_holds_known_contents,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from fake_sets import class_folders
+from fake_sets import class_folders, noise
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -33,25 +33,7 @@ N_TRAIN, N_TEST = 150, 70  # blocks of 32 rows: five and three
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """An archive of noisy images: five blocks of train rows and three of test rows."""
-    path = tmp_path_factory.mktemp("images") / "noise.npz"
-    levels = np.random.default_rng(0)
-    np.savez(
-        path,
-        x_train=levels.integers(0, 256, (N_TRAIN, 20, 20, 3), np.uint8),
-        y_train=np.arange(N_TRAIN) % 7,
-        x_test=levels.integers(0, 256, (N_TEST, 20, 20, 3), np.uint8),
-        y_test=np.arange(N_TEST) % 7,
-    )
-    return path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """One thread of torch's: for images this small, more only get in each other's way."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    return noise(tmp_path_factory.mktemp("images") / "noise.npz", train=N_TRAIN, test=N_TEST)
 
 
 @pytest.fixture(autouse=True)
@@ -257,7 +239,6 @@ processes.set_forkserver_preload(["featstore.extraction", "featstore.zarr_store"
 
 def extract_in_a_process(images, path, format, begun):
     layout.BLOCK_BYTES = 1
-    torch.set_num_threads(1)
     extract(images, path, format=format, progress=lambda *call, **facts: begun.set())
 
 

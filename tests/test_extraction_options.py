@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
+from fake_sets import noise
 from PIL import Image
 
 import featstore
@@ -23,21 +24,14 @@ N_ROWS = 70
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Blocks of 32 rows, and one thread: more only get in each other's way here."""
+    """Blocks of 32 rows."""
     monkeypatch.setattr(layout, "BLOCK_BYTES", 1)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
 def archive(tmp_path_factory):
     """Seventy images of noise."""
-    path = tmp_path_factory.mktemp("images") / "noise.npz"
-    levels = np.random.default_rng(0).integers(0, 256, (N_ROWS, 20, 20, 3), np.uint8)
-    np.savez(path, x_train=levels, y_train=np.arange(N_ROWS) % 3)
-    return path
+    return noise(tmp_path_factory.mktemp("images") / "noise.npz", train=N_ROWS)
 
 
 def extract(dataset, out, **options):

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import rank_jobs
+from fake_sets import noise
 
 import featstore
 from featstore import locks
@@ -29,16 +30,7 @@ N_KILLS = int(os.environ.get("FEATSTORE_KILLS", "5"))
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     """An archive of noisy images."""
-    path = tmp_path_factory.mktemp("images") / "noise.npz"
-    levels = np.random.default_rng(0)
-    np.savez(
-        path,
-        x_train=levels.integers(0, 256, (N_TRAIN, 20, 20, 3), np.uint8),
-        y_train=np.arange(N_TRAIN) % 7,
-        x_test=levels.integers(0, 256, (N_TEST, 20, 20, 3), np.uint8),
-        y_test=np.arange(N_TEST) % 7,
-    )
-    return path
+    return noise(tmp_path_factory.mktemp("images") / "noise.npz", train=N_TRAIN, test=N_TEST)
 
 
 def request(images, out, **more) -> tuple[tuple, dict]:

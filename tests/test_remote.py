@@ -13,7 +13,8 @@ import uuid
 import fsspec
 import numpy as np
 import pytest
-from s3 import everything, fresh_bucket, no_network  # noqa: F401
+from loopback import no_network  # noqa: F401
+from s3 import everything, fresh_bucket  # noqa: F401
 from store_examples import (
     FIXED,
     assert_holds_known_contents,

@@ -12,7 +12,7 @@ import pytest
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from s3 import no_network  # noqa: F401
+from loopback import no_network  # noqa: F401
 from store_examples import (
     FIXED,
     arrays_of,

@@ -16,6 +16,7 @@ from terminal.commands.merge import merge
 from terminal.commands.predict import predict
 from terminal.commands.probe import probe
 from terminal.commands.quickstart import quickstart
+from terminal.commands.redundancy import redundancy
 from terminal.commands.rm import rm
 from terminal.commands.stores import info, ls, verify
 from terminal.commands.study import study
@@ -28,6 +29,7 @@ COMMANDS = (
     import_,
     probe,
     predict,
+    redundancy,
     study,
     bench,
     ls,

@@ -4,6 +4,7 @@ Every reader refuses what is no such file, and predictions that do not belong to
 them, before a number is made of it.
 """
 
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -134,7 +135,7 @@ def read_predictions(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         read = pd.read_parquet if path.suffix.lower() == ".parquet" else pd.read_csv
         table = read(path)
         return table["label"].to_numpy(), table.filter(regex=r"^probe_\d+$").to_numpy()
-    except (ValueError, KeyError, EOFError, AttributeError) as error:
+    except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         first = str(error).partition("\n")[0]
         raise UsageError(
             f"{path} holds no predictions ({first}): name what "

@@ -87,6 +87,10 @@ class OutFile(click.ParamType):
         return path
 
 
+TABLE = OutFile(".csv", ".json", ".parquet")
+PICTURE = OutFile(".png", ".svg", ".pdf")
+
+
 class Names(click.ParamType):
     """Names separated by commas."""
 

@@ -1,0 +1,106 @@
+"""`featstore redundancy`: the share of the features that a task can do without."""
+
+import math
+
+import click
+from rich.table import Table
+
+from terminal import tables
+from terminal.failures import Command
+from terminal.progress import Progress, notice
+from terminal.values import FILE, PICTURE, TABLE, Names, NumberList
+
+
+@click.command(cls=Command)
+@click.argument("results", type=FILE, nargs=-1, required=True)
+@click.option(
+    "--delta", type=NumberList(float, "0.9,0.95"), default="0.9", metavar="LIST",
+    help="Shares of the full layer's accuracy to keep, in (0, 1].",
+)  # fmt: skip
+@click.option(
+    "--rule", type=Names(), default="threshold,interpolated,nearest", metavar="LIST",
+    help="How the fraction is read off a curve.",
+)  # fmt: skip
+@click.option(
+    "--predictions", type=FILE, metavar="FILE",
+    help="What --save-predictions of the same run wrote: test rows are drawn again too.",
+)  # fmt: skip
+@click.option("--level", type=float, default=0.95, help="Coverage of the intervals.")
+@click.option("--resamples", type=int, default=2000, help="Draws behind an interval.")
+@click.option("--seed", type=int, default=0, help="Of these draws.")
+@click.option("--curve", is_flag=True, help="Show every delta from 0.50 to 1.00.")
+@click.option("--out", type=TABLE, metavar="FILE", help="Save the table: .csv, .json or .parquet.")
+@click.option(
+    "--plot", type=PICTURE, metavar="FILE",
+    help="Draw DR against delta, by the first rule: .png, .svg or .pdf.",
+)  # fmt: skip
+def redundancy(results, delta, rule, predictions, curve, out, plot, level, **draws) -> None:
+    """Show the diffused redundancy DR(delta) of every curve of results files.
+
+    DR(delta) = 1 - f, where a fraction f of the features keeps delta of the full layer's
+    accuracy. By threshold, f is the smallest such fraction that was probed; interpolated, where
+    the curve first reaches delta between two of them; by nearest, the fraction whose share is
+    nearest delta, as in the paper's code. Intervals are bootstrapped over seeds.
+
+    \b
+    Example:
+      featstore probe mine.zarr --fractions 0.01,0.05,0.1,0.5 --seeds 5 \\
+        --out results.csv --save-predictions predictions.npz
+      featstore redundancy results.csv --predictions predictions.npz \\
+        --delta 0.9,0.95 --plot redundancy.pdf
+    """
+    from probe.answers import of_redundancy
+    from probe.reading import judged, read_results
+    from probe.redundancy import DELTAS, diffused_redundancy
+    from probe.summaries import NAMES, score_of
+    from probe.tables import save_table
+
+    if predictions and len(results) > 1:
+        raise click.UsageError(
+            f"predictions belong to one results file, and {len(results)} are given: name one"
+        )
+    probes = read_results(*results)
+    correct = judged(probes, predictions).correct if predictions else None
+    asked = list(dict.fromkeys(DELTAS if curve else delta))
+    deltas = asked + [one for one in DELTAS if plot and one not in asked]
+    with Progress() as progress:
+        every = diffused_redundancy(
+            probes, deltas, rule, correct, level=level, progress=progress, **draws
+        )
+    table = every[every["delta"].isin(asked)]
+    over = "seeds and test rows" if predictions else "seeds"
+    tables.show(*_tables(table), of_redundancy(table, level, over, NAMES[score_of(probes)]))
+    if (table["low"].isna() & table["redundancy"].notna()).any():
+        notice("no interval for curves of one seed: probe several, or give --predictions")
+    if out:
+        save_table(table, out)
+    if plot:
+        from probe.figures import redundancy_curve
+
+        redundancy_curve(every[every["rule"] == rule[0]], plot)
+    for path in filter(None, (out, plot)):
+        notice(f"wrote {path}")
+
+
+def _tables(table) -> list[Table]:
+    """Lay out DR, a table a curve: a row a delta, a column a rule."""
+    from probe.curve_names import curves_of, shared_and_own
+    from probe.summaries import percent
+
+    curves = curves_of(table)
+    shared, own = shared_and_own(curves)
+    laid_out = []
+    for name, curve in zip(own, curves, strict=True):
+        shown = Table(title=", ".join(filter(None, [*shared, name])), **tables.PLAIN)
+        for heading in ("keeping", *(f"DR by {rule}" for rule in curve["rule"].unique())):
+            shown.add_column(heading.replace("DR by interpolated", "DR interpolated"),
+                             justify="right", no_wrap=True)  # fmt: skip
+        for delta, readings in curve.groupby("delta", sort=False):
+            shown.add_row(percent(delta), *(_reading(row) for row in readings.itertuples()))
+        laid_out.append(shown)
+    return laid_out
+
+
+def _reading(row) -> str:
+    interval = "" if math.isnan(row.low) else f" [{row.low:.3f}, {row.high:.3f}]"
+    return "-" if math.isnan(row.redundancy) else f"{row.redundancy:.3f}{interval}"

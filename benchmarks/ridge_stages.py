@@ -14,10 +14,11 @@ from benchmarks.stages import Setup
 from probe.arrays import Array, Backend, full_precision, solve_lower
 from probe.blocks import as_blocks
 from probe.budget import FORWARD_WIDTH, MAX_ROWS, parse
-from probe.chains import Chain
+from probe.chains import Chain, grid
 from probe.factor import factorise
 from probe.forward import Forward, forward
 from probe.metrics import Scores
+from probe.modes import Layer, modes_of
 from probe.moments import Moments, moments, panels
 from probe.ridge import equations, from_moments
 from probe.settings import Settings
@@ -72,10 +73,11 @@ def measure(
     settings = Settings(memory=parse(setup.memory), backend=setup.backend)
     blocks, test_blocks = as_blocks(train), as_blocks(test)
     seeds = range(1, sizes.seeds + 1)
-    chains = sweep_chains(sizes.features, fractions, seeds, "random", True)
+    gathered = moments(blocks, settings)
+    layer = Layer(sizes.features, grid(sizes.features, fractions), lambda: gathered)
+    chains = sweep_chains(layer, modes_of("random"), seeds, True).chains
     lengths = [chain.length for chain in chains]
     shape = (sizes.rows, sizes.features, sizes.classes, sizes.test_rows)
-    gathered = moments(blocks, settings)
     fitted = from_moments(gathered, chains, [l2], settings)
     matrices = [_system(gathered, chain, l2, settings) for chain in chains]
     ready = [

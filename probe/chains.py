@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from probe.basis import FEATURES, Basis
 from probe.errors import UsageError
 
 
@@ -14,11 +15,13 @@ class Chain:
     """An ordering of (some) features and the prefixes of it to probe.
 
     Attributes:
-        order: int64 (m,), feature indices, each at most once.
+        order: int64 (m,), feature indices, each at most once; on a basis, numbers of its
+            directions.
         sizes: (P,) prefix sizes, non-decreasing, in 1 to m: probe i sees `order[:sizes[i]]`.
         fractions: (P,) what each size was asked for as.
         mode: how the order was made: "random", "first", "explicit", ...
         seed: what the order was drawn with; None if nothing was drawn.
+        basis: what the order is of: the features themselves, or directions among them.
     """
 
     order: np.ndarray
@@ -26,6 +29,7 @@ class Chain:
     fractions: tuple[float, ...]
     mode: str
     seed: int | None = None
+    basis: Basis = FEATURES
 
     def __post_init__(self):
         order, sizes = self.order, self.sizes
@@ -52,6 +56,59 @@ class Chain:
     def features(self, prefix: int) -> np.ndarray:
         """Return the features of one prefix, int64 (k,), in the chain's order."""
         return self.order[: self.sizes[prefix]]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The prefix sizes that are asked of every chain.
+
+    Attributes:
+        sizes: (P,) numbers of features k, non-decreasing.
+        fractions: (P,) the share of all features that each was asked for as.
+    """
+
+    sizes: tuple[int, ...]
+    fractions: tuple[float, ...]
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def chain(
+        self, order: np.ndarray, mode: str, seed: int | None = None, basis: Basis = FEATURES
+    ) -> Chain:
+        """Return the chain of these sizes along an order."""
+        return Chain(order, self.sizes, self.fractions, mode, seed, basis)
+
+    def parts(self) -> "Grid":
+        """Return the grid without the whole layer."""
+        kept = [pair for pair in zip(self.sizes, self.fractions, strict=True) if pair[1] < 1]
+        return Grid(tuple(k for k, _ in kept), tuple(f for _, f in kept))
+
+    def with_whole(self, n_features: int) -> "Grid":
+        """Return the grid with the whole layer of `n_features` as its last entry."""
+        parts = self.parts()
+        return Grid((*parts.sizes, n_features), (*parts.fractions, 1.0))
+
+
+def grid(n_features: int, fractions: Sequence[float]) -> Grid:
+    """Return the grid of these fractions, rising.
+
+    Raises:
+        UsageError: as `sizes`.
+    """
+    rising = tuple(sorted(float(f) for f in fractions))
+    return Grid(sizes(n_features, rising), rising)
+
+
+def every_size(n_features: int) -> Grid:
+    """Return the grid of every k from 1 to D, with the fractions k/D.
+
+    Example:
+        >>> every_size(4)
+        Grid(sizes=(1, 2, 3, 4), fractions=(0.25, 0.5, 0.75, 1.0))
+    """
+    counts = tuple(range(1, n_features + 1))
+    return Grid(counts, tuple(k / n_features for k in counts))
 
 
 def sizes(n_features: int, fractions: Sequence[float]) -> tuple[int, ...]:
@@ -113,43 +170,45 @@ def random_order(n_features: int, seed: int) -> np.ndarray:
 
 def random_chain(n_features: int, fractions: Sequence[float], seed: int) -> Chain:
     """Return one seed's nested random subsets: prefixes of one permutation."""
-    return _ordered(random_order(n_features, seed), fractions, "random", int(seed))
+    order = random_order(n_features, seed)
+    return grid(n_features, fractions).chain(order, "random", int(seed))
 
 
 def first_chain(n_features: int, fractions: Sequence[float]) -> Chain:
     """Return the chain of leading features, as a Matryoshka representation orders them."""
-    return _ordered(np.arange(n_features), fractions, "first", None)
+    return grid(n_features, fractions).chain(np.arange(n_features), "first")
 
 
 def ordered_chain(
     order: Sequence[int], fractions: Sequence[float], mode: str = "explicit"
 ) -> Chain:
     """Return the chain of the user's own order of all D features; fractions are of its length."""
-    return _ordered(_indices(order), fractions, mode, None)
+    indices = feature_indices(order)
+    return grid(len(indices), fractions).chain(indices, mode)
 
 
-def subset_chain(features: Sequence[int], n_features: int) -> Chain:
+def subset_chain(features: Sequence[int], n_features: int, mode: str = "explicit") -> Chain:
     """Return the chain with one prefix: exactly these of D features.
 
     Raises:
         UsageError: the list is empty, repeats a feature or names one outside 0 to D - 1.
     """
-    order = _indices(features)
+    order = feature_indices(features)
     if order.size and order.max() >= n_features:
         raise UsageError(f"feature {order.max()} of {n_features}: they are 0 to {n_features - 1}")
-    return Chain(order, (len(order),), (len(order) / n_features,), "explicit")
+    return Chain(order, (len(order),), (len(order) / n_features,), mode)
 
 
-def _indices(features: Sequence[int]) -> np.ndarray:
+def feature_indices(features: Sequence[int]) -> np.ndarray:
+    """Return a list of features as int64 (m,).
+
+    Raises:
+        UsageError: it is empty, not flat, or not of integers.
+    """
     order = np.asarray(features)
     if order.ndim != 1 or not order.size or order.dtype.kind not in "iu":
         raise UsageError("features are given by a non-empty flat list of integer indices")
     return order.astype(np.int64)
-
-
-def _ordered(order: np.ndarray, fractions: Sequence[float], mode: str, seed: int | None) -> Chain:
-    rising = tuple(sorted(float(f) for f in fractions))
-    return Chain(order, sizes(len(order), rising), rising, mode, seed)
 
 
 def check_chains(chains: Sequence[Chain], n_features: int) -> None:

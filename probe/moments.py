@@ -223,13 +223,14 @@ def add_upper(total: Array, piece: Array, width: int) -> None:
             total[columns, columns.start :] += piece[:, columns].T @ piece[:, columns.start :]
 
 
-def mirror(gram: np.ndarray) -> None:
+def mirror(gram: Array) -> None:
     """Copy the panels above the diagonal of (D, D) below it, in place: exactly symmetric."""
+    xp = array_namespace(gram)
     # products of rounded numbers are symmetric to rounding only, and a factor's check is strict
     for columns in panels(len(gram)):
         gram[columns.stop :, columns] = gram[columns, columns.stop :].T
-        corner = np.triu(gram[columns, columns])
-        gram[columns, columns] = corner + np.triu(corner, 1).T
+        corner = xp.triu(gram[columns, columns])
+        gram[columns, columns] = corner + xp.triu(corner, k=1).T
 
 
 def _finished(

@@ -19,17 +19,21 @@ class Layout:
     """Which probe stands in which row of the table of a sweep.
 
     Attributes:
-        probes: int64 (rows,); the whole layer, solved once, stands in the rows of every seed.
+        probes: int64 (rows,); the whole layer, solved once, stands in the rows of every mode and
+            seed.
         seeds: (rows,) the seed of each row, None where nothing was drawn.
+        modes: (rows,) the mode of each row.
     """
 
     probes: np.ndarray
     seeds: list[int | None]
+    modes: list[str]
 
     def arranged(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return the rows of a table with one row a probe, in order of probes, as laid out."""
         rows = table.iloc[self.probes].reset_index(drop=True)
         rows["seed"] = pd.array(self.seeds, dtype="Int64")
+        rows["mode"] = self.modes
         return rows
 
 

@@ -89,6 +89,7 @@ class Solver:
             if it had not been there; None where there is no closed form for that.
         moments: whether it gathers moments.
         targets: whether it can predict numbers in place of classes.
+        every_prefix: whether all prefixes of a chain come from one factorisation.
         together: how many (chain, penalty) are solved and scored together when a sweep is cut
             into groups: few enough that an interruption loses little.
     """
@@ -103,6 +104,7 @@ class Solver:
     leave_one_out: Fit | None = None
     moments: bool = True
     targets: bool = False
+    every_prefix: bool = False
     together: int = 16
 
     @property
@@ -128,8 +130,9 @@ SOLVERS: dict[str, Solver] = {
         probabilities=False,
         leave_one_out=leave_one_out.fit,
         targets=True,
+        every_prefix=True,
     ),
-    "lda": Solver(lda.fit, prefixes.REMEDIES),
+    "lda": Solver(lda.fit, prefixes.REMEDIES, every_prefix=True),
     "logistic": Solver(logistic.fit, logistic.REMEDIES, logistic.UNFINISHED),
     "sgd": Solver(
         sgd.fit,

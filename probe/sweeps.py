@@ -1,32 +1,37 @@
 """The whole way from feature blocks to a table of accuracies against fractions."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from probe.arrays import backend
-from probe.blocks import Rows, has_targets
+from probe.arrays import Backend, backend
+from probe.blocks import RowBlocks, Rows, has_targets
 from probe.chains import Chain
 from probe.checks import as_pair
-from probe.device_memory import grant
-from probe.errors import UsageError
+from probe.device_memory import Grant, grant
+from probe.errors import MemoryBudgetError, UsageError
 from probe.fits import fit
 from probe.groupwise import solved
 from probe.metrics import metrics_of
-from probe.remembered import remembered
+from probe.modes import INDICES, MODES, Mode
+from probe.moments import Moments
+from probe.ranks import least
+from probe.remembered import Remembered, remembered
 from probe.result import ProbeResult
 from probe.resume import ResultsFile
-from probe.sweep_plan import sweep_plan
+from probe.settings import Settings
+from probe.sweep_plan import Wanted, sweep_plan
 
 
 def sweep(
     train: Rows,
     test: Rows,
     *,
-    fractions: Sequence[float],
+    fractions: Sequence[float] | None = None,
     seeds: Sequence[int] = (1,),
     solver: str = "logistic",
-    mode: str = "random",
+    mode: Mode | Sequence[Mode] = "random",
+    every_k: bool = False,
     metrics: Sequence[str] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -41,13 +46,15 @@ def sweep(
         fractions: shares in (0, 1]; k = int(fraction * D); the whole layer is always probed too.
         seeds: what the random subsets are drawn with; for one seed they are nested.
         solver: a key of `probe.solvers.SOLVERS`.
-        mode: "random", or "first" for the leading features (which knows no seed).
+        mode: which features: a key of `probe.modes.MODES`, or several; "indices:FILE", or a list
+            of indices, for one's own.
+        every_k: probe every number of features from 1 to D, in place of `fractions`; for the
+            solvers ridge and lda.
         metrics: keys of `probe.metrics.METRICS`; by default accuracy, or R^2 of numbers.
         out: .csv, .json or .parquet file to keep the table in. The probes are solved group by
             group, and after each the file is written, the others in it as "not run".
         resume: solve only the probes that `out` does not have.
-        each: called with the scored probes of every group before they are written to `out`, to keep
-            more of them (`ProbeResult.predict`) than a table does.
+        each: called with every group's scored probes before they are written to `out`.
         arguments: the other arguments of `fit`.
 
     Raises:
@@ -65,20 +72,55 @@ def sweep(
     metrics = metrics_of(metrics, has_targets(train_blocks))
     if resume and out is None:
         raise UsageError("resume without out: name the results file that is to be completed")
-    plan = sweep_plan(train_blocks, test_blocks, fractions, seeds, solver, mode, arguments)
-    blocks, file = remembered(train_blocks), None
-    if out is not None:
-        file = ResultsFile(Path(out), plan.identity, plan.layout, metrics)
-    finished = file.read() if resume and file.path.exists() else None
+    wanted = Wanted(fractions, seeds, mode, every_k)
+    kept = (Path(out), resume) if out is not None else None
+    return _swept(train_blocks, test_blocks, wanted, solver, metrics, kept, each, arguments)
+
+
+def _swept(
+    train: RowBlocks, test: RowBlocks, wanted: Wanted, solver: str, metrics: tuple[str, ...],
+    kept: tuple[Path, bool] | None, each: Callable[[ProbeResult], object] | None,
+    arguments: dict[str, Any],
+) -> ProbeResult:  # fmt: skip
     where = backend(arguments.get("backend", "torch"), arguments.get("device", "auto"))
-    granted = grant(arguments.pop("memory", "auto"), where)
+    # one grant for all groups, so that what one learns of the device the next ones know
+    arguments["memory"] = granted = grant(arguments.get("memory", "auto"), where)
+    rows, file, finished = remembered(train), None, None
+    moments = train_moments(rows, granted, where, arguments)
+    plan = sweep_plan(rows, test, wanted, solver, moments, arguments)
+    if kept:
+        file = ResultsFile(kept[0], plan.identity, plan.layout, metrics)
+        finished = file.read() if kept[1] and file.path.exists() else None
 
     def solve(group: Sequence[Chain]) -> ProbeResult:
-        # one grant for all groups, so that what one learns of the device the next ones know
         def scored(_: int) -> ProbeResult:
-            found = fit(blocks, group, solver=solver, memory=granted, **arguments)
-            return found.score(test_blocks, metrics)
+            return fit(rows, group, solver=solver, **arguments).score(test, metrics)
 
         return granted.spend(scored)
 
     return solved(plan, solve, file, finished, each)
+
+
+def train_moments(
+    rows: Remembered, granted: Grant, where: Backend, arguments: Mapping[str, Any]
+) -> Callable[[], Moments]:
+    """Return what gathers the moments of train when a mode first asks for them.
+
+    Raises, when called:
+        MemoryBudgetError: they do not fit; the message says which modes do without.
+    """
+    known = {name: arguments[name] for name in ("moments_cache", "progress") if name in arguments}
+
+    def gathered() -> Moments:
+        try:
+            return granted.spend(
+                lambda memory: rows.moments(Settings(memory=least(memory), backend=where, **known))
+            )
+        except MemoryBudgetError as error:
+            free = ", ".join(name for name, recipe in MODES.items() if not recipe.moments)
+            raise MemoryBudgetError(
+                f"a mode needs the moments of all {rows.n_features} features: {error}; the modes "
+                f"{free} and {INDICES} need none"
+            ) from None
+
+    return gathered

@@ -12,12 +12,21 @@ from terminal.values import DEVICE, STORE, Names, NumberList, OutFile, Penalties
 @click.command(cls=Command)
 @click.argument("store", type=STORE, required=False)
 @click.option(
-    "--fractions", type=NumberList(float, "0.01,0.05,0.1"), required=True, metavar="LIST",
+    "--fractions", type=NumberList(float, "0.01,0.05,0.1"), metavar="LIST",
     help="Shares of the features, in (0, 1]; the full layer comes by itself.",
+)  # fmt: skip
+@click.option(
+    "--every-k", is_flag=True,
+    help="Every number of features in place of --fractions; with --solver ridge or lda.",
 )  # fmt: skip
 @click.option(
     "--seeds", type=Seeds(int, "3,7"), required=True, metavar="N|LIST",
     help="5 for seeds 1 to 5, or a list such as 3,7.",
+)  # fmt: skip
+@click.option(
+    "--mode", type=Names(), default="random", metavar="LIST",
+    help="Which features: random, independent, first, last, variance, fisher, greedy, "
+    "indices:FILE.  [default: random]",
 )  # fmt: skip
 @click.option("--solver", default="logistic", help="logistic, ridge, lda or sgd.")
 @click.option(
@@ -83,7 +92,8 @@ def probe(store, out, plot, save_weights, save_predictions, per_class, **options
     Prints mean and spread of the test accuracy over the seeds, and its share of the full layer's.
 
     STORE is a path; without it, the newest complete store under the store root is taken.
-    Features are drawn at random, nested along the fractions of one seed.
+    Features are drawn at random, nested along the fractions of one seed, unless --mode says
+    otherwise.
 
     \b
     Example:
@@ -92,6 +102,8 @@ def probe(store, out, plot, save_weights, save_predictions, per_class, **options
         --out results.csv --plot accuracy.pdf
       featstore probe mine.zarr --fractions 0.1 --seeds 5 --l2 auto \\
         --save-weights probes.safetensors
+      featstore probe mine.zarr --every-k --seeds 5 --solver ridge \\
+        --mode random,variance
       torchrun --nproc-per-node 8 -m featstore probe --fractions 0.1 --seeds 5
     """
     import featstore

@@ -1,0 +1,152 @@
+"""Bases: linear maps of the features, whose directions are probed as features are."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from array_api_compat import array_namespace
+
+from probe.arrays import Array, Backend, to_host
+from probe.moments import Moments, mirror, panels
+
+PIECE = 64
+"""Directions that are drawn at once, so that the first ones are the same however many follow."""
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What the features are seen through: z = R'((x - mean) / scale), R (D, m).
+
+    Attributes:
+        kind: "features", where R is the identity; or a key of `KINDS`.
+        seed: what R is drawn with; None where it is not drawn.
+    """
+
+    kind: str
+    seed: int | None = None
+
+
+FEATURES = Basis("features")
+"""The features themselves."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The train rows whose features a basis is of, and the form in which it meets them.
+
+    Attributes:
+        n_features: D.
+        moments: returns the moments of these rows.
+        standardize: whether features are divided by their deviation first.
+        centred: whether their mean is subtracted; not where a solver takes features raw.
+    """
+
+    n_features: int
+    moments: Callable[[], Moments]
+    standardize: bool = True
+    centred: bool = True
+
+    @property
+    def mean(self) -> np.ndarray:
+        """What is subtracted from each feature, float64 (D,)."""
+        return self.moments().mean if self.centred else np.zeros(self.n_features)
+
+    @property
+    def scale(self) -> np.ndarray:
+        """What each feature is divided by, float64 (D,)."""
+        scaled = self.standardize and self.centred
+        return self.moments().scale(True) if scaled else np.ones(self.n_features)
+
+    def covariance(self) -> np.ndarray:
+        """Return the covariance of the features in this form, float64 (D, D)."""
+        return self.moments().covariance(self.standardize and self.centred)
+
+
+def directions(basis: Basis, count: int, frame: Frame, backend: Backend) -> Array:
+    """Return the first `count` directions R of a basis, float64 (D, count), on the device.
+
+    They are made from train rows, or drawn, and never from test rows. The directions of a smaller
+    count are the leading ones of a larger. A feature that never changes in train takes no part
+    where features are centred.
+    """
+    found = KINDS[basis.kind](basis, count, frame, backend)
+    if frame.centred:
+        constant = frame.moments().variance == 0
+        if constant.any():
+            found = found * backend.put(~constant, "float64")[:, None]
+    return found
+
+
+def _principal(basis: Basis, count: int, frame: Frame, backend: Backend) -> Array:
+    """Eigenvectors of the covariance, by falling eigenvalue; or of the second moment about 0.
+
+    The largest entry of each is positive.
+    """
+    centred, moments = basis.kind == "pca", frame.moments()
+    key = ("principal", centred, frame.standardize and frame.centred)
+
+    def make() -> np.ndarray:
+        matrix = frame.covariance()
+        if not centred:
+            mean = moments.mean / moments.scale(key[2])
+            matrix = matrix + np.outer(mean, mean)
+        on_device = backend.put(matrix)
+        vectors = array_namespace(on_device).linalg.eigh(on_device)[1]
+        vectors = np.ascontiguousarray(to_host(vectors)[:, ::-1])
+        largest = np.abs(vectors).argmax(0)
+        return vectors * np.sign(vectors[largest, np.arange(len(vectors))])
+
+    return backend.put(moments.once(key, make)[:, :count])
+
+
+def _gaussian(basis: Basis, count: int, frame: Frame, backend: Backend) -> Array:
+    """Independent normal entries of variance 1/D: directions of length 1 on average."""
+    return _drawn(torch.randn, basis, count, frame, backend) * frame.n_features**-0.5
+
+
+def _orthogonal(basis: Basis, count: int, frame: Frame, backend: Backend) -> Array:
+    """The Gaussian directions of the same seed, made orthonormal one after another."""
+    gaussian = _gaussian(basis, count, frame, backend)
+    xp = array_namespace(gaussian)
+    orthonormal, triangle = xp.linalg.qr(gaussian)
+    # the signs of Gram and Schmidt, whatever the factorisation's
+    return orthonormal * xp.sign(xp.linalg.diagonal(triangle))
+
+
+def _uniform(basis: Basis, count: int, frame: Frame, backend: Backend) -> Array:
+    """Entries uniform in [0, 1), each direction then scaled to length 1."""
+    drawn = _drawn(torch.rand, basis, count, frame, backend)
+    xp = array_namespace(drawn)
+    return drawn / xp.sqrt(xp.sum(drawn * drawn, axis=0))
+
+
+def _drawn(
+    draw: Callable[..., torch.Tensor], basis: Basis, count: int, frame: Frame, backend: Backend
+) -> Array:
+    """Return (D, count) of float32 draws from a generator of their own, in float64."""
+    generator = torch.Generator().manual_seed(basis.seed)
+    shape = (PIECE, frame.n_features)
+    pieces = [draw(shape, generator=generator) for _ in range(-(-count // PIECE))]
+    return backend.put(torch.cat(pieces)[:count].T.numpy(), "float64")
+
+
+KINDS: dict[str, Callable[[Basis, int, Frame, Backend], Array]] = {
+    "pca": _principal,
+    "pca-uncentred": _principal,
+    "random-projection": _gaussian,
+    "random-projection-orthogonal": _orthogonal,
+    "random-projection-uniform": _uniform,
+}
+"""How the directions of each kind come about."""
+
+
+def congruent(matrix: Array, found: Array) -> Array:
+    """Return R'MR, (m, m), exactly symmetric, for symmetric M (D, D) and R (D, m)."""
+    xp = array_namespace(matrix)
+    product, width = matrix @ found, found.shape[1]
+    out = xp.empty((width, width), dtype=matrix.dtype, device=matrix.device)
+    for columns in panels(width):
+        out[columns, columns.start :] = found[:, columns].T @ product[:, columns.start :]
+    mirror(out)
+    return out

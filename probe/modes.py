@@ -1,0 +1,199 @@
+"""The modes by name: which features, or which directions among them, a sweep probes."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from probe.chains import Chain, Grid, feature_indices, random_order, subset_chain
+from probe.errors import UsageError
+from probe.greedy import greedy_order
+from probe.moments import Moments
+from probe.ranking import by_fisher, by_variance
+from probe.settings import Progress, silent
+
+Mode: TypeAlias = str | Sequence[int]
+"""What a mode may be given as: a name, "indices:FILE", or the indices themselves."""
+
+INDICES = "indices"
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What chains are made from.
+
+    Attributes:
+        n_features: D.
+        grid: the prefix sizes that are asked for; at least one.
+        moments: returns the moments of the train rows.
+        standardize: whether probes see scaled features.
+        progress: callback.
+    """
+
+    n_features: int
+    grid: Grid
+    moments: Callable[[], Moments]
+    standardize: bool = True
+    progress: Progress = silent
+
+    @property
+    def length(self) -> int:
+        """The features of the largest prefix."""
+        return self.grid.sizes[-1]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One entry of the registry.
+
+    Attributes:
+        make: returns the chains of a layer for one seed, or for None.
+        seeded: whether each seed draws anew.
+        moments: whether the moments of train rows are needed.
+    """
+
+    make: Callable[[Layer, int | None], list[Chain]]
+    seeded: bool = False
+    moments: bool = False
+
+
+def _random(layer: Layer, seed: int) -> list[Chain]:
+    """Prefixes of one permutation a seed."""
+    return [layer.grid.chain(random_order(layer.n_features, seed), "random", seed)]
+
+
+def _independent(layer: Layer, seed: int) -> list[Chain]:
+    """A permutation of its own for each size and seed."""
+    return [
+        Chain(independent_draw(layer.n_features, size, seed), (size,), (fraction,),
+              "independent", seed)
+        for size, fraction in zip(layer.grid.sizes, layer.grid.fractions, strict=True)
+    ]  # fmt: skip
+
+
+def independent_draw(n_features: int, size: int, seed: int) -> np.ndarray:
+    """Return `size` of D features, drawn by a seed that follows from `seed` and `size` alone.
+
+    What other sizes are asked for does not change it.
+
+    Example:
+        >>> independent_draw(384, 3, seed=1)
+        array([129, 178, 365])
+    """
+    digest = hashlib.sha256(f"{seed} {size}".encode()).digest()
+    return random_order(n_features, int.from_bytes(digest[:8], "big") >> 1)[:size]
+
+
+def _first(layer: Layer, seed: None) -> list[Chain]:
+    """The leading features, as a Matryoshka representation orders them."""
+    return [layer.grid.chain(np.arange(layer.n_features), "first")]
+
+
+def _last(layer: Layer, seed: None) -> list[Chain]:
+    """The features from the last one on."""
+    return [layer.grid.chain(np.arange(layer.n_features)[::-1], "last")]
+
+
+def _variance(layer: Layer, seed: None) -> list[Chain]:
+    """The features of largest variance in their own units."""
+    return [layer.grid.chain(by_variance(layer.moments()), "variance")]
+
+
+def _fisher(layer: Layer, seed: None) -> list[Chain]:
+    """The features whose variance between classes is the most of that within them."""
+    return [layer.grid.chain(by_fisher(layer.moments()), "fisher")]
+
+
+def _greedy(layer: Layer, seed: None) -> list[Chain]:
+    """Forward selection by the gain of the ridge objective."""
+    order = greedy_order(
+        layer.moments(), layer.length, layer.standardize, progress=layer.progress
+    )  # fmt: skip
+    return [layer.grid.chain(order, "greedy")]
+
+
+MODES: dict[str, Recipe] = {
+    "random": Recipe(_random, seeded=True),
+    "independent": Recipe(_independent, seeded=True),
+    "first": Recipe(_first),
+    "last": Recipe(_last),
+    "variance": Recipe(_variance, moments=True),
+    "fisher": Recipe(_fisher, moments=True),
+    "greedy": Recipe(_greedy, moments=True),
+}
+"""All modes but `INDICES`, which a user's own list makes."""
+
+
+def modes_of(mode: Mode | Sequence[Mode]) -> dict[str, Recipe]:
+    """Return the modes that are asked for, by name.
+
+    Arguments:
+        mode: one or several: a key of `MODES`, "indices:FILE", or a list of feature indices.
+
+    Raises:
+        UsageError: no mode has the name, one is given twice, or a list cannot be read.
+
+    Example:
+        >>> list(modes_of(["random", [3, 1, 2]]))
+        ['random', 'indices']
+    """
+    several = [mode] if isinstance(mode, str) or _is_indices(mode) else list(mode)
+    if not several:
+        raise UsageError(f"no mode given: name one of {', '.join([*MODES, INDICES])}")
+    found: dict[str, Recipe] = {}
+    for one in several:
+        name, recipe = _recipe(one)
+        if name in found:
+            raise UsageError(f"mode {name} is given twice: each mode makes its own rows")
+        found[name] = recipe
+    return found
+
+
+def _is_indices(mode: Any) -> bool:
+    if isinstance(mode, str):
+        return False
+    return len(mode) > 0 and all(isinstance(i, int | np.integer) for i in mode)
+
+
+def _recipe(mode: Mode) -> tuple[str, Recipe]:
+    if not isinstance(mode, str):
+        return INDICES, _of_indices(mode)
+    name, colon, path = mode.partition(":")
+    if name == INDICES and colon:
+        return INDICES, _of_indices(read_indices(path))
+    if mode not in MODES:
+        raise UsageError(
+            f"no mode is called {mode!r}: there are {', '.join(MODES)}, and {INDICES}:FILE"
+        )
+    return mode, MODES[mode]
+
+
+def _of_indices(indices: Sequence[int]) -> Recipe:
+    features = feature_indices(indices)
+
+    def make(layer: Layer, seed: None) -> list[Chain]:
+        return [subset_chain(features, layer.n_features, INDICES)]
+
+    return Recipe(make)
+
+
+def read_indices(path: str | Path) -> np.ndarray:
+    """Return the feature indices of a file: .txt with one a line, or .npy; int64 (m,).
+
+    Raises:
+        UsageError: there is no such file, or it holds something else.
+    """
+    path = Path(path)
+    try:
+        if path.suffix.lower() == ".npy":
+            return feature_indices(np.load(path, allow_pickle=False))
+        words = path.read_text().split()
+        return feature_indices([int(word) for word in words])
+    except (OSError, ValueError, EOFError) as error:
+        raise UsageError(
+            f"{path} holds no feature indices ({error}): give a .txt file with one index a line, "
+            "counted from 0, or a .npy file of integers"
+        ) from None

@@ -154,7 +154,11 @@ def _extracted(study: Study, model: str, data: str) -> Feature:
     if columns or targets:
         options["columns"] = Columns(**columns, targets=targets)
     # in the store their names are safe ones; all that was asked for is there, and nothing else
-    taps = ("all",) if options.get("taps", "one") not in ("one", ["penultimate"]) else ()
+    taps = (
+        ("all",)
+        if options.get("taps", "one") not in ("one", ["penultimate"], ("penultimate",))
+        else ()
+    )
     return Feature(f"{model}-{data}", options, taps=taps, absent=absent)
 
 

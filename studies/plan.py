@@ -12,6 +12,9 @@ from studies.made import Made
 from studies.spec import Study, several
 from studies.sweeping import Sweep, arguments_of, sweeps_of
 
+ANALYSES = "analyses"
+"""What chooses tables, figures and page alone."""
+
 
 @dataclass(frozen=True)
 class Planned:
@@ -57,7 +60,8 @@ def plan(study: Study, folder: str | Path, only: str | None = None) -> Plan:
     Arguments:
         study: as `spec.read` gives it.
         folder: of its outputs.
-        only: a name or pattern: of features, of probes, or of "FEATURE.PROBE".
+        only: names or patterns of features, of probes, or of "FEATURE.PROBE", with commas between;
+            "analyses" for tables, figures and page, which are otherwise left to a run of all.
 
     Raises:
         UsageError: the study asks for what cannot be, or `only` chooses nothing.
@@ -66,10 +70,12 @@ def plan(study: Study, folder: str | Path, only: str | None = None) -> Plan:
         arguments_of(study, name)
     made = Made(Path(folder))
     planned = [_planned(study, feature, made, only) for feature in features_of(study)]
-    if only is not None and not any(each.chosen for each in planned):
+    nothing = not any(each.chosen for each in planned)
+    if only is not None and nothing and ANALYSES not in several(only):
         names = ", ".join(each.feature.name for each in planned)
         raise UsageError(
-            f"--only {only} chooses nothing: features are {names}; probes {', '.join(study.probes)}"
+            f"--only {only} chooses nothing: features are {names}; probes are "
+            f"{', '.join(study.probes)}; {ANALYSES} are tables, figures and page"
         )
     return Plan(study, Path(folder), planned)
 

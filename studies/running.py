@@ -2,33 +2,20 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featstore.errors import FeatstoreError
-from probe.errors import ProbeError
 from probe.files import written_whole
 from probe.settings import Progress, silent
-from studies.errors import PartMissing, StudyError
 from studies.features import Feature, extract, sources
 from studies.made import Made
-from studies.plan import Plan, chosen, of_probe, todo
+from studies.outcomes import KNOWN, Outcome
+from studies.plan import ANALYSES, Plan, chosen, of_probe, todo
+from studies.spec import several
 from studies.sweeping import Sweep, solve, sweeps_of
+from studies.writing import write_up
 
 Told = Callable[[str], Any]
-
-KNOWN = (FeatstoreError, ProbeError, StudyError, OSError)
-"""What a part may fail with while the rest of the study goes on."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one part: "made", "there" (nothing to do) or "missing", and then why."""
-
-    part: str
-    status: str
-    reason: str = ""
 
 
 def run(
@@ -61,6 +48,8 @@ def run(
     for each in plan.features:
         if each.chosen:
             outcomes += _of_feature(plan, each.feature, made, only, progress, told, command)
+    if only is None or ANALYSES in several(only):
+        outcomes += write_up(plan, outcomes, progress, told)
     return outcomes
 
 
@@ -127,17 +116,6 @@ def _solved(
 def named(progress: Progress, part: str) -> Progress:
     """Return a callback that says which part of a study it is that goes on."""
     return lambda stage, done, total, **facts: progress(stage, done, total, of=part, **facts)
-
-
-def require(outcomes: Sequence[Outcome]) -> None:
-    """Raise PartMissing, naming the first, if a part is missing."""
-    missing = [each for each in outcomes if each.status == "missing"]
-    if missing:
-        first = missing[0]
-        raise PartMissing(
-            f"{len(missing)} of {len(outcomes)} parts are missing; the first is {first.part}: "
-            f"{first.reason}"
-        )
 
 
 def default_folder(path: Path) -> Path:

@@ -15,7 +15,7 @@ from studies.errors import UsageError
 # A name becomes part of file names, between dots, and of facts, between commas.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", max_length=60)]
 Share = Annotated[float, Field(gt=0, le=1)]
-Several = str | list[str]
+Several = str | tuple[str, ...]
 
 FIGURES = ("accuracy", "ratio", "redundancy", "cka", "classes", "inequality", "spectra")
 """What a study draws, by default all of it that there is something to draw of."""

@@ -17,7 +17,7 @@ from terminal.values import FILE
     "--out", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
     help="Where everything goes.  [default: the file's own path without .toml]",
 )  # fmt: skip
-@click.option("--only", metavar="PATTERNS", help="Features, probes, or FEATURE.PROBE, as lite0-*.")
+@click.option("--only", metavar="PATTERNS", help="Features, probes, FEATURE.PROBE, or analyses.")
 @click.option("--dry-run", is_flag=True, help="Say what it will cost, and stop.")
 def study(file, out, only, dry_run) -> None:
     """Run what a study file describes, and only what of it is missing.
@@ -32,7 +32,7 @@ def study(file, out, only, dry_run) -> None:
       featstore study mine.toml --dry-run
       featstore study mine.toml --only "lite0-*,ridge"
     """
-    from studies import plan, running, spec
+    from studies import outcomes, plan, running, spec
 
     if file is None:
         raise click.UsageError("name a study file")
@@ -43,10 +43,10 @@ def study(file, out, only, dry_run) -> None:
     if dry_run:
         return
     with Progress() as progress:
-        outcomes = running.run(planned, only=only, progress=progress, told=notice, command=sys.argv)
-    counts = {status: sum(each.status == status for each in outcomes) for status in _STATES}
+        done = running.run(planned, only=only, progress=progress, told=notice, command=sys.argv)
+    counts = {status: sum(each.status == status for each in done) for status in _STATES}
     notice(", ".join(f"{count} {_STATES[status]}" for status, count in counts.items() if count))
-    running.require(outcomes)
+    outcomes.require(done)
 
 
 _STATES = {"made": "parts made", "there": "were there", "missing": "missing"}

@@ -1,18 +1,14 @@
-"""Extractions by several processes at once, as a launcher starts them, on this machine."""
+"""Jobs of several processes at once, as a launcher starts them, on this machine."""
 
-import multiprocessing
 import os
 import socket
 import time
+from collections.abc import Callable
 
-import torch
+from forked import processes
 
 import featstore
 from featstore import layout
-
-# The server forks each rank in a few milliseconds from a process that has imported everything.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["featstore.extraction", "featstore.hdf5_store", "zarr", "timm"])
 
 
 def free_port() -> int:
@@ -22,8 +18,8 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(count: int, arguments: tuple, options: dict, pause: float = 0.0) -> list:
-    """Start `count` ranks of one job, each of one thread; `pause` seconds after every batch."""
+def launched(count: int, target: Callable, *arguments) -> list:
+    """Start the `count` ranks of a job, each of which calls `target(*arguments)`."""
     port = free_port()
     started = []
     for rank in range(count):
@@ -31,23 +27,35 @@ def start(count: int, arguments: tuple, options: dict, pause: float = 0.0) -> li
             "RANK": rank, "WORLD_SIZE": count, "LOCAL_RANK": rank, "LOCAL_WORLD_SIZE": count,
             "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port,
         }  # fmt: skip
-        process = processes.Process(target=_run, args=(environment, arguments, options, pause))
+        process = processes.Process(target=_as_rank, args=(environment, target, arguments))
         process.start()
         started.append(process)
     return started
 
 
-def extract(count: int, arguments: tuple, options: dict) -> list[int]:
-    """Run a job to its end; return the exit status of each rank."""
-    ranks = start(count, arguments, options)
+def exit_statuses(ranks: list) -> list[int]:
+    """Wait for the ranks of a job; return the exit status of each."""
     for process in ranks:
         process.join(120)
     return [process.exitcode for process in ranks]
 
 
-def _run(environment: dict, arguments: tuple, options: dict, pause: float) -> None:
+def start(count: int, arguments: tuple, options: dict, pause: float = 0.0) -> list:
+    """Start an extraction by `count` ranks, with `pause` seconds after every batch."""
+    return launched(count, _extract, arguments, options, pause)
+
+
+def extract(count: int, arguments: tuple, options: dict) -> list[int]:
+    """Run an extraction to its end; return the exit status of each rank."""
+    return exit_statuses(start(count, arguments, options))
+
+
+def _as_rank(environment: dict, target: Callable, arguments: tuple) -> None:
     os.environ.update({name: str(value) for name, value in environment.items()})
-    torch.set_num_threads(1)
+    target(*arguments)
+
+
+def _extract(arguments: tuple, options: dict, pause: float) -> None:
     layout.BLOCK_BYTES = 1
 
     def progress(stage, done, total, **facts):

@@ -1,7 +1,6 @@
 """Extraction: right features, once each, on the disk whatever happens in between."""
 
 import dataclasses
-import multiprocessing
 import random
 
 import numpy as np
@@ -9,6 +8,7 @@ import pytest
 import timm
 import torch
 from fake_sets import class_folders, noise
+from forked import processes
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -231,10 +231,6 @@ def test_other_images_are_another_store(images, tmp_path):
 
 
 # killed
-
-
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["featstore.extraction", "featstore.zarr_store", "h5py"])
 
 
 def extract_in_a_process(images, path, format, begun):

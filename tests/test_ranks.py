@@ -1,6 +1,5 @@
 """Probes solved by 1, 2 and 4 processes are the same probes."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -8,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import rank_jobs
 from conftest import spec_of_clusters
 from problems import relative
-from ranks_script import main
+from rank_sweeps import main
 
 import featstore
 from featstore import layout
@@ -18,7 +18,7 @@ from probe import budget, ranks
 from probe.blocks import ArrayBlocks
 from probe.parts import ColumnSubset, RowRange, RowSubset
 
-SCRIPT = Path(__file__).with_name("ranks_script.py")
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -33,19 +33,10 @@ def alone(tmp_path_factory):
     return np.load(folder / "found.npz"), pd.read_csv(folder / "ridge.csv")
 
 
-def launch(count: int, *command: str) -> subprocess.CompletedProcess:
-    root = SCRIPT.parents[1]
-    return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(count), *command],
-        env={**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
-        capture_output=True, text=True, timeout=300, cwd=root,
-    )  # fmt: skip
-
-
 @pytest.mark.parametrize("count", [2, 4])
 def test_several_processes_solve_the_same_probes(count, alone, tmp_path):
-    ran = launch(count, str(SCRIPT), str(tmp_path), str(tmp_path / "found.npz"))
-    assert ran.returncode == 0, ran.stderr
+    job = rank_jobs.launched(count, main, str(tmp_path), str(tmp_path / "found.npz"))
+    assert rank_jobs.exit_statuses(job) == [0] * count
     found, (wanted, table) = np.load(tmp_path / "found.npz"), alone
     assert (found["shares"] > 0).all()
     assert found["shares"].sum() == 600
@@ -59,9 +50,15 @@ def test_several_processes_solve_the_same_probes(count, alone, tmp_path):
 
 
 def test_the_command_prints_once(tiny_store, tmp_path):
-    given = ["--fractions", "0.1,0.5", "--seeds", "2", "--solver", "ridge", "--device", "cpu"]
     out = tmp_path / "r.csv"
-    ran = launch(2, "-m", "cli", "probe", str(tiny_store.path), *given, "--out", str(out))
+    ran = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"),
+            *("-m", "cli", "probe", str(tiny_store.path), "--fractions", "0.1,0.5"),
+            *("--seeds", "2", "--solver", "ridge", "--device", "cpu", "--out", str(out)),
+        ],
+        cwd=ROOT, capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("of the features keep") == 1
     assert len(pd.read_csv(out)) == 6

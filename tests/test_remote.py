@@ -1,7 +1,6 @@
 """Stores beyond this machine: damage, kills, leases and refusals."""
 
 import json
-import multiprocessing
 import os
 import pickle
 import random
@@ -13,6 +12,7 @@ import uuid
 import fsspec
 import numpy as np
 import pytest
+from forked import processes
 from loopback import no_network  # noqa: F401
 from s3 import everything, fresh_bucket  # noqa: F401
 from store_examples import (
@@ -42,10 +42,6 @@ from featstore.signed_reads import read_signed
 from featstore.zarr_store import ZarrStore
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(
-    ["featstore.zarr_store", "featstore.hdf5_store", "featstore.remote_objects", "zarr", "s3fs"]
-)
 SPEC = spec_of(n_train=32 * 6, n_test=40, dims=(24, 7))
 
 

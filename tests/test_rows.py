@@ -2,12 +2,12 @@
 
 import csv
 import io
-import multiprocessing
 import pickle
 
 import numpy as np
 import pytest
 from fake_sets import class_folders, write_image
+from forked import processes
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -206,11 +206,11 @@ def levels(rows) -> list[int]:
     return [rows[row][0].getpixel((0, 0))[0] for row in range(len(rows))]
 
 
-def test_rows_are_read_by_a_spawned_process(spoilt):
+def test_rows_are_read_by_another_process(spoilt):
     """And are small on the way: paths and offsets travel, not images."""
     rows = datasets.load(f"folder:{spoilt}", "test")
     assert len(pickle.dumps(rows)) < 2000
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
+    with processes.Pool(1) as pool:
         assert pool.apply(levels, (rows,)) == levels(rows)
 
 

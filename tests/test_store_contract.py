@@ -1,6 +1,5 @@
 """What every store does, in every format: one class of tests, run on each."""
 
-import multiprocessing
 import os
 import threading
 import uuid
@@ -10,6 +9,7 @@ import h5py
 import numpy as np
 import pytest
 import zarr
+from forked import processes
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from loopback import no_network  # noqa: F401
@@ -44,11 +44,6 @@ SHAPES = settings(
         HealthCheck.function_scoped_fixture,
         HealthCheck.differing_executors,
     ],
-)
-# The server forks each process from one without threads, in a few milliseconds.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(
-    ["featstore.zarr_store", "featstore.hdf5_store", "featstore.remote_objects", "zarr", "s3fs"]
 )
 
 

@@ -1,21 +1,17 @@
 """Writers killed at random instants: nothing that was committed is lost, nothing else counts."""
 
-import multiprocessing
 import os
 import random
 import time
 from pathlib import Path
 
 import pytest
+from forked import processes
 from store_examples import FIXED, assert_holds_known_contents, fill, filled, spec_of
 
 import featstore
 from featstore import layout, locks
 from featstore.errors import StoreNotFound, WriterBusy
-
-# The server forks each writer from a process without threads, in a few milliseconds.
-processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload(["featstore.zarr_store", "featstore.hdf5_store", "zarr"])
 
 SPEC = spec_of(n_train=32 * 20 + 5, n_test=40, dims=(24, 7))
 N_BLOCKS = 23

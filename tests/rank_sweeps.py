@@ -1,12 +1,6 @@
-"""What every process of a launch runs in test_ranks; rank 0 writes what came out.
-
-Not collected: `python -m torch.distributed.run --nproc-per-node N tests/ranks_script.py OUT.npz`.
-"""
-
-import sys
+"""What every process of a launch runs in test_ranks; rank 0 writes what came out."""
 
 import numpy as np
-import torch
 
 import probe
 from probe import budget, ranks
@@ -69,7 +63,7 @@ def refusal() -> str:
 
 
 def main(folder: str, out: str) -> None:
-    torch.set_num_threads(1)
+    """Write the numbers of every sweep to `out`, and a results file into `folder`."""
     budget.MOMENT_ROWS = 64  # so that every process has some
     with ranks.joined():
         found = sweeps(folder)
@@ -79,7 +73,3 @@ def main(folder: str, out: str) -> None:
         said = refusal() if ranks.world() > 1 else ""
         if ranks.rank() == 0:
             np.savez(out, shares=shares, said=np.array(said), **found)
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])

@@ -1,0 +1,17 @@
+"""Processes that tests start, each in a few milliseconds: forked from one that has imported much.
+
+Python has one such server for all of a test run's modules, and it imports what it was told of last
+before it began: so it is told here, and nowhere else.
+"""
+
+import multiprocessing
+
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload(
+    [
+        "featstore.extraction", "featstore.hdf5_store", "featstore.remote_objects",
+        "featstore.zarr_store", "probe.sweeps", "s3fs", "timm.data", "torchvision.datasets", "zarr",
+        # what the files of the tests import, in which a process finds what it is to run
+        "hypothesis", "pytest", "scipy.io",
+    ]
+)  # fmt: skip

@@ -4,6 +4,7 @@ python -m benchmarks.bench_memory --sizes small
 """
 
 import tempfile
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -102,9 +103,9 @@ def measured(path: Path, warm_up: Path, solver: str, arguments: dict[str, Any]) 
     return {"seconds": seconds, "bytes": machine.most_resident() - before, "accuracy": accuracy}
 
 
-def in_fresh_process(*arguments) -> dict:
+def in_fresh_process(run: Callable[..., Any], *arguments) -> Any:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(measured, *arguments).result()
+        return pool.submit(run, *arguments).result()
 
 
 def measure(sizes: MemorySizes, setup: stages.Setup) -> Report:
@@ -121,7 +122,7 @@ def measure(sizes: MemorySizes, setup: stages.Setup) -> Report:
                 path = folder / f"{n_train}.zarr"
                 if not path.exists():
                     write_store(path, n_train, sizes)
-                found = in_fresh_process(path, folder / "tiny.zarr", solver, arguments)
+                found = in_fresh_process(measured, path, folder / "tiny.zarr", solver, arguments)
                 check(found, solver, memory, sizes)
                 rows.append(_row(solver, n_train, memory, found))
     return Report("memory", as_dict(sizes), machine.facts(setup.backend), {"memory": rows})

@@ -67,5 +67,5 @@ class LocalObjects:
     def size(self) -> int:
         """Bytes on the disk, holes left out."""
         found = os.walk(self._root)
-        files = (Path(folder, name) for folder, _, names in found for name in names)
-        return sum(file.stat().st_blocks * 512 for file in files)
+        files = (os.path.join(folder, name) for folder, _, names in found for name in names)
+        return sum(os.stat(file).st_blocks * 512 for file in files)

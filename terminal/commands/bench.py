@@ -34,8 +34,8 @@ def bench(stage, json, figures, **options) -> None:
     """Measure this machine: probes, memory, growth, and the loops replaced.
 
     STAGE is probe (every solver on one sweep), ridge, logistic, optimum, sgd, store, remote,
-    extract or memory. Everything timed is held against the machine's own rates of matrix products
-    and of copies, and its answers against those of what it is compared with.
+    extract, memory or large. Everything timed is held against the machine's own rates of matrix
+    products and of copies, and its answers against those of what it is compared with.
 
     \b
     Example:

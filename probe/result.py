@@ -12,6 +12,7 @@ from probe.blocks import RowBlocks, Rows, as_blocks
 from probe.budget import parse
 from probe.checks import check_test
 from probe.errors import ProbeFailed, UsageError
+from probe.html import sweep_as_html
 from probe.metrics import Scores, metrics_of
 from probe.predictions import Predicted, Predictions, room
 from probe.ranks import share
@@ -151,7 +152,7 @@ class ProbeResult:
         return self.table["status"].isin(list(statuses)).to_numpy()
 
     def _repr_html_(self) -> str:
-        return self.table._repr_html_()
+        return sweep_as_html(self.table)
 
 
 def _with_columns(table: pd.DataFrame, columns: dict[str, np.ndarray]) -> pd.DataFrame:

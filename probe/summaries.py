@@ -80,8 +80,8 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         The columns `CURVE`, `fraction`, `k`, `probes` (how many seeds stand behind the row),
-        `accuracy`, `accuracy_std` (or `r2`, `r2_std`), `ratio`, `ratio_std`; ordered by curve, then
-        fraction.
+        `accuracy`, `accuracy_std` (or `r2`, `r2_std`), `ratio`, `ratio_std`; curves in the order in
+        which the table first has them, fractions rising.
 
     >>> row = {"store": "s", "tap": "t", "mode": "random", "solver": "ridge", "l2": 1e-3}
     >>> probes = [(1, 0.1, 2, 0.6), (2, 0.1, 2, 0.7), (1, 1.0, 20, 0.8), (2, 1.0, 20, 0.8)]
@@ -92,7 +92,9 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     0       0.1       2      0.65        0.0707  0.8125
     1       1.0       2      0.80        0.0000  1.0000
     """
-    groups = with_ratio(table).groupby([*CURVE, "fraction", "k"], dropna=False, sort=True)
+    rows = with_ratio(table)
+    rows = rows.assign(curve=rows.groupby(CURVE, dropna=False, sort=False).ngroup())
+    groups = rows.groupby(["curve", *CURVE, "fraction", "k"], dropna=False, sort=True)
     score = score_of(table)
     columns = {
         "probes": (score, "count"),
@@ -101,7 +103,9 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         "ratio": ("ratio", "mean"),
         "ratio_std": ("ratio", "std"),
     }
-    return groups.agg(**columns).reset_index()
+    numbers = groups.agg(**columns).reset_index().drop(columns="curve")
+    # a table that was read has NA, which is no number, for what is not known
+    return numbers.astype(dict.fromkeys([score, f"{score}_std", "ratio", "ratio_std"], "float64"))
 
 
 def percent(fraction: float) -> str:
@@ -166,7 +170,7 @@ def warnings(table: pd.DataFrame) -> list[str]:
     """
     curves = [curve for _, curve in summary(table).groupby(CURVE, dropna=False)]
     beaten = [line for curve in curves for line in _beaten(curve)]
-    return _unusual_statuses(table) + _at_the_end(table) + beaten
+    return _unusual_statuses(table.reset_index(drop=True)) + _at_the_end(table) + beaten
 
 
 def _unusual_statuses(table: pd.DataFrame) -> list[str]:

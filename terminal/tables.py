@@ -22,33 +22,29 @@ def show(*things: Table | str) -> None:
             console.print()
 
 
-def of_sweep(table) -> list[Table]:
+def of_sweep(table) -> list[Table | str]:
     """Lay out a sweep, one table a curve: accuracy mean ± std and share of the full layer.
 
+    What all curves have in common stands above them, and the headings once.
     `table` is a pandas table in the long form, one row a probe.
     """
-    from probe.summaries import CURVE, summary
+    from probe.printed import printed
 
-    return [_curve(curve) for _, curve in summary(table).groupby(CURVE, dropna=False)]
+    sweep = printed(table)
+    if len(sweep.blocks) == 1:
+        return [_block(sweep, sweep.blocks[0], sweep.shared)]
+    return [sweep.shared, *(_block(sweep, block, block.name) for block in sweep.blocks)]
 
 
-def _curve(curve) -> Table:
-    from probe.summaries import NAMES, penalty, percent, plus_minus, score_of
-
-    first = curve.iloc[0]
-    facts = (first.tap, first["mode"], first.solver, penalty(first.l2_choice, first.l2))
-    shown = Table(title=", ".join(facts), **PLAIN)
-    score = score_of(curve)
-    for heading in ("fraction", "features", f"test {NAMES[score]}", "of the full layer", "probes"):
-        shown.add_column(heading, justify="right")
-    for row in curve.itertuples():
-        shown.add_row(
-            percent(row.fraction),
-            f"{row.k:,}",
-            plus_minus(getattr(row, score), getattr(row, f"{score}_std"), 3),
-            plus_minus(100 * row.ratio, 100 * row.ratio_std, 1) + " %",
-            str(row.probes),
-        )
+def _block(sweep, block, title: str) -> Table:
+    """Lay out one curve; columns are as wide in all, and the first alone has headings."""
+    shown = Table(title=title or None, show_header=block is sweep.blocks[0], **PLAIN)
+    for column, heading in enumerate(sweep.headings):
+        cells = [row[column] for each in sweep.blocks for row in each.rows]
+        widest = max(len(text) for text in (heading, *cells))
+        shown.add_column(heading, justify="right", min_width=widest)
+    for row in block.rows:
+        shown.add_row(*row)
     return shown
 
 

@@ -69,6 +69,7 @@ DRAWN = {
     "redundancy_curve": REDUNDANCY,
     "spectra": SPECTRA,
 }
+VALUES = {"accuracy", "cka", "class_accuracy", "redundancy", "low", "gini", "eigenvalue"}
 every = pytest.mark.parametrize("name", DRAWN)
 
 
@@ -359,13 +360,22 @@ def test_labels_move_no_more_than_they_must():
 @every
 def test_what_is_not_known_is_not_drawn(tmp_path, name):
     unknown = DRAWN[name].copy()
-    values = {"accuracy", "cka", "class_accuracy", "redundancy", "low", "gini", "eigenvalue"}
-    numbers = list(unknown.columns) if name == "cka_matrix" else values & set(unknown)
+    numbers = list(unknown.columns) if name == "cka_matrix" else VALUES & set(unknown)
     unknown[list(numbers)] = np.nan
     draw(name, unknown, tmp_path / "a.png")
     some = DRAWN[name].copy()
     some.iloc[0, [some.columns.get_loc(column) for column in numbers]] = np.nan
     draw(name, some, tmp_path / "a.png")
+
+
+@every
+def test_a_table_read_from_a_file_serves_as_well(tmp_path, name):
+    written = DRAWN[name].copy()
+    last = [*written].index(next(iter(VALUES & set(written)), "c"))
+    written.iloc[-1, last] = np.nan
+    read = written.convert_dtypes()
+    assert read.iloc[-1, last] is pd.NA
+    draw(name, read, tmp_path / "a.svg")
 
 
 @every

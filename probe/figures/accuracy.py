@@ -12,6 +12,7 @@ from probe.figures.curves import (
     Curve,
     along_fraction,
     draw,
+    floats,
     fraction_axis,
     value_axis,
 )
@@ -59,7 +60,7 @@ def accuracy_against_fraction(table: pd.DataFrame, path: str | Path | None = Non
 
 def _every_seed(axes: Axes, curve: Curve, score: str, unit: float) -> None:
     if len(curve.x) <= MOST_MARKERS:
-        y = unit * curve.rows[score]
+        y = unit * floats(curve.rows[score])
         axes.scatter(curve.rows["fraction"], y, s=5, color=PALETTE[0], alpha=0.45, linewidth=0)
 
 

@@ -27,7 +27,6 @@ class Curve:
         mean: float64 (n,); NaN where nothing is known.
         low: float64 (n,), of the band; NaN where there is none.
         high: float64 (n,).
-        seeds: int64 (n,), how many values stand behind each mean.
         rows: the rows that the curve was condensed from.
     """
 
@@ -35,7 +34,6 @@ class Curve:
     mean: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    seeds: np.ndarray
     rows: pd.DataFrame
 
 
@@ -53,14 +51,18 @@ def along_fraction(rows: pd.DataFrame, value: str, unit: float) -> Curve:
     if "status" in rows:
         rows = rows[rows["status"] != NOT_RUN]
     groups = rows.groupby("fraction")
-    numbers = groups[value].agg(["mean", "std", "count"])
-    mean, spread = numbers["mean"].to_numpy(np.float64), numbers["std"].to_numpy(np.float64)
+    numbers = groups[value].agg(["mean", "std"])
+    mean, spread = (floats(numbers[name]) for name in ("mean", "std"))
     low, high = mean - spread, mean + spread
     if {"low", "high"} <= set(rows.columns):
-        low, high = (groups[end].mean().to_numpy(np.float64) for end in ("low", "high"))
-    seeds = numbers["count"].to_numpy(np.int64)
-    x = numbers.index.to_numpy(np.float64)
-    return Curve(x, unit * mean, unit * low, unit * high, seeds, rows)
+        low, high = (floats(groups[end].mean()) for end in ("low", "high"))
+    x = floats(numbers.index)
+    return Curve(x, unit * mean, unit * low, unit * high, rows)
+
+
+def floats(values: pd.Series | pd.Index) -> np.ndarray:
+    """Return float64 (n,), NaN for what is not known, also of a table that was read."""
+    return values.astype("float64").to_numpy()
 
 
 def draw(axes: Axes, curve: Curve, number: int) -> Line2D:

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from probe.curve_names import curves_of, shared_and_own
-from probe.figures.curves import keys_in, value_axis
+from probe.figures.curves import floats, keys_in, value_axis
 from probe.figures.labels import legend_above
 from probe.figures.style import GREY, SMALL, ColumnFigure, blank, look, saved, styled
 from probe.summaries import percent
@@ -45,13 +45,13 @@ def inequality_against_accuracy(
 
 
 def _joined(axes: Axes, rows: pd.DataFrame, number: int) -> Line2D:
-    x = 100 * rows["mean_per_class"].to_numpy(np.float64)
-    y, spread = rows["gini"].to_numpy(np.float64), rows["gini_std"].to_numpy(np.float64)
+    x = 100 * floats(rows["mean_per_class"])
+    y, spread = floats(rows["gini"]), floats(rows["gini_std"])
     looks = look(number)
     axes.vlines(x, y - spread, y + spread, color=looks["color"], lw=0.7, alpha=0.6)
     (line,) = axes.plot(x, y, ms=3, lw=1.0, mew=0.5, **looks)
     if number == 0:
-        _ends(axes, x, y, rows["fraction"].to_numpy(np.float64))
+        _ends(axes, x, y, floats(rows["fraction"]))
     return line
 
 

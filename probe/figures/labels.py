@@ -25,8 +25,7 @@ def legend_above(figure: ColumnFigure, handles: Sequence[Artist], names: Sequenc
     The figure grows by the legend's height, so that the axes keep theirs. Names that are wider
     than the figure are broken into lines.
     """
-    widest = max(width(figure, name) for name in names)
-    columns = int(np.clip(COLUMN_WIDTH // (widest + HANDLE + GAP), 1, min(4, len(names))))
+    columns = _columns([width(figure, name) for name in names])
     broken = [wrapped(figure, name, COLUMN_WIDTH - HANDLE - GAP) for name in names]
     # placeholders first: matplotlib leaves out names that begin with an underscore
     legend = figure.legend(
@@ -39,6 +38,16 @@ def legend_above(figure: ColumnFigure, handles: Sequence[Artist], names: Sequenc
     rows = -(-len(names) // columns)
     lines = rows + sum(name.count("\n") for name in broken)
     figure.set_figheight(figure.get_figheight() + lines * LINE + 0.06)
+
+
+def _columns(widths: Sequence[float]) -> int:
+    """Return in how many columns, filled one after the other, names of these widths fit."""
+    for columns in range(min(4, len(widths)), 1, -1):
+        deep = -(-len(widths) // columns)
+        wide = [max(widths[start : start + deep]) for start in range(0, len(widths), deep)]
+        if sum(wide) + len(wide) * (HANDLE + GAP) <= COLUMN_WIDTH:
+            return columns
+    return 1
 
 
 def width(figure: ColumnFigure, text: str) -> float:

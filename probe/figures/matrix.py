@@ -27,11 +27,11 @@ def cka_matrix(table: pd.DataFrame, path: str | Path | None = None) -> ColumnFig
         DataError: the table is empty or not square.
         UsageError: the suffix is none of `SUFFIXES`.
     """
-    values = table.to_numpy(np.float64)
+    values = table.astype("float64").to_numpy()
     if not len(values) or len(values) != values.shape[1]:
         raise DataError(f"a table of shape {values.shape} is no matrix of CKA: it has to be square")
     with styled():
-        figure = blank(2.9)
+        figure = blank(2.9, "compressed")  # which knows that cells are square
         axes = figure.add_subplot()
         # debiased CKA may be a little below 0
         low = min(0.0, np.nanmin(values, initial=0.0))

@@ -2,11 +2,10 @@
 
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 
 from probe.curve_names import curves_of, shared_and_own
-from probe.figures.curves import Curve, draw, keys_in, value_axis
+from probe.figures.curves import Curve, draw, floats, keys_in, value_axis
 from probe.figures.labels import legend_above
 from probe.figures.style import ColumnFigure, blank, saved, styled
 
@@ -40,7 +39,6 @@ def redundancy_curve(table: pd.DataFrame, path: str | Path | None = None) -> Col
 
 def _curve(rows: pd.DataFrame) -> Curve:
     rows = rows.sort_values("delta", kind="stable")
-    mean = rows["redundancy"].to_numpy(np.float64)
-    low, high = (rows[end].to_numpy(np.float64) if end in rows else mean for end in ("low", "high"))
-    seeds = np.ones(len(rows), np.int64)
-    return Curve(100 * rows["delta"].to_numpy(np.float64), mean, low, high, seeds, rows)
+    mean = floats(rows["redundancy"])
+    low, high = (floats(rows[end]) if end in rows else mean for end in ("low", "high"))
+    return Curve(100 * floats(rows["delta"]), mean, low, high, rows)

@@ -8,7 +8,7 @@ from matplotlib.axis import Axis
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from probe.curve_names import curves_of, shared_and_own
-from probe.figures.curves import MOST_MARKERS, value_axis
+from probe.figures.curves import MOST_MARKERS, floats, value_axis
 from probe.figures.labels import legend_above
 from probe.figures.style import ColumnFigure, blank, look, saved, styled
 
@@ -35,7 +35,7 @@ def spectra(table: pd.DataFrame, path: str | Path | None = None) -> ColumnFigure
         above, below = figure.subplots(2, sharex=True)
         lines = []
         for number, rows in enumerate(parts):
-            values = np.sort(rows["eigenvalue"].to_numpy(np.float64))[::-1]
+            values = np.sort(floats(rows["eigenvalue"]))[::-1]
             values = values[np.isfinite(values)]
             rank = np.arange(1, len(values) + 1)
             looks = look(number) | ({"marker": ""} if len(rank) > MOST_MARKERS else {})

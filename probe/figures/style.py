@@ -79,9 +79,9 @@ class ColumnFigure(Figure):
         return written.getvalue()
 
 
-def blank(height: float) -> ColumnFigure:
+def blank(height: float, layout: str = "constrained") -> ColumnFigure:
     """Return an empty figure of a column's width and that many inches high."""
-    figure = ColumnFigure(figsize=(COLUMN_WIDTH, height), layout="constrained")
+    figure = ColumnFigure(figsize=(COLUMN_WIDTH, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
 

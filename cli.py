@@ -7,6 +7,7 @@ commands, so that `featstore --help` answers at once.
 import click
 
 from terminal.commands.bench import bench
+from terminal.commands.classes import classes
 from terminal.commands.convert import convert
 from terminal.commands.export import export
 from terminal.commands.extract import extract
@@ -30,6 +31,7 @@ COMMANDS = (
     probe,
     predict,
     redundancy,
+    classes,
     study,
     bench,
     ls,

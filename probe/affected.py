@@ -7,7 +7,13 @@ import numpy as np
 import pandas as pd
 
 from probe.bootstrap import check_level, draws
+from probe.curve_names import curves_of
 from probe.errors import DataError
+from probe.inequality import nearest_part
+from probe.progress import Progress, silent
+from probe.summaries import CURVE, as_curves
+
+CHUNK = 1 << 22  # draws of test rows held at once
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,7 @@ def affected_classes(
     resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
+    progress: Progress = silent,
 ) -> Affected:
     """Test the claim that some classes are affected more than others by taking fewer features.
 
@@ -56,6 +63,7 @@ def affected_classes(
         resamples: B.
         level: coverage of the intervals together.
         seed: of the draws.
+        progress: callback.
 
     Raises:
         DataError: the shapes differ, or fewer than 2 classes have 2 rows.
@@ -70,7 +78,10 @@ def affected_classes(
     kept = np.flatnonzero(counts >= 2)
     random = np.random.default_rng(seed)
     times = draws(len(lost), resamples, random)
-    replicates = [_of_class(lost[:, labels == c], times, random) for c in kept]
+    replicates = []
+    for done, c in enumerate(kept, 1):
+        replicates.append(_of_class(lost[:, labels == c], times, random))
+        progress("classes", done, len(kept))
     loss = np.array([lost[:, labels == c].mean(dtype=np.float64) for c in kept])
     excess = loss - loss.mean()
     reach, p_value = _at_once(np.stack(replicates, 1) - loss, excess, counts[kept], level)
@@ -81,6 +92,49 @@ def affected_classes(
     })  # fmt: skip
     table = table.sort_values("loss", ascending=False, kind="stable", ignore_index=True)
     return Affected(table, p_value)
+
+
+def affected_of_curves(
+    probes: pd.DataFrame,
+    correct: np.ndarray,
+    labels: np.ndarray,
+    classes: Sequence[str] | None = None,
+    fraction: float = 0.1,
+    **draws: int | float | Progress,
+) -> pd.DataFrame:
+    """Test for each curve of a table that some classes are affected more than others.
+
+    A seed's probe on a part of the features is paired with the same seed's on the whole layer.
+
+    Arguments:
+        probes: R rows, one a probe.
+        correct: bool (R, n), whether each probe is right on each test row.
+        labels: int64 (n,).
+        classes: names; by default numbers.
+        fraction: which part; the nearest below 1 that a curve has is taken.
+        **draws: `resamples`, `level`, `seed` and `progress` of `affected_classes`.
+
+    Returns:
+        A row for each curve and class, the largest losses first: `CURVE`, `fraction`, `p_value` (of
+        the curve), and the columns of `Affected.table`. Curves without a part or a full layer have
+        no rows.
+
+    Raises:
+        DataError, UsageError: as `affected_classes`.
+    """
+    tables = []
+    for curve in curves_of(as_curves(probes.assign(row=np.arange(len(probes))))):
+        curve = curve.assign(seed=curve["seed"].astype("Int64").fillna(-1)).set_index("seed")
+        near = nearest_part(curve["fraction"], fraction)
+        parts, full = (curve.loc[curve["fraction"] == f, "row"] for f in (near, 1.0))
+        seeds = parts.index.intersection(full.index)
+        if not len(seeds):
+            continue
+        part, whole = (correct[rows[seeds].to_numpy()] for rows in (parts, full))
+        found = affected_classes(part, whole, labels, classes, **draws)
+        facts = curve.iloc[0][CURVE].to_dict() | {"fraction": near, "p_value": found.p_value}
+        tables.append(found.table.assign(**facts)[[*facts, *found.table]])
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
 def _at_once(
@@ -121,5 +175,10 @@ def _lost(part: np.ndarray, full: np.ndarray, labels: np.ndarray) -> tuple[np.nd
 
 def _of_class(lost: np.ndarray, seeds: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Return the mean loss of one class on each resample, (B,): rows drawn here, seeds given."""
-    rows = draws(lost.shape[1], len(seeds), random).astype(np.float32)
-    return ((rows @ lost.T).astype(np.float64) * seeds).sum(1) / lost.size
+    n_rows, means = lost.shape[1], []
+    step = max(1, CHUNK // n_rows)
+    for start in range(0, len(seeds), step):
+        some = seeds[start : start + step]
+        rows = draws(n_rows, len(some), random).astype(np.float32)
+        means.append(((rows @ lost.T).astype(np.float64) * some).sum(1) / lost.size)
+    return np.concatenate(means)

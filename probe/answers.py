@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from probe.curve_names import curves_of, shared_and_own
-from probe.summaries import percent
+from probe.summaries import CURVE, percent
 
 READ = {
     "threshold": "{fraction} is the smallest fraction probed that keeps {delta} of {full}",
@@ -47,6 +47,94 @@ def _redundancy(row: pd.Series, level: float, over: str, score: str) -> str:
     )
     sentence = f"{told}: DR({row.delta:g}) = {row.redundancy:.3f} ({spread})."
     return sentence[0].upper() + sentence[1:]
+
+
+def of_classes(inequality: pd.DataFrame, losses: pd.DataFrame, level: float) -> str:
+    """Say of each curve how much more unequal classes become, and which one pays most.
+
+    Arguments:
+        inequality: as `probe.inequality.inequality_table` gives it, of one fraction below 1.
+        losses: as `probe.inequality.class_losses` gives them, of the same fraction.
+        level: coverage of the intervals.
+    """
+    lines = []
+    for name, curve in named(inequality):
+        row = curve.iloc[0]
+        if math.isnan(row.gini_rise):
+            lines.append(f"{name}The full layer was not probed: what classes lose is not known.")
+            continue
+        mine = _same_curve(losses, row)
+        lines.append(name + _classes(row, mine[mine["loss"].notna()], level))
+    return "\n".join(lines)
+
+
+def _classes(row: pd.Series, losses: pd.DataFrame, level: float) -> str:
+    most, mean = losses.iloc[0], losses["loss"].mean()
+    seeds = "1 seed" if most.probes == 1 else f"{most.probes} seeds"
+    rise = f"{row.gini_rise:+.3f}{_between(row.gini_rise_low, row.gini_rise_high, 1, 3)}"
+    level_text = "" if math.isnan(row.gini_rise_low) else f", {percent(level)} intervals"
+    return (
+        f"At {percent(row.fraction)} of the features a class loses {100 * mean:.1f} points of "
+        f"accuracy on average, and {most['class']!r} most, {100 * most.loss:.1f}"
+        f"{_between(most.low, most.high, 100, 1)}; the Gini coefficient over classes changes by "
+        f"{rise} ({seeds}{level_text})."
+    )
+
+
+def of_affected(affected: pd.DataFrame, resamples: int) -> str:
+    """Say of each curve whether some classes are affected more than others, and how surely.
+
+    Arguments:
+        affected: as `probe.affected.affected_of_curves` gives it.
+        resamples: how many draws stand behind the p-value.
+    """
+    lines = []
+    for name, curve in named(affected):
+        p_value = curve["p_value"].iloc[0]
+        surely = f"p = {p_value:.3g}, test rows drawn again {resamples:,} times"
+        if p_value > 0.05:
+            lines.append(
+                f"{name}That some classes are affected more than others could be chance: {surely}."
+            )
+            continue
+        more, less = (
+            curve.loc[beyond, "class"] for beyond in (curve["low"] > 0, curve["high"] < 0)
+        )
+        lines.append(
+            f"{name}Some classes are affected more than others: {surely}. More than the mean class "
+            f"lose {_some(more)}; less, {_some(less)}; all of that at once."
+        )
+    return "\n".join(lines)
+
+
+def _some(names: pd.Series, most: int = 5) -> str:
+    """List names, the first of many.
+
+    >>> _some(pd.Series(["cat", "dog"])), _some(pd.Series([])), _some(pd.Series(list("abcd")), 2)
+    ("'cat', 'dog'", 'none', "'a', 'b' and 2 others")
+    """
+    told = ", ".join(repr(str(name)) for name in names[:most])
+    further = len(names) - most
+    return (f"{told} and {further} others" if further > 0 else told) or "none"
+
+
+def _same_curve(table: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
+    """Return the rows of the curve that a row of another table is of."""
+    same = pd.Series(True, table.index)
+    for key in CURVE:
+        same &= table[key].isna() if pd.isna(row[key]) else table[key] == row[key]
+    return table[same]
+
+
+def _between(low: float, high: float, unit: float, digits: int) -> str:
+    """Write an interval, or nothing where there is none.
+
+    >>> _between(0.1, 0.25, 100, 1), _between(float("nan"), 1.0, 1, 2)
+    (' [10.0, 25.0]', '')
+    """
+    if math.isnan(low) or math.isnan(high):
+        return ""
+    return f" [{unit * low:.{digits}f}, {unit * high:.{digits}f}]"
 
 
 def named(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:

@@ -7,6 +7,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from probe.bootstrap import check_level, draws, interval, widened
+from probe.curve_names import curves_of
 from probe.errors import DataError
 from probe.summaries import CURVE, as_curves
 
@@ -145,6 +146,32 @@ def class_losses(
         mean = mean.sort_values("loss", ascending=False, kind="stable")
         rows += [names | facts | row for row in mean.to_dict("records")]
     return pd.DataFrame(rows)
+
+
+def near(table: pd.DataFrame, fraction: float) -> pd.DataFrame:
+    """Return the rows of each curve at its fraction below 1 that is nearest to one.
+
+    Arguments:
+        table: as the functions above give it.
+        fraction: which one to take.
+    """
+    if table.empty:
+        return table
+    parts = [
+        curve[curve["fraction"] == nearest_part(curve["fraction"], fraction)]
+        for curve in curves_of(table)
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def nearest_part(fractions: pd.Series, wanted: float) -> float:
+    """Return the fraction below 1 that is nearest to one; NaN where there is none.
+
+    >>> nearest_part(pd.Series([0.05, 0.2, 1.0]), 0.1)
+    0.05
+    """
+    parts = np.unique(fractions[fractions < 1])
+    return float(parts[np.abs(parts - wanted).argmin()]) if len(parts) else float("nan")
 
 
 def _pairs(

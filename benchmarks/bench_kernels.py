@@ -1,29 +1,34 @@
-"""The fused softmax steps and the gather of Gram blocks against eager array code and a plain copy.
+"""The fused softmax steps and the gather of Gram blocks, against eager array code and a copy.
 
-python -m benchmarks.bench_kernels --sizes small
-python -m benchmarks.bench_kernels --json results.json
+python -m benchmarks.bench_kernels --sizes small --json results.json
 
-On a CUDA device with CuPy this times the kernels; elsewhere the reference against itself, where the
-ratio of the first to the second is 1 and only the share of the copy rate says something. A step
-counts as moving each logit once in and, if it writes, once out.
+On a CUDA device with CuPy this times the kernels beside their reference, which has to give the
+same; elsewhere the reference alone, which is what serves there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import numpy as np
-import torch
+from array_api_compat import array_namespace
 
-from benchmarks import machine
-from probe import kernels
-from probe.arrays import to_host
-from probe.kernels import reference
-from probe.kernels.choice import serving
+from benchmarks import machine, stages
+from benchmarks.floors import percent
+from benchmarks.loops import Disagreement
+from benchmarks.report import Report
+from benchmarks.sizes import as_dict
+from probe.arrays import Array, Backend, to_host
+from probe.kernels import choice, reference
+
+NOTE = "of copy: a step counts as moving each number once in and, if it writes, once out."
+ALONE = "No CUDA device with CuPy serves here: these are the times of the reference, by itself."
 
 
 @dataclass(frozen=True)
-class Sizes:
-    """How many probes, classes and rows a pass holds, and how large the Gram is."""
+class KernelSizes:
+    """A tile of `rows` with the logits of `probes`, and a Gram with the orders of `systems`."""
 
     probes: int
     classes: int
@@ -33,72 +38,103 @@ class Sizes:
 
 
 SIZES = {
-    "small": [Sizes(11, 10, 512, 128, 3)],
-    "full": [Sizes(55, 10, 16_384, 1_280, 5), Sizes(100, 100, 16_384, 2_048, 5),
-             Sizes(8, 1_000, 16_384, 2_048, 1)],
-}  # fmt: skip
+    "small": KernelSizes(11, 10, 512, 128, 3),
+    "medium": KernelSizes(55, 10, 16_384, 1_280, 5),
+    "full": KernelSizes(100, 100, 16_384, 2_048, 5),
+}
 
 
-def measure(sizes: Sizes, device: torch.device) -> list[dict]:
-    """Return the rows of the table for some sizes, having compared the answers."""
-    random = torch.Generator().manual_seed(0)
+@dataclass(frozen=True)
+class Step:
+    """One of the steps.
+
+    Attributes:
+        what: it does.
+        answer: what a module of kernels makes of given numbers, to be compared.
+        run: the same to be timed, on what it left behind.
+        moved: bytes that it has to read and write.
+    """
+
+    what: str
+    answer: Callable[[ModuleType], list[Array]]
+    run: Callable[[ModuleType], object]
+    moved: int
+
+
+def softmax(logits: Array, labels: Array) -> Step:
+    """Return the step that turns logits (P, C, r) into losses and, in place, residuals."""
+    space = array_namespace(logits).asarray(logits, copy=True)
+
+    def answer(module: ModuleType) -> list[Array]:
+        space[...] = logits
+        return [module.residuals(space, labels), array_namespace(space).asarray(space, copy=True)]
+
+    # timed on its own residuals, which are as good logits as any
+    return Step("softmax, loss, residual", answer, lambda module: module.residuals(space, labels),
+                2 * logits.nbytes)  # fmt: skip
+
+
+def ranking(logits: Array, labels: Array) -> Step:
+    """Return the step that finds where the label stands among logits (P, C, r), by row."""
+    by_row = array_namespace(logits).permute_dims(logits, (0, 2, 1))
+
+    def run(module: ModuleType) -> list[Array]:
+        found = module.judged(by_row, labels)
+        return [found.among_first(1), found.among_first(5), found.surprise, found.confidence]
+
+    return Step("rank, loss, confidence", run, run, logits.nbytes)
+
+
+def gather(gram: Array, orders: Array, penalties: Array) -> Step:
+    """Return the step that permutes a Gram (D, D) by orders (S, D)."""
+
+    def run(module: ModuleType) -> list[Array]:
+        return [module.permuted_blocks(gram, orders, penalties)]
+
+    return Step("Gram blocks", run, run, 2 * 8 * orders.shape[0] * orders.shape[1] ** 2)
+
+
+def steps(sizes: KernelSizes, backend: Backend) -> list[Step]:
+    """Return every step, on random numbers."""
+    random = np.random.default_rng(0)
     shape = (sizes.probes, sizes.classes, sizes.rows)
-    drawn = torch.randn(shape, generator=random).to(device)
-    labels = torch.randint(sizes.classes, (sizes.rows,), generator=random).to(device)
-    logits = drawn.clone()
-    size = logits.nbytes
-    copy = machine.best(lambda: logits.copy_(drawn))
-    by_row = drawn.permute(0, 2, 1)
-    _compare_softmax(drawn, labels)
-
-    def softmax(module) -> Callable[[], object]:
-        # repeated in place: a gradient is as good a logit as any
-        return lambda: module.residuals(logits, labels)
-
-    def judged(module) -> Callable[[], object]:
-        return lambda: _used(module.judged(by_row, labels))
-
-    gram = torch.randn(sizes.features, sizes.features, generator=random, dtype=torch.float64)
-    gram = gram.to(device)
-    orders = [np.random.default_rng(s).permutation(sizes.features) for s in range(sizes.systems)]
-    blocks = (gram, torch.from_numpy(np.stack(orders)).to(device),
-              torch.ones(sizes.systems, dtype=torch.float64, device=device))  # fmt: skip
-    assert torch.equal(kernels.permuted_blocks(*blocks), reference.permuted_blocks(*blocks))
-    steps = (
-        ("softmax, loss, residual", softmax, 2 * size),
-        ("rank, loss, confidence", judged, size),
-        ("Gram blocks", lambda module: lambda: module.permuted_blocks(*blocks),
-         2 * 8 * sizes.systems * sizes.features**2),
-    )  # fmt: skip
-    name = f"{sizes.probes} x {sizes.classes} x {sizes.rows}"
-    return [_row(f"{what}, {name}", step, moved, 2 * size / copy) for what, step, moved in steps]
+    logits = backend.put(random.standard_normal(shape, np.float32))
+    labels = backend.put(random.integers(sizes.classes, size=sizes.rows))
+    gram = backend.put(random.standard_normal((sizes.features, sizes.features)))
+    orders = np.stack([random.permutation(sizes.features) for _ in range(sizes.systems)])
+    penalties = backend.put(np.ones(sizes.systems))
+    return [
+        softmax(logits, labels),
+        ranking(logits, labels),
+        gather(gram, backend.put(orders), penalties),
+    ]
 
 
-def _used(stand: kernels.Judged) -> None:
-    """Ask for all that the metrics ask for."""
-    stand.among_first(1), stand.among_first(5), stand.surprise, stand.confidence
+def compare(step: Step, served: ModuleType) -> None:
+    """Raise `Disagreement` where the kernels do not give what the reference gives."""
+    for ours, theirs in zip(step.answer(served), step.answer(reference), strict=True):
+        if not np.allclose(to_host(ours), to_host(theirs), rtol=1e-4, atol=1e-6):
+            raise Disagreement(f"kernels: {step.what} differs from the reference")
 
 
-def _compare_softmax(drawn: torch.Tensor, labels: torch.Tensor) -> None:
-    ours, theirs = drawn.clone(), drawn.clone()
-    losses = kernels.residuals(ours, labels), reference.residuals(theirs, labels)
-    np.testing.assert_allclose(*map(to_host, losses), rtol=1e-5)
-    np.testing.assert_allclose(to_host(ours), to_host(theirs), rtol=1e-4, atol=1e-6)
+def row(step: Step, served: ModuleType, rates: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the row of one step, whose answer has been checked."""
+    compare(step, served)
+    seconds = machine.best(lambda: step.run(served))
+    found = {"what": step.what, "ms": 1e3 * seconds}
+    if served is not reference:
+        found["eager/fused"] = machine.best(lambda: step.run(reference)) / seconds
+    return {**found, "of copy": percent(step.moved / seconds / 1e9 / rates["copy_gbs"])}
 
 
-def _row(what: str, step: Callable, moved: int, copy_rate: float) -> dict:
-    fused, eager = (machine.best(step(module)) for module in (kernels, reference))
-    share = moved / fused / copy_rate
-    return {"what": what, "ms": 1e3 * fused, "eager/fused": eager / fused, "of copy": share}
-
-
-def main() -> None:
-    options = machine.arguments(__doc__.splitlines()[0])
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows = [row for sizes in SIZES[options.sizes] for row in measure(sizes, device)]
-    serves = serving(torch.zeros(1, device=device)).__name__
-    machine.report(f"kernels, served by {serves}", options.sizes, rows, options.json)
+def measure(sizes: KernelSizes, setup: stages.Setup) -> Report:
+    """Return the report of what serves the arrays of this backend."""
+    rates = machine.facts(setup.backend)
+    served = choice.serving(setup.backend.zeros((1,), "float32"))
+    rows = [row(step, served, rates) for step in steps(sizes, setup.backend)]
+    notes = [NOTE, *([ALONE] if served is reference else [])]
+    return Report("kernels", as_dict(sizes), rates, {"kernels": rows}, (), notes)
 
 
 if __name__ == "__main__":
-    main()
+    stages.main("kernels")

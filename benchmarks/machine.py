@@ -1,6 +1,5 @@
 """The machine: its facts and measured rates, timing that waits for the device, peak memory."""
 
-import argparse
 import ctypes
 import gc
 import importlib
@@ -10,7 +9,7 @@ import resource
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,26 +17,13 @@ from typing import Any
 
 import torch
 
-from benchmarks.report import Report, table
 from probe.arrays import Backend, full_precision
-
-__all__ = [
-    "PeakMemory", "arguments", "best", "facts", "measured", "rates", "report", "seconds", "table",
-]  # fmt: skip
 
 LIBRARIES = ("numpy", "scipy", "torch", "scikit-learn", "zarr", "h5py", "cupy-cuda13x")
 # a product this large runs at full speed, on a CPU and on an accelerator
 MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}
 MATMUL64_SIZE = {"cpu": 1024, "cuda": 8192}
 COPY_BYTES = {"cpu": 1 << 28, "cuda": 1 << 31}
-
-
-def arguments(description: str) -> argparse.Namespace:
-    """Parse --sizes small|full and --json FILE."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--sizes", choices=("small", "full"), default="full")
-    parser.add_argument("--json", type=Path, help="write machine, sizes and results here")
-    return parser.parse_args()
 
 
 def facts(backend: Backend | None = None) -> dict[str, Any]:
@@ -224,11 +210,3 @@ def _give_back() -> None:
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
         if trim is not None:
             trim(0)
-
-
-def report(name: str, sizes: str, rows: Sequence[Mapping[str, Any]], path: Path | None) -> None:
-    """Print the machine and a table of the rows; write both to a JSON file if one is named."""
-    made = Report(name, {"named": sizes}, facts(), {name: list(rows)})
-    if path:
-        made.save(path)
-    print(made.text())

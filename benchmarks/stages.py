@@ -20,7 +20,7 @@ class Stage:
         module: where it lies, with its `SIZES` and its `measure(sizes, setup)`.
         about: what it measures.
         loops: what it can be compared with, probe by probe.
-        solves: whether it solves probes, and so takes a memory, a device and a backend.
+        solves: whether it computes as probes do, and so takes a memory, a device and a backend.
         stored: whether it can take its rows from a store.
     """
 
@@ -46,6 +46,7 @@ STAGES = {
         "bench_optimum", "softmax objectives, against scikit-learn's to the last digit", solves=True
     ),
     "sgd": Stage("bench_sgd", "the paper's own training", ("torch-loop",), solves=True),
+    "kernels": Stage("bench_kernels", "the fused CUDA steps, against eager ones", solves=True),
     "store": Stage("bench_store", "writing and reading stores, against numpy's files"),
     "remote": Stage("bench_remote", "reading a store at s3://, against plain GETs"),
     "extract": Stage("bench_extract", "extraction, against bare forward passes"),

@@ -5,21 +5,37 @@ import sys
 import time
 from types import SimpleNamespace
 
+import cupy_stand_in
 import numpy as np
 import pytest
+import torch
+from host_kernels import needs_compiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 import benchmarks
-from benchmarks import floors, growth, loops, machine, problems, report, ridge_loops, softmax_loops
+from benchmarks import (
+    bench_kernels,
+    floors,
+    growth,
+    loops,
+    machine,
+    problems,
+    report,
+    ridge_loops,
+    softmax_loops,
+)
 from benchmarks.figures import growth_figures
 from benchmarks.growth import Growth
 from benchmarks.ridge_stages import Work
 from benchmarks.sizes import EpochSizes, ProbeSizes, chosen
 from probe.errors import UsageError
+from probe.kernels import reference
 
 RATES = {"matmul_gflops": 100.0, "matmul64_gflops": 50.0, "copy_gbs": 10.0}
+TILE = "small,probes=2,classes=3,rows=40,features=8,systems=1"
+STEPS = ["softmax, loss, residual", "rank, loss, confidence", "Gram blocks"]
 TINY = "small,rows=240,features=16,classes=3,fractions=2,seeds=2,loop_probes=2,points=3"
 
 
@@ -265,6 +281,28 @@ def test_a_store_is_measured_against_numpy_s_files():
         assert {"zarr", "hdf5"} <= formats
     with pytest.raises(UsageError, match="stage is not compared with 'sklearn'"):
         benchmarks.run("store", against=["sklearn"])
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_where_no_kernels_serve_their_reference_is_timed_alone(backend):
+    found = benchmarks.run("kernels", TILE, backend=backend, device="cpu")
+    assert [row["what"] for row in found.tables["kernels"]] == STEPS
+    assert "eager/fused" not in found.tables["kernels"][0]
+    assert found.notes[-1] == bench_kernels.ALONE
+
+
+@needs_compiler
+def test_kernels_are_timed_beside_their_reference_and_compared(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "stand-in")
+    with cupy_stand_in.installed():
+        found = benchmarks.run("kernels", TILE, backend="cupy")
+        assert [row["what"] for row in found.tables["kernels"]] == STEPS
+        assert all(row["eager/fused"] > 0 for row in found.tables["kernels"])
+        assert bench_kernels.ALONE not in found.notes
+        wrong = lambda matrix, orders, penalties: 2 * matrix[None]  # noqa: E731
+        monkeypatch.setattr(reference, "permuted_blocks", wrong)
+        with pytest.raises(loops.Disagreement, match="Gram blocks differs from the reference"):
+            benchmarks.run("kernels", TILE, backend="cupy")
 
 
 def test_a_stage_that_is_none_is_refused():

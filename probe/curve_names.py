@@ -5,7 +5,19 @@ from pathlib import Path
 
 import pandas as pd
 
-from probe.summaries import CURVE, penalty
+CURVE = ["store", "tap", "mode", "solver", "l2_choice", "l2"]
+"""Columns that stay the same along one accuracy-against-fraction curve, after `as_curves`."""
+
+CHOICES = {"validation": "validation", "loo": "leave-one-out"}
+
+
+def penalty(choice: str, l2: float) -> str:
+    """Say what penalty a curve has.
+
+    >>> penalty("given", 0.001), penalty("loo", float("nan"))
+    ('l2 = 0.001', 'l2 by leave-one-out')
+    """
+    return f"l2 = {l2:g}" if choice == "given" else f"l2 by {CHOICES.get(choice, choice)}"
 
 
 def curves_of(table: pd.DataFrame, keys: Sequence[str] = tuple(CURVE)) -> list[pd.DataFrame]:

@@ -45,7 +45,7 @@ def sweep_as_html(table: pd.DataFrame) -> str:
         table: one row a probe. Without scores, as `probe.fit` gives it, it is shown as it is.
     """
     if score_of(table) not in table or not len(table):
-        return table.to_html(max_rows=20, border=0, notebook=True)
+        return table.to_html(max_rows=20, border=0)
     shown = printed(table)
     facts = [shown.store, shown.shared, *_rows_of(table)]
     lines = "".join(f"<p>Warning: {escape(line)}</p>" for line in warnings(table))

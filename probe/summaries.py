@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-CURVE = ["store", "tap", "mode", "solver", "l2_choice", "l2"]
-"""Columns that stay the same along one accuracy-against-fraction curve, after `as_curves`."""
+from probe.curve_names import CURVE, curves_of, penalty, shared_and_own
 
 SOLVED = ("ok", "converged")
 """What the column `status` says of a probe that needs no remark."""
@@ -16,8 +15,6 @@ NOT_RUN = "not run"
 
 NAMES = {"accuracy": "accuracy", "r2": "R²"}
 """What a person calls the score of a table."""
-
-CHOICES = {"validation": "validation", "loo": "leave-one-out"}
 
 
 def as_curves(table: pd.DataFrame) -> pd.DataFrame:
@@ -29,15 +26,6 @@ def as_curves(table: pd.DataFrame) -> pd.DataFrame:
     run = table[table["status"] != NOT_RUN] if "status" in table else table
     run = run.assign(l2_choice=run.get("l2_choice", "given"))
     return run.assign(l2=run["l2"].where(run["l2_choice"] == "given"))
-
-
-def penalty(choice: str, l2: float) -> str:
-    """Say what penalty a curve has.
-
-    >>> penalty("given", 0.001), penalty("loo", float("nan"))
-    ('l2 = 0.001', 'l2 by leave-one-out')
-    """
-    return f"l2 = {l2:g}" if choice == "given" else f"l2 by {CHOICES.get(choice, choice)}"
 
 
 def score_of(table: pd.DataFrame) -> str:
@@ -135,11 +123,17 @@ def sentence(table: pd.DataFrame, fraction: float = 0.1) -> str:
         fraction: which one to speak of; the nearest below 1 that was probed is taken.
 
     Returns:
-        One sentence a curve (store, tap, mode, solver, penalty), joined by line feeds.
+        One sentence a curve, beginning with what sets it apart, joined by line feeds.
     """
-    return "\n".join(
-        _sentence(curve, fraction) for _, curve in summary(table).groupby(CURVE, dropna=False)
-    )
+    named = _named_curves(table)
+    return "\n".join(name + _sentence(curve, fraction) for name, curve in named)
+
+
+def _named_curves(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
+    """Return (name, summary) of each curve: `pca: `, say, or nothing where there is one curve."""
+    curves = curves_of(summary(table))
+    names = [f"{own}: " if own else "" for own in shared_and_own(curves)[1]]
+    return list(zip(names, curves, strict=True))
 
 
 def _sentence(curve: pd.DataFrame, fraction: float) -> str:
@@ -168,8 +162,7 @@ def warnings(table: pd.DataFrame) -> list[str]:
     Args:
         table: one row a probe, as `ProbeResult.to_pandas` gives it.
     """
-    curves = [curve for _, curve in summary(table).groupby(CURVE, dropna=False)]
-    beaten = [line for curve in curves for line in _beaten(curve)]
+    beaten = [name + line for name, curve in _named_curves(table) for line in _beaten(curve)]
     return _unusual_statuses(table.reset_index(drop=True)) + _at_the_end(table) + beaten
 
 

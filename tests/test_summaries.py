@@ -64,6 +64,16 @@ def test_the_sentence_takes_the_nearest_fraction_and_one_seed():
     assert "1 seed," in sentence(table(probes))
 
 
+def test_sentences_of_several_modes_say_which():
+    both = pd.concat([table(PROBES), table(PROBES[::2], mode="pca")])
+    random, pca = sentence(both).splitlines()
+    assert random.startswith("random: 10 % of the features keep 75.0 ± 35.4 % of")
+    assert pca.startswith("pca: 10 % of the features keep 50.0 % of")
+    beaten = table([(1, 0.5, 10, 0.9), (1, 1.0, 20, 0.6)], mode="pca")
+    (line,) = warnings(pd.concat([table(PROBES), beaten]).assign(status="ok"))
+    assert line.startswith("pca: 50 % of the features are more accurate than all of them")
+
+
 def test_the_sentence_of_the_full_layer_alone():
     assert sentence(table(PROBES[2:])) == "20 features reach an accuracy of 0.700."
 

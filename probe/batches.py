@@ -3,15 +3,17 @@
 from dataclasses import dataclass, replace
 
 from probe.axes import Axes
+from probe.basis import FEATURES, Basis
 from probe.budget import SolvePlan, SystemSize
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Systems, each a (chain, penalty), whose chains have the same prefix sizes."""
+    """Systems, each a (chain, penalty), whose chains have one basis and the same prefix sizes."""
 
     systems: tuple[tuple[int, int], ...]
     sizes: tuple[int, ...]
+    basis: Basis = FEATURES
 
     @property
     def length(self) -> int:
@@ -22,19 +24,21 @@ class Batch:
 def grouped(axes: Axes, plan: SolvePlan, largest: SystemSize) -> list[list[Batch]]:
     """Return all systems in batches, and the batches in groups whose factors are held together.
 
-    Chains of other prefix sizes never share a batch, so that nothing is padded.
+    Chains of other prefix sizes never share a batch, so that nothing is padded, nor do those on
+    other bases.
     """
-    by_sizes: dict[tuple[int, ...], list[tuple[int, int]]] = {}
+    alike: dict[tuple[Basis, tuple[int, ...]], list[tuple[int, int]]] = {}
     for number, chain in enumerate(axes.chains):
         systems = [(number, penalty) for penalty in range(len(axes.penalties))]
-        by_sizes.setdefault(chain.sizes, []).extend(systems)
+        alike.setdefault((chain.basis, chain.sizes), []).extend(systems)
     groups: list[list[Batch]] = [[]]
     held = 0
-    for sizes, systems in by_sizes.items():
-        size = replace(largest, length=sizes[-1], n_prefixes=len(sizes))
+    for (basis, sizes), systems in alike.items():
+        width = largest.width if basis != FEATURES else 0
+        size = replace(largest, length=sizes[-1], n_prefixes=len(sizes), width=width)
         count = _batch_size(size, plan)
         for start in range(0, len(systems), count):
-            batch = Batch(tuple(systems[start : start + count]), sizes)
+            batch = Batch(tuple(systems[start : start + count]), sizes, basis)
             needed = len(batch.systems) * size.held
             if groups[-1] and held + needed > plan.held:
                 groups.append([])

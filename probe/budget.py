@@ -122,8 +122,9 @@ def solve_plan(
     Raises:
         MemoryBudgetError: not even one system fits.
     """
-    # the Gram, its scaled copy and one more while that is made; class sums likewise
-    fixed = 8 * n_features * (3 * n_features + 3 * n_classes)
+    # the Gram, its scaled copy and one more while that is made; class sums likewise; eigenvectors
+    # of two bases, and as much while they are found
+    fixed = 8 * (n_features * (3 * n_features + 3 * n_classes) + 4 * system.width**2)
     least = spared(fixed + system.held + system.transient)
     # a block as it was read, the piece, and the piece transposed
     row = spared(3 * system.itemsize * n_features + system.row)
@@ -143,22 +144,28 @@ class SystemSize:
         n_classes: C.
         n_prefixes: the number of its probes.
         itemsize: bytes of a number in the precision of the rows.
+        width: D, where the chain is of directions, each of which takes all features; else 0.
     """
 
     length: int
     n_classes: int
     n_prefixes: int
     itemsize: int
+    width: int = 0
 
     @property
     def held(self) -> int:
         """What is kept between rows: the factor as it meets them, and its targets."""
-        return self.itemsize * self.length * (self.length + self.n_classes)
+        return self.itemsize * self.length * (max(self.length, self.width) + self.n_classes)
 
     @property
     def transient(self) -> int:
-        """What factorising takes in float64: the matrix, its factor and two copies; the targets."""
-        return 8 * self.length * (4 * self.length + 2 * self.n_classes)
+        """What factorising takes in float64: the matrix, its factor and two copies; the targets.
+
+        Directions, products with them, and the inverse factor times them come on top.
+        """
+        system = self.length * (4 * self.length + 2 * self.n_classes)
+        return 8 * (system + 5 * self.width**2)
 
     @property
     def row(self) -> int:

@@ -51,6 +51,54 @@ def direct(
     return Direct(order, coefficients, xp.astype(priors, rounded))
 
 
+@dataclass(frozen=True)
+class FoldedDirect:
+    """Coefficients of every prefix of S systems on a basis, of all features.
+
+    Attributes:
+        coefficients: (S, D, P C), prefix by prefix, in the precision of the rows.
+        priors: (C,), the intercept of every probe.
+    """
+
+    coefficients: Array
+    priors: Array
+
+    def logits(self, rows: Array, sizes: tuple[int, ...]) -> Iterator[tuple[int, Array]]:
+        """Yield (prefix, logits (S, r, C)) for each prefix, smallest first, by one product."""
+        together, classes = rows.T @ self.coefficients, len(self.priors)
+        for prefix in range(len(sizes)):
+            yield prefix, together[..., prefix * classes : (prefix + 1) * classes] + self.priors
+
+
+def folded_direct(
+    order: Array, lower: Array, z: Array, priors: Array, sizes: Sequence[int], dtype: str,
+    found: Array,
+) -> FoldedDirect:  # fmt: skip
+    """Return R_k W_k of every prefix, for directions `found` (D, count), in `dtype`."""
+    xp = array_namespace(lower)
+    rounded = getattr(xp, dtype)
+    columns = xp.stack([xp.take(found, one, axis=1) for one in order])
+    parts = [
+        xp.astype(
+            columns[..., :k] @ solve_lower(lower[:, :k, :k], z[:, :k], transpose=True), rounded
+        )
+        for k in sizes
+    ]
+    return FoldedDirect(xp.concat(parts, axis=2), xp.astype(priors, rounded))
+
+
+def folded_direct_is_cheaper(sizes: Sequence[int], n_classes: int, n_features: int) -> bool:
+    """Return whether coefficients of all features take fewer multiplications a row.
+
+    It is D C P for P prefixes, against D m for m directions and C m for the running sum.
+
+    Example:
+        >>> folded_direct_is_cheaper([20, 102, 204, 1945], 10, 2048)
+        True
+    """
+    return n_classes * len(sizes) * n_features < sizes[-1] * (n_features + n_classes)
+
+
 def direct_is_cheaper(sizes: Sequence[int], n_classes: int) -> bool:
     """Return whether coefficients take far fewer multiplications a row than substitution.
 

@@ -79,6 +79,31 @@ class Forward:
                 done = strip.stop
 
 
+class Folded(Forward):
+    """The same for systems on a basis: L^-1 R' is `eliminator` (S, m, D), which meets rows as is.
+
+    Rows are those of all features, in their order; `order` is of directions, and not looked at.
+    """
+
+    def eliminated(
+        self, rows: Array, sizes: tuple[int, ...]
+    ) -> Iterator[tuple[int | None, int, Array]]:
+        """Yield t = L^-1 R'x prefix by prefix, as `Forward.eliminated` does."""
+        done = 0
+        for prefix, size in enumerate(sizes):
+            yield prefix, done, self.eliminator[:, done:size] @ rows
+            done = size
+
+
+def folded(order: Array, lower: Array, z: Array, priors: Array, dtype: str, found: Array) -> Folded:
+    """Return systems with factor L (S, m, m) and z (S, m, C) of directions `found` (D, count)."""
+    xp = array_namespace(lower)
+    rounded = getattr(xp, dtype)
+    rows = xp.stack([xp.take(found.T, one, axis=0) for one in order])
+    eliminator = xp.astype(solve_lower(lower, rows), rounded)
+    return Folded(order, eliminator, xp.astype(z, rounded), xp.astype(priors, rounded))
+
+
 def forward(order: Array, lower: Array, z: Array, priors: Array, dtype: str) -> Forward:
     """Return the systems with factor L (S, m, m) and z (S, m, C), rounded to `dtype`.
 

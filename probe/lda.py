@@ -7,6 +7,7 @@ from array_api_compat import array_namespace
 
 from probe.arrays import Array, to_host
 from probe.axes import Axes
+from probe.basis import Frame
 from probe.batches import Batch
 from probe.blocks import RowBlocks
 from probe.chains import Chain
@@ -65,6 +66,7 @@ def _equations(train: Moments, standardize: bool) -> Normal:
         scale=train.scale(standardize),
         n_rows=train.n,
         counts=train.counts,
+        frame=Frame(len(train.sums), lambda: train, standardize),
         precision=train.precision,
     )
 

@@ -10,10 +10,10 @@ from probe.arrays import Array, at_labels, set_at_labels
 from probe.axes import Axes
 from probe.blocks import RowBlocks
 from probe.chains import Chain
-from probe.forward import Forward, forward, like
+from probe.forward import Forward, like
 from probe.metrics import Scores
 from probe.moments_cache import cached_moments
-from probe.prefixes import PrefixFit
+from probe.prefixes import PrefixFit, System
 from probe.ridge import equations
 from probe.settings import Settings
 
@@ -56,8 +56,8 @@ class LeaveOneOut(PrefixFit):
         """Feed the logits of every probe on every train row, that row left out, to `scores`."""
         super().score(train, _LeftOut(scores, self.n_train))
 
-    def _ready(self, order: Array, lower: Array, z: Array, sizes: tuple[int, ...]) -> "Leverages":
-        return Leverages(forward(order, lower, z, self._start, self._dtype))
+    def _ready(self, system: System, sizes: tuple[int, ...]) -> "Leverages":
+        return Leverages(self._substituted(system))
 
 
 @dataclass(frozen=True)

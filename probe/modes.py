@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from probe.basis import Basis
 from probe.chains import Chain, Grid, feature_indices, random_order, subset_chain
 from probe.errors import UsageError
 from probe.greedy import greedy_order
@@ -81,7 +82,7 @@ def independent_draw(n_features: int, size: int, seed: int) -> np.ndarray:
 
     Example:
         >>> independent_draw(384, 3, seed=1)
-        array([129, 178, 365])
+        array([217, 140, 196])
     """
     digest = hashlib.sha256(f"{seed} {size}".encode()).digest()
     return random_order(n_features, int.from_bytes(digest[:8], "big") >> 1)[:size]
@@ -115,6 +116,17 @@ def _greedy(layer: Layer, seed: None) -> list[Chain]:
     return [layer.grid.chain(order, "greedy")]
 
 
+def _along(name: str, kind: str, *, last: bool = False, seeded: bool = False) -> Recipe:
+    """Return the mode of the leading directions of a basis, or of its last ones."""
+
+    def make(layer: Layer, seed: int | None) -> list[Chain]:
+        order = np.arange(layer.n_features)
+        order = (order[::-1] if last else order)[: layer.length]
+        return [layer.grid.chain(order, name, seed, Basis(kind, seed))]
+
+    return Recipe(make, seeded, moments=True)
+
+
 MODES: dict[str, Recipe] = {
     "random": Recipe(_random, seeded=True),
     "independent": Recipe(_independent, seeded=True),
@@ -123,8 +135,24 @@ MODES: dict[str, Recipe] = {
     "variance": Recipe(_variance, moments=True),
     "fisher": Recipe(_fisher, moments=True),
     "greedy": Recipe(_greedy, moments=True),
+    "pca": _along("pca", "pca"),
+    "pca-least": _along("pca-least", "pca", last=True),
+    "pca-uncentred": _along("pca-uncentred", "pca-uncentred"),
+    **{
+        name: _along(name, name, seeded=True)
+        for name in (
+            "random-projection",
+            "random-projection-orthogonal",
+            "random-projection-uniform",
+        )
+    },
 }
 """All modes but `INDICES`, which a user's own list makes."""
+
+WITHOUT_MOMENTS = "the modes {} and {} need none".format(
+    ", ".join(name for name, recipe in MODES.items() if not recipe.moments), INDICES
+)
+"""What a user is told whose features are too many for their moments."""
 
 
 def modes_of(mode: Mode | Sequence[Mode]) -> dict[str, Recipe]:

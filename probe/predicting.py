@@ -87,11 +87,10 @@ def check_features(saved: SavedWeights, rows: RowBlocks, source: Mapping[str, st
 
 def _groups(saved: SavedWeights, limit: int) -> list[list[int]]:
     """Return the numbers of the file's probes in groups of at most `limit` bytes, or of one."""
-    sizes = dict(zip(saved.tensors.tolist(), saved.table["k"].tolist(), strict=True))
     groups: list[list[int]] = [[]]
     held = 0
-    for number in sorted(sizes):
-        size = 8 * sizes[number] * (saved.n_classes + 3)
+    for number in range(saved.tensors.max() + 1):
+        size = 8 * saved.reads(number) * (saved.n_classes + 3)
         if groups[-1] and held + size > limit:
             groups.append([])
             held = 0

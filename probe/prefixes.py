@@ -2,26 +2,34 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 from array_api_compat import array_namespace
 
 from probe.arrays import Array, full_precision, on_device, solve_lower, to_host
 from probe.axes import Axes
+from probe.basis import FEATURES, Frame, congruent, directions
 from probe.batches import Batch, grouped
 from probe.blocks import RowBlocks
 from probe.budget import SystemSize, solve_plan
-from probe.direct import Direct, direct, direct_is_cheaper
+from probe.direct import (
+    Direct,
+    FoldedDirect,
+    direct,
+    direct_is_cheaper,
+    folded_direct,
+    folded_direct_is_cheaper,
+)
 from probe.factor import Factors, factorise
-from probe.forward import Forward, forward
+from probe.forward import Forward, folded, forward
 from probe.kernels import permuted_blocks
 from probe.metrics import Scores
 from probe.rows import gathered
 from probe.settings import Settings
 from probe.weights import Weights
 
-Ready: TypeAlias = Forward | Direct
+Ready: TypeAlias = Forward | Direct | FoldedDirect
 
 REMEDIES = {
     "singular": "the features are linearly dependent and l2 is too small to tell them apart: "
@@ -41,6 +49,7 @@ class Normal:
         scale: float64 (D,), by which each centred feature is divided.
         n_rows: N of train.
         counts: int64 (C,), train rows of each class; empty for targets.
+        frame: the train rows, for bases.
         precision: "float32" or "float64", in which rows are scored.
     """
 
@@ -51,7 +60,25 @@ class Normal:
     scale: np.ndarray
     n_rows: int
     counts: np.ndarray
+    frame: Frame
     precision: str = "float32"
+
+
+@dataclass(frozen=True)
+class System:
+    """A batch, factorised.
+
+    Attributes:
+        order: int64 (S, m), the features of each system, or the directions.
+        factors: of A.
+        z: L^-1 R, (S, m, C).
+        found: the directions (D, count) that a basis has; None for the features themselves.
+    """
+
+    order: Array
+    factors: Factors
+    z: Array
+    found: Array | None = None
 
 
 class PrefixFit:
@@ -61,6 +88,7 @@ class PrefixFit:
     leading k x k block of L is the factor of the leading block of A, so with z = L^-1 R and
     t = L^-1 x the logits of the probe on the first k features are start + t[:k]' z[:k]: all
     prefixes cost one factorisation, one forward substitution on the rows, and a running sum.
+    On a basis M is R'MR and R is folded into what meets the rows.
 
     Attributes:
         axes: which probe is which.
@@ -92,13 +120,14 @@ class PrefixFit:
             self.logits_held * len(normal.start),
             max(map(len, axes.chains)),
             8 if self._dtype == "float64" else 4,
+            self.n_features if any(chain.basis != FEATURES for chain in axes.chains) else 0,
         )
         self._plan = solve_plan(
             settings.memory, self.n_features, len(normal.start), largest, on_device(self._matrix)
         )
         self._groups = grouped(axes, self._plan, largest)
         self._held: tuple[int, list[Ready]] = (-1, [])
-        self._factored: tuple[Batch | None, Any] = (None, None)
+        self._factored: tuple[Batch | None, System | None] = (None, None)
         status = np.full(len(axes), "", object)
         for number, group in enumerate(self._groups):
             for batch, texts in zip(group, self._hold(number), strict=True):
@@ -133,12 +162,16 @@ class PrefixFit:
         """Return the affine map of one probe, W_k = L_k^-T z_k, by one back substitution."""
         axes = self.axes
         chain, penalty, k = axes.chain[probe], axes.penalty[probe], int(axes.size[probe])
-        batch = Batch(((int(chain), int(penalty)),), axes.chains[chain].sizes)
+        own = axes.chains[chain]
+        batch = Batch(((int(chain), int(penalty)),), own.sizes, own.basis)
         if self._factored[0] != batch:
             self._factored = (batch, self._factorise(batch))
-        factors, z, _ = self._factored[1]
-        coef = solve_lower(factors.lower[:, :k, :k], z[:, :k], transpose=True)[0]
-        features = axes.features(probe)
+        system, features = self._factored[1], axes.features(probe)
+        lower, z = system.factors.lower[:, :k, :k], system.z[:, :k]
+        coef = solve_lower(lower, z, transpose=True)[0]
+        if system.found is not None:
+            taken = array_namespace(coef).take(system.found, system.order[0, :k], axis=1)
+            coef, features = taken @ coef, np.arange(self.n_features)
         return Weights.from_standardized(
             features,
             to_host(coef),
@@ -147,34 +180,49 @@ class PrefixFit:
             self._normal.scale[features],
         )
 
-    def _factorise(self, batch: Batch) -> tuple[Factors, Array, Array]:
-        """Return the factors, z = L^-1 R (S, m, C) and the orders (S, m) of a batch."""
+    def _factorise(self, batch: Batch) -> System:
+        """Return the systems of a batch, factorised."""
         xp, backend, length = array_namespace(self._matrix), self._settings.backend, batch.length
+        matrix, right, found = self._matrix, self._right, None
         orders = np.stack([self.axes.chains[chain].order[:length] for chain, _ in batch.systems])
         order = backend.put(orders)
         penalties = np.array([self.axes.penalties[penalty] for _, penalty in batch.systems])
-        matrices = permuted_blocks(self._matrix, order, backend.put(penalties, "float64"))
-        rights = xp.stack([xp.take(self._right, one, axis=0) for one in order])
+        if batch.basis != FEATURES:
+            found = directions(batch.basis, int(orders.max()) + 1, self._normal.frame, backend)
+            matrix, right = congruent(matrix, found), found.T @ right
+        matrices = permuted_blocks(matrix, order, backend.put(penalties, "float64"))
+        rights = xp.stack([xp.take(right, one, axis=0) for one in order])
         factors = factorise(matrices)
-        return factors, solve_lower(factors.lower, rights), order
+        return System(order, factors, solve_lower(factors.lower, rights), found)
 
     def _hold(self, number: int) -> list[list[str]]:
         """Factorise a group, keep it in the form that meets rows, return each system's status."""
         self._held = (-1, [])  # the group before makes room first
         forwards, statuses = [], []
         for batch in self._groups[number]:
-            factors, z, order = self._factorise(batch)
-            forwards.append(self._ready(order, factors.lower, z, batch.sizes))
-            statuses.append(factors.status())
-            self.seen(batch, z)
-            del factors, z  # before the next batch makes its own
+            system = self._factorise(batch)
+            forwards.append(self._ready(system, batch.sizes))
+            statuses.append(system.factors.status())
+            self.seen(batch, system.z)
+            del system  # before the next batch makes its own
         self._held = (number, forwards)
         return statuses
 
-    def _ready(self, order: Array, lower: Array, z: Array, sizes: tuple[int, ...]) -> Ready:
+    def _ready(self, system: System, sizes: tuple[int, ...]) -> Ready:
         """Return the batch in the form whose products with the rows are fewer."""
-        if direct_is_cheaper(sizes, z.shape[2]):
+        order, lower, z = system.order, system.factors.lower, system.z
+        if system.found is not None:
+            if folded_direct_is_cheaper(sizes, z.shape[2], self.n_features):
+                return folded_direct(order, lower, z, self._start, sizes, self._dtype, system.found)
+        elif direct_is_cheaper(sizes, z.shape[2]):
             return direct(order, lower, z, self._start, sizes, self._dtype)
+        return self._substituted(system)
+
+    def _substituted(self, system: System) -> Forward:
+        """Return the batch as a substitution, which gives every prefix its part of one sum."""
+        order, lower, z = system.order, system.factors.lower, system.z
+        if system.found is not None:
+            return folded(order, lower, z, self._start, self._dtype, system.found)
         return forward(order, lower, z, self._start, self._dtype)
 
     def _standardized(self, test: RowBlocks) -> Iterator[tuple[Array, Array]]:

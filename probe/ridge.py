@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from probe.axes import Axes
+from probe.basis import Frame
 from probe.blocks import RowBlocks
 from probe.chains import Chain
 from probe.moments import Moments
@@ -50,5 +51,6 @@ def _equations(train: Moments, standardize: bool) -> Normal:
         scale=train.scale(standardize),
         n_rows=train.n,
         counts=train.class_counts,
+        frame=Frame(len(train.sums), lambda: train, standardize),
         precision=train.precision,
     )

@@ -89,6 +89,7 @@ class Solver:
             if it had not been there; None where there is no closed form for that.
         moments: whether it gathers moments.
         targets: whether it can predict numbers in place of classes.
+        raw: whether it takes features as they are, neither centred nor scaled.
         every_prefix: whether all prefixes of a chain come from one factorisation.
         together: how many (chain, penalty) are solved and scored together when a sweep is cut
             into groups: few enough that an interruption loses little.
@@ -104,6 +105,7 @@ class Solver:
     leave_one_out: Fit | None = None
     moments: bool = True
     targets: bool = False
+    raw: bool = False
     every_prefix: bool = False
     together: int = 16
 
@@ -140,6 +142,7 @@ SOLVERS: dict[str, Solver] = {
         seeded=True,
         default_l2=sgd.WEIGHT_DECAY,
         moments=False,
+        raw=True,
         together=sys.maxsize,
     ),
 }

@@ -1,20 +1,23 @@
 """The probes of given chains and penalties, solved in the way that the plan finds cheapest."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from probe.axes import Axes
+from probe.basis import FEATURES
 from probe.blocks import RowBlocks, has_targets, targets_of
+from probe.budget import text
 from probe.chains import Chain
 from probe.dual import Cut, DualFit, DualLeaveOneOut, Problem, wide_plan
-from probe.errors import UsageError
+from probe.errors import MemoryBudgetError, UsageError
 from probe.joined import Joined, release
 from probe.metrics import Scores
 from probe.parts import ColumnSubset
 from probe.prefixes import PrefixFit
+from probe.projected import OnBasis
 from probe.remembered import remembered
 from probe.settings import Settings
 from probe.solvers import Fit, Fitted, Solver
@@ -72,20 +75,74 @@ def _solved(
     penalties: Sequence[float], settings: Settings, options: Mapping[str, Any],
 ) -> Fitted:  # fmt: skip
     numbers = problem(entry, train, penalties, settings)
-    plan = wide_plan(numbers, chains)
-    if plan is None:
+    axes = Axes(tuple(chains), tuple(penalties))
+    found = _portions(entry, numbers, chains)
+    if len(found) == 1 and found[0].way == "plain":
         return make(train, chains, penalties, settings, **options)
-    axes, settings = Axes(tuple(chains), tuple(penalties)), replace(settings, memory=numbers.free)
-    parts: list[Fitted] = []
-    for part in plan:
+    tight, parts = replace(settings, memory=numbers.free), []
+    for portion in found:
         for before in parts:
             release(before)
-        own = Axes(tuple(cut.made() for cut in part.cuts), axes.penalties)
-        if part.dual:
-            parts.append(make_dual(make, train, own, settings, options, numbers))
+        own = Axes(tuple(cut.made() for cut in portion.cuts), axes.penalties)
+        if portion.way == "dual":
+            parts.append(make_dual(make, train, own, tight, options, numbers))
+        elif portion.way == "columns":
+            parts.append(OfColumns(make, train, own, tight, options))
+        elif portion.way == "basis":
+            parts.append(OnBasis(make, remembered(train), own, settings, options, entry.raw))
         else:
-            parts.append(OfColumns(make, train, own, settings, options))
-    return Joined(axes, parts, [_numbers(axes, part.cuts) for part in plan])
+            parts.append(make(train, own.chains, penalties, settings, **options))
+    return Joined(axes, parts, [_numbers(axes, portion.cuts) for portion in found])
+
+
+@dataclass(frozen=True)
+class Portion:
+    """Prefixes that are solved together.
+
+    Attributes:
+        cuts: which; their numbers are those of the chains among all.
+        way: "plain", on all features at once; "columns", on those that they touch; "dual", in
+            the N x N dual; "basis", on the rows that their one basis shows.
+    """
+
+    cuts: Sequence[Cut]
+    way: str
+
+
+def _portions(entry: Solver, numbers: Problem, chains: Sequence[Chain]) -> list[Portion]:
+    """Return what is solved together, and how.
+
+    Solvers with a factor for every prefix fold directions into it; the others are shown rows that
+    have been projected, basis by basis.
+    """
+    every = [Cut(number, chain, np.arange(len(chain))) for number, chain in enumerate(chains)]
+    single = [cut for cut in every if cut.chain.basis == FEATURES]
+    along = [cut for cut in every if cut.chain.basis != FEATURES]
+    _check_bases(numbers, along)
+    plan = wide_plan(numbers, [cut.chain for cut in single]) if single else None
+    if plan is None and (entry.every_prefix or not along):
+        return [Portion(every, "plain")]
+    found = [Portion(single, "plain")] if single and plan is None else []
+    for part in plan or []:
+        cuts = [replace(cut, number=single[cut.number].number) for cut in part.cuts]
+        found.append(Portion(cuts, "dual" if part.dual else "columns"))
+    if entry.every_prefix:
+        return [*found, Portion(along, "plain")] if along else found
+    for basis in dict.fromkeys(cut.chain.basis for cut in along):
+        found.append(Portion([cut for cut in along if cut.chain.basis == basis], "basis"))
+    return found
+
+
+def _check_bases(numbers: Problem, along: Sequence[Cut]) -> None:
+    """Raise MemoryBudgetError unless the moments that directions need fit into memory."""
+    longest = max((cut.length for cut in along), default=0)
+    needed = numbers.primal_bytes(numbers.n_features, longest)
+    if along and needed > numbers.memory:
+        raise MemoryBudgetError(
+            f"{text(numbers.memory)} of memory is too little for directions among "
+            f"{numbers.n_features} features, which need a matrix of all of them: allow "
+            f"{text(needed)}, or take modes of single features, such as random or first"
+        )
 
 
 def problem(

@@ -13,7 +13,7 @@ from probe.errors import MemoryBudgetError, UsageError
 from probe.fits import fit
 from probe.groupwise import solved
 from probe.metrics import metrics_of
-from probe.modes import INDICES, MODES, Mode
+from probe.modes import WITHOUT_MOMENTS, Mode
 from probe.moments import Moments
 from probe.ranks import least
 from probe.remembered import Remembered, remembered
@@ -117,10 +117,9 @@ def train_moments(
                 lambda memory: rows.moments(Settings(memory=least(memory), backend=where, **known))
             )
         except MemoryBudgetError as error:
-            free = ", ".join(name for name, recipe in MODES.items() if not recipe.moments)
             raise MemoryBudgetError(
-                f"a mode needs the moments of all {rows.n_features} features: {error}; the modes "
-                f"{free} and {INDICES} need none"
+                f"a mode needs the moments of all {rows.n_features} features: {error}; "
+                f"{WITHOUT_MOMENTS}"
             ) from None
 
     return gathered

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
+from probe.basis import FEATURES
 from probe.errors import FileError, UsageError
 from probe.files import written_whole
 from probe.result import ProbeResult
@@ -66,7 +67,7 @@ def save_weights(
         "table": as_json(table),
         "tensors": json.dumps(tensors.tolist()),
     }
-    sizes = [int(result.table["k"].iloc[row]) for row in first]
+    sizes = [_reads(result, row) for row in first]
     header = _header(sizes, n_outputs(result.fitted), metadata)
     with written_whole(path) as aside, aside.open("wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
@@ -95,6 +96,14 @@ def _usable(result: ProbeResult, rows: Sequence[int] | None) -> np.ndarray:
     if not len(usable):
         raise UsageError(f"no probe to save: {len(wanted)} were asked for and none was solved")
     return usable
+
+
+def _reads(result: ProbeResult, row: int) -> int:
+    """Return how many stored features a probe reads: k, or all of them for directions."""
+    probe, axes = int(result.probes[row]), result.fitted.axes
+    if axes.chains[axes.chain[probe]].basis != FEATURES:
+        return result.fitted.n_features
+    return int(axes.size[probe])
 
 
 def _shapes(size: int, n_classes: int) -> dict[str, tuple[str, tuple[int, ...]]]:
@@ -157,6 +166,11 @@ class SavedWeights:
     def weights(self, row: int) -> Weights:
         """Return the affine map of the probe in one row of the table."""
         return self.probe(int(self.tensors[row]))
+
+    def reads(self, number: int) -> int:
+        """Return how many stored features a probe of the file reads."""
+        with safe_open(self.path, framework="np") as file:
+            return file.get_slice(f"{number}.features").get_shape()[0]
 
     def probe(self, number: int) -> Weights:
         """Return one probe of the file."""

@@ -26,7 +26,8 @@ from terminal.values import DEVICE, STORE, Names, NumberList, OutFile, Penalties
 @click.option(
     "--mode", type=Names(), default="random", metavar="LIST",
     help="Which features: random, independent, first, last, variance, fisher, greedy, "
-    "indices:FILE.  [default: random]",
+    "indices:FILE; or directions: pca, pca-least, pca-uncentred, random-projection, "
+    "random-projection-orthogonal, random-projection-uniform.  [default: random]",
 )  # fmt: skip
 @click.option("--solver", default="logistic", help="logistic, ridge, lda or sgd.")
 @click.option(

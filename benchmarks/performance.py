@@ -1,8 +1,8 @@
-"""The tables of docs/performance.md, made from the reports in benchmarks/results.
+"""The tables of docs/performance.md and README.md, made from the reports in benchmarks/results.
 
 python -m benchmarks.performance
 
-In the document a table stands between `<!-- STAGE: TABLE -->` and `<!-- end -->`. Run this in a
+In a document a table stands between `<!-- STAGE: TABLE -->` and `<!-- end -->`. Run this in a
 checkout after `featstore bench STAGE --sizes full --json benchmarks/results/STAGE.json`.
 """
 
@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import paper, plan
+from benchmarks import paper, plan, speed
 from benchmarks.figures import growth_figures
 from benchmarks.report import Report, Row, cell, load
 from probe.errors import FileError
@@ -18,6 +18,7 @@ from probe.files import written_whole
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "performance.md"
+README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 FIGURES = ROOT / "docs" / "figures"
 # the axes that are drawn in the document
@@ -25,6 +26,7 @@ DRAWN = {"ridge": ("fractions", "seeds")}
 BLOCK = re.compile(r"<!-- (\w+): ([^>]+?) -->\n.*?<!-- end -->\n", re.DOTALL)
 
 COMPUTED: dict[str, dict[str, Callable[[dict[str, Report]], list[Row]]]] = {
+    "speed": {"table": speed.table},
     "paper": {"passes": paper.passes, "probes": paper.probes},
     "plan": {
         "times": plan.times,
@@ -56,6 +58,8 @@ def filled(text: str, found: dict[str, Report]) -> str:
 def _block(stage: str, title: str, found: dict[str, Report]) -> str:
     if stage == "machine":
         return markdown([_machine(*report) for report in found.items()])
+    if (stage, title) == ("speed", "where"):
+        return speed.where(found)
     if title in COMPUTED.get(stage, {}):
         return markdown(COMPUTED[stage][title](found))
     if stage not in found:
@@ -106,9 +110,10 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def main() -> None:
     found = reports()
-    text = filled(DOCUMENT.read_text(), found)
-    with written_whole(DOCUMENT) as aside:
-        aside.write_text(text)
+    for document in (DOCUMENT, README):
+        text = filled(document.read_text(), found)
+        with written_whole(document) as aside:
+            aside.write_text(text)
     for stage, axes in DRAWN.items():
         for path in growth_figures(found[stage], FIGURES, axes):
             print(f"drew {path.relative_to(ROOT)}")

@@ -5,12 +5,12 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks import paper, performance, plan
+from benchmarks import paper, performance, plan, speed
 from benchmarks.sheet import H200
 from benchmarks.stages import STAGES
 from probe.errors import FileError
 
-TEXT = performance.DOCUMENT.read_text()
+TEXT, README = performance.DOCUMENT.read_text(), performance.README.read_text()
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +19,13 @@ def found():
     return performance.reports()
 
 
-def test_the_document_holds_what_the_reports_say(found):
-    assert performance.filled(TEXT, found) == TEXT, "run python -m benchmarks.performance"
+@pytest.mark.parametrize("text", [TEXT, README], ids=["performance", "readme"])
+def test_the_documents_hold_what_the_reports_say(found, text):
+    assert performance.filled(text, found) == text, "run python -m benchmarks.performance"
 
 
 def test_every_table_of_every_stage_is_shown(found):
-    shown = set(performance.BLOCK.findall(TEXT))
+    shown = set(performance.BLOCK.findall(TEXT + README))
     tables = {(stage, title) for stage in found if stage in STAGES for title in found[stage].tables}
     tables |= {(stage, "growth") for stage in found if found[stage].growth}
     assert tables - shown == set()
@@ -40,6 +41,17 @@ def test_a_changed_number_and_a_missing_report_are_seen(found):
         performance.filled("<!-- ridge: sweep -->\n<!-- end -->\n", {})
     with pytest.raises(FileError, match="no table 'speed'"):
         performance.filled("<!-- ridge: speed -->\n<!-- end -->\n", found)
+
+
+def test_the_readme_s_speeds_are_the_reports(found):
+    measured = {row["what"].split(",")[0]: row["measured"] for row in speed.table(found)}
+    loops = {row["what"].split(",")[0]: row for row in found["ridge"].tables["loops"]}
+    assert measured["scikit-learn's `Ridge`"] == (
+        f"{loops['sklearn']['seconds']:.0f} s, {loops['sklearn']['of ours']:.2g} times as long"
+    )
+    without = {**found["ridge"].tables, "loops": [loops["all together"]]}
+    with pytest.raises(FileError, match="the report of ridge has no row 'sklearn' in its table"):
+        speed.table({**found, "ridge": replace(found["ridge"], tables=without)})
 
 
 def test_pictures_of_the_document_exist():

@@ -1,9 +1,11 @@
-"""Files that are whole or not there: written aside, then renamed."""
+"""Files that are whole or not there: checked by name, written aside, then renamed."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+
+from probe.errors import UsageError
 
 
 @contextmanager
@@ -27,3 +29,17 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def writable(path: str | Path, suffixes: Sequence[str]) -> Path:
+    """Return the path if a file can be written under its name.
+
+    Raises:
+        UsageError: it ends in none of `suffixes`, or its folder does not exist.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in suffixes:
+        raise UsageError(f"{path.name!r} ends in none of {', '.join(suffixes)}: name it so")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent} to write {path.name} to: make it first")
+    return path

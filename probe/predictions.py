@@ -9,8 +9,8 @@ from array_api_compat import array_namespace
 
 from probe.arrays import Array, to_host
 from probe.budget import text
-from probe.errors import MemoryBudgetError, UsageError
-from probe.files import written_whole
+from probe.errors import MemoryBudgetError
+from probe.files import writable, written_whole
 
 SUFFIXES = (".csv", ".parquet", ".npz")
 
@@ -47,7 +47,7 @@ class Predictions:
         Raises:
             UsageError: the name ends in something else.
         """
-        path = check_suffix(path)
+        path = writable(path, SUFFIXES)
         with written_whole(path) as aside:
             if path.suffix.lower() == ".npz":
                 np.savez(aside, labels=self.labels, classes=self.classes)
@@ -61,20 +61,6 @@ class Predictions:
                 table.to_csv(aside, index=False)
             else:
                 table.to_parquet(aside, index=False)
-
-
-def check_suffix(path: str | Path) -> Path:
-    """Return the path if predictions can be written under its name.
-
-    Raises:
-        UsageError: it ends in none of `SUFFIXES`, or its folder does not exist.
-    """
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path.name!r} ends in none of {', '.join(SUFFIXES)}: name it so")
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent} to write {path.name} to: make it first")
-    return path
 
 
 def room(n_rows: int, n_probes: int, n_classes: int, memory: int) -> np.ndarray:

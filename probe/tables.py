@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from probe.errors import UsageError
-from probe.files import written_whole
+from probe.files import writable, written_whole
 
 SUFFIXES = (".csv", ".json", ".parquet")
 
@@ -21,12 +21,7 @@ def check_suffix(path: str | Path) -> Path:
     Raises:
         UsageError: it ends in none of .csv, .json and .parquet, or its folder does not exist.
     """
-    path = Path(path)
-    if path.suffix.lower() not in SUFFIXES:
-        raise UsageError(f"{path.name!r} ends in none of {', '.join(SUFFIXES)}: name it so")
-    if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent} to write {path.name} to: make it first")
-    return path
+    return writable(path, SUFFIXES)
 
 
 def save_table(table: pd.DataFrame, path: str | Path) -> None:

@@ -125,7 +125,7 @@ def _drawn(
     draw: Callable[..., torch.Tensor], basis: Basis, count: int, frame: Frame, backend: Backend
 ) -> Array:
     """Return (D, count) of float32 draws from a generator of their own, in float64."""
-    generator = torch.Generator().manual_seed(basis.seed)
+    generator = torch.Generator().manual_seed(int(basis.seed))
     shape = (PIECE, frame.n_features)
     pieces = [draw(shape, generator=generator) for _ in range(-(-count // PIECE))]
     return backend.put(torch.cat(pieces)[:count].T.numpy(), "float64")

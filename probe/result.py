@@ -78,7 +78,7 @@ class ProbeResult:
         unusable = self._has_status(SOLVERS[self.solver].unusable)
         for name in scores.columns():
             columns[name] = np.where(unusable, np.nan, columns[name])
-        table = _with_columns(self.table, columns)
+        table = with_columns(self.table, columns)
         return replace(self, table=table, by_class=scores.per_class())
 
     def per_class(self) -> np.ndarray:
@@ -155,7 +155,7 @@ class ProbeResult:
         return sweep_as_html(self.table)
 
 
-def _with_columns(table: pd.DataFrame, columns: dict[str, np.ndarray]) -> pd.DataFrame:
+def with_columns(table: pd.DataFrame, columns: dict[str, np.ndarray]) -> pd.DataFrame:
     """Return the table with these columns, new ones standing before "status"."""
     table = table.drop(columns=[name for name in columns if name in table])
     place = table.columns.get_loc("status")

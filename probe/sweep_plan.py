@@ -46,12 +46,19 @@ class Wanted:
         seeds: of the modes that draw.
         mode: one or several, as `probe.modes.modes_of` takes them.
         every_k: whether every number of features is probed.
+        cka: whether what each probe sees is compared with the whole layer.
     """
 
     fractions: Sequence[float] | None
     seeds: Sequence[int] = (1,)
     mode: Mode | Sequence[Mode] = "random"
     every_k: bool = False
+    cka: bool = False
+
+    @property
+    def words(self) -> str:
+        """What of this has no column of its own, for the column `options`."""
+        return " cka=True" if self.cka else ""
 
     def grid(self, n_features: int) -> Grid:
         """Return the prefix sizes.
@@ -103,7 +110,7 @@ def sweep_plan(
     axes = Axes(tuple(found.chains), penalties.columns)
     names = {name: arguments.get(name, "") for name in ("store", "tap")}
     identity = identity_table(axes, solver, penalties.choice, train.n_rows, names).assign(
-        n_test=test.n_rows, options=f"{options} data={data_digest(train, test)}"
+        n_test=test.n_rows, options=f"{options}{wanted.words} data={data_digest(train, test)}"
     )
     return SweepPlan(
         groups(found.chains, len(penalties.values), entry.together),

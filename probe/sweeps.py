@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from probe.arrays import Backend, backend
+from probe.basis import Frame
 from probe.blocks import RowBlocks, Rows, has_targets
 from probe.chains import Chain
 from probe.checks import as_pair
@@ -15,11 +16,13 @@ from probe.groupwise import solved
 from probe.metrics import metrics_of
 from probe.modes import WITHOUT_MOMENTS, Mode
 from probe.moments import Moments
+from probe.prefix_similarity import PrefixSimilarity, check_room
 from probe.ranks import least
 from probe.remembered import Remembered, remembered
 from probe.result import ProbeResult
 from probe.resume import ResultsFile
 from probe.settings import Settings
+from probe.solvers import SOLVERS
 from probe.sweep_plan import Wanted, sweep_plan
 
 
@@ -32,6 +35,7 @@ def sweep(
     solver: str = "logistic",
     mode: Mode | Sequence[Mode] = "random",
     every_k: bool = False,
+    cka: bool = False,
     metrics: Sequence[str] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
@@ -50,6 +54,8 @@ def sweep(
             of indices, for one's own.
         every_k: probe every number of features from 1 to D, in place of `fractions`; for the
             solvers ridge and lda.
+        cka: add a column, the similarity of what a probe sees to the whole layer
+            (`probe.prefix_similarity`).
         metrics: keys of `probe.metrics.METRICS`; by default accuracy, or R^2 of numbers.
         out: .csv, .json or .parquet file to keep the table in. The probes are solved group by
             group, and after each the file is written, the others in it as "not run".
@@ -72,7 +78,7 @@ def sweep(
     metrics = metrics_of(metrics, has_targets(train_blocks))
     if resume and out is None:
         raise UsageError("resume without out: name the results file that is to be completed")
-    wanted = Wanted(fractions, seeds, mode, every_k)
+    wanted = Wanted(fractions, seeds, mode, every_k, cka)
     kept = (Path(out), resume) if out is not None else None
     return _swept(train_blocks, test_blocks, wanted, solver, metrics, kept, each, arguments)
 
@@ -86,25 +92,35 @@ def _swept(
     # one grant for all groups, so that what one learns of the device the next ones know
     arguments["memory"] = granted = grant(arguments.get("memory", "auto"), where)
     rows, file, finished = remembered(train), None, None
-    moments = train_moments(rows, granted, where, arguments)
+    moments = gatherer(rows, granted, where, arguments)
     plan = sweep_plan(rows, test, wanted, solver, moments, arguments)
+    scored_as = (*metrics, "cka") if wanted.cka else metrics
     if kept:
-        file = ResultsFile(kept[0], plan.identity, plan.layout, metrics)
+        file = ResultsFile(kept[0], plan.identity, plan.layout, scored_as)
         finished = file.read() if kept[1] and file.path.exists() else None
 
+    tested = remembered(test)
+
     def solve(group: Sequence[Chain]) -> ProbeResult:
-        def scored(_: int) -> ProbeResult:
-            return fit(rows, group, solver=solver, **arguments).score(test, metrics)
+        def scored(memory: int) -> ProbeResult:
+            found = fit(rows, group, solver=solver, **arguments).score(test, metrics)
+            if not wanted.cka:
+                return found
+            check_room(rows.n_features, memory)
+            raw, scaled = SOLVERS[solver].raw, arguments.get("standardize", True)
+            frame = Frame(rows.n_features, moments, scaled, centred=not raw)
+            of_test = gatherer(tested, granted, where, arguments)()
+            return PrefixSimilarity(of_test, frame, where).beside(found)
 
         return granted.spend(scored)
 
     return solved(plan, solve, file, finished, each)
 
 
-def train_moments(
+def gatherer(
     rows: Remembered, granted: Grant, where: Backend, arguments: Mapping[str, Any]
 ) -> Callable[[], Moments]:
-    """Return what gathers the moments of train when a mode first asks for them.
+    """Return what gathers the moments of rows when a mode first asks for them.
 
     Raises, when called:
         MemoryBudgetError: they do not fit; the message says which modes do without.

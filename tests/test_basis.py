@@ -1,6 +1,7 @@
 """Bases: directions against scikit-learn and transcriptions, probes against fresh fits of z."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,7 +16,7 @@ from probe.arrays import Backend, to_host
 from probe.basis import KINDS, Basis, Frame, congruent, directions
 from probe.blocks import as_blocks
 from probe.chains import Chain
-from probe.errors import MemoryBudgetError
+from probe.errors import MemoryBudgetError, UsageError
 from probe.moments import moments
 from probe.settings import Settings
 
@@ -368,3 +369,65 @@ def test_lda_by_another_hand():
         device="cpu",
     )  # fmt: skip
     assert result.table["accuracy"][0] == model.score(z_test[:, :5], problem.y_test)
+
+
+def kernel_cka(a, b):
+    """Linear CKA by its kernels of rows (N, N)."""
+    n = len(a)
+    centring = np.eye(n) - 1 / n
+    kernels = [centring @ (rows @ rows.T) @ centring for rows in (a, b)]
+    one, other = kernels
+    return (one * other).sum() / np.sqrt((one * one).sum() * (other * other).sum())
+
+
+@pytest.mark.parametrize("standardize", [True, False])
+def test_the_column_cka_is_that_of_the_kernels(standardize, tmp_path):
+    problem, out = correlated(), tmp_path / "r.csv"
+    arguments = {
+        "fractions": [0.1, 0.4, 0.8], "seeds": [3, 4],
+        "mode": ["random", "independent", *PROJECTED],
+        "solver": "ridge", "l2": [0.1, 1.0], "standardize": standardize, "device": "cpu",
+        "cka": True, "out": out,
+    }  # fmt: skip
+    result = probe.sweep(problem.train, problem.test, **arguments)
+    table, x = result.table, problem.x_test
+    for row in range(len(table)):
+        mode, k, seed = table["mode"][row], table["k"][row], table["seed"][row]
+        z = x[:, result.weights(row).features]
+        if mode in PROJECTED and k < 16:
+            kind = "pca" if mode == "pca-least" else mode
+            vectors = found(problem, Basis(kind, seed if seed is not pd.NA else None), 16,
+                            standardize)  # fmt: skip
+            z = x @ vectors[:, order_of(mode, 16)[:k]]
+        assert table["cka"][row] == pytest.approx(kernel_cka(z, x), abs=1e-9)
+    assert list(table.columns[-4:]) == ["accuracy", "cka", "status", "options"]
+    again = probe.sweep(problem.train, problem.test, resume=True, **arguments)
+    assert np.array_equal(again.table["cka"], table["cka"])
+    with pytest.raises(UsageError, match="cka=True"):
+        probe.sweep(
+            problem.train, problem.test, resume=True, **{**arguments, "cka": False, "seeds": [3, 4]}
+        )
+
+
+def test_cka_of_single_precision_and_of_a_raw_solver():
+    problem = correlated(dtype=np.float32)
+    arguments = {"fractions": [0.4], "mode": ["last", *PROJECTED], "cka": True, "device": "cpu"}
+    single = probe.sweep(problem.train, problem.test, solver="lda", **arguments).table["cka"]
+    double = probe.sweep(
+        *((x.astype(np.float64), y) for x, y in (problem.train, problem.test)), solver="lda",
+        **arguments,
+    ).table["cka"]  # fmt: skip
+    assert np.allclose(single, double, atol=1e-4)
+    raw = probe.sweep(problem.train, problem.test, solver="sgd", epochs=1, **arguments).table
+    plain = probe.sweep(
+        problem.train, problem.test, solver="ridge", standardize=False, **arguments
+    ).table
+    assert np.allclose(raw["cka"], plain["cka"], atol=1e-4)
+
+
+def test_cka_of_too_many_features_says_so():
+    x, y = np.random.default_rng(0).normal(size=(30, 3000)).astype(np.float32), np.arange(30) % 3
+    with pytest.raises(MemoryBudgetError, match="leave cka out"):
+        probe.sweep(
+            (x, y), (x, y), fractions=[0.01], solver="ridge", memory="60MB", cka=True, device="cpu"
+        )

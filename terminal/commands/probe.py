@@ -46,6 +46,9 @@ from terminal.values import DEVICE, STORE, Names, NumberList, OutFile, Penalties
     help="Scores to keep: accuracy, mean_per_class, top5, nll, ece; of numbers r2, mse, mae.  "
     "[default: accuracy, or r2]",
 )  # fmt: skip
+@click.option(
+    "--cka", is_flag=True, help="Compare what each probe sees with the whole layer, on test rows."
+)
 @click.option("--tap", help="Which tap of the store.  [default: its first]")
 @click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
 @click.option("--memory", default="auto", help="What arrays may take, as 4GiB.")

@@ -7,6 +7,7 @@ commands, so that `featstore --help` answers at once.
 import click
 
 from terminal.commands.bench import bench
+from terminal.commands.cka import cka
 from terminal.commands.classes import classes
 from terminal.commands.convert import convert
 from terminal.commands.export import export
@@ -18,7 +19,9 @@ from terminal.commands.predict import predict
 from terminal.commands.probe import probe
 from terminal.commands.quickstart import quickstart
 from terminal.commands.redundancy import redundancy
+from terminal.commands.report import report
 from terminal.commands.rm import rm
+from terminal.commands.spectrum import spectrum
 from terminal.commands.stores import info, ls, verify
 from terminal.commands.study import study
 from terminal.commands.taps import taps
@@ -31,8 +34,11 @@ COMMANDS = (
     probe,
     predict,
     redundancy,
+    cka,
     classes,
+    spectrum,
     study,
+    report,
     bench,
     ls,
     info,

@@ -1,0 +1,279 @@
+"use strict";
+// What each figure shows: its lines, its axes, and what is said when one points at a line.
+
+const PER_CENT = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100];
+const hundredfold = (values) => values.map((value) => (value === null ? null : 100 * value));
+const moved = (values, spread, sign) =>
+  values.map((value, at) => (value === null || spread[at] === null ? null : value + sign * spread[at]));
+const seedsOf = (count) => (count === 1 ? "1 probe: no spread" : plural(count, "seed"));
+
+function named(label, lines) {
+  return [`<b>${plotText(label)}</b>`, ...lines.filter(Boolean)].join("<br>");
+}
+
+// An axis of the share of features, in per cent; log with ticks at 1, 2, 5, or linear.
+function shareAxis(scale, shares) {
+  const low = Math.min(...shares, 50);
+  const title = "features kept (%)";
+  if (scale === "linear") {
+    return { title, type: "linear", range: [0, 103] };
+  }
+  let ticks = PER_CENT.filter((tick) => tick >= low / 1.25);
+  if (ticks.length > 9 || innerWidth < 480) {
+    ticks = ticks.filter((tick) => [0.01, 0.1, 1, 10, 100].includes(tick) || ticks.length < 5);
+  }
+  return {
+    title, type: "log", range: [Math.log10(low / 1.2), Math.log10(120)],
+    tickvals: ticks, ticktext: ticks.map(String),
+  };
+}
+
+const scaleChoice = (state, redraw) =>
+  choice("scale of the features' axis", [["log", "Log"], ["linear", "Linear"]], state.scale, (scale) => {
+    state.scale = scale;
+    redraw();
+  });
+
+const legendOf = (curves) =>
+  curves.map((curve, place) => ({ key: place, label: curve.label, style: styleOf(place) }));
+
+function shown(figure, curves, traces) {
+  return curves.flatMap((curve, place) => (figure.hidden.has(place) ? [] : traces(curve, place)));
+}
+
+// Accuracy, or its share of the full layer's, against the share of features.
+function accuracyFigure(box, data) {
+  const state = { y: "mean", scale: "log" };
+  const isAccuracy = data.score.key === "accuracy";
+  const kind = isAccuracy ? "kept" : "score";
+  const hasShares = data.curves.some((curve) => curve.points.ratio.some((share) => share !== null));
+  const figure = new Figure(box, describe);
+  const options = [["mean", isAccuracy ? "Accuracy" : "R²"], ["ratio", "Of the full layer"]];
+  if (hasShares) {
+    figure.bar.append(choice("what is drawn", options, state.y, (y) => { state.y = y; figure.draw(); }));
+  }
+  figure.bar.append(scaleChoice(state, () => figure.draw()));
+  return figure;
+
+  function describe() {
+    const unit = state.y === "ratio" || isAccuracy ? hundredfold : (values) => values;
+    const shares = data.curves.flatMap((curve) => hundredfold(curve.points.fraction));
+    const traces = [...fullLines(), ...shown(figure, data.curves, (curve, place) => {
+      const { points } = curve;
+      const spread = points[state.y === "ratio" ? "ratio_std" : "std"];
+      return lineTraces({
+        x: hundredfold(points.fraction), y: unit(points[state.y]), texts: texts(curve),
+        low: unit(moved(points[state.y], spread, -1)), high: unit(moved(points[state.y], spread, 1)),
+        style: styleOf(place),
+      });
+    })];
+    const name = isAccuracy ? `${data.score.name} (%)` : data.score.name;
+    const title = state.y === "ratio" ? "of the full layer's (%)" : name;
+    return {
+      traces, legend: legendOf(data.curves),
+      layout: layoutOf(shareAxis(state.scale, shares), { title }),
+      note: noteOf(),
+      summary: `${title} against features kept, ${plural(data.curves.length, "curve")}`,
+    };
+  }
+
+  function noteOf() {
+    const spread = data.curves.some((curve) => curve.points.std.some((std) => std !== null));
+    const band = spread ? "Lines are means over seeds, bands ± one sample standard deviation." :
+      "One probe a point: there is no spread to show.";
+    const whole = data.curves.some((curve) => curve.full) ? " Dashed: the full layer." : "";
+    return band + whole;
+  }
+
+  // each height once: the modes of one layer share their full layer
+  function fullLines() {
+    if (state.y === "ratio") {
+      return [ruleTrace([0.001, 1000], 100, ink("--soft"))];
+    }
+    const seen = data.curves.filter((curve, place) => !figure.hidden.has(place) && curve.full);
+    const heights = new Set(seen.map((curve) => curve.full.mean * (isAccuracy ? 100 : 1)));
+    return [...heights].map((height) => ruleTrace([0.001, 1000], height, ink("--soft")));
+  }
+
+  function texts(curve) {
+    const { points } = curve;
+    return points.fraction.map((fraction, at) => named(curve.label, [
+      `${written("share", fraction)} of the features, k = ${grouped(points.k[at])}`,
+      `${data.score.name} ${plusMinus(kind, points.mean[at], points.std[at])}`,
+      points.ratio[at] === null ? "" :
+        `${plusMinus("kept", points.ratio[at], points.ratio_std[at])} of the full layer's`,
+      seedsOf(points.probes[at]),
+    ]));
+  }
+}
+
+// DR(delta): the share of features that can be left out if delta of the accuracy is to be kept.
+function redundancyFigure(box, data) {
+  const curves = data.curves;
+  const figure = new Figure(box, describe);
+  return figure;
+
+  function describe() {
+    const traces = shown(figure, curves, (curve, place) => {
+      const found = curve.redundancy;
+      return found ? lineTraces({
+        x: hundredfold(found.delta), y: found.mean, low: found.low, high: found.high,
+        texts: texts(curve, found), style: styleOf(place),
+      }) : [];
+    });
+    return {
+      traces, legend: legendOf(curves).filter(({ key }) => curves[key].redundancy),
+      layout: layoutOf({ title: "accuracy to be kept, δ (%)" },
+        { title: "diffused redundancy, DR(δ)", rangemode: "tozero" }),
+      note: "DR(δ) is 1 minus the share of features at which the mean curve first reaches δ, "
+        + "interpolated in log share; bands are 95 % bootstrap intervals over seeds. A curve ends "
+        + "where it does not reach δ, and is flat where its smallest share keeps δ already.",
+      summary: `diffused redundancy against the accuracy kept, ${plural(curves.length, "curve")}`,
+    };
+  }
+
+  function texts(curve, found) {
+    return found.delta.map((delta, at) => named(curve.label, [
+      `δ = ${written("share", delta)}, DR = ${written("score", found.mean[at])}`,
+      found.low[at] === null ? "" : `95 % interval ${interval("score", found.low[at], found.high[at])}`,
+      seedsOf(found.seeds),
+    ]));
+  }
+}
+
+// Linear CKA of a part with the full layer against its size.
+function ckaFigure(box, data) {
+  const state = { scale: "log" };
+  const figure = new Figure(box, describe);
+  figure.bar.append(scaleChoice(state, () => figure.draw()));
+  return figure;
+
+  function describe() {
+    const traces = shown(figure, data.curves, (curve, place) => {
+      const found = curve.cka;
+      return found ? lineTraces({
+        x: found.k, y: found.mean, low: moved(found.mean, found.std, -1),
+        high: moved(found.mean, found.std, 1), texts: texts(curve, found), style: styleOf(place),
+      }) : [];
+    });
+    return {
+      traces, legend: legendOf(data.curves).filter(({ key }) => data.curves[key].cka),
+      layout: layoutOf({ title: "features kept, k", type: state.scale, dtick: state.scale === "log" ? 1 : undefined },
+        { title: "linear CKA with the full layer" }),
+      note: "Biased linear CKA on test rows. Lines are means over seeds, bands ± one sample "
+        + "standard deviation.",
+      summary: "linear CKA with the full layer against features kept",
+    };
+  }
+
+  function texts(curve, found) {
+    return found.k.map((k, at) => named(curve.label, [
+      `k = ${grouped(k)}, CKA ${plusMinus("score", found.mean[at], found.std[at])}`,
+      seedsOf(found.probes[at]),
+    ]));
+  }
+}
+
+const MOST_NAMED = 10; // classes that have a line of their own colour each
+const SINGLED_OUT = 5; // of more, those that lose most
+
+// Accuracy of each class against the share of features, of one curve at a time.
+function classesFigure(box, data, showLosses) {
+  const state = { scale: "log", curve: 0, at: 0 };
+  const figure = new Figure(box, describe);
+  const curves = data.classes;
+  if (curves.length > 1) {
+    const options = curves.map((curve, place) => [String(place), curve.label]);
+    figure.bar.append(selection("curve", options, "0", (place) => choose(Number(place))));
+  }
+  figure.bar.append(scaleChoice(state, () => figure.draw()));
+  const fractions = element("div");
+  figure.bar.append(fractions);
+  choose(0, false);
+  return figure;
+
+  function choose(place, redraw = true) {
+    state.curve = place;
+    figure.hidden.clear();
+    const { losses } = curves[place];
+    state.at = nearest(losses.map((each) => each.fraction), 0.1);
+    const options = losses.map((each, at) => [String(at), written("share", each.fraction)]);
+    const asked = (at) => { state.at = Number(at); show(); figure.draw(); };
+    fractions.replaceChildren(...(losses.length ? [selection("losses at", options, String(state.at), asked)] : []));
+    show();
+    if (redraw) {
+      figure.draw();
+    }
+  }
+
+  function show() {
+    const losses = curves[state.curve].losses[state.at];
+    showLosses(losses ? losses.table : null, losses ? losses.fraction : null);
+  }
+
+  function describe() {
+    const curve = curves[state.curve];
+    const alone = singledOut(curve);
+    const others = [...curve.classes.keys()].filter((at) => !alone.includes(at));
+    const legend = alone.map((at, place) => ({ key: at, label: curve.classes[at], style: styleOf(place) }));
+    const grey = { colour: ink("--soft"), marker: "none", dash: "solid" };
+    if (others.length) {
+      legend.push({ key: "others", label: plural(others.length, "other class").replace("classs", "classes"), style: grey });
+    }
+    const x = hundredfold(curve.fraction);
+    const own = alone.flatMap((at, place) => figure.hidden.has(at) ? [] : lineTraces({
+      x, y: hundredfold(curve.mean[at]), texts: texts(curve, at), style: styleOf(place),
+    }));
+    const rest = figure.hidden.has("others") || !others.length ? [] : [together(curve, others, x, grey.colour)];
+    return {
+      traces: [...rest, ...own], legend,
+      layout: layoutOf(shareAxis(state.scale, x), { title: "accuracy on the class (%)" }),
+      note: others.length ?
+        `In colour the ${SINGLED_OUT} classes that lose most; point at a grey line for its name.` :
+        `Means over ${plural(curve.seeds, "seed")}.`,
+      summary: `accuracy of ${plural(curve.classes.length, "class").replace("classs", "classes")} against features kept`,
+    };
+  }
+
+  function singledOut(curve) {
+    if (curve.classes.length <= MOST_NAMED) {
+      return [...curve.classes.keys()];
+    }
+    const losses = curve.losses[state.at];
+    if (!losses) {
+      return [...curve.classes.keys()].slice(0, SINGLED_OUT);
+    }
+    const { codes, levels } = losses.table.columns[0];
+    return codes.slice(0, SINGLED_OUT).map((code) => curve.classes.indexOf(levels[code]));
+  }
+
+  // one trace for all lines in grey: a thousand classes are drawn as fast as ten
+  function together(curve, others, x, colour) {
+    const gap = (values) => [...values, null];
+    return {
+      type: "scatter", mode: "lines", hoverinfo: "text", showlegend: false, connectgaps: false,
+      x: others.flatMap(() => gap(x)),
+      y: others.flatMap((at) => gap(hundredfold(curve.mean[at]))),
+      hovertext: others.flatMap((at) => gap(texts(curve, at))),
+      line: { color: colour, width: 0.8 }, opacity: 0.45,
+    };
+  }
+
+  function texts(curve, at) {
+    return curve.fraction.map((fraction, place) => named(curve.classes[at], [
+      `${written("share", fraction)} of the features, k = ${grouped(curve.k[place])}`,
+      `accuracy ${written("kept", curve.mean[at][place])}`,
+      seedsOf(curve.seeds),
+    ]));
+  }
+}
+
+function nearest(values, wanted) {
+  let best = 0;
+  values.forEach((value, at) => {
+    if (Math.abs(value - wanted) < Math.abs(values[best] - wanted)) {
+      best = at;
+    }
+  });
+  return best;
+}

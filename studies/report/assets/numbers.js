@@ -1,0 +1,55 @@
+"use strict";
+// How values are written. Null is what is not known: a dash, and last wherever rows are sorted.
+
+const UNKNOWN = "–";
+
+const grouped = (value) => value.toLocaleString("en-US", { maximumFractionDigits: 0 });
+
+function digits(value, most) {
+  if (value !== 0 && (Math.abs(value) < 1e-4 || Math.abs(value) >= 1e7)) {
+    return value.toExponential(most - 1);
+  }
+  return String(Number(value.toPrecision(most)));
+}
+
+// Of each kind of column: a value, a value's spread, and what follows both.
+const KINDS = {
+  count: { value: grouped, after: "" },
+  id: { value: String, after: "" },
+  share: { value: (share) => digits(100 * share, 4), after: " %" },
+  kept: { value: (share) => (100 * share).toFixed(1), after: " %" },
+  score: { value: (score) => score.toFixed(3), after: "" },
+  number: { value: (value) => digits(value, 4), after: "" },
+};
+
+function written(kind, value) {
+  if (value === null || value === undefined) {
+    return UNKNOWN;
+  }
+  // a true minus is as wide as a digit
+  return (KINDS[kind].value(value) + KINDS[kind].after).replace("-", "−");
+}
+
+function interval(kind, low, high) {
+  if (low === null || high === null) {
+    return UNKNOWN;
+  }
+  const { value, after } = KINDS[kind];
+  return `${value(low)} to ${value(high)}${after}`.replaceAll("-", "−");
+}
+
+function plusMinus(kind, mean, spread) {
+  if (mean === null || spread === null || spread === undefined) {
+    return written(kind, mean);
+  }
+  const { value, after } = KINDS[kind];
+  return `${value(mean)} ± ${value(spread)}${after}`.replace("-", "−");
+}
+
+const plural = (count, noun) => `${grouped(count)} ${noun}${count === 1 ? "" : "s"}`;
+
+// plotly.js reads some tags and entities in its texts; a name has none.
+function plotText(name) {
+  const short = name.length > 70 ? `${name.slice(0, 69)}…` : name;
+  return short.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+}

@@ -1,0 +1,124 @@
+"""The curves of a report: what each is called, and its numbers, few enough to draw."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from probe.bootstrap import draws, interval, widened
+from probe.curve_names import shared_and_own
+from probe.summaries import CURVE, summary, with_ratio
+
+DRAWN = 240
+"""Points of one curve that are drawn at most; a sweep of every k has thousands."""
+
+LEVEL, RESAMPLES = 0.95, 2000
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One line of accuracy against fraction.
+
+    Attributes:
+        key: the values of `CURVE`, NaN as None.
+        label: the words that tell it apart from the others of the report.
+        probes: its rows of `with_ratio`, one a probe.
+        points: its rows of `summary`, one a fraction, with `ratio_low` and `ratio_high`: the
+            bootstrap interval over seeds, NaN for one seed.
+    """
+
+    key: tuple
+    label: str
+    probes: pd.DataFrame
+    points: pd.DataFrame
+
+    @property
+    def mode(self) -> str:
+        """Which features it takes."""
+        return str(self.points["mode"].iloc[0])
+
+    @property
+    def full(self) -> pd.Series | None:
+        """The point of the whole layer; None if it was not probed."""
+        whole = self.points[self.points["fraction"] == 1]
+        return None if whole.empty else whole.iloc[0]
+
+
+def curves_of(table: pd.DataFrame) -> list[Curve]:
+    """Return the curves of a table of probes, in the order of `summary`."""
+    probes = with_ratio(table)
+    points = summary(table)
+    parts = [(_key(names), rows) for names, rows in points.groupby(CURVE, dropna=False)]
+    labels = _labels([rows for _, rows in parts])
+    of_curve = {_key(names): rows for names, rows in probes.groupby(CURVE, dropna=False)}
+    return [
+        Curve(key, label, of_curve[key], _with_intervals(rows, of_curve[key]))
+        for (key, rows), label in zip(parts, labels, strict=True)
+    ]
+
+
+def curve_labels(table: pd.DataFrame, curves: Sequence[Curve]) -> dict[tuple, str]:
+    """Return what each curve of another table is called: as in `curves` where it is there."""
+    parts = dict(by_curve(table))
+    known = {curve.key: curve.label for curve in curves}
+    own = dict(zip(parts, _labels(list(parts.values())), strict=True))
+    return own | {key: label for key, label in known.items() if key in parts}
+
+
+def by_curve(table: pd.DataFrame) -> Iterator[tuple[tuple, pd.DataFrame]]:
+    """Yield the key of each curve of a table that has the columns `CURVE`, and its rows."""
+    for names, rows in table.groupby(CURVE, dropna=False):
+        yield _key(names), rows
+
+
+def thinned(rows: pd.DataFrame, most: int = DRAWN) -> pd.DataFrame:
+    """Return at most so many rows, evenly spaced in log k, the first and the last among them.
+
+    >>> thinned(pd.DataFrame({"k": range(1, 1001)}), 4)["k"].tolist()
+    [1, 10, 100, 1000]
+    """
+    if len(rows) <= most:
+        return rows
+    k = rows["k"].to_numpy(np.float64)
+    wanted = np.geomspace(k[0], k[-1], most)
+    places = np.searchsorted(k, wanted * (1 - 1e-9)).clip(0, len(k) - 1)
+    return rows.iloc[np.unique([*places, len(k) - 1])]
+
+
+def share_interval(ratios: pd.Series) -> tuple[float, float]:
+    """Return the bootstrap interval over seeds of a mean share; NaN for fewer than two seeds."""
+    known = ratios.dropna().to_numpy(np.float64)
+    if len(known) < 2:
+        return float("nan"), float("nan")
+    means = draws(len(known), RESAMPLES, np.random.default_rng(0)) @ known / len(known)
+    low, high = interval(widened(means, known.mean(), len(known), LEVEL), LEVEL)
+    return float(low), float(high)
+
+
+def _key(names: tuple) -> tuple:
+    return tuple(None if pd.isna(name) else name for name in names)
+
+
+def _with_intervals(points: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
+    """Add intervals to the points that are drawn or named; the others of a long curve have none."""
+    chosen = thinned(points[points["fraction"] < 1])["fraction"]
+    at = dict(list(probes.groupby("fraction")["ratio"]))
+    found = {fraction: share_interval(at[fraction]) for fraction in chosen}
+    nothing = (float("nan"), float("nan"))
+    ends = [found.get(fraction, nothing) for fraction in points["fraction"]]
+    return points.assign(ratio_low=[low for low, _ in ends], ratio_high=[high for _, high in ends])
+
+
+def _labels(curves: Sequence[pd.DataFrame]) -> list[str]:
+    """Return of each curve the words in which not all are the same; its mode if it is alone."""
+    _, own = shared_and_own(curves)
+    return [words or str(curve["mode"].iloc[0]) for words, curve in zip(own, curves, strict=True)]
+
+
+def title_of(curves: Sequence[Curve]) -> str:
+    """Name the store that all curves share, or say how many there are."""
+    stores = dict.fromkeys(curve.key[0] for curve in curves)
+    if len(stores) > 1:
+        return f"{len(stores)} stores"
+    return shared_and_own([curves[0].points])[0][0]

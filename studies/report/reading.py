@@ -1,0 +1,172 @@
+"""What a report is about: tables of results from files or a study's folder, and their notes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from probe.errors import UsageError
+from probe.reading import read_per_class
+from probe.summaries import CURVE, NOT_RUN, as_curves
+from probe.tables import SUFFIXES, as_computed, read_table
+from studies.report import provenance
+
+NEEDED = ("store", "tap", "mode", "solver", "l2", "seed", "fraction", "k", "status")
+"""Columns without which a table is none of probes."""
+
+SCORES = ("accuracy", "r2")
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file of results.
+
+    Attributes:
+        path: where it lies.
+        rows: how many probes it has.
+        options: what else was asked for, as its column of that name says; each once.
+        note: how it was made, as `provenance.read` gives it; None if that is not known.
+    """
+
+    path: Path
+    rows: int
+    options: tuple[str, ...]
+    note: dict[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Material:
+    """All that a report shows.
+
+    Attributes:
+        table: one row a probe, all files together; `seed` is Int64.
+        per_class: one row a probe and class, or None.
+        sources: the files, in order.
+    """
+
+    table: pd.DataFrame
+    per_class: pd.DataFrame | None
+    sources: tuple[Source, ...]
+
+
+def read(results: Sequence[str | Path], per_class: Sequence[str | Path] = ()) -> Material:
+    """Return the tables of files of results, and of folders of studies.
+
+    Arguments:
+        results: files that `featstore probe --out` wrote, or folders of studies: of those,
+            `results/*` are taken, and `per_class/*`.
+        per_class: files that `featstore probe --per-class` wrote.
+
+    Raises:
+        UsageError: a file is not there, is no such table, holds other scores than the first, or
+            nothing was named.
+    """
+    files, beside = _files(results)
+    if not files:
+        raise UsageError("there are no results to report on: name a file that `probe --out` wrote")
+    tables = [_results(path) for path in files]
+    scores = {path: _score(table, path) for path, table in zip(files, tables, strict=True)}
+    for path, score in scores.items():
+        if score != scores[files[0]]:
+            raise UsageError(
+                f"{path} has the score {score} and {files[0]} has {scores[files[0]]}: make a "
+                "report of each kind"
+            )
+    sources = [_source(path, table) for path, table in zip(files, tables, strict=True)]
+    classes = [_per_class(Path(path)) for path in [*beside, *per_class]]
+    return Material(
+        _joined(files, tables), pd.concat(classes, ignore_index=True) if classes else None,
+        tuple(sources),
+    )  # fmt: skip
+
+
+def _files(results: Sequence[str | Path]) -> tuple[list[Path], list[Path]]:
+    """Return the files of results, each once, and the files per class of the folders."""
+    files, beside = [], []
+    for path in map(Path, results):
+        if path.is_dir():
+            found = _tables_in(path / "results")
+            if not found:
+                raise UsageError(
+                    f"{path} has no results: a study's folder has them in {path / 'results'}; name "
+                    "one, or files"
+                )
+            files += found
+            beside += _tables_in(path / "per_class")
+        elif path.is_file():
+            files.append(path)
+        else:
+            raise UsageError(f"there is no {path}: name a file of results, or a study's folder")
+    return list(dict.fromkeys(files)), list(dict.fromkeys(beside))
+
+
+def _tables_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    names = [path for path in folder.iterdir() if not path.name.startswith(".")]
+    tables = [path for path in names if path.suffix.lower() in SUFFIXES]
+    return sorted(path for path in tables if not path.name.endswith(".provenance.json"))
+
+
+def _results(path: Path) -> pd.DataFrame:
+    table = _checked(path, NEEDED)
+    return as_computed(table)
+
+
+def _score(table: pd.DataFrame, path: Path) -> str:
+    found = [score for score in SCORES if score in table]
+    if not found:
+        raise UsageError(f"{path} has neither a column accuracy nor r2: its probes were not scored")
+    return found[0]
+
+
+def _per_class(path: Path) -> pd.DataFrame:
+    if not path.is_file():
+        raise UsageError(f"there is no {path}: name a file that `probe --per-class` wrote")
+    table = read_per_class(path)
+    return table.assign(store=table["store"].map(provenance.public))
+
+
+def _checked(path: Path, needed: Sequence[str]) -> pd.DataFrame:
+    table = read_table(path)
+    missing = [name for name in needed if name not in table]
+    if missing:
+        raise UsageError(
+            f"{path} has no column {missing[0]!r}, which every table of probes has: name a file "
+            "that `featstore probe` wrote"
+        )
+    if table.empty:
+        raise UsageError(f"{path} has no rows: solve some probes first")
+    return table
+
+
+def _source(path: Path, table: pd.DataFrame) -> Source:
+    options = tuple(table["options"].unique()) if "options" in table else ()
+    return Source(path, len(table), options, provenance.read(path))
+
+
+def _joined(files: Sequence[Path], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """Return all rows; where a probe is in two files, its store is named with the file.
+
+    Sweeps of one store that differ in what no column of a curve says (standardised or not, say)
+    are different curves all the same.
+    """
+    parts = [
+        table.assign(store=table["store"].map(provenance.public), file=path.stem)
+        for path, table in zip(files, tables, strict=True)
+    ]
+    whole = pd.concat(parts, ignore_index=True)
+    curves = as_curves(whole)
+    same = curves.duplicated([*CURVE, "seed", "fraction", "k"], keep=False)
+    clashing = set(curves.loc[same, "file"])
+    if len(clashing) > 1 and not curves.duplicated(["file", *CURVE, "seed", "fraction"]).any():
+        named = whole["file"].isin(clashing)
+        whole["store"] = whole["store"].where(~named, whole["store"] + " (" + whole["file"] + ")")
+    return whole.drop(columns="file")
+
+
+def not_run(table: pd.DataFrame) -> int:
+    """Return how many probes an interrupted sweep did not reach."""
+    return int((table["status"] == NOT_RUN).sum())

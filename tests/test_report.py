@@ -1,0 +1,328 @@
+"""The page of a report as text: what it says, that nothing leaves it, that names stay names."""
+
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from report_tables import HOSTILE, by_class, probes
+
+from cli import main
+from probe.bootstrap import draws, interval, widened
+from probe.errors import UsageError
+from probe.figures.style import PALETTE
+from probe.redundancy import diffused_redundancy
+from probe.tables import save_table
+from studies.report import embedded, provenance
+from studies.report import page as page_module
+from studies.report.page import ASSETS, SCRIPTS, write
+
+
+@pytest.fixture(autouse=True)
+def short_plotly(monkeypatch):
+    """A library of a line in place of one of five million characters, which take time to parse."""
+    monkeypatch.setattr(page_module, "_plotly", lambda: "var Plotly;")
+
+
+class Page(HTMLParser):
+    """A page taken apart: its elements, its texts, and the data for its script."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.elements, self.texts, self._inside, self.scripts = [], [], [], []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.data = json.loads(self.scripts[0])
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self._inside.append(tag)
+
+    def handle_endtag(self, tag):
+        while self._inside and self._inside.pop() != tag:
+            pass
+
+    def handle_data(self, text):
+        inside = self._inside[-1] if self._inside else ""
+        (self.scripts if inside == "script" else self.texts).append(text)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.texts).split())
+
+
+def page_of(tmp_path, table, per_class=None, **options) -> Page:
+    """Return the page of one table of results."""
+    save_table(table, tmp_path / "results.csv")
+    files = []
+    if per_class is not None:
+        files.append(tmp_path / "classes.csv")
+        save_table(per_class, files[0])
+    out = write([tmp_path / "results.csv"], tmp_path / "r.html", per_class=files, **options)
+    return Page(out)
+
+
+def column(table, title):
+    """Return the values of a column of an embedded table, texts spelt out."""
+    (found,) = [each for each in table["columns"] if each["title"] == title]
+    if found["kind"] == "text":
+        return [found["levels"][code] for code in found["codes"]]
+    return found["values"]
+
+
+# --- what it says ---------------------------------------------------------------------------
+
+
+def test_the_answer_has_the_share_its_interval_and_its_count(tmp_path):
+    table = probes()
+    page = page_of(tmp_path, table)
+    full = table.loc[table["fraction"] == 1, "accuracy"].iloc[0]
+    shares = table.loc[table["fraction"] == 0.1, "accuracy"].to_numpy() / full
+    means = draws(5, 2000, np.random.default_rng(0)) @ shares / 5
+    low, high = interval(widened(means, shares.mean(), 5, 0.95), 0.95)
+    assert (
+        f"10 % of the features, drawn at random, keep {100 * shares.mean():.1f} % of the full "
+        f"layer's accuracy (95 % interval {100 * low:.1f} to {100 * high:.1f} %, 5 seeds)"
+    ) in page.text
+    assert "25 probes in 1 curve, from 1 file of results." in page.text
+
+
+def test_one_seed_has_no_interval_and_says_so(tmp_path):
+    page = page_of(tmp_path, probes(seeds=(3,)))
+    assert "(1 probe, so no interval)" in page.text
+    assert "95 % interval" not in [c["title"] for c in page.data["tables"]["summary"]["columns"]]
+
+
+def test_of_several_random_curves_the_answer_names_the_ends(tmp_path):
+    stores = ("a/low.zarr", "a/high.zarr")
+    table = probes(stores=stores, modes=("random", "first"))
+    table.loc[(table["store"] == stores[0]) & (table["fraction"] < 1), "accuracy"] *= 0.5
+    page = page_of(tmp_path, table)
+    answer = re.search(r"10 % of the features.*?curves\.", page.text).group()
+    assert answer.index("low, random") < answer.index("high, random")
+    assert "first" not in answer
+    assert answer.endswith("in 2 curves.")
+
+
+def test_without_a_full_layer_nothing_is_said_of_what_is_kept(tmp_path):
+    page = page_of(tmp_path, probes(fractions=(0.01, 0.1)))
+    assert "100 features reach an accuracy of 0.8" in page.text
+    assert not page.data["redundancy"]
+
+
+def test_numbers_that_are_predicted_have_r2(tmp_path):
+    page = page_of(tmp_path, probes().rename(columns={"accuracy": "r2"}))
+    assert "of the full layer's R²" in page.text
+    assert page.data["score"] == {"key": "r2", "name": "test R²"}
+
+
+def test_the_curves_are_the_means_over_seeds(tmp_path):
+    table = probes(cka=0.5)
+    page = page_of(tmp_path, table)
+    (curve,) = page.data["curves"]
+    means = table.groupby("fraction")["accuracy"].agg(["mean", "std"])
+    assert curve["points"]["mean"] == pytest.approx(means["mean"].tolist(), rel=1e-6)
+    assert curve["points"]["std"][:4] == pytest.approx(means["std"].tolist()[:4], rel=1e-6)
+    assert curve["points"]["probes"] == [5] * 5
+    assert curve["full"]["k"] == 1000
+    assert curve["cka"]["mean"] == [0.5] * 5
+    read = diffused_redundancy(table, [0.9], ["interpolated"])
+    at = curve["redundancy"]["delta"].index(0.9)
+    assert curve["redundancy"]["mean"][at] == pytest.approx(read["redundancy"][0], rel=1e-6)
+
+
+def test_every_probe_is_in_the_table_and_what_is_the_same_is_said_once(tmp_path):
+    table = probes()
+    page = page_of(tmp_path, table)
+    every = page.data["tables"]["probes"]
+    assert column(every, "accuracy") == pytest.approx(table["accuracy"].tolist(), rel=1e-6)
+    assert column(every, "seed") == table["seed"].tolist()
+    assert every["same"]["solver"] == "ridge"
+    assert "options" not in every["same"]
+
+
+def test_probes_that_went_wrong_are_shown_before_the_curves(tmp_path):
+    table = probes()
+    table.loc[3, "status"] = "max_iter"
+    table.loc[4, ["status", "accuracy"]] = ["not run", np.nan]
+    page = page_of(tmp_path, table)
+    assert "To know before reading on" in page.text
+    assert "1 of 25 probes have status max_iter" in page.text
+    assert "25 probes, 1 of them not run" in page.text
+    assert "To know" not in page_of(tmp_path, probes(seeds=(1, 2))).text
+
+
+def test_classes_have_lines_losses_and_inequality(tmp_path):
+    table = probes()
+    classes = by_class(table, ["cat", "dog", "eel"])
+    page = page_of(tmp_path, table, classes)
+    (lines,) = page.data["classes"]
+    assert lines["classes"] == ["cat", "dog", "eel"]
+    mean = classes[classes["fraction"] == 0.1].groupby("class")["class_accuracy"].mean()
+    assert [each[2] for each in lines["mean"]] == pytest.approx(mean.tolist(), rel=1e-6)
+    losses = lines["losses"][2]["table"]
+    assert column(losses, "class") == ["eel", "dog", "cat"]
+    assert column(page.data["tables"]["inequality"], "worst class")[0] == "eel"
+
+
+def test_a_sweep_of_every_size_is_thinned_to_draw_and_kept_whole_in_its_table(tmp_path):
+    sizes = np.arange(1, 1001) / 1000
+    page = page_of(tmp_path, probes(seeds=(1, 2), fractions=sizes))
+    points = page.data["curves"][0]["points"]
+    assert len(points["k"]) <= 240
+    assert points["k"][:3] == [1, 2, 3]
+    assert points["k"][-1] == 1000
+    assert len(column(page.data["tables"]["probes"], "k")) == 2000
+
+
+def test_how_it_was_made_is_told_or_said_to_be_unknown(tiny_store, tmp_path):
+    assert "unknown: there is no note results.csv.provenance.json" in (
+        page_of(tmp_path, probes()).text
+    )
+    provenance.write(tmp_path / "results.csv", [tiny_store], ["featstore", "probe", "s3://k:s@h/x"])
+    text = page_of(tmp_path, probes(store="s3://key:secret@host/x.zarr")).text
+    for words in ("featstore probe s3://h/x", "train-of-clusters", tiny_store.spec.digest()):
+        assert words in text
+    assert "secret" not in text
+
+
+def test_a_note_that_holds_anything_at_all_does_no_harm(tmp_path):
+    for note in (
+        {"machine": 3, "versions": [], "stores": [1, {"spec": {"splits": [2], "taps": {}}}]},
+        {
+            "command": ["<i>"],
+            "machine": {"cores": "<i>"},
+            "stores": [{"provenance": {"<i>": None}}],
+        },
+    ):
+        path = provenance.beside(tmp_path / "results.csv")
+        path.write_text(json.dumps(note | {"format": 1}))
+        page = page_of(tmp_path, probes())
+        assert "i" not in [tag for tag, _ in page.elements]
+
+
+# --- a study's folder, and what is refused --------------------------------------------------
+
+
+def test_a_study_s_folder_gives_its_results_and_classes(tmp_path):
+    for name in ("results", "per_class", "tables"):
+        (tmp_path / "study" / name).mkdir(parents=True)
+    for number, store in enumerate(("a", "b")):
+        table = probes(stores=(store,))
+        save_table(table, tmp_path / "study/results" / f"{number}.csv")
+        save_table(by_class(table, "xy"), tmp_path / "study/per_class" / f"{number}.csv")
+        provenance.write(tmp_path / "study/results" / f"{number}.csv")
+    save_table(pd.DataFrame({"x": [1]}), tmp_path / "study/tables/other.csv")
+    page = Page(write([tmp_path / "study"], tmp_path / "r.html"))
+    assert [curve["label"] for curve in page.data["curves"]] == ["a", "b"]
+    assert [curve["label"] for curve in page.data["classes"]] == ["a", "b"]
+    assert page.text.count("none: called from Python") == 2
+
+
+def test_sweeps_that_differ_only_in_their_options_are_curves_of_their_own(tmp_path):
+    for name in ("scaled", "raw"):
+        save_table(probes(), tmp_path / f"{name}.csv")
+    page = Page(write([tmp_path / "scaled.csv", tmp_path / "raw.csv"], tmp_path / "r.html"))
+    assert sorted(curve["label"] for curve in page.data["curves"]) == [
+        "resnet.zarr (raw)", "resnet.zarr (scaled)",
+    ]  # fmt: skip
+
+
+def test_what_is_no_table_of_probes_is_refused_and_no_page_is_left(tmp_path):
+    good, bad, numbers = (tmp_path / f"{name}.csv" for name in ("good", "bad", "numbers"))
+    save_table(probes(), good)
+    save_table(pd.DataFrame({"x": [1]}), bad)
+    save_table(probes().rename(columns={"accuracy": "r2"}), numbers)
+    out = tmp_path / "r.html"
+    for arguments, words in (
+        (([bad], out), "has no column 'store', which every table of probes has"),
+        (([good, numbers], out), "has the score r2 and .* has accuracy: make a report of each"),
+        (([tmp_path / "none.csv"], out), "there is no .*none.csv"),
+        (([tmp_path], out), "has no results: a study's folder has them in"),
+        (([], out), "there are no results to report on"),
+        (([good], tmp_path / "r.pdf"), "does not end in .html"),
+    ):
+        with pytest.raises(UsageError, match=words):
+            write(*arguments)
+    with pytest.raises(UsageError, match="class"):
+        write([good], out, per_class=[good])
+    assert not out.exists()
+
+
+def test_the_command_writes_the_page_and_fails_in_one_line(tmp_path):
+    save_table(probes(), tmp_path / "results.csv")
+    out = tmp_path / "page.html"
+    arguments = ["report", str(tmp_path / "results.csv"), "--out", str(out), "--title", "Mine & me"]
+    ran = CliRunner().invoke(main, arguments)
+    assert (ran.exit_code, f"wrote {out}" in ran.stderr) == (0, True), ran.output
+    assert "<title>Mine &amp; me</title>" in out.read_text()
+    save_table(pd.DataFrame({"x": [1]}), tmp_path / "results.csv")
+    ran = CliRunner().invoke(main, arguments)
+    assert ran.exit_code == 2
+    assert "has no column 'store'" in ran.stderr
+
+
+# --- nothing leaves it, names stay names ----------------------------------------------------
+
+
+def test_nothing_is_loaded_from_elsewhere(tmp_path):
+    page = page_of(tmp_path, probes())
+    for tag, attributes in page.elements:
+        assert tag not in ("iframe", "object", "embed", "base", "form", "img", "video", "audio")
+        assert "src" not in attributes
+        assert not [name for name in attributes if name.startswith("on")]
+        assert attributes.get("href", "data:,") == "data:,"
+    (policy,) = [a["content"] for _, a in page.elements if a.get("http-equiv")]
+    assert "default-src 'none'" in policy
+    script = next(part for part in policy.split("; ") if part.startswith("script-src"))
+    assert "unsafe" not in script
+    assert script.count("'sha256-") == 2
+    assert "http" not in policy
+    for name in (*SCRIPTS, "report.css", "report.html"):
+        text = (ASSETS / name).read_text().replace("http://www.w3.org/2000/svg", "")
+        assert not re.search(r"https?:|@import|url\(|fetch\(|XMLHttpRequest", text), name
+
+
+def test_names_that_look_like_markup_stay_texts(tmp_path):
+    stores = tuple(f"{name}.zarr" for name in HOSTILE)
+    table = probes(stores=stores, seeds=(1, 2), modes=(HOSTILE[0],), tap=HOSTILE[1])
+    table.loc[1, "status"] = HOSTILE[2]
+    provenance.write(tmp_path / "results.csv", (), ["featstore", *HOSTILE])
+    plain = page_of(tmp_path, probes(), by_class(probes(), "ab"))
+    page = page_of(tmp_path, table, by_class(table, HOSTILE), title=HOSTILE[1])
+    tags = {tag for tag, _ in page.elements}
+    assert tags - {tag for tag, _ in plain.elements} <= {"aside", "ul", "li"}
+    assert len(page.scripts) == 3
+    assert sorted(page.data["classes"][0]["classes"]) == sorted(HOSTILE)
+    assert page.source.count("<script") - page.scripts[1].count("<script") == 3
+    assert HOSTILE[0] in page.text
+
+
+def test_json_in_a_script_cannot_end_it():
+    text = embedded.script_json({"a": [*HOSTILE, "<!--", "]]>"]})
+    assert not set("<>&\u2028") & set(text)
+    assert json.loads(text)["a"][: len(HOSTILE)] == list(HOSTILE)
+
+
+def test_plotly_stands_in_the_page_whole_and_cannot_end_its_element(monkeypatch):
+    monkeypatch.undo()
+    text = page_module._plotly()
+    assert "Plotly.js" in text[:200] or "plotly.js" in text[:200]
+    assert len(text) > 3_000_000
+    assert "</script" not in text.lower()
+    # what a browser would change on reading would change the digest too
+    assert not set("\r\0") & set(text)
+
+
+def test_the_page_has_the_colours_of_the_figures():
+    text = (ASSETS / "charts.js").read_text()
+    assert json.loads(re.search(r"const PALETTE = (\[.*?\]);", text).group(1)) == list(PALETTE)
+
+
+def test_a_page_is_the_same_for_the_same_results(tmp_path):
+    first = page_of(tmp_path, probes()).source
+    assert page_of(tmp_path, probes()).source == first
+    assert len(first) < 60_000

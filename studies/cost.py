@@ -1,17 +1,18 @@
 """What a study will cost before anything starts: image passes, probes, time, disk."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from featstore import datasets
 from featstore.errors import FeatstoreError
+from probe.modes import modes_of
 from probe.penalties import planned as penalties_of
 from studies import rates
 from studies.errors import StudyError
 from studies.features import Feature
 from studies.plan import Plan, Planned
-from studies.spec import Study, seeds_of
+from studies.spec import Study
 from studies.sweeping import arguments_of
 
 SETS = {
@@ -33,9 +34,6 @@ PASSES, EPOCHS = 120, 100
 
 SHARES = {"ridge": 0.3, "lda": 0.3, "logistic": 0.2, "sgd": 0.15}
 """Of the rate of matrix products here, what solvers reach: an assumption."""
-
-ONE_BY_ONE = {"fisher", "variance", "greedy", "first", "last", "pca", "pca-least", "pca-uncentred"}
-"""Modes that draw nothing: one chain each, whatever the seeds."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +118,7 @@ def _line(study: Study, each: Planned, measure: bool, notes: list[str]) -> Line:
     return Line(
         name,
         rows,
-        max((_published(study, probe, size) for probe in each.sweeps), default=0),
+        _published(study, each.sweeps, size),
         sum(count for count, _ in found),
         rows / per_second,
         sum(seconds for _, seconds in found),
@@ -165,10 +163,12 @@ def _local(name: str) -> bool:
 
 def _probes(study: Study, probe: str, size: _Size) -> tuple[int, float]:
     """Return how many probes a sweep has, and about how many seconds they take."""
-    arguments, modes = arguments_of(study, probe)
+    arguments, modes = arguments_of(study, probe, size.dim)
     solver, seeds = arguments["solver"], len(arguments["seeds"])
     sizes = [int(f * size.dim) for f in arguments["fractions"] if f < 1]
-    chains = sum(1 if mode in ONE_BY_ONE or ":" in mode else seeds for mode in modes)
+    if arguments.get("every_k"):
+        sizes = list(range(1, size.dim))
+    chains = sum(seeds if recipe.seeded else 1 for recipe in modes_of(modes).values())
     wholes = seeds if solver == "sgd" else 1
     count = chains * len(sizes) + wholes
     summed, largest = chains * sum(sizes) + wholes * size.dim, max(sizes, default=0)
@@ -184,10 +184,18 @@ def _probes(study: Study, probe: str, size: _Size) -> tuple[int, float]:
     return count, operations / (SHARES.get(solver, 0.2) * rates.products())
 
 
-def _published(study: Study, probe: str, size: _Size) -> int:
-    """Return image passes of one training a (mode, fraction, seed), 100 epochs each."""
-    each = study.probes[probe]
-    fractions = [f for f in each.fractions or study.fractions if f < 1]
-    seeds = len(seeds_of(study.seeds if each.seeds is None else each.seeds))
-    _, modes = arguments_of(study, probe)
-    return (len(modes) * len(fractions) * seeds + 1) * EPOCHS * size.train
+def _published(study: Study, sweeps: Sequence[str], size: _Size) -> int:
+    """Return image passes of a training a (mode, fraction, seed): epochs times train rows each.
+
+    Probes of one solver are different trainings; of several solvers the most costly counts.
+    """
+    passes: dict[str, int] = {}
+    for sweep in sweeps:
+        name = sweep.rpartition(".")[2]
+        arguments, modes = arguments_of(study, name, size.dim)
+        fractions = [f for f in arguments["fractions"] if f < 1]
+        trainings = len(modes) * len(fractions) * len(arguments["seeds"]) + 1
+        solver = arguments["solver"]
+        epochs = arguments.get("epochs", EPOCHS)
+        passes[solver] = passes.get(solver, 0) + trainings * epochs * size.train
+    return max(passes.values(), default=0)

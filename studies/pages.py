@@ -22,6 +22,13 @@ from studies.report import provenance
 from studies.spec import Study, nearest
 from studies.tables import Context
 
+BESIDE = {
+    "beside": "Beside the published accuracies, %",
+    "beside_redundancy": "Beside the published diffused redundancy",
+    "beside_cka": "Beside the published similarity",
+}
+"""Titles of tables of published numbers."""
+
 _BRACES = re.compile(r"\{\{([^{}]+)\}\}")
 
 
@@ -131,7 +138,7 @@ def default(page: Page) -> str:
         parts += [f"## {title}", f"{{{{table:{table}}}}}"]
         parts += _drawn(page, None, "", figure) if figure else []
     for name in page.more:
-        parts += [f"## {name.capitalize()}", f"{{{{table:{name}}}}}"]
+        parts += [f"## {BESIDE[name]}", f"{{{{table:{name}}}}}"]
     if page.missing:
         parts += ["## What is missing", "{{table:missing}}"]
     return "\n\n".join([*parts, "## How it was made", "{{table:made}}"]) + "\n"

@@ -11,7 +11,7 @@ from PIL import Image
 from featstore import backbones, inference, taps
 from studies.features import Feature
 
-IMAGES = 16  # of one batch, which is passed twice
+IMAGES = 4  # of one batch, which is passed twice
 TEXT = "A short sentence, about as long as the title of a book or the description of a package."
 
 

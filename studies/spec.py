@@ -93,6 +93,7 @@ class Probe(_Strict):
     """One sweep of each of the features: options of `probe.sweep`, and what to keep of it.
 
     `solver` is by default the probe's own name; `modes`, `fractions` and `seeds` the study's.
+    `sizes` are numbers of features in the place of fractions; those of D or more are left out.
     `features` are names or patterns of the features to probe, by default all. With `per_class` the
     prediction of each probe for each test row is kept: accuracies by class, and intervals over
     test rows, come of it.
@@ -102,6 +103,7 @@ class Probe(_Strict):
     features: Several = ("*",)
     modes: Several | None = None
     fractions: list[Share] | None = None
+    sizes: list[Annotated[int, Field(ge=1)]] | None = None
     seeds: int | list[int] | None = None
     l2: float | list[float] | str | None = None
     select: str | None = None

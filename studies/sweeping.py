@@ -15,6 +15,7 @@ import probe
 from probe.errors import ProbeError
 from probe.files import written_whole
 from probe.fits import described
+from probe.modes import modes_of
 from probe.per_class import KEYS
 from probe.result import ProbeResult
 from probe.tables import save_table
@@ -25,7 +26,7 @@ from studies.report import provenance
 from studies.spec import Probe, Study, seeds_of, several
 
 # What a study says of a probe that is not an argument of `probe.sweep`, or has another name there.
-_OWN = {"features", "modes", "fractions", "seeds", "per_class"}
+_OWN = {"features", "modes", "fractions", "sizes", "seeds", "per_class"}
 # What decides how, and not what, is computed.
 _HOW = {"memory", "device", "backend"}
 
@@ -68,8 +69,15 @@ class Sweep:
         return found
 
 
-def arguments_of(study: Study, name: str) -> tuple[dict[str, Any], list[str]]:
+def arguments_of(
+    study: Study, name: str, dim: int | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """Return the arguments of `probe.sweep` for a probe of a study, and its modes.
+
+    Arguments:
+        study: it.
+        name: of the probe.
+        dim: D, by which sizes become fractions.
 
     Raises:
         UsageError: the solver, a penalty or an option of it cannot be used.
@@ -82,16 +90,19 @@ def arguments_of(study: Study, name: str) -> tuple[dict[str, Any], list[str]]:
     if "metrics" in arguments:
         arguments["metrics"] = several(arguments["metrics"])
     arguments["fractions"] = list(each.fractions or study.fractions)
+    if each.sizes:
+        arguments["fractions"] = shares(each.sizes, dim or 2 * max(each.sizes))
     arguments["seeds"] = seeds_of(study.seeds if each.seeds is None else each.seeds)
     of_sweep = ("solver", "metrics", "fractions", "seeds", "every_k", "cka")
     try:
         of_fit = {key: value for key, value in arguments.items() if key not in of_sweep}
         described(arguments["solver"], of_fit)
+        modes = [_located(study, mode) for mode in several(each.modes or study.modes)]
+        modes_of(modes)
     except (ProbeError, TypeError) as error:
         raise UsageError(f"probe {name}: {error}") from None
     if each.per_class and each.every_k:
         raise UsageError(f"probe {name}: per_class with every_k would keep too much; drop one")
-    modes = [_located(study, mode) for mode in several(each.modes or study.modes)]
     return arguments, modes
 
 
@@ -102,7 +113,8 @@ def sweeps_of(study: Study, feature: str, found: Sequence[Source]) -> list[Sweep
         for name, each in study.probes.items():
             patterns = several(each.features)
             if any(fnmatchcase(one, p) for p in patterns for one in (feature, source.name)):
-                arguments, modes = arguments_of(study, name)
+                dim = source.store.spec.tap(source.tap).dim
+                arguments, modes = arguments_of(study, name, dim)
                 sweeps.append(
                     Sweep(f"{source.name}.{name}", source, arguments, modes, each.per_class)
                 )
@@ -127,6 +139,8 @@ def solve(sweep: Sweep, made: Made, progress: Callable, command: Sequence[str] |
         path.parent.mkdir(parents=True, exist_ok=True)
     started, before = time.perf_counter(), made.record(begun).get("seconds", 0.0)
     groups = Groups(kept, sweep, made, begun, started, before)
+    # every k takes the place of fractions, which tables are still shown at
+    unused = {"fractions"} if sweep.arguments.get("every_k") else set()
     result = probe.sweep(
         *(sweep.source.store.tap(split, sweep.source.tap) for split in ("train", "test")),
         mode=sweep.modes[0] if len(sweep.modes) == 1 else sweep.modes,
@@ -137,7 +151,7 @@ def solve(sweep: Sweep, made: Made, progress: Callable, command: Sequence[str] |
         out=files[0],
         resume=files[0].exists(),
         each=groups,
-        **sweep.arguments,
+        **{name: value for name, value in sweep.arguments.items() if name not in unused},
     )
     if sweep.per_class:
         _save_predictions(result.table, groups.read(result.table), sweep, *files[1:])
@@ -212,6 +226,17 @@ def _save_predictions(
     long = table.iloc[rows][list(KEYS)].reset_index(drop=True)
     long = long.assign(**{"class": list(names) * len(table), "class_accuracy": accuracy.T.ravel()})
     save_table(long, per_class)
+
+
+def shares(sizes: Sequence[int], dim: int) -> list[float]:
+    """Return the fractions f of D features with int(f D) = k, for the sizes k below D.
+
+    >>> int(1 / 49 * 49), [int(f * 49) for f in shares([1, 5, 60], 49)]
+    (0, [1, 5])
+    """
+    found = [k / dim for k in sizes if k < dim]
+    return [f if int(f * dim) == k else float(np.nextafter(f, 1)) for f, k in zip(found, sizes,
+            strict=False)]  # fmt: skip
 
 
 def _located(study: Study, mode: str) -> str:

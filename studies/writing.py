@@ -1,14 +1,18 @@
 """The end of a study: tables, figures and the page, of whatever results are there."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from featstore.errors import FeatstoreError
 from probe.errors import ProbeError
 from probe.settings import Progress
-from studies import alone, drawing, pages, tables
+from probe.tables import save_table
+from studies import alone, beside, drawing, pages, paper, tables
 from studies.errors import StudyError
+from studies.facts import Facts
 from studies.features import Source, sources
 from studies.made import Made
 from studies.outcomes import KNOWN, Outcome
@@ -87,10 +91,25 @@ def _page(
     lacks = [(each.part, each.reason) for each in outcomes if each.status == "missing"]
     names = [each.name for each in drawn if (plan.folder / "figures" / f"{each.name}.svg").exists()]
     before = path.read_text() if path.exists() else None
-    wanting = pages.write(pages.Page(context, found, names, lacks, path, {}))
+    page = pages.Page(context, found, names, lacks, path, {})
+    page = replace(page, more=_published(plan, page.facts))
+    wanting = pages.write(page)
     for line in wanting:
         told(line)
     if wanting:
         raise StudyError(f"{len(wanting)} numbers of {path.name} are not known; {wanting[0]}")
     told(f"page: {path}")
     return path.read_text() != before
+
+
+def _published(plan: Plan, facts: Facts) -> dict[str, Callable[[], str]]:
+    """Return the sheets that set numbers beside published ones; their tables are written too."""
+    if plan.study.published is None:
+        return {}
+    numbers = paper.published(plan.study.located(plan.study.published))
+    beside.check(numbers)
+    for name, make in beside.TABLES.items():
+        table = make(facts, numbers)
+        if not table.empty:
+            save_table(table, plan.folder / "tables" / f"{name}.csv")
+    return {name: partial(beside.sheet, facts, numbers, name) for name in beside.TABLES}

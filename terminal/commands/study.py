@@ -8,18 +8,31 @@ import click
 from terminal.failures import Command
 from terminal.progress import Progress, notice
 from terminal.tables import PLAIN, show, size
-from terminal.values import FILE
+from terminal.values import FILE, Names
 
 
 @click.command(cls=Command)
 @click.argument("file", type=FILE, required=False)
+@click.option("--paper", is_flag=True, help="The paper's own study, in place of a file.")
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
     help="Where everything goes.  [default: the file's own path without .toml]",
 )  # fmt: skip
 @click.option("--only", metavar="PATTERNS", help="Features, probes, FEATURE.PROBE, or analyses.")
 @click.option("--dry-run", is_flag=True, help="Say what it will cost, and stop.")
-def study(file, out, only, dry_run) -> None:
+@click.option("--limit", type=click.IntRange(1), help="Rows of each split at most, for a trial.")
+@click.option(
+    "--solver", type=Names(), metavar="LIST",
+    help="--paper: sgd for its own protocol, logistic for the optimum.  [default: logistic]",
+)  # fmt: skip
+@click.option(
+    "--weights", multiple=True, metavar="NAME=FILE",
+    help="--paper: the weights of a model that no hub has.",
+)  # fmt: skip
+@click.option(
+    "--data-dir", type=click.Path(path_type=Path), help="--paper: where its data sets lie."
+)
+def study(file, paper, out, only, dry_run, limit, **of_paper) -> None:
     """Run what a study file describes, and only what of it is missing.
 
     Says first what it will cost. Then extracts features, solves probes, analyses them, draws
@@ -31,14 +44,16 @@ def study(file, out, only, dry_run) -> None:
     Example:
       featstore study mine.toml --dry-run
       featstore study mine.toml --only "lite0-*,ridge"
+      featstore study --paper --solver sgd,logistic --data-dir data --dry-run
     """
-    from studies import outcomes, plan, running, spec
+    from studies import outcomes, plan, running
 
-    if file is None:
-        raise click.UsageError("name a study file")
-    read = spec.read(file)
-    folder = out or running.default_folder(file)
-    planned = plan.plan(read, folder, only)
+    read, folder = _chosen(file, paper, **of_paper)
+    if limit:
+        from studies.paper import limited
+
+        read, folder = limited(read, limit), folder.with_name(f"{folder.name}-{limit}")
+    planned = plan.plan(read, out or folder, only)
     tell_cost(planned)
     if dry_run:
         return
@@ -47,6 +62,39 @@ def study(file, out, only, dry_run) -> None:
     counts = {status: sum(each.status == status for each in done) for status in _STATES}
     notice(", ".join(f"{count} {_STATES[status]}" for status, count in counts.items() if count))
     outcomes.require(done)
+
+
+def _chosen(file: Path | None, paper: bool, solver, weights, data_dir):
+    """Return the study, and the folder that it is for by default."""
+    from studies import running, spec
+    from studies.paper import study as of_paper
+
+    if paper == (file is not None):
+        raise click.UsageError("name a study file, or --paper, and not both")
+    if not paper:
+        if solver or weights or data_dir:
+            raise click.UsageError(
+                "--solver, --weights and --data-dir are of --paper; a study file says them itself"
+            )
+        return spec.read(file), running.default_folder(file)
+    pairs = [word.partition("=") for word in weights]
+    for name, _, path in pairs:
+        if not path:
+            raise click.UsageError(f"--weights {name} names no file; give NAME=FILE")
+    files = {name: path for name, _, path in pairs}
+    _tell_published()
+    return of_paper(solver or ("logistic",), files, data_dir), Path("featstore-paper")
+
+
+def _tell_published() -> None:
+    from studies.paper import published
+
+    cost = published()["cost"]
+    notice(
+        f"as published, all of it was {cost['trainings']:,} trainings and "
+        f"{cost['image_passes']:.1e} image passes; one figure (ResNet-50 on CIFAR-10) "
+        f"{cost['figure_trainings']} and {cost['figure_image_passes']:.2e}"
+    )
 
 
 _STATES = {"made": "parts made", "there": "were there", "missing": "missing"}
@@ -66,25 +114,24 @@ def tell_cost(planned) -> None:
     shown.add_column("features", overflow="fold")
     for heading in ("passes to do", "published way", "probes", "about", "disk"):
         shown.add_column(heading, justify="right", no_wrap=True)
-    for line in cost.lines:
-        shown.add_row(*_cells(line))
-    if len(cost.lines) > 1:
+    known = [line for line in cost.lines if not line.reason]
+    for line in known:
+        shown.add_row(line.name, *_numbers(*(getattr(line, name) for name in _COLUMNS)))
+    if len(known) > 1:
         shown.add_row("in all", *_numbers(*(cost.total(name) for name in _COLUMNS)))
     show(shown)
+    lost = {}
     for line in cost.lines:
         if line.reason:
-            notice(f"{line.name} cannot be had: {line.reason}")
+            lost.setdefault(line.reason, []).append(line.name)
+    for reason, names in lost.items():
+        named = names[0] if len(names) == 1 else f"{names[0]} and {len(names) - 1} more"
+        notice(f"{named} cannot be had: {reason}")
     for note in cost.notes:
         notice(note)
 
 
 _COLUMNS = ("rows", "published", "probes", "extracting", "probing", "disk")
-
-
-def _cells(line) -> list[str]:
-    if line.reason:
-        return [line.name, "-", "-", "-", "-", "-"]
-    return [line.name, *_numbers(*(getattr(line, name) for name in _COLUMNS))]
 
 
 def _numbers(rows, published, probes, extracting, probing, disk) -> list[str]:

@@ -54,8 +54,7 @@ class RemoteObjects:
             return None
 
     def get_all(self, folder: str, names: Sequence[str], size: int) -> list[bytes | None]:
-        """Read, several at once, the objects that the folder lists."""
-        there = {entry["name"].rpartition("/")[2] for entry in self.entries(folder)}
+        """Read, several at once, the objects that the folder lists; all where the last is there."""
 
         def get(name: str) -> bytes | None:
             out = bytearray(size)
@@ -64,9 +63,13 @@ class RemoteObjects:
             except FileNotFoundError:
                 return None
 
+        *others, last = names
+        found = get(last)
+        # a store is rarely incomplete and has its last block: then a listing tells nothing
+        there = others if found else {e["name"].rpartition("/")[2] for e in self.entries(folder)}
         with ThreadPoolExecutor(CONNECTIONS) as pool:
-            found = [pool.submit(get, name) if name in there else None for name in names]
-            return [future.result() if future else None for future in found]
+            futures = [pool.submit(get, name) if name in there else None for name in others]
+            return [*(future.result() if future else None for future in futures), found]
 
     def read(self, key: str, offset: int, out: memoryview) -> int:
         """Read a range of the object into `out`."""

@@ -5,12 +5,18 @@ interpreter to others while bytes arrive.
 """
 
 import os
+import time
 from typing import Any
 from urllib.request import getproxies
 
 # File systems whose URLs are known not to be served, by class and options.
 _refused: set[Any] = set()
 _pools: dict[int, Any] = {}
+
+# URLs by file system and path, and until when each is used: signing takes as long as a small body.
+_signed: dict[tuple[Any, str], tuple[str, float]] = {}
+_SIGNED_FOR, _USED_FOR = 600, 300.0  # seconds
+_MOST_KEPT = 10_000
 
 _CONNECT, _READ = 5.0, 60.0  # seconds to wait
 _PIECE = 1 << 20
@@ -28,7 +34,7 @@ def read_signed(fs: Any, path: str, offset: int, out: memoryview) -> int | None:
     try:
         response = _pool().request(
             "GET",
-            fs.sign(path),
+            _url(fs, path),
             headers={"Range": f"bytes={offset}-{offset + len(out) - 1}"},
             preload_content=False,
         )
@@ -49,6 +55,17 @@ def read_signed(fs: Any, path: str, offset: int, out: memoryview) -> int | None:
         raise FileNotFoundError(path)
     _refused.add(token)
     return None
+
+
+def _url(fs: Any, path: str) -> str:
+    key = (fs._fs_token_, path)
+    url, until = _signed.get(key, ("", 0.0))
+    if time.monotonic() >= until:
+        url = fs.sign(path, _SIGNED_FOR)
+        if len(_signed) >= _MOST_KEPT:
+            _signed.clear()
+        _signed[key] = url, time.monotonic() + _USED_FOR
+    return url
 
 
 def _filled(response: Any, out: memoryview) -> int:

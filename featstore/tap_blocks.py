@@ -51,6 +51,7 @@ class TapBlocks:
         block_bytes = self.block_rows * self._features.row_bytes
         self.ahead = max(AHEAD, min(store.ahead, MOST_BYTES_AHEAD // block_bytes))
         self.fingerprint = self._fingerprint()
+        self._kept_labels: np.ndarray | None = None
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Each block's features and labels; `StoreDamaged` where a checksum is wrong."""
@@ -80,8 +81,13 @@ class TapBlocks:
                 yield before + first.start, before + last.stop, (view, run)
 
     def labels(self) -> np.ndarray:
-        """Labels of all rows, (n_rows,) or (n_rows, T): those of the split, once for each view."""
-        labels = self._store.load(self._split, LABELS, verify=self._verify)
+        """Labels of all rows, (n_rows,) or (n_rows, T): those of the split, once for each view.
+
+        Read once and kept: whoever asks for them goes over the rows, whose blocks then read none.
+        """
+        if self._kept_labels is None:
+            self._kept_labels = self._store.load(self._split, LABELS, verify=self._verify)
+        labels = self._kept_labels
         return np.concatenate([labels] * self.n_views) if self.n_views > 1 else labels
 
     def view(self, view: int) -> "TapBlocks":
@@ -90,9 +96,11 @@ class TapBlocks:
 
     def _block(self, place: tuple[int, range]) -> tuple[np.ndarray, np.ndarray]:
         view, run = place
-        return self._rows(self._tap, self._features, view, run), self._rows(
-            LABELS, self._targets, 0, run
-        )
+        features = self._rows(self._tap, self._features, view, run)
+        if self._kept_labels is None:
+            return features, self._rows(LABELS, self._targets, 0, run)
+        first = self._store.rows_of(self._split, run[0]).start
+        return features, self._kept_labels[first : first + len(features)]
 
     def _rows(self, name: str, array: Array, view: int, run: range) -> np.ndarray:
         """Rows of a run of blocks, each checked against its own record."""

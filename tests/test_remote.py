@@ -460,7 +460,38 @@ def test_bytes_on_their_way_are_bounded(monkeypatch):
     assert np.array_equal(sorted(map(int, objects.all_keys())), range(20))
 
 
+def test_a_complete_folder_is_not_listed(memory, monkeypatch):
+    objects = RemoteObjects(memory)
+    names = ["0", "1", "2"]
+    assert objects.get_all("records", names, 8) == [None, None, None]
+    objects.put("records/0", b"first")
+    assert objects.get_all("records", names, 8) == [b"first", None, None]
+    objects.put("records/2", b"last")
+    assert objects.get_all("records", names, 8) == [b"first", None, b"last"]
+    monkeypatch.setattr(objects, "entries", None)
+    assert objects.get_all("records", names, 8) == [b"first", None, b"last"]
+
+
 # Signed reads.
+
+
+def test_a_url_is_signed_anew_when_it_is_old(s3, monkeypatch):
+    fs = fsspec.filesystem("s3")
+    fs.pipe_file("stores/once", b"bytes")
+    signed, sign = [], type(fs).sign
+    monkeypatch.setattr(signed_reads, "_signed", {})
+    monkeypatch.setattr(type(fs), "sign", lambda *given: signed.append(given) or sign(*given))
+    for used_for, times in ((60.0, 1), (0.0, 2)):
+        monkeypatch.setattr(signed_reads, "_USED_FOR", used_for)
+        monkeypatch.setattr(signed_reads, "_signed", {})
+        signed.clear()
+        for _ in range(2):
+            assert read_signed(fs, "stores/once", 0, memoryview(bytearray(9))) == 5
+        assert len(signed) == times
+    monkeypatch.setattr(signed_reads, "_MOST_KEPT", 1)
+    fs.pipe_file("stores/twice", b"bytes")
+    assert read_signed(fs, "stores/twice", 0, memoryview(bytearray(9))) == 5
+    assert [path for _, path in signed_reads._signed] == ["stores/twice"]
 
 
 def test_bodies_come_by_signed_urls(s3, monkeypatch):
@@ -481,6 +512,7 @@ def test_bodies_come_by_signed_urls(s3, monkeypatch):
     ):
         monkeypatch.setattr(signed_reads, "_refused", set())
         monkeypatch.setattr(signed_reads, "_pools", {})
+        monkeypatch.setattr(signed_reads, "_signed", {})
         refuse()
         assert read_signed(fs, chunk, 0, memoryview(out)) is None
         assert len(signed_reads._refused) == 1

@@ -212,6 +212,18 @@ class StoreContract:
         np.testing.assert_array_equal(tap.labels(), expected["labels"])
         assert tap.labels().dtype == np.int64
 
+    def test_labels_that_were_asked_for_are_not_read_again(self, store, monkeypatch):
+        tap = store.tap("train", "tap0")
+        expected = [labels.copy() for _, labels in tap]
+        assert np.array_equal(tap.labels(), np.concatenate(expected))
+        read, read_bytes = [], store.read_bytes
+        monkeypatch.setattr(
+            store, "read_bytes", lambda piece, *more: read.append(piece) or read_bytes(piece, *more)
+        )
+        assert [labels.tolist() for _, labels in tap] == [part.tolist() for part in expected]
+        assert np.array_equal(tap.labels(), np.concatenate(expected))
+        assert {piece.array for piece in read} == {"tap0"}
+
     def test_fingerprints_tell_contents_apart(self, folder, store):
         def fingerprint(store, split="train", tap="tap0"):
             return store.tap(split, tap).fingerprint

@@ -13,10 +13,11 @@ from featstore.datasets import Unreadable
 from featstore.filling import Work
 from featstore.inference import Inference
 from featstore.inputs import Inputs
-from featstore.loading import Encoder, Job, default_workers
+from featstore.loading import Encoder, Job, Workers, cores
 from featstore.ranks import Meeting, Ranks
 from featstore.request import Request
 from featstore.spec import Spec
+from featstore.tally import Tally
 
 BATCH_SIZE = 64
 _LIBRARIES = ("torch", "torchvision", "timm", "pillow")
@@ -56,20 +57,22 @@ def extract(model: str, dataset: str, *, progress: Progress = no_progress, **opt
     had not committed: the same call, by any number of processes, completes the store.
 
     Calls `progress("blocks", ...)` while it checks, `progress("images", done, total, ...)`, or
-    "texts", while it computes. Raises `UsageError`, `BackboneError`, `DatasetError`,
-    `DownloadRefused`; `SpecMismatch` where `out` holds something else; `FeatureError` naming a row
-    whose features are not finite or exceed float16. Whatever is raised, committed blocks stay.
+    "texts", while it computes: those of all ranks, the others' as far as they are committed.
+
+    Raises `UsageError`, `BackboneError`, `DatasetError`, `DownloadRefused`; `SpecMismatch` where
+    `out` holds something else; `FeatureError` naming a row whose features are not finite or exceed
+    float16; `FeatstoreError` where a decoding process died. Committed blocks stay in any case.
     """
     started = time.perf_counter()
     request = Request(model=model, dataset=dataset, **options)
     ranks = Ranks.of()
     device = inference.device_for(request.device, ranks.local_rank)
-    workers = request.workers or default_workers(ranks.local_count)
     with ranks.meeting() as meeting:
         taken = meeting.in_turn(lambda: inputs.load(request))
         unreadable = ()
         if request.on_error == "skip":
-            taken, unreadable = inputs.readable(taken, workers, ranks, meeting, progress)
+            threads = request.workers or cores(ranks.local_count)
+            taken, unreadable = inputs.readable(taken, threads, ranks, meeting, progress)
         inference.check_engine(taken.backbone, request.precision, request.compile)
         spec = taken.spec(request, _precision(taken, request, device))
         store = _store(taken, spec, request, device, unreadable, ranks, meeting)
@@ -79,8 +82,10 @@ def extract(model: str, dataset: str, *, progress: Progress = no_progress, **opt
     if not todo and ranks.rank == 0:
         filling.tidy(store)
     if work.blocks:
-        told = _counted(progress, work, todo, ranks)
-        _fill(work, taken, request, device, workers, job, told)
+        mine = set(work.blocks)
+        with Tally(store, [block for block in todo if block not in mine]) as others:
+            told = _counted(progress, work, todo, ranks, others)
+            _fill(work, taken, request, device, ranks, job, told)
     return Extraction(
         store=store,
         images_done=work.passes,
@@ -151,7 +156,7 @@ def _fill(
     taken: Inputs,
     request: Request,
     device: torch.device,
-    workers: int,
+    ranks: Ranks,
     job: str | None,
     progress,
 ) -> None:
@@ -161,21 +166,22 @@ def _fill(
     precision = work.store.spec.precision
     infer = Inference(taken.backbone, taken.reader, device, precision, compiled)
     encode = Encoder(taken.backbone, taken.views)
+    workers = Workers.chosen(
+        request.workers, device.type, work.modality, work.passes, ranks.local_count
+    )
     filling.fill(work, encode, infer, workers=workers, job=job, progress=progress)
 
 
-def _counted(progress: Progress, work: Work, todo: list[Block], ranks: Ranks):
-    """Progress of passes: with the rows that were there before, or of this rank's share alone."""
+def _counted(progress: Progress, work: Work, todo: list[Block], ranks: Ranks, others: Tally):
+    """Progress of the whole store: what was there before, and what all ranks have added."""
+    total = filling.passes(work.store, work.store.blocks())
+    reused = total - filling.passes(work.store, todo)
+    facts = {"reused": reused}
     if ranks.count > 1:
-        reused, total = 0, work.passes
-        facts = {"rank": f"{ranks.rank} of {ranks.count}"}
-    else:
-        total = filling.passes(work.store, work.store.blocks())
-        reused = total - filling.passes(work.store, todo)
-        facts = {"reused": reused}
+        facts["ranks"] = ranks.count
     stage = f"{work.modality}s"
     progress(stage, reused, total, **facts)
-    return lambda done, **more: progress(stage, reused + done, total, **facts, **more)
+    return lambda done, **more: progress(stage, reused + done + others.rows, total, **facts, **more)
 
 
 def _precision_change(

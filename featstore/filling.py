@@ -15,7 +15,7 @@ from featstore.datasets import Rows
 from featstore.errors import FeatstoreError
 from featstore.handover import FilledBlock, Handover
 from featstore.inference import Batch, Inference
-from featstore.loading import Job, batches, decoded
+from featstore.loading import Encoder, Job, Workers, batches, decoded
 from featstore.ranks import Meeting, Ranks
 
 
@@ -99,10 +99,10 @@ def tidy(store: Store) -> None:
 
 def fill(
     work: Work,
-    encode: Callable[[Job], Batch],
+    encode: Encoder,
     infer: Inference,
     *,
-    workers: int,
+    workers: Workers,
     job: str | None,
     progress: Callable[..., None],
 ) -> None:
@@ -116,7 +116,7 @@ def fill(
         for split, block in work.blocks:
             if store.record(split, block) is not None:
                 writer.discard(split, block)
-        stream = decoded(work.jobs(), encode, workers, infer.pinned)
+        stream = decoded(work.jobs(), encode, workers, work.batch_size, infer.pinned)
         with contextlib.closing(stream), Handover(writer) as handover, torch.inference_mode():
             ready = infer.fed(_timed(stream, waits))
             for split, block in work.blocks:

@@ -86,14 +86,17 @@ def load(request: Request) -> Inputs:
 
 
 def readable(
-    inputs: Inputs, workers: int, ranks: Ranks, meeting: Meeting, progress: Progress
+    inputs: Inputs, threads: int, ranks: Ranks, meeting: Meeting, progress: Progress
 ) -> tuple[Inputs, tuple[Unreadable, ...]]:
-    """The inputs without the rows that cannot be read, and those; each rank reads its share."""
+    """The inputs without the rows that cannot be read, and those; each rank reads its share.
+
+    `threads` of each rank read.
+    """
     kept, left_out = {}, []
     for split, rows in inputs.rows.items():
         share = np.arange(ranks.rank, len(rows), ranks.count)
         found = (
-            datasets.scan(rows.kept(share), workers=workers, progress=progress)
+            datasets.scan(rows.kept(share), workers=threads, progress=progress)
             if len(share)
             else ()
         )

@@ -1,26 +1,37 @@
-"""Batches of decoded rows, prepared by threads while the model computes.
+"""Batches of decoded rows, prepared by threads or processes while the model computes.
 
-Pillow and the tokenizers give up the interpreter lock while they work, so threads run in parallel.
-They cannot inherit the locks of an open store, as forked processes do, and unlike spawned ones they
-start at once and copy nothing.
+Pillow and the tokenizers give up the interpreter lock while they work, so that threads run in
+parallel; what Python does between takes the lock, and beside many cores and a GPU that fed from it
+is what limits them. Processes have a lock each.
 """
 
+import math
 import os
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Protocol
 
-import numpy as np
 import torch
+from PIL import Image
 
 from featstore.backbones import Backbone
 from featstore.datasets import Rows
+from featstore.datasets.rows import Part
+from featstore.decoding import Decoder
+from featstore.geometry import light
 from featstore.inference import Batch
+from featstore.processes import Begun, Processes
 from featstore.views import Views
 
-# Batches decoded beyond those in the workers' hands: a slow one does not stop the model.
+# Rows that one thread or process decodes at a time: a batch is ready sooner when several share it.
+PIECE = 8
+# Batches that are ready or nearly so, beyond those that keep every worker busy.
 AHEAD = 2
+# Rows from which processes are worth their start, half a second each.
+MANY = 2048
 _MOST_WORKERS = 32
 
 
@@ -32,37 +43,77 @@ class Job:
     numbers: range
     view: int | None = None
 
+    def parts(self) -> list[Part]:
+        """The batch in pieces."""
+        return [self.rows.part(numbers) for numbers in batches(self.numbers, PIECE)]
+
 
 @dataclass(frozen=True)
 class Encoder:
-    """From a job to what the backbone takes, in any thread."""
+    """From jobs to what the backbone takes."""
 
     backbone: Backbone
     views: Views | None = None
 
+    @cached_property
+    def decoder(self) -> Decoder:
+        """What turns images into pixels, in this process or another."""
+        return Decoder(light(self.backbone.transform.geometry), self.views)
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Pixels of one image: (H, W, 3)."""
+        return self.backbone.transform.pixels(Image.new("RGB", (64, 64))).shape
+
+    def empty(self, n_rows: int, pinned: bool = False) -> torch.Tensor:
+        """Memory for a batch of pixels, uint8 (b, H, W, 3)."""
+        return torch.empty((n_rows, *self.shape), dtype=torch.uint8, pin_memory=pinned)
+
+    def tokens(self, job: Job) -> dict[str, torch.Tensor]:
+        """Token tensors (b, L) by name, of a batch of texts."""
+        part = job.rows.part(job.numbers)
+        return self.backbone.encode_batch([part[place] for place in range(len(part))])
+
     def __call__(self, job: Job) -> Batch:
-        """Pixels uint8 (b, H, W, 3), or token tensors (b, L) by name."""
+        """A batch, made here and now."""
         if self.backbone.modality == "text":
-            return self.backbone.encode_batch([job.rows[row][0] for row in job.numbers])
-        # Image by image: a batch of large photographs would not fit into memory at full size.
-        first = self._pixels(job, job.numbers[0])
-        pixels = np.empty((len(job.numbers), *first.shape), np.uint8)
-        pixels[0] = first
-        for position, row in enumerate(job.numbers[1:], 1):
-            pixels[position] = self._pixels(job, row)
-        return torch.from_numpy(pixels)
-
-    def _pixels(self, job: Job, row: int) -> np.ndarray:
-        image = job.rows[row][0]
-        if job.view is None:
-            return self.backbone.transform.pixels(image)
-        return self.views.pixels(image, job.rows.ids[row], job.view)
+            return self.tokens(job)
+        batch = self.empty(len(job.numbers))
+        self.decoder.decode(job.rows.part(job.numbers), job.view, batch.numpy())
+        return batch
 
 
-def default_workers(processes: int = 1) -> int:
-    """Decoding threads: one a core of this machine's share for each of `processes`, up to 32."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return min(_MOST_WORKERS, max(1, (cores or 1) // processes))
+@dataclass(frozen=True)
+class Workers:
+    """Who decodes: so many processes, or where there are none, so many threads of this one."""
+
+    processes: int
+    threads: int
+
+    @classmethod
+    def chosen(
+        cls, asked: int | None, device: str, modality: str, passes: int, sharing: int = 1
+    ) -> "Workers":
+        """`asked` processes, none where that is 0; or what suits the device.
+
+        Beside a CUDA device all cores but one decode, each in a process, where there are many rows.
+        Beside a model on the CPU, which has the cores' time itself, and for texts, whose tokenizers
+        need no interpreter lock, threads do. `sharing` processes of a job share the machine.
+        """
+        threads = cores(sharing)
+        if asked is None:
+            fed = device == "cuda" and modality == "image" and passes >= MANY
+            return cls(processes=threads - 1 if fed else 0, threads=threads)
+        if modality == "text":
+            return cls(processes=0, threads=asked or threads)
+        return cls(processes=asked, threads=threads)
+
+
+def cores(sharing: int = 1) -> int:
+    """Cores of this machine for each of `sharing` processes, 1 to 32."""
+    affine = hasattr(os, "sched_getaffinity")
+    count = len(os.sched_getaffinity(0)) if affine else os.cpu_count()
+    return min(_MOST_WORKERS, max(1, (count or 1) // sharing))
 
 
 def batches(rows: range, batch_size: int) -> list[range]:
@@ -75,31 +126,107 @@ def batches(rows: range, batch_size: int) -> list[range]:
 
 
 def decoded(
-    jobs: Iterable[Job], encode: Callable[[Job], Batch], workers: int, pinned: bool = False
+    jobs: Iterable[Job], encode: Encoder, workers: Workers, batch_size: int, pinned: bool = False
 ) -> Iterator[Batch]:
     """The batch of each job, in order, in page-locked memory where `pinned`.
 
-    At most `workers` + AHEAD batches are in memory. A row that cannot be read raises here, after
-    the batches before it.
+    Pixels are uint8 (b, H, W, 3), texts token tensors (b, L) by name. A batch holds until the next
+    one is asked for. In memory are at most two batches, and two pieces for each worker.
+    A row that cannot be read raises here, after the batches before it.
     """
+    count = workers.processes or workers.threads
+    ahead = AHEAD + math.ceil(2 * count * min(1, PIECE / batch_size))
+    pool: _Pool
+    if encode.backbone.modality == "text":
+        pool = _TextThreads(encode, count, pinned)
+    elif workers.processes:
+        pool = _ImageProcesses(encode, count, batch_size, ahead, pinned)
+    else:
+        pool = _ImageThreads(encode, count, pinned)
+    pending: deque = deque()
+    try:
+        for job in jobs:
+            pending.append(pool.begin(job))
+            if len(pending) >= ahead:
+                yield pool.finish(pending.popleft())
+        while pending:
+            yield pool.finish(pending.popleft())
+    finally:
+        pool.close()
 
-    def work(job: Job) -> Batch:
-        batch = encode(job)
-        if not pinned:
-            return batch
-        if isinstance(batch, torch.Tensor):
-            return batch.pin_memory()
-        return {name: tensor.pin_memory() for name, tensor in batch.items()}
 
-    with ThreadPoolExecutor(workers, thread_name_prefix="featstore-decode") as pool:
-        pending: deque[Future[Batch]] = deque()
-        try:
-            for job in jobs:
-                pending.append(pool.submit(work, job))
-                if len(pending) >= workers + AHEAD:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:
-            for future in pending:
-                future.cancel()
+class _Pool(Protocol):
+    """Makes batches: begun in order, and finished in that order."""
+
+    def begin(self, job: Job) -> Any: ...
+
+    def finish(self, begun: Any) -> Batch: ...
+
+    def close(self) -> None: ...
+
+
+class _TextThreads:
+    """Batches of tokens, each made by a thread."""
+
+    def __init__(self, encode: Encoder, count: int, pinned: bool):
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="featstore-tokenize")
+        self._encode, self._pinned = encode, pinned
+
+    def begin(self, job: Job) -> Future:
+        return self._pool.submit(self._encode.tokens, job)
+
+    def finish(self, begun: Future) -> Batch:
+        tokens = begun.result()
+        return {name: ids.pin_memory() for name, ids in tokens.items()} if self._pinned else tokens
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+class _ImageThreads:
+    """Batches of pixels, each in pieces by threads of this process."""
+
+    def __init__(self, encode: Encoder, count: int, pinned: bool):
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="featstore-decode")
+        self._encode, self._pinned = encode, pinned
+
+    def begin(self, job: Job) -> tuple[torch.Tensor, list[Future]]:
+        batch = self._encode.empty(len(job.numbers), self._pinned)
+        pixels, first, pieces = batch.numpy(), 0, []
+        for part in job.parts():
+            place = pixels[first : first + len(part)]
+            pieces.append(self._pool.submit(self._encode.decoder.decode, part, job.view, place))
+            first += len(part)
+        return batch, pieces
+
+    def finish(self, begun: tuple[torch.Tensor, list[Future]]) -> Batch:
+        batch, pieces = begun
+        for piece in pieces:
+            piece.result()
+        return batch
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+class _ImageProcesses:
+    """Batches of pixels, each in pieces by processes, in memory that they share with this one."""
+
+    def __init__(self, encode: Encoder, count: int, batch_size: int, ahead: int, pinned: bool):
+        self._processes = Processes(encode.decoder, encode.shape, batch_size, ahead, count)
+        self._pinned = pinned
+        self._lent: Begun | None = None
+
+    def begin(self, job: Job) -> Begun:
+        if self._lent is not None:
+            self._processes.release(self._lent)
+            self._lent = None
+        return self._processes.begin(job.parts(), job.view)
+
+    def finish(self, begun: Begun) -> Batch:
+        batch = torch.from_numpy(self._processes.finish(begun))
+        self._lent = begun
+        return batch.pin_memory() if self._pinned else batch
+
+    def close(self) -> None:
+        self._processes.close()

@@ -34,8 +34,9 @@ class Request:
 
     How: `device` and `precision` "auto" are CUDA and float16 where there is CUDA, the CPU and
     float32 otherwise; `compile` passes the model through `torch.compile`; `batch_size` and
-    `compile` are by default what the store was begun with, else 64 and False. `workers` threads
-    decode.
+    `compile` are by default what the store was begun with, else 64 and False. `workers` processes
+    decode, or as many threads as there are cores where that is 0; by default what
+    `loading.Workers.chosen` says.
     """
 
     model: str
@@ -85,8 +86,8 @@ class Request:
             wrong = f"on an error one cannot {self.on_error!r}; choose {' or '.join(ON_ERROR)}"
         elif self.batch_size is not None and self.batch_size < 1:
             wrong = f"a batch of {self.batch_size} images cannot be; give 1 or more"
-        elif self.workers is not None and self.workers < 1:
-            wrong = f"{self.workers} workers cannot decode; give 1 or more"
+        elif self.workers is not None and self.workers < 0:
+            wrong = f"{self.workers} workers cannot decode; give 0 for threads, or more"
         elif self.views < 1:
             wrong = f"{self.views} views cannot be; give 1 for the clean image, or more"
         elif self.augmentation and "train" not in self.splits:

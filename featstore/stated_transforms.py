@@ -5,13 +5,15 @@ import tomllib
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from featstore.errors import UsageError
-from featstore.transforms import Transform
+
+if TYPE_CHECKING:
+    from featstore.transforms import Transform
 
 Size = Annotated[int, Field(ge=1)]
 Three = tuple[float, float, float]
@@ -60,8 +62,11 @@ class ImageRecipe(BaseModel):
                 raise ValueError(f"resize {self.resize} is smaller than size {self.size}")
         return self
 
-    def transform(self) -> Transform:
+    def transform(self) -> "Transform":
         """The transform, described by every field."""
+        # It brings in torch, which a process that decodes does without.
+        from featstore.transforms import Transform
+
         facts = self.model_dump(mode="json")
         return Transform(
             geometry=partial(_geometry, self),

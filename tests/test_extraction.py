@@ -131,7 +131,7 @@ def test_splits_that_are_asked_for(images, tmp_path):
     assert [split.name for split in store.spec.splits] == ["test"]
 
 
-@pytest.mark.parametrize("workers", [1, 5])
+@pytest.mark.parametrize("workers", [0, 3])
 def test_workers_change_no_bit(images, tmp_path, reference, workers):
     assert contents(extract(images, tmp_path / "store", workers=workers).store) == reference
 
@@ -307,7 +307,7 @@ def test_unreadable_image_stops_after_whole_blocks(tmp_path):
     [
         ({"dtype": "float64"}, UsageError, "'float64' cannot be stored; choose float16 or float32"),
         ({"batch_size": 0}, UsageError, "a batch of 0 images cannot be"),
-        ({"workers": 0}, UsageError, "0 workers cannot decode"),
+        ({"workers": -1}, UsageError, "-1 workers cannot decode; give 0 for threads"),
         ({"splits": ()}, UsageError, "no split is named"),
         ({"splits": ("test", "test")}, UsageError, "split 'test' is named twice"),
         ({"splits": ("dev",)}, UsageError, "no split 'dev'; it has train, test"),
@@ -358,14 +358,3 @@ def test_batches_begin_with_their_rows_and_cover_them(start, n_rows, size):
     assert [row for run in runs for row in run] == list(rows)
     assert {len(run) for run in runs[:-1]} <= {size}
     assert 1 <= len(runs[-1]) <= size
-
-
-def test_decoding_stays_within_its_window():
-    asked = []
-    jobs = (row for row in range(60) if asked.append(row) is None)
-    stream = loading.decoded(jobs, torch.tensor, workers=2)
-    for taken in range(1, 20):
-        assert next(stream) == taken - 1
-        assert len(asked) <= taken + 2 + loading.AHEAD
-    stream.close()
-    assert len(asked) < 30

@@ -34,7 +34,7 @@ def images(tmp_path_factory):
 
 
 def request(images, out, **more) -> tuple[tuple, dict]:
-    options = {"pretrained": False, "image_size": 32, "batch_size": 10, "out": out, "workers": 1}
+    options = {"pretrained": False, "image_size": 32, "batch_size": 10, "out": out, "workers": 0}
     return ("test_resnet", f"npz:{images}"), {**options, **more}
 
 
@@ -84,7 +84,7 @@ def test_views_and_left_out_images_are_the_same_for_any_number_of_ranks(tmp_path
         (folder / "ab"[number % 2] / f"{number}.png").write_bytes(b"no image")
     options = {
         "pretrained": False, "image_size": 32, "splits": ("train",), "views": 2,
-        "on_error": "skip", "workers": 1,
+        "on_error": "skip", "workers": 0,
     }  # fmt: skip
     for count in (1, 2):
         arguments = ("test_resnet", f"folder:{tmp_path / 'set'}")

@@ -24,10 +24,13 @@ FORBIDDEN = {
     "cli.py": set(),
 }
 # Parts of featstore that know nothing of stores; only extract and importing join them to one.
-STORELESS = ("backbones", "datasets", "inference", "loading", "taps", "transforms", "views")
+STORELESS = (
+    "backbones", "datasets", "decoding", "geometry", "inference", "loading", "processes", "taps",
+    "transforms", "views",
+)  # fmt: skip
 STORE = {
     "catalog", "contract", "extraction", "filling", "handover", "hdf5_store", "importing", "store",
-    "tap_blocks", "writer", "zarr_store",
+    "tally", "tap_blocks", "writer", "zarr_store",
 }  # fmt: skip
 # What not every user has: imported where it is used, so that nothing else needs it.
 OPTIONAL = {"sklearn", "cuml", "cupy"}

@@ -27,6 +27,10 @@ class ImageArrays:
         """The image of a row."""
         return Image.fromarray(self.images[row])
 
+    def cut(self, rows: np.ndarray) -> "ImageArrays":
+        """Images of these rows alone, int64 (k,)."""
+        return ImageArrays(self.images[rows])
+
 
 def load(file: str, split: str, data_dir: Path | None) -> ImageRows:
     """One split of an archive with x_train, y_train, x_test, y_test (or train_images, ...).

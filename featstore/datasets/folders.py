@@ -3,10 +3,8 @@
 import os
 from pathlib import Path
 
-from torchvision.datasets.folder import IMG_EXTENSIONS
-
 from featstore.datasets import splits
-from featstore.datasets.image_files import of_files
+from featstore.datasets.image_files import EXTENSIONS, of_files
 from featstore.datasets.rows import ImageRows
 from featstore.errors import DatasetError
 
@@ -38,7 +36,7 @@ def load(folder: str, split: str, data_dir: Path | None) -> ImageRows:
     ]
     if not images:
         raise DatasetError(
-            f"{root / held} has no image ({', '.join(IMG_EXTENSIONS)}) in a class folder"
+            f"{root / held} has no image ({', '.join(EXTENSIONS)}) in a class folder"
         )
     paths, labels = zip(*images, strict=True)
     return of_files(dataset, split, paths, labels, classes, root)
@@ -55,5 +53,5 @@ def _images_below(folder: Path) -> list[Path]:
         Path(parent, name)
         for parent, _, names in os.walk(folder, followlinks=True)
         for name in names
-        if name.lower().endswith(IMG_EXTENSIONS) and not name.startswith(".")
+        if name.lower().endswith(EXTENSIONS) and not name.startswith(".")
     )

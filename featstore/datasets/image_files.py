@@ -14,6 +14,9 @@ from featstore.datasets.pixels import opened
 from featstore.datasets.rows import ImageRows, Rows
 from featstore.errors import DatasetError
 
+# Names of files that are images, as torchvision's folders have it.
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+
 
 @dataclass(frozen=True)
 class ImageFiles:
@@ -25,6 +28,10 @@ class ImageFiles:
     def __call__(self, row: int) -> Image.Image:
         """The image of a row."""
         return opened(self.paths[row])
+
+    def cut(self, rows: np.ndarray) -> "ImageFiles":
+        """Files of these rows alone, int64 (k,)."""
+        return ImageFiles([self.paths[row] for row in rows])
 
 
 def of_files(

@@ -49,18 +49,18 @@ class Rows(ABC):
 
     def __getitem__(self, row: int) -> tuple:
         """Row `row` for a model, and its label; `DatasetError` names one that cannot be read."""
-        try:
-            item = self._prepared(self.read(row))
-        except (MemoryError, DatasetError):
-            raise
-        # Decoders meet damaged bytes with whatever exception they stumble into: a KeyError of a
-        # table of tags, a struct.error, a zlib.error.
-        except Exception as error:
-            raise DatasetError(
-                f"{self.modality} {self.ids[row]} of the {self.split} split of {self.dataset}"
-                f" cannot be read: {str(error) or type(error).__name__}; replace it, or take it out"
-            ) from error
-        return item, self.labels[row].tolist()
+        return self.part([row])[0], self.labels[row].tolist()
+
+    def part(self, rows: Sequence[int]) -> "Part":
+        """These rows, to be read without labels; see `Part.cut`."""
+        return Part(
+            what=self.modality,
+            whence=f"the {self.split} split of {self.dataset}",
+            ids=[self.ids[row] for row in rows],
+            rows=rows,
+            read=self.read,
+            prepared=self._prepared,
+        )
 
     def kept(self, rows: np.ndarray) -> Self:
         """Only these rows, int64 (k,), under the same fingerprint."""
@@ -71,8 +71,9 @@ class Rows(ABC):
             read=_Kept(self.read, rows),
         )
 
+    @staticmethod
     @abstractmethod
-    def _prepared(self, item):
+    def _prepared(item):
         """What `read` gave, as a model's transform takes it."""
 
     def _check_classes(self) -> None:
@@ -99,7 +100,8 @@ class ImageRows(Rows):
 
     modality = "image"
 
-    def _prepared(self, item: Image.Image) -> Image.Image:
+    @staticmethod
+    def _prepared(item: Image.Image) -> Image.Image:
         return rgb(item)
 
 
@@ -108,10 +110,52 @@ class TextRows(Rows):
 
     modality = "text"
 
-    def _prepared(self, item: str | None) -> str:
+    @staticmethod
+    def _prepared(item: str | None) -> str:
         if item is None:
             raise ValueError("there is none")
         return item
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a set: `part[i]` is what `read(rows[i])` gave, for a model.
+
+    `what` and `whence` say what a row is, and of what, where it cannot be read.
+    """
+
+    what: str
+    whence: str
+    ids: Sequence[str]
+    rows: Sequence[int]
+    read: Callable
+    prepared: Callable
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, place: int):
+        """A row for a model; `DatasetError` names one that cannot be read."""
+        try:
+            return self.prepared(self.read(int(self.rows[place])))
+        except (MemoryError, DatasetError):
+            raise
+        # Decoders meet damaged bytes with whatever exception they stumble into: a KeyError of a
+        # table of tags, a struct.error, a zlib.error.
+        except Exception as error:
+            raise DatasetError(
+                f"{self.what} {self.ids[place]} of {self.whence} cannot be read:"
+                f" {str(error) or type(error).__name__}; replace it, or take it out"
+            ) from error
+
+    def cut(self) -> Self | None:
+        """The same part by a reader that holds nothing of other rows; None where there is none.
+
+        It is what is sent to a process: a list of a million paths is not.
+        """
+        cut = getattr(self.read, "cut", None)
+        read = cut and cut(np.asarray(self.rows))
+        return read and replace(self, read=read, rows=range(len(self)))
 
 
 @dataclass(frozen=True)
@@ -123,6 +167,11 @@ class _Kept:
 
     def __call__(self, row: int):
         return self.read(int(self.rows[row]))
+
+    def cut(self, rows: np.ndarray) -> Callable | None:
+        """A reader of some of these alone, None where `read` has none."""
+        cut = getattr(self.read, "cut", None)
+        return cut and cut(self.rows[rows])
 
 
 def limited(rows: Rows, limit: int | None) -> Rows:

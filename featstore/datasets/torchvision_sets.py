@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import platformdirs
-from torchvision import datasets
 
 from featstore.datasets import idx, stratified
 from featstore.datasets.arrays import of_arrays
@@ -21,12 +20,19 @@ _TRAIN_TEST = {"train": {"train": True}, "test": {"train": False}}
 
 @dataclass(frozen=True)
 class Source:
-    """A torchvision class, the arguments that make each split, and how its rows are read."""
+    """A class of `torchvision.datasets`, the arguments of each split, and how its rows are read."""
 
-    kind: Callable
+    name: str
     splits: dict[str, dict]
     rows: Callable[[str, str, object, Path], ImageRows]
     downloadable: bool = True
+
+    @property
+    def kind(self) -> Callable:
+        """The class; torchvision brings in torch, which a process that decodes does without."""
+        from torchvision import datasets
+
+        return getattr(datasets, self.name)
 
 
 def _named(*splits: str, **renamed: str) -> dict[str, dict]:
@@ -114,28 +120,26 @@ def _classes(read) -> tuple[str, ...]:
 
 
 SOURCES = {
-    "cifar10": Source(datasets.CIFAR10, _TRAIN_TEST, _of_pixels),
-    "cifar100": Source(datasets.CIFAR100, _TRAIN_TEST, _of_pixels),
-    "mnist": Source(datasets.MNIST, _TRAIN_TEST, _of_pixels),
-    "fashion_mnist": Source(datasets.FashionMNIST, _TRAIN_TEST, _of_pixels),
-    "kmnist": Source(datasets.KMNIST, _TRAIN_TEST, _of_pixels),
-    "svhn": Source(datasets.SVHN, _named("train", "test", "extra"), _of_channels_first),
-    "stl10": Source(datasets.STL10, _named("train", "test"), _of_channels_first),
-    "flowers102": Source(datasets.Flowers102, _named("train", "val", "test"), _of_image_files),
-    "dtd": Source(datasets.DTD, _named("train", "val", "test"), _of_image_files),
-    "food101": Source(datasets.Food101, _named("train", "test"), _of_image_files),
+    "cifar10": Source("CIFAR10", _TRAIN_TEST, _of_pixels),
+    "cifar100": Source("CIFAR100", _TRAIN_TEST, _of_pixels),
+    "mnist": Source("MNIST", _TRAIN_TEST, _of_pixels),
+    "fashion_mnist": Source("FashionMNIST", _TRAIN_TEST, _of_pixels),
+    "kmnist": Source("KMNIST", _TRAIN_TEST, _of_pixels),
+    "svhn": Source("SVHN", _named("train", "test", "extra"), _of_channels_first),
+    "stl10": Source("STL10", _named("train", "test"), _of_channels_first),
+    "flowers102": Source("Flowers102", _named("train", "val", "test"), _of_image_files),
+    "dtd": Source("DTD", _named("train", "val", "test"), _of_image_files),
+    "food101": Source("Food101", _named("train", "test"), _of_image_files),
     "fgvc_aircraft": Source(
-        datasets.FGVCAircraft, _named("train", "val", "test", "trainval"), _of_image_files
+        "FGVCAircraft", _named("train", "val", "test", "trainval"), _of_image_files
     ),
-    "oxford_iiit_pet": Source(
-        datasets.OxfordIIITPet, _named("test", train="trainval"), _of_image_files
-    ),
-    "eurosat": Source(datasets.EuroSAT, {"train": {}, "test": {}}, _of_eurosat),
-    "gtsrb": Source(datasets.GTSRB, _named("train", "test"), _of_samples),
-    "country211": Source(datasets.Country211, _named("train", "test", val="valid"), _of_samples),
-    "imagenette": Source(datasets.Imagenette, _named("train", "val", test="val"), _of_samples),
+    "oxford_iiit_pet": Source("OxfordIIITPet", _named("test", train="trainval"), _of_image_files),
+    "eurosat": Source("EuroSAT", {"train": {}, "test": {}}, _of_eurosat),
+    "gtsrb": Source("GTSRB", _named("train", "test"), _of_samples),
+    "country211": Source("Country211", _named("train", "test", val="valid"), _of_samples),
+    "imagenette": Source("Imagenette", _named("train", "val", test="val"), _of_samples),
     "imagenet": Source(
-        datasets.ImageNet, _named("train", "val", test="val"), _of_samples, downloadable=False
+        "ImageNet", _named("train", "val", test="val"), _of_samples, downloadable=False
     ),
 }
 _MNIST_LIKE = ("mnist", "fashion_mnist", "kmnist")

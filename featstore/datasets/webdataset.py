@@ -7,20 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from featstore.datasets import splits
 from featstore.datasets.arrow_types import plain
 from featstore.datasets.columns import Columns
 from featstore.datasets.encoded_images import EncodedImages, rows_of_encoded
+from featstore.datasets.image_files import EXTENSIONS
 from featstore.datasets.labels import Encoded, encoded
 from featstore.datasets.listed import of_texts
 from featstore.datasets.rows import ImageRows, Rows
 from featstore.datasets.shards import Sample, files_of, samples_of
 from featstore.datasets.tar_index import read_member
 from featstore.errors import DatasetError, UsageError
-
-_IMAGES = tuple(IMG_EXTENSIONS)
 
 
 @dataclass(frozen=True)
@@ -36,6 +34,12 @@ class TarImages(EncodedImages):
         """The bytes of a row's file."""
         shard = self.shards[self.shard[row]]
         return read_member(shard, int(self.offset[row]), int(self.size[row]))
+
+    def cut(self, rows: np.ndarray) -> "TarImages":
+        """Images of these rows alone, int64 (k,)."""
+        there, shard = np.unique(self.shard[rows], return_inverse=True)
+        shards = [self.shards[number] for number in there]
+        return TarImages(shards, shard, self.offset[rows], self.size[rows])
 
 
 def load(pattern: str, split: str, data_dir: Path | None, columns: Columns) -> Rows:
@@ -116,8 +120,8 @@ def _usual_label(sample: Sample) -> str:
 
 def _usual_image(sample: Sample) -> str | None:
     """The suffix of an image; any other's is looked for as well, since shards mix jpg and png."""
-    found = any(f".{suffix}".endswith(_IMAGES) for suffix in sample.members)
-    return ";".join(suffix[1:] for suffix in _IMAGES) if found else None
+    found = any(f".{suffix}".endswith(EXTENSIONS) for suffix in sample.members)
+    return ";".join(suffix[1:] for suffix in EXTENSIONS) if found else None
 
 
 def _image(dataset: str, sample: Sample, image: str) -> tuple[int, int]:

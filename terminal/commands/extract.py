@@ -73,7 +73,10 @@ _NAMED = 20
     "--batch-size", type=click.IntRange(1),
     help="Images at once.  [default: 64, or what the store was begun with]",
 )  # fmt: skip
-@click.option("--workers", type=click.IntRange(1), help="Threads that decode.  [default: cores]")
+@click.option(
+    "--workers", type=click.IntRange(0),
+    help="Processes that decode; 0: threads.  [default: 0 on the CPU, cores - 1 with CUDA]",
+)  # fmt: skip
 def extract(**options) -> None:
     """Run a data set through a backbone once and store its features.
 

@@ -1,0 +1,196 @@
+"""Processes that decode: started anew, never forked, and gone with the process that started them.
+
+A forked process inherits the locks of threads that it does not have, those of an open HDF5 file or
+of zarr's event loop among them. These begin as a new interpreter that imports what decoding takes
+(`featstore.decoding`) and not the caller's script. They write pixels into memory that is shared
+with them, and which is no file: nothing is left behind, however a process ends.
+"""
+
+import contextlib
+import math
+import mmap
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import tempfile
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from multiprocessing import Pipe
+
+import numpy as np
+
+from featstore.datasets.rows import Part
+from featstore.decoding import Decoder, Order, Settings
+from featstore.errors import FeatstoreError, UsageError
+
+_START = "import sys; from featstore.decoding import serve; serve(*map(int, sys.argv[1:]))"
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A batch on its way: its place in the shared memory, and which process has which piece."""
+
+    slot: int
+    n_rows: int
+    workers: Sequence["_Worker"]
+
+
+class Processes:
+    """`count` processes that decode batches into `n_slots` places of shared memory.
+
+    A place holds `batch_size` images of `shape`, (H, W, 3) uint8. Orders are dealt out in turn, and
+    answers awaited in that order.
+    """
+
+    def __init__(
+        self, decoder: Decoder, shape: tuple[int, ...], batch_size: int, n_slots: int, count: int
+    ):
+        self._shape, self._slot_bytes = shape, batch_size * math.prod(shape)
+        self._free = deque(range(n_slots))
+        self._readers: list[Callable] = []
+        self._workers: list[_Worker] = []
+        with _anonymous_file(n_slots * self._slot_bytes) as memory:
+            self._pixels = np.frombuffer(mmap.mmap(memory, 0), np.uint8)
+            begin = [_pickled(Settings.here()), _pickled(decoder)]
+            try:
+                for number in range(count):
+                    self._workers.append(_Worker(f"{number + 1} of {count}", memory))
+                for worker in self._workers:
+                    for message in begin:
+                        worker.send(message)
+            except BaseException:
+                self.close()
+                raise
+        self._turn = 0
+
+    def begin(self, parts: Sequence[Part], view: int | None) -> Begun:
+        """Order a batch, in these parts; there has to be a free place."""
+        slot, offset, workers = self._free.popleft(), 0, []
+        for part in parts:
+            worker = self._workers[self._turn % len(self._workers)]
+            self._turn += 1
+            shape = (len(part), *self._shape)
+            cut = part.cut()
+            reader = None if cut else self._number_of(part.read)
+            part = cut or replace(part, read=None)
+            worker.send(
+                _pickled(Order(part, view, slot * self._slot_bytes + offset, shape, reader))
+            )
+            workers.append(worker)
+            offset += math.prod(shape)
+        return Begun(slot, sum(map(len, parts)), workers)
+
+    def finish(self, begun: Begun) -> np.ndarray:
+        """The pixels (b, H, W, 3) of a batch, in its place; they hold until that is `released`.
+
+        Raises what the first of its pieces met, and `FeatstoreError` where a process has died.
+        """
+        met = [worker.receive() for worker in begun.workers]
+        for error in met:
+            if error is not None:
+                raise error
+        shape = (begun.n_rows, *self._shape)
+        start = begun.slot * self._slot_bytes
+        return self._pixels[start : start + math.prod(shape)].reshape(shape)
+
+    def release(self, begun: Begun) -> None:
+        """Give the place of a batch to the next one."""
+        self._free.append(begun.slot)
+
+    def close(self) -> None:
+        """End the processes, whatever they are at: what they hold is of no use any more."""
+        for worker in self._workers:
+            worker.end()
+
+    def _number_of(self, reader: Callable) -> int:
+        """The number of a reader that cannot be cut; every process gets it once."""
+        for number, known in enumerate(self._readers):
+            if known is reader:
+                return number
+        self._readers.append(reader)
+        number = len(self._readers) - 1
+        message = _pickled((number, reader))
+        for worker in self._workers:
+            worker.send(message)
+        return number
+
+
+class _Worker:
+    """One process, and the pipe to it."""
+
+    def __init__(self, name: str, memory: int):
+        self._name = name
+        self._pipe, theirs = Pipe()
+        places = [os.path.abspath(place) for place in sys.path]
+        # One thread each: torch, which some augmentations bring in, would start one a core.
+        environment = {"PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
+        with theirs:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-c", _START, str(theirs.fileno()), str(memory)],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=(theirs.fileno(), memory),
+                env={**os.environ, **environment},
+            )
+
+    def send(self, message: bytes) -> None:
+        try:
+            self._pipe.send_bytes(message)
+        except ConnectionError:
+            raise self._died() from None
+
+    def receive(self) -> Exception | None:
+        try:
+            return self._pipe.recv()
+        except (EOFError, ConnectionError):
+            raise self._died() from None
+
+    def end(self) -> None:
+        self._pipe.close()
+        self._process.kill()
+        self._process.wait()
+
+    def _died(self) -> FeatstoreError:
+        try:
+            status = self._process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            status = 0
+        if status < 0:
+            with contextlib.suppress(ValueError):
+                status = signal.Signals(-status).name
+            why = f"was killed ({status}), as systems do where memory runs out"
+            remedy = "with fewer --workers or a smaller --batch-size"
+        else:
+            why = f"ended with status {status}"
+            remedy = "with --workers 0, which decodes in threads"
+        return FeatstoreError(
+            f"decoding process {self._name} {why}; committed blocks are kept: run again, {remedy}"
+        )
+
+
+def _pickled(message: object) -> bytes:
+    try:
+        return pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise UsageError(
+            f"what decodes cannot be sent to another process ({error}); give --workers 0, which"
+            " decodes in threads"
+        ) from None
+
+
+@contextlib.contextmanager
+def _anonymous_file(size: int):
+    """The descriptor of memory that processes can share, gone with the last that has it open."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("featstore-pixels")
+    else:
+        with tempfile.TemporaryFile() as file:
+            descriptor = os.dup(file.fileno())
+    try:
+        os.truncate(descriptor, size)
+        yield descriptor
+    finally:
+        os.close(descriptor)

@@ -22,6 +22,8 @@ _HOMES = {
     "inequality_table": "inequality",
     "judged": "reading",
     "judged_by_class": "reading",
+    "layer_similarity": "layer_cka",
+    "layer_spectrum": "spectrum",
     "load_weights": "weights_file",
     "ordered_chain": "chains",
     "per_class_table": "per_class",

@@ -58,12 +58,10 @@ def affected_classes(
             test row; (n,) for one.
         full: bool (S, n), the same seeds' probes on the whole layer.
         labels: int64 (n,), the rows' classes.
-        classes: names of classes; by default their numbers. Classes of fewer than 2 rows are left
-            out.
+        classes: names; by default numbers. Classes of fewer than 2 rows are left out.
         resamples: B.
         level: coverage of the intervals together.
-        seed: of the draws.
-        progress: callback.
+        seed, progress: of the draws; callback.
 
     Raises:
         DataError: the shapes differ, or fewer than 2 classes have 2 rows.
@@ -78,11 +76,12 @@ def affected_classes(
     kept = np.flatnonzero(counts >= 2)
     random = np.random.default_rng(seed)
     times = draws(len(lost), resamples, random)
+    of_kept = [lost[:, labels == c] for c in kept]
     replicates = []
-    for done, c in enumerate(kept, 1):
-        replicates.append(_of_class(lost[:, labels == c], times, random))
-        progress("classes", done, len(kept))
-    loss = np.array([lost[:, labels == c].mean(dtype=np.float64) for c in kept])
+    for rows in of_kept:
+        replicates.append(_of_class(rows, times, random))
+        progress("classes", len(replicates), len(kept))
+    loss = np.array([rows.mean(dtype=np.float64) for rows in of_kept])
     excess = loss - loss.mean()
     reach, p_value = _at_once(np.stack(replicates, 1) - loss, excess, counts[kept], level)
     names = [str(c) for c in kept] if classes is None else [classes[c] for c in kept]

@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Iterator
+from itertools import combinations
 
 import pandas as pd
 
 from probe.curve_names import curves_of, shared_and_own
-from probe.summaries import CURVE, percent
+from probe.summaries import CURVE, percent, plus_minus
 
 READ = {
     "threshold": "{fraction} is the smallest fraction probed that keeps {delta} of {full}",
@@ -39,7 +40,7 @@ def _redundancy(row: pd.Series, level: float, over: str, score: str) -> str:
     told = READ[row.rule].format(
         fraction=percent(row.fraction), delta=percent(row.delta), full=f"the full layer's {score}"
     )
-    seeds = "1 seed" if row.seeds == 1 else f"{row.seeds} seeds"
+    seeds = _count(row.seeds, "seed")
     spread = (
         f"no interval, {seeds}"
         if math.isnan(row.low)
@@ -70,7 +71,7 @@ def of_classes(inequality: pd.DataFrame, losses: pd.DataFrame, level: float) -> 
 
 def _classes(row: pd.Series, losses: pd.DataFrame, level: float) -> str:
     most, mean = losses.iloc[0], losses["loss"].mean()
-    seeds = "1 seed" if most.probes == 1 else f"{most.probes} seeds"
+    seeds = _count(most.probes, "seed")
     rise = f"{row.gini_rise:+.3f}{_between(row.gini_rise_low, row.gini_rise_high, 1, 3)}"
     level_text = "" if math.isnan(row.gini_rise_low) else f", {percent(level)} intervals"
     return (
@@ -105,6 +106,93 @@ def of_affected(affected: pd.DataFrame, resamples: int) -> str:
             f"lose {_some(more)}; less, {_some(less)}; all of that at once."
         )
     return "\n".join(lines)
+
+
+def of_similarity(to_full: pd.DataFrame, pairs: pd.DataFrame, fraction: float = 0.1) -> str:
+    """Say of each layer how alike its subsets are to the whole, and to each other.
+
+    Arguments:
+        to_full: of `probe.layer_cka.Similarity`.
+        pairs: likewise.
+        fraction: which one to speak of; the nearest is taken.
+    """
+    lines = []
+    layers = list(dict.fromkeys(to_full["name"]))
+    for name in layers:
+        mine = to_full[to_full["name"] == name]
+        near = mine["fraction"].iloc[(mine["fraction"] - fraction).abs().argmin()]
+        mine = mine[mine["fraction"] == near]
+        line = (
+            f"{f'{name}: ' if len(layers) > 1 else ''}{percent(near)} of the features "
+            f"({mine['k'].iloc[0]:,}) have a CKA of {_mean(mine['cka'])} with the whole layer "
+            f"({_count(len(mine), 'seed')})"
+        )
+        other = pairs[(pairs["name"] == name) & (pairs["fraction"] == near)]
+        if len(other):
+            line += (
+                f", and two such subsets one of {_mean(other['cka'])} with each other "
+                f"({_count(len(other), 'pair')})"
+            )
+        lines.append(line + ".")
+    return "\n".join(lines)
+
+
+def of_layers(matrix: pd.DataFrame) -> str:
+    """Say which two of several layers are most alike, and which two least.
+
+    >>> matrix = pd.DataFrame([[1, 0.9, 0.2], [0.9, 1, 0.4], [0.2, 0.4, 1]], [*"abc"], [*"abc"])
+    >>> of_layers(matrix)
+    'Of 3 layers, a and b are most alike (CKA 0.900), a and c least (0.200).'
+    """
+    cells = [
+        (matrix.iat[i, j], matrix.index[i], matrix.columns[j])
+        for i, j in combinations(range(len(matrix)), 2)
+        if not math.isnan(matrix.iat[i, j])
+    ]
+    if not cells:
+        return "No two of the layers that were compared change at all."
+    (most, a, b), (least, c, d) = max(cells), min(cells)
+    if len(cells) == 1:
+        return f"{a} and {b} have a CKA of {most:.3f}."
+    return (
+        f"Of {len(matrix)} layers, {a} and {b} are most alike (CKA {most:.3f}), {c} and {d} least "
+        f"({least:.3f})."
+    )
+
+
+def of_spectrum(table: pd.DataFrame) -> str:
+    """Say of each layer in how many directions it varies, and how much of it is repetition.
+
+    Arguments:
+        table: as `probe.spectrum.spectrum_table` gives it.
+    """
+    lines = []
+    for row in table.itertuples():
+        name = f"{row.name}: " if len(table) > 1 else ""
+        dead, copies = _count(row.dead, "feature"), _count(row.duplicates, "feature")
+        repeated = (
+            f"{dead} never change{'s' if row.dead == 1 else ''} and {copies} "
+            f"repeat{'s' if row.duplicates == 1 else ''} another"
+        )
+        lines.append(
+            f"{name}{row.features:,} features vary like {row.effective_rank:.0f} equal directions "
+            f"(effective rank); {_count(row.components_90, 'component')} "
+            f"hold{'s' if row.components_90 == 1 else ''} 90 % of the variance; {repeated}."
+        )
+    return "\n".join(lines)
+
+
+def _mean(values: pd.Series) -> str:
+    return plus_minus(float(values.mean()), float(values.std()), 3)
+
+
+def _count(number: int, what: str) -> str:
+    """Write a number of things.
+
+    >>> _count(1, "seed"), _count(1200, "pair")
+    ('1 seed', '1,200 pairs')
+    """
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _some(names: pd.Series, most: int = 5) -> str:

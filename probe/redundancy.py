@@ -103,8 +103,7 @@ def diffused_redundancy(
             it then stands for the table's accuracies, where these are not NaN.
         resamples: how many draws stand behind an interval.
         level: coverage of the intervals.
-        seed: of the draws; the same seed gives the same intervals.
-        progress: callback.
+        seed, progress: of the draws, the same seed gives the same intervals; callback.
 
     Returns:
         A row for each curve, rule and delta: the columns `CURVE`, `rule`, `delta`, `seeds`,

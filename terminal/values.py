@@ -89,6 +89,7 @@ class OutFile(click.ParamType):
 
 TABLE = OutFile(".csv", ".json", ".parquet")
 PICTURE = OutFile(".png", ".svg", ".pdf")
+TABLE_OR_PICTURE = OutFile(*TABLE.suffixes, *PICTURE.suffixes)
 
 
 class Names(click.ParamType):

@@ -61,7 +61,8 @@ def affected_classes(
         classes: names; by default numbers. Classes of fewer than 2 rows are left out.
         resamples: B.
         level: coverage of the intervals together.
-        seed, progress: of the draws; callback.
+        seed: of the draws.
+        progress: callback.
 
     Raises:
         DataError: the shapes differ, or fewer than 2 classes have 2 rows.
@@ -85,12 +86,10 @@ def affected_classes(
     excess = loss - loss.mean()
     reach, p_value = _at_once(np.stack(replicates, 1) - loss, excess, counts[kept], level)
     names = [str(c) for c in kept] if classes is None else [classes[c] for c in kept]
-    table = pd.DataFrame({
-        "class": names, "rows": counts[kept], "loss": loss, "excess": excess,
-        "low": excess - reach, "high": excess + reach,
-    })  # fmt: skip
-    table = table.sort_values("loss", ascending=False, kind="stable", ignore_index=True)
-    return Affected(table, p_value)
+    columns = {"class": names, "rows": counts[kept], "loss": loss, "excess": excess}
+    table = pd.DataFrame(columns | {"low": excess - reach, "high": excess + reach})
+    falling = table.sort_values("loss", ascending=False, kind="stable", ignore_index=True)
+    return Affected(falling, p_value)
 
 
 def affected_of_curves(

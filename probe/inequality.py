@@ -182,7 +182,7 @@ def _pairs(
     Classes stand in the table's order; `full` is NaN for seeds without a full layer.
     """
     table = as_curves(table)
-    for key, curve in table.groupby(CURVE, dropna=False):
+    for key, curve in table.groupby(CURVE, dropna=False, sort=False):
         curve = curve.assign(seed=curve["seed"].astype("Int64").fillna(-1))
         classes = list(dict.fromkeys(curve["class"]))
         whole = _wide(curve[curve["fraction"] == 1], classes)

@@ -3,20 +3,20 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from probe.arrays import backend as backend_named
 from probe.blocks import RowBlocks, Rows, as_blocks
-from probe.budget import parse, text
+from probe.budget import text
 from probe.chains import Chain, random_chain
 from probe.cokurtosis import cokurtosis
 from probe.errors import MemoryBudgetError, UsageError
 from probe.moments import moments
 from probe.moments_cache import cached_moments
 from probe.parts import RowSubset
-from probe.settings import Progress, Settings, silent
+from probe.settings import Settings, settings_of
 from probe.side_by_side import SideBySide
 from probe.similarity import (
     cka,
@@ -60,9 +60,8 @@ def layer_similarity(
     *,
     debiased: bool = False, standardize: bool = False,
     n_rows: int | None = None, row_seed: int = 0,
-    memory: str | int = "auto", device: str = "auto", backend: str = "torch",
     moments_cache: Path | None = None,
-    progress: Progress = silent,
+    **computing: Any,
 ) -> Similarity:  # fmt: skip
     """Return linear CKA of random subsets of layers, and of the layers, from one joint Gram.
 
@@ -76,9 +75,10 @@ def layer_similarity(
         seeds: what the random subsets are drawn with.
         debiased: take the unbiased estimate of HSIC; as published it is biased.
         standardize: divide each feature by its standard deviation; as published it is not.
-        n_rows, row_seed: how many rows to draw, without replacement; by default all.
-        memory, device, backend, progress: as of `probe.fit`.
+        n_rows: how many rows to draw, without replacement; by default all.
+        row_seed: of that draw.
         moments_cache: folder to keep the moments of all rows of a single layer in.
+        computing: `memory`, `device`, `backend` and `progress`, as of `probe.fit`.
 
     Raises:
         UsageError: a fraction, seed or number of rows cannot be used.
@@ -98,9 +98,7 @@ def layer_similarity(
         ['name', 'mode', 'seed', 'fraction', 'k', 'cka']
     """
     blocks = [as_blocks(rows) for rows in layers.values()]
-    settings = Settings(
-        standardize, parse(memory), backend_named(backend, device), moments_cache, progress
-    )
+    settings = settings_of(standardize, moments_cache, **computing)
     joint = SideBySide([_drawn(rows, n_rows, row_seed) for rows in blocks])
     single = blocks[0] if len(blocks) == 1 and n_rows is None else None
     _check_memory(joint.n_features, settings.memory, debiased)

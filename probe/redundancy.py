@@ -103,7 +103,8 @@ def diffused_redundancy(
             it then stands for the table's accuracies, where these are not NaN.
         resamples: how many draws stand behind an interval.
         level: coverage of the intervals.
-        seed, progress: of the draws, the same seed gives the same intervals; callback.
+        seed: of the draws; the same seed gives the same intervals.
+        progress: callback.
 
     Returns:
         A row for each curve, rule and delta: the columns `CURVE`, `rule`, `delta`, `seeds`,
@@ -131,7 +132,8 @@ def diffused_redundancy(
     """
     _check(table, deltas, rules, correct, level)
     rows = []
-    curves = as_curves(table.assign(row=np.arange(len(table)))).groupby(CURVE, dropna=False)
+    numbered = as_curves(table.assign(row=np.arange(len(table))))
+    curves = numbered.groupby(CURVE, dropna=False, sort=False)
     for number, (key, curve) in enumerate(curves):
         names = dict(zip(CURVE, key, strict=True))
         grid = _Grid.of(curve, score_of(table), correct)

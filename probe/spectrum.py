@@ -3,16 +3,16 @@
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from probe.arrays import backend as backend_named
 from probe.blocks import Rows, as_blocks
-from probe.budget import parse, text
+from probe.budget import text
 from probe.errors import MemoryBudgetError
 from probe.moments import Moments
 from probe.moments_cache import cached_moments
-from probe.settings import Progress, Settings, silent
+from probe.settings import settings_of
 
 # |correlation| above 1 minus this makes a duplicate: what rounding of the products leaves of 1
 SAME = {"float32": 1e-5, "float64": 1e-10}
@@ -88,20 +88,16 @@ def layer_spectrum(
     rows: Rows,
     *,
     standardize: bool = True,
-    memory: str | int = "auto", device: str = "auto", backend: str = "torch",
     moments_cache: Path | None = None,
-    progress: Progress = silent,
-) -> Spectrum:  # fmt: skip
+    **computing: Any,
+) -> Spectrum:
     """Return the spectrum of a layer, from one pass over its rows.
 
     Arguments:
         rows: row blocks, or (features (N, D), labels (N,)).
         standardize: as in `spectrum_of`.
-        memory: what arrays may take.
-        device: "auto", "cpu" or "cuda".
-        backend: "torch", "numpy" or "cupy".
         moments_cache: folder to keep moments in, under the blocks' fingerprint.
-        progress: callback.
+        computing: `memory`, `device`, `backend` and `progress`, as of `probe.fit`.
 
     Raises:
         DataError: the rows are not finite.
@@ -113,16 +109,13 @@ def layer_spectrum(
         >>> round(found.effective_rank), found.components(0.9)
         (4, 4)
     """
-    blocks, granted = as_blocks(rows), parse(memory)
+    blocks, settings = as_blocks(rows), settings_of(standardize, moments_cache, **computing)
     needed = 8 * MATRICES * blocks.n_features**2
-    if needed > granted:
+    if needed > settings.memory:
         raise MemoryBudgetError(
             f"the spectrum of {blocks.n_features:,} features takes {text(needed)}, and "
-            f"{text(granted)} of memory is granted: grant more, or take a narrower layer"
+            f"{text(settings.memory)} of memory is granted: grant more, or take a narrower layer"
         )
-    settings = Settings(
-        standardize, granted, backend_named(backend, device), moments_cache, progress
-    )
     return spectrum_of(cached_moments(blocks, settings), standardize)
 
 

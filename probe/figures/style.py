@@ -75,7 +75,7 @@ class ColumnFigure(Figure):
 
     def _repr_png_(self) -> bytes:
         written = io.BytesIO()
-        self.savefig(written, format="png", dpi=200)
+        self.savefig(written, format="png", dpi=150)
         return written.getvalue()
 
 

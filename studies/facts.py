@@ -91,9 +91,12 @@ class Facts:
             known = list(dict.fromkeys(rows[key]))
             same = _same(rows[key], value)
             if not same.any():
-                raise UsageError(
-                    f"no {key} {value} in {table}; {nearest(str(value), [str(k) for k in known])}"
-                )
+                names = [str(each) for each in known]
+                if pd.api.types.is_numeric_dtype(rows[key]):
+                    meant = f"there are {', '.join(names)}"
+                else:
+                    meant = nearest(str(value), names)
+                raise UsageError(f"no {key} {value} in {table}; {meant}")
             rows = rows[same]
         return rows.iloc[0]
 

@@ -135,8 +135,7 @@ def diffused_redundancy(
     numbered = as_curves(table.assign(row=np.arange(len(table))))
     curves = numbered.groupby(CURVE, dropna=False, sort=False)
     for number, (key, curve) in enumerate(curves):
-        names = dict(zip(CURVE, key, strict=True))
-        grid = _Grid.of(curve, score_of(table), correct)
+        names, grid = dict(zip(CURVE, key, strict=True)), _Grid.of(curve, score_of(table), correct)
         readings = _readings(grid, deltas, rules, resamples, level, seed)
         rows += [names | reading for reading in readings]
         progress("curves", number + 1, len(curves))

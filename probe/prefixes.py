@@ -9,7 +9,7 @@ from array_api_compat import array_namespace
 
 from probe.arrays import Array, full_precision, on_device, solve_lower, to_host
 from probe.axes import Axes
-from probe.basis import FEATURES, Frame, congruent, directions
+from probe.basis import FEATURES, Frame, congruent, directions, variances
 from probe.batches import Batch, grouped
 from probe.blocks import RowBlocks
 from probe.budget import SystemSize, solve_plan
@@ -50,6 +50,7 @@ class Normal:
         n_rows: N of train.
         counts: int64 (C,), train rows of each class; empty for targets.
         frame: the train rows, for bases.
+        of_covariance: whether M is their covariance.
         precision: "float32" or "float64", in which rows are scored.
     """
 
@@ -61,6 +62,7 @@ class Normal:
     n_rows: int
     counts: np.ndarray
     frame: Frame
+    of_covariance: bool = False
     precision: str = "float32"
 
 
@@ -189,11 +191,21 @@ class PrefixFit:
         penalties = np.array([self.axes.penalties[penalty] for _, penalty in batch.systems])
         if batch.basis != FEATURES:
             found = directions(batch.basis, int(orders.max()) + 1, self._normal.frame, backend)
-            matrix, right = congruent(matrix, found), found.T @ right
+            matrix, right = self._turned(batch, found), found.T @ right
         matrices = permuted_blocks(matrix, order, backend.put(penalties, "float64"))
         rights = xp.stack([xp.take(right, one, axis=0) for one in order])
         factors = factorise(matrices)
         return System(order, factors, solve_lower(factors.lower, rights), found)
+
+    def _turned(self, batch: Batch, found: Array) -> Array:
+        """Return R'MR for the directions of a batch."""
+        if self._normal.of_covariance:
+            count, frame = found.shape[1], self._normal.frame
+            along = variances(batch.basis, count, frame, self._settings.backend)
+            if along is not None:
+                xp = array_namespace(along)
+                return xp.eye(count, dtype=along.dtype, device=along.device) * along
+        return congruent(self._matrix, found)
 
     def _hold(self, number: int) -> list[list[str]]:
         """Factorise a group, keep it in the form that meets rows, return each system's status."""

@@ -52,5 +52,6 @@ def _equations(train: Moments, standardize: bool) -> Normal:
         n_rows=train.n,
         counts=train.class_counts,
         frame=Frame(len(train.sums), lambda: train, standardize),
+        of_covariance=True,
         precision=train.precision,
     )

@@ -13,7 +13,7 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 import probe
 from probe.arrays import Backend, to_host
-from probe.basis import KINDS, Basis, Frame, congruent, directions
+from probe.basis import KINDS, Basis, Frame, congruent, directions, orthonormalised
 from probe.blocks import as_blocks
 from probe.chains import Chain
 from probe.errors import MemoryBudgetError, UsageError
@@ -431,3 +431,17 @@ def test_cka_of_too_many_features_says_so():
         probe.sweep(
             (x, y), (x, y), fractions=[0.01], solver="ridge", memory="60MB", cka=True, device="cpu"
         )
+
+
+def test_columns_that_are_nearly_dependent_become_orthonormal():
+    random = np.random.default_rng(0)
+    apart = random.normal(size=(40, 30))
+    near = apart.copy()
+    near[:, 7] = near[:, 3] + 1e-6 * near[:, 7]
+    equal = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 2.0], [0.0, 1e-9, 1.0]])
+    for columns in (apart, near, equal):
+        q = to_host(orthonormalised(torch.from_numpy(columns)))
+        assert np.allclose(q.T @ q, np.eye(columns.shape[1]), atol=1e-9)
+        triangle = q.T @ columns
+        assert np.allclose(np.tril(triangle, -1), 0, atol=1e-8)
+        assert (np.diagonal(triangle) > 0).all()

@@ -3,6 +3,8 @@
 python -m benchmarks.bench_extract --sizes small
 
 The images are JPEG files in class folders: what is read, decoded and resized is what people have.
+Both pass the same number of images: from the opening of the first file to the commit of the last
+block, and from the first pass to the last. Rounds alternate, and ratios are taken within a round.
 """
 
 import tempfile
@@ -24,6 +26,7 @@ from benchmarks.report import Report
 from benchmarks.sizes import as_dict
 from featstore import backbones, datasets, quickstart, taps
 from featstore.inference import precision_for
+from featstore.loading import Encoder, Job, Workers, batches, decoded
 
 JPEG = (400, 300)
 TAPS = ("penultimate", "layer1", "layer2", "layer3", "layer4")
@@ -45,7 +48,7 @@ class ExtractSizes:
 PX = 96
 SIZES = {
     "small": ExtractSizes((("test_resnet", 32),), 28, 64, 1),
-    "medium": ExtractSizes((("resnet18", 96), ("resnet18", 224)), 512, 64, 1),
+    "medium": ExtractSizes((("resnet18", 96), ("resnet18", 224)), 512, 32, 1),
     "full": ExtractSizes(
         (
             (quickstart.MODEL, 96),
@@ -54,8 +57,8 @@ SIZES = {
             ("resnet18", 224),
             ("resnet50", 224),
         ),
-        1024,
-        64,
+        512,
+        32,
         3,
     ),
 }
@@ -86,19 +89,19 @@ def source(folder: Path, count: int) -> dict:
 
 
 class Stopwatch:
-    """Takes the time from the first batch on: what is before is start-up."""
+    """Takes the time from when the first file is about to be read: what is before is start-up."""
 
-    def __init__(self, batch_size: int):
-        self.first, self.marks = batch_size, []
+    def __init__(self):
+        self.began = self.done = 0
 
     def __call__(self, stage: str, done: int, total: int, **facts) -> None:
-        if stage == "images" and done >= self.first:
-            self.marks.append((done, time.perf_counter()))
+        if stage == "images":
+            self.began = self.began or time.perf_counter()
+            self.done = done
 
-    def rate(self, ended: float) -> float:
-        """Return images/s from the first batch to `ended`, which is after the last commit."""
-        (before, start), (done, _) = self.marks[0], self.marks[-1]
-        return (done - before) / (ended - start)
+    def rate(self) -> float:
+        """Return images/s until now, which is after the last commit."""
+        return self.done / (time.perf_counter() - self.began)
 
 
 def bare_rate(reader: taps.Taps, inputs: torch.Tensor, count: int) -> float:
@@ -112,13 +115,24 @@ def bare_rate(reader: taps.Taps, inputs: torch.Tensor, count: int) -> float:
     return passes * len(inputs) / taken
 
 
-def extraction_rate(options: dict, folder: Path, batch_size: int) -> tuple[float, featstore.Store]:
-    """Return images/s of an extraction from its second batch to its last commit."""
-    watch = Stopwatch(batch_size)
+def decode_rate(encode: Encoder, rows: datasets.Rows, batch_size: int) -> float:
+    """Return images/s of the decoder that `extract` would have, with nothing to compute beside."""
+    pinned = torch.cuda.is_available()
+    device = "cuda" if pinned else "cpu"
+    workers = Workers.chosen(None, device, "image", len(rows))
+    jobs = [Job(rows, numbers) for numbers in batches(range(len(rows)), batch_size)]
+    stream = decoded(jobs, encode, workers, batch_size, pinned)
+    taken, _ = machine.seconds(lambda: [len(batch) for batch in stream])
+    return len(rows) / taken
+
+
+def extraction_rate(options: dict, folder: Path) -> tuple[float, featstore.Store]:
+    """Return images/s of an extraction from its first file to its last commit."""
+    watch = Stopwatch()
     done = featstore.extract(
         **options, out=folder / "store", overwrite=(folder / "store").exists(), progress=watch
     )
-    return watch.rate(time.perf_counter()), done.store
+    return watch.rate(), done.store
 
 
 def operations(reader: taps.Taps, inputs: torch.Tensor) -> int:
@@ -128,8 +142,10 @@ def operations(reader: taps.Taps, inputs: torch.Tensor) -> int:
     return counter.get_total_flops()
 
 
-def case(name: str, px: int, sizes: ExtractSizes, folder: Path, rates: dict) -> dict[str, Any]:
-    """Return one row of the table: the medians of alternating runs, and of their ratios."""
+def case(
+    name: str, px: int, sizes: ExtractSizes, folder: Path, rates: dict
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a row of each table: the medians of alternating runs, and of their ratios."""
     weights = quickstart.weights_file() if name == quickstart.MODEL else None
     network = {"weights": weights, "pretrained": weights is not None, "image_size": px}
     batch_size, count = sizes.batch_size, images_of(sizes, px)
@@ -145,22 +161,42 @@ def case(name: str, px: int, sizes: ExtractSizes, folder: Path, rates: dict) -> 
     backbone.model.to(device, memory_format=torch.channels_last)
     inputs = backbone.prepare(batch.to(device)).contiguous(memory_format=torch.channels_last)
     reader = taps.resolve(backbone)
-    bare, extracted = [], []
+    bare, decoding, extracted = [], [], []
     for _ in range(sizes.rounds):
         bare.append(bare_rate(reader, inputs, count))
-        rate, store = extraction_rate(options, folder, batch_size)
+        rate, store = extraction_rate(options, folder)
         extracted.append(rate)
+        decoding.append(decode_rate(Encoder(backbone), rows, batch_size))
     check(reader, inputs, store)
     each = operations(reader, inputs) / 1e9
-    return {
+    bare, decoding, extracted = map(np.array, (bare, decoding, extracted))
+    row = {
         "model": name,
         "px": px,
         "images": count,
         "GFLOP": round(each, 3),
         "bare/s": round(float(np.median(bare)), 1),
         "extract/s": round(float(np.median(extracted)), 1),
-        "ratio": round(float(np.median(np.divide(extracted, bare))), 3),
+        "ratio": round(float(np.median(extracted / bare)), 3),
         "of matmul": percent(float(np.median(extracted)) * each / rates["matmul_gflops"]),
+    }
+    return row, {"model": name, "px": px, **of_limit(bare, decoding, extracted, device.type)}
+
+
+def of_limit(
+    bare: np.ndarray, decoding: np.ndarray, extracted: np.ndarray, device: str
+) -> dict[str, Any]:
+    """Return the most that model and decoder could reach together, and the share that was reached.
+
+    All are images/s (rounds,). Where both share the cores, the limit is 1 / (1/bare + 1/decode);
+    where the model has a device of its own, the slower of the two.
+    """
+    limit = 1 / (1 / bare + 1 / decoding) if device == "cpu" else np.minimum(bare, decoding)
+    return {
+        "decode/s": round(float(np.median(decoding)), 1),
+        "limit/s": round(float(np.median(limit)), 1),
+        "limit of bare": percent(float(np.median(limit / bare))),
+        "extract of limit": percent(float(np.median(extracted / limit))),
     }
 
 
@@ -174,7 +210,7 @@ def five_taps(name: str, px: int, sizes: ExtractSizes, folder: Path) -> dict[str
     rates = {names: [] for names in (TAPS[:1], TAPS)}
     for _ in range(sizes.rounds):
         for names, found in rates.items():
-            rate, _ = extraction_rate({**options, "taps": names}, folder, sizes.batch_size)
+            rate, _ = extraction_rate({**options, "taps": names}, folder)
             found.append(rate)
     one, five = rates.values()
     return {
@@ -204,11 +240,15 @@ def measure(sizes: ExtractSizes, setup: stages.Setup) -> Report:
         for place, (name, px) in enumerate(sizes.cases, start=1):
             rows.append(case(name, px, sizes, Path(folder), found))
             setup.progress("models", place, len(sizes.cases))
+        rows, limits = zip(*rows, strict=True)
         several = five_taps(*sizes.cases[-2:][0], sizes, Path(folder))
     shown = {**as_dict(sizes), "cases": " ".join(f"{name}@{px}" for name, px in sizes.cases)}
-    return Report("extract", shown, found, {"images": rows, "taps": [several]}, notes=[
+    tables = {"images": rows, "limit": limits, "taps": [several]}
+    return Report("extract", shown, found, tables, notes=[
         "bare/s: images a second of forward passes alone on one ready batch; extract/s: from the "
-        "second batch to the last commit. GFLOP: of one image, counted by torch.",
+        "first file to the last commit. GFLOP: of one image, counted by torch. decode/s: reading, "
+        "decoding and resizing alone; limit/s: what that and the bare model could reach together, "
+        "which share the cores, or the slower of the two beside a GPU.",
     ])  # fmt: skip
 
 

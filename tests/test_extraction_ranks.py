@@ -1,6 +1,7 @@
 """Several processes, one store: the bits of one process, whoever dies and whoever goes on."""
 
 import fcntl
+import json
 import os
 import random
 import shutil
@@ -16,7 +17,7 @@ import rank_jobs
 from fake_sets import noise
 
 import featstore
-from featstore import locks
+from featstore import layout, locks, tally
 from featstore import ranks as rank_module
 from featstore.errors import FeatstoreError, UsageError, WriterBusy
 from featstore.ranks import Meeting, Ranks
@@ -186,6 +187,35 @@ def test_a_rank_waits_until_the_holder_says_whose_it_is(tmp_path, note):
             assert not thread.is_alive()
         with pytest.raises(WriterBusy), locks.locked(tmp_path / "store", "other"):
             pass
+
+
+def told_by_rank_0(images, out: Path, told: Path) -> None:
+    """Extract as a rank; the first one keeps what progress says, and takes its time."""
+    layout.BLOCK_BYTES, tally.EVERY = 1, 0.02
+    mine = os.environ["RANK"] == "0"
+
+    def progress(stage, done, total, **facts):
+        if mine and stage == "images":
+            time.sleep(0.1)
+            with told.open("a") as file:
+                file.write(json.dumps([done, total, facts]) + "\n")
+
+    arguments, options = request(images, out)
+    featstore.extract(*arguments, progress=progress, **options)
+
+
+def test_progress_is_the_whole_jobs(images, tmp_path):
+    told = tmp_path / "told"
+    job = rank_jobs.launched(2, told_by_rank_0, images, tmp_path / "store", told)
+    assert rank_jobs.exit_statuses(job) == [0, 0]
+    calls = [json.loads(line) for line in told.read_text().splitlines()]
+    done = [call[0] for call in calls]
+    assert {call[1] for call in calls} == {N_TRAIN + N_TEST}
+    assert {call[2]["ranks"] for call in calls} == {2}
+    assert done[0] == 0
+    assert done == sorted(done)
+    # rank 1 is done long before: what it has committed counts
+    assert done[-1] == N_TRAIN + N_TEST
 
 
 @pytest.mark.slow

@@ -38,6 +38,7 @@ STAGES = {
     "ridge": Stage(
         "bench_ridge", "ridge, stage by stage", ("sklearn", "torch-loop"), solves=True
     ),
+    "modes": Stage("bench_modes", "all modes in one sweep, against random ones", solves=True),
     "logistic": Stage(
         "bench_logistic", "exact softmax regression", ("sklearn", "torch-loop", "cuml"),
         solves=True, stored=True,

@@ -218,3 +218,5 @@ def test_rows_are_read_by_another_process(spoilt):
 def test_rows_of_every_source_can_be_pickled(name, spoilt):
     rows = datasets.load({"folder": f"folder:{spoilt}"}.get(name, name), "test", limit=2)
     assert levels(pickle.loads(pickle.dumps(rows))) == levels(rows)
+    part = pickle.loads(pickle.dumps(rows.part([1]).cut()))
+    assert (len(part), part[0].tobytes()) == (1, rows[1][0].tobytes())

@@ -66,6 +66,13 @@ def test_rows_of_shards(two_shards, pattern):
     assert again[3][0].tobytes() == rows[3][0].tobytes()
 
 
+def test_a_part_names_no_other_shard(two_shards):
+    rows = datasets.load("wds:set/{split}-*.tar", "train", data_dir=two_shards)
+    part = rows.part([3, 2]).cut()
+    assert [shard.name for shard in part.read.shards] == ["train-001.tar"]
+    assert [part[place].tobytes() for place in (0, 1)] == [rows[row][0].tobytes() for row in (3, 2)]
+
+
 def test_val_stands_in_for_test(two_shards):
     rows = datasets.load("wds:set/{split}-*.tar", "test", data_dir=two_shards)
     assert (rows.split, rows.ids) == ("test", ["dir.d/0000", "dir.d/0001"])

@@ -75,10 +75,8 @@ def _readings(curve: pd.DataFrame, score: str, correct: np.ndarray | None, how: 
     units = len(names) if len(names) > 1 or hits is None else hits.shape[2]
     sizes = curve.groupby("fraction")["k"].first()
     whole = np.flatnonzero(fractions == 1)
-    ratios = scores / scores[:, whole] if len(whole) else np.full_like(scores, np.nan)
     columns = {score: (scores, replicates)}
-    shares = replicates / replicates[:, :, whole] if len(whole) else replicates * np.nan
-    columns["ratio"] = (ratios, shares)
+    columns["ratio"] = (_shares(scores, whole), _shares(replicates, whole))
     times = draws(len(names), how.resamples, np.random.default_rng(how.seed + 1))
     facts = {}
     for name, (values, drawn) in columns.items():
@@ -97,6 +95,12 @@ def _readings(curve: pd.DataFrame, score: str, correct: np.ndarray | None, how: 
     for place, fraction in enumerate(fractions):
         known = {"fraction": fraction, "k": int(sizes[fraction]), "probes": len(names)}
         yield known | {name: float(values[place]) for name, values in facts.items()}
+
+
+def _shares(scores: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Return scores (..., F) over the whole layer's; NaN where that is 0 or not there."""
+    full = scores[..., whole] if len(whole) else np.zeros((*scores.shape[:-1], 1))
+    return np.divide(scores, full, out=np.full_like(scores, np.nan), where=full > 0)
 
 
 def _replicates(scores: np.ndarray, hits: np.ndarray | None, how: Resampling) -> np.ndarray:

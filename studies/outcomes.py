@@ -1,14 +1,17 @@
 """What became of the parts of a study."""
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from featstore.errors import FeatstoreError
 from probe.errors import ProbeError
 from studies.errors import PartMissing, StudyError
 
 KNOWN = (FeatstoreError, ProbeError, StudyError, OSError)
-"""What a part may fail with while the rest of the study goes on."""
+"""What a part fails with on purpose: the text says what to do."""
 
 
 @dataclass(frozen=True)
@@ -34,3 +37,18 @@ def require(outcomes: Sequence[Outcome]) -> None:
             f"{len(missing)} of {len(outcomes)} parts are missing; the first is {first.part}: "
             f"{first.reason}"
         )
+
+
+def failed(part: str, error: Exception, told: Callable[[str], Any]) -> Outcome:
+    """Return the outcome of a part that failed, and tell it: the rest of the study goes on.
+
+    What nobody meant to raise is said with its kind and place, since a long study had better
+    finish what it can than stop at a fault in one figure.
+    """
+    reason = str(error)
+    if not isinstance(error, KNOWN):
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}, line {place.lineno}"
+        reason = f"unexpected {type(error).__name__}: {error} ({where}); please report it"
+    told(f"{part}: {reason}")
+    return Outcome(part, "missing", reason)

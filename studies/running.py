@@ -9,7 +9,7 @@ from probe.files import written_whole
 from probe.settings import Progress, silent
 from studies.features import Feature, extract, sources
 from studies.made import Made
-from studies.outcomes import KNOWN, Outcome
+from studies.outcomes import Outcome, failed
 from studies.plan import ANALYSES, Plan, chosen, of_probe, todo
 from studies.spec import several
 from studies.sweeping import Sweep, solve, sweeps_of
@@ -70,8 +70,8 @@ def _of_feature(
     try:
         sweeps = sweeps_of(plan.study, feature.name, sources(feature, store))
         left = todo(sweeps, feature.name, made, only)
-    except KNOWN as error:
-        return [outcome, Outcome(f"{feature.name}.*", "missing", str(error))]
+    except Exception as error:
+        return [outcome, failed(f"{feature.name}.*", error, told)]
     outcomes = [outcome]
     for sweep in sweeps:
         if sweep in left:
@@ -88,9 +88,8 @@ def _store(feature: Feature, made: Made, progress: Progress, told: Told):
         if store is not None:
             return store, Outcome(feature.name, "there")
         done = extract(feature, made, named(progress, feature.name))
-    except KNOWN as error:
-        told(f"{feature.name}: {error}")
-        return None, Outcome(feature.name, "missing", str(error))
+    except Exception as error:
+        return None, failed(feature.name, error, told)
     what = f"{done.images_done:,} {done.modality}s in {done.seconds:.1f} s"
     told(f"{feature.name}: " + ("complete already" if done.reused else f"extracted {what}"))
     return done.store, Outcome(feature.name, "there" if done.reused else "made")
@@ -103,9 +102,8 @@ def _solved(
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             solve(sweep, made, named(progress, sweep.name), command)
-    except KNOWN as error:
-        told(f"{sweep.name}: {error}")
-        return Outcome(sweep.name, "missing", str(error))
+    except Exception as error:
+        return failed(sweep.name, error, told)
     for warning in caught:
         told(f"{sweep.name}: {warning.message}")
     record = made.record(sweep.part)

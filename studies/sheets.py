@@ -34,7 +34,8 @@ def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]], left: int =
 def _against_fraction(name: str) -> Callable[..., str]:
     def sheet(facts: Facts, probe: str, pattern: str = "*") -> str:
         table = _chosen(facts, "accuracy", probe, pattern)
-        score = "r2" if name == "accuracy" and "accuracy" not in table else name
+        numbers = "r2" in table and table["r2"].notna().any()
+        score = "r2" if name == "accuracy" and numbers else name
         scale, digits = (1, 3) if score == "r2" else (100, 1)
         fractions = sorted(table["fraction"].unique())
         rows = []
@@ -178,8 +179,7 @@ def _chosen(facts: Facts, name: str, probe: str, pattern: str) -> pd.DataFrame:
     known = list(dict.fromkeys(table["probe"]))
     if probe not in known:
         raise UsageError(f"no results of a probe {probe}; {nearest(probe, known)}")
-    table = table[table["probe"] == probe].dropna(axis=1, how="all")
-    table = table if "l2" in table else table.assign(l2=float("nan"))
+    table = table[table["probe"] == probe]
     return table[[fnmatchcase(store, pattern) for store in table["store"]]]
 
 

@@ -6,8 +6,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from featstore.errors import FeatstoreError
-from probe.errors import ProbeError
 from probe.settings import Progress
 from probe.tables import save_table
 from studies import alone, beside, drawing, pages, paper, tables
@@ -15,7 +13,7 @@ from studies.errors import StudyError
 from studies.facts import Facts
 from studies.features import Source, sources
 from studies.made import Made
-from studies.outcomes import KNOWN, Outcome
+from studies.outcomes import KNOWN, Outcome, failed
 from studies.plan import Plan, fresh
 from studies.sweeping import sweeps_of
 
@@ -41,9 +39,8 @@ def write_up(
     def part(name: str, make: Callable[[], Any]) -> None:
         try:
             outcomes.append(Outcome(name, "made" if make() else "there"))
-        except KNOWN as error:
-            told(f"{name}: {error}")
-            outcomes.append(Outcome(name, "missing", str(error)))
+        except Exception as error:
+            outcomes.append(failed(name, error, told))
 
     for source in found:
         part(f"features/{source.name}", lambda s=source: alone.make(plan.study, s, made, progress))
@@ -71,7 +68,7 @@ def there(plan: Plan) -> tuple[list[Source], list[tables.Held]]:
                 continue
             of_feature = sources(each.feature, store)
             sweeps = sweeps_of(plan.study, each.feature.name, of_feature)
-        except (FeatstoreError, ProbeError, StudyError, OSError):
+        except KNOWN:
             continue  # named as missing where it was to be had
         found += of_feature
         held += [tables.Held(sweep, plan.folder) for sweep in sweeps if fresh(sweep, made)]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from probe.redundancy import diffused_redundancy
 from probe.resume import ResultsFile
 from probe.solvers import SOLVERS
 from probe.tables import read_table
-from studies import running, spec, sweeping
+from studies import running, spec, sweeping, tables
 from studies.errors import PartMissing, UsageError
 from studies.facts import Facts
 from studies.outcomes import require
@@ -327,3 +328,16 @@ def test_cost_counts_what_is_left(stores, tmp_path):
     assert cost.total("rows") == 30_000
     assert counts_of(Feature("x", {"model": "m", "dataset": "flowers102"})) == (1020, 6149, 102)
     assert counts_of(Feature("x", {"model": "m", "dataset": "hf:somewhere/else"})) is None
+
+
+def test_a_fault_in_one_part_is_named_and_the_rest_is_made(stores, tmp_path, monkeypatch):
+    monkeypatch.setitem(tables.TABLES, "inequality", lambda context: {}["x"])
+    path, out = study_file(tmp_path, stores), tmp_path / "out"
+    path.write_text(path.read_text().replace('template = "page.md"\n', ""))
+    done = running.run(plan(spec.read(path), out))
+    (fault,) = [each for each in done if each.status == "missing"]
+    assert fault.part == "tables/inequality"
+    assert re.fullmatch(
+        r"unexpected KeyError: 'x' \(test_study.py, line \d+\); please report it", fault.reason
+    )
+    assert fault.reason in (out / "page.md").read_text()

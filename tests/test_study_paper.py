@@ -1,0 +1,164 @@
+"""The paper's study: its list, its printed numbers, and ours beside them."""
+
+import json
+import math
+import re
+
+import fake_sets
+import numpy as np
+import pandas as pd
+import pytest
+import timm
+import torch
+from fake_sets import TREES
+from test_cli_commands import run as command
+
+from probe.chains import random_order
+from studies import beside, paper
+from studies.errors import UsageError
+from studies.facts import Facts
+from studies.features import features_of
+from studies.spec import several
+from studies.sweeping import arguments_of
+
+PUBLISHED = paper.published()
+
+
+def probes_of(study, feature: str):
+    """The arguments of every probe of random features of this feature."""
+    for name, each in study.probes.items():
+        if feature in several(each.features):
+            arguments, modes = arguments_of(study, name, 2048)
+            if "random" in modes:
+                yield arguments
+
+
+def test_the_list_holds_every_published_number():
+    study = paper.study(("sgd",))
+    names = {feature.name for feature in features_of(study)}
+    published = list(beside.of_accuracies(PUBLISHED))
+    assert len(published) == 2 * 4 * 10 + 3 * 6
+    for model, data, fraction, accuracy in published:
+        name = f"{PUBLISHED['models'][model]}-{data}"
+        assert name in names
+        assert 0 < accuracy < 100
+        (arguments,) = probes_of(study, name)
+        assert fraction == 1 or fraction in arguments["fractions"]
+        assert arguments["seeds"] == [1, 2, 3, 4, 5]
+        assert arguments["epochs"] == 100
+        assert arguments["l2"] == (5e-4 if data.startswith("cifar") else 1e-4)
+    (arguments,) = probes_of(study, "resnet50-cifar10")
+    assert [*arguments["fractions"], 1.0] == PUBLISHED["fractions_resnet50"]
+    for model, known in PUBLISHED["accuracy_percent"].items():
+        sizes = [int(f * known["D"]) for f in known["fractions"]]
+        assert sizes == known.get("k", sizes), model
+    asked = study.analyses
+    assert asked.cka_fractions == PUBLISHED["cka"]["pairs"]["fractions"]
+    assert asked.cka_sizes == PUBLISHED["cka"]["full"]["k"]
+    assert asked.cka_rows == PUBLISHED["cka"]["test_images"]
+    assert PUBLISHED["diffused_redundancy"]["delta"] in asked.deltas
+
+
+def test_one_figure_costs_what_it_cost_as_published():
+    (arguments,) = probes_of(paper.study(("sgd",)), "resnet50-cifar10")
+    trainings = len(arguments["fractions"]) * len(arguments["seeds"]) + 1
+    assert trainings == PUBLISHED["cost"]["figure_trainings"]
+    passes = trainings * arguments["epochs"] * 50_000
+    assert passes == PUBLISHED["cost"]["figure_image_passes"]
+
+
+def test_every_model_is_a_library_s_and_what_no_hub_has_says_so():
+    study = paper.study()
+    for name, model in study.models.items():
+        assert timm.is_model(model.model.partition(".")[0]), name
+        tagged = model.model in timm.list_pretrained(model.model)
+        assert tagged or model.absent, name
+        if model.absent:
+            assert f"--weights {name}=FILE" in model.absent
+
+
+def test_published_draws_are_the_ones_made_here():
+    assert random_order(384, 1)[:5].tolist() == [37, 88, 258, 104, 307]
+
+
+def test_solvers_weights_and_rows_can_be_chosen(tmp_path):
+    study = paper.study(("sgd", "logistic"), {"resnet50-l2": tmp_path / "w.pt"}, tmp_path)
+    assert study.models["resnet50-l2"].absent is None
+    assert study.models["resnet50-l2"].weights == str(tmp_path / "w.pt")
+    assert study.models["resnet50-linf"].absent
+    assert study.probes["resnet50-fine-logistic"].l2 == "auto"
+    assert study.probes["resnet50-fine-logistic"].epochs is None
+    assert study.probes["resnet50-fine-sgd"].epochs == 100
+    by = {feature.name: feature for feature in features_of(paper.limited(study, 50))}
+    assert by["resnet50-cifar10"].request["limit"] == 50
+    assert by["resnet50-cifar10"].request["data_dir"] == tmp_path
+    with pytest.raises(UsageError, match="did you mean resnet50-l2"):
+        paper.study(weights={"resnet50_l2": "w.pt"})
+    with pytest.raises(UsageError, match="did you mean sgd"):
+        paper.study(("sdg",))
+
+
+def test_a_difference_is_in_standard_errors_of_both_sides(tmp_path):
+    rows = [
+        # published: 83.2 with a spread of 0.72 over 5 seeds at 20 %, 77.9 at 10 %
+        {"fraction": 0.2, "k": 409, "probes": 5, "accuracy": 0.84, "accuracy_std": 0.006},
+        {"fraction": 0.1, "k": 204, "probes": 4, "accuracy": 0.80, "accuracy_std": 0.01},
+        {"fraction": 1.0, "k": 2048, "probes": 5, "accuracy": 0.90, "accuracy_std": 0.0},
+    ]
+    table = pd.DataFrame(rows).assign(store="resnet50-cifar10", tap="t", probe="p", mode="random")
+    (tmp_path / "tables").mkdir()
+    table.to_csv(tmp_path / "tables" / "accuracy.csv", index=False)
+    found = beside.accuracies(Facts(tmp_path, ["resnet50-cifar10"]), PUBLISHED)
+    at = found.set_index("fraction")
+    assert at["published"].to_dict() == {0.1: 77.9, 0.2: 83.2, 1.0: 89.14}
+    assert at["spread"].to_dict() == {0.1: "ours", 0.2: "both", 1.0: "none"}
+    error = math.sqrt(0.6**2 / 5 + 0.72**2 / 5)
+    assert at.loc[0.2, "errors"] == pytest.approx((84.0 - 83.2) / error)
+    assert at.loc[0.1, "errors"] == pytest.approx((80.0 - 77.9) / (1.0 / 2))
+    assert np.isnan(at.loc[1.0, "errors"])
+    assert at.loc[1.0, "difference"] == pytest.approx(0.86)
+    sheet = beside.sheet(Facts(tmp_path, []), PUBLISHED, "beside")
+    assert "| 20 %, k = 409 | 84.0 ± 0.6 | 83.2 ± 0.7 | +0.8 | +1.9 | both |" in sheet
+
+
+@pytest.fixture
+def small_sets(tmp_path, monkeypatch):
+    """CIFAR-10 and Flowers-102 of a few images each, read by the real code."""
+    labels = {"train": [0, 1] * 10, "test": [0, 1] * 4}
+    monkeypatch.setattr(fake_sets, "LABELS", labels)
+    TREES["cifar10"](tmp_path / "data", monkeypatch)
+    return tmp_path / "data"
+
+
+def test_it_runs_what_is_here_and_names_the_rest(small_sets, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    weights = tmp_path / "resnet50.pth"
+    torch.save(timm.create_model("resnet50").state_dict(), weights)
+    out = tmp_path / "out"
+    ran = command(
+        "study", "--paper", "--solver", "sgd,ridge", "--data-dir", small_sets, "--limit", "12",
+        "--weights", f"resnet50={weights}", "--out", out,
+        "--only", "resnet50-cifar10.resnet50*,vit-s16-21k-cifar10,resnet50-l2-cifar10,analyses",
+        status=1,
+    )  # fmt: skip
+    assert "14,413 trainings and 7.4e+10 image passes" in ran.output
+    assert "resnet50-l2-cifar10 cannot be had: the weights of Salman et al." in ran.output
+    said = re.sub(r"\s+", " ", ran.output)
+    assert "vit-s16-21k-cifar10: the weights of" in said
+    assert "could not be fetched" in said
+    table = pd.read_csv(out / "tables" / "beside.csv")
+    assert set(table["probe"]) == {"resnet50-cifar-sgd", "resnet50-cifar-ridge"}
+    assert len(table) == 2 * 10
+    published = PUBLISHED["accuracy_percent"]["resnet50.a1_in1k"]["cifar10"]
+    sgd = table[table["probe"] == "resnet50-cifar-sgd"]
+    assert sgd["published"].tolist() == published
+    assert np.allclose(sgd["difference"], sgd["ours"] - sgd["published"])
+    similar = pd.read_csv(out / "tables" / "beside_cka.csv")
+    assert similar["published"].tolist() == [0.43, 0.62, 0.78, 0.92, 0.26, 0.45, 0.70, 0.90, 0.96]
+    differences = pd.read_csv(out / "tables" / "differences.csv")
+    assert set(differences["what"]) == {"solver"}
+    page = (out / "page.md").read_text()
+    for title in ("Beside the published accuracies", "Beside the published diffused", "missing"):
+        assert title in page
+    record = json.loads((out / ".made" / "features" / "resnet50-cifar10.json").read_text())
+    assert record["images"] == 12 + 8

@@ -138,8 +138,10 @@ def wrapped(value):
     """Return a result with our arrays in the place of NumPy's arrays and scalars."""
     if isinstance(value, np.ndarray | np.generic):
         return ndarray(value)
-    if isinstance(value, tuple | list):
-        return type(value)(map(wrapped, value))
+    if isinstance(value, list):
+        return [wrapped(one) for one in value]
+    if isinstance(value, tuple):  # a named one as a plain one, as CuPy returns it
+        return tuple(map(wrapped, value))
     return value
 
 

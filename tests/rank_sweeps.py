@@ -6,6 +6,7 @@ import probe
 from probe import budget, ranks
 from probe.blocks import ArrayBlocks
 from probe.errors import UsageError
+from probe.modes import MODES
 
 N, D = 600, 24
 
@@ -34,10 +35,15 @@ def sweeps(folder: str) -> dict[str, np.ndarray]:
         "loo": (train, test, {"l2": [0.01, 1], "select": "loo"}),
         "numbers": (*numbers, {"l2": 0.1}),
         "dual": (*wide, {"l2": 0.1}),
+        "modes": (train, test, {"l2": 0.1, "mode": [*MODES], "cka": True}),
+        "logistic modes": (
+            train, test, {"l2": 0.1, "tol": 1e-7, "mode": ["pca", "random-projection"]},
+        ),
     }
     found = {}
     for name, (one, other, arguments) in kinds.items():
-        solver = name if name in ("lda", "logistic") else "ridge"
+        first = name.split()[0]
+        solver = first if first in ("lda", "logistic") else "ridge"
         out = f"{folder}/{name}.csv" if name == "ridge" else None
         result = probe.sweep(
             one, other, fractions=[0.3, 0.7], seeds=[1, 2], solver=solver, device="cpu", out=out,
@@ -48,6 +54,8 @@ def sweeps(folder: str) -> dict[str, np.ndarray]:
         found[f"{name} l2"] = result.table["l2"].to_numpy()
         weights = [result.weights(row) for row in range(len(result))]
         found[f"{name} weights"] = np.concatenate([one.coef.ravel() for one in weights])
+        if "cka" in result.table:
+            found[f"{name} cka"] = result.table["cka"].to_numpy()
         if name == "lda":
             found["lda nll"] = result.table["nll"].to_numpy()
     return found

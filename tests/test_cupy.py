@@ -13,6 +13,7 @@ from problems import clusters
 import probe
 from probe.kernels import choice
 from probe.metrics import METRICS, OF_TARGETS
+from probe.modes import MODES
 
 pytestmark = needs_compiler
 NAMES = tuple(name for name in METRICS if name not in OF_TARGETS)
@@ -25,6 +26,10 @@ SWEEPS = {
     "logistic, validated": {"solver": "logistic", "fractions": [0.5], "l2": [0.01, 0.1],
                             "select": "validation"},
     "sgd": {"solver": "sgd", "fractions": [0.5], "epochs": 2, "batch_size": 32},
+    "ridge, directions": {"solver": "ridge", "fractions": [0.1, 0.9], "cka": True,
+                          "mode": [*MODES]},
+    "logistic, directions": {"solver": "logistic", "fractions": [0.5], "l2": 0.1,
+                             "mode": ["pca", "random-projection-orthogonal"]},
 }  # fmt: skip
 
 

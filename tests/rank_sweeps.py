@@ -37,7 +37,9 @@ def sweeps(folder: str) -> dict[str, np.ndarray]:
         "dual": (*wide, {"l2": 0.1}),
         "modes": (train, test, {"l2": 0.1, "mode": [*MODES], "cka": True}),
         "logistic modes": (
-            train, test, {"l2": 0.1, "tol": 1e-7, "mode": ["pca", "random-projection"]},
+            train,
+            test,
+            {"l2": 0.1, "tol": 1e-7, "mode": ["pca", "random-projection"]},
         ),
     }
     found = {}

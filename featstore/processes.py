@@ -128,13 +128,20 @@ class _Worker:
         # One thread each: torch, which some augmentations bring in, would start one a core.
         environment = {"PYTHONPATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1"}
         with theirs:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _START, str(theirs.fileno()), str(memory)],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=(theirs.fileno(), memory),
-                env={**os.environ, **environment},
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", "-c", _START, str(theirs.fileno()), str(memory)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(), memory),
+                    env={**os.environ, **environment},
+                )
+            except OSError as error:
+                self._pipe.close()
+                raise FeatstoreError(
+                    f"decoding process {name} cannot be started: {error}; give fewer --workers, or"
+                    " --workers 0, which decodes in threads"
+                ) from None
 
     def send(self, message: bytes) -> None:
         try:

@@ -228,6 +228,21 @@ def test_a_process_that_cannot_start_is_said(folder, encode, monkeypatch, capfd)
     assert "no such module" in capfd.readouterr().err
 
 
+def test_processes_for_which_there_is_no_room(folder, encode, monkeypatch, started):
+    start = subprocess.Popen
+
+    def refuse(*arguments, **options):
+        if started:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return start(*arguments, **options)
+
+    monkeypatch.setattr(processes.subprocess, "Popen", refuse)
+    rows = datasets.load(f"folder:{folder}", "train")
+    with pytest.raises(FeatstoreError, match=r"process 2 of 2 cannot be started: .* --workers 0"):
+        next(decoded(jobs(rows), encode, Workers(2, 1), 10))
+    assert started[0].poll() is not None
+
+
 def test_what_cannot_be_sent_is_said_before_any_decoding(folder, encode, monkeypatch):
     unsendable = Encoder(encode.backbone, views=lambda: None)
     rows = datasets.load(f"folder:{folder}", "train")

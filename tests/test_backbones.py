@@ -1,11 +1,7 @@
 """Backbones by name: from files, from hubs (one on loopback), untrained, and refused."""
 
 import hashlib
-import json
-import os
 import socket
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -13,6 +9,7 @@ import pytest
 import timm
 import torch
 import torchvision
+from hub_clients import load_from
 from loopback import hub, no_network  # noqa: F401
 from safetensors.torch import save, save_file
 
@@ -132,37 +129,7 @@ def test_position_embedding_is_interpolated():
         assert backbone.model(torch.zeros(1, 3, 96, 96)).shape == (1, 1000)
 
 
-# Hugging Face's hub, in a process of its own: its client reads the address when it is imported.
-
-LOAD = """
-import json, sys, time
-from featstore import backbones
-from featstore.errors import FeatstoreError
-began = time.monotonic()
-try:
-    told = {"id": backbones.load(sys.argv[1]).weights_id}
-except FeatstoreError as error:
-    told = {"error": type(error).__name__, "text": str(error)}
-print(json.dumps({**told, "seconds": time.monotonic() - began}))
-"""
-
-
-def load_from(endpoint: str, home, **variables) -> dict:
-    """Load the small model in a process whose hub is `endpoint` and whose cache is in `home`."""
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if "proxy" not in name.lower() and name != "HF_HUB_OFFLINE"
-    }
-    ran = subprocess.run(
-        [sys.executable, "-c", LOAD, SMALL],
-        env={**kept, "HF_ENDPOINT": endpoint, "HF_HOME": str(home), **variables},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert ran.returncode == 0, ran.stderr
-    return json.loads(ran.stdout.splitlines()[-1])
+# Hugging Face's hub, in a process of its own: its client reads the address when it is imported
 
 
 def closed_port() -> int:
@@ -179,11 +146,11 @@ def test_hub_serves_and_then_its_cache(tmp_path):
     state = small_state(7)
     path = f"/{hub_id()}/resolve/main/model.safetensors"
     with hub({path: save(state)}) as (address, seen):
-        told = load_from(address, tmp_path)
+        told = load_from(address, tmp_path, SMALL)
     assert told.get("id") == weights.identity(state), told
     assert f"GET {path}" in seen
     # The hub is gone; what it gave is still there, and is found without asking twelve times.
-    again = load_from(address, tmp_path)
+    again = load_from(address, tmp_path, SMALL)
     assert again.get("id") == told["id"], again
     assert again["seconds"] < 10
 
@@ -192,13 +159,13 @@ def test_hub_serves_and_then_its_cache(tmp_path):
 def test_hub_refuses(tmp_path, refusal):
     if refusal == "closed port":
         address = f"http://127.0.0.1:{closed_port()}"
-        told = load_from(address, tmp_path)
+        told = load_from(address, tmp_path, SMALL)
     elif refusal == "offline":
         address = "http://127.0.0.1:1"
-        told = load_from(address, tmp_path, HF_HUB_OFFLINE="1")
+        told = load_from(address, tmp_path, SMALL, HF_HUB_OFFLINE="1")
     else:
         with hub({}, code="RepoNotFound") as (address, _):
-            told = load_from(address, tmp_path)
+            told = load_from(address, tmp_path, SMALL)
     assert told["error"] == "DownloadRefused"
     for part in (SMALL, f"{address}/{hub_id()}", "--weights FILE", "--no-pretrained"):
         assert part in told["text"]

@@ -1,8 +1,6 @@
 """Hugging Face's encoders: tiny ones from folders, a real one of sentences, and what is refused."""
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from hub_clients import load_from
 from loopback import COMMIT, hub
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -337,16 +336,6 @@ def test_a_package_that_is_absent_is_named(monkeypatch):
 
 # the hub, in a process of its own: its client reads the address when it is imported
 
-LOAD = """
-import json, sys
-from featstore import backbones
-from featstore.errors import FeatstoreError
-try:
-    print(json.dumps({"id": backbones.load(sys.argv[1]).weights_id}))
-except FeatstoreError as error:
-    print(json.dumps({"error": type(error).__name__, "text": str(error)}))
-"""
-
 
 def test_hub_serves(bert, tmp_path):
     names = sorted(file.name for file in bert.iterdir())
@@ -362,13 +351,6 @@ def test_hub_serves(bert, tmp_path):
         f"{api}/tree/{COMMIT}?recursive=true&expand=false": json.dumps(tree).encode(),
     }
     files |= {f"/org/tiny/resolve/{COMMIT}/{name}": (bert / name).read_bytes() for name in names}
-    kept = {key: value for key, value in os.environ.items() if "proxy" not in key.lower()}
     with hub(files) as (address, _):
-        ran = subprocess.run(
-            [sys.executable, "-c", LOAD, "hf:org/tiny"],
-            env={**kept, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path)},
-            capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    told = json.loads(ran.stdout.splitlines()[-1])
+        told = load_from(address, tmp_path, "hf:org/tiny")
     assert told.get("id") == backbones.load(f"hf:{bert}").weights_id, told

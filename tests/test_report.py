@@ -102,7 +102,7 @@ def test_of_several_random_curves_the_answer_names_the_ends(tmp_path):
     table.loc[(table["store"] == stores[0]) & (table["fraction"] < 1), "accuracy"] *= 0.5
     page = page_of(tmp_path, table)
     answer = re.search(r"10 % of the features.*?curves\.", page.text).group()
-    assert answer.index("low, random") < answer.index("high, random")
+    assert answer.index("(low; ") < answer.index("(high; ")
     assert "first" not in answer
     assert answer.endswith("in 2 curves.")
 

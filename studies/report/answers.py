@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from probe.curve_names import shared_and_own
 from probe.summaries import NAMES, percent, score_of
 from studies.report.curves import LEVEL, Curve
 
@@ -38,16 +39,17 @@ def _of_one(curve: Curve, mode: str, among_others: bool) -> str:
 
 def _of_several(curves: Sequence[Curve], mode: str) -> str:
     points = [_near(curve) for curve in curves]
+    _, names = shared_and_own([curve.points for curve in curves])
     in_order = sorted(range(len(curves)), key=lambda place: points[place]["ratio"])
     (low, least), (high, most) = (
-        (curves[place], points[place]) for place in (in_order[0], in_order[-1])
+        (names[place], points[place]) for place in (in_order[0], in_order[-1])
     )
     fractions = {point["fraction"] for point in points}
     share = percent(fractions.pop()) if len(fractions) == 1 else f"about {percent(ASKED)}"
     return (
-        f"{_share_of(share, mode, True)} keep between {_kept(least)} ({low.label}; "
-        f"{_details(least)}) and {_kept(most)} ({high.label}; {_details(most)}) of the full "
-        f"layer's {NAMES[score_of(low.points)]}, in {len(curves)} curves."
+        f"{_share_of(share, mode, True)} keep between {_kept(least)} ({low}; "
+        f"{_details(least)}) and {_kept(most)} ({high}; {_details(most)}) of the full "
+        f"layer's {NAMES[score_of(curves[0].points)]}, in {len(curves)} curves."
     )
 
 

@@ -30,7 +30,7 @@ def of_classes(per_class: pd.DataFrame, curves: Sequence[Curve]) -> dict[str, An
     losses = dict(by_curve(class_losses(kept)))
     unequal = dict(by_curve(inequality_table(kept)))
     parts = [
-        {"label": labels[key], "curve": _place(key, curves), **_lines(rows, losses.get(key))}
+        {"label": labels[key], "mode": key[2], **_lines(rows, losses.get(key))}
         for key, rows in by_curve(kept)
     ]
     return {"curves": parts, "inequality": _inequality(unequal, labels)}
@@ -43,10 +43,6 @@ def _thinned(table: pd.DataFrame) -> pd.DataFrame:
         sizes = rows[["fraction", "k"]].drop_duplicates().sort_values("k")
         kept.append(rows[rows["fraction"].isin(thinned(sizes, MOST_FRACTIONS)["fraction"])])
     return pd.concat(kept, ignore_index=True)
-
-
-def _place(key: tuple, curves: Sequence[Curve]) -> int | None:
-    return next((place for place, curve in enumerate(curves) if curve.key == key), None)
 
 
 def _lines(rows: pd.DataFrame, losses: pd.DataFrame | None) -> dict[str, Any]:
@@ -90,12 +86,12 @@ def _inequality(unequal: dict[tuple, pd.DataFrame], labels: dict[tuple, str]) ->
     columns += [
         Column("features", "share", rows["fraction"]),
         Column("Gini", "score", rows["gini"], spread=rows["gini_std"]),
-        Column("above the full layer's", "score", rows["gini_rise"]),
+        Column("rise", "score", rows["gini_rise"]),
         Column("95 % interval", "score", rows["gini_rise"],
                ends=(rows["gini_rise_low"], rows["gini_rise_high"])),
-        Column("Gini of the mean", "score", rows["gini_of_mean"]),
-        Column("variation", "score", rows["cv"]),
-        Column("largest − smallest", "score", rows["range"]),
+        Column("Gini of mean", "score", rows["gini_of_mean"]),
+        Column("CV", "score", rows["cv"]),
+        Column("range", "score", rows["range"]),
         Column("worst class", "text", rows["worst_class"]),
         Column("its accuracy", "score", rows["worst_accuracy"]),
     ]  # fmt: skip

@@ -46,12 +46,13 @@ class Curve:
 
 
 def curves_of(table: pd.DataFrame) -> list[Curve]:
-    """Return the curves of a table of probes, in the order of `summary`."""
+    """Return the curves of a table of probes, in the order in which the table has them."""
     probes = with_ratio(table)
     points = summary(table)
-    parts = [(_key(names), rows) for names, rows in points.groupby(CURVE, dropna=False)]
+    of_key = dict(by_curve(points))
+    parts = [(key, of_key[key]) for key, _ in by_curve(probes, sort=False)]
     labels = _labels([rows for _, rows in parts])
-    of_curve = {_key(names): rows for names, rows in probes.groupby(CURVE, dropna=False)}
+    of_curve = dict(by_curve(probes))
     return [
         Curve(key, label, of_curve[key], _with_intervals(rows, of_curve[key]))
         for (key, rows), label in zip(parts, labels, strict=True)
@@ -66,9 +67,9 @@ def curve_labels(table: pd.DataFrame, curves: Sequence[Curve]) -> dict[tuple, st
     return own | {key: label for key, label in known.items() if key in parts}
 
 
-def by_curve(table: pd.DataFrame) -> Iterator[tuple[tuple, pd.DataFrame]]:
+def by_curve(table: pd.DataFrame, sort: bool = True) -> Iterator[tuple[tuple, pd.DataFrame]]:
     """Yield the key of each curve of a table that has the columns `CURVE`, and its rows."""
-    for names, rows in table.groupby(CURVE, dropna=False):
+    for names, rows in table.groupby(CURVE, dropna=False, sort=sort):
         yield _key(names), rows
 
 

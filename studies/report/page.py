@@ -108,12 +108,21 @@ def _data(material: Material, curves: Sequence[Curve]) -> dict[str, Any]:
     }
 
 
+NOTES = {
+    "inequality": "Gini coefficients of accuracies by class: mean over seeds ± one sample standard "
+    "deviation. Rise: above the same seed's full layer. Gini of mean, CV (standard deviation over "
+    "mean), range and worst class are of accuracies averaged over seeds first, as published.",
+}
+"""What is said of a table that no figure explains."""
+
+
 def _section(name: str, heading: str, table: str | None) -> str:
     figure = "" if name in ("inequality", "probes") else f'<div class="figure" id="{name}"></div>'
+    note = f'<p class="note">{escape(NOTES[name])}</p>' if name in NOTES else ""
     rows = f'<div class="table" id="table-{table}"></div>' if table else ""
     return (
         f'<section aria-labelledby="heading-{name}">'
-        f'<h2 id="heading-{name}">{escape(heading)}</h2>{figure}{rows}</section>'
+        f'<h2 id="heading-{name}">{escape(heading)}</h2>{note}{figure}{rows}</section>'
     )
 
 

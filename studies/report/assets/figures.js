@@ -41,6 +41,8 @@ function shown(figure, curves, traces) {
   return curves.flatMap((curve, place) => (figure.hidden.has(place) ? [] : traces(curve, place)));
 }
 
+const MOST_RULES = 4; // full layers that are drawn; more are a grating
+
 // Accuracy, or its share of the full layer's, against the share of features.
 function accuracyFigure(box, data) {
   const state = { y: "mean", scale: "log" };
@@ -58,7 +60,8 @@ function accuracyFigure(box, data) {
   function describe() {
     const unit = state.y === "ratio" || isAccuracy ? hundredfold : (values) => values;
     const shares = data.curves.flatMap((curve) => hundredfold(curve.points.fraction));
-    const traces = [...fullLines(), ...shown(figure, data.curves, (curve, place) => {
+    const rules = fullLines();
+    const traces = [...rules, ...shown(figure, data.curves, (curve, place) => {
       const { points } = curve;
       const spread = points[state.y === "ratio" ? "ratio_std" : "std"];
       return lineTraces({
@@ -72,17 +75,16 @@ function accuracyFigure(box, data) {
     return {
       traces, legend: legendOf(data.curves),
       layout: layoutOf(shareAxis(state.scale, shares), { title }),
-      note: noteOf(),
+      note: noteOf(rules.length > 0),
       summary: `${title} against features kept, ${plural(data.curves.length, "curve")}`,
     };
   }
 
-  function noteOf() {
+  function noteOf(dashed) {
     const spread = data.curves.some((curve) => curve.points.std.some((std) => std !== null));
     const band = spread ? "Lines are means over seeds, bands ± one sample standard deviation." :
       "One probe a point: there is no spread to show.";
-    const whole = data.curves.some((curve) => curve.full) ? " Dashed: the full layer." : "";
-    return band + whole;
+    return band + (dashed ? " Dashed: the full layer." : "");
   }
 
   // each height once: the modes of one layer share their full layer
@@ -92,7 +94,7 @@ function accuracyFigure(box, data) {
     }
     const seen = data.curves.filter((curve, place) => !figure.hidden.has(place) && curve.full);
     const heights = new Set(seen.map((curve) => curve.full.mean * (isAccuracy ? 100 : 1)));
-    return [...heights].map((height) => ruleTrace([0.001, 1000], height, ink("--soft")));
+    return heights.size > MOST_RULES ? [] : [...heights].map((height) => ruleTrace([0.001, 1000], height, ink("--soft")));
   }
 
   function texts(curve) {
@@ -182,14 +184,15 @@ function classesFigure(box, data, showLosses) {
   const state = { scale: "log", curve: 0, at: 0 };
   const figure = new Figure(box, describe);
   const curves = data.classes;
+  const first = Math.max(0, curves.findIndex((curve) => curve.mode === "random"));
   if (curves.length > 1) {
     const options = curves.map((curve, place) => [String(place), curve.label]);
-    figure.bar.append(selection("curve", options, "0", (place) => choose(Number(place))));
+    figure.bar.append(selection("curve", options, String(first), (place) => choose(Number(place))));
   }
   figure.bar.append(scaleChoice(state, () => figure.draw()));
   const fractions = element("div");
   figure.bar.append(fractions);
-  choose(0, false);
+  choose(first, false);
   return figure;
 
   function choose(place, redraw = true) {

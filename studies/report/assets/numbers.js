@@ -22,12 +22,16 @@ const KINDS = {
   number: { value: (value) => digits(value, 4), after: "" },
 };
 
+// A true minus is as wide as a digit; what rounds to nothing has no sign.
+function signed(text) {
+  return text.replace(/^-(?=[0.]*$)/, "").replace("-", "−");
+}
+
 function written(kind, value) {
   if (value === null || value === undefined) {
     return UNKNOWN;
   }
-  // a true minus is as wide as a digit
-  return (KINDS[kind].value(value) + KINDS[kind].after).replace("-", "−");
+  return signed(KINDS[kind].value(value)) + KINDS[kind].after;
 }
 
 function interval(kind, low, high) {
@@ -35,7 +39,7 @@ function interval(kind, low, high) {
     return UNKNOWN;
   }
   const { value, after } = KINDS[kind];
-  return `${value(low)} to ${value(high)}${after}`.replaceAll("-", "−");
+  return `${signed(value(low))} to ${signed(value(high))}${after}`;
 }
 
 function plusMinus(kind, mean, spread) {
@@ -43,7 +47,7 @@ function plusMinus(kind, mean, spread) {
     return written(kind, mean);
   }
   const { value, after } = KINDS[kind];
-  return `${value(mean)} ± ${value(spread)}${after}`.replace("-", "−");
+  return `${signed(value(mean))} ± ${value(spread)}${after}`;
 }
 
 const plural = (count, noun) => `${grouped(count)} ${noun}${count === 1 ? "" : "s"}`;

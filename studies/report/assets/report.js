@@ -4,6 +4,7 @@
 performance.mark("script");
 const data = JSON.parse(document.getElementById("data").textContent);
 const figures = [];
+const fills = [];
 const boxOf = (name) => document.getElementById(name);
 
 function addFigure(name, make) {
@@ -13,12 +14,14 @@ function addFigure(name, make) {
   }
 }
 
-function addTable(name, label) {
+function addTable(name, label, rowsAPage) {
   const box = boxOf(`table-${name}`);
   if (box && data.tables[name]) {
-    showTable(box, data.tables[name], label);
+    fills.push(showTable(box, data.tables[name], label, rowsAPage));
   }
 }
+
+let fillLosses = () => {};
 
 function showLosses(table, fraction) {
   const box = boxOf("table-losses");
@@ -27,7 +30,7 @@ function showLosses(table, fraction) {
     return;
   }
   const label = `what each class loses at ${written("share", fraction)} of the features`;
-  showTable(box, table, label, 20);
+  fillLosses = showTable(box, table, label);
   box.prepend(element("p", { className: "note" }, `Accuracy on each class with all features and with ${written("share", fraction)} of them.`));
 }
 
@@ -39,7 +42,7 @@ function showAll() {
   addTable("summary", "accuracy of each curve at each fraction");
   addTable("redundancy", "diffused redundancy of each curve");
   addTable("inequality", "inequality over classes");
-  addTable("probes", "every probe");
+  addTable("probes", "every probe", 50);
   const same = Object.entries(data.tables.probes.same);
   if (same.length) {
     const text = same.map(([name, value]) => `${name} ${value}`).join(", ");
@@ -71,7 +74,10 @@ button.addEventListener("click", () => {
   restyle();
 });
 system.addEventListener("change", restyle);
-paper.addEventListener("change", restyle);
+paper.addEventListener("change", () => {
+  [fillLosses, ...fills].forEach((fill) => fill());
+  restyle();
+});
 
 applyTheme();
 showAll();

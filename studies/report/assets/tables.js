@@ -1,7 +1,9 @@
 "use strict";
 // Tables that are sorted by their heads, a page of rows at a time.
 
-const ROWS_A_PAGE = 50;
+const ROWS_A_PAGE = 20;
+const ROWS_ON_PAPER = 200; // a table of no more is printed whole
+const WRAPPED = 45; // characters of a text from which it may take several lines
 
 // Return an element with some properties and children; texts become text, never markup.
 function element(tag, properties = {}, ...children) {
@@ -17,17 +19,18 @@ function element(tag, properties = {}, ...children) {
   return made;
 }
 
-// Fill a box with a table as `studies/report/embedded.py` gives it.
+// Fill a box with a table as `studies/report/embedded.py` gives it; return what fills it anew.
 function showTable(box, table, label, rowsAPage = ROWS_A_PAGE) {
   const state = { order: rowNumbers(table), sorted: null, rising: true, page: 0 };
   const heads = table.columns.map((column, place) => head(column, () => sortBy(place)));
   const body = element("tbody");
-  const pager = new Pager(rowsAPage, (page) => { state.page = page; fill(); });
+  const pager = new Pager((page) => { state.page = page; fill(); });
   const scroll = element("div", { className: "scroll", tabIndex: 0, role: "region" });
   scroll.setAttribute("aria-label", label);
   scroll.append(element("table", {}, element("thead", {}, element("tr", {}, ...heads)), body));
   box.replaceChildren(scroll, pager.element);
   fill();
+  return fill;
 
   function sortBy(place) {
     const column = table.columns[place];
@@ -44,16 +47,16 @@ function showTable(box, table, label, rowsAPage = ROWS_A_PAGE) {
   }
 
   function fill() {
-    const start = state.page * rowsAPage;
-    const rows = state.order.slice(start, start + rowsAPage);
+    const all = matchMedia("print").matches && state.order.length <= ROWS_ON_PAPER;
+    const start = all ? 0 : state.page * rowsAPage;
+    const rows = state.order.slice(start, all ? undefined : start + rowsAPage);
     body.replaceChildren(...rows.map((row) => tableRow(table, row)));
-    pager.show(state.page, state.order.length);
+    pager.show(state.page, start, rows.length, state.order.length);
   }
 }
 
 class Pager {
-  constructor(rowsAPage, turnTo) {
-    this.rowsAPage = rowsAPage;
+  constructor(turnTo) {
     this.back = element("button", { type: "button", className: "control" }, "Back");
     this.next = element("button", { type: "button", className: "control" }, "Next");
     this.where = element("output");
@@ -62,12 +65,11 @@ class Pager {
     this.next.addEventListener("click", () => turnTo(this.page + 1));
   }
 
-  show(page, rows) {
+  show(page, start, shown, rows) {
     this.page = page;
-    const start = page * this.rowsAPage;
-    const end = Math.min(start + this.rowsAPage, rows);
-    this.element.hidden = rows <= this.rowsAPage;
-    this.back.disabled = page === 0;
+    const end = start + shown;
+    this.element.hidden = shown === rows;
+    this.back.disabled = start === 0;
     this.next.disabled = end === rows;
     this.where.textContent = `rows ${grouped(start + 1)} to ${grouped(end)} of ${grouped(rows)}`;
   }
@@ -87,7 +89,8 @@ function tableRow(table, row) {
 
 function tableCell(column, row) {
   if (column.kind === "text") {
-    return element("td", { className: "text" }, column.levels[column.codes[row]]);
+    const text = column.levels[column.codes[row]];
+    return element("td", { className: text.length > WRAPPED ? "text long" : "text" }, text);
   }
   const cell = element("td", { className: column.kind });
   if (column.low) {

@@ -169,7 +169,7 @@ def test_another_job_is_refused(images, tmp_path):
 
 
 @pytest.mark.parametrize("note", ["", '{"pid": 1, "host": "h", "since": "s", "job": "dead"}'])
-def test_a_rank_waits_until_the_holder_says_whose_it_is(tmp_path, note):
+def test_a_rank_waits_until_the_holder_says_whose_it_is(tmp_path, note, monkeypatch):
     """The lock is taken before its note is written: until then there is none, or an old one."""
     path = locks.lock_path(tmp_path / "store")
     path.write_text(note)
@@ -185,6 +185,7 @@ def test_a_rank_waits_until_the_holder_says_whose_it_is(tmp_path, note):
         thread.start()
         with locks.locked(tmp_path / "store", "mine"):
             assert not thread.is_alive()
+        monkeypatch.setattr(locks, "_GRACE", 0.1)
         with pytest.raises(WriterBusy), locks.locked(tmp_path / "store", "other"):
             pass
 

@@ -25,7 +25,7 @@ from store_examples import (
 )
 
 import featstore
-from featstore import layout, leases
+from featstore import layout, leases, locks
 from featstore.errors import (
     FeatureError,
     StoreIncomplete,
@@ -324,7 +324,8 @@ class StoreContract:
             pass
         assert self.entries(empty.path.parent) == [empty.path.name]
 
-    def test_ranks_of_one_job_write_at_once_and_another_job_is_refused(self, path):
+    def test_ranks_of_one_job_write_at_once_and_another_job_is_refused(self, path, monkeypatch):
+        monkeypatch.setattr(locks, "_GRACE", 0.1)
         ranks = [
             featstore.open_or_create(path, spec_of(), self.format, job="job 1") for _ in range(2)
         ]

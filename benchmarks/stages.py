@@ -52,6 +52,7 @@ STAGES = {
     "remote": Stage("bench_remote", "reading a store at s3://, against plain GETs"),
     "extract": Stage("bench_extract", "extraction, against bare forward passes"),
     "memory": Stage("bench_memory", "memory of sweeps over stores", solves=True),
+    "report": Stage("bench_report", "a page of results, in a browser"),
     "large": Stage("bench_large", "a store of 10,000,000 rows, sparse on the disk", solves=True),
 }  # fmt: skip
 

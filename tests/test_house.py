@@ -20,6 +20,8 @@ FORBIDDEN = {
     "benchmarks": {"studies", "terminal", "cli", "click", "rich"},
     # the module behind `python -m featstore` starts the command line, and does nothing else
     "featstore/__main__.py": {"probe", "studies", "terminal", "click", "rich"},
+    # the stage of the page that studies make
+    "benchmarks/bench_report.py": {"terminal", "cli", "click", "rich"},
     "terminal": {"cli"},
     "cli.py": set(),
 }
@@ -33,7 +35,7 @@ STORE = {
     "tally", "tap_blocks", "writer", "zarr_store",
 }  # fmt: skip
 # What not every user has: imported where it is used, so that nothing else needs it.
-OPTIONAL = {"sklearn", "cuml", "cupy"}
+OPTIONAL = {"sklearn", "cuml", "cupy", "playwright"}
 MOST_LINES, MOST_FUNCTION_LINES = 400, 60
 
 

@@ -1,5 +1,7 @@
 """`featstore probe`: a linear probe for every (fraction, seed, penalty) of a store."""
 
+import sys
+
 import click
 
 from terminal import tables
@@ -161,6 +163,10 @@ def run_probe(store, out, plot, *, tap=None, **options):
         )  # fmt: skip
     if rank() > 0:
         return result
+    if out:
+        from studies.report import provenance
+
+        provenance.write(out, [store], sys.argv)
     table = result.to_pandas()
     if plot:
         from probe.figures import accuracy_against_fraction

@@ -189,6 +189,11 @@ def test_cka_is_drawn_with_its_spread():
     axes = figures.cka_against_fraction(CKA).axes[0]
     assert axes.lines[0].get_ydata()[2] == pytest.approx(0.92)
     assert band(axes)[0.1] == pytest.approx((0.91, 0.93))
+    chosen = CKA.assign(l2=np.geomspace(1e-6, 1, len(CKA)), l2_choice="loo")
+    for several in (chosen, pd.concat([CKA, CKA.assign(l2=0.1, solver="lda")])):
+        figure = figures.cka_against_fraction(several)
+        assert names(figure) == ["random", "pca"]
+        assert band(figure.axes[0])[0.1] == pytest.approx((0.91, 0.93))
     plain = CKA[["seed", "fraction", "cka"]]  # no column of a curve
     assert len(figures.cka_against_fraction(plain).axes[0].lines) == 1
 

@@ -9,9 +9,10 @@ import pandas as pd
 from probe import figures
 from probe.reading import read_per_class
 from studies.alone import joined
+from studies.held import Held
 from studies.made import VERSION, Made, content, digest
 from studies.spec import several
-from studies.tables import Context, Held
+from studies.tables import Context
 
 SUFFIXES = (".svg", ".png")
 

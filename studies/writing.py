@@ -12,6 +12,7 @@ from studies import alone, beside, drawing, pages, paper, tables
 from studies.errors import StudyError
 from studies.facts import Facts
 from studies.features import Source, sources
+from studies.held import Held
 from studies.made import Made
 from studies.outcomes import KNOWN, Outcome, failed
 from studies.plan import Plan, fresh
@@ -44,9 +45,8 @@ def write_up(
 
     for source in found:
         part(f"features/{source.name}", lambda s=source: alone.make(plan.study, s, made, progress))
-    for number, name in enumerate(tables.TABLES):
-        progress("tables", number, len(tables.TABLES), of=name)
-        part(f"tables/{name}", lambda n=name: tables.make(context, n, made))
+    for name in tables.TABLES:
+        part(f"tables/{name}", lambda n=name: tables.make(context, n, made, progress))
     names = [source.name for source in found]
     drawn = drawing.drawings(context, names)
     for number, each in enumerate(drawn):
@@ -56,11 +56,11 @@ def write_up(
     return outcomes
 
 
-def there(plan: Plan) -> tuple[list[Source], list[tables.Held]]:
+def there(plan: Plan) -> tuple[list[Source], list[Held]]:
     """Return the taps and the results of a study that are there and fresh, in its order."""
     made = Made(plan.folder)
     found: list[Source] = []
-    held: list[tables.Held] = []
+    held: list[Held] = []
     for each in plan.features:
         try:
             store = each.feature.found(made)
@@ -71,7 +71,7 @@ def there(plan: Plan) -> tuple[list[Source], list[tables.Held]]:
         except KNOWN:
             continue  # named as missing where it was to be had
         found += of_feature
-        held += [tables.Held(sweep, plan.folder) for sweep in sweeps if fresh(sweep, made)]
+        held += [Held(sweep, plan.folder) for sweep in sweeps if fresh(sweep, made)]
     return found, held
 
 

@@ -20,7 +20,7 @@ from probe.redundancy import diffused_redundancy
 from probe.resume import ResultsFile
 from probe.solvers import SOLVERS
 from probe.tables import read_table
-from studies import running, spec, sweeping, tables
+from studies import readings, running, spec, sweeping
 from studies.errors import PartMissing, UsageError
 from studies.facts import Facts
 from studies.outcomes import require
@@ -110,8 +110,11 @@ def test_it_makes_each_part_and_then_has_nothing_to_do(whole, monkeypatch):
 def test_only_what_has_changed_is_made_again(whole, stores, tmp_path, monkeypatch):
     out = tmp_path / "out"
     assert "made" in run(study_file(tmp_path, stores), out).values()
-    swept = []
-    sweep = probe.sweep
+    swept, read = [], []
+    sweep, reading = probe.sweep, readings.READINGS["accuracy"]
+    monkeypatch.setitem(
+        readings.READINGS, "accuracy", lambda *a: read.append(a[0].sweep.name) or reading(*a)
+    )
     monkeypatch.setattr(
         sweeping.probe, "sweep", lambda *a, **k: swept.append(k["out"].name) or sweep(*a, **k)
     )
@@ -120,6 +123,7 @@ def test_only_what_has_changed_is_made_again(whole, stores, tmp_path, monkeypatc
     assert done["one.lda"] == "there"
     assert done["features/one"] == "there"
     assert done["tables/accuracy"] == "made"
+    assert read == ["one.ridge", "two.ridge"]
     assert set(read_table(out / "results" / "one.ridge.csv")["l2"]) == {0.2}
     swept.clear()
     (out / "results" / "two.ridge.csv").unlink()
@@ -331,7 +335,7 @@ def test_cost_counts_what_is_left(stores, tmp_path):
 
 
 def test_a_fault_in_one_part_is_named_and_the_rest_is_made(stores, tmp_path, monkeypatch):
-    monkeypatch.setitem(tables.TABLES, "inequality", lambda context: {}["x"])
+    monkeypatch.setitem(readings.READINGS, "inequality", lambda held, asked: {}["x"])
     path, out = study_file(tmp_path, stores), tmp_path / "out"
     path.write_text(path.read_text().replace('template = "page.md"\n', ""))
     done = running.run(plan(spec.read(path), out))

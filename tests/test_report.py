@@ -189,6 +189,13 @@ def test_how_it_was_made_is_told_or_said_to_be_unknown(tiny_store, tmp_path):
     assert "secret" not in text
 
 
+def test_a_file_that_was_written_anew_is_told_from_what_its_note_is_about(tmp_path):
+    save_table(probes(), tmp_path / "results.csv")
+    provenance.write(tmp_path / "results.csv")
+    assert "has changed since" not in page_of(tmp_path, probes()).text
+    assert "has changed since" in page_of(tmp_path, probes(seeds=(1, 2))).text
+
+
 def test_a_note_that_holds_anything_at_all_does_no_harm(tmp_path):
     for note in (
         {"machine": 3, "versions": [], "stores": [1, {"spec": {"splits": [2], "taps": {}}}]},

@@ -25,6 +25,8 @@ def _of_source(source: Source, alone: bool) -> str:
             f"unknown: there is no note {source.path.name}.provenance.json beside the file",
         ))  # fmt: skip
     else:
+        if source.changed:
+            facts.append(("note", "written for other contents: the file has changed since"))
         facts += _of_note(note)
     stores = [] if note is None else [each for each in _list(note, "stores") if _is_map(each)]
     inside = _list_of(facts) + "".join(map(_of_store, stores))

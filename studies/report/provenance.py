@@ -5,6 +5,7 @@ nothing: results name their own sweep and data in the column `options`. It is fo
 asks, later, what made a number.
 """
 
+import hashlib
 import json
 import os
 import platform
@@ -53,7 +54,7 @@ def write(
     """Write how a results file was made, whole or not at all, and return where.
 
     Arguments:
-        results: the file that was written.
+        results: the file that was written; the note keeps its digest.
         stores: the stores whose features were probed.
         command: the words of the command line, the program first; None for a call from Python.
             What URLs hold of users, passwords and signatures is left out, here and in stores.
@@ -61,6 +62,7 @@ def write(
     note = {
         "format": FORMAT,
         "results": Path(results).name,
+        "sha256": _digest(Path(results)),
         "command": None if command is None else shlex.join(_words(command)),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": machine(),
@@ -83,6 +85,11 @@ def read(results: str | Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return public(note) if isinstance(note, dict) and note.get("format") == FORMAT else None
+
+
+def is_of(note: dict[str, Any], results: str | Path) -> bool:
+    """Say whether a results file is still what it was when its note was written."""
+    return note.get("sha256") in (None, _digest(Path(results)))
 
 
 def public(value: Any) -> Any:
@@ -126,6 +133,10 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def _digest(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
 def _words(command: Sequence[str]) -> list[str]:

@@ -28,12 +28,14 @@ class Source:
         rows: how many probes it has.
         options: what else was asked for, as its column of that name says; each once.
         note: how it was made, as `provenance.read` gives it; None if that is not known.
+        changed: whether the file is another than the note was written for.
     """
 
     path: Path
     rows: int
     options: tuple[str, ...]
     note: dict[str, Any] | None
+    changed: bool = False
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,9 @@ def _checked(path: Path, needed: Sequence[str]) -> pd.DataFrame:
 
 def _source(path: Path, table: pd.DataFrame) -> Source:
     options = tuple(table["options"].unique()) if "options" in table else ()
-    return Source(path, len(table), options, provenance.read(path))
+    note = provenance.read(path)
+    changed = note is not None and not provenance.is_of(note, path)
+    return Source(path, len(table), options, note, changed)
 
 
 def _joined(files: Sequence[Path], tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

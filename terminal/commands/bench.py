@@ -33,9 +33,10 @@ from terminal.values import DEVICE, STORE, Names, OutFile
 def bench(stage, json, figures, **options) -> None:
     """Measure this machine: probes, memory, growth, and the loops replaced.
 
-    STAGE is probe (every solver on one sweep), ridge, modes, logistic, optimum, sgd, kernels, store,
-    remote, extract, memory, report or large. Everything timed is held against the machine's own rates of
-    matrix products and of copies, and its answers against those of what it is compared with.
+    STAGE is probe (every solver on one sweep), ridge, modes, logistic, optimum, sgd, kernels,
+    store, remote, extract, memory, report or large. Everything timed is held against the machine's
+    own rates of matrix products and of copies, and its answers against those of what it is compared
+    with.
 
     \b
     Example:

@@ -134,8 +134,12 @@ def default(page: Page) -> str:
         "CKA between random subsets of two seeds": ("cka_pairs", ""),
         "Why: spectra": ("spectrum", "spectra"),
     }
+    modes = [mode for each in page.context.sweeps for mode in each.sweep.modes]
+    # of many modes the random features alone: their classes are the paper's question
+    random = ",mode=random" if "random" in modes else ""
     for title, (table, figure) in by_title.items():
-        parts += [f"## {title}", f"{{{{table:{table}}}}}"]
+        shown = random if table in ("classes", "inequality") else ""
+        parts += [f"## {title}", f"{{{{table:{table}{shown}}}}}"]
         parts += _drawn(page, None, "", figure) if figure else []
     for name in page.more:
         parts += [f"## {BESIDE[name]}", f"{{{{table:{name}}}}}"]

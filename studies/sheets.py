@@ -1,7 +1,8 @@
 """Tables of a study as markdown, for pages."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 import pandas as pd
@@ -198,15 +199,55 @@ SHEETS: dict[str, Callable[..., str]] = {
 """Tables by name; their arguments are those of the functions, after the first."""
 
 
+FILTERS = {
+    "features": "store", "probe": "probe", "mode": "mode", "fraction": "fraction",
+    "delta": "delta", "other": "other",
+}  # fmt: skip
+"""Columns by which the rows of a table can be chosen."""
+
+
+@dataclass(frozen=True)
+class Chosen(Facts):
+    """Facts whose tables have the rows that patterns choose."""
+
+    filters: Mapping[str, str]
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Return the rows of a table for which every filter, if it has that column, holds."""
+        rows = super().table(name)
+        for key, patterns in self.filters.items():
+            if FILTERS[key] in rows:
+                words = [word.strip() for word in patterns.split("|")]
+                rows = rows[[_matches(value, words) for value in rows[FILTERS[key]]]]
+        return rows
+
+
+def _matches(value: str | float, words: Sequence[str]) -> bool:
+    if isinstance(value, str):
+        return any(fnmatchcase(value, word) for word in words)
+    return any(math.isclose(value, float(word)) for word in words)
+
+
 def sheet(facts: Facts, name: str, *arguments: str) -> str:
     """Return a table of a study as markdown.
+
+    Arguments:
+        facts: the study's numbers.
+        name: a key of `SHEETS`.
+        arguments: those of that sheet; and filters such as "mode=random|pca", "probe=logistic",
+            "features=lite0-*", "fraction=0.1": patterns of the rows to show, `|` between several.
 
     Raises:
         UsageError: there is no such table, or it does not know what is asked of it.
     """
     if name not in SHEETS:
         raise UsageError(f"there is no table {name!r}; {nearest(name, list(SHEETS))}")
+    filters = dict(word.split("=", 1) for word in arguments if "=" in word)
+    for key in filters:
+        if key not in FILTERS:
+            raise UsageError(f"a table has no filter {key!r}; {nearest(key, list(FILTERS))}")
+    chosen = Chosen(facts.folder, facts.sources, filters)
     try:
-        return SHEETS[name](facts, *arguments)
+        return SHEETS[name](chosen, *(word for word in arguments if "=" not in word))
     except TypeError as error:
         raise UsageError(f"table {name}: {str(error).partition(' ')[2]}") from None

@@ -20,7 +20,7 @@ from probe.redundancy import diffused_redundancy
 from probe.resume import ResultsFile
 from probe.solvers import SOLVERS
 from probe.tables import read_table
-from studies import readings, running, spec, sweeping
+from studies import readings, running, sheets, spec, sweeping
 from studies.errors import PartMissing, UsageError
 from studies.facts import Facts
 from studies.outcomes import require
@@ -233,6 +233,23 @@ def test_numbers_of_the_page_are_those_of_the_tables(whole):
     gap = random[random["fraction"] == 0.5]["accuracy"].mean()
     gap -= lda[lda["fraction"] == 0.5]["accuracy"].mean()
     assert f"{100 * gap:+.1f} points (" in page
+
+
+def test_a_table_shows_the_rows_that_are_chosen(whole):
+    facts = Facts(whole[1], ["one", "two"])
+    rows = sheets.sheet(facts, "redundancy", "mode=random", "probe=ridge|lda").splitlines()
+    assert [row.split(" | ")[:3] for row in rows[2:]] == [
+        ["| one", "ridge", "random"], ["| one", "lda", "random"], ["| two", "ridge", "random"],
+    ]  # fmt: skip
+    assert rows[0].count("DR(") == 4
+    rows = sheets.sheet(facts, "accuracy", "ridge", "two", "fraction=0.1|1", "mode=f*").splitlines()
+    assert len(rows) == 3
+    assert rows[0] == "| features | mode | 10 % | 100 % |"
+    assert rows[2].startswith("| two (l2 = 0.1) | first | ")
+    with pytest.raises(UsageError, match="did you mean mode"):
+        sheets.sheet(facts, "redundancy", "modes=random")
+    with pytest.raises(UsageError, match="did you mean ridge"):
+        sheets.sheet(facts, "accuracy", "rigde")
 
 
 def test_what_a_template_asks_for_in_vain_is_said(whole, stores, tmp_path):

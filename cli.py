@@ -9,6 +9,7 @@ import click
 from terminal.commands.bench import bench
 from terminal.commands.cka import cka
 from terminal.commands.classes import classes
+from terminal.commands.compare import compare
 from terminal.commands.convert import convert
 from terminal.commands.export import export
 from terminal.commands.extract import extract
@@ -37,6 +38,7 @@ COMMANDS = (
     cka,
     classes,
     spectrum,
+    compare,
     study,
     report,
     bench,

@@ -182,6 +182,42 @@ def of_spectrum(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def of_comparison(table: pd.DataFrame, agreement: pd.DataFrame, delta: float, level: float) -> str:
+    """Say which curve is the most redundant, and whether the best in full is the best in part.
+
+    Arguments:
+        table: as `studies.comparing.compare` gives it.
+        agreement: likewise.
+        delta: of its redundancies.
+        level: coverage of their intervals.
+    """
+    part, lines = percent(table["fraction"].iloc[0]), []
+    known = table[table["redundancy"].notna()]
+    if len(known) > 1:
+        most, least = (known.iloc[int(place)] for place in _ends(known["redundancy"]))
+        lines.append(
+            f"Most redundant is {most['name']}, DR({delta:g}) = {_redundant(most)}; least is "
+            f"{least['name']}, {_redundant(least)} ({percent(level)} intervals over seeds)."
+        )
+    for row in agreement.itertuples():
+        where = f"On {row.task}, " if len(agreement) > 1 else ""
+        same = "and also" if row.best_part == row.best_full else f"and {row.best_part}"
+        order = "" if row.curves < 3 else (
+            f"; the orders of {row.curves} agree with Kendall's tau {row.tau:.2f}"
+        )  # fmt: skip
+        lines.append(f"{where}{row.best_full} is best with all features {same} at {part}{order}.")
+    return "\n".join(lines) or f"There is one curve alone: nothing to compare at {part}."
+
+
+def _ends(values: pd.Series) -> tuple[int, int]:
+    """Return where the largest and the smallest value stand, of equals the first."""
+    return values.to_numpy().argmax(), values.to_numpy().argmin()
+
+
+def _redundant(row: pd.Series) -> str:
+    return f"{row.redundancy:.3f}{_between(row.low, row.high, 1, 3)}"
+
+
 def _mean(values: pd.Series) -> str:
     return plus_minus(float(values.mean()), float(values.std()), 3)
 

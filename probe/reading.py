@@ -5,6 +5,7 @@ them, before a number is made of it.
 """
 
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,7 +60,7 @@ def read_results(*paths: str | Path) -> pd.DataFrame:
         )
     table = pd.concat(tables, ignore_index=True)
     source = np.repeat(np.arange(len(tables)), [len(each) for each in tables])
-    _check_distinct(table, [str(paths[number]) for number in source])
+    check_distinct(table, [str(paths[number]) for number in source])
     return table
 
 
@@ -195,7 +196,8 @@ def _check_fractions(table: pd.DataFrame, path: Path) -> None:
         )
 
 
-def _check_distinct(table: pd.DataFrame, files: list[str]) -> None:
+def check_distinct(table: pd.DataFrame, files: Sequence[str]) -> None:
+    """Raise DataError where a probe stands in two rows; `files` says where each row is from."""
     curves = as_curves(table)
     number = curves.groupby([*CURVE, "seed", "fraction"], dropna=False).ngroup().to_numpy()
     twice = pd.Series(number).duplicated().to_numpy()

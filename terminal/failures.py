@@ -9,6 +9,7 @@ KEPT = {
     "quickstart": "every block committed so far is kept; run the same command again to go on",
     "import": "every block committed so far is kept; run the same command again to go on",
     "study": "every part finished so far is kept; run the same command again to go on",
+    "compare": "finished probes are in --out-dir, if given; run the same command again to go on",
     "probe": "finished probes are in the file of --out, if one was named; --resume solves the rest",
 }
 

@@ -1,0 +1,130 @@
+"""`featstore compare`: models, layers, losses and data sets side by side."""
+
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from terminal import tables
+from terminal.failures import Command
+from terminal.progress import Progress, notice
+from terminal.values import DEVICE, PICTURE, STORE, TABLE, Names, NumberList, Penalties, Seeds
+
+
+@click.command(cls=Command)
+@click.argument("places", type=STORE, nargs=-1, required=True, metavar="STORE[#TAP]|RESULTS...")
+@click.option("--tap", type=Names(), default=(), metavar="LIST|all",
+              help="Which taps of stores without #TAP.  [default: the first]")  # fmt: skip
+@click.option("--fractions", type=NumberList(float, "0.01,0.1"), metavar="LIST",
+              help="Shares of the features to probe stores at.")  # fmt: skip
+@click.option("--seeds", type=Seeds(int, "3,7"), default="5", metavar="N|LIST",
+              help="5 for seeds 1 to 5, or a list such as 3,7.")  # fmt: skip
+@click.option("--mode", type=Names(), default="random", metavar="LIST", help="As of `probe`.")
+@click.option("--solver", default="logistic", help="logistic, ridge, lda or sgd.")
+@click.option("--l2", type=Penalties(float, "0.001,0.01"), metavar="LIST|auto",
+              help="As of `probe`.  [default: the solver's own]")  # fmt: skip
+@click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
+@click.option("--memory", default="auto", help="What arrays may take, as 4GiB.")
+@click.option("--device", type=DEVICE, default="auto")
+@click.option("--fraction", type=float,
+              help="Where to compare.  [default: the nearest to 0.1 that all have]")  # fmt: skip
+@click.option("--delta", type=float, default=0.9, help="Of DR(delta).")
+@click.option("--rule", default="interpolated", help="How DR is read off, as of `redundancy`.")
+@click.option("--level", type=float, default=0.95, help="Coverage of DR's intervals.")
+@click.option("--resamples", type=int, default=2000, help="Draws of seeds behind an interval.")
+@click.option("--seed", type=int, default=0, help="Of these draws.")
+@click.option("--out-dir", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
+              help="Keep a results file for each store, and go on with those there.")  # fmt: skip
+@click.option("--out", type=TABLE, metavar="FILE", help="Save the table: .csv, .json or .parquet.")
+@click.option("--plot", type=PICTURE, metavar="FILE",
+              help="Draw a line a curve: accuracy, or its ratio of several data sets.")  # fmt: skip
+def compare(
+    places, tap, fractions, seeds, mode, fraction, delta, rule, level, resamples, seed, out_dir,
+    out, plot, **options,
+) -> None:  # fmt: skip
+    """Probe several stores, or read results, and set them side by side.
+
+    Shows accuracy with all features and at one fraction, its share of the full layer's, DR(delta)
+    with an interval over seeds, and the ranks by each. Accuracies are ranked among what is tested
+    on the same data set; ratios and redundancies among all.
+
+    \b
+    Example:
+      featstore compare resnet.zarr vit.zarr --fractions 0.01,0.05,0.1,0.5 \\
+        --seeds 5 --out-dir compared --plot compared.pdf
+      featstore compare mine.zarr --tap all --fractions 0.1 --solver ridge
+      featstore compare results.csv vit.zarr#last --fractions 0.1 --delta 0.8
+    """
+    from probe.answers import of_comparison
+    from probe.tables import save_table
+    from studies.comparing import compare
+
+    with Progress() as progress:
+        found = compare(
+            places, fractions, seeds, taps=tap, fraction=fraction, delta=delta, rule=rule,
+            bootstrap={"level": level, "resamples": resamples, "seed": seed}, out_dir=out_dir,
+            progress=progress, mode=list(mode), **options,
+        )  # fmt: skip
+    tables.show(
+        _numbers(found, delta), _ranks(found, delta),
+        of_comparison(found.table, found.agreement, delta, level),
+    )  # fmt: skip
+    if out:
+        save_table(found.table, out)
+    if plot:
+        from probe import figures
+
+        one_task = found.table["task"].nunique() == 1
+        draw = figures.accuracy_against_fraction if one_task else figures.ratio_against_fraction
+        draw(found.probes, plot)
+    for path in filter(None, (out_dir, out, plot)):
+        notice(f"wrote {path}")
+
+
+def _numbers(found, delta: float) -> Table:
+    """Lay out scores, ratios and redundancies, a row a curve."""
+    from probe.summaries import NAMES, percent, plus_minus
+
+    part, score = percent(found.table["fraction"].iloc[0]), found.score
+    shown = Table(title=", ".join([*found.shared, f"test {NAMES[score]}"]), **tables.PLAIN)
+    shown.add_column("", overflow="fold")
+    for heading in ("all", f"at {part}", "of full", f"DR({delta:g})"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for row in found.table.itertuples():
+        interval = "" if row.low != row.low else f" [{row.low:.3f}, {row.high:.3f}]"
+        known = row.ratio == row.ratio
+        shown.add_row(
+            row.name, _number(row.full, ".3f"),
+            plus_minus(getattr(row, score), getattr(row, f"{score}_std"), 3),
+            plus_minus(100 * row.ratio, 100 * row.ratio_std, 1) + " %" if known else "-",
+            _number(row.redundancy, ".3f") + interval,
+        )  # fmt: skip
+    return shown
+
+
+def _ranks(found, delta: float) -> Table:
+    """Lay out the ranks by each of these, within a data set where they are of accuracies."""
+    from probe.summaries import percent
+
+    part = percent(found.table["fraction"].iloc[0])
+    tasks = found.table["task"].nunique() > 1
+    shown = Table(title="ranks", **tables.PLAIN)
+    shown.add_column("", overflow="fold")
+    if tasks:
+        shown.add_column("tested on", overflow="fold")
+    for heading in ("features", "all", f"at {part}", "of full", f"DR({delta:g})"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for row in found.table.to_dict("records"):
+        ranks = (row[f"{name}_rank"] for name in ("full", found.score, "ratio", "redundancy"))
+        shown.add_row(
+            row["name"], *([row["task"]] if tasks else []), _number(row["features"], ","),
+            *(_number(rank, "d") for rank in ranks),
+        )  # fmt: skip
+    return shown
+
+
+def _number(value, how: str) -> str:
+    """Write a number, or a dash where there is none."""
+    import pandas as pd
+
+    return "-" if pd.isna(value) else format(value, how)

@@ -48,6 +48,22 @@ def _block(sweep, block, title: str) -> Table:
     return shown
 
 
+def of_curves(table, lay_out) -> list[Table | str]:
+    """Lay out a table in long form, one table a curve, under what all curves have in common.
+
+    `lay_out(curve, title)` makes the table of one curve.
+    """
+    from probe.curve_names import curves_of, shared_and_own
+
+    curves = curves_of(table)
+    shared, own = shared_and_own(curves)
+    common = ", ".join(shared)
+    if len(curves) == 1:
+        return [lay_out(curves[0], common)]
+    tables = [lay_out(curve, name) for curve, name in zip(curves, own, strict=True)]
+    return [common, *tables] if common else tables
+
+
 def of_stores(stores) -> Table:
     """Lay out the stores under the store root, one a row."""
     shown = Table(**PLAIN)

@@ -67,7 +67,7 @@ def classes(per_class, fraction, predictions, most, out, inequality, plot, level
             )  # fmt: skip
     here, lost = near(unequal, fraction), near(losses, fraction)
     tables.show(
-        *_unequal(unequal),
+        *tables.of_curves(unequal, _unequal),
         *(_affected(affected, lost, most) if judged else _lost(lost, most)),
         of_classes(here, lost, level),
         *([of_affected(affected, draws["resamples"])] if judged else []),
@@ -83,28 +83,22 @@ def classes(per_class, fraction, predictions, most, out, inequality, plot, level
         notice(f"wrote {path}")
 
 
-def _unequal(table) -> list[Table]:
-    """Lay out inequality against fraction, a table a curve."""
-    from probe.curve_names import curves_of, shared_and_own
+def _unequal(curve, title: str) -> Table:
+    """Lay out the inequality of one curve against fraction."""
     from probe.printed import some_fractions
     from probe.summaries import percent, plus_minus
 
-    curves = curves_of(table)
-    shared, own = shared_and_own(curves)
-    laid_out = []
-    for name, curve in zip(own, curves, strict=True):
-        shown = Table(title=", ".join(filter(None, [*shared, name])), **tables.PLAIN)
-        for heading in ("fraction", "mean", "Gini", "of means", "CV", "max-min"):
-            shown.add_column(heading, justify="right", no_wrap=True)
-        shown.add_column("worst class", overflow="fold")
-        for row in some_fractions(curve).itertuples():
-            shown.add_row(
-                percent(row.fraction), f"{row.mean_per_class:.3f}",
-                plus_minus(row.gini, row.gini_std, 3), f"{row.gini_of_mean:.3f}", f"{row.cv:.3f}",
-                f"{row.range:.3f}", f"{row.worst_accuracy:.3f} {row.worst_class}",
-            )  # fmt: skip
-        laid_out.append(shown)
-    return laid_out
+    shown = Table(title=title, **tables.PLAIN)
+    for heading in ("fraction", "mean", "Gini", "of means", "CV", "max-min"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    shown.add_column("worst class", overflow="fold")
+    for row in some_fractions(curve).itertuples():
+        shown.add_row(
+            percent(row.fraction), f"{row.mean_per_class:.3f}",
+            plus_minus(row.gini, row.gini_std, 3), f"{row.gini_of_mean:.3f}", f"{row.cv:.3f}",
+            f"{row.range:.3f}", f"{row.worst_accuracy:.3f} {row.worst_class}",
+        )  # fmt: skip
+    return shown
 
 
 def _lost(losses, most: int) -> list[Table]:

@@ -69,9 +69,11 @@ def redundancy(results, delta, rule, predictions, curve, out, plot, level, **dra
         )
     table = every[every["delta"].isin(asked)]
     over = "seeds and test rows" if predictions else "seeds"
-    tables.show(*_tables(table), of_redundancy(table, level, over, NAMES[score_of(probes)]))
+    tables.show(
+        *tables.of_curves(table, _curve), of_redundancy(table, level, over, NAMES[score_of(probes)])
+    )
     if (table["low"].isna() & table["redundancy"].notna()).any():
-        notice("no interval for curves of one seed: probe several, or give --predictions")
+        notice("one seed, or a mode without seeds, has no interval unless --predictions is given")
     if out:
         save_table(table, out)
     if plot:
@@ -82,23 +84,18 @@ def redundancy(results, delta, rule, predictions, curve, out, plot, level, **dra
         notice(f"wrote {path}")
 
 
-def _tables(table) -> list[Table]:
-    """Lay out DR, a table a curve: a row a delta, a column a rule."""
-    from probe.curve_names import curves_of, shared_and_own
+def _curve(curve, title: str) -> Table:
+    """Lay out DR of one curve: a row a delta, a column a rule."""
     from probe.summaries import percent
 
-    curves = curves_of(table)
-    shared, own = shared_and_own(curves)
-    laid_out = []
-    for name, curve in zip(own, curves, strict=True):
-        shown = Table(title=", ".join(filter(None, [*shared, name])), **tables.PLAIN)
-        for heading in ("keeping", *(f"DR by {rule}" for rule in curve["rule"].unique())):
-            shown.add_column(heading.replace("DR by interpolated", "DR interpolated"),
-                             justify="right", no_wrap=True)  # fmt: skip
-        for delta, readings in curve.groupby("delta", sort=False):
-            shown.add_row(percent(delta), *(_reading(row) for row in readings.itertuples()))
-        laid_out.append(shown)
-    return laid_out
+    shown = Table(title=title, **tables.PLAIN)
+    shown.add_column("keeping", justify="right", no_wrap=True)
+    for rule in curve["rule"].unique():
+        heading = f"DR {'' if rule == 'interpolated' else 'by '}{rule}"
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for delta, readings in curve.groupby("delta", sort=False):
+        shown.add_row(percent(delta), *(_reading(row) for row in readings.itertuples()))
+    return shown
 
 
 def _reading(row) -> str:

@@ -21,6 +21,14 @@ class Resampling:
     seed: int = 0
 
 
+@dataclass(frozen=True)
+class _Drawn:
+    """Accuracies (B, R) of R probes on draws of `n_rows` test rows."""
+
+    accuracies: np.ndarray
+    n_rows: int
+
+
 def curve_table(
     table: pd.DataFrame, correct: np.ndarray | None = None, how: Resampling | None = None
 ) -> pd.DataFrame:
@@ -40,10 +48,11 @@ def curve_table(
         `ratio` the mean, `_std` (sample, over seeds), `_low` and `_high`.
     """
     how, rows, score = how or Resampling(), [], score_of(table)
+    drawn = None if correct is None else _on_drawn_rows(correct, how)
     table = as_curves(table.assign(row=np.arange(len(table))))
     for key, curve in table.groupby(CURVE, dropna=False, sort=False):
         names = dict(zip(CURVE, key, strict=True))
-        rows += [names | facts for facts in _readings(curve, score, correct, how)]
+        rows += [names | facts for facts in _readings(curve, score, drawn, how)]
     return pd.DataFrame(rows)
 
 
@@ -61,18 +70,17 @@ def student(differences: np.ndarray, level: float) -> tuple[float, float, float]
     return float(error), float(mean - reach), float(mean + reach)
 
 
-def _readings(curve: pd.DataFrame, score: str, correct: np.ndarray | None, how: Resampling):
+def _readings(curve: pd.DataFrame, score: str, drawn: _Drawn | None, how: Resampling):
     seeds = curve["seed"].astype("Int64").fillna(-1)
     row, names = pd.factorize(seeds)
     fractions, column = np.unique(curve["fraction"], return_inverse=True)
     scores = np.full((len(names), len(fractions)), np.nan)
     scores[row, column] = curve[score]
-    hits = None
-    if correct is not None:
-        hits = np.full((*scores.shape, correct.shape[1]), np.nan, np.float32)
-        hits[row, column] = correct[curve["row"]]
-    replicates = _replicates(scores, hits, how)
-    units = len(names) if len(names) > 1 or hits is None else hits.shape[2]
+    replicates, units = scores[None], len(names)
+    if drawn is not None:
+        replicates = np.full((how.resamples, *scores.shape), np.nan)
+        replicates[:, row, column] = drawn.accuracies[:, curve["row"]]
+        units = len(names) if len(names) > 1 else drawn.n_rows
     sizes = curve.groupby("fraction")["k"].first()
     whole = np.flatnonzero(fractions == 1)
     columns = {score: (scores, replicates)}
@@ -103,15 +111,13 @@ def _shares(scores: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return np.divide(scores, full, out=np.full_like(scores, np.nan), where=full > 0)
 
 
-def _replicates(scores: np.ndarray, hits: np.ndarray | None, how: Resampling) -> np.ndarray:
-    """Return scores (B, S, F) on drawn test rows; (1, S, F), the scores, where none are known."""
-    if hits is None:
-        return scores[None]
-    n_rows, random = hits.shape[2], np.random.default_rng(how.seed)
-    by_row, found = hits.reshape(-1, n_rows), []
+def _on_drawn_rows(correct: np.ndarray, how: Resampling) -> _Drawn:
+    """Return the accuracies of R probes on drawn test rows, the same rows for all of them."""
+    n_rows, random, found = correct.shape[1], np.random.default_rng(how.seed), []
+    by_row = correct.astype(np.float32).T
     step = max(1, _CHUNK // n_rows)
     for start in range(0, how.resamples, step):
         # counts and their sums are whole numbers that float32 holds exactly
         times = draws(n_rows, min(step, how.resamples - start), random).astype(np.float32)
-        found.append((times @ by_row.T).astype(np.float64) / n_rows)
-    return np.concatenate(found).reshape(how.resamples, *scores.shape)
+        found.append((times @ by_row).astype(np.float64) / n_rows)
+    return _Drawn(np.concatenate(found), n_rows)

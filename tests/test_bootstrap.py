@@ -53,3 +53,5 @@ def test_one_unit_has_no_interval_and_levels_are_coverages():
     assert np.isnan(widened(np.ones((4, 2)), np.ones(2), 1, 0.95)).all()
     with pytest.raises(UsageError, match=r"level 95 is outside \(0, 1\)"):
         interval(np.ones((4, 2)), 95)
+    with pytest.raises(UsageError, match="0 resamples draw nothing"):
+        draws(4, 0, np.random.default_rng(0))

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+import probe.affected
 from probe.affected import affected_classes
 from probe.errors import DataError, UsageError
 from probe.inequality import class_losses, gini, inequality_table
@@ -176,6 +177,35 @@ def test_equal_losses_are_seldom_called_unequal_and_unequal_ones_often():
     )  # fmt: skip
     assert equal <= 0.16
     assert unequal >= 0.95
+
+
+def test_intervals_of_a_class_and_of_the_gini_hold_the_truth():
+    """Seeds shift each class of the part apart; on the classes' means the truth is known."""
+    random, names = np.random.default_rng(11), list("abcd")
+    full, part = np.array([0.9, 0.8, 0.95, 0.85]), np.array([0.5, 0.7, 0.9, 0.8])
+    # what seeds estimate is the mean Gini of noisy accuracies, not the Gini of their means
+    risen = gini(part + 0.04 * random.normal(size=(4000, 4))).mean() - gini(full)
+    held = []
+    for _ in range(40):
+        noisy = part + 0.04 * random.normal(size=(5, 4))
+        drawn = table({0.1: noisy, 1.0: np.tile(full, (5, 1))}, names)
+        losses = class_losses(drawn, resamples=200, level=0.9).set_index("class").loc[names]
+        rise = inequality_table(drawn, resamples=200, level=0.9).iloc[0]
+        held.append([
+            *((losses["low"] <= full - part) & (full - part <= losses["high"])),
+            rise["gini_rise_low"] <= risen <= rise["gini_rise_high"],
+        ])  # fmt: skip
+    assert np.mean(np.array(held)[:, :4]) == pytest.approx(0.9, abs=0.06)
+    assert np.mean(np.array(held)[:, 4]) == pytest.approx(0.9, abs=0.1)
+
+
+def test_rows_are_drawn_the_same_however_many_are_held(monkeypatch):
+    drawn = simulated(np.random.default_rng(3), [0.1, 0.3, 0.2])
+    whole = affected_classes(*drawn, resamples=100)
+    monkeypatch.setattr(probe.affected, "CHUNK", 40 * 7)
+    chunks = affected_classes(*drawn, resamples=100)
+    pd.testing.assert_frame_equal(chunks.table, whole.table)
+    assert chunks.p_value == whole.p_value
 
 
 def test_excess_is_over_the_mean_of_classes():

@@ -12,7 +12,7 @@ from report_tables import HOSTILE, by_class, probes
 
 from cli import main
 from probe.bootstrap import draws, interval, widened
-from probe.errors import UsageError
+from probe.errors import DataError, UsageError
 from probe.figures.style import PALETTE
 from probe.redundancy import diffused_redundancy
 from probe.tables import save_table
@@ -81,7 +81,7 @@ def test_the_answer_has_the_share_its_interval_and_its_count(tmp_path):
     page = page_of(tmp_path, table)
     full = table.loc[table["fraction"] == 1, "accuracy"].iloc[0]
     shares = table.loc[table["fraction"] == 0.1, "accuracy"].to_numpy() / full
-    means = draws(5, 2000, np.random.default_rng(0)) @ shares / 5
+    means = draws(5, 2000, np.random.default_rng(1)) @ shares / 5
     low, high = interval(widened(means, shares.mean(), 5, 0.95), 0.95)
     assert (
         f"10 % of the features, drawn at random, keep {100 * shares.mean():.1f} % of the full "
@@ -94,6 +94,30 @@ def test_one_seed_has_no_interval_and_says_so(tmp_path):
     page = page_of(tmp_path, probes(seeds=(3,)))
     assert "(1 probe, so no interval)" in page.text
     assert "95 % interval" not in [c["title"] for c in page.data["tables"]["summary"]["columns"]]
+
+
+def test_with_predictions_one_seed_has_an_interval_over_test_rows(tmp_path):
+    table = probes(seeds=(1,))
+    labels = np.arange(400) % 4
+    right = np.random.default_rng(0).random((400, len(table))) < table["accuracy"].to_numpy()
+    table["accuracy"] = right.mean(0)
+    np.savez(
+        tmp_path / "p.npz",
+        labels=labels,
+        classes=np.where(right, labels[:, None], labels[:, None] + 1),
+    )
+    page = page_of(tmp_path, table, predictions=[tmp_path / "p.npz"])
+    assert "Intervals are over seeds and test rows." in page.text
+    low, high = re.search(r"95 % interval ([\d.]+) to ([\d.]+) %, 1 probe\)", page.text).groups()
+    full, part = right[:, 4].mean(), right[:, 2].mean()
+    # the ratio's standard error by the delta method, rows being paired
+    error = np.std(right[:, 2] / full - right[:, 4] * part / full**2) / 20
+    assert (float(high) - float(low)) / 100 == pytest.approx(2 * 1.96 * error, rel=0.15)
+    assert float(low) / 100 < part / full < float(high) / 100
+    with pytest.raises(UsageError, match="2 files of predictions for 1 of results"):
+        page_of(tmp_path, table, predictions=[tmp_path / "p.npz"] * 2)
+    with pytest.raises(DataError, match="predictions"):
+        page_of(tmp_path, table.iloc[1:], predictions=[tmp_path / "p.npz"])
 
 
 def test_of_several_random_curves_the_answer_names_the_ends(tmp_path):

@@ -68,9 +68,9 @@ def _kept(near: pd.Series) -> str:
 
 def _details(near: pd.Series) -> str:
     count = int(near["probes"])
-    seeds = "1 probe, so no interval" if count == 1 else f"{count} seeds"
+    seeds = "1 probe" if count == 1 else f"{count} seeds"
     if pd.isna(near["ratio_low"]):
-        return seeds
+        return f"{seeds}, so no interval" if count == 1 else seeds
     ends = f"{100 * near['ratio_low']:.1f} to {100 * near['ratio_high']:.1f} %"
     return f"{100 * LEVEL:.0f} % interval {ends}, {seeds}"
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from probe.redundancy import DELTAS, diffused_redundancy
@@ -65,19 +66,29 @@ def _cka(probes: pd.DataFrame) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def redundancies(rows: pd.DataFrame, resamples: int = 500) -> dict[tuple, pd.DataFrame]:
+def redundancies(
+    rows: pd.DataFrame, correct: np.ndarray | None = None, resamples: int = 500
+) -> dict[tuple, pd.DataFrame]:
     """Return DR against delta of each curve that has a full layer, interpolated; see `probe`."""
-    run = rows[rows["status"] != NOT_RUN]
-    found = diffused_redundancy(run, DELTAS, ("interpolated",), resamples=resamples)
+    run, correct = _run(rows, correct)
+    found = diffused_redundancy(run, DELTAS, ("interpolated",), correct, resamples)
     curves = dict(by_curve(found))
     return {key: each for key, each in curves.items() if each["redundancy"].notna().any()}
 
 
-def tables(curves: Sequence[Curve], rows: pd.DataFrame) -> dict[str, Any]:
+def _run(rows: pd.DataFrame, correct: np.ndarray | None) -> tuple[pd.DataFrame, np.ndarray | None]:
+    """Return the probes that were run, and on which rows they are right."""
+    run = (rows["status"] != NOT_RUN).to_numpy()
+    return rows[run], None if correct is None else correct[run]
+
+
+def tables(
+    curves: Sequence[Curve], rows: pd.DataFrame, correct: np.ndarray | None = None
+) -> dict[str, Any]:
     """Return the tables of curves, of diffused redundancy, and of all probes."""
     return {
         "summary": _summary(curves),
-        "redundancy": _thresholds(curves, rows),
+        "redundancy": _thresholds(curves, rows, correct),
         "probes": all_probes(rows),
     }
 
@@ -103,10 +114,12 @@ def _names(curves: Sequence[Curve], of_rows: pd.Series) -> list[Column]:
     return [Column("curve", "text", of_rows)] if len(curves) > 1 else []
 
 
-def _thresholds(curves: Sequence[Curve], rows: pd.DataFrame) -> dict[str, Any] | None:
+def _thresholds(
+    curves: Sequence[Curve], rows: pd.DataFrame, correct: np.ndarray | None
+) -> dict[str, Any] | None:
     """Return the table of DR at some deltas, by threshold on the grid and interpolated."""
-    run = rows[rows["status"] != NOT_RUN]
-    found = diffused_redundancy(run, SHOWN_DELTAS, ("threshold", "interpolated"))
+    run, correct = _run(rows, correct)
+    found = diffused_redundancy(run, SHOWN_DELTAS, ("threshold", "interpolated"), correct)
     of_curve = dict(by_curve(found))
     parts = []
     for curve in (curve for curve in curves if curve.full is not None):

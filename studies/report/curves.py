@@ -6,14 +6,14 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from probe.bootstrap import draws, interval, widened
 from probe.curve_names import shared_and_own
-from probe.summaries import CURVE, summary, with_ratio
+from probe.summaries import CURVE, as_curves, summary, with_ratio
+from studies.intervals import curve_table
 
 DRAWN = 240
 """Points of one curve that are drawn at most; a sweep of every k has thousands."""
 
-LEVEL, RESAMPLES = 0.95, 2000
+LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,8 @@ class Curve:
         label: the words that tell it apart from the others of the report.
         probes: its rows of `with_ratio`, one a probe.
         points: its rows of `summary`, one a fraction, with `ratio_low` and `ratio_high`: the
-            bootstrap interval over seeds, NaN for one seed.
+            bootstrap interval over seeds and, where it is known who is right on which, test rows;
+            NaN for one seed without them.
     """
 
     key: tuple
@@ -45,16 +46,16 @@ class Curve:
         return None if whole.empty else whole.iloc[0]
 
 
-def curves_of(table: pd.DataFrame) -> list[Curve]:
+def curves_of(table: pd.DataFrame, correct: np.ndarray | None = None) -> list[Curve]:
     """Return the curves of a table of probes, in the order in which the table has them."""
     probes = with_ratio(table)
     points = summary(table)
-    of_key = dict(by_curve(points))
+    of_key = dict(by_curve(_intervals(table, points, correct)))
     parts = [(key, of_key[key]) for key, _ in by_curve(probes, sort=False)]
     labels = _labels([rows for _, rows in parts])
     of_curve = dict(by_curve(probes))
     return [
-        Curve(key, label, of_curve[key], _with_intervals(rows, of_curve[key]))
+        Curve(key, label, of_curve[key], rows)
         for (key, rows), label in zip(parts, labels, strict=True)
     ]
 
@@ -87,28 +88,22 @@ def thinned(rows: pd.DataFrame, most: int = DRAWN) -> pd.DataFrame:
     return rows.iloc[np.unique([*places, len(k) - 1])]
 
 
-def share_interval(ratios: pd.Series) -> tuple[float, float]:
-    """Return the bootstrap interval over seeds of a mean share; NaN for fewer than two seeds."""
-    known = ratios.dropna().to_numpy(np.float64)
-    if len(known) < 2:
-        return float("nan"), float("nan")
-    means = draws(len(known), RESAMPLES, np.random.default_rng(0)) @ known / len(known)
-    low, high = interval(widened(means, known.mean(), len(known), LEVEL), LEVEL)
-    return float(low), float(high)
-
-
 def _key(names: tuple) -> tuple:
     return tuple(None if pd.isna(name) else name for name in names)
 
 
-def _with_intervals(points: pd.DataFrame, probes: pd.DataFrame) -> pd.DataFrame:
-    """Add intervals to the points that are drawn or named; the others of a long curve have none."""
-    chosen = thinned(points[points["fraction"] < 1])["fraction"]
-    at = dict(list(probes.groupby("fraction")["ratio"]))
-    found = {fraction: share_interval(at[fraction]) for fraction in chosen}
-    nothing = (float("nan"), float("nan"))
-    ends = [found.get(fraction, nothing) for fraction in points["fraction"]]
-    return points.assign(ratio_low=[low for low, _ in ends], ratio_high=[high for _, high in ends])
+def _intervals(
+    table: pd.DataFrame, points: pd.DataFrame, correct: np.ndarray | None
+) -> pd.DataFrame:
+    """Return the points with `ratio_low`, `ratio_high`; NaN where a long curve is not drawn."""
+    chosen = pd.concat([thinned(rows) for _, rows in by_curve(points)])[[*CURVE, "fraction"]]
+    curves = as_curves(table.assign(place=np.arange(len(table))))
+    places = curves.merge(chosen, on=[*CURVE, "fraction"])["place"].sort_values()
+    drawn = None if correct is None else correct[places]
+    ends = curve_table(table.iloc[places], drawn)[[*CURVE, "fraction", "ratio_low", "ratio_high"]]
+    # the full layer is all of itself, whatever is drawn
+    ends.loc[ends["fraction"] == 1, ["ratio_low", "ratio_high"]] = np.nan
+    return points.merge(ends, on=[*CURVE, "fraction"], how="left", validate="one_to_one")
 
 
 def _labels(curves: Sequence[pd.DataFrame]) -> list[str]:

@@ -31,6 +31,7 @@ def write(
     out: str | Path,
     title: str | None = None,
     per_class: Sequence[str | Path] = (),
+    predictions: Sequence[str | Path] = (),
 ) -> Path:
     """Write a page about results: one .html file that opens without a network.
 
@@ -39,17 +40,20 @@ def write(
         out: the file to write; replaced once the page is whole.
         title: of the page; by default the store's name.
         per_class: files that `featstore probe --per-class` wrote.
+        predictions: files that `featstore probe --save-predictions` wrote, one for each file of
+            `results`; intervals are then over test rows too.
 
     Returns:
         The path written.
 
     Raises:
         UsageError: a file is not there or is no table of probes, or `out` does not end in .html.
+        DataError: predictions are of other probes or rows.
     """
     out = Path(out)
     if out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{out.name!r} does not end in .html: name the page so")
-    text = page(read(results, per_class), title)
+    text = page(read(results, per_class, predictions), title)
     with written_whole(out) as aside:
         aside.write_text(text, encoding="utf-8")
     return out
@@ -57,14 +61,14 @@ def write(
 
 def page(material: Material, title: str | None = None) -> str:
     """Return the page's HTML."""
-    curves = curves_of(material.table)
+    curves = curves_of(material.table, material.correct)
     data = _data(material, curves)
     scripts = [_plotly(), "\n".join(_asset(name) for name in SCRIPTS)]
     return Template(_asset("report.html")).substitute(
         policy=escape(_policy(scripts)),
         title=escape(title or title_of(curves)),
         style="\n".join(_asset(name) for name in STYLES),
-        answer="\n".join(f"<p>{escape(each)}</p>" for each in answer(curves)),
+        answer="\n".join(f"<p>{_unbroken(each)}</p>" for each in answer(curves)),
         about=escape(_about(material, curves)),
         warnings=_warnings(material),
         sections="\n".join(_section(*each) for each in SECTIONS if data[each[0]]),
@@ -87,11 +91,11 @@ SECTIONS = (
 
 
 def _data(material: Material, curves: Sequence[Curve]) -> dict[str, Any]:
-    redundancies = content.redundancies(material.table)
+    redundancies = content.redundancies(material.table, material.correct)
     score = score_of(material.table)
     classes = of_classes(material.per_class, curves) if material.per_class is not None else None
     drawn = [content.drawn(curve, redundancies.get(curve.key)) for curve in curves]
-    tables = content.tables(curves, material.table)
+    tables = content.tables(curves, material.table, material.correct)
     if classes:
         tables["inequality"] = classes.pop("inequality")
     return {
@@ -133,7 +137,8 @@ def _about(material: Material, curves: Sequence[Curve]) -> str:
     )
     lines = f"{len(curves)} curve{'s' if len(curves) > 1 else ''}"
     sources = len(material.sources)
-    return f"{probes} in {lines}, from {sources} file{'s' if sources > 1 else ''} of results."
+    over = "" if material.correct is None else " Intervals are over seeds and test rows."
+    return f"{probes} in {lines}, from {sources} file{'s' if sources > 1 else ''} of results.{over}"
 
 
 def _warnings(material: Material) -> str:
@@ -142,6 +147,11 @@ def _warnings(material: Material) -> str:
         return ""
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)
     return f'<aside class="warnings"><h2>To know before reading on</h2><ul>{items}</ul></aside>'
+
+
+def _unbroken(text: str) -> str:
+    """Return a sentence's HTML, in which no number is parted from its unit."""
+    return escape(text).replace(" %", "&nbsp;%").replace(" seeds", "&nbsp;seeds")
 
 
 def _policy(scripts: Sequence[str]) -> str:

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from probe.errors import UsageError
-from probe.reading import read_per_class
+from probe.reading import judged, read_per_class
 from probe.summaries import CURVE, NOT_RUN, as_curves
 from probe.tables import SUFFIXES, as_computed, read_table
 from studies.report import provenance
@@ -46,24 +47,33 @@ class Material:
         table: one row a probe, all files together; `seed` is Int64.
         per_class: one row a probe and class, or None.
         sources: the files, in order.
+        correct: bool (rows, n), whether each probe is right on each test row, or None.
     """
 
     table: pd.DataFrame
     per_class: pd.DataFrame | None
     sources: tuple[Source, ...]
+    correct: np.ndarray | None = None
 
 
-def read(results: Sequence[str | Path], per_class: Sequence[str | Path] = ()) -> Material:
+def read(
+    results: Sequence[str | Path],
+    per_class: Sequence[str | Path] = (),
+    predictions: Sequence[str | Path] = (),
+) -> Material:
     """Return the tables of files of results, and of folders of studies.
 
     Arguments:
         results: files that `featstore probe --out` wrote, or folders of studies: of those,
             `results/*` are taken, and `per_class/*`.
         per_class: files that `featstore probe --per-class` wrote.
+        predictions: files that `featstore probe --save-predictions` wrote, none or one for each
+            file of results.
 
     Raises:
         UsageError: a file is not there, is no such table, holds other scores than the first, or
-            nothing was named.
+            nothing was named; predictions are not one a file, or not of equally many test rows.
+        DataError: predictions are of other probes or rows.
     """
     files, beside = _files(results)
     if not files:
@@ -80,7 +90,7 @@ def read(results: Sequence[str | Path], per_class: Sequence[str | Path] = ()) ->
     classes = [_per_class(Path(path)) for path in [*beside, *per_class]]
     return Material(
         _joined(files, tables), pd.concat(classes, ignore_index=True) if classes else None,
-        tuple(sources),
+        tuple(sources), _correct(files, tables, predictions),
     )  # fmt: skip
 
 
@@ -129,6 +139,26 @@ def _per_class(path: Path) -> pd.DataFrame:
         raise UsageError(f"there is no {path}: name a file that `probe --per-class` wrote")
     table = read_per_class(path)
     return table.assign(store=table["store"].map(provenance.public))
+
+
+def _correct(
+    files: Sequence[Path], tables: Sequence[pd.DataFrame], predictions: Sequence[str | Path]
+) -> np.ndarray | None:
+    if not predictions:
+        return None
+    if len(predictions) != len(files):
+        raise UsageError(
+            f"{len(predictions)} files of predictions for {len(files)} of results: give one for "
+            "each, in the same order"
+        )
+    found = [judged(*each).correct for each in zip(tables, predictions, strict=True)]
+    rows = sorted({correct.shape[1] for correct in found})
+    if len(rows) > 1:
+        raise UsageError(
+            f"predictions are of {rows[0]} and of {rows[-1]} test rows, and rows are drawn for all "
+            "probes alike: make a report of each data set"
+        )
+    return np.concatenate(found)
 
 
 def _checked(path: Path, needed: Sequence[str]) -> pd.DataFrame:

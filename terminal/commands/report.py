@@ -20,7 +20,12 @@ from terminal.values import FILE, OutFile
     "--per-class", type=FILE, multiple=True, metavar="FILE",
     help="Accuracies by class, as `probe --per-class` writes them; again for more files.",
 )  # fmt: skip
-def report(results, out, title, per_class) -> None:
+@click.option(
+    "--predictions", type=FILE, multiple=True, metavar="FILE",
+    help="What `probe --save-predictions` wrote, one for each file of RESULTS: intervals are then "
+    "over test rows too, not over seeds alone.",
+)  # fmt: skip
+def report(results, out, title, per_class, predictions) -> None:
     """Make one page of results that opens without a network.
 
     RESULTS are files of `featstore probe --out`, or folders of studies. The page has the answer in
@@ -30,8 +35,10 @@ def report(results, out, title, per_class) -> None:
     \b
     Example:
       featstore report results.csv --out report.html
-      featstore report ridge.csv logistic.csv --title "Two solvers" --per-class classes.csv
+      featstore report ridge.csv logistic.csv --title "Two solvers"
+      featstore report results.csv --per-class classes.csv \\
+        --predictions predictions.npz
     """
     from studies.report.page import write
 
-    notice(f"wrote {write(results, out, title, per_class)}")
+    notice(f"wrote {write(results, out, title, per_class, predictions)}")

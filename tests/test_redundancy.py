@@ -184,6 +184,15 @@ def test_correctness_stands_for_accuracy(monkeypatch):
         diffused_redundancy(probes, correct=correct[1:])
 
 
+def test_a_probe_that_failed_is_left_out_whatever_it_predicts():
+    accuracy = np.array([[0.5, 0.9], [np.nan, 0.9]])
+    correct = np.zeros((4, 20), bool)
+    correct[[0, 1, 3], :18] = True
+    correct[0, 9:] = False
+    found = diffused_redundancy(table([0.1, 1.0], accuracy), [0.3], ["threshold"], correct, 10)
+    assert found["fraction"].tolist() == [0.1]
+
+
 def test_seeds_are_drawn_again_beside_rows():
     # no row differs from another, and of two seeds one keeps everything and the other nothing
     correct = np.repeat([[True], [True], [False], [True]], 30, axis=1)

@@ -19,6 +19,7 @@ from probe.chains import Chain
 from probe.errors import MemoryBudgetError, UsageError
 from probe.moments import moments
 from probe.settings import Settings
+from probe.validation import stratified_parts
 
 PROJECTED = [
     "pca", "pca-least", "pca-uncentred", "random-projection", "random-projection-orthogonal",
@@ -230,6 +231,25 @@ def test_penalties_are_chosen_on_a_basis_as_on_projected_features(selection):
         assert abs(np.log10(own["l2"][0] / alone["l2"][0])) < 0.6
         if "select" in selection:
             assert own["selection_accuracy"][0] == pytest.approx(alone["selection_accuracy"][0])
+
+
+@pytest.mark.parametrize("solver", ["logistic", "lda"])
+def test_other_solvers_choose_penalties_on_a_basis_of_the_rows_that_are_not_held_out(solver):
+    problem = correlated()
+    arguments = {"l2": [1e-3, 1e-1], "select": "validation", "device": "cpu", "solver": solver}
+    result = probe.sweep(
+        problem.train, problem.test, fractions=[0.4], mode=["first", "pca"], **arguments
+    )
+    kept = stratified_parts(problem.y, 0.1, 0)
+    rows = np.flatnonzero(result.table["mode"] == "pca")[:1]
+    part = [(problem.x[own], problem.y[own]) for own in (kept.train, kept.validation)]
+    on_part = probe.sweep(
+        *part, fractions=[0.4], mode="pca", l2=[1e-3, 1e-1], device="cpu", solver=solver
+    ).table
+    on_part = on_part[on_part["fraction"] < 1]
+    best = on_part.iloc[len(on_part) - 1 - on_part["accuracy"].to_numpy()[::-1].argmax()]
+    assert result.table["l2"][rows].tolist() == [best["l2"]]
+    assert result.table["selection_accuracy"][rows].tolist() == [best["accuracy"]]
 
 
 def test_numbers_are_predicted_from_directions():

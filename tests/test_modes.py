@@ -4,10 +4,12 @@ from itertools import product
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from problems import PROBLEMS, clusters, exact_ridge, relative
 from sklearn.feature_selection import f_classif
 
 import probe
+from cli import main
 from probe.blocks import as_blocks
 from probe.chains import every_size, random_order
 from probe.errors import UsageError
@@ -16,6 +18,7 @@ from probe.modes import MODES, independent_draw, modes_of, read_indices
 from probe.moments import moments
 from probe.ranking import by_fisher, by_variance, fisher_scores
 from probe.settings import Settings
+from probe.tables import read_table
 
 
 def moments_of(rows):
@@ -259,3 +262,27 @@ def test_an_interrupted_sweep_is_resumed(mode, tmp_path):
     resumed = sweep(problem, resume=True, **arguments)
     assert resumed.table["accuracy"].tolist() == whole.table["accuracy"].tolist()
     assert out.read_bytes() == complete
+
+
+def command(*words, status=0):
+    ran = CliRunner().invoke(main, ["probe", *map(str, words)])
+    assert ran.exit_code == status, ran.output
+    return ran
+
+
+def test_the_command_takes_several_modes_and_every_k(tiny_store, tmp_path):
+    out, indices = tmp_path / "r.csv", tmp_path / "mine.txt"
+    indices.write_text("5\n1\n")
+    common = [tiny_store.path, "--seeds", "2", "--solver", "ridge", "--device", "cpu", "--out", out]
+    modes = f"random,pca,random-projection,indices:{indices}"
+    command(*common, "--fractions", "0.25", "--mode", modes, "--cka")
+    table = read_table(out)
+    assert (
+        table["mode"].tolist()
+        == ["random"] * 4 + ["pca"] * 2 + ["random-projection"] * 4 + ["indices"] * 2
+    )
+    assert table["cka"].between(0, 1 + 1e-9).all()
+    command(*common, "--every-k", "--mode", "first")
+    assert read_table(out)["k"].tolist() == list(range(1, 65))
+    assert "no fractions given" in command(*common, status=2).output
+    assert "ridge or lda" in command(*common[:3], "--every-k", status=2).output

@@ -4,9 +4,11 @@ python -m benchmarks.bench_store --sizes small
 """
 
 import os
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,14 @@ from benchmarks import machine, stages
 from benchmarks.floors import percent
 from benchmarks.report import Report
 from benchmarks.sizes import as_dict
+from featstore import codecs
 
 MEMORY = Path("/dev/shm")
+# zarr-python's codec pipelines by the package that brings them
+PIPELINES = {
+    "zarr": "zarr.core.codec_pipeline.BatchedCodecPipeline",
+    "zarrs": "zarrs.ZarrsCodecPipeline",
+}
 
 
 @dataclass(frozen=True)
@@ -117,6 +125,53 @@ def reads(folder: Path, x: np.ndarray, repeats: int) -> list[dict]:
     )
 
 
+def compressed(folder: Path, x: np.ndarray, repeats: int) -> list[dict]:
+    """Time zstd chunks of half zeros, ours and those of zarr-python's pipelines that are there.
+
+    All read our store, and write chunks of the same bytes. Ours are checksummed and on the disk.
+    """
+    import zarr
+
+    x, path, theirs = np.maximum(x, 0), folder / "zstd", folder / "theirs"
+    chunks = folder / "zstd" / "train" / "tap"
+
+    def ours() -> None:
+        shutil.rmtree(path, ignore_errors=True)
+        write(featstore.create(path, spec(*x.shape), codec="zstd"), x)
+
+    def read(pipeline: str) -> np.ndarray:
+        with zarr.config.set({"codec_pipeline.path": pipeline}):
+            return zarr.open_array(chunks, mode="r")[:]
+
+    def written(pipeline: str) -> None:
+        shutil.rmtree(theirs, ignore_errors=True)
+        like = zarr.open_array(chunks, mode="r")
+        with zarr.config.set({"codec_pipeline.path": pipeline}):
+            zarr.create_array(
+                theirs, shape=x.shape, dtype=x.dtype, chunks=like.chunks, filters=None,
+                compressors=codecs.metadata("zstd"),
+            )[:] = x  # fmt: skip
+
+    runs: dict[str, Callable[[], object]] = {"featstore write": ours}
+    runs |= {"featstore load": lambda: featstore.open(path).load("train", "tap", verify=False)}
+    runs |= {"featstore load, verified": lambda: featstore.open(path).load("train", "tap")}
+    for name, pipeline in PIPELINES.items():
+        if find_spec(name):
+            runs[f"{name} write"] = lambda p=pipeline: written(p)
+            runs[f"{name} load"] = lambda p=pipeline: read(p)
+    times: dict[str, list[float]] = {}
+    for _ in range(repeats):
+        for what, run in runs.items():
+            seconds, found = machine.seconds(run)
+            assert found is None or np.array_equal(found, x)
+            times.setdefault(what, []).append(seconds)
+    assert (theirs / "c" / "0" / "0").read_bytes() == (chunks / "c.0.0").read_bytes()
+    return [
+        {"what": what, "seconds": min(seconds), "GB/s": x.nbytes / min(seconds) / 1e9}
+        for what, seconds in times.items()
+    ]
+
+
 def opens(folder: Path, sizes: StoreSizes) -> list[dict]:
     """Time opening a sparse store of many rows, and finding which of its blocks are there."""
     found = []
@@ -162,6 +217,7 @@ def measure(sizes: StoreSizes, setup: stages.Setup) -> Report:
         tables = {
             "writes": writes(folder, x, sizes.repeats, "numpy.save, fsync"),
             "reads": reads(folder, x, sizes.repeats),
+            "zstd": compressed(folder, x, sizes.repeats),
             "opens": opens(folder, sizes),
         }
     if os.access(MEMORY, os.W_OK):

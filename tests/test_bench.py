@@ -9,6 +9,7 @@ import cupy_stand_in
 import numpy as np
 import pytest
 import torch
+import zarr
 from host_kernels import needs_compiler
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 import benchmarks
 from benchmarks import (
     bench_kernels,
+    bench_store,
     floors,
     growth,
     loops,
@@ -303,6 +305,17 @@ def test_kernels_are_timed_beside_their_reference_and_compared(monkeypatch):
         monkeypatch.setattr(reference, "permuted_blocks", wrong)
         with pytest.raises(loops.Disagreement, match="Gram blocks differs from the reference"):
             benchmarks.run("kernels", TILE, backend="cupy")
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_compressed_stores_are_measured_against_zarr_s_pipelines(there, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_store, "find_spec", lambda name: there or name == "zarr")
+    before = zarr.config.get("codec_pipeline.path")
+    x = np.random.default_rng(0).standard_normal((300, 32)).astype(np.float16)
+    found = {row["what"] for row in bench_store.compressed(tmp_path, x, 1)}
+    assert zarr.config.get("codec_pipeline.path") == before
+    assert {"featstore load", "zarr load", "zarr write"} <= found
+    assert ({"zarrs load", "zarrs write"} <= found) == there
 
 
 def test_a_stage_that_is_none_is_refused():

@@ -61,7 +61,7 @@ def test_what_was_saved_is_in_the_store(save, tmp_path, format):
     assert store.spec.classes == ("0", "1", "2", "3")
 
 
-@settings(max_examples=40, deadline=None,
+@settings(max_examples=25, deadline=None,
           suppress_health_check=[HealthCheck.function_scoped_fixture])  # fmt: skip
 @given(
     n_rows=st.integers(1, 80),

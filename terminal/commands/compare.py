@@ -87,7 +87,7 @@ def _numbers(found, delta: float) -> Table:
 
     part, score = percent(found.table["fraction"].iloc[0]), found.score
     shown = Table(title=", ".join([*found.shared, f"test {NAMES[score]}"]), **tables.PLAIN)
-    shown.add_column("", overflow="fold")
+    shown.add_column("curve", overflow="fold")
     for heading in ("all", f"at {part}", "of full", f"DR({delta:g})"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for row in found.table.itertuples():
@@ -109,7 +109,7 @@ def _ranks(found, delta: float) -> Table:
     part = percent(found.table["fraction"].iloc[0])
     tasks = found.table["task"].nunique() > 1
     shown = Table(title="ranks", **tables.PLAIN)
-    shown.add_column("", overflow="fold")
+    shown.add_column("curve", overflow="fold")
     if tasks:
         shown.add_column("tested on", overflow="fold")
     for heading in ("features", "all", f"at {part}", "of full", f"DR({delta:g})"):

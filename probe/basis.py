@@ -179,9 +179,13 @@ INDEPENDENT = 0.05
 
 def congruent(matrix: Array, found: Array) -> Array:
     """Return R'MR, (m, m), exactly symmetric, for symmetric M (D, D) and R (D, m)."""
-    xp = array_namespace(matrix)
-    product, width = matrix @ found, found.shape[1]
-    out = xp.empty((width, width), dtype=matrix.dtype, device=matrix.device)
+    return symmetric_product(found, matrix @ found)
+
+
+def symmetric_product(found: Array, product: Array) -> Array:
+    """Return R'P, (m, m), exactly symmetric, where P = MR of a symmetric M; both (D, m)."""
+    xp, width = array_namespace(found), found.shape[1]
+    out = xp.empty((width, width), dtype=found.dtype, device=found.device)
     for columns in panels(width):
         out[columns, columns.start :] = found[:, columns].T @ product[:, columns.start :]
     mirror(out)

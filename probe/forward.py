@@ -63,13 +63,10 @@ class Forward:
             the piece's first position in the chain.
             t, (S, n, r), n positions of it; n is 0 where two prefixes have the same size.
         """
-        xp = array_namespace(rows)
-        systems, length = self.order.shape
-        flat = xp.reshape(self.order, (-1,))
-        t = xp.reshape(xp.take(rows, flat, axis=0), (systems, length, rows.shape[1]))
+        t = self._unsolved(rows)
         done = prefix = 0
-        for strip in strips(length):
-            t[:, strip] = self.eliminator[:, strip, : strip.stop] @ t[:, : strip.stop]
+        for strip in strips(t.shape[1]):
+            t[:, strip] = self._solved(strip, t, rows)
             while prefix < len(sizes) and sizes[prefix] <= strip.stop:
                 yield prefix, done, t[:, done : sizes[prefix]]
                 done = sizes[prefix]
@@ -78,6 +75,16 @@ class Forward:
                 yield None, done, t[:, done : strip.stop]
                 done = strip.stop
 
+    def _unsolved(self, rows: Array) -> Array:
+        """Return an array (S, m, r) for t, which holds the systems' own rows."""
+        xp = array_namespace(rows)
+        taken = xp.take(rows, xp.reshape(self.order, (-1,)), axis=0)
+        return xp.reshape(taken, (*self.order.shape, rows.shape[1]))
+
+    def _solved(self, strip: slice, t: Array, rows: Array) -> Array:
+        """Return a strip of t, where those before it are solved."""
+        return self.eliminator[:, strip, : strip.stop] @ t[:, : strip.stop]
+
 
 class Folded(Forward):
     """The same for systems on a basis: L^-1 R' is `eliminator` (S, m, D), which meets rows as is.
@@ -85,14 +92,12 @@ class Folded(Forward):
     Rows are those of all features, in their order; `order` is of directions, and not looked at.
     """
 
-    def eliminated(
-        self, rows: Array, sizes: tuple[int, ...]
-    ) -> Iterator[tuple[int | None, int, Array]]:
-        """Yield t = L^-1 R'x prefix by prefix, as `Forward.eliminated` does."""
-        done = 0
-        for prefix, size in enumerate(sizes):
-            yield prefix, done, self.eliminator[:, done:size] @ rows
-            done = size
+    def _unsolved(self, rows: Array) -> Array:
+        xp = array_namespace(rows)
+        return xp.empty((*self.order.shape, rows.shape[1]), **like(rows))
+
+    def _solved(self, strip: slice, t: Array, rows: Array) -> Array:
+        return self.eliminator[:, strip] @ rows
 
 
 def folded(order: Array, lower: Array, z: Array, priors: Array, dtype: str, found: Array) -> Folded:

@@ -7,7 +7,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from probe.arrays import Array, Backend, full_precision, to_host
-from probe.basis import FEATURES, Frame, congruent, directions
+from probe.basis import FEATURES, Frame, directions, symmetric_product
 from probe.budget import spared, text
 from probe.chains import Chain
 from probe.errors import MemoryBudgetError
@@ -51,7 +51,7 @@ class PrefixSimilarity:
         found = xp.astype(xp.take(found, order, axis=1), self._covariance.dtype)
         with full_precision():
             seen = self._covariance @ found
-            within = congruent(self._covariance, found)
+            within = symmetric_product(found, seen)
         with_full = np.cumsum(to_host(xp.sum(seen * seen, axis=0, dtype=xp.float64)))
         # what k adds to the sum of squares of the leading k x k block
         squares = within * within

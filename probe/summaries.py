@@ -17,6 +17,10 @@ NAMES = {"accuracy": "accuracy", "r2": "R²"}
 """What a person calls the score of a table."""
 
 
+MARGIN = 0.005
+"""By how much the best of many sizes may beat the whole layer by chance, in accuracy."""
+
+
 def as_curves(table: pd.DataFrame) -> pd.DataFrame:
     """Return the rows that were run, with one l2 along each curve.
 
@@ -156,8 +160,8 @@ def warnings(table: pd.DataFrame) -> list[str]:
     """Name what did not go as usual, one line each.
 
     That is each status other than a solved probe's; penalties chosen at the end of what was tried;
-    and each curve whose full layer is beaten by a part of it by more than the spread over seeds: a
-    sign that its penalty is too small.
+    and each curve whose full layer is beaten by a part of it by more than the spread over seeds and
+    by more than `MARGIN`: a sign that its penalty is too small.
 
     Args:
         table: one row a probe, as `ProbeResult.to_pandas` gives it.
@@ -196,7 +200,7 @@ def _beaten(curve: pd.DataFrame) -> list[str]:
     best = curve.loc[curve[score].idxmax()] if curve[score].notna().any() else None
     if full.empty or best is None or best["l2_choice"] != "given":
         return []
-    if not best[score] - np.nan_to_num(best[f"{score}_std"]) > full.iloc[0]:
+    if not best[score] - max(MARGIN, np.nan_to_num(best[f"{score}_std"])) > full.iloc[0]:
         return []
     return [
         f"{percent(best['fraction'])} of the features are more accurate than all of them "

@@ -96,6 +96,15 @@ def lines(page, figure: str) -> int:
     return page.locator(f"#{figure} .scatterlayer .trace").count()
 
 
+def point_at(page, number: int) -> None:
+    """Move the mouse to one of the points of the figure of accuracy."""
+    point = page.locator("#accuracy .scatterlayer .trace .point").nth(number)
+    point.scroll_into_view_if_needed()
+    box = point.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.wait_for_selector("#accuracy .hoverlayer .hovertext")
+
+
 def cells(page, table: str, column: str) -> list[str]:
     """The texts of a column, top to bottom."""
     heads = page.locator(f"#table-{table} th").all_inner_texts()
@@ -126,11 +135,7 @@ def test_a_click_in_the_legend_hides_a_line_and_another_brings_it_back(opened, u
 
 def test_pointing_at_a_line_tells_mean_spread_count_and_k(opened, usual):
     page = opened(usual)
-    point = page.locator("#accuracy .scatterlayer .trace .point").nth(2)
-    point.scroll_into_view_if_needed()
-    box = point.bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.wait_for_selector("#accuracy .hoverlayer .hovertext")
+    point_at(page, 2)
     text = page.locator("#accuracy .hoverlayer").text_content()
     for words in ("10 % of the features, k = 100", "test accuracy", "±", "full layer's", "5 seeds"):
         assert words in text
@@ -165,7 +170,7 @@ def test_the_switches_change_the_axes(opened, usual):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_colours_follow_the_system_then_the_button_and_are_light_on_paper(opened, usual, scheme):
+def test_colours_follow_the_system_and_then_the_button(opened, usual, scheme):
     page = opened(usual, color_scheme=scheme)
     text = "getComputedStyle(document.querySelector('#accuracy .xtick text')).fill"
     ground = "getComputedStyle(document.body).backgroundColor"
@@ -173,8 +178,19 @@ def test_colours_follow_the_system_then_the_button_and_are_light_on_paper(opened
     page.click("#theme")
     until(page, f"{text} !== '{labels}'")
     assert page.evaluate(ground) != ours
-    page.emulate_media(media="print", color_scheme="dark")
-    until(page, f"{ground} === 'rgb(255, 255, 255)'")
+    assert (page.evaluate(ground) == "rgb(255, 255, 255)") == (scheme == "dark")
+
+
+def test_paper_is_light_and_has_whole_tables(opened, folder):
+    page = opened(_written(folder, "paper", probes(seeds=range(20))), color_scheme="dark")
+    assert page.locator("#table-probes tbody tr").count() == 50
+    text = "getComputedStyle(document.querySelector('#accuracy .xtick text')).fill"
+    on_screen = page.evaluate(text)
+    page.emulate_media(media="print")
+    until(page, f"{text} !== '{on_screen}'")
+    assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert not page.locator("#theme").is_visible()
+    assert page.locator("#table-probes tbody tr").count() == 100
 
 
 def test_a_phone_needs_no_sideways_scroll(opened, usual, hostile):
@@ -192,13 +208,12 @@ def test_hostile_names_are_shown_and_do_nothing(opened, hostile):
     legend = page.locator("#accuracy .legend").inner_text()
     assert all(name in legend for name in HOSTILE)
     # in plotly's own texts as well, which know some tags
-    point = page.locator("#accuracy .scatterlayer .trace .point").nth(7)
-    point.scroll_into_view_if_needed()
-    box = point.bounding_box()
-    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
-    page.wait_for_selector("#accuracy .hoverlayer .hovertext")
-    assert page.locator("#accuracy .hoverlayer a").count() == 0
-    assert "<" in page.locator("#accuracy .hoverlayer").text_content()
+    for entry in (0, 1, 3):
+        page.locator("#accuracy .legend button").nth(entry).click()
+    point_at(page, 2)
+    hover = page.locator("#accuracy .hoverlayer")
+    assert HOSTILE[2] in hover.text_content()
+    assert hover.locator("a").count() == 0
     assert page.evaluate("window.attacked") is None
 
 

@@ -11,7 +11,7 @@ import timm
 import torch
 from timm.data import create_transform, resolve_model_data_config
 
-from featstore.backbones import hub
+from featstore.backbones import hooked, hub
 from featstore.backbones.activations import LAST, PENULTIMATE, Activation, Inputs, Tokens
 from featstore.backbones.network import Network
 from featstore.downloads import downloading, from_network
@@ -104,10 +104,10 @@ def stages(model: torch.nn.Module) -> tuple[str, ...]:
 def network(model: torch.nn.Module, head: tuple[str, ...]) -> Network:
     """The layers by timm's own `forward_features`, `forward_head` and `forward_intermediates`.
 
-    A stage is one of the model's `feature_info`, under the path of its module. Its classifier
-    modules `head` play no part.
+    A stage is one of the model's `feature_info`, under the path of its module; a model without
+    one has the layers that follow one another in it, but for its classifier modules `head`.
     """
-    listed = stages(model)
+    listed = stages(model) or hooked.stages(model, head)
     prefix = getattr(model, "num_prefix_tokens", 0) if _tells_prefix(model) else 0
     whole = len(listed) == len(getattr(model, "feature_info", None) or ())
     intermediate = listed if whole and hasattr(model, "forward_intermediates") else ()

@@ -62,7 +62,7 @@ def resolve(backbone: Backbone, names: Sequence[str] = (PENULTIMATE,), pool: Poo
     """
     network = backbone.network
     asked = pooling.parse(pool)
-    paths = _expanded(names, network.stages)
+    named, paths = _expanded(names, network.stages)
     unread = [path for path in asked if path and path not in paths]
     if unread:
         raise UsageError(
@@ -70,6 +70,9 @@ def resolve(backbone: Backbone, names: Sequence[str] = (PENULTIMATE,), pool: Poo
         )
     network.check(backbone.name, paths)
     seen = _blank_pass(backbone, paths)
+    paths = [path for path in paths if path in named or _has_a_row_each(seen.get(path))]
+    _check_each_row_is_there(backbone, paths, seen)
+    seen = {path: seen[path] for path in paths}
     hows, taps = {}, []
     for path, activation in seen.items():
         hows[path] = pooling.chosen(path, activation, asked, network.pooling, backbone.name)
@@ -97,10 +100,9 @@ def layers(backbone: Backbone, *, modules: bool = False) -> list[Layer]:
     known = network.stages
     if modules:
         known = (*network.own, *(path for path in network.modules() if path not in network.own))
-    seen = _blank_pass(backbone, known, every=False)
     found = []
-    for path, activation in seen.items():
-        if activation.kind == "other" or len(activation.values) != 2:
+    for path, activation in _blank_pass(backbone, known).items():
+        if not _has_a_row_each(activation):
             continue
         how = pooling.chosen(path, activation, {}, network.pooling, backbone.name)
         dim = pooling.pooled(activation, _reduction(path, how)).shape[1]
@@ -108,15 +110,16 @@ def layers(backbone: Backbone, *, modules: bool = False) -> list[Layer]:
     return found
 
 
-def _expanded(names: Sequence[str], stages: Sequence[str]) -> list[str]:
+def _expanded(names: Sequence[str], stages: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The paths that were named, and all paths in order, with those that "all" stands for."""
     names = [names] if isinstance(names, str) else list(names)
     repeated = [name for name in names if names.count(name) > 1]
     if not names or repeated:
         what = f"tap {repeated[0]!r} is named twice" if repeated else "no tap is named"
         raise UsageError(f"{what}; name each once, as in penultimate,layer1")
-    return list(
-        dict.fromkeys(path for name in names for path in (stages if name == ALL else [name]))
-    )
+    paths = (path for name in names for path in (stages if name == ALL else [name]))
+    # no model is without its penultimate features: where they fail, "all" does
+    return [PENULTIMATE, *(name for name in names if name != ALL)], list(dict.fromkeys(paths))
 
 
 def _reduction(path: str, how: str) -> str:
@@ -150,25 +153,20 @@ def _check_pool_is_used(asked: Mapping[str, str], seen: Mapping[str, Activation]
         )
 
 
-def _blank_pass(
-    backbone: Backbone, paths: Sequence[str], *, every: bool = True
-) -> dict[str, Activation]:
+def _blank_pass(backbone: Backbone, paths: Sequence[str]) -> dict[str, Activation]:
     """Activations of two blank rows: two, so that a layer without a row for each is seen."""
     blank = ["a", "two words"] if backbone.modality == "text" else [Image.new("RGB", (64, 64))] * 2
     batch = _moved(backbone.encode_batch(blank), backbone.model)
     keep = dict.fromkeys(paths, _shape_alone)
     try:
         with torch.inference_mode(), reading(backbone.network, keep) as read:
-            seen = read(backbone.prepare(batch))
+            return read(backbone.prepare(batch))
     except (RuntimeError, AssertionError, ValueError) as error:
         what = "texts" if backbone.modality == "text" else f"images of {batch.shape[1]} px"
         raise UsageError(
             f"{backbone.name} cannot take {what}:"
             f" {' '.join(str(error).split())[:300]}; choose another --image-size"
         ) from None
-    if every:
-        _check_each_row_is_there(backbone, paths, seen)
-    return seen
 
 
 def _shape_alone(activation: Activation) -> Activation:
@@ -177,12 +175,19 @@ def _shape_alone(activation: Activation) -> Activation:
     return replace(activation, values=activation.values.to("meta"), mask=mask)
 
 
+def _has_a_row_each(activation: Activation | None) -> bool:
+    """Whether a layer ran and gave a vector, map or tokens for each of the two blank rows."""
+    return activation and activation.kind != "other" and len(activation.values) == 2
+
+
 def _check_each_row_is_there(backbone: Backbone, paths, seen: Mapping[str, Activation]) -> None:
     for path in paths:
         if path not in seen:
             modules = backbone.network.modules()
             below = next((member for member in modules if member.startswith(f"{path}.")), None)
+            other = [stage for stage in backbone.network.stages if stage in modules][-3:]
             inside = f"; tap a layer inside, as {below}" if below else "; tap another layer"
+            inside += f", as {', '.join(other)}" if other and not below else ""
             raise UsageError(
                 f"{path} of {backbone.name} gives no activations in a forward pass{inside}"
             )

@@ -13,6 +13,7 @@ from probe.device_memory import Grant, grant
 from probe.errors import MemoryBudgetError, UsageError
 from probe.fits import fit
 from probe.groupwise import solved
+from probe.joined import release
 from probe.metrics import metrics_of
 from probe.modes import WITHOUT_MOMENTS, Mode
 from probe.moments import Moments
@@ -106,6 +107,7 @@ def _swept(
             found = fit(rows, group, solver=solver, **arguments).score(test, metrics)
             if not wanted.cka:
                 return found
+            release(found.fitted)  # factors make room for other matrices
             check_room(rows.n_features, memory)
             raw, scaled = SOLVERS[solver].raw, arguments.get("standardize", True)
             frame = Frame(rows.n_features, moments, scaled, centred=not raw)

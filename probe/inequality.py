@@ -1,6 +1,6 @@
 """How unequally accuracy is spread over classes, and which classes pay for fewer features."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,9 @@ from probe.bootstrap import check_level, draws, interval, widened
 from probe.curve_names import curves_of
 from probe.errors import DataError
 from probe.summaries import CURVE, as_curves
+
+LOSSES = ("class", "probes", "full", "part", "loss", "low", "high", "kept")
+"""What `class_losses` says of each class."""
 
 
 def gini(values: ArrayLike) -> np.ndarray:
@@ -137,14 +140,23 @@ def class_losses(
         full, part = full.loc[paired], part.loc[paired]
         loss = full - part
         low, high = _interval_of_mean(loss.to_numpy(), resamples, level, random)
-        mean = pd.DataFrame({
-            "class": loss.columns, "probes": len(paired), "full": full.mean(axis=0).to_numpy(),
-            "part": part.mean(axis=0).to_numpy(), "loss": loss.mean(axis=0).to_numpy(),
-            "low": low, "high": high,
-        })  # fmt: skip
-        mean["kept"] = mean["part"] / mean["full"].where(mean["full"] > 0)
-        mean = mean.sort_values("loss", ascending=False, kind="stable")
-        rows += [names | facts | row for row in mean.to_dict("records")]
+        whole, left = full.mean(axis=0).to_numpy(), part.mean(axis=0).to_numpy()
+        lost = loss.mean(axis=0).to_numpy()
+        kept = np.divide(left, whole, out=np.full_like(left, np.nan), where=whole > 0)
+        columns = (
+            list(loss.columns),
+            [len(paired)] * len(lost),
+            whole,
+            left,
+            lost,
+            low,
+            high,
+            kept,
+        )
+        # of equals the first, and classes of no test row last
+        for place in np.argsort(-lost, kind="stable"):
+            row = dict(zip(LOSSES, (column[place] for column in columns), strict=True))
+            rows.append(names | facts | row)
     return pd.DataFrame(rows)
 
 
@@ -184,23 +196,26 @@ def _pairs(
     table = as_curves(table)
     for key, curve in table.groupby(CURVE, dropna=False, sort=False):
         curve = curve.assign(seed=curve["seed"].astype("Int64").fillna(-1))
-        classes = list(dict.fromkeys(curve["class"]))
-        whole = _wide(curve[curve["fraction"] == 1], classes)
-        for (fraction, k), rows in curve.groupby(["fraction", "k"]):
-            part = _wide(rows, classes)
+        _check_distinct(curve)
+        wide = curve.pivot(
+            index=["fraction", "k", "seed"], columns="class", values="class_accuracy"
+        ).astype(np.float64)[list(dict.fromkeys(curve["class"]))]
+        of_whole = wide.index.get_level_values("fraction") == 1
+        whole = wide[of_whole].droplevel(["fraction", "k"])
+        for (fraction, k), rows in wide.groupby(level=["fraction", "k"]):
+            part = rows.droplevel(["fraction", "k"])
             facts = {"fraction": fraction, "k": k}
             yield dict(zip(CURVE, key, strict=True)), whole.reindex(part.index), part, facts
 
 
-def _wide(rows: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    if rows.duplicated(["seed", "class"]).any():
-        first = rows[rows.duplicated(["seed", "class"])].iloc[0]
+def _check_distinct(curve: pd.DataFrame) -> None:
+    twice = curve.duplicated(["fraction", "k", "seed", "class"])
+    if twice.any():
+        first = curve[twice].iloc[0]
         raise DataError(
             f"class {first['class']!r} stands twice at fraction {first.fraction:g}, seed "
             f"{first.seed}: keep one row for each probe and class"
         )
-    wide = rows.pivot(index="seed", columns="class", values="class_accuracy")
-    return wide.reindex(columns=classes).astype(np.float64)
 
 
 def _interval_of_mean(

@@ -134,7 +134,7 @@ def test_penalties_chosen_by_each_probe_do_not_part_a_curve():
 
 
 def test_rows_that_stand_twice_are_refused():
-    with pytest.raises(DataError, match=r"class 'cat' stands twice at fraction 1, seed 1"):
+    with pytest.raises(DataError, match=r"class 'cat' stands twice at fraction 0.1, seed 1"):
         inequality_table(pd.concat([table(), table()]))
     with pytest.raises(UsageError, match="level 0 is outside"):
         class_losses(table(), level=0)

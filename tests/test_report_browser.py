@@ -7,8 +7,6 @@ import pytest
 from playwright.sync_api import sync_playwright
 from report_tables import HOSTILE, by_class, probes
 
-import benchmarks
-from benchmarks import bench_report, machine
 from probe.tables import save_table
 from studies.report.page import write
 
@@ -239,15 +237,3 @@ def test_curves_with_nothing_known_leave_a_page_that_opens(opened, folder):
     page = opened(_written(folder, "empty", table))
     assert "No probe of these results has a score." in page.locator("header").inner_text()
     assert "singular" in page.locator(".warnings").inner_text()
-
-
-def test_the_stage_opens_the_page_and_says_why_where_it_cannot(monkeypatch):
-    rates = {"matmul_gflops": 100.0, "matmul64_gflops": 50.0, "copy_gbs": 10.0}
-    monkeypatch.setattr(machine, "rates", lambda backend: rates)
-    found = benchmarks.run("report", "small,curves=2,seeds=2,prefixes=4")
-    (times,) = found.tables["in a browser"]
-    assert 0 < times["library read, s"] < times["tables shown, s"] < times["all drawn, s"]
-    monkeypatch.setattr(bench_report, "BROWSERS", ())
-    found = benchmarks.run("report", "small,curves=2,seeds=2,prefixes=4")
-    assert set(found.tables) == {"page"}
-    assert found.notes == ["No Chromium is on PATH, so that the page was made and not opened."]

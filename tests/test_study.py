@@ -153,7 +153,11 @@ def cut(path: Path, out: Path, where: str) -> None:
     """Run a study in one-chain groups, and kill this process at the second call of something."""
     for name, entry in SOLVERS.items():
         SOLVERS[name] = replace(entry, together=1)
-    home, name = {"write": (ResultsFile, "write"), "made": (sweeping.Made, "write")}[where]
+    home, name = {
+        "groups": (sweeping.Groups, "__call__"),
+        "write": (ResultsFile, "write"),
+        "made": (sweeping.Made, "write"),
+    }[where]
     before, calls = getattr(home, name), []
 
     def killing(self, *arguments, **facts):
@@ -166,7 +170,7 @@ def cut(path: Path, out: Path, where: str) -> None:
     run(path, out)
 
 
-@pytest.mark.parametrize("where", ["write", "made"])
+@pytest.mark.parametrize("where", ["groups", "write", "made"])
 def test_killed_it_goes_on_to_the_same_files(whole, stores, tmp_path, monkeypatch, where):
     path, out = study_file(tmp_path, stores), tmp_path / "out"
     killed = processes.Process(target=cut, args=(path, out, where))

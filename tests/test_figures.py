@@ -1,5 +1,6 @@
 """Pictures: what is drawn and where, held against the table, and that a failure leaves none."""
 
+import io
 from itertools import pairwise
 from pathlib import Path
 
@@ -124,6 +125,18 @@ def test_figures_save_and_show_themselves_as_they_were_drawn(tmp_path, name):
     assert "<path" in (tmp_path / "theirs.svg").read_text()
     assert "<text" in (tmp_path / "theirs.svg").read_text()
     assert figure._repr_png_().startswith(b"\x89PNG")
+
+
+@every
+def test_settings_that_change_later_change_nothing(name):
+    figure = draw(name, DRAWN[name])
+    theirs = {"font.size": 30, "xtick.labelsize": 30, "ytick.labelsize": 30, "svg.fonttype": "path"}
+    written = io.BytesIO()
+    with matplotlib.rc_context(theirs):  # which count when a figure is drawn
+        figure.canvas.print_figure(written, format="svg")
+        sizes = [text.get_fontsize() for text in figure.findobj(Text) if text.get_text()]
+    assert max(sizes) <= 8
+    assert b"<text" in written.getvalue()
 
 
 @every
@@ -318,8 +331,8 @@ def test_names_are_shown_as_they_are(tmp_path):
     figure = figures.ratio_against_fraction(given, path)
     shown = [name.replace("\n", "") for name in names(figure)]
     assert shown == list(NAMES)
-    assert "&lt;b&gt;&amp;amp;&lt;/b&gt;" in path.read_text()
-    assert "a$b^c$" in path.read_text()
+    assert ">&lt;b&gt;&amp;amp;&lt;/b&gt;<" in path.read_text()
+    assert ">a$b^c$<" in path.read_text()  # and not only in a comment
     square = pd.DataFrame(np.eye(6), index=NAMES, columns=NAMES)
     figures.cka_matrix(square, tmp_path / "m.png")
     classes = pd.concat(PER_CLASS.assign(**{"class": name}) for name in NAMES)

@@ -27,7 +27,7 @@ def legend_above(figure: ColumnFigure, handles: Sequence[Artist], names: Sequenc
     """
     columns = _columns([width(figure, name) for name in names])
     broken = [wrapped(figure, name, COLUMN_WIDTH - HANDLE - GAP) for name in names]
-    # placeholders first: matplotlib leaves out names that begin with an underscore
+    # placeholders first: before 3.10, matplotlib leaves out names that begin with an underscore
     legend = figure.legend(
         handles, [str(n) for n in range(len(names))], loc="outside upper left", ncols=columns,
         frameon=False, handlelength=2.4, handletextpad=0.5, columnspacing=1.0, labelspacing=0.25,

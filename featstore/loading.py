@@ -215,17 +215,12 @@ class _ImageProcesses:
     def __init__(self, encode: Encoder, count: int, batch_size: int, ahead: int, pinned: bool):
         self._processes = Processes(encode.decoder, encode.shape, batch_size, ahead, count)
         self._pinned = pinned
-        self._lent: Begun | None = None
 
     def begin(self, job: Job) -> Begun:
-        if self._lent is not None:
-            self._processes.release(self._lent)
-            self._lent = None
         return self._processes.begin(job.parts(), job.view)
 
     def finish(self, begun: Begun) -> Batch:
         batch = torch.from_numpy(self._processes.finish(begun))
-        self._lent = begun
         return batch.pin_memory() if self._pinned else batch
 
     def close(self) -> None:

@@ -73,18 +73,17 @@ class Processes:
             worker = self._workers[self._turn % len(self._workers)]
             self._turn += 1
             shape = (len(part), *self._shape)
-            cut = part.cut()
-            reader = None if cut else self._number_of(part.read)
-            part = cut or replace(part, read=None)
-            worker.send(
-                _pickled(Order(part, view, slot * self._slot_bytes + offset, shape, reader))
-            )
+            reader = None
+            if (cut := part.cut()) is None:
+                reader, cut = self._number_of(part.read), replace(part, read=None)
+            place = slot * self._slot_bytes + offset
+            worker.send(_pickled(Order(cut, view, place, shape, reader)))
             workers.append(worker)
             offset += math.prod(shape)
         return Begun(slot, sum(map(len, parts)), workers)
 
     def finish(self, begun: Begun) -> np.ndarray:
-        """The pixels (b, H, W, 3) of a batch, in its place; they hold until that is `released`.
+        """The pixels (b, H, W, 3) of a batch, in its place; they hold until the next one begins.
 
         Raises what the first of its pieces met, and `FeatstoreError` where a process has died.
         """
@@ -92,13 +91,10 @@ class Processes:
         for error in met:
             if error is not None:
                 raise error
+        self._free.append(begun.slot)
         shape = (begun.n_rows, *self._shape)
         start = begun.slot * self._slot_bytes
         return self._pixels[start : start + math.prod(shape)].reshape(shape)
-
-    def release(self, begun: Begun) -> None:
-        """Give the place of a batch to the next one."""
-        self._free.append(begun.slot)
 
     def close(self) -> None:
         """End the processes, whatever they are at: what they hold is of no use any more."""

@@ -251,12 +251,20 @@ def test_what_cannot_be_sent_is_said_before_any_decoding(folder, encode, monkeyp
 
 
 ORPHANS = """
-import os, signal, sys
+import sys
+from PIL import Image
+from featstore.datasets.rows import Part
 from featstore.decoding import Decoder
 from featstore.processes import Processes
-processes = Processes(Decoder(abs), (4, 4, 3), 2, 2, 2)
+read = [Image.new("RGB", (4, 4))].__getitem__
+part = Part("image", "mine", ["a"], [0], read, Image.Image.copy)
+processes = Processes(Decoder(Image.Image.copy), (4, 4, 3), 2, 2, 2)
+processes.finish(processes.begin([part, part], None))
 print(*(worker._process.pid for worker in processes._workers), flush=True)
-sys.stdin.read()
+sys.stdin.readline()
+processes.finish(processes.begin([part, part], None))
+print("again", flush=True)
+sys.stdin.readline()
 """
 
 
@@ -265,15 +273,19 @@ def test_processes_outlive_ctrl_c_and_end_with_their_parent():
     parent = subprocess.Popen(
         [sys.executable, "-c", ORPHANS], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
-    pids = [int(pid) for pid in parent.stdout.readline().split()]
-    time.sleep(1.5)
-    for pid in pids:
-        os.kill(pid, signal.SIGINT)
-    time.sleep(0.2)
-    assert all(map(_lives, pids))
-    parent.kill()
-    parent.communicate()
-    until = time.monotonic() + 10
+    try:
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert len(pids) == 2
+        for pid in pids:
+            os.kill(pid, signal.SIGINT)
+        parent.stdin.write(b"\n")
+        parent.stdin.flush()
+        assert parent.stdout.readline() == b"again\n"
+        assert all(map(_lives, pids))
+    finally:
+        parent.kill()
+        parent.communicate()
+    until = time.monotonic() + 20
     while any(map(_lives, pids)) and time.monotonic() < until:
         time.sleep(0.05)
     assert not any(map(_lives, pids))

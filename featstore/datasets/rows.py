@@ -154,8 +154,8 @@ class Part:
         It is what is sent to a process: a list of a million paths is not.
         """
         cut = getattr(self.read, "cut", None)
-        read = cut and cut(np.asarray(self.rows))
-        return read and replace(self, read=read, rows=range(len(self)))
+        read = None if cut is None else cut(np.asarray(self.rows))
+        return None if read is None else replace(self, read=read, rows=range(len(self)))
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,7 @@ class _Kept:
     def cut(self, rows: np.ndarray) -> Callable | None:
         """A reader of some of these alone, None where `read` has none."""
         cut = getattr(self.read, "cut", None)
-        return cut and cut(self.rows[rows])
+        return None if cut is None else cut(self.rows[rows])
 
 
 def limited(rows: Rows, limit: int | None) -> Rows:

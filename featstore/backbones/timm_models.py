@@ -94,7 +94,7 @@ def transform(model: torch.nn.Module, name: str, image_size: int | None) -> Tran
 
 def stages(model: torch.nn.Module) -> tuple[str, ...]:
     """Paths of the modules that the model's `feature_info` names."""
-    paths = dict(model.named_modules())
+    paths = {path: module for path, module in model.named_modules() if path}
     named = (info["module"] for info in getattr(model, "feature_info", None) or ())
     lists = torch.nn.ModuleList
     called = (path for path in named if path in paths and not isinstance(paths[path], lists))

@@ -1,5 +1,6 @@
 """What a study file may say, and what is answered when it says something else."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -152,3 +153,13 @@ def test_a_file_that_is_not_there_is_said(tmp_path):
     (tmp_path / "binary.toml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match="is no text"):
         spec.read(tmp_path / "binary.toml")
+
+
+def test_the_study_of_the_readme_is_one(tmp_path):
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    (text,) = [block for block in re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
+               if "[probes" in block]  # fmt: skip
+    planned = plan(spec.parsed(text, tmp_path), tmp_path / "out")
+    assert [each.feature.name for each in planned.features] == ["lite0-digits", "untrained-digits"]
+    assert Path(planned.features[0].feature.request["weights"]).exists()
+    assert planned.features[0].todo == ("logistic", "ridge")

@@ -82,11 +82,10 @@ def against_random(train, test, sizes: SweepSizes, setup: stages.Setup):
     times, results = {"random": [], "all": []}, {}
     for _ in range(sizes.repeats):  # in turn, so that a busy moment hits both
         for name, mode in (("random", "random"), ("all", TOGETHER)):
-            seconds, results[name] = machine.seconds(lambda mode=mode: run(mode))
+            with machine.PeakMemory(setup.backend) as peak:
+                seconds, results[name] = machine.seconds(lambda mode=mode: run(mode))
             times[name].append(seconds)
     alone, every = min(times["random"]), min(times["all"])
-    with machine.PeakMemory(setup.backend) as peak:
-        run(TOGETHER)
     rows = [
         ("random alone", len(results["random"]), alone, "", "", ""),
         (f"{len(TOGETHER)} modes", len(results["all"]), every, every / alone, f"<= {TARGET}",

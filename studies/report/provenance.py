@@ -130,7 +130,7 @@ def versions() -> dict[str, str]:
     for name in LIBRARIES:
         try:
             found[name] = version(name)
-        except PackageNotFoundError:
+        except PackageNotFoundError:  # featstore itself, where it is run from a checkout
             continue
     return found
 

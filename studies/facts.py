@@ -39,6 +39,8 @@ class Number:
         '93.1 % (92.0 to 94.5)'
         >>> Number(0.9312, 0.01, scale=100, unit=" %", digits=1).text()
         '93.1 ± 1.0 %'
+        >>> Number(-0.0002, scale=100, unit=" points", digits=1, sign=True).text()
+        '+0.0 points'
         """
         if part == "pm" or (not part and np.isnan(self.low)):
             spread = "" if np.isnan(self.std) else f" ± {self._write(self.std, False)}"
@@ -49,7 +51,7 @@ class Number:
         return f"{self._write(self.mean, self.sign)}{self.unit} ({low} to {high})"
 
     def _write(self, value: float, sign: bool) -> str:
-        return f"{value * self.scale:{'+' if sign else ''}.{self.digits}f}"
+        return f"{value * self.scale:{'+' if sign else ''}z.{self.digits}f}"
 
 
 PARTS = ("mean", "std", "low", "high", "pm")

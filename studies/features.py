@@ -128,10 +128,11 @@ def extract(feature: Feature, made: Made, progress) -> featstore.Extraction:
     fingerprint = feature.fingerprint()
     done = featstore.extract(**feature.request, progress=progress)
     facts = {"store": str(done.store.path), "spec": done.store.spec.digest()}
-    before = made.record(feature.part)
-    same = before.get("spec") == facts["spec"] and not done.images_done
-    facts["seconds"] = before.get("seconds") if same else done.seconds
-    facts["images"] = before.get("images") if same else done.images_done
+    facts |= {"seconds": done.seconds, "images": done.images_done}
+    if done.reused:  # what it once took is known only where this study made it
+        before = made.record(feature.part)
+        known = before if before.get("spec") == facts["spec"] else {}
+        facts |= {"seconds": known.get("seconds"), "images": known.get("images")}
     made.write(feature.part, fingerprint, **facts)
     return done
 

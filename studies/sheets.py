@@ -77,10 +77,10 @@ def _interval(row: pd.Series, name: str, scale: float, digits: int, sign: str = 
     if pd.isna(row[name]):
         return "not reached"
     ends = [row[low], row[high]]
-    shown = f"{scale * row[name]:{sign}.{digits}f}"
+    shown = f"{scale * row[name]:{sign}z.{digits}f}"
     if any(pd.isna(end) for end in ends):
         return shown
-    return f"{shown} ({' to '.join(f'{scale * end:{sign}.{digits}f}' for end in ends)})"
+    return f"{shown} ({' to '.join(f'{scale * end:{sign}z.{digits}f}' for end in ends)})"
 
 
 def _similarity(name: str) -> Callable[..., str]:

@@ -6,14 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from probe.bootstrap import check_level, draws
+from probe.bootstrap import check_level, draws, on_drawn_rows
 from probe.curve_names import curves_of
 from probe.errors import DataError
 from probe.inequality import nearest_part
 from probe.progress import Progress, silent
 from probe.summaries import CURVE, as_curves
-
-CHUNK = 1 << 22  # draws of test rows held at once
 
 
 @dataclass(frozen=True)
@@ -173,10 +171,5 @@ def _lost(part: np.ndarray, full: np.ndarray, labels: np.ndarray) -> tuple[np.nd
 
 def _of_class(lost: np.ndarray, seeds: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Return the mean loss of one class on each resample, (B,): rows drawn here, seeds given."""
-    n_rows, means = lost.shape[1], []
-    step = max(1, CHUNK // n_rows)
-    for start in range(0, len(seeds), step):
-        some = seeds[start : start + step]
-        rows = draws(n_rows, len(some), random).astype(np.float32)
-        means.append(((rows @ lost.T).astype(np.float64) * some).sum(1) / lost.size)
-    return np.concatenate(means)
+    sums = np.concatenate(list(on_drawn_rows(lost, len(seeds), random)))
+    return (sums * seeds).sum(1) / lost.size

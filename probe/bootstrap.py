@@ -1,11 +1,14 @@
 """The bootstrap: how often each unit is drawn again, and intervals from the replicates."""
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 from scipy.stats import norm, t
 
 from probe.errors import UsageError
+
+CHUNK = 1 << 22  # draws of test rows held at once
 
 
 def draws(n_units: int, resamples: int, random: np.random.Generator) -> np.ndarray:
@@ -28,6 +31,34 @@ def draws(n_units: int, resamples: int, random: np.random.Generator) -> np.ndarr
     drawn = random.integers(n_units, size=(resamples, n_units))
     places = drawn + n_units * np.arange(resamples)[:, None]
     return np.bincount(places.ravel(), minlength=resamples * n_units).reshape(resamples, n_units)
+
+
+def on_drawn_rows(
+    values: np.ndarray, resamples: int, random: np.random.Generator
+) -> Iterator[np.ndarray]:
+    """Yield the sums of R probes over drawn test rows, float64 (b, R), b of B resamples at a time.
+
+    Every probe of a resample meets the same rows, each as often as it was drawn.
+
+    Arguments:
+        values: float32 (R, n), of each probe on each row: small whole numbers.
+        resamples: B.
+        random: the source of the draws.
+
+    Raises:
+        UsageError: B is less than 1.
+
+    Example:
+        >>> ones = np.ones((2, 3), np.float32)
+        >>> [sums.tolist() for sums in on_drawn_rows(ones, 1, np.random.default_rng(0))]
+        [[[3.0, 3.0]]]
+    """
+    n_rows = values.shape[1]
+    step = max(1, CHUNK // n_rows)
+    for start in range(0, max(resamples, 1), step):
+        # counts and their sums are whole numbers that float32 holds exactly
+        times = draws(n_rows, min(step, resamples - start), random).astype(np.float32)
+        yield (times @ values.T).astype(np.float64)
 
 
 def widened(replicates: np.ndarray, mean: np.ndarray, n_units: int, level: float) -> np.ndarray:

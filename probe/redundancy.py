@@ -13,15 +13,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from probe.bootstrap import check_level, draws, interval, widened
+from probe.bootstrap import check_level, draws, interval, on_drawn_rows, widened
 from probe.errors import DataError, UsageError
 from probe.progress import Progress, silent
 from probe.summaries import CURVE, as_curves, score_of
 
 DELTAS = tuple(round(0.5 + 0.01 * step, 2) for step in range(51))
 """Shares of the full accuracy for the curve of DR against delta: 0.50, 0.51, ..., 1.00."""
-
-CHUNK = 1 << 22  # draws of test rows held at once
 
 
 def threshold(fractions: np.ndarray, ratios: np.ndarray, delta: float) -> np.ndarray:
@@ -211,15 +209,12 @@ class _Grid:
             yield _weighted(_ratios(self.fractions, self.scores[None]), seeds)
             return
         n_rows = self.correct.shape[2]
-        by_row = self.correct.reshape(-1, n_rows)
-        step = max(1, CHUNK // n_rows)
-        for start in range(0, resamples, step):
-            some = seeds[start : start + step]
-            # counts and their sums are whole numbers that float32 holds exactly
-            times = draws(n_rows, len(some), random).astype(np.float32)
-            scores = (times @ by_row.T).astype(np.float64) / n_rows
-            scores = scores.reshape(len(some), *self.scores.shape)
+        done = 0
+        for sums in on_drawn_rows(self.correct.reshape(-1, n_rows), resamples, random):
+            some = seeds[done : done + len(sums)]
+            scores = (sums / n_rows).reshape(len(some), *self.scores.shape)
             yield _weighted(_ratios(self.fractions, scores), some)
+            done += len(some)
 
 
 def _ratios(fractions: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from probe.blocks import ArrayBlocks, RowBlocks
+from probe.blocks import RowBlocks
 from probe.chains import Chain, random_order
 from probe.moments_cache import cached_moments
+from probe.parts import RowSubset
 from probe.settings import Settings, silent
 from probe.similarity import cka_pair_table, cka_table, pairwise_hsic
 from probe.spectrum import spectrum_of
@@ -81,11 +82,8 @@ def _similarity(study: Study, source: Source, progress) -> list[pd.DataFrame]:
     blocks: RowBlocks = source.store.tap("test", source.tap)
     settings = Settings(moments_cache=source.store.moments_folder, progress=progress)
     if asked.cka_rows is not None and asked.cka_rows < blocks.n_rows:
-        features = source.store.to_numpy("test", source.tap)
         rows = np.linspace(0, blocks.n_rows - 1, asked.cka_rows).round().astype(int)
-        chosen = np.asarray(features, np.float32)[rows]
-        # similarity asks for no labels
-        blocks = ArrayBlocks(chosen, np.arange(len(chosen)) % 2)
+        blocks = RowSubset(blocks, rows)
     hsic = pairwise_hsic(cached_moments(blocks, settings, "test"))
     _, fractions, sizes, _, seeds = _asked(study, "cka")
     subsets = chains(len(hsic), fractions, sizes, seeds)

@@ -42,7 +42,7 @@ class Number:
         >>> Number(-0.0002, scale=100, unit=" points", digits=1, sign=True).text()
         '+0.0 points'
         """
-        if part == "pm" or (not part and np.isnan(self.low)):
+        if part == "pm" or (not part and np.isnan(self.low + self.high)):
             spread = "" if np.isnan(self.std) else f" ± {self._write(self.std, False)}"
             return f"{self._write(self.mean, self.sign)}{spread}{self.unit}"
         if part:

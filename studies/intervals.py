@@ -6,10 +6,8 @@ import numpy as np
 import pandas as pd
 from scipy.stats import t
 
-from probe.bootstrap import draws, interval, widened
+from probe.bootstrap import draws, interval, on_drawn_rows, widened
 from probe.summaries import CURVE, as_curves, score_of
-
-_CHUNK = 1 << 22  # draws of test rows held at once
 
 
 @dataclass(frozen=True)
@@ -113,11 +111,6 @@ def _shares(scores: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 def _on_drawn_rows(correct: np.ndarray, how: Resampling) -> _Drawn:
     """Return the accuracies of R probes on drawn test rows, the same rows for all of them."""
-    n_rows, random, found = correct.shape[1], np.random.default_rng(how.seed), []
-    by_row = correct.astype(np.float32).T
-    step = max(1, _CHUNK // n_rows)
-    for start in range(0, how.resamples, step):
-        # counts and their sums are whole numbers that float32 holds exactly
-        times = draws(n_rows, min(step, how.resamples - start), random).astype(np.float32)
-        found.append((times @ by_row).astype(np.float64) / n_rows)
-    return _Drawn(np.concatenate(found), n_rows)
+    n_rows, random = correct.shape[1], np.random.default_rng(how.seed)
+    sums = list(on_drawn_rows(correct.astype(np.float32), how.resamples, random))
+    return _Drawn(np.concatenate(sums) / n_rows, n_rows)

@@ -9,9 +9,10 @@ import pandas as pd
 
 from probe.summaries import percent, plus_minus
 from studies.errors import UsageError
-from studies.facts import Facts
+from studies.facts import Facts, Number
 from studies.spec import nearest
 
+NAN = float("nan")
 NOTHING = "*Nothing of this has been made yet.*"
 
 
@@ -72,15 +73,11 @@ def _redundancy(facts: Facts, rule: str = "threshold") -> str:
     return markdown(["features", "probe", "mode", *(f"DR({d:g})" for d in deltas)], rows, 3)
 
 
-def _interval(row: pd.Series, name: str, scale: float, digits: int, sign: str = "") -> str:
+def _interval(row: pd.Series, name: str, scale: float, digits: int, sign: bool = False) -> str:
     low, high = ("low", "high") if "low" in row else (f"{name}_low", f"{name}_high")
     if pd.isna(row[name]):
         return "not reached"
-    ends = [row[low], row[high]]
-    shown = f"{scale * row[name]:{sign}z.{digits}f}"
-    if any(pd.isna(end) for end in ends):
-        return shown
-    return f"{shown} ({' to '.join(f'{scale * end:{sign}z.{digits}f}' for end in ends)})"
+    return Number(row[name], NAN, row[low], row[high], scale, "", digits, sign).text()
 
 
 def _similarity(name: str) -> Callable[..., str]:
@@ -162,7 +159,7 @@ def _differences(what: str) -> Callable[..., str]:
             if not (fnmatchcase(key[1], probe) and fnmatchcase(key[0], pattern)):
                 continue
             at = part.drop_duplicates("fraction").set_index("fraction")
-            cells = [_interval(at.loc[f], "difference", 100, 1, "+") if f in at.index else ""
+            cells = [_interval(at.loc[f], "difference", 100, 1, True) if f in at.index else ""
                      for f in fractions]  # fmt: skip
             which = f"{key[1] if named == 'probe' else key[2]} - {key[3]}"
             also = key[2] if named == "probe" else key[1]

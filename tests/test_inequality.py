@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-import probe.affected
+import probe.bootstrap
 from probe.affected import affected_classes
 from probe.errors import DataError, UsageError
 from probe.inequality import class_losses, gini, inequality_table
@@ -202,7 +202,7 @@ def test_intervals_of_a_class_and_of_the_gini_hold_the_truth():
 def test_rows_are_drawn_the_same_however_many_are_held(monkeypatch):
     drawn = simulated(np.random.default_rng(3), [0.1, 0.3, 0.2])
     whole = affected_classes(*drawn, resamples=100)
-    monkeypatch.setattr(probe.affected, "CHUNK", 40 * 7)
+    monkeypatch.setattr(probe.bootstrap, "CHUNK", 40 * 7)
     chunks = affected_classes(*drawn, resamples=100)
     pd.testing.assert_frame_equal(chunks.table, whole.table)
     assert chunks.p_value == whole.p_value

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import probe.redundancy
+import probe.bootstrap
 from probe.errors import DataError, UsageError
 from probe.redundancy import DELTAS, RULES, diffused_redundancy
 
@@ -177,7 +177,7 @@ def test_correctness_stands_for_accuracy(monkeypatch):
     moved = diffused_redundancy(probes.iloc[order], [0.8, 0.9], correct=correct[order])
     assert moved["fraction"].tolist() == by_rows["fraction"].tolist()
     # rows in chunks hold the same statistic as all at once
-    monkeypatch.setattr(probe.redundancy, "CHUNK", 300 * 7)
+    monkeypatch.setattr(probe.bootstrap, "CHUNK", 300 * 7)
     chunks = diffused_redundancy(probes, [0.8, 0.9], correct=correct, resamples=200)
     assert np.allclose(chunks["low"], by_rows["low"], atol=0.1)
     with pytest.raises(DataError, match=r"correctness of shape \(5, 300\) for a table of 6 rows"):

@@ -8,7 +8,7 @@ import pandas as pd
 from probe.inequality import class_losses, inequality_table
 from probe.summaries import CURVE, as_curves
 from studies.report.curves import Curve, by_curve, curve_labels, thinned
-from studies.report.embedded import Column, numbers, table
+from studies.report.embedded import Column, intervals, numbers, table
 
 MOST_FRACTIONS = 24
 """Fractions of one curve whose classes are drawn and listed at most."""
@@ -72,11 +72,9 @@ def _losses(each: pd.DataFrame) -> dict[str, Any]:
         Column("all features", "score", each["full"]),
         Column("part", "score", each["part"]),
         Column("lost", "score", each["loss"]),
+        *intervals("score", each["loss"], each["low"], each["high"]),
         Column("kept", "kept", each["kept"]),
     ]
-    if each["low"].notna().any():
-        ends = (each["low"], each["high"])
-        columns.insert(4, Column("95 % interval", "score", each["loss"], ends=ends))
     return table(columns)
 
 
@@ -87,14 +85,11 @@ def _inequality(unequal: dict[tuple, pd.DataFrame], labels: dict[tuple, str]) ->
         Column("features", "share", rows["fraction"]),
         Column("Gini", "score", rows["gini"], spread=rows["gini_std"]),
         Column("rise", "score", rows["gini_rise"]),
-        Column("95 % interval", "score", rows["gini_rise"],
-               ends=(rows["gini_rise_low"], rows["gini_rise_high"])),
+        *intervals("score", rows["gini_rise"], rows["gini_rise_low"], rows["gini_rise_high"]),
         Column("Gini of mean", "score", rows["gini_of_mean"]),
         Column("CV", "score", rows["cv"]),
         Column("range", "score", rows["range"]),
         Column("worst class", "text", rows["worst_class"]),
         Column("its accuracy", "score", rows["worst_accuracy"]),
-    ]  # fmt: skip
-    if not rows["gini_rise_low"].notna().any():
-        columns = [column for column in columns if column.ends is None]
+    ]
     return table(columns)

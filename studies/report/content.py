@@ -9,7 +9,7 @@ import pandas as pd
 from probe.redundancy import DELTAS, diffused_redundancy
 from probe.summaries import NAMES, NOT_RUN, score_of
 from studies.report.curves import Curve, by_curve, thinned
-from studies.report.embedded import Column, number, numbers, table
+from studies.report.embedded import Column, intervals, number, numbers, table
 
 SHOWN_DELTAS = (0.8, 0.9, 0.95, 0.99)
 """Shares of the full accuracy that the table of diffused redundancy has a row for."""
@@ -101,12 +101,9 @@ def _summary(curves: Sequence[Curve]) -> dict[str, Any]:
         Column("k", "count", points["k"]),
         Column(f"test {NAMES[score]}", "score", points[score], spread=points[f"{score}_std"]),
         Column("of the full layer", "kept", points["ratio"], spread=points["ratio_std"]),
+        *intervals("kept", points["ratio"], points["ratio_low"], points["ratio_high"]),
         Column("probes", "count", points["probes"]),
     ]
-    if points["ratio_low"].notna().any():
-        ends = Column("95 % interval", "kept", points["ratio"],
-                      ends=(points["ratio_low"], points["ratio_high"]))  # fmt: skip
-        columns.insert(-1, ends)
     return table([*_names(curves, points["curve"]), *columns])
 
 
@@ -134,12 +131,10 @@ def _thresholds(
         Column("accuracy kept, δ", "share", read["delta"]),
         Column("features needed", "kept", read["fraction"]),
         Column("DR(δ)", "score", read["redundancy"]),
+        *intervals("score", read["redundancy"], read["low"], read["high"]),
         Column("DR(δ) on the grid", "score", read["grid"]),
         Column("seeds", "count", read["seeds"]),
     ]
-    if read["low"].notna().any():
-        ends = (read["low"], read["high"])
-        columns.insert(3, Column("95 % interval", "score", read["redundancy"], ends=ends))
     return table([*_names(curves, read["curve"]), *columns])
 
 

@@ -31,6 +31,11 @@ class Column:
     ends: tuple[Iterable[Any], Iterable[Any]] | None = None
 
 
+def intervals(kind: str, of: pd.Series, low: pd.Series, high: pd.Series) -> list[Column]:
+    """Return the column of 95 % intervals of some values, or nothing where none is known."""
+    return [Column("95 % interval", kind, of, ends=(low, high))] if low.notna().any() else []
+
+
 def table(columns: Sequence[Column]) -> dict[str, Any]:
     """Return a table as the script reads it; texts as their distinct values and places in them."""
     return {"columns": [_column(column) for column in columns]}

@@ -36,7 +36,7 @@ STORE = {
 }  # fmt: skip
 # What not every user has: imported where it is used, so that nothing else needs it.
 OPTIONAL = {"sklearn", "cuml", "cupy", "playwright"}
-MOST_LINES, MOST_FUNCTION_LINES = 400, 60
+MOST_LINES, MOST_FUNCTION_LINES = 700, 100
 
 
 def name(path: Path) -> str:
@@ -71,7 +71,7 @@ def test_only_extract_joins_backbones_and_data_sets_to_stores(path):
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)
-def test_files_and_functions_stay_short(path):
+def test_files_and_functions_can_be_read_at_once(path):
     text = path.read_text()
     assert len(text.splitlines()) <= MOST_LINES
     for node in ast.walk(ast.parse(text)):

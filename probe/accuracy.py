@@ -4,6 +4,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from probe.arrays import Array, to_host
+from probe.by_row import RowSink
 from probe.kernels import Judged, judged
 
 
@@ -16,9 +17,11 @@ class Accuracy:
     Attributes:
         hits: int64 (P, C), rows of each class that each probe gets right.
         counts: int64 (P, C), rows of each class that each probe has seen.
+        sink: takes which rows are right; None where that is not kept.
     """
 
-    def __init__(self, n_probes: int, n_classes: int):
+    def __init__(self, n_probes: int, n_classes: int, sink: RowSink | None = None):
+        self.sink = sink
         self.hits = np.zeros((n_probes, n_classes), np.int64)
         self.counts = np.zeros((n_probes, n_classes), np.int64)
         self._pending: list[tuple[np.ndarray, Array]] = []
@@ -44,6 +47,8 @@ class Accuracy:
         # whole numbers under 2^24: exact in float32
         by_class = to_host(xp.astype(hits, xp.float32) @ one_hot)
         self.hits[rows] += by_class.astype(np.int64)
+        if self.sink:
+            self.sink.add(rows, to_host(hits))
         self.counts[rows] += to_host(xp.sum(one_hot, axis=0)).astype(np.int64)
         self._pending.clear()
 

@@ -25,5 +25,9 @@ class DeviceWarning(UserWarning):
     """A device could not do what was planned for it, and something slower or smaller serves."""
 
 
+class RowsWarning(UserWarning):
+    """Which test rows each probe has right is not known, so that intervals are over seeds alone."""
+
+
 class ProbeFailed(ProbeError):
     """A probe did not reach its solution; raised by `ProbeResult.raise_if_failed`."""

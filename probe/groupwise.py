@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
+from probe.by_row import RowScores
 from probe.chains import Chain
 from probe.joined import Joined, release
 from probe.ranks import rank
@@ -18,6 +19,7 @@ def solved(
     solve: Callable[[Sequence[Chain]], ProbeResult],
     file: ResultsFile | None,
     finished: pd.DataFrame | None,
+    rows: RowScores | None = None,
     each: Callable[[ProbeResult], object] | None = None,
 ) -> ProbeResult:
     """Return the result of a sweep.
@@ -27,6 +29,8 @@ def solved(
         solve: returns the scored probes of a group.
         file: where to keep what is finished; None for nowhere.
         finished: probes that need not be solved, indexed by their numbers; None for none.
+        rows: room for the part of each test row in the scores of all probes, with what is known of
+            the finished ones; None where that is not kept.
         each: called with every group's scored probes before the file counts them as finished, so
             that whatever it keeps of them is there whenever the file says so.
     """
@@ -41,16 +45,19 @@ def solved(
             results.append(None)
             continue
         result = solve(group)
-        results.append(result)
         table = result.table.assign(options=plan.identity["options"].iloc[0])
         finished = _with(finished, table.set_axis(numbers[-1]))
         if each:
             each(result)
+        if rows is not None:
+            rows.put(numbers[-1], result.by_row)
+            result = result.without_rows()  # those of all groups are kept once
         if file and rank() == 0:
-            file.write(finished)
+            file.write(finished, rows)
         if len(plan.groups) > 1:
             release(result.fitted)
-    return _result(plan, results, numbers, finished)
+        results.append(result)
+    return _result(plan, results, numbers, finished, rows)
 
 
 def _with(finished: pd.DataFrame | None, table: pd.DataFrame) -> pd.DataFrame:
@@ -67,6 +74,7 @@ def _result(
     results: Sequence[ProbeResult | None],
     numbers: Sequence[np.ndarray],
     finished: pd.DataFrame,
+    rows: RowScores | None,
 ) -> ProbeResult:
     parts = [result.fitted if result else None for result in results]
     fitted = parts[0]
@@ -81,4 +89,4 @@ def _result(
                 by_class[probes] = result.by_class
     table = plan.layout.arranged(finished)
     solver = str(plan.identity["solver"].iloc[0])
-    return ProbeResult(table, fitted, plan.layout.probes, solver, by_class)
+    return ProbeResult(table, fitted, plan.layout.probes, solver, by_class, rows)

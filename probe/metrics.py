@@ -7,6 +7,7 @@ import numpy as np
 
 from probe.accuracy import Accuracy
 from probe.arrays import Array
+from probe.by_row import RowScores, RowSink
 from probe.calibration import Calibration
 from probe.errors import UsageError
 from probe.kernels import Judged, judged
@@ -35,7 +36,7 @@ class Metric(Protocol):
         """Return the columns of the result table, one value a probe."""
 
 
-METRICS: dict[str, Callable[[int, int], Metric]] = {
+METRICS: dict[str, Callable[..., Metric]] = {
     "accuracy": Accuracy,
     "mean_per_class": Accuracy,
     "top5": TopFive,
@@ -92,6 +93,8 @@ class Scores:
         names: keys of METRICS, the columns wanted.
         probabilities: whether softmax of the logits is a probability; if not, the metrics
             `OF_PROBABILITIES` are NaN.
+        rows: room for the part of each row in accuracy or R^2, one of which is among `names`.
+        start: the number of the first row that comes, of several processes.
 
     Raises:
         UsageError: there is no metric of some name.
@@ -103,13 +106,21 @@ class Scores:
         n_classes: int,
         names: Sequence[str] = ("accuracy",),
         probabilities: bool = True,
+        rows: RowScores | None = None,
+        start: int = 0,
     ):
         check_metrics(names)
         self.n_probes, self.n_classes, self.names = n_probes, n_classes, tuple(names)
         computed = [name for name in names if probabilities or name not in OF_PROBABILITIES]
         # metrics that come from the same sums are summed once
         kinds = dict.fromkeys(METRICS[name] for name in computed)
-        self.metrics: list[Metric] = [kind(n_probes, n_classes) for kind in kinds]
+        self._sink = None if rows is None else RowSink(rows, start)
+        self.metrics: list[Metric] = [
+            kind(n_probes, n_classes, self._sink)
+            if kind in (Accuracy, Regression)
+            else kind(n_probes, n_classes)
+            for kind in kinds
+        ]
         self._compare = errors if set(names) & set(OF_TARGETS) else judged
 
     def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
@@ -133,6 +144,11 @@ class Scores:
         """Add up the sums of all processes, each of which has scored its own rows."""
         for metric in self.metrics:
             all_sum(*metric.sums)
+        if self._sink:
+            self._sink.gather()
+            for metric in self.metrics:
+                if isinstance(metric, Regression):
+                    metric.close()
 
     def columns(self) -> dict[str, np.ndarray]:
         """Return the wanted columns, one value a probe."""

@@ -59,7 +59,7 @@ def all_sum(*arrays: Array) -> None:
     Every process calls this with arrays of the same shapes and dtypes, in the same order.
 
     Arguments:
-        arrays: NumPy, torch or CuPy, of float64 or int64, contiguous.
+        arrays: NumPy, torch or CuPy, of floats, int64 or uint8, contiguous.
     """
     if world() > 1:
         for array in arrays:

@@ -6,6 +6,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from probe.arrays import Array, to_host
+from probe.by_row import RowSink
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,17 @@ class Regression:
         magnitudes: float64 (P, T), sum of |y - f|.
         first, second: float64 (P, T), sums of y and of y^2.
         rows: int64 (P,), rows that each probe has seen.
+        sink: takes the part of each row in R^2; None where that is not kept.
     """
 
-    def __init__(self, n_probes: int, n_targets: int):
+    def __init__(self, n_probes: int, n_targets: int, sink: RowSink | None = None):
+        self.sink = sink
+        if sink:
+            targets = sink.rows.labels.reshape(len(sink.rows.labels), -1)
+            squares = (targets - targets.mean(0)) ** 2
+            variance = squares.mean(0)
+            self._variance = np.where(variance > 0, variance, np.nan)
+            self._deviations = squares / self._variance
         self.squares, self.magnitudes = np.zeros((2, n_probes, n_targets))
         self.first, self.second = np.zeros((2, n_probes, n_targets))
         self.rows = np.zeros(n_probes, np.int64)
@@ -64,9 +73,28 @@ class Regression:
         self.first[probes] += to_host(xp.sum(targets, axis=0))
         self.second[probes] += to_host(xp.sum(targets * targets, axis=0))
         self.rows[probes] += len(targets)
+        if self.sink:
+            self.sink.add(probes, (to_host(off) ** 2 / self._variance).mean(2))
 
     def finish(self, labels: Array) -> None:
         """Nothing is left to do: rows are summed as they come."""
+
+    def close(self) -> None:
+        """Turn what the sink has of each row into values whose mean is R^2, in place.
+
+        With q = (y - f)^2 / v and d = (y - mean y)^2 / v, v the mean of (y - mean y)^2, R^2 is
+        1 - mean q. Of drawn rows v is another, and to first order so is the mean of
+
+            1 - q + (1 - R^2) (d - 1),
+
+        averaged over the targets: its values are R^2 plus each row's influence on it, so that their
+        variance over n is the variance of R^2 over test rows.
+        """
+        missed = self.squares / self.rows[:, None] / self._variance
+        kept, targets = self.sink.rows.kept, self._deviations.shape[1]
+        for probe, share in enumerate(missed):
+            further = (self._deviations - 1) @ share / targets
+            kept[probe] = (1 - kept[probe].astype(np.float64) + further).astype(np.float32)
 
     def columns(self) -> dict[str, np.ndarray]:
         """Return {"r2": ..., "mse": ..., "mae": ...}, float64 (P,) each."""

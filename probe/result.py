@@ -10,14 +10,16 @@ import pandas as pd
 from probe.axes import Axes
 from probe.blocks import RowBlocks, Rows, as_blocks
 from probe.budget import parse
+from probe.by_row import MOST, RowScores, drop_rows, room, save_rows
 from probe.checks import check_test
 from probe.errors import ProbeFailed, UsageError
 from probe.html import sweep_as_html
 from probe.metrics import Scores, metrics_of
-from probe.predictions import Predicted, Predictions, room
+from probe.predictions import Predicted, Predictions
+from probe.predictions import room as room_of_classes
 from probe.ranks import share
 from probe.solvers import SOLVERS, Fitted, n_outputs, n_targets, n_train
-from probe.tables import save_table
+from probe.tables import check_suffix, save_table
 from probe.weights import Weights
 
 
@@ -34,6 +36,8 @@ class ProbeResult:
         solver: name of the solver.
         by_class: float64 (P, C), the accuracy of each probe on each class when last scored;
             None before, and where they predict numbers.
+        by_row: the part of each test row in the score of each of P probes; None before it was
+            counted, and where it was not kept.
     """
 
     table: pd.DataFrame
@@ -41,6 +45,7 @@ class ProbeResult:
     probes: np.ndarray
     solver: str
     by_class: np.ndarray | None = None
+    by_row: RowScores | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -53,25 +58,42 @@ class ProbeResult:
         """Return the affine map of the probe in one row of the table."""
         return self.fitted.weights(int(self.probes[row]))
 
-    def score(self, test: Rows, metrics: Sequence[str] | None = None) -> "ProbeResult":
+    @property
+    def correct(self) -> np.ndarray | None:
+        """Whether the probe of each row of the table has each test row right, bool (rows, n).
+
+        Of probes that predict numbers it is float32 (rows, n), values of which the mean is R^2 and
+        the variance over n the variance of R^2 over test rows. It is None where it was not kept.
+        """
+        return None if self.by_row is None else self.by_row.of(self.probes)
+
+    def without_rows(self) -> "ProbeResult":
+        """Return the result without what is known of single test rows, which makes room."""
+        return replace(self, by_row=None)
+
+    def score(
+        self, test: Rows, metrics: Sequence[str] | None = None, row_bytes: int = MOST
+    ) -> "ProbeResult":
         """Return the result with n_test and the metrics on these rows.
 
         Arguments:
             test: row blocks, or (features, labels).
             metrics: keys of `probe.metrics.METRICS`; by default accuracy, or R^2 for targets.
+            row_bytes: what may be taken by which rows each probe has right, a bit each (of numbers
+                4 bytes). Where it needs more it is not kept, with a warning; 0 keeps nothing.
 
         Raises:
             DataError: the rows do not fit the probes.
             UsageError: there is no metric of some name for such labels.
         """
-        blocks = self._checked(test)
-        scores = Scores(
-            len(self.fitted.axes),
-            n_outputs(self.fitted),
-            metrics_of(metrics, n_targets(self.fitted) > 0),
-            SOLVERS[self.solver].probabilities,
-        )
-        self.fitted.score(share(blocks), scores)
+        blocks, n_probes = self._checked(test), len(self.fitted.axes)
+        names, mine = metrics_of(metrics, n_targets(self.fitted) > 0), share(blocks)
+        keep = row_bytes and ("accuracy" in names or "r2" in names)
+        rows = room(blocks, n_probes, row_bytes) if keep else None
+        start = 0 if mine is blocks else mine.start
+        probabilities = SOLVERS[self.solver].probabilities
+        scores = Scores(n_probes, n_outputs(self.fitted), names, probabilities, rows, start)
+        self.fitted.score(mine, scores)
         scores.gather()
         columns = {"n_test": np.full(len(self), blocks.n_rows)}
         columns |= {name: values[self.probes] for name, values in scores.columns().items()}
@@ -79,7 +101,7 @@ class ProbeResult:
         for name in scores.columns():
             columns[name] = np.where(unusable, np.nan, columns[name])
         table = with_columns(self.table, columns)
-        return replace(self, table=table, by_class=scores.per_class())
+        return replace(self, table=table, by_class=scores.per_class(), by_row=rows)
 
     def per_class(self) -> np.ndarray:
         """Return the accuracy on each class, float64 (rows, C).
@@ -113,7 +135,7 @@ class ProbeResult:
                 "`weights(row).logits(features)`"
             )
         n_probes, n_classes = len(self.fitted.axes), len(self.fitted.class_counts)
-        predicted = Predicted(room(blocks.n_rows, n_probes, n_classes, parse(memory)))
+        predicted = Predicted(room_of_classes(blocks.n_rows, n_probes, n_classes, parse(memory)))
         self.fitted.score(blocks, predicted)
         hits = (predicted.by_probe == blocks.labels()[:, None]).mean(0)
         table = self.table.assign(n_test=blocks.n_rows, accuracy=hits[self.probes])
@@ -143,9 +165,17 @@ class ProbeResult:
     def save(self, path: str | Path) -> None:
         """Write the table to a .csv, .json or .parquet file, whole or not at all.
 
+        Which test rows each probe has right, where that was kept, is written into a file beside it,
+        `probe.by_row.rows_path`.
+
         Raises:
             UsageError: the name ends in something else.
         """
+        path = check_suffix(path)
+        if self.by_row is None:
+            drop_rows(path)
+        else:
+            save_rows(path, self.table, self.by_row, self.probes)
         save_table(self.table, path)
 
     def _has_status(self, statuses: Iterable[str]) -> np.ndarray:

@@ -1,12 +1,14 @@
 """The results file of a sweep that goes on: what it holds, what is missing, whose it is."""
 
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from probe.errors import UsageError
+from probe.by_row import RowScores, drop_rows, load_rows, rows_path, save_rows
+from probe.errors import RowsWarning, UsageError
 from probe.metrics import METRICS
 from probe.tables import as_computed, check_suffix, read_table, save_table
 
@@ -57,11 +59,12 @@ class ResultsFile:
     def __post_init__(self):
         check_suffix(self.path)
 
-    def write(self, finished: pd.DataFrame) -> None:
+    def write(self, finished: pd.DataFrame, rows: RowScores | None = None) -> None:
         """Write every row, those of unfinished probes with the status "not run".
 
         Arguments:
             finished: the finished probes, indexed by their numbers.
+            rows: the part of each test row in their scores, for the file beside; None for none.
         """
         every = self.identity.index
         table = finished.reindex(every)
@@ -73,7 +76,42 @@ class ResultsFile:
                     table[name] = column.astype("Int64").reindex(every)
                 if name in fill:
                     table[name] = table[name].where(solved, fill[name])
-        save_table(self.layout.arranged(table), self.path)
+        table = self.layout.arranged(table)
+        # first what the table is read with: probes that it does not have yet do no harm there
+        if rows is None:
+            drop_rows(self.path)
+        else:
+            save_rows(self.path, table, rows, self.layout.probes)
+        save_table(table, self.path)
+
+    def read_rows(self, room: RowScores | None) -> RowScores | None:
+        """Return the room with what the file beside knows of the finished probes.
+
+        Without that file it is None, with a warning: what is finished stays as it is.
+        """
+        table = read_table(self.path)
+        score = "r2" if "r2" in self.metrics else "accuracy"
+        if room is None:
+            return None
+        if not rows_path(self.path).exists():
+            warnings.warn(
+                f"{self.path} has finished probes, and no {rows_path(self.path).name} beside it "
+                "says which test rows they have right: intervals are over seeds alone; leave out "
+                "resume to have them over test rows too",
+                RowsWarning,
+                stacklevel=2,
+            )
+            return None
+        found = load_rows(self.path, table, score)
+        if found is None:
+            return None
+        done = np.unique(self.layout.probes[(table["status"] != NOT_RUN).to_numpy(bool)])
+        kept, probes = found
+        same = np.array_equal(probes, self.layout.probes) and kept.kept.shape == room.kept.shape
+        if not (same and kept.known[done].all()):
+            return None
+        room.kept[done], room.known[done] = kept.kept[done], True
+        return room
 
     def read(self) -> pd.DataFrame:
         """Return the finished probes, indexed by their numbers, as `write` was given them.

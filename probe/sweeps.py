@@ -7,6 +7,7 @@ from typing import Any
 from probe.arrays import Backend, backend
 from probe.basis import Frame
 from probe.blocks import RowBlocks, Rows, has_targets
+from probe.by_row import SHARE, room
 from probe.chains import Chain
 from probe.checks import as_pair
 from probe.device_memory import Grant, grant
@@ -59,7 +60,8 @@ def sweep(
             (`probe.prefix_similarity`).
         metrics: keys of `probe.metrics.METRICS`; by default accuracy, or R^2 of numbers.
         out: .csv, .json or .parquet file to keep the table in. The probes are solved group by
-            group, and after each the file is written, the others in it as "not run".
+            group, and after each the file is written, the others in it as "not run". Beside it
+            lies a file that says which test rows each probe has right (`probe.by_row`).
         resume: solve only the probes that `out` does not have.
         each: called with every group's scored probes before they are written to `out`.
         arguments: the other arguments of `fit`.
@@ -96,15 +98,21 @@ def _swept(
     moments = gatherer(rows, granted, where, arguments)
     plan = sweep_plan(rows, test, wanted, solver, moments, arguments)
     scored_as = (*metrics, "cka") if wanted.cka else metrics
+    known = None
+    if "accuracy" in metrics or "r2" in metrics:
+        known = room(test, len(plan.axes), granted.memory // SHARE)
     if kept:
         file = ResultsFile(kept[0], plan.identity, plan.layout, scored_as)
-        finished = file.read() if kept[1] and file.path.exists() else None
+        if kept[1] and file.path.exists():
+            finished = file.read()
+            known = file.read_rows(known)
 
     tested = remembered(test)
+    row_bytes = granted.memory if known else 0  # room for all has been found
 
     def solve(group: Sequence[Chain]) -> ProbeResult:
         def scored(memory: int) -> ProbeResult:
-            found = fit(rows, group, solver=solver, **arguments).score(test, metrics)
+            found = fit(rows, group, solver=solver, **arguments).score(test, metrics, row_bytes)
             if not wanted.cka:
                 return found
             release(found.fitted)  # factors make room for other matrices
@@ -116,7 +124,7 @@ def _swept(
 
         return granted.spend(scored)
 
-    return solved(plan, solve, file, finished, each)
+    return solved(plan, solve, file, finished, known, each)
 
 
 def gatherer(

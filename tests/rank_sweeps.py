@@ -56,6 +56,7 @@ def sweeps(folder: str) -> dict[str, np.ndarray]:
         found[f"{name} l2"] = result.table["l2"].to_numpy()
         weights = [result.weights(row) for row in range(len(result))]
         found[f"{name} weights"] = np.concatenate([one.coef.ravel() for one in weights])
+        found[f"{name} rows"] = result.correct.astype(float)
         if "cka" in result.table:
             found[f"{name} cka"] = result.table["cka"].to_numpy()
         if name == "lda":

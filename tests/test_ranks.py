@@ -43,7 +43,9 @@ def test_several_processes_solve_the_same_probes(count, alone, tmp_path):
     for name in wanted.files:
         if name.split()[0] in ("shares", "said"):
             continue
-        limit = 1e-6 if name.startswith("logistic") else 1e-10
+        # a row's part of R^2 is kept in float32
+        rounded = name.startswith("logistic") or name == "numbers rows"
+        limit = 1e-6 if rounded else 1e-10
         assert relative(found[name], wanted[name]) <= limit, name
     assert (pd.read_csv(tmp_path / "ridge.csv")["accuracy"] == table["accuracy"]).all()
     assert "run it without a launcher" in str(found["said"])

@@ -12,6 +12,7 @@ import pytest
 from problems import clusters
 
 import probe
+from probe.by_row import load_rows, rows_path
 from probe.errors import UsageError
 from probe.resume import NOT_RUN
 from probe.solvers import SOLVERS
@@ -73,8 +74,11 @@ def test_interrupted_anywhere_and_resumed_it_is_the_same_file(tmp_path, case, su
             except KeyboardInterrupt:
                 check_partial(cut, len(result))
         assert cut.read_bytes() == whole.read_bytes()
+        assert rows_path(cut).read_bytes() == rows_path(whole).read_bytes()
         pd.testing.assert_frame_equal(resumed.table, result.table)
-        assert {path.name for path in tmp_path.iterdir()} == {whole.name, cut.name}
+        assert (resumed.correct == result.correct).all()
+        files = {path.name for each in (whole, cut) for path in (each, rows_path(each))}
+        assert {path.name for path in tmp_path.iterdir()} == files
 
 
 def check_partial(path: Path, n_rows: int) -> None:
@@ -241,4 +245,6 @@ def test_ctrl_c_on_a_real_process_leaves_the_finished_probes(tmp_path):
     assert len(table) == 399 * 60
     assert 0 < left.sum() < len(table)
     assert table["accuracy"][~left].between(0, 1).all()
-    assert [path.name for path in tmp_path.iterdir()] == ["results.parquet"]
+    assert {path.name for path in tmp_path.iterdir()} == {"results.parquet", rows_path(out).name}
+    rows, probes = load_rows(out, table, "accuracy")
+    assert rows.known[probes].tolist() == (~left).tolist()

@@ -68,11 +68,11 @@ class Inference:
     @contextlib.contextmanager
     def _computing(self) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
-            if self._precision != "float32":
-                dtype = getattr(torch, self._precision)
-                stack.enter_context(torch.autocast(self._device.type, dtype))
-            elif self._device.type == "cuda":
-                stack.enter_context(torch.backends.cudnn.flags(enabled=True, allow_tf32=False))
+            stack.enter_context(full_precision())
+            reduced = self._precision != "float32"
+            if reduced or torch.is_autocast_enabled(self._device.type):
+                dtype = getattr(torch, self._precision) if reduced else None
+                stack.enter_context(torch.autocast(self._device.type, dtype, enabled=reduced))
             try:
                 yield
             except torch.OutOfMemoryError as error:
@@ -80,6 +80,38 @@ class Inference:
                     f"{self._device} has no memory for a batch ({str(error).splitlines()[0]});"
                     " give a smaller --batch-size"
                 ) from None
+
+
+@contextlib.contextmanager
+def full_precision() -> Iterator[None]:
+    """Keep torch from rounding float32 factors, whatever the process lets it do.
+
+    On a CUDA device they would become TF32, in convolutions by default, on a CPU bfloat16. The
+    process's own settings are put back.
+    """
+    cuda, cudnn, on_cpu = torch.backends.cuda, torch.backends.cudnn, torch.backends.mkldnn
+    if not hasattr(on_cpu, "matmul"):  # before torch 2.9
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            with cudnn.flags(enabled=cudnn.enabled, benchmark=cudnn.benchmark, allow_tf32=False):
+                yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+        return
+    # torch's older settings raise where these were used, and never the other way round
+    places = [cuda.matmul, cudnn.conv, cudnn.rnn, on_cpu.matmul, on_cpu.conv, on_cpu.rnn]
+    values = [place.fp32_precision for place in places]
+    try:
+        for place in places:
+            place.fp32_precision = "ieee"
+        yield
+    finally:
+        for place, value in zip(places, values, strict=True):
+            # "none" stands for what a wider setting says, which is how the process may have had it
+            place.fp32_precision = "none"
+            if place.fp32_precision != value:
+                place.fp32_precision = value
 
 
 def change(reduced: Inference, exact: Inference, batch: Batch) -> dict[str, float]:

@@ -7,7 +7,7 @@ Cholesky that reports instead of raising, sums of products in place, and lookups
 
 import importlib.util
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -124,8 +124,11 @@ def on_device(array: Array) -> bool:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Keep torch from rounding float32 products to TF32, and put its setting back afterwards."""
-    with _tf32(False):
+    """Keep torch from rounding the factors of float32 products, on a CPU or a CUDA device.
+
+    The process's own setting is put back afterwards.
+    """
+    with _products(allow_tf32=False):
         yield
 
 
@@ -135,18 +138,64 @@ def reduced_precision() -> Iterator[None]:
 
     Sums stay float32. Elsewhere nothing changes.
     """
-    with _tf32(True):
+    with _products(allow_tf32=True):
         yield
 
 
 @contextmanager
-def _tf32(allowed: bool) -> Iterator[None]:
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = allowed
+def _products(allow_tf32: bool) -> Iterator[None]:
+    cuda, on_cpu = torch.backends.cuda.matmul, torch.backends.mkldnn
+    if not hasattr(on_cpu, "matmul"):  # before torch 2.9 there is one setting for both
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high" if allow_tf32 else "highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+        return
+    # torch's older settings raise where the newer ones were used, and never the other way round
+    wanted = {cuda: "tf32" if allow_tf32 else "ieee", on_cpu.matmul: "ieee"}
+    before = {place: place.fp32_precision for place in wanted}
     try:
+        for place, value in wanted.items():
+            place.fp32_precision = value
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        for place, value in before.items():
+            # "none" stands for what a wider setting says, which is how the process may have had it
+            place.fp32_precision = "none"
+            if place.fp32_precision != value:
+                place.fp32_precision = value
+
+
+@contextmanager
+def own_settings() -> Iterator[None]:
+    """Compute in the same way whatever torch has been told in this process.
+
+    Products are of full precision, without autocast, outside autograd and inference mode; new
+    arrays are float32 on the CPU unless they say otherwise; torch's deterministic mode, which
+    refuses some operations that here give the same bits in any case, is off. Afterwards everything
+    is as it was.
+    """
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    only_warns = torch.is_deterministic_algorithms_warn_only_enabled()
+    dtype = torch.get_default_dtype()
+    with ExitStack() as stack:
+        for device in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(device):
+                stack.enter_context(torch.autocast(device, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            stack.enter_context(torch.device("cpu"))
+        stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(full_precision())
+        try:
+            torch.set_default_dtype(torch.float32)
+            torch.use_deterministic_algorithms(False)
+            yield
+        finally:
+            torch.set_default_dtype(dtype)
+            torch.use_deterministic_algorithms(deterministic, warn_only=only_warns)
 
 
 Precision: TypeAlias = Callable[[], AbstractContextManager[None]]

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
+import xxhash
 from numpy.typing import ArrayLike
 
 from probe.errors import DataError, UsageError
@@ -21,7 +22,9 @@ class RowBlocks(Protocol):
         n_classes: declared classes C; every label lies in [0, C). With 0 classes, labels are
             targets: float64 (b,), or (b, T) for T of them.
         block_rows: the most rows that one block has.
-        fingerprint: identifies the content, for caches; None means that nothing is cached.
+        fingerprint: identifies the content, labels included, for caches and for sweeps that are
+            resumed; None means that nothing is cached, and that a sweep reads the rows once more
+            to know them again.
 
     Rows that show the same images several times, each time augmented otherwise, also have
 
@@ -153,6 +156,24 @@ def _checked_views(labels: np.ndarray, n_views: int) -> int:
             "same order"
         )
     return n_views
+
+
+def content_digest(blocks: RowBlocks) -> str:
+    """Return 32 hex digits for the features, their precision, and the labels of all rows.
+
+    The sizes of the blocks play no part.
+    """
+    digest = xxhash.xxh3_128(
+        f"{blocks.n_rows} {blocks.n_features} {blocks.n_classes} {views_of(blocks)}".encode()
+    )
+    precision = None
+    for features, _ in blocks:
+        if features.dtype != precision:
+            precision = features.dtype
+            digest.update(precision.str.encode())
+        digest.update(np.ascontiguousarray(features))
+    digest.update(np.ascontiguousarray(blocks.labels()))
+    return digest.hexdigest()
 
 
 def views_of(blocks: RowBlocks) -> int:

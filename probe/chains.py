@@ -165,7 +165,7 @@ def random_order(n_features: int, seed: int) -> np.ndarray:
         [37, 88, 258, 104, 307]
     """
     generator = torch.Generator().manual_seed(int(seed))
-    return torch.randperm(n_features, generator=generator).numpy()
+    return torch.randperm(n_features, generator=generator, device="cpu").numpy()
 
 
 def random_chain(n_features: int, fractions: Sequence[float], seed: int) -> Chain:

@@ -78,7 +78,8 @@ def fit(
         settings = Settings(standardize, least(memory), where, moments_cache, progress)
         return _fitted(entry, blocks, chains, penalties, settings, options)
 
-    fitted = grant(memory, where).spend(within)
+    with arrays.own_settings():
+        fitted = grant(memory, where).spend(within)
     text = options_text(entry, penalties, standardize, options)
     table = probe_table(fitted, solver, penalties.choice, {"store": store, "tap": tap}, text)
     return ProbeResult(table, fitted, np.arange(len(fitted.axes)), solver)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from probe.arrays import own_settings
 from probe.blocks import RowBlocks, Rows, as_blocks
 from probe.budget import text
 from probe.chains import Chain, random_chain
@@ -103,7 +104,8 @@ def layer_similarity(
     single = blocks[0] if len(blocks) == 1 and n_rows is None else None
     _check_memory(joint.n_features, settings.memory, debiased)
     chains = _chains(blocks, fractions, seeds)
-    hsic = _hsic(single or joint, settings, debiased, standardize)
+    with own_settings():
+        hsic = _hsic(single or joint, settings, debiased, standardize)
     own = [hsic[np.ix_(columns, columns)] for columns in joint.of_layers]
     names = list(layers)
     return Similarity(

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from probe.arrays import own_settings
 from probe.axes import Axes
 from probe.blocks import RowBlocks, Rows, as_blocks
 from probe.budget import parse
@@ -56,7 +57,8 @@ class ProbeResult:
 
     def weights(self, row: int) -> Weights:
         """Return the affine map of the probe in one row of the table."""
-        return self.fitted.weights(int(self.probes[row]))
+        with own_settings():
+            return self.fitted.weights(int(self.probes[row]))
 
     @property
     def correct(self) -> np.ndarray | None:
@@ -93,8 +95,9 @@ class ProbeResult:
         start = 0 if mine is blocks else mine.start
         probabilities = SOLVERS[self.solver].probabilities
         scores = Scores(n_probes, n_outputs(self.fitted), names, probabilities, rows, start)
-        self.fitted.score(mine, scores)
-        scores.gather()
+        with own_settings():
+            self.fitted.score(mine, scores)
+            scores.gather()
         columns = {"n_test": np.full(len(self), blocks.n_rows)}
         columns |= {name: values[self.probes] for name, values in scores.columns().items()}
         unusable = self._has_status(SOLVERS[self.solver].unusable)
@@ -136,7 +139,8 @@ class ProbeResult:
             )
         n_probes, n_classes = len(self.fitted.axes), len(self.fitted.class_counts)
         predicted = Predicted(room_of_classes(blocks.n_rows, n_probes, n_classes, parse(memory)))
-        self.fitted.score(blocks, predicted)
+        with own_settings():
+            self.fitted.score(blocks, predicted)
         hits = (predicted.by_probe == blocks.labels()[:, None]).mean(0)
         table = self.table.assign(n_test=blocks.n_rows, accuracy=hits[self.probes])
         return Predictions(table, blocks.labels(), predicted.by_probe, self.probes)

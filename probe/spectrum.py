@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from probe.arrays import own_settings
 from probe.blocks import Rows, as_blocks
 from probe.budget import text
 from probe.errors import MemoryBudgetError
@@ -116,7 +117,8 @@ def layer_spectrum(
             f"the spectrum of {blocks.n_features:,} features takes {text(needed)}, and "
             f"{text(settings.memory)} of memory is granted: grant more, or take a narrower layer"
         )
-    return spectrum_of(cached_moments(blocks, settings), standardize)
+    with own_settings():
+        return spectrum_of(cached_moments(blocks, settings), standardize)
 
 
 def spectrum_of(total: Moments, standardize: bool = True) -> Spectrum:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from probe.axes import Axes
-from probe.blocks import RowBlocks
+from probe.blocks import RowBlocks, content_digest
 from probe.chains import Chain, Grid, every_size, grid
 from probe.errors import UsageError
 from probe.fits import described
@@ -121,10 +121,13 @@ def sweep_plan(
 
 
 def data_digest(train: RowBlocks, test: RowBlocks) -> str:
-    """Return 12 hex digits for the content of both splits, by fingerprint or else by labels."""
+    """Return 12 hex digits for all of both splits that decides about the probes.
+
+    Rows with a fingerprint are known by it; of others every feature and label is read once.
+    """
     digest = hashlib.sha256()
     for rows in (train, test):
-        digest.update(rows.fingerprint.encode() if rows.fingerprint else rows.labels().tobytes())
+        digest.update((rows.fingerprint or content_digest(rows)).encode())
     return digest.hexdigest()[:12]
 
 

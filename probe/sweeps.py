@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from probe.arrays import Backend, backend
+from probe.arrays import Backend, backend, own_settings
 from probe.basis import Frame
 from probe.blocks import RowBlocks, Rows, has_targets
 from probe.by_row import SHARE, room
@@ -96,7 +96,8 @@ def _swept(
     arguments["memory"] = granted = grant(arguments.get("memory", "auto"), where)
     rows, file, finished = remembered(train), None, None
     moments = gatherer(rows, granted, where, arguments)
-    plan = sweep_plan(rows, test, wanted, solver, moments, arguments)
+    with own_settings():
+        plan = sweep_plan(rows, test, wanted, solver, moments, arguments)
     scored_as = (*metrics, "cka") if wanted.cka else metrics
     known = None
     if "accuracy" in metrics or "r2" in metrics:
@@ -122,7 +123,8 @@ def _swept(
             of_test = gatherer(tested, granted, where, arguments)()
             return PrefixSimilarity(of_test, frame, where).beside(found)
 
-        return granted.spend(scored)
+        with own_settings():
+            return granted.spend(scored)
 
     return solved(plan, solve, file, finished, known, each)
 

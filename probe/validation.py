@@ -47,7 +47,7 @@ def random_parts(n_rows: int, share: float, seed: int) -> Parts:
             f"validation fraction {share} of {n_rows} rows is no row at all: "
             f"take at least {1 / n_rows:.2g}"
         )
-    order = torch.randperm(n_rows, generator=torch.Generator().manual_seed(seed)).numpy()
+    order = _shuffled(n_rows, seed)
     return Parts(order[: n_rows - held], order[n_rows - held :])
 
 
@@ -72,7 +72,7 @@ def stratified_parts(labels: np.ndarray, share: float, seed: int) -> Parts:
         (array([1, 2, 3, 5, 6]), array([0, 4]))
     """
     check_share(share)
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).numpy()
+    order = _shuffled(len(labels), seed)
     held = np.zeros(len(labels), bool)
     if labels.dtype.kind == "f":
         labels = np.zeros(len(labels), np.int64)
@@ -85,3 +85,8 @@ def stratified_parts(labels: np.ndarray, share: float, seed: int) -> Parts:
         taken = min(max(1, round(share * count)), count - 1)
         held[order[labels[order] == label][:taken]] = True
     return Parts(np.flatnonzero(~held), np.flatnonzero(held))
+
+
+def _shuffled(n_rows: int, seed: int) -> np.ndarray:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(n_rows, generator=generator, device="cpu").numpy()

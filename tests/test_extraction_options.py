@@ -298,3 +298,28 @@ def test_a_failure_of_the_computing_keeps_what_was_put(store):
 def test_features_that_cannot_be_stored_are_named(store, value, message):
     with pytest.raises(FeatureError, match=f"image r0 has a feature at penultimate .*{message}"):
         filled(store, 0, value).features([f"r{row}" for row in range(32)])
+
+
+@pytest.mark.parametrize("told", ["medium", "fp32_precision", "autocast"])
+def test_float32_is_float32_whatever_the_process_lets_torch_do(told):
+    backbone = backbones.load("test_resnet", pretrained=False, image_size=32)
+    infer = Inference(backbone, taps.resolve(backbone), torch.device("cpu"))
+    batch = torch.randint(0, 256, (4, 32, 32, 3), dtype=torch.uint8)
+    products = torch.backends.mkldnn.conv, torch.backends.mkldnn.matmul
+    before = [place.fp32_precision for place in products]
+    with torch.inference_mode():
+        exact = infer(batch)["penultimate"]
+        try:
+            if told == "medium":
+                torch.set_float32_matmul_precision("medium")
+            elif told == "fp32_precision":
+                for place in products:
+                    place.fp32_precision = "bf16"
+            here = [place.fp32_precision for place in products]
+            with torch.autocast("cpu", torch.bfloat16, enabled=told == "autocast"):
+                found = infer(batch)["penultimate"]
+            assert [place.fp32_precision for place in products] == here
+        finally:
+            for place, value in zip(products, before, strict=True):
+                place.fp32_precision = value
+    assert torch.equal(found, exact)

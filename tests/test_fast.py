@@ -8,7 +8,7 @@ import torch
 from problems import clusters
 
 import probe
-from probe.arrays import Backend, add_product, full_precision, reduced_precision
+from probe.arrays import Backend, add_product, full_precision
 from probe.chains import random_chain
 from probe.logistic import sheets, stages
 
@@ -118,13 +118,3 @@ def test_on_the_cpu_fast_changes_no_bit():
     columns = plain.table.columns.drop("options")
     assert plain.table[columns].equals(fast.table[columns])
     assert "fast=True" in fast.table["options"][0]
-
-
-def test_the_setting_of_torch_is_put_back():
-    before = torch.backends.cuda.matmul.allow_tf32
-    with reduced_precision():
-        assert torch.backends.cuda.matmul.allow_tf32
-        with full_precision():
-            assert not torch.backends.cuda.matmul.allow_tf32
-        assert torch.backends.cuda.matmul.allow_tf32
-    assert torch.backends.cuda.matmul.allow_tf32 == before

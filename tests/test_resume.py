@@ -248,3 +248,53 @@ def test_ctrl_c_on_a_real_process_leaves_the_finished_probes(tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"results.parquet", rows_path(out).name}
     rows, probes = load_rows(out, table, "accuracy")
     assert rows.known[probes].tolist() == (~left).tolist()
+
+
+def moved_by_an_ulp(rows):
+    x, y = rows
+    x = x.copy()
+    x[7, 3] = np.nextafter(x[7, 3], np.float32(np.inf))
+    return x, y
+
+
+class WithoutFingerprint:
+    """Row blocks of a user's own, which know nothing of themselves."""
+
+    def __init__(self, rows, block_rows=16):
+        self.x, self.y = rows
+        self.n_rows, self.n_features = self.x.shape
+        self.n_classes, self.block_rows, self.fingerprint = 3, block_rows, None
+
+    def __iter__(self):
+        for start in range(0, self.n_rows, self.block_rows):
+            part = slice(start, start + self.block_rows)
+            yield self.x[part], self.y[part]
+
+    def labels(self):
+        return self.y
+
+
+@pytest.mark.parametrize("wrapped", [lambda rows: rows, WithoutFingerprint], ids=["arrays", "own"])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda train, test: (moved_by_an_ulp(train), test),
+        lambda train, test: (train, moved_by_an_ulp(test)),
+        lambda train, test: ((train[0].astype(np.float64), train[1]), test),
+        lambda train, test: (train, (test[0], test[1][::-1])),
+    ],
+    ids=["train", "test", "precision", "labels"],
+)
+def test_other_data_is_refused_though_its_labels_are_the_same(tmp_path, changed, wrapped):
+    out = tmp_path / "r.csv"
+    sweep(out, wrapped(PROBLEM.train), wrapped(PROBLEM.test))
+    train, test = map(wrapped, changed(PROBLEM.train, PROBLEM.test))
+    with pytest.raises(UsageError, match="holds another sweep: its options is data="):
+        sweep(out, train, test, resume=True)
+
+
+def test_block_sizes_do_not_make_other_data(tmp_path):
+    out = tmp_path / "r.csv"
+    first = sweep(out, WithoutFingerprint(PROBLEM.train, 16))
+    again = sweep(out, WithoutFingerprint(PROBLEM.train, 150), resume=True)
+    pd.testing.assert_frame_equal(first.table, again.table)

@@ -16,37 +16,40 @@ READ = {
     "nearest": "of the fractions probed, {fraction} keeps a share nearest {delta} of {full}",
 }
 
+BOUND = "{fraction} of the features, the smallest share probed, keep {delta} of {full} already"
 
-def of_redundancy(table: pd.DataFrame, level: float, over: str, score: str = "accuracy") -> str:
+
+def of_redundancy(table: pd.DataFrame, level: float, score: str = "accuracy") -> str:
     """Say what the first rule reads off each curve at the first delta.
 
     Arguments:
         table: as `probe.redundancy.diffused_redundancy` gives it.
         level: coverage of its intervals.
-        over: what was drawn again for them, as "seeds".
         score: what the full layer is measured by.
     """
     return "\n".join(
-        f"{name}{_redundancy(curve.iloc[0], level, over, score)}" for name, curve in named(table)
+        f"{name}{_redundancy(curve.iloc[0], level, score)}" for name, curve in named(table)
     )
 
 
-def _redundancy(row: pd.Series, level: float, over: str, score: str) -> str:
+def _redundancy(row: pd.Series, level: float, score: str) -> str:
     if math.isnan(row.redundancy):
         return (
             "The full layer was not probed, or is right about nothing: no fraction can be held "
             "against it."
         )
-    told = READ[row.rule].format(
+    told = (BOUND if row.bound else READ[row.rule]).format(
         fraction=percent(row.fraction), delta=percent(row.delta), full=f"the full layer's {score}"
     )
     seeds = _count(row.seeds, "seed")
+    ends = f"from {row.low:.3f}" if row.bound else f"{row.low:.3f} to {row.high:.3f}"
     spread = (
         f"no interval, {seeds}"
         if math.isnan(row.low)
-        else f"{percent(level)} interval over {over} {row.low:.3f} to {row.high:.3f}, {seeds}"
+        else f"{percent(level)} interval over {row.over} {ends}, {seeds}"
     )
-    sentence = f"{told}: DR({row.delta:g}) = {row.redundancy:.3f} ({spread})."
+    found = f"is {row.bound}" if row.bound else "="
+    sentence = f"{told}: DR({row.delta:g}) {found} {row.redundancy:.3f} ({spread})."
     return sentence[0].upper() + sentence[1:]
 
 

@@ -1,4 +1,4 @@
-"""What to call curves side by side: what all have in common, and what sets each apart."""
+"""Which rows are of one curve, and what to call curves side by side."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,30 @@ import pandas as pd
 CURVE = ["store", "tap", "mode", "solver", "l2_choice", "l2"]
 """Columns that stay the same along one accuracy-against-fraction curve, after `as_curves`."""
 
+NOT_RUN = "not run"
+"""What the column `status` says of a probe that an interrupted sweep did not reach."""
+
 CHOICES = {"validation": "validation", "loo": "leave-one-out"}
+
+
+def as_curves(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that were run, with one l2 along each curve.
+
+    Where each probe chose its own penalty, the penalty no longer tells curves apart: l2 is NaN
+    there. A table without the column `l2_choice` has penalties that were given.
+    """
+    run = table[table["status"] != NOT_RUN] if "status" in table else table
+    run = run.assign(l2_choice=run.get("l2_choice", "given"))
+    return run.assign(l2=run["l2"].where(run["l2_choice"] == "given"))
+
+
+def score_of(table: pd.DataFrame) -> str:
+    """Return the column that a table is summed up by: accuracy, or r2 where numbers are predicted.
+
+    >>> score_of(pd.DataFrame({"r2": [0.5]}))
+    'r2'
+    """
+    return "r2" if "r2" in table and "accuracy" not in table else "accuracy"
 
 
 def penalty(choice: str, l2: float) -> str:

@@ -5,13 +5,17 @@ import math
 import numpy as np
 import pandas as pd
 
-from probe.curve_names import CURVE, curves_of, penalty, shared_and_own
+from probe.curve_names import (
+    CURVE,
+    as_curves,
+    curves_of,
+    penalty,
+    score_of,
+    shared_and_own,
+)
 
 SOLVED = ("ok", "converged")
 """What the column `status` says of a probe that needs no remark."""
-
-NOT_RUN = "not run"
-"""What it says of a probe that an interrupted sweep did not reach."""
 
 NAMES = {"accuracy": "accuracy", "r2": "R²"}
 """What a person calls the score of a table."""
@@ -19,26 +23,6 @@ NAMES = {"accuracy": "accuracy", "r2": "R²"}
 
 MARGIN = 0.005
 """By how much the best of many sizes may beat the whole layer by chance, in accuracy."""
-
-
-def as_curves(table: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows that were run, with one l2 along each curve.
-
-    Where each probe chose its own penalty, the penalty no longer tells curves apart: l2 is NaN
-    there. A table without the column `l2_choice` has penalties that were given.
-    """
-    run = table[table["status"] != NOT_RUN] if "status" in table else table
-    run = run.assign(l2_choice=run.get("l2_choice", "given"))
-    return run.assign(l2=run["l2"].where(run["l2_choice"] == "given"))
-
-
-def score_of(table: pd.DataFrame) -> str:
-    """Return the column that a table is summed up by: accuracy, or r2 where numbers are predicted.
-
-    >>> score_of(pd.DataFrame({"r2": [0.5]}))
-    'r2'
-    """
-    return "r2" if "r2" in table and "accuracy" not in table else "accuracy"
 
 
 def with_ratio(table: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,6 @@
 """One call over several stores and results: each swept or read, then held against the others."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -38,9 +38,9 @@ class Comparison:
         probes: every probe, one row each.
         table: a row a curve: `name` (what sets it apart), `CURVE`, `task`, `features` (D),
             `seeds`, `full` (mean score of the whole layer), `fraction`, `k`, `accuracy` (or `r2`)
-            and `accuracy_std`, `ratio`, `ratio_std`, `redundancy`, `low`, `high`; and its ranks,
-            1 the best, of equals the first: by `full` and score among the curves of its task,
-            by ratio and redundancy among all.
+            and `accuracy_std`, `ratio`, `ratio_std`, `redundancy`, `low`, `high`, `bound`; and its
+            ranks, 1 the best, of equals the first: by `full` and score among the curves of its
+            task, by ratio and redundancy among all.
         agreement: a row for each task of two curves or more: `task`, `curves`, `best_full` and
             `best_part` (names), `tau`, Kendall's, between their orders with all features and at
             the fraction.
@@ -64,7 +64,7 @@ def compare(
     fraction: float | None = None,
     delta: float = 0.9,
     rule: str = "interpolated",
-    bootstrap: Mapping[str, Any] | None = None,
+    level: float = 0.95,
     out_dir: str | Path | None = None,
     progress: Progress = silent,
     **arguments: Any,
@@ -80,7 +80,7 @@ def compare(
             curve has.
         delta: share of the full score at which redundancy is read off.
         rule: how, a key of `probe.redundancy.RULES`.
-        bootstrap: `level`, `resamples` and `seed` of `probe.diffused_redundancy`.
+        level: coverage of the intervals of redundancy.
         out_dir: folder of a results file for each store; what it has is not solved again.
         progress: callback; its facts name the layer.
         arguments: the others of `probe.sweep`.
@@ -101,8 +101,8 @@ def compare(
     curves = curves_of(summary(probes))
     shared, names = shared_and_own(curves)
     table = _table(probes, curves, names, fraction)
-    read_off = diffused_redundancy(probes, [delta], [rule], **(bootstrap or {}))
-    for column in ("redundancy", "low", "high"):
+    read_off = diffused_redundancy(probes, [delta], [rule], level=level)
+    for column in ("redundancy", "low", "high", "bound"):
         table[column] = read_off[column].to_numpy()
     score = score_of(probes)
     table = _ranked(table, score)

@@ -1,72 +1,79 @@
-"""Probes beside each other: solver against solver, and every mode against random features."""
+"""Probes against each other: solver against solver, and every mode against random features."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
-import numpy as np
 import pandas as pd
 
-from probe.summaries import score_of
+from probe.curve import Curve, curves, difference
 from studies.held import Held
-from studies.intervals import student
 
 
 def differences(sweeps: Sequence[Held], level: float) -> pd.DataFrame:
     """Return differences between probes on the same features, and between modes and random.
 
     `what` is "solver" (`probe` minus `other`, of one mode) or "mode" (`mode` minus `other`, of one
-    probe), in accuracy. Seeds are paired where both have the same; otherwise the standard error is
-    of two independent means. `low` and `high` are Student's, over seeds alone.
+    probe), in accuracy or R^2. Test rows are paired, and seeds where both have the same. `error` is
+    the standard error, `low` and `high` are of coverage `level`, and `over` says of what: test rows
+    are known where the study keeps predictions.
     """
     rows: list[dict] = []
-    grids = [each.grid()[0].assign(probe=each.probe) for each in sweeps]
-    for one, other in combinations(grids, 2):
-        if one["store"].iloc[0] == other["store"].iloc[0]:
-            rows += _compared(one, other, "solver", level)
-    for table in grids:
-        random = table[table["mode"] == "random"]
-        for mode, part in table.groupby("mode", sort=False):
-            if mode != "random" and len(random):
-                rows += _compared(part[part["fraction"] < 1], random, "mode", level)
+    held = [_Curves.of(each) for each in sweeps]
+    for one, other in combinations(held, 2):
+        if one.store != other.store:
+            continue
+        for mode in one.by_mode:
+            if mode in other.by_mode:
+                pair = one.by_mode[mode], other.by_mode[mode]
+                rows += one.compared(*pair, "solver", other.probe, level)
+    for each in held:
+        random = each.by_mode.get("random")
+        for mode, curve in each.by_mode.items():
+            if random is not None and mode != "random":
+                rows += each.compared(curve, random, "mode", "random", level)
     return pd.DataFrame(rows)
 
 
-def _compared(one: pd.DataFrame, other: pd.DataFrame, what: str, level: float) -> list[dict]:
-    score, rows = score_of(one), []
-    keys = ["fraction", "mode"] if what == "solver" else ["fraction"]
-    other_parts = dict(list(other.groupby(keys, sort=True)))
-    for key, part in one.groupby(keys, sort=True):
-        if key not in other_parts or score not in other_parts[key]:
-            continue
-        theirs, first = other_parts[key], part.iloc[0]
-        mine = part.set_index(part["seed"].astype("Int64").fillna(-1))[score].astype(float)
-        yours = theirs.set_index(theirs["seed"].astype("Int64").fillna(-1))[score].astype(float)
-        if mine.index.has_duplicates or yours.index.has_duplicates:
-            continue  # several penalties: which of them to compare is not said
-        error, low, high, paired = _error(mine, yours, level)
-        names = {"store": first.store, "tap": first.tap, "what": what, "probe": first.probe}
-        names |= {"mode": first["mode"], "fraction": first.fraction, "k": first.k}
-        names |= {"other": theirs.iloc[0].probe if what == "solver" else theirs.iloc[0]["mode"]}
-        means = {"mean": mine.mean(), "other_mean": yours.mean()}
-        gap = {"difference": mine.mean() - yours.mean(), "error": error, "low": low, "high": high}
-        rows.append(names | means | gap | {"paired": paired})
-    return rows
+class _Curves:
+    """The curves of a sweep by mode; of several penalties none, since it is not said which counts.
 
-
-def _error(mine: pd.Series, yours: pd.Series, level: float) -> tuple[float, float, float, bool]:
-    """Return error and interval of the difference of means, and whether seeds are paired.
-
-    What is the same for every seed, as the whole layer is, was not drawn, and counts as one value.
+    Attributes:
+        store: the sweep's store.
+        probe: its probe's name.
+        by_mode: its curves.
     """
-    mine, yours = (values.head(1) if values.nunique() == 1 else values for values in (mine, yours))
-    if mine.index.sort_values().equals(yours.index.sort_values()):
-        return *student((mine - yours.reindex(mine.index)).to_numpy(), level), True
-    parts = [student(values.to_numpy(), level) for values in (mine, yours) if len(values) > 1]
-    if not parts:
-        return (float("nan"),) * 3 + (False,)
-    error = float(np.sqrt(sum(part[0] ** 2 for part in parts)))
-    few = min(len(values) for values in (mine, yours) if len(values) > 1)
-    # the fewer seeds decide about the quantile: the interval errs to the wide side
-    unit = student(np.linspace(-1, 1, few), level)
-    reach, gap = unit[2] / unit[0] * error, mine.mean() - yours.mean()
-    return error, float(gap - reach), float(gap + reach), False
+
+    def __init__(self, store: str, probe: str, found: Sequence[Curve]):
+        self.store, self.probe = store, probe
+        modes = [curve.names["mode"] for curve in found]
+        self.by_mode: dict[str, Curve] = {
+            str(mode): curve
+            for mode, curve in zip(modes, found, strict=True)
+            if modes.count(mode) == 1
+        }
+
+    @classmethod
+    def of(cls, each: Held) -> "_Curves":
+        table, rows = each.grid()
+        known = each.correct()
+        found = curves(table, None if known is None else known[1][rows])
+        return cls(table["store"].iloc[0], each.probe, found)
+
+    def compared(
+        self, one: Curve, other: Curve, what: str, against: str, level: float
+    ) -> Iterator[dict]:
+        """Yield a row for each fraction that both curves have; of two modes for parts alone."""
+        places = {float(fraction): place for place, fraction in enumerate(other.fractions)}
+        if one.score != other.score:
+            return
+        for place, fraction in enumerate(one.fractions.tolist()):
+            if fraction not in places or (what == "mode" and fraction == 1):
+                continue
+            found = difference(one, other, place, places[fraction])
+            low, high = found.interval(level)
+            names = {"store": self.store, "tap": one.names["tap"], "what": what}
+            names |= {"probe": self.probe, "mode": one.names["mode"], "fraction": fraction}
+            names |= {"k": int(one.sizes[place]), "other": against}
+            means = {"mean": one.mean()[place], "other_mean": other.mean()[places[fraction]]}
+            gap = {"difference": found.value, "error": found.error, "low": low, "high": high}
+            yield names | means | gap | {"paired": found.paired, "over": found.variance.over[0]}

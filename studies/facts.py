@@ -21,7 +21,10 @@ from studies.spec import nearest
 
 @dataclass(frozen=True)
 class Number:
-    """A measured number, its spread over seeds and its interval; NaN for what is not known."""
+    """A measured number, its spread over seeds and its interval; NaN for what is not known.
+
+    `bound` is "at least" or "at most" of a number that is one.
+    """
 
     mean: float
     std: float = float("nan")
@@ -31,6 +34,7 @@ class Number:
     unit: str = ""
     digits: int = 2
     sign: bool = False
+    bound: str = ""
 
     def text(self, part: str = "") -> str:
         """Write it: with its interval, else with its spread, else alone; or one part of it.
@@ -39,16 +43,23 @@ class Number:
         '93.1 % (92.0 to 94.5)'
         >>> Number(0.9312, 0.01, scale=100, unit=" %", digits=1).text()
         '93.1 ± 1.0 %'
+        >>> Number(0.9, low=0.9, high=1, digits=1, bound="at least").text()
+        'at least 0.9 (0.9 to 1.0)'
         >>> Number(-0.0002, scale=100, unit=" points", digits=1, sign=True).text()
         '+0.0 points'
         """
         if part == "pm" or (not part and np.isnan(self.low + self.high)):
             spread = "" if np.isnan(self.std) else f" ± {self._write(self.std, False)}"
-            return f"{self._write(self.mean, self.sign)}{spread}{self.unit}"
+            bound = f"{self.bound} " if self.bound else ""
+            return f"{bound}{self._write(self.mean, self.sign)}{spread}{self.unit}"
         if part:
             return f"{self._write(getattr(self, part), self.sign and part != 'std')}{self.unit}"
         low, high = (self._write(end, self.sign) for end in (self.low, self.high))
-        return f"{self._write(self.mean, self.sign)}{self.unit} ({low} to {high})"
+        mean = f"{self._write(self.mean, self.sign)}{self.unit}"
+        if self.bound:
+            least = f"{self.bound} {mean}"
+            return f"{least} ({low} to {high})" if self.low < self.high else least
+        return f"{mean} ({low} to {high})"
 
     def _write(self, value: float, sign: bool) -> str:
         return f"{value * self.scale:{'+' if sign else ''}z.{self.digits}f}"
@@ -152,17 +163,23 @@ def _features(facts: Facts, feature: str) -> str:
 
 
 def _redundancy(
-    facts: Facts, feature: str, mode: str, probe: str, delta: str, rule: str = "threshold"
+    facts: Facts, feature: str, mode: str, probe: str, delta: str, rule: str = "interpolated"
 ) -> Number:
     row = facts.row("redundancy", store=feature, mode=mode, probe=probe, delta=delta, rule=rule)
-    return Number(row["redundancy"], np.nan, row["low"], row["high"], digits=3)
+    return Number(row["redundancy"], np.nan, row["low"], row["high"], digits=3, bound=bound_of(row))
 
 
 def _share(
     facts: Facts, feature: str, mode: str, probe: str, delta: str, rule: str = "interpolated"
 ) -> Number:
     dr = _redundancy(facts, feature, mode, probe, delta, rule)
-    return Number(1 - dr.mean, np.nan, 1 - dr.high, 1 - dr.low, 100, " %", 1)
+    bound = "at most" if dr.bound else ""
+    return Number(1 - dr.mean, np.nan, 1 - dr.high, 1 - dr.low, 100, " %", 1, bound=bound)
+
+
+def bound_of(row: pd.Series) -> str:
+    """Return whether the DR of a row is a bound: "at least", or nothing."""
+    return "" if pd.isna(row.get("bound")) else str(row["bound"])
 
 
 def _cka(table: str):

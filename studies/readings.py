@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 
 from probe.affected import affected_classes
+from probe.curve import curve_table
 from probe.inequality import class_losses, inequality_table
 from probe.reading import read_per_class
 from probe.redundancy import DELTAS, diffused_redundancy
 from probe.summaries import as_curves
 from studies.held import Held
-from studies.intervals import Resampling, curve_table
 from studies.spec import Analyses, several
 
 
@@ -20,7 +20,7 @@ def accuracy(held: Held, asked: Analyses) -> pd.DataFrame:
     table, rows = held.grid()
     known = held.correct()
     correct = None if known is None else known[1][rows]
-    return curve_table(table, correct, Resampling(asked.resamples, asked.level))
+    return curve_table(table, correct, asked.level)
 
 
 def redundancy(held: Held, asked: Analyses) -> pd.DataFrame:
@@ -31,7 +31,6 @@ def redundancy(held: Held, asked: Analyses) -> pd.DataFrame:
         sorted({*asked.deltas, *DELTAS}),
         several(asked.rules),
         None if known is None else known[1],
-        asked.resamples,
         asked.level,
     )
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from probe.summaries import percent, plus_minus
 from studies.errors import UsageError
-from studies.facts import Facts, Number
+from studies.facts import Facts, Number, bound_of
 from studies.spec import nearest
 
 NAN = float("nan")
@@ -60,11 +60,12 @@ def _spread(at: pd.DataFrame, fraction: float, name: str, scale: float, digits: 
     return plus_minus(scale * row[name], std, digits)
 
 
-def _redundancy(facts: Facts, rule: str = "threshold") -> str:
+def _redundancy(facts: Facts, rule: str = "") -> str:
+    """Lay out DR by a rule, by default the study's first."""
     table = facts.table("redundancy")
     if table.empty:
         return NOTHING
-    table = table[table["rule"] == rule]
+    table = table[table["rule"] == (rule or table["rule"].iloc[0])]
     deltas = sorted(table["delta"].unique())
     rows = []
     for key, curve in table.groupby(["store", "probe", "mode"], sort=False):
@@ -77,7 +78,8 @@ def _interval(row: pd.Series, name: str, scale: float, digits: int, sign: bool =
     low, high = ("low", "high") if "low" in row else (f"{name}_low", f"{name}_high")
     if pd.isna(row[name]):
         return "not reached"
-    return Number(row[name], NAN, row[low], row[high], scale, "", digits, sign).text()
+    bound = bound_of(row)
+    return Number(row[name], NAN, row[low], row[high], scale, "", digits, sign, bound).text()
 
 
 def _similarity(name: str) -> Callable[..., str]:

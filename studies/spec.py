@@ -134,15 +134,15 @@ class Probe(_Strict):
 class Analyses(_Strict):
     """What is read off the probes.
 
-    `deltas` and `rules` are of diffused redundancy, with intervals of `level` from `resamples`
-    draws; `classes_at` are the fractions at which classes are compared; `cka` and `spectrum` look
-    at the features themselves: CKA of random subsets at `cka_fractions` (by default the study's)
-    or `cka_sizes`, with the layer and between seeds, on `cka_rows` test rows (evenly spaced; by
-    default all).
+    `deltas` and `rules` are of diffused redundancy; intervals have the coverage `level`;
+    `classes_at` are the fractions at which classes are compared, with `resamples` draws behind the
+    test; `cka` and `spectrum` look at the features themselves: CKA of random subsets at
+    `cka_fractions` (by default the study's) or `cka_sizes`, with the layer and between seeds, on
+    `cka_rows` test rows (evenly spaced; by default all).
     """
 
     deltas: list[Share] = [0.8, 0.9, 0.95, 0.99]
-    rules: Several = ("threshold", "interpolated", "nearest")
+    rules: Several = ("interpolated",)
     classes_at: list[Share] = [0.1]
     cka: bool = True
     cka_fractions: list[Share] | None = None

@@ -16,6 +16,9 @@ from studies.made import VERSION, Made, content, digest
 from studies.readings import READINGS
 from studies.spec import Analyses, Study, several
 
+READ = 2
+"""Of how tables are read off results; a higher one makes tables anew, and no result."""
+
 KEY = ["store", "tap", "probe", "mode"]
 """Columns that name a curve of a study: `store` is the feature, `probe` the study's probe."""
 
@@ -62,7 +65,7 @@ def make(context: Context, name: str, made: Made, progress: Progress = silent) -
     asked = context.study.analyses
     inputs = [content(path) for each in context.sweeps for path in each.files]
     names = [each.sweep.name for each in context.sweeps]
-    fingerprint = digest([VERSION, name, names, inputs, asked.model_dump()])
+    fingerprint = digest([VERSION, READ, name, names, inputs, asked.model_dump()])
     part, path = f"tables/{name}", context.folder / "tables" / f"{name}.csv"
     if made.fresh(part, fingerprint):
         return False
@@ -94,7 +97,9 @@ def _reading(each: Held, name: str, asked: Analyses, made: Made) -> pd.DataFrame
     """Return a reading of one sweep, from the file that it was kept in if it is still true."""
     part = f"readings/{each.sweep.name}.{name}"
     path = made.folder / ".made" / f"{part}.parquet"
-    fingerprint = digest([VERSION, [content(file) for file in each.files], asked.model_dump()])
+    fingerprint = digest(
+        [VERSION, READ, [content(file) for file in each.files], asked.model_dump()]
+    )
     if not made.fresh(part, fingerprint):
         table = READINGS[name](each, asked)
         if not table.empty:

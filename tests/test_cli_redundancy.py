@@ -37,21 +37,32 @@ def results(tmp_path):
 
 
 def test_it_prints_and_saves_what_the_library_reads(results, tmp_path):
-    ran = run(results, "--delta", "0.8,0.9", "--out", tmp_path / "dr.json", "--resamples", 50)
-    wanted = probe.diffused_redundancy(probe.read_results(results), [0.8, 0.9], resamples=50)
+    ran = run(results, "--delta", "0.8,0.9", "--out", tmp_path / "dr.json")
+    wanted = probe.diffused_redundancy(probe.read_results(results), [0.8, 0.9])
     saved = pd.read_json(tmp_path / "dr.json")
     for name in ("redundancy", "low", "high"):
         assert np.allclose(saved[name], wanted[name]), name
         for value in wanted[name]:
             assert f"{value:.3f}" in ran.stdout
-    assert "net, last, random, ridge, l2 = 0.01" in ran.stdout
     said = " ".join(ran.stdout.split())
+    assert "net, last, random, ridge, l2 = 0.01" in said
+    low, high = wanted["low"][0], wanted["high"][0]
+    assert "80 % of the full layer's accuracy is reached at" in said
+    ends = f"{low:.3f} to {high:.3f}"
     assert (
-        "20 % is the smallest fraction probed that keeps 80 % of the full layer's accuracy: "
+        f"DR(0.8) = {wanted['redundancy'][0]:.3f} (95 % interval over seeds {ends}, 3 seeds)."
         in said
     )
-    assert "DR(0.8) = 0.800 (95 % interval over seeds 0.500 to 0.800, 3 seeds)." in said
     assert max(map(len, ran.stdout.splitlines())) <= 80
+
+
+def test_one_fraction_gives_a_bound_and_no_interval(tmp_path):
+    save_table(table()[lambda rows: rows["fraction"].isin([0.5, 1.0])], tmp_path / "one.csv")
+    said = " ".join(run(tmp_path / "one.csv", "--delta", "0.8").stdout.split())
+    assert "at least 0.500" in said
+    assert "50 % of the features, the smallest share probed, keep 80 % of the full layer's" in said
+    assert "DR(0.8) is at least 0.500 (95 % interval over seeds from 0.500, 3 seeds)." in said
+    assert "[0.500" not in said
 
 
 def test_several_files_are_one_table_and_curves_are_named(results, tmp_path):
@@ -71,7 +82,7 @@ def test_the_whole_curve_is_shown_and_drawn(results, tmp_path):
     assert "diffused redundancy" in (tmp_path / "dr.svg").read_text()
     assert f"wrote {tmp_path / 'dr.svg'}" in ran.stderr
     run(results, "--delta", "0.9", "--plot", tmp_path / "one.svg", "--out", tmp_path / "one.csv")
-    assert pd.read_csv(tmp_path / "one.csv")["delta"].tolist() == [0.9] * 3
+    assert pd.read_csv(tmp_path / "one.csv")["delta"].tolist() == [0.9]
 
 
 def test_with_predictions_test_rows_are_drawn_again(tmp_path):
@@ -101,9 +112,8 @@ def test_without_a_full_layer_it_says_so(tmp_path):
     ("options", "status", "message"),
     [
         (["--delta", "90"], 2, "delta 90.0 is outside (0, 1]: 0.9 keeps 90 %"),
-        (["--rule", "closest"], 2, "no rule is called 'closest': there are threshold, "),
+        (["--rule", "closest"], 2, "no rule is called 'closest': there are interpolated, "),
         (["--level", "95"], 2, "level 95.0 is outside (0, 1)"),
-        (["--resamples", "0"], 2, "0 resamples draw nothing"),
         (["--plot", "dr.gif"], 2, "must end in .png or .svg or .pdf"),
         (["--predictions", "absent.npz"], 2, "'absent.npz' does not exist"),
     ],
@@ -131,7 +141,8 @@ def test_every_k_of_a_wide_layer_is_read_at_once(tmp_path):
         accuracy=0.9 - 0.5 * (k / 1024) ** -0.1 * (k < 1024) / 4,
     )  # fmt: skip
     save_table(rows, tmp_path / "every.parquet")
-    run(tmp_path / "every.parquet", "--out", tmp_path / "dr.csv", "--plot", tmp_path / "dr.png")
+    run(tmp_path / "every.parquet", "--rule", "threshold,interpolated",
+        "--out", tmp_path / "dr.csv", "--plot", tmp_path / "dr.png")  # fmt: skip
     kept = pd.read_csv(tmp_path / "dr.csv").set_index("rule")["fraction"]
     ratio = rows["accuracy"][:1024].to_numpy() / 0.9
     assert kept["threshold"] == k[(ratio >= 0.9).argmax()] / 1024

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import probe.bootstrap
 from probe.errors import DataError, UsageError
 from probe.redundancy import DELTAS, RULES, diffused_redundancy
 
@@ -55,7 +54,7 @@ def test_every_rule_reads_what_brute_force_reads(n_seeds, below, delta, seed):
     fractions = [*sorted(below), 1.0]
     accuracy = np.random.default_rng(seed).uniform(0.1, 1, (n_seeds, len(fractions)))
     shuffled = table(fractions, accuracy).sample(frac=1, random_state=seed)
-    found = diffused_redundancy(shuffled, [delta], resamples=1).set_index("rule")
+    found = diffused_redundancy(shuffled, [delta], list(RULES)).set_index("rule")
     for rule in RULES:
         wanted = brute(fractions, accuracy, delta, rule)
         assert found["fraction"][rule] == pytest.approx(wanted, rel=1e-9), rule
@@ -82,7 +81,9 @@ PUBLISHED = {
     ],
 )
 def test_published_redundancies(task, by_nearest, by_threshold):
-    found = diffused_redundancy(table(GRID, PUBLISHED[task])).set_index("rule")["redundancy"]
+    found = diffused_redundancy(table(GRID, PUBLISHED[task]), rules=list(RULES)).set_index("rule")[
+        "redundancy"
+    ]
     assert found["nearest"] == pytest.approx(by_nearest)
     assert found["threshold"] == pytest.approx(by_threshold)
     assert found["threshold"] < found["interpolated"] < by_threshold + 0.3
@@ -97,14 +98,16 @@ def test_between_grid_points_the_ratio_is_linear_in_the_logarithm():
 
 
 def test_of_a_curve_that_falls_again_the_first_crossing_counts():
-    found = diffused_redundancy(table([0.1, 0.2, 0.5, 1.0], [0.5, 0.95, 0.6, 1.0]), [0.9])
+    found = diffused_redundancy(
+        table([0.1, 0.2, 0.5, 1.0], [0.5, 0.95, 0.6, 1.0]), [0.9], list(RULES)
+    )
     assert found.set_index("rule")["fraction"]["threshold"] == 0.2
 
 
 def test_the_curve_falls_with_delta_and_is_exact_at_one():
     random = np.random.default_rng(0)
     curves = table(GRID, np.sort(random.uniform(size=(3, 10)), 1))
-    found = diffused_redundancy(curves, DELTAS, resamples=50)
+    found = diffused_redundancy(curves, DELTAS, list(RULES))
     for rule, rows in found.groupby("rule"):
         assert (np.diff(rows["redundancy"]) <= 0).all(), rule
         assert rows["redundancy"].iloc[-1] == 0
@@ -122,7 +125,20 @@ def test_curves_are_read_apart_and_unseeded_ones_too():
     assert found["redundancy"].to_dict() == {"first": 0, "random": 0.9}
     assert found["seeds"].to_dict() == {"first": 1, "random": 2}
     assert np.isnan(found.loc["first", ["low", "high"]].astype(float)).all()
-    assert found.loc["random", ["low", "high"]].tolist() == [0.9, 0.9]
+    assert found.loc["random", ["low", "high"]].tolist() == [0.9, 1]
+    assert found["bound"].to_dict() == {"first": "", "random": "at least"}
+
+
+def test_what_the_smallest_fraction_keeps_already_is_a_bound():
+    alone = table([0.1, 1.0], [[0.85, 0.9], [0.86, 0.9], [0.87, 0.9]])
+    for rule in RULES:
+        found = diffused_redundancy(alone, [0.9, 0.99], [rule]).set_index("delta")
+        assert found["bound"].tolist() == ["at least", ""], rule
+        assert found.loc[0.9, ["redundancy", "high"]].tolist() == [0.9, 1]
+        assert found.loc[0.9, "low"] <= 0.9
+    # one feature is the least that can be taken: there is nothing below it
+    single = diffused_redundancy(alone.assign(k=[1, 10] * 3)).iloc[0]
+    assert (single["bound"], single["redundancy"], single["high"]) == ("", 0.9, 0.9)
 
 
 def test_numbers_predicted_are_read_by_their_r2():
@@ -153,7 +169,7 @@ def test_intervals_over_seeds_hold_the_truth():
         shift = 0.04 * random.normal(size=(6, 1)) * (fractions < 1)
         accuracy = 1 + 0.25 * np.log10(fractions) + shift
         found = diffused_redundancy(
-            table(fractions, accuracy), [0.7], ["interpolated"], resamples=200, level=0.9
+            table(fractions, accuracy), [0.7], ["interpolated"], level=0.9
         ).iloc[0]
         held.append(found["low"] <= 1 - 10**-1.2 <= found["high"])
     assert np.mean(held) == pytest.approx(0.9, abs=0.07)
@@ -165,21 +181,17 @@ def rows_of(accuracy, n_rows, random):
     return hardness[None] < np.ravel(accuracy)[:, None]
 
 
-def test_correctness_stands_for_accuracy(monkeypatch):
+def test_correctness_stands_for_accuracy():
     random = np.random.default_rng(4)
     accuracy = np.array([[0.5, 0.75, 0.85], [0.45, 0.8, 0.9]])
     probes = table([0.1, 0.3, 1.0], accuracy)
     correct = rows_of(accuracy, 300, random)
-    by_rows = diffused_redundancy(probes, [0.8, 0.9], correct=correct, resamples=200)
+    by_rows = diffused_redundancy(probes, [0.8, 0.9], correct=correct)
     again = diffused_redundancy(probes.assign(accuracy=correct.mean(1)), [0.8, 0.9])
     assert by_rows["fraction"].tolist() == again["fraction"].tolist()
     order = random.permutation(len(probes))
     moved = diffused_redundancy(probes.iloc[order], [0.8, 0.9], correct=correct[order])
     assert moved["fraction"].tolist() == by_rows["fraction"].tolist()
-    # rows in chunks hold the same statistic as all at once
-    monkeypatch.setattr(probe.bootstrap, "CHUNK", 300 * 7)
-    chunks = diffused_redundancy(probes, [0.8, 0.9], correct=correct, resamples=200)
-    assert np.allclose(chunks["low"], by_rows["low"], atol=0.1)
     with pytest.raises(DataError, match=r"correctness of shape \(5, 300\) for a table of 6 rows"):
         diffused_redundancy(probes, correct=correct[1:])
 
@@ -189,7 +201,7 @@ def test_a_probe_that_failed_is_left_out_whatever_it_predicts():
     correct = np.zeros((4, 20), bool)
     correct[[0, 1, 3], :18] = True
     correct[0, 9:] = False
-    found = diffused_redundancy(table([0.1, 1.0], accuracy), [0.3], ["threshold"], correct, 10)
+    found = diffused_redundancy(table([0.1, 1.0], accuracy), [0.3], ["threshold"], correct)
     assert found["fraction"].tolist() == [0.1]
 
 
@@ -197,8 +209,8 @@ def test_seeds_are_drawn_again_beside_rows():
     # no row differs from another, and of two seeds one keeps everything and the other nothing
     correct = np.repeat([[True], [True], [False], [True]], 30, axis=1)
     probes = table([0.1, 1.0], correct.mean(1).reshape(2, 2))
-    found = diffused_redundancy(probes, [0.75], ["threshold"], correct, resamples=100).iloc[0]
-    assert (found["redundancy"], found["low"], found["high"]) == (0, 0, 0.9)
+    found = diffused_redundancy(probes, [0.75], ["threshold"], correct).iloc[0]
+    assert (found["redundancy"], found["low"], found["high"]) == (0, 0, 1)
 
 
 def test_intervals_over_rows_hold_the_truth():
@@ -208,7 +220,7 @@ def test_intervals_over_rows_hold_the_truth():
         correct = rows_of(accuracy, 250, random)
         found = diffused_redundancy(
             table(fractions, accuracy), [0.625], ["interpolated"], correct=correct,
-            resamples=200, level=0.9,
+            level=0.9,
         ).iloc[0]  # fmt: skip
         held.append(found["low"] <= 1 - 10**-1.5 <= found["high"])
     assert np.mean(held) == pytest.approx(0.9, abs=0.08)
@@ -218,7 +230,7 @@ def test_what_cannot_be_asked_is_refused():
     probes = table([0.1, 1.0], [0.5, 0.9])
     with pytest.raises(UsageError, match=r"delta 90 is outside \(0, 1\]"):
         diffused_redundancy(probes, [90])
-    with pytest.raises(UsageError, match="no rule is called 'closest': there are threshold, "):
+    with pytest.raises(UsageError, match="no rule is called 'closest': there are interpolated, "):
         diffused_redundancy(probes, rules=["closest"])
     with pytest.raises(DataError, match=r"fraction 0\.1 of seed 1 stands twice in a curve of mode"):
         diffused_redundancy(pd.concat([probes, probes]))

@@ -231,7 +231,7 @@ def test_numbers_of_the_page_are_those_of_the_tables(whole):
     assert f"alone\n{100 * part.mean():.1f} %." in page
     assert "6 of 64; " in page
     assert "![What is kept](figures/ratio.ridge.svg)" in page
-    dr = diffused_redundancy(random, rules=["threshold"])["redundancy"].iloc[0]
+    dr = diffused_redundancy(random, rules=["interpolated"])["redundancy"].iloc[0]
     assert f"DR is {dr:.3f} (" in page
     lda = read_table(out / "results" / "one.lda.csv")
     gap = random[random["fraction"] == 0.5]["accuracy"].mean()

@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from probe.curve_names import CURVE, NOT_RUN
 from probe.figures.style import look
-from probe.summaries import CURVE, NOT_RUN
 
 MOST_MARKERS = 40
 """Points of a curve up to which each has its marker; longer ones are lines with a few."""

@@ -6,8 +6,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from probe.curve_names import NOT_RUN, score_of
 from probe.redundancy import DELTAS, diffused_redundancy
-from probe.summaries import NAMES, NOT_RUN, score_of
+from probe.summaries import NAMES
 from studies.report.curves import Curve, by_curve, thinned
 from studies.report.embedded import Column, intervals, number, numbers, table
 
@@ -67,11 +68,11 @@ def _cka(probes: pd.DataFrame) -> dict[str, Any] | None:
 
 
 def redundancies(
-    rows: pd.DataFrame, correct: np.ndarray | None = None, resamples: int = 500
+    rows: pd.DataFrame, correct: np.ndarray | None = None
 ) -> dict[tuple, pd.DataFrame]:
     """Return DR against delta of each curve that has a full layer, interpolated; see `probe`."""
     run, correct = _run(rows, correct)
-    found = diffused_redundancy(run, DELTAS, ("interpolated",), correct, resamples)
+    found = diffused_redundancy(run, DELTAS, correct=correct)
     curves = dict(by_curve(found))
     return {key: each for key, each in curves.items() if each["redundancy"].notna().any()}
 

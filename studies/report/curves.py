@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from probe.curve import curve_table
 from probe.curve_names import shared_and_own
 from probe.summaries import CURVE, as_curves, summary, with_ratio
-from studies.intervals import curve_table
 
 DRAWN = 240
 """Points of one curve that are drawn at most; a sweep of every k has thousands."""
@@ -25,7 +25,7 @@ class Curve:
         label: the words that tell it apart from the others of the report.
         probes: its rows of `with_ratio`, one a probe.
         points: its rows of `summary`, one a fraction, with `ratio_low` and `ratio_high`: the
-            bootstrap interval over seeds and, where it is known who is right on which, test rows;
+            interval over seeds and, where it is known who is right on which, test rows;
             NaN for one seed without them.
     """
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from probe.curve_names import CURVE, NOT_RUN, as_curves
 from probe.errors import UsageError
 from probe.reading import judged, read_per_class
-from probe.summaries import CURVE, NOT_RUN, as_curves
 from probe.tables import SUFFIXES, as_computed, read_table
 from studies.report import provenance
 

@@ -31,15 +31,13 @@ from terminal.values import DEVICE, PICTURE, STORE, TABLE, Names, NumberList, Pe
 @click.option("--delta", type=float, default=0.9, help="Of DR(delta).")
 @click.option("--rule", default="interpolated", help="How DR is read off, as of `redundancy`.")
 @click.option("--level", type=float, default=0.95, help="Coverage of DR's intervals.")
-@click.option("--resamples", type=int, default=2000, help="Draws of seeds behind an interval.")
-@click.option("--seed", type=int, default=0, help="Of these draws.")
 @click.option("--out-dir", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
               help="Keep a results file for each store, and go on with those there.")  # fmt: skip
 @click.option("--out", type=TABLE, metavar="FILE", help="Save the table: .csv, .json or .parquet.")
 @click.option("--plot", type=PICTURE, metavar="FILE",
               help="Draw a line a curve: accuracy, or its ratio of several data sets.")  # fmt: skip
 def compare(
-    places, tap, fractions, seeds, mode, fraction, delta, rule, level, resamples, seed, out_dir,
+    places, tap, fractions, seeds, mode, fraction, delta, rule, level, out_dir,
     out, plot, **options,
 ) -> None:  # fmt: skip
     """Probe several stores, or read results, and set them side by side.
@@ -62,7 +60,7 @@ def compare(
     with Progress() as progress:
         found = compare(
             places, fractions, seeds, taps=tap, fraction=fraction, delta=delta, rule=rule,
-            bootstrap={"level": level, "resamples": resamples, "seed": seed}, out_dir=out_dir,
+            level=level, out_dir=out_dir,
             progress=progress, mode=list(mode), **options,
         )  # fmt: skip
     tables.show(

@@ -18,29 +18,29 @@ from terminal.values import FILE, PICTURE, TABLE, Names, NumberList
     help="Shares of the full layer's accuracy to keep, in (0, 1].",
 )  # fmt: skip
 @click.option(
-    "--rule", type=Names(), default="threshold,interpolated,nearest", metavar="LIST",
-    help="How the fraction is read off a curve.",
+    "--rule", type=Names(), default="interpolated", metavar="LIST",
+    help="How the fraction is read off a curve: interpolated, threshold, nearest.",
 )  # fmt: skip
 @click.option(
     "--predictions", type=FILE, metavar="FILE",
-    help="What --save-predictions of the same run wrote: test rows are drawn again too.",
+    help="What --save-predictions of the same run wrote: intervals are over test rows too.",
 )  # fmt: skip
 @click.option("--level", type=float, default=0.95, help="Coverage of the intervals.")
-@click.option("--resamples", type=int, default=2000, help="Draws behind an interval.")
-@click.option("--seed", type=int, default=0, help="Of these draws.")
 @click.option("--curve", is_flag=True, help="Show every delta from 0.50 to 1.00.")
 @click.option("--out", type=TABLE, metavar="FILE", help="Save the table: .csv, .json or .parquet.")
 @click.option(
     "--plot", type=PICTURE, metavar="FILE",
     help="Draw DR against delta, by the first rule: .png, .svg or .pdf.",
 )  # fmt: skip
-def redundancy(results, delta, rule, predictions, curve, out, plot, level, **draws) -> None:
+def redundancy(results, delta, rule, predictions, curve, out, plot, level) -> None:
     """Show the diffused redundancy DR(delta) of every curve of results files.
 
     DR(delta) = 1 - f, where a fraction f of the features keeps delta of the full layer's
-    accuracy. By threshold, f is the smallest such fraction that was probed; interpolated, where
-    the curve first reaches delta between two of them; by nearest, the fraction whose share is
-    nearest delta, as in the paper's code. Intervals are bootstrapped over seeds.
+    accuracy: interpolated, where the curve first reaches delta between two fractions that were
+    probed. By --rule threshold f is the smallest one that was probed and keeps delta, as in the
+    paper's text; by nearest, the one whose share is nearest delta, as in its code. Intervals are
+    over seeds and, with --predictions, over test rows; none holds what other train rows would
+    change.
 
     \b
     Example:
@@ -64,13 +64,10 @@ def redundancy(results, delta, rule, predictions, curve, out, plot, level, **dra
     asked = list(dict.fromkeys(DELTAS if curve else delta))
     deltas = asked + [one for one in DELTAS if plot and one not in asked]
     with Progress() as progress:
-        every = diffused_redundancy(
-            probes, deltas, rule, correct, level=level, progress=progress, **draws
-        )
+        every = diffused_redundancy(probes, deltas, rule, correct, level=level, progress=progress)
     table = every[every["delta"].isin(asked)]
-    over = "seeds and test rows" if predictions else "seeds"
     tables.show(
-        *tables.of_curves(table, _curve), of_redundancy(table, level, over, NAMES[score_of(probes)])
+        *tables.of_curves(table, _curve), of_redundancy(table, level, NAMES[score_of(probes)])
     )
     if (table["low"].isna() & table["redundancy"].notna()).any():
         notice("one seed, or a mode without seeds, has no interval unless --predictions is given")
@@ -99,5 +96,9 @@ def _curve(curve, title: str) -> Table:
 
 
 def _reading(row) -> str:
+    if math.isnan(row.redundancy):
+        return "-"
+    if row.bound:
+        return f"{row.bound} {row.redundancy:.3f}"
     interval = "" if math.isnan(row.low) else f" [{row.low:.3f}, {row.high:.3f}]"
-    return "-" if math.isnan(row.redundancy) else f"{row.redundancy:.3f}{interval}"
+    return f"{row.redundancy:.3f}{interval}"

@@ -1,14 +1,37 @@
-"""Downloads that end: each has a time limit, and a refusal says what, whence and what to do."""
+"""Downloads: each has a time limit, a refusal says what to do, and what came is looked at.
 
+Where a file should be there is often something else: a pointer of Git LFS, a page that asks for a
+password, a download that was cut short.
+"""
+
+import re
 import socket
 import sys
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 
 from featstore.errors import DownloadRefused
 
 # Seconds without a byte after which a server counts as silent.
 PATIENCE = 15.0
+
+# First bytes of files that are given in place of weights or arrays.
+_KINDS = {
+    b"\x89HDF\r\n\x1a\n": "an HDF5 file, as Keras saves weights: convert it to safetensors",
+    b"\x1f\x8b": "packed by gzip: unpack it, and give the file inside",
+    b"BZh": "packed by bzip2: unpack it, and give the file inside",
+    b"\xfd7zXZ\x00": "packed by xz: unpack it, and give the file inside",
+    b"\x28\xb5\x2f\xfd": "packed by zstd: unpack it, and give the file inside",
+    b"7z\xbc\xaf\x27\x1c": "a 7z archive: unpack it, and give the file inside",
+    b"Rar!": "a RAR archive: unpack it, and give the file inside",
+    b"GGUF": "a GGUF file of quantised weights: give the original ones",
+    b"\x89PNG": "a PNG image: give another file",
+    b"\xff\xd8\xff": "a JPEG image: give another file",
+    b"%PDF": "a PDF document: give another file",
+}
+_POINTER = b"version https://git-lfs.github.com/spec/"
 
 # Clients whose errors are about the network, whatever their base class.
 _CLIENTS = {"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib", "urllib3"} | {
@@ -33,6 +56,50 @@ def downloading(what: str, source: str, remedy: str) -> Iterator[None]:
         ) from error
     finally:
         socket.setdefaulttimeout(limit)
+
+
+def mistaken(path: Path) -> str | None:
+    """Say what a file is that is clearly no weights and no arrays, and what to do; None otherwise.
+
+    Told by its first bytes: a Git LFS pointer, a web page or other text, an archive, an HDF5 file,
+    a file that is empty or a zip archive that was cut short.
+    """
+    with path.open("rb") as file:
+        start = file.read(512)
+    if not start:
+        return "empty (0 bytes): fetch it again"
+    if start.startswith(_POINTER):
+        size = re.search(rb"^size (\d+)", start, re.MULTILINE)
+        of = f" of {int(size[1]) / 1e6:,.1f} MB" if size else ""
+        return f"a Git LFS pointer{of}, not the file itself: fetch that with git lfs pull"
+    if start.startswith(b"/annex/") or b".git/annex/objects" in start[:200]:
+        return "a git-annex pointer, not the file itself: fetch that with git annex get"
+    kind = next((kind for magic, kind in _KINDS.items() if start.startswith(magic)), None)
+    if kind is not None:
+        return kind
+    if start[257:262] == b"ustar":
+        return "a tar archive: unpack it, and give the file inside"
+    if start[:4] == b"PK\x03\x04" and not zipfile.is_zipfile(path):
+        return f"cut short: the end of its {path.stat().st_size:,} bytes is missing; fetch it again"
+    return _as_text(start)
+
+
+def _as_text(start: bytes) -> str | None:
+    """What the first bytes of a file are if they are text."""
+    try:
+        text = start.decode("utf-8-sig").strip()
+    except UnicodeDecodeError as error:
+        if error.start < len(start) - 4:
+            return None
+        text = start[: error.start].decode("utf-8-sig").strip()
+    if not text or not all(character.isprintable() or character.isspace() for character in text):
+        return None
+    if re.match(r"<(!doctype|html|head|body)", text, re.IGNORECASE):
+        title = re.search(r"<title>\s*(.*?)\s*</title>", text, re.IGNORECASE | re.DOTALL)
+        called = f" ({title[1][:60]!r})" if title else ""
+        return f"a web page{called}, not the file itself: fetch that by its direct link"
+    line = " ".join(text.split())[:60]
+    return f"text that begins {line!r}, not the file itself: fetch that again"
 
 
 def from_network(error: BaseException) -> bool:

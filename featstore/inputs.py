@@ -67,6 +67,8 @@ def load(request: Request) -> Inputs:
         image_size=request.image_size,
         transform=request.transform,
         trust=request.trust,
+        weights_key=request.weights_key,
+        weights_prefix=request.weights_prefix,
     )
     reader = taps.resolve(backbone, request.taps, request.pool)
     augmented = _views(request, backbone) if request.augmentation else None

@@ -50,30 +50,24 @@ def in_timm_names(state: Mapping[str, Tensor], wanted: Iterable[str]) -> dict[st
     return {_renamed(key, blocks, expanding): tensor for key, tensor in state.items()}
 
 
-def of_robustness(
-    state: Mapping[str, Tensor],
-) -> tuple[dict[str, Tensor], tuple[Tensor, Tensor] | None]:
-    """The network in a file of the `robustness` library, and the (mean, std) of its own input.
+def normaliser(beside: Mapping[str, Tensor]) -> tuple[Tensor, Tensor] | None:
+    """The (mean, std) with which a network of the `robustness` library sees its input.
 
-    Such a file holds the network as `model.*`, a copy of it inside `attacker.*`, and the
-    normalisation that it was trained with as `normalizer.new_mean` and `new_std`. Any other state
-    comes back as it is, with None.
+    Such a file holds the network as `model.*`, a copy of it inside `attacker.*`, and with them
+    `normalizer.new_mean` and `new_std`. None where the keys `beside` a network have no such pair.
 
-    >>> of_robustness({"model.fc.bias": 1, "attacker.model.fc.bias": 1})
-    ({'fc.bias': 1}, None)
-    >>> of_robustness({"fc.bias": 1})
-    ({'fc.bias': 1}, None)
+    >>> normaliser({"normalizer.new_mean": 1, "normalizer.new_std": 2, "attacker.model.fc.bias": 3})
+    (1, 2)
     """
-    wrapped = [key for key in state if key.startswith("model.")]
-    extras = [key for key in state if key.startswith(_ROBUSTNESS)]
-    if not wrapped or not extras:
-        return dict(state), None
-    network = {
-        key.removeprefix("model."): tensor for key, tensor in state.items() if key not in extras
-    }
-    names = ("normalizer.new_mean", "normalizer.new_std")
-    found = all(name in state for name in names)
-    return network, tuple(state[name] for name in names) if found else None
+    pairs = (
+        (key, key.replace("new_mean", "new_std"))
+        for key in beside
+        if key.endswith("normalizer.new_mean")
+    )
+    return next(
+        ((beside[mean], beside[std]) for mean, std in pairs if std in beside),
+        None,
+    )
 
 
 def blurred(state: Mapping[str, Tensor]) -> list[str]:
@@ -85,7 +79,6 @@ def blurred(state: Mapping[str, Tensor]) -> list[str]:
     return [key.removesuffix(_BLUR) for key in state if key.endswith(_BLUR)]
 
 
-_ROBUSTNESS = ("normalizer.", "normalize.", "attacker.")
 _BLUR = ".blur_filter"
 
 

@@ -5,10 +5,16 @@ from pathlib import Path
 
 import numpy as np
 
+from featstore.downloads import mistaken
 from featstore.errors import DatasetError
 
 # Names for the classes are kept for each number up to the largest label.
 MOST_CLASSES = 1_000_000
+
+NUMBERED = (
+    "number the classes and save y, as by names, y = numpy.unique(labels, return_inverse=True),"
+    " where labels are those of all splits together"
+)
 
 
 @dataclass(frozen=True)
@@ -35,6 +41,8 @@ class NpySplit:
             raise DatasetError(
                 f"{self.features} holds {features.dtype}; features are real numbers: convert them"
             )
+        if labels.dtype.kind in "US" and not self.targets:
+            raise DatasetError(f"{self.labels} holds texts ({labels.dtype}); {NUMBERED}")
         if labels.dtype.kind not in ("fiu" if self.targets else "iu"):
             raise DatasetError(
                 f"{self.labels} holds {labels.dtype}; labels are integers from 0, and targets"
@@ -95,11 +103,24 @@ class NpySplit:
 
 
 def _mapped(path: Path) -> np.ndarray:
+    if path.is_file() and (wrong := mistaken(path)):
+        raise DatasetError(f"{path} cannot be read as an array: it is {wrong}")
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except FileNotFoundError:
         raise DatasetError(f"there is no file {path}; give a .npy file") from None
     except (OSError, ValueError, EOFError) as error:
+        if "object" in str(error).lower():
+            raise DatasetError(
+                f"{path} cannot be read as an array: it holds Python objects, whose loading could"
+                " run anything; save numbers of one type, as X.astype('float32') of rows of one"
+                f" length, and of labels that are texts {NUMBERED}"
+            ) from None
+        if "mmap length" in str(error):
+            raise DatasetError(
+                f"{path} cannot be read as an array: its end is missing after"
+                f" {path.stat().st_size:,} bytes; fetch or save it again"
+            ) from None
         raise DatasetError(
             f"{path} cannot be read as an array ({error}); save it with numpy.save"
         ) from None

@@ -18,11 +18,11 @@ ON_ERROR = ("raise", "skip")
 class Request:
     """The options of `featstore.extract`. Raises `UsageError` for values that cannot be.
 
-    What goes in: `model`, `weights`, `pretrained`, `image_size`, `transform` and `trust` as in
-    `backbones.load`; `taps` and `pool` as in `taps.resolve`; `dataset`, `data_dir`, `columns` and
-    `limit` as in `datasets.load`, of each of `splits`. With `on_error="skip"` every row is read
-    once beforehand, and those that cannot be are left out; otherwise the first one that is met is
-    an error.
+    What goes in: `model`, `weights`, `weights_key`, `weights_prefix`, `pretrained`, `image_size`,
+    `transform` and `trust` as in `backbones.load`; `taps` and `pool` as in `taps.resolve`;
+    `dataset`, `data_dir`, `columns` and `limit` as in `datasets.load`, of each of `splits`. With
+    `on_error="skip"` every row is read once beforehand, and those that cannot be are left out;
+    otherwise the first one that is met is an error.
 
     `views` passes of augmented train images are stored; `augment` says how they are made (see
     `views.parse`; "paper" where there are several), from draws that `seed` decides. One view
@@ -42,6 +42,8 @@ class Request:
     model: str
     dataset: str
     weights: str | Path | None = None
+    weights_key: str | None = None
+    weights_prefix: str | None = None
     pretrained: bool = True
     image_size: int | None = None
     transform: str | Path | Mapping | None = None

@@ -35,6 +35,8 @@ class Options(_Strict):
     """
 
     weights: str | None = None
+    weights_key: str | None = None
+    weights_prefix: str | None = None
     pretrained: bool | None = None
     image_size: int | None = None
     transform: str | dict | None = None

@@ -185,6 +185,9 @@ BAD = [
     ({"X": np.zeros((70, 6), bool)}, DatasetError, "holds bool"),
     ({"X": np.array([["a"] * 6] * 70)}, DatasetError, "holds <U1"),
     ({"X": np.array([[{}] * 6] * 70)}, DatasetError, "cannot be read as an array"),
+    ({"X": np.array([[{}] * 6] * 70)}, DatasetError, r"Python objects.*X.astype\('float32'\)"),
+    ({"y": np.array(["cat", "dog"] * 35, object)}, DatasetError, r"objects.*return_inverse=True"),
+    ({"y": np.array(["cat", "dog"] * 35)}, DatasetError, r"holds texts .<U3.*return_inverse=True"),
     ({"y": np.zeros(69, int)}, DatasetError, r"y.npy has shape \(69,\) and .*X.npy \(70, 6\)"),
     ({"y": np.zeros((70, 1), int)}, DatasetError, r"shape \(70, 1\)"),
     ({"yt": np.zeros(33)}, DatasetError, "holds float64; labels are integers"),
@@ -221,10 +224,14 @@ def test_values_beyond_float16_name_the_row_and_the_remedy(save, tmp_path):
 def test_files_that_are_no_arrays_are_named(save, tmp_path):
     pairs = save()
     (tmp_path / "text.npy").write_text("1,2,3")
+    (tmp_path / "lfs.npy").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 2000000\n"
+    )
     np.savez(tmp_path / "two.npz", a=np.zeros(2))
     for bad, said in [
         ("none.npy", "there is no file"),
-        ("text.npy", "cannot be read as an array"),
+        ("text.npy", "cannot be read as an array: it is text that begins '1,2,3'"),
+        ("lfs.npy", "is a Git LFS pointer of 2.0 MB"),
         ("two.npz", "holds several arrays"),
         ("", "cannot be read as an array"),
     ]:
@@ -238,7 +245,7 @@ def test_truncated_files_are_named(save, tmp_path):
     pairs = save()
     file = pairs["train"][0]
     file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(DatasetError, match=r"X.npy cannot be read as an array"):
+    with pytest.raises(DatasetError, match=r"X.npy cannot .*: its end is missing"):
         featstore.import_arrays(**pairs, out=tmp_path / "out")
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -99,8 +100,12 @@ def test_nothing_in_a_file_is_run(tmp_path, save):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no weight file that torch reads"),
-        (b"not a checkpoint", "no weight file that torch reads"),
+        (b"", r"is empty \(0 bytes\)"),
+        (b"not a checkpoint", "is text that begins 'not a checkpoint'"),
+        (
+            b"\x01\x02\x03\xff" * 40,
+            r"no weight file that torch reads .*first bytes are 01 02 03 ff",
+        ),
         ([torch.zeros(2)], "holds a list, and no state dict"),
         ({}, "holds a dict, and no state dict"),
         ({"epoch": 3, "lr": 0.1}, r"2 not a tensor \(epoch, lr\)"),
@@ -122,8 +127,73 @@ def test_truncated_files(tmp_path, trained):
     save_file(trained, tmp_path / "file.safetensors")
     for file in tmp_path.iterdir():
         file.write_bytes(file.read_bytes()[:-40])
-        with pytest.raises(BackboneError, match=f"{file.name} is no"):
+        with pytest.raises(BackboneError, match=f"{file.name} is .*the end .*missing") as caught:
             weights.read(file)
+        assert "fetch it again" in str(caught.value)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 97781949\n"
+OTHER_FILES = {
+    "pointer": (POINTER, "is a Git LFS pointer of 97.8 MB, not the file itself: .* git lfs pull"),
+    "page": (
+        b"\n<!DOCTYPE html><html><title>Sign in</title>",
+        "is a web page .'Sign in'., not the file",
+    ),
+    "refusal": (b'{"error": "Repository not found"}', "is text that begins .*Repository not found"),
+    "keras": (b"\x89HDF\r\n\x1a\n" + bytes(99), "is an HDF5 file, as Keras saves weights"),
+    "gzip": (b"\x1f\x8b\x08" + bytes(99), "is packed by gzip: unpack it"),
+    "tar": (bytes(257) + b"ustar" + bytes(250), "is a tar archive: unpack it"),
+    "gguf": (b"GGUF" + bytes(99), "is a GGUF file"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER_FILES)
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_other_files_are_called_by_their_kind(tmp_path, kind, suffix):
+    content, message = OTHER_FILES[kind]
+    file = tmp_path / f"file{suffix}"
+    file.write_bytes(content)
+    with pytest.raises(BackboneError, match=message) as caught:
+        weights.read(file)
+    assert "weights_only" not in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a/constants.pkl", "a/code/__torch__.py", "a/data.pkl"], "is a TorchScript archive"),
+        (["config.json", "model.weights.h5"], "is a model of Keras"),
+        (["x.npy", "y.npy"], "is an archive of NumPy arrays"),
+        (["weights/model.bin"], "is a zip archive of weights/model.bin: unpack it"),
+        ([], "is a zip archive of nothing"),
+    ],
+)
+def test_zip_archives_of_another_kind(tmp_path, names, message):
+    with zipfile.ZipFile(tmp_path / "file.pth", "w") as archive:
+        for name in names:
+            archive.writestr(name, "x")
+    with pytest.raises(BackboneError, match=message):
+        weights.read(tmp_path / "file.pth")
+
+
+def test_content_decides_and_not_the_suffix(tmp_path, trained):
+    torch.save(trained, tmp_path / "pickled.safetensors")
+    save_file(trained, tmp_path / "tensors.pth")
+    torch.save(trained, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    for file in tmp_path.iterdir():
+        assert equal(weights.read(file), trained)
+
+
+def test_advice_to_read_unsafely_is_not_passed_on(tmp_path):
+    for kind, content in {
+        "protocol": b"\x80\x05K\x01.",
+        "cut": pickle.dumps([1.0] * 99)[:-20],
+    }.items():
+        (tmp_path / kind).write_bytes(content)
+        with pytest.raises(BackboneError) as caught:
+            weights.read(tmp_path / kind)
+        assert "eights" not in str(caught.value)
 
 
 def test_file_that_is_not_there(tmp_path):
@@ -282,6 +352,227 @@ def test_blurs_where_the_model_has_no_convolution(tmp_path):
     message = "blur before layer9.conv, which is no convolution"
     with pytest.raises(BackboneError, match=message):
         backbones.load("test_resnet", weights=tmp_path / "mrl.pt")
+
+
+# checkpoints that hold more than one network
+
+
+def under(prefix: str, state: dict) -> dict:
+    return {f"{prefix}{key}": tensor for key, tensor in state.items()}
+
+
+def without_head(seed: int) -> dict[str, torch.Tensor]:
+    state = small_state(seed)
+    return {key: tensor for key, tensor in state.items() if not key.startswith("fc.")}
+
+
+GOOD, OTHER, SOME = without_head(1), without_head(2), torch.ones(2, 2)
+# what training scripts save, which of it is the network, and what a notice has to name
+CHECKPOINTS = {
+    "MoCo": (
+        {
+            "arch": "resnet",
+            "state_dict": {
+                **under("module.encoder_k.", OTHER),
+                **under("module.encoder_q.", GOOD),
+                "module.encoder_q.fc.0.weight": SOME,
+                "module.queue": SOME,
+            },
+        },
+        ["module.encoder_q.* of state_dict", "not module.encoder_k.*", "module.queue", "fc.0"],
+    ),
+    "MoCo v3": (
+        {
+            "state_dict": {
+                **under("module.momentum_encoder.", OTHER),
+                **under("module.base_encoder.", GOOD),
+                "module.predictor.0.weight": SOME,
+            }
+        },
+        ["module.base_encoder.*", "not module.momentum_encoder.*", "module.predictor.0.weight"],
+    ),
+    "DINO": (
+        {
+            "student": under("module.backbone.", OTHER),
+            "teacher": {**under("backbone.", GOOD), "head.mlp.0.weight": SOME},
+            "optimizer": {"state": {0: {"exp_avg": SOME}}},
+            "dino_loss": {"center": SOME},
+        },
+        ["backbone.* of teacher", "not module.backbone.* of student", "head.mlp.0", "dino_loss"],
+    ),
+    "DINOv2": (
+        {
+            "model": {
+                **under("student.backbone.", OTHER),
+                **under("teacher.backbone.", GOOD),
+                "teacher.dino_head.mlp.0.weight": SOME,
+            }
+        },
+        ["teacher.backbone.* of model", "not student.backbone.*", "teacher.dino_head"],
+    ),
+    "iBOT": (
+        {"student": under("module.", OTHER), "momentum_teacher": under("module.", GOOD)},
+        ["momentum_teacher", "a teacher is taken before its student"],
+    ),
+    "SwAV": ({**under("module.", GOOD), "module.prototypes.weight": SOME}, ["module.prototypes"]),
+    "SimCLR": (
+        {"state_dict": {**under("backbone.", GOOD), "projector.0.weight": SOME}},
+        ["backbone.*", "projector.0.weight"],
+    ),
+    "BYOL": (
+        {"online_encoder": under("net.", GOOD), "target_encoder": under("net.", OTHER)},
+        ["net.* of online_encoder", "not net.* of target_encoder", "momentum copy"],
+    ),
+    "I-JEPA": (
+        {"encoder": under("module.", OTHER), "target_encoder": under("module.", GOOD)},
+        ["target_encoder", "the target encoder is taken"],
+    ),
+    "Lightning": (
+        {
+            "pytorch-lightning_version": "2.0",
+            "state_dict": {**under("net.", GOOD), "criterion.weight": SOME},
+            "hyper_parameters": {"lr": 0.1},
+            "optimizer_states": [{"state": {0: {"exp_avg": SOME}}}],
+        },
+        ["net.*", "criterion.weight"],
+    ),
+    "mmpretrain": (
+        {
+            "meta": {"epoch": 1},
+            "state_dict": {
+                **under("backbone.", GOOD),
+                "head.fc.weight": SOME,
+                "data_preprocessor.mean": torch.tensor([123.675, 116.28, 103.53]),
+            },
+        },
+        ["backbone.*", "head.fc.weight", "data_preprocessor.mean (123.7, 116.3, 103.5) is not"],
+    ),
+    "VISSL": (
+        {
+            "classy_state_dict": {
+                "base_model": {"model": {"trunk": under("_feature_blocks.", GOOD)}}
+            }
+        },
+        ["_feature_blocks.* of classy_state_dict/base_model/model/trunk"],
+    ),
+    "timm, EMA": (
+        {"state_dict": OTHER, "state_dict_ema": GOOD, "epoch": 9},
+        ["took state_dict_ema", "not state_dict", "EMA", "as timm does"],
+    ),
+    "torchvision, EMA": (
+        {"model": OTHER, "model_ema": {**under("module.", GOOD), "n_averaged": torch.tensor(3)}},
+        ["module.* of model_ema", "n_averaged"],
+    ),
+    "EMA alone": ({"model_ema": GOOD, "epoch": 1}, ["took model_ema"]),
+    "EMA inside": (
+        {"state_dict": {**under("model.", OTHER), **under("ema_model.", GOOD)}},
+        ["ema_model.* of state_dict", "not model.*"],
+    ),
+    "a student that was distilled": (
+        {"model": GOOD, "teacher": OTHER},
+        ["took model", "not teacher", "before its teacher"],
+    ),
+    "DeepSpeed": ({"module": GOOD, "dp_world_size": 2}, []),
+    "compiled": ({"state_dict": under("model._orig_mod.", GOOD)}, []),
+    "compiled, DDP": (under("_orig_mod.module.", GOOD), []),
+    "FSDP, blocks compiled": (
+        {
+            key.replace("layer1.", "layer1._fsdp_wrapped_module._orig_mod."): tensor
+            for key, tensor in under("_fsdp_wrapped_module.", GOOD).items()
+        },
+        [],
+    ),
+    "CLIP": (
+        {**under("visual.", GOOD), "transformer.x.weight": SOME, "logit_scale": torch.tensor(1.0)},
+        ["visual.*", "transformer.x.weight", "logit_scale"],
+    ),
+    "a sequence": ({**under("0.", GOOD), "1.weight": SOME}, ["0.*", "1.weight"]),
+    "a name of one's own": (
+        {"state_dict": {**under("my_net.stem_and_body.", GOOD), "my_loss": SOME}},
+        ["my_net.stem_and_body.*", "my_loss"],
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def plain_id(tmp_path_factory):
+    file = tmp_path_factory.mktemp("plain") / "plain.pth"
+    torch.save(GOOD, file)
+    return backbones.load("test_resnet", weights=file).weights_id
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_the_network_of_a_checkpoint_is_found(tmp_path, plain_id, name):
+    content, named = CHECKPOINTS[name]
+    torch.save(content, tmp_path / "file.pth")
+    backbone = backbones.load("test_resnet", weights=tmp_path / "file.pth")
+    assert backbone.weights_id == plain_id
+    told = [note for note in backbone.notes if "has no 'fc'" not in note]
+    assert bool(told) == bool(named)
+    for part in named:
+        assert part in " | ".join(told)
+
+
+def test_key_and_prefix_decide(tmp_path, plain_id):
+    content = {"student": under("module.backbone.", GOOD), "teacher": under("backbone.", OTHER)}
+    torch.save(content, tmp_path / "dino.pth")
+    torch.save({"model": under("a.", GOOD) | under("b.", OTHER)}, tmp_path / "two.pth")
+    for file, place in {
+        "dino.pth": {"weights_key": "student", "weights_prefix": "backbone."},
+        "two.pth": {"weights_prefix": "a"},
+    }.items():
+        loaded = backbones.load("test_resnet", weights=tmp_path / file, **place)
+        assert loaded.weights_id == plain_id
+    with pytest.raises(UsageError, match=r"several networks that fit: a.\* of model and b.\* of"):
+        backbones.load("test_resnet", weights=tmp_path / "two.pth")
+    with pytest.raises(UsageError, match=r"no state dict under 'pupil'; it has student, teacher"):
+        backbones.load("test_resnet", weights=tmp_path / "dino.pth", weights_key="pupil")
+    with pytest.raises(UsageError, match=r"begins with 'c.'; its keys begin with a., b."):
+        backbones.load("test_resnet", weights=tmp_path / "two.pth", weights_prefix="c.")
+    with pytest.raises(UsageError, match="give it with --weights FILE"):
+        backbones.load("test_resnet", pretrained=False, weights_key="student")
+
+
+@pytest.mark.parametrize("extra", ["layer1.7.conv1.weight", "norm_pre.weight", "reg_token"])
+def test_keys_of_another_architecture_are_refused(tmp_path, extra):
+    torch.save({**GOOD, extra: SOME}, tmp_path / "file.pth")
+    with pytest.raises(BackboneError, match=rf"1 unexpected \({extra}\)"):
+        backbones.load("test_resnet", weights=tmp_path / "file.pth")
+
+
+def test_weights_of_another_model_name_the_prefix_that_all_keys_share(tmp_path):
+    torch.save(under("encoder.body.", {"a.weight": SOME, "b.weight": SOME}), tmp_path / "file.pth")
+    with pytest.raises(BackboneError, match=r"all keys begin with 'encoder.body.'"):
+        backbones.load("test_resnet", weights=tmp_path / "file.pth")
+
+
+def test_position_embeddings_of_another_size(tmp_path):
+    large = timm.create_model("test_vit", img_size=224)
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        large.pos_embed.copy_(torch.randn(large.pos_embed.shape, generator=generator))
+    torch.save(large.state_dict(), tmp_path / "large.pth")
+    taken = backbones.load("test_vit", weights=tmp_path / "large.pth", image_size=224)
+    assert torch.equal(taken.model.pos_embed, large.pos_embed)
+    assert taken.weights_id == weights.identity(large.state_dict())
+    assert taken.notes == ()
+    native = backbones.load("test_vit", weights=tmp_path / "large.pth")
+    expected = timm.create_model("test_vit")
+    timm.models.load_checkpoint(
+        expected, str(tmp_path / "large.pth"),
+        filter_fn=timm.models.vision_transformer.checkpoint_filter_fn,
+    )  # fmt: skip
+    assert torch.equal(native.model.pos_embed, expected.pos_embed)
+    assert "interpolated to the model's size: pos_embed (1, 197, 64) to" in native.notes[0]
+
+
+def test_mask_tokens_and_decoders_of_masked_autoencoders_are_named(tmp_path):
+    state = timm.create_model("test_vit").state_dict()
+    extra = {"mask_token": SOME, "decoder_blocks.0.mlp.weight": SOME, "decoder_pos_embed": SOME}
+    torch.save({"model": state | extra}, tmp_path / "mae.pth")
+    loaded = backbones.load("test_vit", weights=tmp_path / "mae.pth")
+    assert loaded.weights_id == weights.identity(state)
+    assert "left out mask_token, decoder_blocks.0.mlp.weight, decoder_pos_embed" in loaded.notes[0]
 
 
 # identity

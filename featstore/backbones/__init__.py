@@ -25,6 +25,8 @@ def load(
     seed: int = 0,
     transform: str | Path | Mapping[str, Any] | None = None,
     trust: str = "none",
+    weights_key: str | None = None,
+    weights_prefix: str | None = None,
 ) -> Backbone:
     """The backbone called `name`, ready to read features from.
 
@@ -33,6 +35,10 @@ def load(
 
     Weights come from the library's hub, or from the file `weights` (.pth, .pt, .safetensors: safe
     loading only), or with `pretrained=False` from the library's own initialisation under `seed`.
+    Of a file that holds several networks, `weights_key` is the entry that holds the one to take, as
+    "teacher", and `weights_prefix` what stands before its keys there, as "backbone."; else
+    `weights.Checkpoint.network` says which is taken, and the backbone's notes tell it.
+
     The transform is the one the weights were trained with; `image_size` replaces its crop of
     S x S pixels, and the resize before the crop keeps its proportion to it. `transform`, a TOML
     or JSON file or its fields, states another one (`stated_transforms.ImageRecipe`, `TextRecipe`).
@@ -50,6 +56,10 @@ def load(
         raise UsageError(
             f"weights from {weights} and an untrained model exclude each other; drop one of them"
         )
+    if weights is None and (weights_key is not None or weights_prefix is not None):
+        raise UsageError(
+            "--weights-key and --weights-prefix are of a weight file; give it with --weights FILE"
+        )
     if image_size is not None and image_size < 1:
         raise UsageError(f"an image of {image_size} px cannot be; give a positive --image-size")
     options = {"weights": weights, "pretrained": pretrained, "image_size": image_size}
@@ -59,7 +69,8 @@ def load(
     if name.startswith(onnx_models.PREFIX):
         return onnx_models.load(name, **options, transform=fields)
     library = open_clip_models if name.startswith(open_clip_models.PREFIX) else classifiers
-    backbone = library.load(name, **options, seed=seed)
+    place = {"weights_key": weights_key, "weights_prefix": weights_prefix}
+    backbone = library.load(name, **options, **place, seed=seed)
     if fields is None:
         return backbone
     return replace(backbone, transform=checked(ImageRecipe, fields, name).transform())

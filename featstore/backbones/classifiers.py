@@ -26,20 +26,28 @@ def load(
     pretrained: bool,
     image_size: int | None,
     seed: int,
+    weights_key: str | None = None,
+    weights_prefix: str | None = None,
 ) -> Backbone:
     """As `backbones.load`, for the timm model `name` or torchvision's `torchvision:NAME`."""
     library = torchvision_models if name.startswith(TORCHVISION) else timm_models
     member = name.removeprefix(TORCHVISION)
     library.check(member)
 
-    if weights is None and pretrained:
-        model, left_out = library.from_hub(member), ()
-    else:
-        model, left_out = _untrained(library, member, seed), ()
+    model = library.from_hub(member) if weights is None and pretrained else None
+    if model is None:
+        model = _untrained(library, member, seed)
     head = library.head(model)
-    normalisation = None
+    left_out, normalisation, notes = (), None, ()
     if weights is not None:
-        left_out, normalisation = _fit_file(model, weights, head)
+        checkpoint = weight_files.Checkpoint.read(weights, weights_key)
+        blurring.blur(model, layouts.blurred(checkpoint.plain()))
+        network = _network(library, model, member, checkpoint, weights_prefix, image_size)
+        left_out = weight_files.fit(model, network.state, head)
+        normalisation = layouts.normaliser(network.beside)
+        notes = checkpoint.notes(network)
+        if normalisation is not None:
+            notes += (f"{weights}: the input is normalised by the file's own normalizer",)
     identity = weight_files.identity(_without(model.state_dict(), left_out))
     # this may change the model to the size, and so comes after its weights and their identity
     transform = _renormalised(library.transform(model, member, image_size), normalisation)
@@ -54,7 +62,8 @@ def load(
         notes=tuple(
             f"{weights} has no {part!r} for the model's classes: left untrained, no feature uses it"
             for part in left_out
-        ),
+        )
+        + notes,
     )
 
 
@@ -64,15 +73,35 @@ def _untrained(library, name: str, seed: int) -> torch.nn.Module:
         return library.untrained(name)
 
 
-def _fit_file(model: torch.nn.Module, file: str | Path, head: tuple[str, ...]):
-    """Load a file; returns the head modules it left out, and the normalisation it brings."""
-    state, normalisation = layouts.of_robustness(weight_files.read(file))
-    blurring.blur(model, layouts.blurred(state))
-    state = layouts.in_timm_names(state, model.state_dict())
+def _network(
+    library,
+    model: torch.nn.Module,
+    name: str,
+    checkpoint: weight_files.Checkpoint,
+    prefix: str | None,
+    image_size: int | None,
+) -> weight_files.Network:
+    """The network of a checkpoint that fits `model`, under the model's names and of its shapes.
+
+    Where it fits as it is, it is taken so. Otherwise the model is brought to `image_size` first, so
+    that position embeddings of that size are not interpolated twice.
+    """
+    head = library.head(model)
+
+    def taken(*conversions) -> weight_files.Network:
+        return checkpoint.network(model.state_dict(), head, prefix=prefix, conversions=conversions)
+
+    renamed = partial(layouts.in_timm_names, wanted=list(model.state_dict()))
     try:
-        return weight_files.fit(model, state, head), normalisation
+        return taken(renamed)
     except BackboneError as error:
-        raise BackboneError(f"{file}: {error}") from None
+        refused = error
+    try:
+        if image_size is not None:
+            library.transform(model, name, image_size)
+        return taken(renamed, *library.conversions(model))
+    except BackboneError:
+        raise BackboneError(f"{checkpoint.path}: {refused}") from None
 
 
 def _renormalised(transform: Transform, normalisation) -> Transform:

@@ -20,6 +20,7 @@ from featstore import weights as weight_files
 from featstore.backbones import hub
 from featstore.backbones.backbone import Backbone
 from featstore.backbones.extras import needed
+from featstore.downloads import mistaken
 from featstore.errors import BackboneError, UsageError
 
 PREFIX = "hf:"
@@ -83,6 +84,7 @@ def _folder(name: str, pretrained: bool) -> Path:
     given = name.removeprefix(PREFIX)
     local = Path(given).expanduser()
     if local.is_dir():
+        _check_files(local)
         return local
     repository, _, revision = given.partition("@")
     if not re.fullmatch(r"[\w.\-]+(/[\w.\-]+)?", repository) or given.startswith("."):
@@ -92,6 +94,15 @@ def _folder(name: str, pretrained: bool) -> Path:
     if pretrained and not list(folder.glob("*.safetensors")):
         hub.folder(repository, revision or None, ["pytorch_model*.bin"], REMEDY)
     return folder
+
+
+def _check_files(folder: Path) -> None:
+    """Refuse a folder in which a weight or vocabulary file is a pointer, a page or cut short."""
+    for pattern in ("*.safetensors", "*.bin", "*/*.safetensors", "*.model", "tokenizer.json"):
+        for file in sorted(folder.glob(pattern)):
+            wrong = mistaken(file) if file.suffix != ".json" or file.stat().st_size < 1024 else None
+            if wrong and (file.suffix != ".json" or "LFS" in wrong):
+                raise BackboneError(f"{file} is {wrong}")
 
 
 def _plain_name(name: str, folder: Path) -> str:

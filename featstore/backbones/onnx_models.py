@@ -13,6 +13,7 @@ from featstore.backbones.activations import PENULTIMATE, Activation, Inputs, Tok
 from featstore.backbones.backbone import Backbone
 from featstore.backbones.network import Network
 from featstore.backbones.onnx_graphs import Graph
+from featstore.downloads import mistaken
 from featstore.errors import BackboneError, UsageError
 from featstore.stated_transforms import EXAMPLE, ImageRecipe, checked, stated
 
@@ -38,6 +39,8 @@ def load(
     path = Path(file).expanduser()
     if not path.is_file():
         raise UsageError(f"there is no ONNX file {path}; give onnx:FILE#TENSOR")
+    if wrong := mistaken(path):
+        raise BackboneError(f"{path} is no ONNX file: it is {wrong}")
     graph = Graph(path)
     if tensor and tensor not in graph.tensors:
         raise UsageError(

@@ -33,6 +33,8 @@ def load(
     pretrained: bool,
     image_size: int | None,
     seed: int,
+    weights_key: str | None = None,
+    weights_prefix: str | None = None,
 ) -> Backbone:
     """As `backbones.load`, for `open_clip:MODEL/TAG`; TAG may be left out without hub weights.
 
@@ -46,8 +48,9 @@ def load(
         from_hub = tag if pretrained and weights is None else None
         model = _model(open_clip, name, member, from_hub, image_size)
     tower = model.visual.eval().requires_grad_(False)
+    notes = ()
     if weights is not None:
-        _fit_file(tower, weights)
+        notes = _fit_file(tower, weights, weights_key, weights_prefix)
     identity = weight_files.identity(tower.state_dict())
     return Backbone(
         name=name,
@@ -56,6 +59,7 @@ def load(
         transform=_transform(open_clip, name, model),
         head=(),
         network=_network(tower),
+        notes=notes,
         libraries=("open_clip_torch",),
     )
 
@@ -116,14 +120,17 @@ def _quiet() -> Iterator[None]:
         logging.disable(before)
 
 
-def _fit_file(tower: torch.nn.Module, file: str | Path) -> None:
-    state = weight_files.read(file)
-    images = {key: tensor for key, tensor in state.items() if key.startswith("visual.")}
-    state = {key.removeprefix("visual."): tensor for key, tensor in (images or state).items()}
+def _fit_file(
+    tower: torch.nn.Module, file: str | Path, key: str | None, prefix: str | None
+) -> tuple[str, ...]:
+    """Load the image tower of a file, alone or in a model of images and texts; returns notes."""
+    checkpoint = weight_files.Checkpoint.read(file, key)
     try:
-        weight_files.fit(tower, state, ())
+        network = checkpoint.network(tower.state_dict(), prefix=prefix)
     except BackboneError as error:
         raise BackboneError(f"{file}: {error}") from None
+    weight_files.fit(tower, network.state, ())
+    return checkpoint.notes(network)
 
 
 def _transform(open_clip, name: str, model: torch.nn.Module) -> Transform:

@@ -3,7 +3,8 @@
 import difflib
 import inspect
 import json
-from collections.abc import Collection
+import sys
+from collections.abc import Callable, Collection
 from functools import partial
 
 import huggingface_hub
@@ -60,6 +61,33 @@ def from_hub(name: str) -> torch.nn.Module:
             raise BackboneError(
                 f"timm's weights for {name} do not load: {error}; {REMEDY}"
             ) from None
+
+
+def conversions(model: torch.nn.Module) -> tuple[Callable, ...]:
+    """Functions of timm from state dicts as others published them to this model's.
+
+    They rename keys and resample position embeddings to the model's size.
+    """
+    module = sys.modules[type(model).__module__]
+    named = (getattr(module, name, None) for name in _FILTERS)
+    return tuple(
+        partial(_filtered, function, model) for function in named if inspect.isfunction(function)
+    )
+
+
+def _filtered(function: Callable, model: torch.nn.Module, state: dict) -> dict:
+    """The state that a filter of timm makes; some take the model as well."""
+    takes_model = len(inspect.signature(function).parameters) > 1
+    return function(state, model) if takes_model else function(state)
+
+
+_FILTERS = (
+    "checkpoint_filter_fn",
+    "checkpoint_filter_fn_classifier",
+    "checkpoint_filter_fn_encoder",
+    "_filter_fn",
+    "_filter_torchvision_pretrained",
+)
 
 
 def head(model: torch.nn.Module) -> tuple[str, ...]:

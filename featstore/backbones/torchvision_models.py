@@ -55,6 +55,11 @@ def from_hub(name: str) -> torch.nn.Module:
             ) from None
 
 
+def conversions(model: torch.nn.Module) -> tuple:
+    """Functions from state dicts of other layouts: none, torchvision publishes its own alone."""
+    return ()
+
+
 def head(model: torch.nn.Module) -> tuple[str, ...]:
     """The name of the last layer with weights: Linear, or SqueezeNet's convolution."""
     layers = (torch.nn.Linear, torch.nn.Conv2d)

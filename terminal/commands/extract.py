@@ -27,6 +27,8 @@ _NAMED = 20
     " parquet:FILE, jsonl:FILE, hf:NAME or wds:PATTERN.",
 )
 @click.option("--weights", type=FILE, help="A local .pth, .pt or .safetensors, not the hub's.")
+@click.option("--weights-key", help="The entry of a checkpoint that holds the network: teacher.")
+@click.option("--weights-prefix", help="What stands before the network's keys there: backbone.")
 @click.option("--pretrained/--no-pretrained", default=True, help="Trained or random weights.")
 @click.option(
     "--transform", type=FILE, help="A TOML file: how images become input, where nothing says so."

@@ -4,14 +4,14 @@ from importlib import import_module
 from typing import Any
 
 from featstore import errors
-from featstore.catalog import default_path, newest_complete, store_root, stores
+from featstore.catalog import Unusable, default_path, newest_complete, store_root, stores, survey
 from featstore.collecting import Abandoned, abandoned, collect
 from featstore.converting import convert
 from featstore.exporting import export
 from featstore.importing import import_arrays
 from featstore.merging import merge
 from featstore.spec import Spec, Split, Tap
-from featstore.store import FORMATS, Damage, Store, create, open, open_or_create, remove
+from featstore.store import FORMATS, Damage, Store, create, finish, open, open_or_create, remove
 
 __all__ = [
     "FORMATS",
@@ -22,6 +22,7 @@ __all__ = [
     "Split",
     "Store",
     "Tap",
+    "Unusable",
     "abandoned",
     "collect",
     "convert",
@@ -30,6 +31,7 @@ __all__ = [
     "errors",
     "export",
     "extract",
+    "finish",
     "import_arrays",
     "merge",
     "newest_complete",
@@ -38,6 +40,7 @@ __all__ = [
     "remove",
     "store_root",
     "stores",
+    "survey",
 ]
 
 # These bring in torch and timm, which take seconds to import: only when first asked for.

@@ -2,14 +2,16 @@
 
 import os
 import re
+import stat
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import platformdirs
 
-from featstore.contract import Store
+from featstore.contract import FOLDER, Store
 from featstore.errors import FeatstoreError, PlaceError, StoreNotFound
-from featstore.places import Place, Url, place
+from featstore.places import Place, Url, place, replaced
 from featstore.spec import Spec
 from featstore.store import open as open_store
 
@@ -55,14 +57,35 @@ def safe_name(text: str) -> str:
     return kept.strip(".-")[:_LONGEST_NAME].strip(".-") or "unnamed"
 
 
-def stores(root: str | Path | Url | None = None) -> list[Store]:
-    """Every store directly under a folder or URL, complete or not, the last written to first.
+@dataclass(frozen=True)
+class Unusable:
+    """What looks like a store under a root and cannot be used: where, and why in one line."""
 
-    The folder is the store root unless another is named.
+    path: Place
+    why: str
+
+
+def stores(root: str | Path | Url | None = None) -> list[Store]:
+    """Every store directly under a folder or URL, complete or not, the last made first.
+
+    The folder is the store root unless another is named. What cannot be used is left out: see
+    `survey`.
+    """
+    return survey(root)[0]
+
+
+def survey(root: str | Path | Url | None = None) -> tuple[list[Store], list[Unusable]]:
+    """The stores directly under a folder or URL, the last made first, and those that are unusable.
+
+    A store's own number says which was made last, whatever a clock said; of equal numbers, the last
+    written to comes first. One bad entry never hides another.
     """
     with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
-        found = [store for store in pool.map(_opened, _entries(root)) if store]
-    return sorted(found, key=lambda store: (store.modified(), store.path.name), reverse=True)
+        found = [one for one in pool.map(_opened, _entries(root)) if one]
+    there = [one for one in found if not isinstance(one, Unusable)]
+    there.sort(key=lambda one: one[0], reverse=True)
+    unusable = [one for one in found if isinstance(one, Unusable)]
+    return [store for _, store in there], sorted(unusable, key=lambda one: one.path.name)
 
 
 def _entries(root: str | Path | Url | None) -> list[Place]:
@@ -71,32 +94,67 @@ def _entries(root: str | Path | Url | None) -> list[Place]:
         from featstore.remote_objects import RemoteObjects
 
         entries = RemoteObjects(root).entries()
-        names = [entry["name"].rstrip("/").rpartition("/")[2] for entry in entries]
+        names = {entry["name"].rstrip("/").rpartition("/")[2] for entry in entries}
     else:
-        names = os.listdir(root) if root.is_dir() else []
-    return [root / name for name in names if not name.startswith(".")]
+        names = set(os.listdir(root)) if root.is_dir() else set()
+    # A replacement stands for what it is to replace, which may be gone in between.
+    shown = {replaced(root / name).name for name in names}
+    return [root / name for name in sorted(shown) if not name.startswith(".")]
 
 
-def _opened(path: Place) -> Store | None:
+def _opened(path: Place) -> tuple[tuple, Store] | Unusable | None:
+    """A store with what it is sorted by; None for what does not look like one."""
     try:
-        return open_store(path)
+        store = open_store(path)
+        return (store.sequence, store.modified(), store.path.name), store
     except PlaceError:
         raise
-    except FeatstoreError:
-        # Not a store of this release: a lock, a file of moments, or something of the user's.
+    except StoreNotFound:
         return None
+    except (FeatstoreError, OSError, ValueError) as error:
+        # Not a store of this release: a lock, a file of moments, something of the user's; or a
+        # damaged one.
+        return Unusable(path, _reason(error)) if _looks_like_a_store(path) else None
 
 
-def newest_complete() -> Store:
-    """The complete store under the store root that was last written to.
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(str(error).split()) or type(error).__name__
 
-    Raises `StoreNotFound`, which says how to get one.
+
+def _looks_like_a_store(path: Place) -> bool:
+    """Whether a person would take an entry for a store, or it is neither a file nor a folder."""
+    if path.name.lower().endswith((*SUFFIXES.values(), ".hdf5")):
+        return True
+    if isinstance(path, Url):
+        return False
+    try:
+        mode = path.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            mode = path.stat().st_mode
+    except OSError:
+        return True
+    if stat.S_ISDIR(mode):
+        return os.path.lexists(path / "zarr.json")
+    return not stat.S_ISREG(mode)
+
+
+def newest_complete(folder: str | Path | None = None) -> Store:
+    """The complete store under the store root that was made last.
+
+    Those that were made in a `folder`, by default the current one, come before all others: a store
+    of another project in the same root is taken only where this one has none. Raises
+    `StoreNotFound`, which says how to get one.
     """
-    found = stores()
-    for store in found:
+    found, unusable = survey()
+    here = str(Path.cwd() if folder is None else Path(folder).resolve())
+    for store in sorted(found, key=lambda store: store.provenance.get(FOLDER) != here):
         if store.complete:
             return store
     begun = f" ({len(found)} there are incomplete: run what made them again)" if found else ""
+    if unusable:
+        begun += f" ({len(unusable)} cannot be used: `featstore ls` says why)"
     raise StoreNotFound(
         f"there is no complete store under {store_root()}{begun}; make one with"
         " `featstore extract --model NAME --dataset NAME`, or name the path of one"

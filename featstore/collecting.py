@@ -14,7 +14,7 @@ from featstore.contract import Store
 from featstore.errors import UsageError
 from featstore.leases import GATE
 from featstore.locks import is_held, is_note, locked
-from featstore.places import Place, Url, place
+from featstore.places import Place, Url, place, replaced
 from featstore.remote_objects import RemoteObjects
 from featstore.store import remove
 
@@ -64,8 +64,11 @@ def collect(item: Abandoned) -> None:
         with locked(item.path.with_name(item.path.name.removesuffix(".lock"))):
             return
     elif isinstance(item.path, Url):
-        with locked(item.path):
-            remote_stores.clear(item.path)
+        with locked(replaced(item.path)):
+            if remote_stores.lies_at(item.path) != item.path:
+                remote_stores.finish_move(item.path)
+            else:
+                remote_stores.clear(item.path)
     else:
         with locked(_store_of(item.path)):
             if item.path.is_dir():
@@ -85,14 +88,22 @@ def _local_leavings(root: Path) -> Iterator[Abandoned]:
         if what is None or (what == "moments" and os.path.lexists(_store_of(entry))):
             continue
         files = [entry, *entry.rglob("*")] if entry.is_dir() else [entry]
-        stats = [file.stat() for file in files]
+        stats = [stat for stat in map(_lstat, files) if stat]
         size = sum(stat.st_blocks * 512 for stat in stats)
         yield Abandoned(entry, what, size, max(stat.st_mtime for stat in stats))
 
 
+def _lstat(path: Path) -> os.stat_result | None:
+    """What is known of an entry; None where it went meanwhile."""
+    try:
+        return path.lstat()
+    except OSError:
+        return None
+
+
 def _kind(path: Path) -> str | None:
     """What lies at a path, by its name and what is in it; None where it is not of featstore's."""
-    if _ASIDE.fullmatch(path.name):
+    if _ASIDE.fullmatch(path.name) or replaced(path) != path:
         return "unfinished"
     if path.suffix == ".lock" and path.is_file() and is_note(path):
         return "lock"
@@ -106,14 +117,19 @@ def _kind(path: Path) -> str | None:
 def _store_of(path: Path) -> Path:
     """The store that something beside it is of."""
     aside = _ASIDE.fullmatch(path.name)
-    return path.with_name(aside[1]) if aside else path.with_suffix("")
+    if replaced(path) != path:
+        return replaced(path)
+    return replaced(path.with_name(aside[1])) if aside else path.with_suffix("")
 
 
 def _remote_leavings(root: Url) -> Iterator[Abandoned]:
     for entry in RemoteObjects(root).entries():
         url = root / entry["name"].rstrip("/").rpartition("/")[2]
         objects = RemoteObjects(url)
-        if remote_stores.is_unfinished(url):
+        of = replaced(url)
+        if of != url and remote_stores.lies_at(of) == url:
+            continue
+        if of != url or remote_stores.is_unfinished(url) or remote_stores.lies_at(url) != url:
             what = "unfinished"
         elif url.name.endswith(".lock") and objects.get(GATE) is not None:
             what = "lock"

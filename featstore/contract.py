@@ -25,13 +25,16 @@ from featstore.header import Header
 from featstore.layout import Array
 from featstore.local_objects import AHEAD, READERS
 from featstore.places import Place
-from featstore.spec import IDS, LABELS, Spec
+from featstore.spec import COMMITS, IDS, LABELS, Spec
 
 if TYPE_CHECKING:
     from featstore.tap_blocks import TapBlocks
     from featstore.writer import Writer
 
 Progress = Callable[..., None]
+
+# In a store's provenance: its number among those of its folder, and the folder it was made from.
+SEQUENCE, FOLDER = "sequence", "folder"
 
 # A block of a store: (split, number).
 Block = tuple[str, int]
@@ -52,18 +55,29 @@ def no_progress(stage: str, done: int, total: int, **facts: Any) -> None:
 
 @dataclass(frozen=True)
 class Damage:
-    """An array's block whose bytes are not those that were committed, and how that shows."""
+    """An array's block whose bytes are not those that were committed, and how that shows.
+
+    Of a record, `array` is "commits". Of what describes the arrays to other tools, `block` is None,
+    and `array` the document.
+    """
 
     split: str
-    block: int
+    block: int | None
     array: str
     why: str
+
+    def __str__(self) -> str:
+        where = "" if self.block is None else f"{self.split} block {self.block}, "
+        return f"{where}{self.array}: {self.why}"
 
 
 class Store(ABC):
     """A store in one format. Formats differ only in where the bytes of a block lie."""
 
     format: ClassVar[str]
+
+    # What the provenance of a new store says of its format.
+    made: ClassVar[dict[str, Any]] = {}
 
     # Reads that are worth having under way at once, and blocks to be read ahead of their use.
     readers = READERS
@@ -93,6 +107,12 @@ class Store(ABC):
         """How the store was made: versions, command, batch size, time. No part of its identity."""
         return dict(self.header.provenance)
 
+    @property
+    def sequence(self) -> int:
+        """Which of the stores of its folder it is, counted as they were made; 0 where unknown."""
+        number = self.header.provenance.get(SEQUENCE, 0)
+        return number if isinstance(number, int) else 0
+
     # What a format provides.
 
     @classmethod
@@ -104,6 +124,14 @@ class Store(ABC):
     @abstractmethod
     def at(cls, path: Place) -> Self:
         """The store at `path`; `NotAStore` or `FormatVersionError` where there is none."""
+
+    @abstractmethod
+    def misstated(self) -> list[Damage]:
+        """What describes the arrays to other tools, and is not what the header says."""
+
+    @abstractmethod
+    def restate(self) -> None:
+        """Write what describes the arrays to other tools anew, from the header."""
 
     @abstractmethod
     def read_bytes(self, piece: Piece, first: int, out: memoryview) -> int:
@@ -278,6 +306,8 @@ class Store(ABC):
             there = self.read_bytes(piece, first, data)
         except FileNotFoundError:
             return "is missing"
+        except OSError as error:
+            return f"cannot be read: {error.strerror or error}"
         except Undecodable as error:
             return f"cannot be decompressed: {error}"
         if there < len(data):
@@ -298,10 +328,12 @@ class Store(ABC):
     ) -> list[Damage]:
         """Every committed checksum against the bytes on disk, or those of some `blocks`.
 
-        Blocks that are not committed are `missing`, not damaged. Damages come in order.
+        Blocks that are not committed are `missing`, not damaged; a record that is neither absent,
+        nor empty, nor the block's own is damage. Without `blocks`, what describes the arrays to
+        other tools is held against the header too. Damages come in order.
         """
         asked = self.blocks() if blocks is None else blocks
-        found: list[Damage] = []
+        found: list[Damage] = self.misstated() if blocks is None else []
         with ThreadPoolExecutor(self.readers) as pool:
             for done, damages in enumerate(pool.map(lambda block: self._damages(*block), asked), 1):
                 found += damages
@@ -309,9 +341,13 @@ class Store(ABC):
         return found
 
     def _damages(self, split: str, block: int) -> list[Damage]:
-        record = self.record(split, block)
+        slot = self.read_record(split, block)
+        record = self._valid(self.spec.digest(), split, block, slot)
         if record is None:
-            return []
+            # A writer that was killed leaves none, or zeros.
+            torn = slot is not None and any(slot)
+            why = "is neither empty nor the record of this block"
+            return [Damage(split, block, COMMITS, why)] if torn else []
         found = []
         for name, array in self.header.arrays(split).items():
             rows = np.empty((len(self.rows_of(split, block)), *array.row_shape), array.dtype)
@@ -361,5 +397,6 @@ class Store(ABC):
         """
         from featstore.writer import Writer
 
-        with locks.locked(self.path, job) as still_held, Writer(self, still_held) as writer:
+        place = places.replaced(self.path)
+        with locks.locked(place, job) as still_held, Writer(self, still_held) as writer:
             yield writer

@@ -9,10 +9,10 @@ from featstore.codecs import Codec
 from featstore.contract import Progress, Store, no_progress
 from featstore.copying import Rows, SplitRows
 from featstore.errors import UsageError
-from featstore.places import Url, place
+from featstore.places import Url
 from featstore.spec import Spec
+from featstore.store import check_apart, open_or_create
 from featstore.store import open as open_store
-from featstore.store import open_or_create
 
 _HDF5 = (".h5", ".hdf5")
 
@@ -38,8 +38,7 @@ def convert(
     `UsageError` where the two places are one, `FeatureError` naming a row that exceeds float16.
     """
     store = open_store(source)
-    if place(out) == store.path:
-        raise UsageError(f"{store.path} cannot be converted into itself; choose another place")
+    check_apart(out, store)
     for split in store.spec.splits:
         store.require_complete(split.name)
     spec = _spec(store.spec, dtype or store.spec.dtype)
@@ -58,8 +57,7 @@ def convert(
             cast = {name: x.astype(spec.dtype, copy=False) for name, x in found.features.items()}
         return Rows(cast, found.labels, found.ids)
 
-    copying.fill(made, take, progress, store.ahead)
-    return made
+    return copying.fill(made, take, progress, store.ahead)
 
 
 def format_of(out: str | Path | Url) -> str:

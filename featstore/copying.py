@@ -10,6 +10,7 @@ import numpy as np
 from featstore import row_ids
 from featstore.contract import Piece, Progress, Store
 from featstore.spec import IDS, LABELS
+from featstore.store import finish
 from featstore.tap_blocks import read_ahead
 
 
@@ -98,23 +99,25 @@ class SplitRows:
 
 def fill(
     store: Store, take: Callable[[str, range], Rows], progress: Progress, ahead: int = 2
-) -> None:
+) -> Store:
     """Write the blocks of `store` that are missing or damaged; `take` gives a split's rows.
 
-    Calls `progress("rows", done, total)`. What was written stays, whatever is raised.
+    Returns the store, at the place that it was made for. Calls `progress("rows", done, total)`.
+    What was written stays, whatever is raised.
     """
-    damaged = {(damage.split, damage.block) for damage in store.verify()}
+    damages = store.verify()
+    damaged = {(damage.split, damage.block) for damage in damages if damage.block is not None}
     missing = {(s.name, block) for s in store.spec.splits for block in store.missing(s.name)}
     total = sum(split.n_rows for split in store.spec.splits)
     todo = sorted(damaged | missing)
-    if not todo:
-        return
+    if not todo and not damages:
+        return finish(store)
     done = total - sum(len(store.rows_of(*block)) for block in todo)
     with store.writer() as writer:
-        for block in sorted(damaged):
-            writer.discard(*block)
+        writer.withdraw(damages)
         taken = read_ahead(lambda block: take(block[0], store.rows_of(*block)), todo, ahead)
         for (split, block), rows in zip(todo, taken, strict=True):
             writer.write(split, block, rows.features, rows.labels, rows.ids)
             done += len(rows.ids)
             progress("rows", done, total)
+    return finish(store)

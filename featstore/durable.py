@@ -1,9 +1,12 @@
 """Bytes that are on the disk when a call returns, and the plain error when the disk has no room."""
 
+import ctypes
 import errno
 import os
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -15,10 +18,24 @@ _LARGEST_CALL = 1 << 30
 _SYNCS_AT_ONCE = 8
 
 
+@contextmanager
+def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
+    """Open a regular file, and nothing else: a pipe would be waited for, a device might act.
+
+    Raises `OSError` for what is none.
+    """
+    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def read_at(path: Path, offset: int, out: memoryview) -> int:
     """Fill `out` from `offset` of the file; returns the bytes read, fewer only at its end."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
+    with opened(path) as fd:
         done = 0
         while done < len(out):
             n = os.preadv(fd, [out[done : done + _LARGEST_CALL]], offset + done)
@@ -26,24 +43,20 @@ def read_at(path: Path, offset: int, out: memoryview) -> int:
                 break
             done += n
         return done
-    finally:
-        os.close(fd)
 
 
 def write_at(path: Path, offset: int, data: memoryview, *, size: int | None = None) -> None:
     """Write `data` at `offset`, making the file if need be; `size` sets the file's length first.
 
-    The bytes are with the operating system, not yet on the disk: see `sync_files`.
+    A link is not followed. The bytes are with the operating system, not yet on the disk: see
+    `sync_files`.
     """
-    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
+    with opened(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW) as fd:
         if size is not None:
             os.ftruncate(fd, size)
         done = 0
         while done < len(data):
             done += os.pwrite(fd, data[done : done + _LARGEST_CALL], offset + done)
-    finally:
-        os.close(fd)
 
 
 def sync_files(paths: Iterable[Path]) -> None:
@@ -68,3 +81,24 @@ def sync_tree(root: Path) -> None:
             sync_files([Path(folder)])
     else:
         sync_files([root])
+
+
+# Linux: the two names change places in one step.
+_RENAME_EXCHANGE = 2
+_AT_FDCWD = -100
+_NO_EXCHANGE = frozenset({errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM})
+
+
+def exchange(a: Path, b: Path) -> bool:
+    """Let two names change places at once; False where the system or its disk cannot."""
+    try:
+        rename = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    done = rename(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE)
+    if done == 0:
+        return True
+    number = ctypes.get_errno()
+    if number in _NO_EXCHANGE:
+        return False
+    raise OSError(number, os.strerror(number), str(a))

@@ -19,8 +19,8 @@ from featstore.copying import Rows, SplitRows
 from featstore.errors import FeatstoreError, UsageError
 from featstore.places import Url, place
 from featstore.spec import Tap
+from featstore.store import check_apart, open_or_create
 from featstore.store import open as open_store
-from featstore.store import open_or_create
 
 SUFFIXES = (".zarr", ".h5", ".npz", ".parquet")
 
@@ -51,6 +51,7 @@ def export(
     repeated, another suffix, or an `out` that exists, `StoreIncomplete`, `StoreDamaged`.
     """
     store = open_store(source)
+    check_apart(out, store)
     chosen = store.spec.tap(tap or store.spec.taps[0].name)
     indices = _indices(features, chosen)
     suffix = next((end for end in SUFFIXES if str(out).lower().endswith(end)), None)

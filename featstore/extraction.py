@@ -78,16 +78,20 @@ def extract(model: str, dataset: str, *, progress: Progress = no_progress, **opt
         store = _store(taken, spec, request, device, unreadable, ranks, meeting)
         todo = filling.missing(store, ranks, meeting, progress)
         job = meeting.job if ranks.count > 1 else None
+    if ranks.rank == 0 and (misstated := store.misstated()):
+        with store.writer(job) as writer:
+            writer.withdraw(misstated)
     work = _work(store, taken, ranks.share(todo), request)
-    if not todo and ranks.rank == 0:
-        filling.tidy(store)
     if work.blocks:
         mine = set(work.blocks)
         with Tally(store, [block for block in todo if block not in mine]) as others:
             told = _counted(progress, work, todo, ranks, others)
             _fill(work, taken, request, device, ranks, job, told)
+    finished = stores.finish(store)
+    if not todo and ranks.rank == 0:
+        filling.tidy(finished)
     return Extraction(
-        store=store,
+        store=finished,
         images_done=work.passes,
         images_reused=filling.passes(store, store.blocks()) - filling.passes(store, todo),
         seconds=time.perf_counter() - started,
@@ -134,8 +138,10 @@ def _store(
         if spec.precision != "float32" and (request.overwrite or not stores.exists(path)):
             provenance["precision_change"] = _precision_change(taken, spec, request, device)
         store = opened(request.overwrite, provenance)
-    meeting.said()
+    # Where it is written: what overwrites a store is built beside it.
+    where = meeting.said(str(store.path) if ranks.rank == 0 else "")[0]
     if ranks.rank > 0:
+        path = where
         store = opened(False, {})
     return store
 

@@ -1,73 +1,172 @@
 """A store as one HDF5 file: every array contiguous, allocated before the first row is written.
 
-h5py made it and reads it; rows go in and out by offset. No metadata of the file moves after its
-creation, so that there is none for a kill to tear, and no library's handle to outlive a fork.
+h5py makes it, once; rows go in and out by offset. No metadata of the file moves after its creation,
+so that there is none for a kill to tear, and no library's handle to outlive a fork.
+
+Behind what HDF5 knows of the file lies a *seal*: the header once more, where each array begins,
+and a checksum of every byte that is not of an array. What the seal says is believed. HDF5's own
+metadata, which crash its library or hold it for ever where a bit of them is flipped, are not read.
+A file without a seal, of an earlier release or one that another tool has written to, is looked at
+by another process, for a few seconds.
 """
 
 import json
-from collections.abc import Iterable
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, ClassVar, Self
 
-import h5py
 import numpy as np
+import xxhash
 
 from featstore import commits, durable
-from featstore.contract import Block, Piece, Store
-from featstore.errors import NotAStore
+from featstore.checksums import checksum_text
+from featstore.contract import Block, Damage, Piece, Store
+from featstore.errors import NotAStore, StoreDamaged
 from featstore.header import ATTRIBUTE, REMEDY, Header, parse
 from featstore.layout import Array
 from featstore.spec import COMMITS
 
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+
 # Arrays begin at a page, so that none shares one with another or with the metadata.
 _ALIGNMENT = 4096
+
+# The last bytes of a sealed file: this, then where the seal's text begins, how long it is (8 bytes
+# each, little-endian), and its checksum.
+_MAGIC = b"featstore-seal-1"
+_FOOTER = len(_MAGIC) + 8 + 8 + 32
+_LONGEST_SEAL = 1 << 30
+
+# In the provenance of a store whose file was made with a seal.
+_SEALED = "sealed"
+
+# What looks at a file without a seal, and how long it may take.
+_SURVEY = "import sys; from featstore.hdf5_store import survey; survey(sys.argv[1])"
+_PATIENCE = 10.0  # seconds
+
+Offsets = dict[tuple[str, str], int]
+
+
+@dataclass(frozen=True)
+class _Seal:
+    """What lies behind the HDF5 part of a file, which has `size` bytes."""
+
+    header: dict[str, Any]
+    offsets: Offsets
+    metadata: str
+    size: int
 
 
 class Hdf5Store(Store):
     """A piece lies at its array's offset + (view * n_rows + block * block_rows) * a row's bytes."""
 
     format = "hdf5"
+    made: ClassVar[dict[str, Any]] = {_SEALED: True}
 
-    def __init__(self, path: Path, header: Header):
+    def __init__(self, path: Path, header: Header, offsets: Offsets | None = None):
         super().__init__(path, header)
-        self._offsets = _offsets(path, header)
+        if offsets is None:
+            seal = _seal_of(path)
+            offsets = seal.offsets if seal else _surveyed(path)[1]
+        self._offsets = offsets
 
     @classmethod
     def build(cls, path: Path, header: Header) -> None:
-        """Write the file with all its arrays allocated, as holes."""
-        properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-        properties.set_layout(h5py.h5d.CONTIGUOUS)
-        properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
-        properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
-        properties.set_obj_track_times(False)
-        with h5py.File(
-            path, "x", alignment_threshold=_ALIGNMENT, alignment_interval=_ALIGNMENT
-        ) as file:
-            file.attrs[ATTRIBUTE] = json.dumps(header.to_json())
-            for split in header.spec.splits:
-                group = file.create_group(split.name)
-                for name, array in _arrays(header, split.name).items():
-                    h5py.h5d.create(
-                        group.id,
-                        name.encode(),
-                        h5py.h5t.py_create(array.dtype),
-                        h5py.h5s.create_simple(array.shape),
-                        dcpl=properties,
-                    )
+        """Write the file with all its arrays allocated, as holes, and its seal behind them."""
+        try:
+            _build(path, header)
+        except (OSError, RuntimeError) as error:
+            # h5py says why in a text of its own, and of some failures not as an OSError.
+            number = re.search(r"errno = (\d+)", str(error))
+            if number is None:
+                raise
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+        _append_seal(path, header, _looked_at(path)[1], _size(path))
 
     @classmethod
     def at(cls, path: Path) -> Self:
-        """The store in the file `path`, its arrays checked against its header."""
-        try:
-            with h5py.File(path, "r", locking=False) as file:
-                text = file.attrs.get(ATTRIBUTE)
-        except OSError as error:
-            raise NotAStore(f"{path} is a damaged HDF5 file: {error}; {REMEDY}") from None
+        """The store in the file `path`, by its seal, or else by HDF5's metadata and its header."""
+        seal = _seal_of(path)
+        if seal:
+            header = parse(seal.header, path)
+            if seal.offsets.keys() != _places(header):
+                raise NotAStore(f"{path} is a damaged HDF5 file: its seal is another's; {REMEDY}")
+            return cls(path, header, seal.offsets)
+        text, offsets, arrays = _surveyed(path)
         try:
             found = json.loads(text) if isinstance(text, str) else None
         except ValueError:
             raise NotAStore(f"the header of {path} is damaged: it is not JSON; {REMEDY}") from None
-        return cls(path, parse(found, path))
+        header = parse(found, path)
+        for split, name in _places(header):
+            array = _arrays(header, split)[name]
+            there = arrays.get((split, name))
+            if there is None:
+                raise NotAStore(
+                    f"{path} is a damaged HDF5 file: it has no {split}/{name}; {REMEDY}"
+                )
+            if there != (list(array.shape), array.dtype.str) or (split, name) not in offsets:
+                raise NotAStore(f"{split}/{name} of {path} is not what its header says; {REMEDY}")
+        return cls(path, header, offsets)
+
+    @staticmethod
+    def is_one(fd: int) -> bool:
+        """Whether an open file begins as one of HDF5's, or ends in a seal."""
+        size = os.fstat(fd).st_size
+        return os.pread(fd, len(SIGNATURE), 0) == SIGNATURE or is_sealed(
+            os.pread(fd, _FOOTER, max(0, size - _FOOTER))
+        )
+
+    @staticmethod
+    def glance(path: Path) -> dict[str, Any]:
+        """The header as it stands in the seal, unchecked; {} where there is none."""
+        seal = _seal_of(path)
+        return seal.header if seal else {}
+
+    def misstated(self) -> list[Damage]:
+        """Whether the file's own metadata, or its seal, are not what they were made as."""
+        seal = _seal_of(self.path)
+        if seal is None:
+            lost = self.provenance.get(_SEALED)
+            return [Damage("", None, "seal", "is missing or damaged")] if lost else []
+        if _metadata_checksum(self.path, seal.size, self._extents()) == seal.metadata:
+            return []
+        return [
+            Damage("", None, "metadata", "do not have the checksum that they were written with")
+        ]
+
+    def restate(self) -> None:
+        """Write the file's metadata, and its seal, as they were when it was made.
+
+        Raises `StoreDamaged` where the installed HDF5 would lay the file out otherwise.
+        """
+        seal = _seal_of(self.path)
+        if seal is None:
+            _append_seal(self.path, self.header, self._offsets, _size(self.path))
+        else:
+            with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".featstore-") as folder:
+                made = Path(folder, "skeleton.h5")
+                _build(made, self.header)
+                made_as = _metadata_checksum(made, _size(made), self._extents())
+                if made_as != seal.metadata:
+                    raise StoreDamaged(
+                        f"the metadata of {self.path} are damaged, its rows are not: copy them by"
+                        " `featstore convert` to a new file"
+                    )
+                for start, stop in _gaps(seal.size, self._extents()):
+                    data = bytearray(stop - start)
+                    durable.read_at(made, start, memoryview(data))
+                    durable.write_at(self.path, start, memoryview(data))
+        durable.sync_files([self.path])
+
+    def _extents(self) -> list[tuple[int, int]]:
+        return _extents(self.header, self._offsets)
 
     def read_bytes(self, piece: Piece, first: int, out: memoryview) -> int:
         """Read from the piece's place in the file."""
@@ -134,21 +233,168 @@ def _arrays(header: Header, split: str) -> dict[str, Array]:
     return {**header.arrays(split), COMMITS: Array(slots, np.dtype("u1"))}
 
 
-def _offsets(path: Path, header: Header) -> dict[tuple[str, str], int]:
-    """Where in the file each dataset begins; `NotAStore` where one is not what the header says."""
-    offsets = {}
+def _places(header: Header) -> set[tuple[str, str]]:
+    """Split and name of every dataset."""
+    return {
+        (split.name, name) for split in header.spec.splits for name in _arrays(header, split.name)
+    }
+
+
+def _build(path: Path, header: Header) -> None:
+    """Let HDF5 write the file, without its seal."""
+    import h5py
+
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_layout(h5py.h5d.CONTIGUOUS)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    properties.set_obj_track_times(False)
+    with h5py.File(
+        path, "x", alignment_threshold=_ALIGNMENT, alignment_interval=_ALIGNMENT
+    ) as file:
+        file.attrs[ATTRIBUTE] = json.dumps(header.to_json())
+        for split in header.spec.splits:
+            group = file.create_group(split.name)
+            for name, array in _arrays(header, split.name).items():
+                h5py.h5d.create(
+                    group.id,
+                    name.encode(),
+                    h5py.h5t.py_create(array.dtype),
+                    h5py.h5s.create_simple(array.shape),
+                    dcpl=properties,
+                )
+
+
+# The seal.
+
+
+def is_sealed(tail: bytes) -> bool:
+    """Whether a file that ends in these bytes has a seal."""
+    return tail[-_FOOTER:].startswith(_MAGIC)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
+
+
+def _append_seal(path: Path, header: Header, offsets: Offsets, size: int) -> None:
+    """Write the seal behind the first `size` bytes of a file."""
+    metadata = _metadata_checksum(path, size, _extents(header, offsets))
+    told = {
+        "header": header.to_json(),
+        "offsets": {f"{split}/{name}": offset for (split, name), offset in offsets.items()},
+        "metadata": metadata,
+        "size": size,
+    }
+    text = json.dumps(told).encode()
+    start = -(-size // commits.SLOT_UNIT) * commits.SLOT_UNIT
+    footer = _MAGIC + start.to_bytes(8, "little") + len(text).to_bytes(8, "little")
+    durable.write_at(path, start, memoryview(text + footer + _checksum(text)))
+
+
+def _checksum(text: bytes) -> bytes:
+    return checksum_text(text.decode()).encode()
+
+
+def _seal_of(path: Path) -> _Seal | None:
+    """The seal of a file; None where there is none, or not a whole one."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
-            for split in header.spec.splits:
-                for name, array in _arrays(header, split.name).items():
-                    dataset = file[split.name][name]
+        size = _size(path)
+        footer = bytearray(_FOOTER)
+        durable.read_at(path, max(0, size - _FOOTER), memoryview(footer))
+        start, length = (int.from_bytes(footer[at : at + 8], "little") for at in (16, 24))
+        if not is_sealed(bytes(footer)) or start + length + _FOOTER != size:
+            return None
+        if length > _LONGEST_SEAL:
+            return None
+        text = bytearray(length)
+        durable.read_at(path, start, memoryview(text))
+        if xxhash.xxh3_128_hexdigest(bytes(text)).encode() != bytes(footer[32:]):
+            return None
+        told = json.loads(text)
+        offsets = {tuple(key.split("/", 1)): int(offset) for key, offset in told["offsets"].items()}
+        return _Seal(told["header"], offsets, told["metadata"], told["size"])
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _extents(header: Header, offsets: Offsets) -> list[tuple[int, int]]:
+    """Where each array begins and ends, in order."""
+    found = []
+    for (split, name), offset in offsets.items():
+        array = _arrays(header, split)[name]
+        rows = int(np.prod(array.shape, dtype=np.int64))
+        found.append((offset, offset + rows * array.dtype.itemsize))
+    return sorted(found)
+
+
+def _gaps(size: int, extents: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    """The parts of the first `size` bytes that are of no array."""
+    at = 0
+    for start, stop in [*extents, (size, size)]:
+        if start > at:
+            yield at, start
+        at = max(at, stop)
+
+
+def _metadata_checksum(path: Path, size: int, extents: list[tuple[int, int]]) -> str:
+    content = xxhash.xxh3_128(f"{size}".encode())
+    for start, stop in _gaps(size, extents):
+        data = bytearray(stop - start)
+        there = durable.read_at(path, start, memoryview(data))
+        content.update(bytes(data[:there]))
+    return content.hexdigest()
+
+
+# What HDF5 says of a file.
+
+
+def _looked_at(path: Path) -> tuple[Any, Offsets, dict[tuple[str, str], tuple[list[int], str]]]:
+    """Header text, and of each contiguous dataset its offset, shape and dtype, as h5py says."""
+    import h5py
+
+    offsets, arrays = {}, {}
+    with h5py.File(path, "r", locking=False) as file:
+        text = file.attrs.get(ATTRIBUTE)
+        for split, group in file.items():
+            for name, dataset in group.items() if isinstance(group, h5py.Group) else ():
+                if isinstance(dataset, h5py.Dataset):
+                    arrays[split, name] = (list(dataset.shape), dataset.dtype.str)
                     offset = dataset.id.get_offset()
-                    same = (dataset.shape, dataset.dtype) == (array.shape, array.dtype)
-                    if offset is None or not same:
-                        raise NotAStore(
-                            f"{split.name}/{name} of {path} is not what its header says; {REMEDY}"
-                        )
-                    offsets[split.name, name] = offset
-    except (OSError, KeyError, RuntimeError) as error:
-        raise NotAStore(f"{path} is a damaged HDF5 file: {error}; {REMEDY}") from None
-    return offsets
+                    if offset is not None:
+                        offsets[split, name] = offset
+    return text if isinstance(text, str) else None, offsets, arrays
+
+
+def survey(path: str) -> None:
+    """Print what HDF5 says of a file as JSON: run in a process that may crash, or be ended."""
+    text, offsets, arrays = _looked_at(Path(path))
+    told = [
+        [split, name, offsets.get((split, name)), *facts] for (split, name), facts in arrays.items()
+    ]
+    print(json.dumps([text, told]))
+
+
+def _surveyed(path: Path) -> tuple[Any, Offsets, Mapping[tuple[str, str], tuple[list[int], str]]]:
+    """As `_looked_at`, by another process; `NotAStore` where it fails, crashes or does not end."""
+    places = os.pathsep.join(os.path.abspath(place) for place in sys.path)
+    try:
+        ran = subprocess.run(
+            [sys.executable, "-P", "-c", _SURVEY, str(path)],
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE,
+            env={**os.environ, "PYTHONPATH": places},
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise NotAStore(
+            f"{path} is a damaged HDF5 file: HDF5 does not come to an end with it; {REMEDY}"
+        ) from None
+    if ran.returncode:
+        said = ran.stderr.decode(errors="replace").strip().splitlines()
+        why = said[-1].partition(": ")[2] or said[-1] if said else "HDF5 crashes on it"
+        raise NotAStore(f"{path} is a damaged HDF5 file: {why}; {REMEDY}")
+    text, told = json.loads(ran.stdout)
+    offsets = {(split, name): at for split, name, at, *_ in told if at is not None}
+    arrays = {(split, name): (shape, dtype) for split, name, _, shape, dtype in told}
+    return text, offsets, arrays

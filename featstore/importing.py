@@ -13,7 +13,7 @@ from featstore.finite import first_nonfinite_row
 from featstore.layout import BLOCK_BYTES
 from featstore.npy_files import NpySplit
 from featstore.spec import Spec, Split, Tap
-from featstore.store import open_or_create
+from featstore.store import finish, open_or_create
 
 TAP = "features"
 Pair = tuple[str | Path, str | Path]
@@ -61,7 +61,7 @@ def import_arrays(
     id_width = max(len(str(split.shape[0] - 1)) for split in splits)
     store = open_or_create(out, spec, format, id_width=id_width, overwrite=overwrite)
     _copy(store, splits, progress)
-    return store
+    return finish(store)
 
 
 def _dtype(splits: list[NpySplit], dtype: str | None) -> str:
@@ -138,13 +138,12 @@ def _cast(rows: np.ndarray, dtype: str, split: NpySplit, start: int) -> np.ndarr
 
 def _copy(store: Store, splits: list[NpySplit], progress: Progress) -> None:
     """Write the blocks that are missing or damaged."""
-    damaged = {(damage.split, damage.block) for damage in store.verify()}
-    if store.complete and not damaged:
+    damages = store.verify()
+    if store.complete and not damages:
         return
     done, total = 0, sum(split.shape[0] for split in splits)
     with store.writer() as writer:
-        for name, block in sorted(damaged):
-            writer.discard(name, block)
+        writer.withdraw(damages)
         for split in splits:
             labels = split.checked_labels()
             missing = set(store.missing(split.name))

@@ -1,6 +1,8 @@
 """The objects of a Zarr store as files of a directory of this machine."""
 
+import contextlib
 import os
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -23,7 +25,8 @@ class LocalObjects:
     def get(self, key: str) -> bytes | None:
         """Read the whole file."""
         try:
-            return (self._root / key).read_bytes()
+            with durable.opened(self._root / key) as fd, os.fdopen(os.dup(fd), "rb") as file:
+                return file.read()
         except (FileNotFoundError, NotADirectoryError):
             return None
 
@@ -33,7 +36,14 @@ class LocalObjects:
             there = set(os.listdir(self._root / folder))
         except FileNotFoundError:
             there = set()
-        return [self.get(f"{folder}/{name}") if name in there else None for name in names]
+        return [self._got(f"{folder}/{name}") if name in there else None for name in names]
+
+    def _got(self, key: str) -> bytes | None:
+        """All bytes of a file, or bytes that mean nothing where they cannot be had."""
+        try:
+            return self.get(key)
+        except OSError:
+            return b"unreadable"
 
     def read(self, key: str, offset: int, out: memoryview) -> int:
         """Read straight into `out`."""
@@ -43,8 +53,21 @@ class LocalObjects:
         """Hand the bytes to the operating system."""
         durable.write_at(self._root / key, 0, data, size=size or len(data))
 
+    def put(self, key: str, body: bytes) -> None:
+        """Write the file aside, and rename it."""
+        file = self._root / key
+        file.parent.mkdir(parents=True, exist_ok=True)
+        aside = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.aside")
+        durable.write_at(aside, 0, memoryview(body))
+        durable.sync_files([aside])
+        os.replace(aside, file)
+        durable.sync_files([file.parent])
+
     def plant(self, documents: Mapping[str, bytes]) -> None:
         """Write the files and make the folders that they are in; nothing is synced."""
+        # Made here: a link that somebody put under this name is refused, not followed.
+        if not self._root.is_dir():
+            self._root.mkdir()
         for key, document in documents.items():
             (self._root / key).parent.mkdir(parents=True, exist_ok=True)
             self.write(key, memoryview(document))
@@ -62,10 +85,14 @@ class LocalObjects:
 
     def modified(self, folders: Sequence[str]) -> int:
         """When an entry of a folder last changed."""
-        return max((self._root / folder).stat().st_mtime_ns for folder in folders)
+        found = []
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                found.append((self._root / folder).stat().st_mtime_ns)
+        return max(found, default=0)
 
     def size(self) -> int:
         """Bytes on the disk, holes left out."""
         found = os.walk(self._root)
         files = (os.path.join(folder, name) for folder, _, names in found for name in names)
-        return sum(os.stat(file).st_blocks * 512 for file in files)
+        return sum(os.lstat(file).st_blocks * 512 for file in files)

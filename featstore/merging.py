@@ -12,8 +12,8 @@ from featstore.copying import Rows, SplitRows
 from featstore.errors import SpecMismatch, UsageError
 from featstore.places import Url
 from featstore.spec import Spec, Tap
+from featstore.store import check_apart, open_or_create
 from featstore.store import open as open_store
-from featstore.store import open_or_create
 
 # Rows whose ids and labels are held against each other at once.
 _COMPARED = 1 << 16
@@ -44,6 +44,7 @@ def merge(
     `open_or_create` and `load` raise.
     """
     stores = open_store(a), open_store(b)
+    check_apart(out, *stores)
     _check_specs(*stores)
     for split in stores[0].spec.splits:
         _check_rows(*stores, split.name)
@@ -64,8 +65,7 @@ def merge(
         one, other = (part.take(rows) for part in splits[split])
         return Rows({**one.features, **other.features}, one.labels, one.ids)
 
-    copying.fill(made, take, progress, min(store.ahead for store in stores))
-    return made
+    return copying.fill(made, take, progress, min(store.ahead for store in stores))
 
 
 def _check_specs(a: Store, b: Store) -> None:

@@ -1,7 +1,7 @@
 """The objects that a Zarr store is made of, by key: what a place has to give for one."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from featstore.places import Place, Url
 
@@ -27,6 +27,9 @@ class Objects(Protocol):
 
     def write(self, key: str, data: memoryview, size: int | None = None) -> None:
         """Begin to write an object, padded with zeros to `size`; `sync` tells when it is there."""
+
+    def put(self, key: str, body: bytes) -> Any:
+        """Return when an object has these bytes; at any instant before it has these or the old."""
 
     def plant(self, documents: Mapping[str, bytes]) -> None:
         """Write the objects of a new tree, folders and all; the last one after all others."""

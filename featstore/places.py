@@ -1,6 +1,7 @@
 """Where a store lies: a path of this machine, or a URL that fsspec knows."""
 
 import hashlib
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,10 @@ from featstore.errors import UsageError
 
 _SCHEME = re.compile(r"^[A-Za-z][A-Za-z0-9+.\-]*://")
 _LOCAL = ("file", "local")
+_ALIASES = {"s3a": "s3", "gcs": "gs"}
+
+# What is built to take a store's place lies beside it under this name.
+_REPLACEMENT = re.compile(r"\.(.+)\.replacement")
 
 
 @dataclass(frozen=True, order=True)
@@ -56,6 +61,22 @@ class Url:
         """Another part of the same parent."""
         return self.parent / name
 
+    def normal(self) -> tuple[str, ...]:
+        """The scheme and the parts below it, in one spelling.
+
+        >>> Url("s3://b/a.zarr").normal() == Url("S3A://b//x/../a.zarr/").normal()
+        True
+        """
+        scheme, _, rest = self.text.partition("://")
+        parts: list[str] = []
+        for part in rest.split("/"):
+            if part == ".." and parts:
+                parts.pop()
+            elif part not in ("", ".", ".."):
+                parts.append(part)
+        scheme = scheme.lower()
+        return (_ALIASES.get(scheme, scheme), *parts)
+
     def _parts(self) -> tuple[str, str]:
         scheme, _, rest = self.text.partition("://")
         # The first part names a bucket or a server, except where there is but one of them.
@@ -84,11 +105,49 @@ def place(of: str | Path | Url) -> Place:
         return of
     text = str(of)
     if not _SCHEME.match(text):
-        return Path(text).expanduser().resolve()
+        return _resolved(Path(text))
     url = Url(text.rstrip("/") if not text.endswith("://") else text)
     if url.scheme in _LOCAL:
-        return Path(url2pathname(urlsplit(text).path)).resolve()
+        return _resolved(Path(url2pathname(urlsplit(text).path)))
     return url
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.expanduser().resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        # A link that leads to itself, a name too long, a NUL, the home of nobody.
+        why = str(error).partition(": ")[0].lower()
+        raise UsageError(f"{str(path)!r} is no path: {why}; give another one") from None
+
+
+def same(a: Place, b: Place) -> bool:
+    """Whether two places are one: through links and mounts, and whatever the case of letters.
+
+    URLs are compared in one spelling, so that two keys that differ in a doubled slash alone count
+    as one: what is asked is whether a place may be written while the other is read.
+    """
+    if isinstance(a, Url) or isinstance(b, Url):
+        return isinstance(a, Url) and isinstance(b, Url) and a.normal() == b.normal()
+    try:
+        return a == b or os.path.samefile(a, b)
+    except OSError:
+        return False
+
+
+def replacement(of: Place) -> Place:
+    """Where a store is built that is to take the place of the one at `of`; no listing shows it.
+
+    >>> replacement(place("s3://b/a.zarr"))
+    Url(text='s3://b/.a.zarr.replacement')
+    """
+    return of.with_name(f".{of.name}.replacement")
+
+
+def replaced(place: Place) -> Place:
+    """The place that what is built at `place` is to take: another one for a replacement alone."""
+    found = _REPLACEMENT.fullmatch(place.name)
+    return place.with_name(found[1]) if found else place
 
 
 def cache_folder(place: Place, kind: str) -> Path:

@@ -158,6 +158,15 @@ class RemoteObjects:
         except FileNotFoundError:
             return
 
+    def copy_all(self, keys: Sequence[str], to: Url) -> None:
+        """Copy objects to another place of the same storage, by the storage itself."""
+        with explained(self._url), ThreadPoolExecutor(CONNECTIONS) as pool:
+            list(pool.map(lambda key: self._copy(key, to / key), keys))
+
+    def _copy(self, key: str, to: Url) -> None:
+        fs, path = _filesystem(self._url / key)
+        fs.cp_file(path, _filesystem(to)[1])
+
     def entries(self, folder: str = "", *, below: bool = False) -> list[dict[str, Any]]:
         """What a folder lists, or everything `below` it; each with its full "name"."""
         with explained(self._url):

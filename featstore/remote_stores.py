@@ -2,16 +2,23 @@
 
 The root's metadata are put last, and replaced by a mark before a store is removed. Whatever lies
 below a mark is a creation or a removal that was cut short: ours, and cleared by the next creation.
+
+A store that replaces another is built beside it. When it is complete, one put turns the root of
+the old one into a mark that says where the new one lies, and `open` goes there; then its objects
+are copied, by the storage itself, and their root comes last. Cut short at any instant, what `open`
+finds is the old store or the new one.
 """
 
 import json
+from typing import Any
 
 from featstore.errors import NotAStore, UsageError
 from featstore.header import ATTRIBUTE, Header
-from featstore.places import Url
+from featstore.places import Url, replacement
 from featstore.remote_objects import RemoteObjects
 from featstore.zarr_store import METADATA, ZarrStore
 
+_MOVED = "moved_to"
 _MARK = json.dumps(
     {"zarr_format": 3, "node_type": "group", "attributes": {ATTRIBUTE: {"unfinished": True}}}
 ).encode()
@@ -29,6 +36,21 @@ def is_unfinished(url: Url) -> bool:
     return RemoteObjects(url).get(METADATA) == _MARK
 
 
+def lies_at(url: Url) -> Url:
+    """Where the store of a URL lies: elsewhere only while a new one is moving to its place."""
+    moved = _ours(RemoteObjects(url).get(METADATA)).get(_MOVED)
+    return url.with_name(moved) if moved == replacement(url).name else url
+
+
+def _ours(root: bytes | None) -> dict[str, Any]:
+    """What of a root's metadata is ours."""
+    try:
+        found = json.loads(root or b"null")["attributes"][ATTRIBUTE]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def check(url: Url) -> None:
     """Raise UsageError where the URL names no place for a store."""
     if not url.name:
@@ -44,18 +66,45 @@ def build(url: Url, header: Header) -> None:
     ZarrStore.build(url, header)
 
 
-def remove(store: ZarrStore) -> None:
-    """Delete the store; the caller holds the lease. `NotAStore` names what is not a store's."""
-    objects = RemoteObjects(store.path)
+def check_removable(store: ZarrStore) -> None:
+    """Raise NotAStore naming what lies in a store and is not a store's."""
     ours = {METADATA} | {split.name for split in store.spec.splits}
-    names = {entry["name"].rstrip("/").rpartition("/")[2] for entry in objects.entries()}
+    entries = RemoteObjects(store.path).entries()
+    names = {entry["name"].rstrip("/").rpartition("/")[2] for entry in entries}
     if names - ours:
         raise NotAStore(
             f"{store.path} holds {min(names - ours)!r}, which featstore did not write; move it"
             " away first"
         )
+
+
+def remove(store: ZarrStore) -> None:
+    """Delete the store; the caller holds the lease. `NotAStore` names what is not a store's."""
+    check_removable(store)
+    objects = RemoteObjects(store.path)
     objects.put(METADATA, _MARK)
     _clear(objects)
+
+
+def take_place(new: Url, url: Url) -> None:
+    """Let the complete store at `new` be the one at `url`; the caller holds the lease of that."""
+    mark = {_MOVED: new.name}
+    document = {"zarr_format": 3, "node_type": "group", "attributes": {ATTRIBUTE: mark}}
+    RemoteObjects(url).put(METADATA, json.dumps(document).encode())
+    finish_move(url)
+
+
+def finish_move(url: Url) -> None:
+    """Move the objects of the store that `lies_at` another URL to this one; the lease is held."""
+    new, objects = RemoteObjects(lies_at(url)), RemoteObjects(url)
+    root = new.get(METADATA)
+    if lies_at(url) == url or root is None:
+        return
+    objects.drop_all([key for key in objects.all_keys() if key != METADATA])
+    new.copy_all([key for key in new.all_keys() if key != METADATA], url)
+    objects.put(METADATA, root)
+    new.put(METADATA, _MARK)
+    _clear(new)
 
 
 def clear(url: Url) -> None:

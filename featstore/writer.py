@@ -4,7 +4,7 @@ import os
 import queue
 import shutil
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Self
 
@@ -13,7 +13,7 @@ import numpy as np
 from featstore import row_ids
 from featstore.checksums import checksum, raw_bytes
 from featstore.commits import Record, slot_bytes
-from featstore.contract import Block, Piece, Store
+from featstore.contract import Block, Damage, Piece, Store
 from featstore.durable import NO_ROOM
 from featstore.errors import DiskFull, FeatureError, UsageError
 from featstore.finite import first_nonfinite_row
@@ -102,6 +102,15 @@ class Writer:
         with self._explained():
             self._store.drop_record(split, block)
         self._committed.discard((split, block))
+
+    def withdraw(self, damages: Iterable[Damage]) -> None:
+        """Make good what can be of what `Store.verify` found: damaged blocks count as missing."""
+        damages = list(damages)
+        if any(damage.block is None for damage in damages):
+            with self._explained():
+                self._store.restate()
+        for split, block in sorted({(d.split, d.block) for d in damages if d.block is not None}):
+            self.discard(split, block)
 
     def flush(self) -> None:
         """Return when everything written so far is committed."""

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 from featstore import codecs, commits
-from featstore.contract import Block, Piece, Store
+from featstore.contract import Block, Damage, Piece, Store
 from featstore.errors import NotAStore
 from featstore.header import ATTRIBUTE, REMEDY, Header, parse
 from featstore.layout import Array
@@ -58,6 +58,46 @@ class ZarrStore(Store):
                         f" {REMEDY}"
                     )
         return cls(path, header)
+
+    def misstated(self) -> list[Damage]:
+        """The metadata documents of groups and arrays that are not what zarr writes for the header.
+
+        The header itself, in the root's document, has a checksum of its own.
+        """
+        with ThreadPoolExecutor(self._objects.readers) as pool:
+            documents = _documents(self.header)
+            return [
+                Damage("", None, key, why)
+                for key, why in zip(
+                    documents, pool.map(self._misstatement, documents.items()), strict=True
+                )
+                if why
+            ]
+
+    def _misstatement(self, stated: tuple[str, bytes]) -> str | None:
+        key, document = stated
+        try:
+            there = self._objects.get(key)
+        except OSError as error:
+            return f"cannot be read: {error.strerror or error}"
+        if there is None:
+            return "is missing"
+        try:
+            same = _plain(json.loads(there)) == _plain(json.loads(document))
+        except ValueError:
+            return "is not JSON"
+        return None if same else "is not what the header says"
+
+    def restate(self) -> None:
+        """Write the metadata documents that are not what zarr writes for the header."""
+        for key, document in _documents(self.header).items():
+            if self._misstatement((key, document)):
+                self._objects.put(key, document)
+
+    @staticmethod
+    def glance(path: Place) -> dict[str, Any]:
+        """The header as it stands in the root's metadata, unchecked."""
+        return _metadata(objects_at(path), path, "")["attributes"][ATTRIBUTE]
 
     def read_bytes(self, piece: Piece, first: int, out: memoryview) -> int:
         """Read from the piece's chunk, or decompress all of it."""
@@ -151,6 +191,14 @@ def _documents(header: Header) -> dict[str, bytes]:
     return {key: document.to_bytes() for key, document in written.items()}
 
 
+def _plain(document: Any) -> Any:
+    """A metadata document without the header and what is empty, in which versions differ."""
+    if isinstance(document, dict):
+        plain = {key: _plain(value) for key, value in document.items() if key != ATTRIBUTE}
+        return {key: value for key, value in plain.items() if value not in (None, {}, [])}
+    return [_plain(each) for each in document] if isinstance(document, list) else document
+
+
 def _chunked(header: Header, split: str) -> dict[str, tuple[Array, int, codecs.Codec]]:
     """Every Zarr array of a split with the rows and the codec of its chunks: data, and records."""
     arrays = header.arrays(split)
@@ -169,12 +217,17 @@ def _metadata(objects: Objects, path: Place, folder: str) -> dict[str, Any]:
     """The JSON object in the metadata of a folder; `NotAStore` where there is none."""
     key = f"{folder}/{METADATA}" if folder else METADATA
     where = path / folder if folder else path
-    data = objects.get(key)
+    try:
+        data = objects.get(key)
+    except OSError as error:
+        raise NotAStore(
+            f"{where}/{METADATA} cannot be read ({error.strerror or error}); give a store's path"
+        ) from None
     if data is None:
         raise NotAStore(f"{where} is not a featstore store: it has no {METADATA}")
     try:
         found = json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise NotAStore(f"{where}/{METADATA} is damaged: it is not JSON; {REMEDY}") from None
     if not isinstance(found, dict):
         raise NotAStore(f"{where}/{METADATA} is damaged: it is not a JSON object; {REMEDY}")

@@ -10,7 +10,7 @@ from featstore import layout
 from featstore.places import Url
 
 # What differs from one creation to the next; a store's provenance may say it itself.
-FIXED = {"created": "then", "versions": {}}
+FIXED = {"created": "then", "versions": {}, "folder": "there", "sequence": 0}
 
 
 def spec_of(

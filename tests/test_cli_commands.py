@@ -278,6 +278,24 @@ def test_verify_names_each_bad_block_and_exits_with_1(tiny_store):
     assert "run the command that made it again" in ran.stderr
 
 
+def test_verify_has_a_status_of_its_own_for_what_is_not_complete(tiny_store):
+    record = tiny_store.path / "train" / "commits" / "c.0.0"
+    whole = record.read_bytes()
+    record.unlink()
+    ran = run("verify", tiny_store.path, status=3)
+    assert "is not complete: 1 of 2 blocks are committed and whole, and missing are 1 of train" in (
+        ran.stderr
+    )
+    for at in (0, 50, 300, 511):
+        record.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        ran = run("verify", tiny_store.path, status=1)
+        said = "train block 0, commits: is neither empty nor the record of this block"
+        assert said in ran.stdout
+    record.write_bytes(whole)
+    (tiny_store.path / "train" / "zarr.json").unlink()
+    assert "train/zarr.json: is missing" in run("verify", tiny_store.path, status=1).stdout
+
+
 def test_results_are_json_a_script_can_read(tiny_store, tmp_path):
     out = tmp_path / "r.json"
     run("probe", tiny_store.path, *FRACTIONS, "--out", out)

@@ -4,6 +4,9 @@ import errno
 import json
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -26,7 +29,7 @@ from store_examples import (
 )
 
 import featstore
-from featstore import durable
+from featstore import durable, hdf5_store
 from featstore.checksums import checksum_text
 from featstore.errors import (
     DiskFull,
@@ -129,11 +132,109 @@ def test_truncated_and_missing_chunks_are_found(tmp_path):
 
 def test_a_truncated_hdf5_file_is_named(tmp_path):
     store = filled(tmp_path / "store", "hdf5")
-    os.truncate(store.path, store.path.stat().st_size - 1000)
+    os.truncate(store.path, hdf5_size(store.path) - 1000)
     with pytest.raises(NotAStore, match=r"is a damaged HDF5 file: .*truncated"):
         featstore.open(store.path)
     with pytest.raises(StoreIncomplete):
         store.load("test", "tap0")
+
+
+# HDF5's own metadata, and the seal behind them.
+
+
+def hdf5_size(path):
+    """Bytes of a sealed file that are HDF5's."""
+    return hdf5_store._seal_of(path).size
+
+
+def unsealed(store):
+    """A store as an earlier release made it, and as one is that HDF5 has written to."""
+    os.truncate(store.path, hdf5_size(store.path))
+    return featstore.open(store.path)
+
+
+def test_a_file_without_a_seal_is_read(tmp_path):
+    store = filled(tmp_path / "store", "hdf5")
+    old = unsealed(store)
+    assert old.header == store.header
+    assert_holds_known_contents(old)
+    assert [str(damage) for damage in old.verify()] == ["seal: is missing or damaged"]
+    with old.writer() as writer:
+        writer.withdraw(old.verify())
+    assert hdf5_store._seal_of(store.path) is not None
+    assert featstore.open(store.path).verify() == []
+    assert_holds_known_contents(featstore.open(store.path))
+    with h5py.File(store.path, "a") as file:
+        file.attrs["note"] = "mine"
+    assert_holds_known_contents(featstore.open(store.path))
+
+
+def test_flipped_metadata_of_hdf5_are_never_read_and_mended(tmp_path, monkeypatch):
+    store = filled(tmp_path / "store", "hdf5")
+    whole = store.path.read_bytes()
+    seal = hdf5_store._seal_of(store.path)
+    places = [at for gap in hdf5_store._gaps(seal.size, store._extents()) for at in range(*gap)]
+    assert len(places) > 3000
+    # it is not asked, neither here nor by another process
+    monkeypatch.setattr(hdf5_store, "_looked_at", None)
+    monkeypatch.setattr(hdf5_store, "_surveyed", None)
+    for at in np.random.default_rng(0).choice(places, 40):
+        flip_bit(store.path, at, at % 8)
+        again = featstore.open(store.path)
+        assert_holds_known_contents(again)
+        (damage,) = again.verify()
+        assert str(damage).startswith("metadata: do not have the checksum")
+        with again.writer() as writer:
+            writer.withdraw([damage])
+        assert store.path.read_bytes() == whole
+
+
+def test_a_flipped_bit_of_a_seal_is_found_and_mended(tmp_path):
+    store = filled(tmp_path / "store", "hdf5")
+    whole = store.path.read_bytes()
+    start = int.from_bytes(whole[-48:-40], "little")
+    for at in np.random.default_rng(1).integers(start, len(whole), 6):
+        flip_bit(store.path, at, at % 8)
+        again = featstore.open(store.path)
+        assert_holds_known_contents(again)
+        assert [str(damage) for damage in again.verify()] == ["seal: is missing or damaged"]
+        store.path.write_bytes(whole)
+
+
+@pytest.mark.parametrize(
+    ("does", "said"),
+    [
+        ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", "HDF5 crashes on it"),
+        ("import time; time.sleep(60)", "HDF5 does not come to an end with it"),
+    ],
+)
+def test_hdf5_may_crash_or_hang_over_a_file(tmp_path, monkeypatch, does, said):
+    store = filled(tmp_path / "store", "hdf5")
+    os.truncate(store.path, hdf5_size(store.path))
+    monkeypatch.setattr(hdf5_store, "_SURVEY", does)
+    monkeypatch.setattr(hdf5_store, "_PATIENCE", 1.0)
+    with pytest.raises(NotAStore, match=said):
+        featstore.open(store.path)
+
+
+@pytest.mark.parametrize("room", [100, 1000, 5000])
+def test_no_room_for_a_new_file_is_told_and_leaves_nothing(tmp_path, room):
+    ran = subprocess.run(
+        [sys.executable, "-c", NO_ROOM, str(tmp_path / "store"), str(room)],
+        capture_output=True, text=True, timeout=60, cwd=Path(__file__).parent,
+    )  # fmt: skip
+    assert "no room to make" in ran.stderr.splitlines()[-1]
+    assert "DiskFull" in ran.stderr.splitlines()[-1]
+    assert list(tmp_path.glob(".*")) + list(tmp_path.glob("store*")) == []
+
+
+NO_ROOM = """
+import resource, sys
+from store_examples import spec_of
+import featstore
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+featstore.create(sys.argv[1], spec_of(), "hdf5")
+"""
 
 
 # Records.
@@ -144,8 +245,9 @@ def test_a_damaged_record_is_no_record(store, byte):
     file, offset = place(store, "train", "commits", 2)
     flip_bit(file, offset + byte)
     assert store.missing("train") == [2]
-    assert found(store) == []
+    assert found(store) == [("train", 2, "commits")]
     assert fill(store) == [("train", 2)]
+    assert found(store) == []
     assert_holds_known_contents(store)
 
 
@@ -196,6 +298,57 @@ def test_data_is_on_the_disk_before_its_record(tmp_path, monkeypatch):
     assert records | {record.parent for record in records} <= synced
 
 
+def test_an_incomplete_store_is_not_a_damaged_one(store):
+    """A writer that was killed leaves no record, or zeros; neither is damage."""
+    file, offset = place(store, "train", "commits", 1)
+    overwrite(file, offset, bytes(512))
+    assert found(store) == []
+    assert store.missing("train") == [1]
+    assert not store.complete
+
+
+# What describes the arrays to other tools.
+
+
+@pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "other", "folder"])
+def test_every_metadata_document_is_held_against_the_header(tmp_path, damage):
+    store = filled(tmp_path / "store", "zarr", spec_of(dims=(16, 3)))
+    whole = bytes_below(store.path)
+    documents = sorted(store.path.rglob("zarr.json"))
+    assert len(documents) == 1 + 2 * (1 + 5)
+    for document in documents:
+        if document.parent == store.path and damage != "flip":
+            continue
+        text = document.read_bytes()
+        key = str(document.relative_to(store.path))
+        if damage == "flip":
+            flip_bit(document, text.index(b'"zarr_format": 3') + 15)
+        elif damage == "truncate":
+            os.truncate(document, len(text) // 2)
+        elif damage == "other":
+            document.write_text('{"zarr_format": 3, "node_type": "array", "attributes": {"a": 1}}')
+        else:
+            document.unlink()
+            if damage == "folder":
+                document.mkdir()
+        assert [each.array for each in store.misstated()] == [key]
+        assert store.verify()[0].block is None
+        if damage == "folder":
+            document.rmdir()
+        with store.writer() as writer:
+            writer.withdraw(store.verify())
+        assert bytes_below(store.path) == whole
+
+
+def test_metadata_that_another_zarr_wrote_are_the_same(store):
+    if store.format != "zarr":
+        return
+    document = store.path / "train" / "tap0" / "zarr.json"
+    found = json.loads(document.read_text())
+    document.write_text(json.dumps({**found, "dimension_names": None, "storage_transformers": []}))
+    assert store.verify() == []
+
+
 # Headers.
 
 
@@ -228,6 +381,9 @@ def test_no_flipped_bit_of_a_header_passes(store, data):
 
 
 def test_another_format_version_is_named_with_ours(store):
+    if store.format == "hdf5":
+        # a seal of this version says what the header was; one of another version is none
+        unsealed(store)
     file, start, _ = header_place(store)
     data = file.read_bytes()
     at = data.index(b"1", start)

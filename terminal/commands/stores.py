@@ -7,6 +7,9 @@ from terminal.failures import Command
 from terminal.progress import Progress, notice
 from terminal.values import STORE
 
+# The exit status of `verify` where nothing is damaged, and blocks are missing.
+INCOMPLETE = 3
+
 
 @click.command(cls=Command)
 @click.argument("root", type=STORE, required=False)
@@ -24,7 +27,9 @@ def ls(root) -> None:
     import featstore
 
     root = root or featstore.store_root()
-    found = featstore.stores(root)
+    found, unusable = featstore.survey(root)
+    for each in unusable:
+        click.echo(f"Warning: {each.path.name} cannot be used: {each.why}", err=True)
     if not found:
         notice(f"no store under {root}; `featstore extract` makes one")
         return
@@ -49,9 +54,10 @@ def info(store) -> None:
 @click.command(cls=Command)
 @click.argument("store", type=STORE)
 def verify(store) -> None:
-    """Hold every block of a store against its checksum.
+    """Hold every byte of a store against its checksum, and its metadata.
 
-    Names each bad block, and exits with status 1 where there is one.
+    Names each damage, and exits with status 1 where there is one; with 3 where
+    all that is there is whole, and blocks are missing.
 
     \b
     Example:
@@ -63,10 +69,27 @@ def verify(store) -> None:
     with Progress() as progress:
         damages = opened.verify(progress=progress)
     for damage in damages:
-        click.echo(f"{damage.split} block {damage.block}, {damage.array}: {damage.why}")
+        click.echo(str(damage))
     if damages:
         raise click.ClickException(
-            f"{len(damages)} arrays of {opened.path} are damaged; "
-            "run the command that made it again: it computes those blocks anew"
+            f"{len(damages)} parts of {opened.path} are damaged; "
+            "run the command that made it again: it makes those anew"
         )
-    notice(f"{opened.path}: every committed block has its checksum")
+    if not opened.complete:
+        raise _incomplete(opened)
+    notice(f"{opened.path}: complete, and every committed block has its checksum")
+
+
+def _incomplete(store) -> click.ClickException:
+    """Say how much of a store is missing, with an exit status that says that and no more."""
+    splits = [split.name for split in store.spec.splits]
+    total = sum(store.n_blocks(split) for split in splits)
+    missing = {split: len(store.missing(split)) for split in splits}
+    there = total - sum(missing.values())
+    of = ", ".join(f"{count} of {split}" for split, count in missing.items() if count)
+    failure = click.ClickException(
+        f"{store.path} is not complete: {there} of {total} blocks are committed and whole, and"
+        f" missing are {of}; run the command that made it again, it goes on where it stopped"
+    )
+    failure.exit_code = INCOMPLETE
+    return failure

@@ -18,6 +18,7 @@ from probe.budget import HOST_DEFAULT, text
 from probe.errors import DataError, RowsWarning
 from probe.files import written_whole
 from probe.ranks import all_sum, world
+from probe.tables import save_table
 
 MOST = HOST_DEFAULT // 8
 """Bytes that rows may take unless one says otherwise."""
@@ -145,25 +146,34 @@ def digest_of(table: pd.DataFrame) -> str:
     return found.hexdigest()
 
 
-def save_rows(results: Path, table: pd.DataFrame, rows: RowScores, probes: np.ndarray) -> None:
-    """Write the file beside a results file, whole or not at all.
+def save_with_rows(
+    table: pd.DataFrame, results: Path, rows: RowScores | None, probes: np.ndarray
+) -> None:
+    """Write a results file and the file beside it, or remove that one, whole or not at all.
+
+    Whatever happens in between, the file beside knows all probes that the table has.
 
     Arguments:
+        table: R rows, one a probe.
         results: the results file.
-        table: R rows, what stands or will stand in it.
-        rows: of P probes.
+        rows: of P probes; None if they are not known.
         probes: int64 (R,), the probe of each row of the table.
+
+    Raises:
+        UsageError: as `probe.tables.save_table`.
     """
+    if rows is None:
+        save_table(table, results, lambda: rows_path(results).unlink(missing_ok=True))
+    else:
+        save_table(table, results, lambda: _save(results, table, rows, probes))
+
+
+def _save(results: Path, table: pd.DataFrame, rows: RowScores, probes: np.ndarray) -> None:
     with written_whole(rows_path(results)) as aside:
         np.savez(
             aside, version=VERSION, digest=digest_of(table), labels=rows.labels, kept=rows.kept,
             known=rows.known, probes=probes,
         )  # fmt: skip
-
-
-def drop_rows(results: Path) -> None:
-    """Remove the file beside a results file, which other results are about to be written to."""
-    rows_path(results).unlink(missing_ok=True)
 
 
 def load_rows(

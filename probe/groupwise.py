@@ -7,6 +7,7 @@ import pandas as pd
 
 from probe.by_row import RowScores
 from probe.chains import Chain
+from probe.forecast import Outlook
 from probe.joined import Joined, release
 from probe.ranks import rank
 from probe.result import ProbeResult
@@ -21,6 +22,7 @@ def solved(
     finished: pd.DataFrame | None,
     rows: RowScores | None = None,
     each: Callable[[ProbeResult], object] | None = None,
+    outlook: Outlook | None = None,
 ) -> ProbeResult:
     """Return the result of a sweep.
 
@@ -33,17 +35,20 @@ def solved(
             the finished ones; None where that is not kept.
         each: called with every group's scored probes before the file counts them as finished, so
             that whatever it keeps of them is there whenever the file says so.
+        outlook: says how long what is left will take; None for a callback that is silent.
     """
     results: list[ProbeResult | None] = []
     numbers: list[np.ndarray] = []
     start = 0
-    for group in plan.groups:
+    for place, group in enumerate(plan.groups):
         count = sum(map(len, group)) * len(plan.axes.penalties)
         numbers.append(np.arange(start, start + count))
         start += count
         if finished is not None and np.isin(numbers[-1], finished.index).all():
             results.append(None)
             continue
+        if outlook:
+            outlook.begin(place)
         result = solve(group)
         table = result.table.assign(options=plan.identity["options"].iloc[0])
         finished = _with(finished, table.set_axis(numbers[-1]))
@@ -57,6 +62,10 @@ def solved(
         if len(plan.groups) > 1:
             release(result.fitted)
         results.append(result)
+        if outlook:
+            outlook.end(place)
+    if outlook:
+        outlook.close()
     return _result(plan, results, numbers, finished, rows)
 
 

@@ -12,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from probe.by_row import load_rows
 from probe.errors import DataError, UsageError
-from probe.summaries import CURVE, as_curves, score_of
+from probe.summaries import CURVE, NOT_RUN, as_curves, score_of
 from probe.tables import TEXTS, read_table
 
 IDENTITY = ["store", "tap", "mode", "solver", "l2", "seed", "fraction", "k"]
@@ -62,6 +63,25 @@ def read_results(*paths: str | Path) -> pd.DataFrame:
     source = np.repeat(np.arange(len(tables)), [len(each) for each in tables])
     check_distinct(table, [str(paths[number]) for number in source])
     return table
+
+
+def read_correct(*paths: str | Path) -> list[np.ndarray | None] | None:
+    """Return what each probe of `read_results` has right, as far as it lies beside the files.
+
+    What lies there and is not of those results is not used, with a warning.
+
+    Returns:
+        of each row of the table bool (n,), or of numbers float32 (n,), None where it is not known;
+        None if it is known of no row.
+    """
+    found: list[np.ndarray | None] = []
+    for path in map(Path, paths):
+        table = read_table(path)
+        run = np.flatnonzero((table["status"] != NOT_RUN).to_numpy(bool))
+        held = load_rows(path, table, score_of(table))
+        rows = held[0].of(held[1][run]) if held else None
+        found += [None] * len(run) if rows is None else list(rows)
+    return found if any(rows is not None for rows in found) else None
 
 
 def read_per_class(path: str | Path) -> pd.DataFrame:

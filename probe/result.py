@@ -11,7 +11,7 @@ from probe.arrays import own_settings
 from probe.axes import Axes
 from probe.blocks import RowBlocks, Rows, as_blocks
 from probe.budget import parse
-from probe.by_row import MOST, RowScores, drop_rows, room, save_rows
+from probe.by_row import MOST, RowScores, room, save_with_rows
 from probe.checks import check_test
 from probe.errors import ProbeFailed, UsageError
 from probe.html import sweep_as_html
@@ -20,7 +20,6 @@ from probe.predictions import Predicted, Predictions
 from probe.predictions import room as room_of_classes
 from probe.ranks import share
 from probe.solvers import SOLVERS, Fitted, n_outputs, n_targets, n_train
-from probe.tables import check_suffix, save_table
 from probe.weights import Weights
 
 
@@ -29,8 +28,9 @@ class ProbeResult:
     """Solved probes and what is known of them, one row a probe.
 
     Attributes:
-        table: columns store, tap, mode, solver, l2, seed, fraction, k, n_train, then n_test and
-            a column for each metric once scored, then what the solver knows (status, ...).
+        table: columns store, tap, mode, solver, l2, seed, fraction, k, n_train, then n_test,
+            of accuracies `chance` and `majority` (see `without_features`), and a column for each
+            metric once scored, then what the solver knows (status, ...).
         fitted: the solver's probes.
         probes: int64 (rows,), the probe of each row. Rows share a probe where they mean the
             same one, as the whole layer of every seed does.
@@ -98,7 +98,9 @@ class ProbeResult:
         with own_settings():
             self.fitted.score(mine, scores)
             scores.gather()
-        columns = {"n_test": np.full(len(self), blocks.n_rows)}
+        columns: dict[str, object] = {"n_test": np.full(len(self), blocks.n_rows)}
+        if "accuracy" in names:
+            columns |= without_features(self.fitted.class_counts, blocks.labels())
         columns |= {name: values[self.probes] for name, values in scores.columns().items()}
         unusable = self._has_status(SOLVERS[self.solver].unusable)
         for name in scores.columns():
@@ -175,12 +177,7 @@ class ProbeResult:
         Raises:
             UsageError: the name ends in something else.
         """
-        path = check_suffix(path)
-        if self.by_row is None:
-            drop_rows(path)
-        else:
-            save_rows(path, self.table, self.by_row, self.probes)
-        save_table(self.table, path)
+        save_with_rows(self.table, Path(path), self.by_row, self.probes)
 
     def _has_status(self, statuses: Iterable[str]) -> np.ndarray:
         return self.table["status"].isin(list(statuses)).to_numpy()
@@ -189,7 +186,26 @@ class ProbeResult:
         return sweep_as_html(self.table)
 
 
-def with_columns(table: pd.DataFrame, columns: dict[str, np.ndarray]) -> pd.DataFrame:
+def without_features(class_counts: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Return what accuracies say that look at no feature: of a guess, and of one class for all.
+
+    Arguments:
+        class_counts: int (C,), train rows of each class.
+        labels: int (n,), of the test rows.
+
+    Returns:
+        `chance`, 1/C, and `majority`, the share of test rows of the class that most train rows
+        have, of equally frequent ones the first.
+
+    Example:
+        >>> without_features(np.array([3, 5]), np.array([0, 1, 1, 1]))
+        {'chance': 0.5, 'majority': 0.75}
+    """
+    commonest = int(np.argmax(class_counts))
+    return {"chance": 1 / len(class_counts), "majority": float((labels == commonest).mean())}
+
+
+def with_columns(table: pd.DataFrame, columns: dict[str, object]) -> pd.DataFrame:
     """Return the table with these columns, new ones standing before "status"."""
     table = table.drop(columns=[name for name in columns if name in table])
     place = table.columns.get_loc("status")

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from probe.by_row import RowScores, drop_rows, load_rows, rows_path, save_rows
+from probe.by_row import RowScores, load_rows, rows_path, save_with_rows
 from probe.errors import RowsWarning, UsageError
 from probe.metrics import METRICS
-from probe.tables import as_computed, check_suffix, read_table, save_table
+from probe.tables import as_computed, check_suffix, read_table
 
 NOT_RUN = "not run"
 """The status of a probe that a sweep was stopped before."""
@@ -76,13 +76,7 @@ class ResultsFile:
                     table[name] = column.astype("Int64").reindex(every)
                 if name in fill:
                     table[name] = table[name].where(solved, fill[name])
-        table = self.layout.arranged(table)
-        # first what the table is read with: probes that it does not have yet do no harm there
-        if rows is None:
-            drop_rows(self.path)
-        else:
-            save_rows(self.path, table, rows, self.layout.probes)
-        save_table(table, self.path)
+        save_with_rows(self.layout.arranged(table), self.path, rows, self.layout.probes)
 
     def read_rows(self, room: RowScores | None) -> RowScores | None:
         """Return the room with what the file beside knows of the finished probes.

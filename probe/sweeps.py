@@ -6,26 +6,28 @@ from typing import Any
 
 from probe.arrays import Backend, backend, own_settings
 from probe.basis import Frame
-from probe.blocks import RowBlocks, Rows, has_targets
+from probe.blocks import RowBlocks, Rows, has_targets, targets_of
 from probe.by_row import SHARE, room
 from probe.chains import Chain
 from probe.checks import as_pair
 from probe.device_memory import Grant, grant
 from probe.errors import MemoryBudgetError, UsageError
-from probe.fits import fit
+from probe.fits import described, fit
+from probe.forecast import EPOCHS, Outlook, Shape, products, seconds, trials_of
 from probe.groupwise import solved
 from probe.joined import release
 from probe.metrics import metrics_of
 from probe.modes import WITHOUT_MOMENTS, Mode
 from probe.moments import Moments
 from probe.prefix_similarity import PrefixSimilarity, check_room
+from probe.progress import Progress, silent
 from probe.ranks import least
 from probe.remembered import Remembered, remembered
 from probe.result import ProbeResult
 from probe.resume import ResultsFile
 from probe.settings import Settings
 from probe.solvers import SOLVERS
-from probe.sweep_plan import Wanted, sweep_plan
+from probe.sweep_plan import SweepPlan, Wanted, sweep_plan
 
 
 def sweep(
@@ -126,7 +128,29 @@ def _swept(
         with own_settings():
             return granted.spend(scored)
 
-    return solved(plan, solve, file, finished, known, each)
+    progress, outlook = arguments.get("progress", silent), None
+    if progress is not silent:
+        outlook = _outlook(progress, plan, solver, where, rows, test, arguments)
+    return solved(plan, solve, file, finished, known, each, outlook)
+
+
+def _outlook(
+    progress: Progress, plan: SweepPlan, solver: str, where: Backend, train: RowBlocks,
+    test: RowBlocks, arguments: Mapping[str, Any],
+) -> Outlook:  # fmt: skip
+    """Return how long each group will take, by how fast this machine multiplies."""
+    outputs = train.n_classes or targets_of(train)
+    shape = Shape(train.n_rows, test.n_rows, outputs, train.n_features)
+    trials = trials_of(described(solver, arguments)[0], train.n_rows)
+    rate, epochs = products(where), arguments.get("epochs", EPOCHS)
+    phases = [
+        seconds(solver, [chain.sizes for chain in group], shape, trials, rate, epochs)
+        for group in plan.groups
+    ]
+    for later in phases[1:]:
+        later["reading"] = 0.0  # moments are remembered
+    penalties = len(plan.axes.penalties)
+    return Outlook(progress, phases, [penalties * sum(map(len, group)) for group in plan.groups])
 
 
 def gatherer(

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -24,11 +25,19 @@ def check_suffix(path: str | Path) -> Path:
     return writable(path, SUFFIXES)
 
 
-def save_table(table: pd.DataFrame, path: str | Path) -> None:
+def save_table(
+    table: pd.DataFrame, path: str | Path, before: Callable[[], object] | None = None
+) -> None:
     """Write a table in the format of the file's suffix, aside first and renamed when complete.
 
     Every number is written with all its digits; what is not known is an empty field in .csv and
     null in .json.
+
+    Arguments:
+        table: any.
+        path: of the file.
+        before: called when the table is written aside, before it takes the file's place: what lies
+            beside the file is then there as soon as the table is, and not if the table is not.
 
     Raises:
         UsageError: as `check_suffix`.
@@ -42,6 +51,8 @@ def save_table(table: pd.DataFrame, path: str | Path) -> None:
             aside.write_text(as_json(table, indent=1) + "\n")
         else:
             table.to_parquet(aside, index=False)
+        if before:
+            before()
 
 
 def as_json(table: pd.DataFrame, indent: int | None = None) -> str:

@@ -114,3 +114,57 @@ def test_on_a_terminal_a_bar_that_goes_away():
     assert "images/s, 0:00:0" in text
     assert "390/400" in text
     assert seen.getvalue().endswith(b"\x1b[1A\x1b[2K")  # one line up, and wiped
+
+
+def swept(clock, *calls) -> list[str]:
+    """The lines of calls (seconds later, stage, done, total, facts)."""
+    group = Group("featstore")
+    group.params += SWITCHES
+
+    @group.command("go")
+    def go():
+        with Progress() as progress:
+            for later, stage, done, total, facts in calls:
+                clock[0] += later
+                progress(stage, done, total, **facts)
+
+    ran = CliRunner().invoke(group, ["go"])
+    assert ran.exit_code == 0, ran.stderr
+    return ran.stderr.splitlines()
+
+
+GROUP = {"phases": {"reading": 5.0, "choosing": 40.0, "solving": 20.0, "scoring": 5.0}}
+
+
+def test_a_sweep_says_before_it_starts_how_long_it_takes(clock):
+    begun = (0, "sweep", 0, 31, GROUP | {"later": 80.0})
+    assert swept(clock, begun) == ["31 probes to solve, about 2 min"]
+    named = (0, "sweep", 6, 31, GROUP | {"later": 0.0, "layer": "last"})
+    assert swept(clock, named) == ["layer last: 25 probes to solve, about 70 s"]
+
+
+def test_a_sweep_has_one_bar_that_never_goes_back_and_never_ends_too_early(clock):
+    calls = [(0, "sweep", 0, 31, GROUP | {"later": 30.0}), (4, "rows", 900, 900, {})]
+    calls += [
+        (1, "penalties", 0, 26, {}),
+        (11, "penalties", 3, 26, {}),
+        (10, "penalties", 9, 26, {}),
+    ]
+    calls += [(30, "penalties", 26, 26, {})]  # 52 s of what was to take 40
+    calls += [(1, "probes", 0, 9, {}), (10, "probes", 5, 9, {}), (1, "probes", 0, 17, {})]
+    calls += [(1, "test rows", 9, 9, {}), (1, "test rows", 9, 9, {}), (10, "rows", 1, 9, {})]
+    lines = swept(clock, *calls)
+    assert lines[1] == "choosing penalties on train rows: 16 %, about 80 s left"
+    assert lines[3] == "choosing penalties on train rows: 50 %, longer than expected"
+    assert "solving: " in lines[4]
+    assert "scoring test rows: " in lines[-1]
+    shares = [int(line.split(": ")[1].partition(" %")[0]) for line in lines[1:]]
+    assert shares == sorted(shares)
+    assert shares[-1] < 100
+    assert not [line for line in lines if "0 s left" in line and "about 0" in line]
+
+
+def test_other_work_after_a_sweep_is_shown_as_ever(clock):
+    calls = [(0, "sweep", 0, 31, GROUP), (1, "rows", 1, 9, {}), (9, "sweep", 31, 31, {})]
+    calls += [(1, "rows", 0, 100, {}), (20, "rows", 40, 100, {})]
+    assert swept(clock, *calls)[1:] == ["rows: 40 of 100, 2.0 rows/s, 0:00:30 left"]

@@ -12,8 +12,10 @@ import pytest
 from problems import clusters
 
 import probe
+from probe import forecast
 from probe.by_row import load_rows, rows_path
 from probe.errors import UsageError
+from probe.forecast import PHASES
 from probe.resume import NOT_RUN
 from probe.solvers import SOLVERS
 from probe.tables import SUFFIXES, as_computed, read_table, save_table
@@ -213,6 +215,7 @@ import sys
 sys.path.insert(0, {tests!r})
 import numpy as np
 import probe
+from probe import forecast
 from problems import clusters
 
 def tell(stage, done, total, **facts):
@@ -298,3 +301,42 @@ def test_block_sizes_do_not_make_other_data(tmp_path):
     first = sweep(out, WithoutFingerprint(PROBLEM.train, 16))
     again = sweep(out, WithoutFingerprint(PROBLEM.train, 150), resume=True)
     pd.testing.assert_frame_equal(first.table, again.table)
+
+
+def test_a_sweep_says_before_each_group_how_long_the_rest_takes(tmp_path):
+    told = []
+
+    def progress(stage, done, total, **facts):
+        if stage == "sweep":
+            told.append((done, total, facts))
+
+    sweep(tmp_path / "r.csv", l2=0.1, progress=progress)
+    assert [each[:2] for each in told] == [(0, 7), (2, 7), (4, 7), (6, 7), (7, 7)]
+    assert all(set(each[2]["phases"]) == set(PHASES) for each in told[:-1])
+    assert told[0][2]["phases"]["reading"] > 0
+    assert [each[2]["phases"]["reading"] for each in told[1:-1]] == [0, 0, 0]
+    assert told[0][2]["later"] > 0
+    assert told[-2][2]["later"] == 0
+    told.clear()
+    sweep(tmp_path / "r.csv", l2=0.1, progress=progress, resume=True)
+    assert not told
+
+
+@pytest.mark.parametrize("solver", ["ridge", "lda", "logistic", "sgd"])
+def test_more_of_anything_takes_longer(solver):
+    small = forecast.Shape(1000, 500, 10, 200)
+
+    def seconds(chains=((20, 100), (200,)), trials=None, shape=small):
+        trials = trials or forecast.Trials()
+        return forecast.seconds(solver, chains, shape, trials, 1e10)
+
+    alone = seconds()
+    assert alone["choosing"] == 0
+    assert seconds(trials=forecast.Trials(rungs=8, parts=1))["choosing"] > 0
+    assert seconds(trials=forecast.Trials(given=3))["solving"] > alone["solving"]
+    for chains, shape in [
+        (((20, 150), (200,)), small),
+        (((20, 100), (20, 100), (200,)), small),
+        (((20, 100), (200,)), forecast.Shape(10_000, 5000, 10, 400)),
+    ]:
+        assert sum(seconds(chains, shape=shape).values()) > sum(alone.values())

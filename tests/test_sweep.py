@@ -14,7 +14,7 @@ from probe.solvers import SOLVERS, Solver
 
 COLUMNS = [
     "store", "tap", "mode", "solver", "l2", "l2_choice", "seed", "fraction", "k", "n_train",
-    "n_test", "accuracy", "status", "options",
+    "n_test", "chance", "majority", "accuracy", "status", "options",
 ]  # fmt: skip
 
 

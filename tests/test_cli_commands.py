@@ -339,7 +339,7 @@ def test_the_quickstart_and_its_second_run(tmp_path, monkeypatch):
     assert "stored 1,797 images" in ran.stderr
     assert "10 % of the features keep" in ran.stdout
     folder = tmp_path / "featstore-quickstart"
-    results = {"results.csv", "results.csv.provenance.json"}
+    results = {"results.csv", "results.csv.rows.npz", "results.csv.provenance.json"}
     assert {path.name for path in folder.iterdir()} == {*results, "accuracy.png"}
     table = pd.read_csv(folder / "results.csv")
     assert sorted(table["fraction"].unique()) == [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]

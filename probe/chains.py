@@ -22,6 +22,8 @@ class Chain:
         mode: how the order was made: "random", "first", "explicit", ...
         seed: what the order was drawn with; None if nothing was drawn.
         basis: what the order is of: the features themselves, or directions among them.
+        ranking: the name in `probe.ranking.ORDERS` of an order that came from train rows, so that
+            it can be made again from some of them; None for any other order.
     """
 
     order: np.ndarray
@@ -30,6 +32,7 @@ class Chain:
     mode: str
     seed: int | None = None
     basis: Basis = FEATURES
+    ranking: str | None = None
 
     def __post_init__(self):
         order, sizes = self.order, self.sizes

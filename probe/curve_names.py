@@ -22,7 +22,21 @@ def as_curves(table: pd.DataFrame) -> pd.DataFrame:
     """
     run = table[table["status"] != NOT_RUN] if "status" in table else table
     run = run.assign(l2_choice=run.get("l2_choice", "given"))
+    run = run.assign(l2_choice=_choice_of_parts(run))
     return run.assign(l2=run["l2"].where(run["l2_choice"] == "given"))
+
+
+def _choice_of_parts(table: pd.DataFrame) -> pd.Series:
+    """Return how the penalties along each curve were chosen, for its full layer too.
+
+    The parts of an order that labels made, and they alone, are chosen for by other rows.
+    """
+    choice, whole = table["l2_choice"], table["fraction"] == 1
+    keys = [name for name in CURVE if name in table and not name.startswith("l2")]
+    parts = table.loc[~whole & (choice != "given"), [*keys, "l2_choice"]].drop_duplicates()
+    alone = parts.drop_duplicates(keys, keep=False)
+    joined = table[keys].merge(alone, on=keys, how="left")["l2_choice"].set_axis(table.index)
+    return choice.where(~whole | (choice == "given") | joined.isna(), joined)
 
 
 def score_of(table: pd.DataFrame) -> str:

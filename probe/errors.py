@@ -29,5 +29,9 @@ class RowsWarning(UserWarning):
     """Which test rows each probe has right is not known, so that intervals are over seeds alone."""
 
 
+class SelectionWarning(UserWarning):
+    """A penalty is chosen in another way, or by other rows, than one would expect."""
+
+
 class ProbeFailed(ProbeError):
     """A probe did not reach its solution; raised by `ProbeResult.raise_if_failed`."""

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 
 from probe import arrays
-from probe.blocks import RowBlocks, Rows, as_blocks
+from probe.blocks import RowBlocks, Rows, as_blocks, views_of
 from probe.chains import Chain, check_chains
 from probe.checks import check_train
 from probe.device_memory import Grant, grant
-from probe.penalties import L2, Penalties, planned
+from probe.penalties import AUTO, L2, Penalties, planned
 from probe.ranks import least
 from probe.remembered import remembered
 from probe.result import ProbeResult, probe_table
-from probe.selection import fit_chosen
+from probe.selection import fit_chosen, mean_variance
 from probe.settings import Progress, Settings, silent
 from probe.solvers import Fitted, Solver, solver_named
 from probe.solving import solve
@@ -43,9 +43,11 @@ def fit(
         chains: orderings of features with their prefix sizes.
         solver: a key of `probe.solvers.SOLVERS`.
         l2: penalty or rising penalties of the objective mean loss + (l2/2) ||W||^2, each solved;
-            or "auto", to choose for each probe from `probe.penalties.PATH`.
-        select: "validation" or "loo" (ridge alone) to choose for each probe from `l2`.
-        held_out: share of every class of train that "validation" holds out.
+            or "auto", to choose for each probe from `probe.penalties.LADDER`, which is what
+            happens by default, save for sgd, whose protocol fixes it.
+        select: "validation" or "loo" (ridge, lda) to choose for each probe from `l2`; by default
+            leave-one-out where there is a closed form for it.
+        held_out: share of every class of train that a part of "validation" holds out.
         held_out_seed: of the draw of that part.
         standardize: divide each feature by its train standard deviation.
         memory: what arrays may take, on host and device each: "4GiB", bytes, or "auto", as in
@@ -70,8 +72,9 @@ def fit(
         (2, 3)
     """
     entry = solver_named(solver, options)
-    penalties = planned(l2, select, held_out, held_out_seed, **entry.penalties)
     blocks, where = as_blocks(train), arrays.backend(backend, device)
+    penalties = planned(l2, select, held_out, held_out_seed, **entry.penalties)
+    penalties = penalties.of(views_of(blocks))
 
     def within(memory: int) -> Fitted:
         # plans are made from it, and all processes must make the same
@@ -81,7 +84,7 @@ def fit(
     with arrays.own_settings():
         fitted = grant(memory, where).spend(within)
     text = options_text(entry, penalties, standardize, options)
-    table = probe_table(fitted, solver, penalties.choice, {"store": store, "tap": tap}, text)
+    table = probe_table(fitted, solver, penalties, {"store": store, "tap": tap}, text)
     return ProbeResult(table, fitted, np.arange(len(fitted.axes)), solver)
 
 
@@ -97,12 +100,19 @@ def _fitted(
     check_chains(chains, train.n_features)
     rows = remembered(train)
     if penalties.chosen:
+        if not settings.standardize and not entry.raw:
+            penalties = penalties.in_units(mean_variance(train))
         return fit_chosen(entry, rows, chains, penalties, settings, options)
     return solve(entry, rows, chains, penalties.values, settings, options)
 
 
-def described(solver: str, arguments: Mapping[str, Any]) -> tuple[Penalties, str]:
+def described(solver: str, arguments: Mapping[str, Any], n_views: int = 1) -> tuple[Penalties, str]:
     """Return the penalties that `fit` would take from these arguments, and its column "options".
+
+    Arguments:
+        solver: a key of `probe.solvers.SOLVERS`.
+        arguments: of `fit`.
+        n_views: of the rows.
 
     Raises:
         UsageError: the solver, a penalty or an option cannot be used.
@@ -112,7 +122,7 @@ def described(solver: str, arguments: Mapping[str, Any]) -> tuple[Penalties, str
     values = bound.arguments
     entry = solver_named(solver, values["options"])
     selection = [values[name] for name in ("l2", "select", "held_out", "held_out_seed")]
-    penalties = planned(*selection, **entry.penalties)
+    penalties = planned(*selection, **entry.penalties).of(n_views)
     return penalties, options_text(entry, penalties, values["standardize"], values["options"])
 
 
@@ -124,12 +134,12 @@ def options_text(
     Example:
         >>> from probe.solvers import SOLVERS
         >>> options_text(SOLVERS["ridge"], planned([0.1, 1], "validation"), True, {})
-        'standardize=True path=0.1,1 held_out=0.1 held_out_seed=0'
+        'standardize=True path=0.1,1 rule=squared held_out=0.1 held_out_seed=0'
     """
     words: dict[str, Any] = {"standardize": standardize}
     if penalties.chosen:
-        words["path"] = ",".join(f"{value:g}" for value in penalties.values)
-    if penalties.choice == "validation":
+        values = ",".join(f"{value:g}" for value in penalties.values)
+        words |= {"path": AUTO if penalties.automatic else values, "rule": entry.loss}
         words |= {"held_out": penalties.held_out, "held_out_seed": penalties.seed}
     parameters = inspect.signature(entry.fit).parameters
     words |= {name: options.get(name, parameters[name].default) for name in entry.options()}

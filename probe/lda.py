@@ -1,20 +1,21 @@
 """Linear discriminant analysis: a Gaussian for each class, all with one covariance."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from probe.arrays import Array, to_host
+from probe.arrays import Array, at_labels, full_precision, set_at_labels, to_host
 from probe.axes import Axes
 from probe.basis import Frame
 from probe.batches import Batch
 from probe.blocks import RowBlocks
 from probe.chains import Chain
+from probe.forward import Forward, like
 from probe.metrics import Scores
 from probe.moments import Moments
 from probe.moments_cache import cached_moments
-from probe.prefixes import Normal, PrefixFit
+from probe.prefixes import Normal, PrefixFit, System
 from probe.settings import Settings
 from probe.weights import Weights
 
@@ -122,3 +123,105 @@ class _Offset:
         xp = array_namespace(logits)
         offsets = xp.asarray(self._offsets[probes, None], dtype=logits.dtype, device=logits.device)
         self._scores.add(probes, logits + offsets, labels)
+
+
+def leave_one_out(
+    train: RowBlocks, chains: Sequence[Chain], penalties: Sequence[float], settings: Settings
+) -> "LdaLeaveOneOut":
+    """Return LDA probes that `score` on their own train rows by leaving each one out.
+
+    A row x of class c, one of n_c, that is taken out moves its class mean by -(x - m_c)/(n_c - 1),
+    takes g (x - m_c)(x - m_c)' with g = n_c/(n_c - 1) from the scatter N S, and leaves n_c - 1 of
+    N - 1 rows. With t = L^-1 x, u_j = L^-1 m_j and e = t - u_c, where L L' = S + l2 I, the
+    logits without it are, up to a term common to all classes,
+
+        logits_j = log n_j - (N - 1)/(2N) (|t - u_j|^2 + (g/N) ((t - u_j)'e)^2 / (1 - (g/N) |e|^2)),
+        logits_c = log (n_c - 1) - (N - 1)/(2N) g^2 |e|^2 / (1 - (g/N) |e|^2).
+
+    All of that is running sums along the chain. The fit without the row keeps the scale of the
+    features, and N l2, what is added to the scatter.
+
+    Raises:
+        DataError, MemoryBudgetError: as `fit`.
+
+    Reference:
+        Golub, Van Loan, "Matrix Computations", section 2.1.4, for the inverse of A - g e e'.
+    """
+    moments, standardize = cached_moments(train, settings), settings.standardize
+    normal = moments.once(("lda", standardize), lambda: _equations(moments, standardize))
+    return LdaLeaveOneOut(Axes(tuple(chains), tuple(penalties)), normal, settings)
+
+
+class LdaLeaveOneOut(PrefixFit):
+    """LDA probes of all chains and penalties, to be scored on the rows that they were fitted on.
+
+    The logits of the only row of a class, which leaves no class behind, and of a row that decides
+    about S by itself, are the logarithms of the classes' shares, whatever the penalty.
+    """
+
+    logits_held = 6
+
+    def _ready(self, system: System, sizes: tuple[int, ...]) -> Forward:
+        return self._substituted(system)
+
+    def _score_piece(self, rows: Array, labels: Array, scores: Scores) -> None:
+        number, forwards = self._held
+        for batch, held in zip(self._groups[number], forwards, strict=True):
+            probes = np.array([self.axes.prefixes(*system) for system in batch.systems])
+            with full_precision():
+                for prefix, logits in self._left_out(held, rows, labels, batch.sizes):
+                    scores.add(probes[:, prefix], logits, labels)
+            scores.finish(labels)
+
+    def _left_out(
+        self, held: Forward, rows: Array, labels: Array, sizes: tuple[int, ...]
+    ) -> Iterator[tuple[int, Array]]:
+        """Yield (prefix, logits (S, r, C)) of rows (D, r), each without itself."""
+        xp, means = array_namespace(rows), held.targets
+        systems, classes = len(means), means.shape[2]
+        along = xp.zeros((systems, rows.shape[1], classes), **like(rows))  # e'u_j
+        squares = xp.zeros((systems, rows.shape[1]), **like(rows))  # |e|^2
+        gram = xp.zeros((systems, classes, classes), dtype=xp.float64, device=rows.device)
+        for prefix, start, t in held.eliminated(rows, sizes):
+            strip = means[:, start : start + t.shape[1]]
+            e = t - xp.take(strip, labels, axis=2)
+            along += xp.permute_dims(e, (0, 2, 1)) @ strip
+            squares += xp.sum(e * e, axis=1)
+            wide = xp.astype(strip, xp.float64)
+            gram += xp.permute_dims(wide, (0, 2, 1)) @ wide
+            if prefix is not None:
+                yield prefix, self._logits(along, squares[..., None], gram, labels)
+
+    def _logits(self, along: Array, squares: Array, gram: Array, labels: Array) -> Array:
+        """Return logits (S, r, C) from e'u_j, |e|^2 (S, r, 1) and u_i'u_j (S, C, C)."""
+        xp, n = array_namespace(along), self.n_train
+        lengths = xp.linalg.diagonal(gram)
+        between = lengths[:, :, None] + lengths[:, None, :] - 2 * gram  # |u_i - u_j|^2
+        counts = self.class_counts.astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shares, without = np.log(counts), np.log(counts - 1)
+            gains = np.where(counts > 1, counts / (counts - 1), 1.0)
+        put = self._settings.backend.put
+        dtype = "float64" if along.dtype == xp.float64 else "float32"
+        g = put(gains, dtype)[labels][None, :, None]
+        to_others = at_labels(along, labels)[..., None] - along  # e'(u_c - u_j)
+        product = squares + to_others
+        distance = (
+            squares + 2 * to_others + xp.take(xp.astype(between, along.dtype), labels, axis=1)
+        )
+        free = 1 - (g / n) * squares
+        alone = put(counts == 1)[labels][None, :, None]
+        known = (free > UNDETERMINED * xp.finfo(along.dtype).eps) & ~alone
+        free = xp.where(known, free, xp.ones_like(free))
+        quadratic = distance + (g / n) * product * product / free
+        set_at_labels(quadratic, labels, (g * g * squares / free)[..., 0])
+        logits = xp.zeros_like(along)
+        logits += put(shares, dtype)
+        own = xp.where(alone[..., 0], put(shares, dtype)[labels], put(without, dtype)[labels])
+        own = xp.broadcast_to(own, logits.shape[:2])
+        set_at_labels(logits, labels, own)
+        return xp.where(known, logits - (n - 1) / (2 * n) * quadratic, logits)
+
+
+UNDETERMINED = 1000
+"""Units of rounding under which what a row leaves of S says nothing."""

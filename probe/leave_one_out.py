@@ -46,15 +46,17 @@ def fit(
 class LeaveOneOut(PrefixFit):
     """Ridge probes of all chains and penalties, to be scored on the rows that they were fitted on.
 
-    The logits of a row that a probe fits whatever its label is (leverage 1) are undetermined: it
-    counts as missed.
+    Where a probe fits a row whatever its label is (a leverage of 1, up to rounding), what it says
+    without the row is undetermined. It then says of it what a probe without features does, the
+    mean of the other rows' y, so that the same rows count for every penalty and interpolating them
+    wins nothing.
     """
 
     logits_held = 3
 
     def score(self, train: RowBlocks, scores: Scores) -> None:
         """Feed the logits of every probe on every train row, that row left out, to `scores`."""
-        super().score(train, _LeftOut(scores, self.n_train))
+        super().score(train, _LeftOut(scores, self.n_train, self._normal.start))
 
     def _ready(self, system: System, sizes: tuple[int, ...]) -> "Leverages":
         return Leverages(self._substituted(system))
@@ -88,20 +90,35 @@ class Leverages:
 class _LeftOut:
     """Scores that are given logits and squared lengths, and pass on the left-out logits."""
 
-    def __init__(self, scores: Scores, n_rows: int):
+    def __init__(self, scores: Scores, n_rows: int, mean: np.ndarray):
         self.finish = scores.finish
-        self._scores, self._n_rows = scores, n_rows
+        self._scores, self._n_rows, self._mean = scores, n_rows, mean
 
     def add(self, probes: np.ndarray, both: Array, labels: Array) -> None:
         xp = array_namespace(both)
         leverage = (1 + both[..., -1:]) / self._n_rows
         logits = xp.asarray(both[..., :-1], copy=True)
-        if xp.isdtype(labels.dtype, "integral"):
-            set_at_labels(logits, labels, at_labels(logits, labels) - leverage[..., 0])
-        else:
-            targets = xp.reshape(labels, (1, *logits.shape[1:]))
-            logits -= leverage * xp.astype(targets, logits.dtype)
-        # rounding may carry a leverage to 1 and beyond
+        subtract_targets(logits, leverage, labels)
         free = 1 - leverage
-        logits /= xp.where(free > xp.finfo(both.dtype).eps * 8, free, xp.nan)
+        known = free > UNDETERMINED * xp.finfo(both.dtype).eps
+        logits /= xp.where(known, free, xp.ones_like(free))
+        if not bool(xp.all(known)):
+            others = xp.zeros_like(logits[:1])
+            others += xp.asarray(self._mean, dtype=logits.dtype, device=logits.device)
+            subtract_targets(others, xp.full_like(leverage[:1], 1 / self._n_rows), labels)
+            logits = xp.where(known, logits, others * (self._n_rows / (self._n_rows - 1)))
         self._scores.add(probes, logits, labels)
+
+
+UNDETERMINED = 1000
+"""Units of rounding under which 1 less a leverage says nothing."""
+
+
+def subtract_targets(logits: Array, shares: Array, labels: Array) -> None:
+    """Subtract shares (p, r, 1) of y, one-hot or targets, from logits (p, r, C), in place."""
+    xp = array_namespace(logits)
+    if xp.isdtype(labels.dtype, "integral"):
+        set_at_labels(logits, labels, at_labels(logits, labels) - shares[..., 0])
+    else:
+        targets = xp.reshape(labels, (1, *logits.shape[1:]))
+        logits -= shares * xp.astype(targets, logits.dtype)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -11,9 +11,8 @@ import numpy as np
 from probe.basis import Basis
 from probe.chains import Chain, Grid, feature_indices, random_order, subset_chain
 from probe.errors import UsageError
-from probe.greedy import greedy_order
 from probe.moments import Moments
-from probe.ranking import by_fisher, by_variance
+from probe.ranking import ranked
 from probe.settings import Progress, silent
 
 Mode: TypeAlias = str | Sequence[int]
@@ -98,22 +97,14 @@ def _last(layer: Layer, seed: None) -> list[Chain]:
     return [layer.grid.chain(np.arange(layer.n_features)[::-1], "last")]
 
 
-def _variance(layer: Layer, seed: None) -> list[Chain]:
-    """The features of largest variance in their own units."""
-    return [layer.grid.chain(by_variance(layer.moments()), "variance")]
+def _by_rank(name: str) -> Recipe:
+    """Return the mode of the features that come first in an order from train rows."""
 
+    def make(layer: Layer, seed: None) -> list[Chain]:
+        order = ranked(name, layer.moments(), layer.length, layer.standardize, layer.progress)
+        return [replace(layer.grid.chain(order, name), ranking=name)]
 
-def _fisher(layer: Layer, seed: None) -> list[Chain]:
-    """The features whose variance between classes is the most of that within them."""
-    return [layer.grid.chain(by_fisher(layer.moments()), "fisher")]
-
-
-def _greedy(layer: Layer, seed: None) -> list[Chain]:
-    """Forward selection by the gain of the ridge objective."""
-    order = greedy_order(
-        layer.moments(), layer.length, layer.standardize, progress=layer.progress
-    )  # fmt: skip
-    return [layer.grid.chain(order, "greedy")]
+    return Recipe(make, moments=True)
 
 
 def _along(name: str, kind: str, *, last: bool = False, seeded: bool = False) -> Recipe:
@@ -132,9 +123,12 @@ MODES: dict[str, Recipe] = {
     "independent": Recipe(_independent, seeded=True),
     "first": Recipe(_first),
     "last": Recipe(_last),
-    "variance": Recipe(_variance, moments=True),
-    "fisher": Recipe(_fisher, moments=True),
-    "greedy": Recipe(_greedy, moments=True),
+    # of largest variance in their own units
+    "variance": _by_rank("variance"),
+    # whose variance between classes is the most of that within them
+    "fisher": _by_rank("fisher"),
+    # forward selection by the gain of the ridge objective
+    "greedy": _by_rank("greedy"),
     "pca": _along("pca", "pca"),
     "pca-least": _along("pca-least", "pca", last=True),
     "pca-uncentred": _along("pca-uncentred", "pca-uncentred"),

@@ -1,9 +1,41 @@
-"""Orders of features by a score of each, from moments alone."""
+"""Orders of features by what train rows say of them, from moments alone."""
 
 import numpy as np
 
 from probe.errors import UsageError
+from probe.greedy import greedy_order
 from probe.moments import Moments
+from probe.settings import Progress, silent
+
+OF_LABELS = ("fisher", "greedy")
+"""The orders that labels decide about."""
+
+ORDERS = ("variance", *OF_LABELS)
+"""The names of the orders that come from train rows."""
+
+
+def ranked(
+    name: str,
+    train: Moments,
+    count: int,
+    standardize: bool = True,
+    progress: Progress = silent,
+) -> np.ndarray:
+    """Return at least the first `count` features of an order, int64.
+
+    Arguments:
+        name: one of `ORDERS`.
+        train: moments of the rows that the order is to come from.
+        count: features that are needed.
+        standardize: as for probes.
+        progress: callback.
+
+    Raises:
+        UsageError: the labels are numbers, and the order is by Fisher score.
+    """
+    if name == "greedy":
+        return greedy_order(train, count, standardize, progress=progress)
+    return by_fisher(train) if name == "fisher" else by_variance(train)
 
 
 def by_variance(train: Moments) -> np.ndarray:

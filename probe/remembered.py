@@ -9,7 +9,7 @@ from probe.moments import Moments
 from probe.moments_cache import cached_moments
 from probe.parts import RowRange, RowSubset, every_view
 from probe.settings import Settings
-from probe.validation import stratified_parts
+from probe.validation import Parts, stratified_parts
 
 
 class Remembered:
@@ -24,7 +24,7 @@ class Remembered:
         self._blocks = blocks
         self._gather = gather or (lambda settings: cached_moments(blocks, settings))
         self._moments: Moments | None = None
-        self._parts: dict[tuple[float, int], tuple[Remembered, RowSubset]] = {}
+        self._parts: dict[tuple[float, int, int], list[tuple[Remembered, RowSubset]]] = {}
         self.n_rows, self.n_features = blocks.n_rows, blocks.n_features
         self.n_classes, self.block_rows = blocks.n_classes, blocks.block_rows
         self.fingerprint, self.n_views = blocks.fingerprint, views_of(blocks)
@@ -46,26 +46,32 @@ class Remembered:
             self._moments = self._gather(settings)
         return self._moments
 
-    def parts(self, share: float, seed: int) -> tuple["Remembered", RowSubset]:
-        """Return the rows without a held-out part, and that part, the same share of every class.
+    def parts(
+        self, share: float, seed: int, count: int = 1
+    ) -> list[tuple["Remembered", RowSubset]]:
+        """Return, for each of `count` draws, the rows without a held-out part, and that part.
 
-        All views of an image are in the same part. The moments of the remainder are those of all
-        rows less those of the part, so that one pass over the part is all that they cost.
+        The parts are those of `probe.validation.stratified_parts`. All views of an image are in
+        the same part. The moments of the remainder are those of all rows less those of the part,
+        so that one pass over the part is all that they cost.
 
         Raises:
             UsageError: `share` is outside (0, 1).
-            DataError: a class has a single row.
+            DataError: no row can be held out.
         """
-        if (share, seed) not in self._parts:
+        if (share, seed, count) not in self._parts:
             images = self.n_rows // self.n_views
-            drawn = stratified_parts(self.labels()[:images], share, seed)
-            held_out = every_view(self._blocks, drawn.validation)
-            remainder = Remembered(
-                every_view(self._blocks, drawn.train),
-                lambda settings: self.moments(settings) - cached_moments(held_out, settings),
-            )
-            self._parts[share, seed] = remainder, held_out
-        return self._parts[share, seed]
+            drawn = stratified_parts(self.labels()[:images], share, seed, count)
+            self._parts[share, seed, count] = [self._without(one) for one in drawn]
+        return self._parts[share, seed, count]
+
+    def _without(self, drawn: Parts) -> tuple["Remembered", RowSubset]:
+        held_out = every_view(self._blocks, drawn.validation)
+        remainder = Remembered(
+            every_view(self._blocks, drawn.train),
+            lambda settings: self.moments(settings) - cached_moments(held_out, settings),
+        )
+        return remainder, held_out
 
 
 def remembered(blocks: RowBlocks) -> Remembered:

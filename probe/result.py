@@ -16,6 +16,7 @@ from probe.checks import check_test
 from probe.errors import ProbeFailed, UsageError
 from probe.html import sweep_as_html
 from probe.metrics import Scores, metrics_of
+from probe.penalties import Penalties
 from probe.predictions import Predicted, Predictions
 from probe.predictions import room as room_of_classes
 from probe.ranks import share
@@ -216,14 +217,14 @@ def with_columns(table: pd.DataFrame, columns: dict[str, object]) -> pd.DataFram
 
 
 def identity_table(
-    axes: Axes, solver: str, choice: str, n_train: int, names: dict[str, str]
+    axes: Axes, solver: str, penalties: Penalties, n_train: int, names: dict[str, str]
 ) -> pd.DataFrame:
     """Return one row a probe with what is known of it before it is solved.
 
     Arguments:
         axes: the probes.
         solver: its name.
-        choice: how the penalties come about, `Penalties.choice`.
+        penalties: how they come about.
         n_train: train rows.
         names: columns to stand first, the same in every row.
     """
@@ -233,7 +234,7 @@ def identity_table(
         "mode": [chain.mode for chain in chains],
         "solver": solver,
         "l2": np.asarray(axes.penalties)[axes.penalty],
-        "l2_choice": choice,
+        "l2_choice": [penalties.choice_of(chain.ranking) for chain in chains],
         "seed": pd.array([chain.seed for chain in chains], dtype="Int64"),
         "fraction": [c.fractions[p] for c, p in zip(chains, axes.prefix, strict=True)],
         "k": axes.size,
@@ -243,9 +244,9 @@ def identity_table(
 
 
 def probe_table(
-    fitted: Fitted, solver: str, choice: str, names: dict[str, str], options: str
+    fitted: Fitted, solver: str, penalties: Penalties, names: dict[str, str], options: str
 ) -> pd.DataFrame:
     """Return one row a probe with what is known before any test row is seen."""
-    table = identity_table(fitted.axes, solver, choice, n_train(fitted), names)
+    table = identity_table(fitted.axes, solver, penalties, n_train(fitted), names)
     # a solver that chose penalties says which; that column keeps its place
     return table.assign(**fitted.facts, options=options)

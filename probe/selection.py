@@ -1,23 +1,44 @@
 """A penalty for each probe, chosen on train rows alone, then the probes solved with it."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
+from array_api_compat import array_namespace
 
+from probe.arrays import Array, at_labels, to_host
 from probe.axes import Axes
+from probe.blocks import RowBlocks, has_targets
 from probe.chains import Chain
 from probe.dual import wide_plan
-from probe.errors import MemoryBudgetError, UsageError
+from probe.errors import MemoryBudgetError, SelectionWarning
 from probe.joined import Joined, release
-from probe.metrics import Scores, metrics_of
-from probe.penalties import Penalties
-from probe.ranks import share
+from probe.kernels import judged
+from probe.moments_cache import cached_moments
+from probe.penalties import LOO, Penalties
+from probe.ranking import ranked
+from probe.ranks import all_sum, rank, share
+from probe.regression import Regression, errors
 from probe.remembered import Remembered
-from probe.settings import Settings
-from probe.solvers import Fitted, Solver, n_outputs, n_targets
+from probe.settings import Settings, silent
+from probe.solvers import Fitted, Solver, n_outputs
 from probe.solving import problem, solve, solve_left_out
+
+ENOUGH = 1000
+"""Held-out rows to choose by; where one part has fewer, several are taken, and MOST at most."""
+
+MOST = 5
+
+TIE = 1e-3
+"""Share of a loss by which a smaller penalty must be better to be taken."""
+
+PATIENCE = 2
+"""Penalties in a row that do no better, after which a probe has its choice."""
+
+BEGUN = 0.98
+"""Share of the loss without any feature from which a probe counts as having learnt something."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +46,7 @@ class Chosen:
     """The penalty of every (chain, prefix), numbered as an `Axes` with one penalty has them.
 
     Attributes:
-        penalty: int64 (n,), position on the path.
+        penalty: int64 (n,), position among the penalties.
         accuracy: float64 (n,), what it reached on the rows that it was chosen by; for targets, R^2.
     """
 
@@ -44,30 +65,38 @@ def fit_chosen(
     """Return every probe, solved on all train rows with the penalty that suits it best.
 
     Facts beside the solver's own: "l2", the penalty; "l2_place", "lowest" or "highest" where an
-    end of the path was chosen, else "inside"; "selection_accuracy".
+    end of what could be tried was chosen, else "inside"; "l2_choice", by what; and
+    "selection_accuracy".
 
     Raises:
         UsageError: leave-one-out is asked of a solver that has no closed form for it, or of rows
             whose other views would stay.
-        DataError: a class has too few rows to be held out.
+        DataError: no row can be held out.
     """
-    chosen = choose(entry, train, chains, penalties, settings, options)
-    axes = Axes(tuple(chains), penalties.columns)
+    penalties = penalties.of(train.n_views)
+    by = np.array([penalties.choice_of(chain.ranking) for chain in chains])
+    lengths = np.array([len(chain) for chain in chains])
+    position, accuracy = np.zeros(lengths.sum(), np.int64), np.full(lengths.sum(), np.nan)
+    for how in np.unique(by):
+        own = [chain for chain, one in zip(chains, by, strict=True) if one == how]
+        wanted = np.repeat(by == how, lengths)
+        chosen = choose(entry, train, own, replace(penalties, choice=how), settings, options)
+        position[wanted], accuracy[wanted] = chosen.penalty, chosen.accuracy
     parts, numbers = [], []
-    for penalty in np.unique(chosen.penalty):
-        cut, probes = _those(chains, chosen.penalty == penalty)
+    for penalty in np.unique(position):
+        cut, probes = those(chains, position == penalty)
         part = solve(entry, train, cut, (penalties.values[penalty],), settings, options)
         release(part)
         parts.append(part)
         numbers.append(probes)
-    last = len(penalties.values) - 1
-    places = np.where(chosen.penalty == 0, "lowest", "inside")
+    places = np.where(position == 0, "lowest", "inside")
     facts = {
-        "l2": np.array(penalties.values)[chosen.penalty],
-        "l2_place": np.where(chosen.penalty == last, "highest", places),
-        "selection_accuracy": chosen.accuracy,
+        "l2": np.array(penalties.values)[position],
+        "l2_place": np.where(position == len(penalties.values) - 1, "highest", places),
+        "l2_choice": np.repeat(by, lengths),
+        "selection_accuracy": accuracy,
     }
-    return Joined(axes, parts, numbers, facts)
+    return Joined(Axes(tuple(chains), penalties.columns), parts, numbers, facts)
 
 
 def choose(
@@ -78,51 +107,290 @@ def choose(
     settings: Settings,
     options: Mapping[str, Any],
 ) -> Chosen:
-    """Return the penalty with the highest accuracy, or R^2, for every (chain, prefix).
+    """Return the penalty with the smallest loss on train rows that were left out of the fit.
 
-    Of equals, the last is taken.
-
-    A candidate that failed is taken only where all have.
+    The loss is the solver's own: for ridge the squared error, of numbers in units of each target's
+    variance, else the mean of -log p[label]. Penalties are tried downwards from the first. A
+    smaller one is taken only if its loss is smaller by `TIE` of it, and a probe has its choice
+    after `PATIENCE` of them in a row that are not. Where the first is the best, larger ones are
+    tried in the same way. A candidate that failed, or whose loss is not finite, is taken only
+    where all are so, and then it is the first.
     """
-    if penalties.choice == "loo":
-        if train.n_views > 1:
-            raise UsageError(
-                f"leave-one-out would leave out one of {train.n_views} views of an image and keep "
-                "the others, which tell its label: select by validation, which holds out all"
-            )
-        fitted = solve_left_out(entry, train, chains, penalties.values, settings, options)
-        accuracy = _accuracy(fitted, train)
-    else:
-        remainder, held_out = train.parts(penalties.held_out, penalties.seed)
-        whole = wide_plan(problem(entry, remainder, penalties.values, settings), chains) is None
-        spared = _sparing(settings, train, entry) if whole else settings
-        fitted = solve(entry, remainder, chains, penalties.values, spared, options)
-        accuracy = _accuracy(fitted, held_out)
-    failed = np.isin(fitted.facts["status"], entry.unusable)
-    return _best(fitted.axes, accuracy, failed)
+    quiet = replace(settings, progress=silent)
+    make = _LeftOut if penalties.choice == LOO else _HeldOut
+    tried = make(entry, train, chains, penalties, quiet, options)
+    search = Search(sum(map(len, chains)), _without_features(entry, train))
+    first, last = penalties.first % len(penalties.values), len(penalties.values)
+    done = 0
+    for downwards in (True, False):
+        ladder = range(first, -1, -1) if downwards else range(first + 1, last)
+        search.restart(np.ones(len(search), bool) if downwards else search.chosen == first)
+        while len(ladder) and search.going.any():
+            rungs, ladder = ladder[: entry.batch], ladder[entry.batch :]
+            losses, accuracies, failed = tried.at(rungs, search.going)
+            for number, rung in enumerate(rungs):
+                search.take(rung, losses[number], accuracies[number], failed[number])
+            settled = len(search) - int(search.going.sum())
+            if settled > done or not ladder:
+                done = max(done, settled)
+                settings.progress("penalties", done, len(search))
+    return Chosen(search.chosen, search.accuracy)
 
 
-def _accuracy(fitted: Fitted, rows: Any) -> np.ndarray:
-    (name,) = metrics_of(None, n_targets(fitted) > 0)
-    scores = Scores(len(fitted.axes), n_outputs(fitted), (name,))
-    fitted.score(share(rows), scores)
-    scores.gather()
-    release(fitted)
-    return scores.columns()[name]
+class Search:
+    """Where each of n probes stands among the penalties: its best so far, and whether it goes on.
+
+    Arguments:
+        count: n.
+        without_features: the loss of a probe that knows no feature.
+
+    Attributes:
+        going: bool (n,).
+        chosen: int64 (n,), position of the best penalty.
+        loss: float64 (n,), its loss.
+        accuracy: float64 (n,), its accuracy.
+    """
+
+    def __init__(self, count: int, without_features: float):
+        self.going = np.zeros(count, bool)
+        self.chosen = np.full(count, -1)
+        self.loss = np.full(count, np.inf)
+        self.accuracy = np.full(count, np.nan)
+        self._idle = np.zeros(count, np.int64)
+        self._begun = BEGUN * without_features
+
+    def __len__(self) -> int:
+        return len(self.going)
+
+    def restart(self, which: np.ndarray) -> None:
+        """Let the probes of a mask go on, in another direction."""
+        self.going = which.copy()
+        self._idle[which] = 0
+
+    def take(
+        self, position: int, loss: np.ndarray, accuracy: np.ndarray, failed: np.ndarray
+    ) -> None:
+        """Take what the probes that are going have reached at one penalty, arrays (n,)."""
+        usable = np.isfinite(loss) & ~failed
+        loss = np.where(usable, loss, np.inf)
+        margin = np.where(np.isfinite(self.loss), TIE * np.abs(self.loss), 0)
+        with np.errstate(invalid="ignore"):
+            better = self.going & usable & (loss < self.loss - margin)
+            # what has learnt nothing yet, with far too large a penalty, is past nothing
+            worse = (loss > self.loss + margin) | (self.loss < self._begun)
+        better |= self.going & (self.chosen < 0)
+        self.chosen[better], self.loss[better] = position, loss[better]
+        self.accuracy[better] = np.where(usable, accuracy, np.nan)[better]
+        self._idle = np.where(better, 0, self._idle + (self.going & worse))
+        self.going &= self._idle < PATIENCE
 
 
-def _best(axes: Axes, accuracy: np.ndarray, failed: np.ndarray) -> Chosen:
-    penalty, reached = [], []
-    for chain in range(len(axes.chains)):
-        probes = np.array([axes.prefixes(chain, r) for r in range(len(axes.penalties))])
-        rank = np.where(failed[probes], -np.inf, accuracy[probes])
-        best = len(rank) - 1 - np.argmax(rank[::-1], axis=0)
-        penalty.append(best)
-        reached.append(np.take_along_axis(accuracy[probes], best[None], axis=0)[0])
-    return Chosen(np.concatenate(penalty), np.concatenate(reached))
+class Tried(Protocol):
+    """What probes reach with a penalty on rows that are left out of the fit."""
+
+    def at(
+        self, rungs: Sequence[int], going: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return losses, accuracies and which failed, (R, n), of the probes in a mask (n,)."""
 
 
-def _those(chains: Sequence[Chain], wanted: np.ndarray) -> tuple[list[Chain], np.ndarray]:
+class _LeftOut:
+    """Losses of each train row under the fit of all the others."""
+
+    def __init__(self, entry, train, chains, penalties, settings, options):
+        self._entry, self._train, self._chains = entry, train, chains
+        self._values, self._settings, self._options = penalties.values, settings, options
+
+    def at(
+        self, rungs: Sequence[int], going: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        cut, numbers = those(self._chains, going)
+        values = tuple(sorted(self._values[rung] for rung in rungs))
+        fitted = solve_left_out(
+            self._entry, self._train, cut, values, self._settings, self._options
+        )
+        losses = _losses_of(fitted, self._entry, self._train)
+        failed = np.isin(fitted.facts["status"], self._entry.unusable)
+        losses.score(fitted, self._train)
+        return _by_rung(fitted.axes, numbers, len(going), losses.means(), losses.scores(), failed)
+
+
+class _HeldOut:
+    """Losses of the rows of held-out parts, each under the fit of the others."""
+
+    def __init__(self, entry, train, chains, penalties, settings, options):
+        self._entry, self._options, self._values = entry, options, penalties.values
+        share, rows = penalties.held_out, train.n_rows // train.n_views
+        count = int(np.clip(np.ceil(ENOUGH / (share * rows)), 1, min(MOST, int(1 / share))))
+        self._parts = train.parts(share, penalties.seed, count)
+        _tell_of_single_rows(train)
+        spared = [
+            _sparing(settings, train, entry, len(self._parts))
+            if wide_plan(problem(entry, remainder, (1.0,), settings), chains) is None
+            else settings
+            for remainder, _ in self._parts
+        ]
+        self._settings = spared
+        self._chains = [
+            [_remade(chain, remainder, own) for chain in chains]
+            for (remainder, _), own in zip(self._parts, spared, strict=True)
+        ]
+
+    def at(
+        self, rungs: Sequence[int], going: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        values = tuple(sorted(self._values[rung] for rung in rungs))
+        losses, failed = None, False
+        for (remainder, held_out), chains, settings in zip(
+            self._parts, self._chains, self._settings, strict=True
+        ):
+            cut, numbers = those(chains, going)
+            fitted = solve(self._entry, remainder, cut, values, settings, self._options)
+            losses = losses or _losses_of(fitted, self._entry, remainder)
+            failed = failed | np.isin(fitted.facts["status"], self._entry.unusable)
+            losses.score(fitted, held_out)
+        return _by_rung(fitted.axes, numbers, len(going), losses.means(), losses.scores(), failed)
+
+
+def _remade(chain: Chain, rows: Remembered, settings: Settings) -> Chain:
+    """Return a chain whose order comes from these rows, if it came from train rows."""
+    if chain.ranking is None:
+        return chain
+    train = cached_moments(rows, settings)
+    order = ranked(chain.ranking, train, chain.length, settings.standardize)
+    return replace(chain, order=order[: len(chain.order)])
+
+
+def _by_rung(
+    axes: Axes, numbers: np.ndarray, count: int, *columns: np.ndarray
+) -> tuple[np.ndarray, ...]:
+    """Return columns (P,) of the probes of `axes` as (R, n), the largest penalty first.
+
+    Arguments:
+        axes: probes of some prefixes, with several penalties.
+        numbers: int64, the number of each of these prefixes among n.
+        count: n.
+        columns: of the probes.
+    """
+    tables = []
+    for column in columns:
+        table = np.zeros((len(axes.penalties), count), column.dtype)
+        for penalty in range(len(axes.penalties)):
+            of_chains = [axes.prefixes(chain, penalty) for chain in range(len(axes.chains))]
+            table[-1 - penalty, numbers] = column[np.concatenate([list(one) for one in of_chains])]
+        tables.append(table)
+    return tuple(tables)
+
+
+class Losses:
+    """Losses of probes, summed over rows as logits go by; stands where `Scores` stand.
+
+    Arguments:
+        n_probes: P.
+        n_outputs: C, or T.
+        kind: "log", "squared", or "numbers".
+        variance: float64 (T,), of each target.
+    """
+
+    def __init__(self, n_probes: int, n_outputs: int, kind: str, variance: np.ndarray):
+        self._kind, self._variance = kind, variance
+        self._sums = np.zeros((3, n_probes))  # of losses, hits, rows
+        self._regression = Regression(n_probes, n_outputs) if kind == "numbers" else None
+
+    def score(self, fitted: Fitted, rows: RowBlocks) -> None:
+        """Add the losses of all probes of a fit on all these rows."""
+        mine = Losses(self._sums.shape[1], len(self._variance), self._kind, self._variance)
+        fitted.score(share(rows), mine)
+        release(fitted)
+        all_sum(*mine.sums)
+        for total, own in zip(self.sums, mine.sums, strict=True):
+            total += own
+
+    @property
+    def sums(self) -> list[np.ndarray]:
+        """What adds up over rows."""
+        return self._regression.sums if self._regression else [self._sums]
+
+    def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
+        """Take logits (p, rows, C), or predicted numbers, and labels, as `Scores` does."""
+        if self._regression:
+            self._regression.add(probes, errors(logits, labels))
+            return
+        xp, stand = array_namespace(logits), judged(logits, labels)
+        if self._kind == "log":
+            losses = stand.surprise
+        else:
+            own = xp.astype(at_labels(logits, labels), xp.float64)
+            losses = xp.sum(logits * logits, axis=2, dtype=xp.float64) - 2 * own + 1
+        self._sums[0, probes] += to_host(xp.sum(losses, axis=1))
+        self._sums[1, probes] += to_host(xp.sum(xp.astype(stand.among_first(1), xp.int64), axis=1))
+        self._sums[2, probes] += len(labels)
+
+    def finish(self, labels: Array) -> None:
+        """Nothing is left to do: rows are summed as they come."""
+
+    def means(self) -> np.ndarray:
+        """Return the mean loss of each probe, float64 (P,)."""
+        if self._regression:
+            squares = self._regression.squares / self._regression.rows[:, None]
+            return (squares / self._variance).mean(1)
+        return self._sums[0] / self._sums[2]
+
+    def scores(self) -> np.ndarray:
+        """Return the accuracy of each probe, or R^2, float64 (P,)."""
+        if self._regression:
+            return self._regression.columns()["r2"]
+        return self._sums[1] / self._sums[2]
+
+
+def _losses_of(fitted: Fitted, entry: Solver, train: RowBlocks) -> Losses:
+    outputs, variance = n_outputs(fitted), np.ones(n_outputs(fitted))
+    if not has_targets(train):
+        return Losses(len(fitted.axes), outputs, entry.loss, variance)
+    variance = train.labels().reshape(train.n_rows, -1).var(0)
+    return Losses(len(fitted.axes), outputs, "numbers", np.where(variance > 0, variance, 1))
+
+
+def _without_features(entry: Solver, train: RowBlocks) -> float:
+    """Return the loss of the mean of y."""
+    if has_targets(train):
+        return 1.0
+    shares = np.bincount(train.labels()) / train.n_rows
+    if entry.loss == "squared":
+        return float(1 - (shares**2).sum())
+    return float(-(shares * np.log(shares, where=shares > 0, out=np.zeros_like(shares))).sum())
+
+
+def mean_variance(train: RowBlocks) -> float:
+    """Return the mean of the features' variances in their own units, by one pass over the rows."""
+    first = next(iter(train))[0][:1].astype(np.float64)
+    sums = np.zeros((2, train.n_features))
+    for features, _ in share(train):
+        moved = features - first
+        sums += moved.sum(0), (moved * moved).sum(0)
+    all_sum(sums)
+    mean, square = sums / train.n_rows
+    return float(np.maximum(square - mean**2, 0).mean())
+
+
+def _tell_of_single_rows(train: Remembered) -> None:
+    """Warn of classes that are never held out."""
+    if has_targets(train) or rank() > 0:
+        return
+    counts = np.bincount(train.labels()[: train.n_rows // train.n_views])
+    single = np.flatnonzero(counts == 1)
+    if single.size:
+        names = ", ".join(map(str, single[:5])) + (", ..." if single.size > 5 else "")
+        several = "es have" if single.size > 1 else " has"
+        warnings.warn(
+            f"{single.size} class{several} one train row ({names}): it stays in the part that is "
+            "fitted while penalties are chosen",
+            SelectionWarning,
+            stacklevel=2,
+        )
+
+
+def those(chains: Sequence[Chain], wanted: np.ndarray) -> tuple[list[Chain], np.ndarray]:
     """Return the chains with only the wanted prefixes, and the numbers of these, int64."""
     cut, start = [], 0
     for chain in chains:
@@ -135,13 +403,14 @@ def _those(chains: Sequence[Chain], wanted: np.ndarray) -> tuple[list[Chain], np
     return cut, np.flatnonzero(wanted)
 
 
-def _sparing(settings: Settings, train: Remembered, entry: Solver) -> Settings:
-    """Return the settings less the memory that the moments of all rows take meanwhile."""
+def _sparing(settings: Settings, train: Remembered, entry: Solver, parts: int) -> Settings:
+    """Return the settings less the memory that the moments of other rows take meanwhile."""
     width = train.n_features
-    held = 8 * width * (2 * width + 2 * train.n_classes) if entry.moments else 0
+    held = parts * 8 * width * (2 * width + 2 * train.n_classes) if entry.moments else 0
     if held >= settings.memory:
         raise MemoryBudgetError(
             "memory is too little to choose a penalty: the moments of all rows and of the "
-            f"remainder are held at once, which takes {held >> 20} MiB more than a fit"
+            f"remainder are held at once, which takes {held >> 20} MiB more than a fit; allow "
+            "more, or fix the penalty with l2"
         )
     return replace(settings, memory=settings.memory - held)

@@ -82,7 +82,11 @@ class Solver:
         seeded: whether a probe depends on its chain's seed by more than the order of features;
             if not, the whole layer is solved once for all seeds.
         zero_penalty: whether l2 = 0 is allowed.
-        default_l2: the penalty if none is given.
+        default_l2: the penalty if none is given and none chosen.
+        choice: how a penalty is chosen if none is given: "validation" or "loo"; "given" where the
+            default is taken.
+        loss: by what one is chosen: "log", the mean of -log p[label], or "squared".
+        batch: penalties that are tried at once.
         probabilities: whether the softmax of the logits are class probabilities, so that
             likelihood and calibration mean something.
         leave_one_out: like `fit`, but the probes are scored on their own train rows, each row as
@@ -101,6 +105,9 @@ class Solver:
     seeded: bool = False
     zero_penalty: bool = True
     default_l2: float = 1e-3
+    choice: str = "validation"
+    loss: str = "log"
+    batch: int = 4
     probabilities: bool = True
     leave_one_out: Fit | None = None
     moments: bool = True
@@ -112,7 +119,7 @@ class Solver:
     @property
     def penalties(self) -> dict[str, Any]:
         """What `probe.penalties.planned` needs to know of the solver."""
-        return {"default": self.default_l2, "zero": self.zero_penalty}
+        return {"default": self.default_l2, "zero": self.zero_penalty, "choice": self.choice}
 
     @property
     def unusable(self) -> list[str]:
@@ -129,18 +136,28 @@ SOLVERS: dict[str, Solver] = {
     "ridge": Solver(
         ridge.fit,
         prefixes.REMEDIES,
+        choice="loo",
+        loss="squared",
         probabilities=False,
         leave_one_out=leave_one_out.fit,
         targets=True,
         every_prefix=True,
     ),
-    "lda": Solver(lda.fit, prefixes.REMEDIES, every_prefix=True),
+    "lda": Solver(
+        lda.fit,
+        prefixes.REMEDIES,
+        choice="loo",
+        leave_one_out=lda.leave_one_out,
+        every_prefix=True,
+    ),
     "logistic": Solver(logistic.fit, logistic.REMEDIES, logistic.UNFINISHED),
     "sgd": Solver(
         sgd.fit,
         sgd.REMEDIES,
         seeded=True,
         default_l2=sgd.WEIGHT_DECAY,
+        choice="given",
+        batch=15,
         moments=False,
         raw=True,
         together=sys.maxsize,

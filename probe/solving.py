@@ -64,7 +64,7 @@ def solve_left_out(
     """
     if entry.leave_one_out is None:
         raise UsageError(
-            "leave-one-out has a closed form for ridge alone: select by validation instead"
+            "leave-one-out has a closed form for ridge and lda alone: select by validation instead"
         )
     make = entry.leave_one_out
     return _solved(entry, make, DualLeaveOneOut, train, chains, penalties, settings, options)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from probe.axes import Axes
-from probe.blocks import RowBlocks, content_digest
+from probe.blocks import RowBlocks, content_digest, views_of
 from probe.chains import Chain, Grid, every_size, grid
 from probe.errors import UsageError
 from probe.fits import described
@@ -98,7 +98,8 @@ def sweep_plan(
         UsageError: an argument cannot be used.
         MemoryBudgetError: a mode needs moments that do not fit.
     """
-    entry, (penalties, options) = solver_named(solver), described(solver, arguments)
+    entry = solver_named(solver)
+    penalties, options = described(solver, arguments, views_of(train))
     if wanted.every_k and not entry.every_prefix:
         raise UsageError(
             f"solver {solver} solves each prefix by itself, and every_k asks for all of them: take "
@@ -109,11 +110,11 @@ def sweep_plan(
     found = sweep_chains(layer, modes_of(wanted.mode), wanted.seeds, not entry.seeded)
     axes = Axes(tuple(found.chains), penalties.columns)
     names = {name: arguments.get(name, "") for name in ("store", "tap")}
-    identity = identity_table(axes, solver, penalties.choice, train.n_rows, names).assign(
+    identity = identity_table(axes, solver, penalties, train.n_rows, names).assign(
         n_test=test.n_rows, options=f"{options}{wanted.words} data={data_digest(train, test)}"
     )
     return SweepPlan(
-        groups(found.chains, len(penalties.values), entry.together),
+        groups(found.chains, len(penalties.columns), entry.together),
         identity,
         axes,
         layout(axes, found.curves),

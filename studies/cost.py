@@ -6,14 +6,14 @@ from pathlib import Path
 
 from featstore import datasets
 from featstore.errors import FeatstoreError
+from probe.fits import described
 from probe.modes import modes_of
-from probe.penalties import planned as penalties_of
 from studies import rates
 from studies.errors import StudyError
 from studies.features import Feature
 from studies.plan import Plan, Planned
 from studies.spec import Study
-from studies.sweeping import arguments_of
+from studies.sweeping import arguments_of, of_fit
 
 SETS = {
     "cifar10": (50_000, 10_000, 10), "cifar100": (50_000, 10_000, 100),
@@ -31,6 +31,9 @@ UNKNOWN_RATE = 30.0
 
 PASSES, EPOCHS = 120, 100
 """Passes over the rows of softmax probes (measured: 60 to 150), and epochs of the paper's SGD."""
+
+TRIED = 8
+"""Penalties that are tried where they are chosen, as usual."""
 
 SHARES = {"ridge": 0.3, "lda": 0.3, "logistic": 0.2, "sgd": 0.15}
 """Of the rate of matrix products here, what solvers reach: an assumption."""
@@ -172,15 +175,17 @@ def _probes(study: Study, probe: str, size: _Size) -> tuple[int, float]:
     wholes = seeds if solver == "sgd" else 1
     count = chains * len(sizes) + wholes
     summed, largest = chains * sum(sizes) + wholes * size.dim, max(sizes, default=0)
-    penalties = penalties_of(arguments.get("l2"), arguments.get("select"))
-    tries = len(penalties.values) + penalties.chosen
+    penalties, _ = described(solver, of_fit(arguments))
+    tries = 1 if penalties.chosen else len(penalties.values)
     if solver in ("ridge", "lda"):
         systems = [largest] * chains + [size.dim]
         each = sum(k**3 / 3 + k**2 * (size.classes + size.test / 2) for k in systems)
-        operations = 2 * size.train * size.dim**2 + tries * each
+        tried = sum(k**3 / 3 + k**2 * size.train / 2 for k in systems) * TRIED * penalties.chosen
+        operations = 2 * size.train * size.dim**2 + tries * each + tried
     else:
         passes = arguments.get("epochs", EPOCHS) if solver == "sgd" else PASSES
-        operations = tries * passes * 4.0 * size.train * size.classes * summed
+        passes *= len(penalties.values) if solver == "sgd" else tries + penalties.chosen
+        operations = passes * 4.0 * size.train * size.classes * summed
     return count, operations / (SHARES.get(solver, 0.2) * rates.products())
 
 

@@ -2,7 +2,7 @@
 
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -58,7 +58,10 @@ class Sweep:
         """Return what decides about its numbers: arguments, modes, rows."""
         wanted = {key: each for key, each in self.arguments.items() if key not in _HOW}
         files = {mode: content(Path(mode.partition(":")[2])) for mode in self.modes if ":" in mode}
-        return digest([VERSION, wanted, self.modes, files, self.source.identity(), self.per_class])
+        parts = [VERSION, wanted, self.modes, files, self.source.identity(), self.per_class]
+        penalties, options = described(self.arguments["solver"], of_fit(self.arguments))
+        # how a penalty is chosen decides too, and is no argument where it is the solver's own way
+        return digest([*parts, options] if penalties.chosen else parts)
 
     def files(self, folder: Path) -> list[Path]:
         """Return what it writes."""
@@ -93,10 +96,8 @@ def arguments_of(
     if each.sizes:
         arguments["fractions"] = shares(each.sizes, dim or 2 * max(each.sizes))
     arguments["seeds"] = seeds_of(study.seeds if each.seeds is None else each.seeds)
-    of_sweep = ("solver", "metrics", "fractions", "seeds", "every_k", "cka")
     try:
-        of_fit = {key: value for key, value in arguments.items() if key not in of_sweep}
-        described(arguments["solver"], of_fit)
+        described(arguments["solver"], of_fit(arguments))
         modes = [_located(study, mode) for mode in several(each.modes or study.modes)]
         modes_of(modes)
     except (ProbeError, TypeError) as error:
@@ -104,6 +105,12 @@ def arguments_of(
     if each.per_class and each.every_k:
         raise UsageError(f"probe {name}: per_class with every_k would keep too much; drop one")
     return arguments, modes
+
+
+def of_fit(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those of the arguments of `probe.sweep` that `probe.fit` has, but for the solver."""
+    of_sweep = ("solver", "metrics", "fractions", "seeds", "every_k", "cka")
+    return {key: value for key, value in arguments.items() if key not in of_sweep}
 
 
 def sweeps_of(study: Study, feature: str, found: Sequence[Source]) -> list[Sweep]:

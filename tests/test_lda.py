@@ -4,14 +4,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from problems import Captured
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 import probe
 from probe import lda
-from probe.chains import ordered_chain, random_chain
+from probe.arrays import backend as backend_of
+from probe.chains import Chain, ordered_chain, random_chain, random_order
 from probe.metrics import METRICS, OF_TARGETS
 from probe.moments import moments
 from probe.settings import Settings
+from probe.solvers import SOLVERS
+from probe.solving import solve_left_out
 
 FRACTIONS = (0.1, 0.5, 1.0)
 NAMES = tuple(name for name in METRICS if name not in OF_TARGETS)
@@ -167,8 +171,65 @@ def test_moments_of_parts_give_the_fit_of_the_whole():
 def test_little_memory_gives_the_same_scores():
     train, test = drawn(n=2000), drawn(n=900, seed=1)
     chains = [random_chain(40, FRACTIONS, seed) for seed in range(1, 9)]
-    fits = [probe.fit(train, chains, solver="lda", memory=m) for m in ("1GiB", "400kB")]
+    fits = [probe.fit(train, chains, solver="lda", l2=1e-3, memory=m) for m in ("1GiB", "400kB")]
     assert [len(fit.fitted._groups) > 1 for fit in fits] == [False, True]
     tables = [fit.score(test, ("accuracy", "nll")).table for fit in fits]
     assert tables[0].accuracy.tolist() == tables[1].accuracy.tolist()
     np.testing.assert_allclose(tables[0].nll, tables[1].nll, rtol=1e-9)
+
+
+def left_out(x, y, l2, standardize) -> np.ndarray:
+    """Refit without each row: the same scale, and the same N l2 added to the scatter."""
+    x = x / np.where(standardize & (x.std(0) > 0), x.std(0), 1)
+    n, classes = len(x), int(y.max()) + 1
+    logits = np.full((n, classes), -np.inf)
+    for row in range(n):
+        kept = np.arange(n) != row
+        present = np.unique(y[kept])
+        means = {c: x[kept & (y == c)].mean(0) for c in present}
+        around = x[kept] - np.array([means[c] for c in y[kept]])
+        matrix = (around.T @ around + n * l2 * np.eye(x.shape[1])) / (n - 1)
+        for c in present:
+            away = x[row] - means[c]
+            log_count = np.log((kept & (y == c)).sum())
+            logits[row, c] = log_count - away @ np.linalg.solve(matrix, away) / 2
+    return logits
+
+
+@pytest.mark.parametrize("backend", ["torch", "numpy"])
+@pytest.mark.parametrize("standardize", [True, False])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_leave_one_out_is_a_refit_without_the_row(backend, standardize, dtype):
+    x, y = drawn(n=70, d=14, classes=4)
+    y[0] = 4  # leaves no class behind
+    sizes = (1, 3, 7, 7, 14)
+    chains = [Chain(random_order(14, seed), sizes, sizes, "random", seed) for seed in (1, 2)]
+    train = probe.ArrayBlocks(x.astype(dtype), y, n_classes=6, block_rows=9)
+    how = Settings(standardize=standardize, backend=backend_of(backend, "cpu"))
+    found = lda.leave_one_out(train, chains, (1e-2, 1.0), how)
+    captured = Captured(len(found.axes), 6)
+    found.score(train, captured)
+    for number, logits in enumerate(captured.all()):
+        l2, features = found.axes.penalties[found.axes.penalty[number]], found.axes.features(number)
+        exact = left_out(x[:, features], y, l2, standardize)
+        assert (logits[:, 5] == -np.inf).all()
+        mine, exact = logits[1:, :5], exact[1:]
+        tolerance = 1e-8 if dtype == np.float64 else 2e-3
+        np.testing.assert_allclose(
+            mine - mine[:, :1], exact - exact[:, :1], rtol=tolerance, atol=tolerance
+        )
+        # the only row of its class is told the classes' shares
+        np.testing.assert_allclose(logits[0, :5], np.log(np.bincount(y)), rtol=1e-6)
+
+
+def test_leave_one_out_in_the_dual():
+    x, y = drawn(n=30, d=200, classes=3)
+    train, chain = probe.ArrayBlocks(x, y), random_chain(200, [0.1, 1.0], seed=1)
+    found = solve_left_out(SOLVERS["lda"], train, [chain], (1e-2, 1.0), Settings(), {})
+    direct = lda.leave_one_out(train, [chain], (1e-2, 1.0), Settings())
+    captured = []
+    for one in (found, direct):
+        captured.append(Captured(4, 3))
+        one.score(train, captured[-1])
+    (dual, primal) = (centred(each.all().reshape(-1, 3)) for each in captured)
+    np.testing.assert_allclose(dual, primal, rtol=1e-6, atol=1e-6)

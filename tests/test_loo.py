@@ -6,7 +6,6 @@ from probe.arrays import backend as backend_of
 from probe.blocks import ArrayBlocks
 from probe.chains import Chain, random_order
 from probe.leave_one_out import fit
-from probe.metrics import Scores
 from probe.settings import Settings
 
 L2 = (0.0, 1e-3, 1.0)
@@ -96,11 +95,18 @@ def test_constant_features_have_no_leverage():
     assert np.allclose(*both, atol=1e-4)
 
 
-def test_a_row_that_is_fitted_whatever_its_label_counts_as_missed():
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("targets", [False, True])
+def test_a_row_that_is_fitted_whatever_its_label_is_given_the_mean_of_the_others(backend, targets):
     problem = clusters(20, 10, 40, 4)
-    settings = Settings(backend=backend_of("torch", "cpu"))
-    chain = Chain(np.arange(40), (40,), (1.0,), "first")
-    left_out = fit(ArrayBlocks(*problem.train), [chain], (1e-9,), settings)
-    scores = Scores(1, 4)
-    left_out.score(ArrayBlocks(*problem.train), scores)
-    assert 0 <= scores.columns()["accuracy"][0] <= 1
+    y = problem.x[:, :2].astype(float) if targets else problem.y
+    settings = Settings(backend=backend_of(backend, "auto"))
+    chain = Chain(np.arange(40), (3, 40), (0.1, 1.0), "first")
+    left_out = fit(ArrayBlocks(problem.x, y), [chain], (1e-9,), settings)
+    captured = Captured(2, 4)
+    left_out.score(ArrayBlocks(problem.x, y), captured)
+    outputs = y if targets else np.eye(4)[y]
+    others = (outputs.sum(0) - outputs) / 19
+    few, all_of_them = captured.all()
+    assert np.allclose(all_of_them, others, atol=1e-5)
+    assert not np.allclose(few, others, atol=1e-2)

@@ -49,7 +49,7 @@ def test_moments_of_the_remainder_by_subtraction_are_its_own(name, backend):
     problem = PROBLEMS[name]()
     settings = Settings(backend=backend_of(backend, "auto"))
     train = Remembered(ArrayBlocks(*problem.train))
-    remainder, held_out = train.parts(0.2, 0)
+    ((remainder, held_out),) = train.parts(0.2, 0)
     found, own = remainder.moments(settings), moments(remainder, settings)
     assert remainder.n_rows + held_out.n_rows == train.n_rows
     assert (found.counts == own.counts).all()
@@ -62,11 +62,11 @@ def test_moments_of_the_remainder_by_subtraction_are_its_own(name, backend):
 def test_a_feature_that_changes_only_where_rows_are_held_out_is_constant_in_the_remainder():
     problem = clusters(400, 10, 6, 3)
     settings = Settings(backend=backend_of("torch", "cpu"))
-    _, held_out = Remembered(ArrayBlocks(*problem.train)).parts(0.1, 0)
+    ((_, held_out),) = Remembered(ArrayBlocks(*problem.train)).parts(0.1, 0)
     x = problem.x.copy()
     x[:, 2] = 0.1
     x[held_out._rows, 2] = np.random.default_rng(0).normal(size=held_out.n_rows)
-    remainder, _ = Remembered(ArrayBlocks(x, problem.y)).parts(0.1, 0)
+    ((remainder, _),) = Remembered(ArrayBlocks(x, problem.y)).parts(0.1, 0)
     found = remainder.moments(settings)
     assert (found.variance == 0).tolist() == [False, False, True, False, False, False]
     assert found.scale()[2] == 1
@@ -88,8 +88,8 @@ def test_rows_are_read_once_for_the_moments_and_the_parts_once_drawn():
     train = Remembered(Counted(*clusters(100, 10, 6, 3).train))
     settings = Settings(backend=backend_of("torch", "cpu"))
     for _ in range(2):
-        train.parts(0.1, 0)[0].moments(settings)
+        train.parts(0.1, 0)[0][0].moments(settings)
     # the first block is read for the shift, then all, for the whole and for the held-out part
     assert len(passes) == 4
-    assert train.parts(0.1, 0)[0] is train.parts(0.1, 0)[0]
-    assert train.parts(0.1, 0)[0] is not train.parts(0.1, 1)[0]
+    assert train.parts(0.1, 0)[0][0] is train.parts(0.1, 0)[0][0]
+    assert train.parts(0.1, 0)[0][0] is not train.parts(0.1, 1)[0][0]

@@ -1,7 +1,9 @@
+from itertools import pairwise
+
 import pytest
 
 from probe.errors import UsageError
-from probe.penalties import PATH, check_penalties, planned
+from probe.penalties import LADDER, check_penalties, planned
 
 
 @pytest.mark.parametrize(
@@ -26,27 +28,45 @@ def test_a_penalty_of_zero_is_for_solvers_that_allow_it():
         check_penalties([0, 0.1], zero=False)
 
 
-def test_the_path_is_even_in_logarithm():
-    assert len(PATH) == 15
-    assert (PATH[0], PATH[-1]) == (1e-6, 10.0)
-    assert all(b / a == pytest.approx(10**0.5, rel=2e-3) for a, b in zip(PATH, PATH[1:]))  # noqa: B905, RUF007
+def test_the_ladder_is_even_in_logarithm():
+    assert len(LADDER) == 27
+    assert (LADDER[0], LADDER[-1]) == (1e-9, 1e4)
+    assert all(b / a == pytest.approx(10**0.5, rel=2e-3) for a, b in pairwise(LADDER))
 
 
 @pytest.mark.parametrize(
-    ("l2", "select", "values", "choice"),
+    ("l2", "select", "own", "values", "choice"),
     [
-        (None, None, (0.5,), "given"),
-        (0.1, None, (0.1,), "given"),
-        ([0.1, 1], None, (0.1, 1.0), "given"),
-        ([0.1, 1], "loo", (0.1, 1.0), "loo"),
-        ("auto", None, PATH, "validation"),
-        ("auto", "loo", PATH, "loo"),
+        (None, None, "given", (0.5,), "given"),
+        (None, None, "loo", LADDER, "loo"),
+        (None, "validation", "loo", LADDER, "validation"),
+        (0.1, None, "loo", (0.1,), "given"),
+        ([0.1, 1], None, "loo", (0.1, 1.0), "given"),
+        ([0.1, 1], "loo", "validation", (0.1, 1.0), "loo"),
+        ("auto", None, "given", LADDER, "validation"),
+        ("auto", None, "loo", LADDER, "loo"),
+        ("auto", "loo", "validation", LADDER, "loo"),
     ],
 )
-def test_what_is_solved(l2, select, values, choice):
-    penalties = planned(l2, select, default=0.5)
+def test_what_is_solved(l2, select, own, values, choice):
+    penalties = planned(l2, select, default=0.5, choice=own)
     assert (penalties.values, penalties.choice) == (values, choice)
-    assert len(penalties.columns) == (1 if select or l2 == "auto" else len(values))
+    assert len(penalties.columns) == (1 if choice != "given" else len(values))
+    assert penalties.values[penalties.first] == (10 if values == LADDER else values[-1])
+
+
+def test_labels_are_not_left_out_of_orders_that_they_made():
+    penalties = planned("auto", "loo")
+    assert [penalties.choice_of(of) for of in (None, "variance", "fisher", "greedy")] == [
+        "loo", "loo", "validation", "validation",
+    ]  # fmt: skip
+    assert planned(0.1).choice_of("greedy") == "given"
+
+
+def test_other_views_tell_the_label_of_a_row_that_is_left_out():
+    assert planned(None, choice="loo").of(n_views=2).choice == "validation"
+    with pytest.raises(UsageError, match="one of 2 views"):
+        planned("auto", "loo").of(n_views=2)
 
 
 @pytest.mark.parametrize(

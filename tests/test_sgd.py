@@ -147,7 +147,7 @@ def test_the_split_is_that_of_torch(n):
     seed=st.integers(0, 5),
 )
 def test_a_stratified_split_takes_of_every_class(labels, share, seed):
-    parts = stratified_parts(labels, share, seed)
+    (parts,) = stratified_parts(labels, share, seed)
     both = np.sort(np.concatenate([parts.train, parts.validation]))
     np.testing.assert_array_equal(both, np.arange(len(labels)))
     for label, count in zip(*np.unique(labels, return_counts=True), strict=True):
@@ -156,9 +156,34 @@ def test_a_stratified_split_takes_of_every_class(labels, share, seed):
         assert abs(held - share * count) < 1
 
 
-def test_a_stratified_split_needs_two_rows_of_a_class():
-    with pytest.raises(DataError, match="class 7 has one train row"):
-        stratified_parts(np.array([1, 1, 7]), 0.5, 0)
+def test_the_only_row_of_a_class_is_never_held_out():
+    for seed in range(5):
+        for parts in stratified_parts(np.array([1, 1, 7]), 0.5, seed, 2):
+            assert 2 in parts.train
+            assert len(parts.validation) == 1
+    with pytest.raises(DataError, match="every class has one train row"):
+        stratified_parts(np.arange(5), 0.5, 0)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    numbers=st.lists(st.sampled_from([0.0, 0.0, 0.0, 1.5, 7.0]), min_size=2, max_size=80),
+    share=st.floats(0.05, 0.9),
+    seed=st.integers(0, 5),
+)
+def test_a_split_of_numbers_is_one_of_quantiles(numbers, share, seed):
+    """Of rows that are sorted by their number, each part has one in every 1 / share of them."""
+    y = np.array(numbers)
+    count = min(3, int(1 / share))
+    parts = stratified_parts(y, share, seed, count)
+    held = np.concatenate([part.validation for part in parts])
+    assert len(np.unique(held)) == len(held)
+    for part in parts:
+        both = np.sort(np.concatenate([part.train, part.validation]))
+        np.testing.assert_array_equal(both, np.arange(len(y)))
+        assert abs(len(part.validation) - share * len(y)) <= max(1, share * len(y) / 4)
+        zeros = (y[part.validation] == 0).sum()
+        assert abs(zeros - (y == 0).mean() * len(part.validation)) < 3
 
 
 sizes_drawn = st.lists(st.integers(1, 40), min_size=1, max_size=8).map(sorted)

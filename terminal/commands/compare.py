@@ -22,7 +22,7 @@ from terminal.values import DEVICE, PICTURE, STORE, TABLE, Names, NumberList, Pe
 @click.option("--mode", type=Names(), default="random", metavar="LIST", help="As of `probe`.")
 @click.option("--solver", default="logistic", help="logistic, ridge, lda or sgd.")
 @click.option("--l2", type=Penalties(float, "0.001,0.01"), metavar="LIST|auto",
-              help="As of `probe`.  [default: the solver's own]")  # fmt: skip
+              help="As of `probe`.  [default: auto]")  # fmt: skip
 @click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
 @click.option("--memory", default="auto", help="What arrays may take, as 4GiB.")
 @click.option("--device", type=DEVICE, default="auto")

@@ -35,11 +35,12 @@ from terminal.values import DEVICE, STORE, Names, NumberList, OutFile, Penalties
 @click.option(
     "--l2", type=Penalties(float, "0.001,0.01"), metavar="LIST|auto",
     help="The penalty of mean loss + (l2/2) ||W||^2; a list solves each; auto chooses for each "
-    "probe.  [default: the solver's own]",
+    "probe, on train rows alone.  [default: auto; sgd: 0.0005]",
 )  # fmt: skip
 @click.option(
     "--select", type=click.Choice(["validation", "loo"]),
-    help="Choose among the penalties on train rows: a held-out part, or leave-one-out (ridge).",
+    help="How penalties are chosen: on held-out parts of train, or by leave-one-out.  "
+    "[default: loo; logistic: validation]",
 )  # fmt: skip
 @click.option("--held-out", type=float, default=0.1, help="Share of train held out to choose.")
 @click.option("--held-out-seed", type=int, default=0, help="Of the draw of that part.")
@@ -106,7 +107,7 @@ def probe(store, out, plot, save_weights, save_predictions, per_class, **options
       featstore probe --fractions 0.01,0.05,0.1 --seeds 5
       featstore probe mine.zarr --fractions 0.1,0.5 --seeds 3,7 --l2 0.01 \\
         --out results.csv --plot accuracy.pdf
-      featstore probe mine.zarr --fractions 0.1 --seeds 5 --l2 auto \\
+      featstore probe mine.zarr --fractions 0.1 --seeds 5 \\
         --save-weights probes.safetensors
       featstore probe mine.zarr --every-k --seeds 5 --solver ridge \\
         --mode random,variance

@@ -22,7 +22,7 @@ from probe.ranking import ranked
 from probe.ranks import all_sum, rank, share
 from probe.regression import Regression, errors
 from probe.remembered import Remembered
-from probe.settings import Settings, silent
+from probe.settings import Progress, Settings
 from probe.solvers import Fitted, Solver, n_outputs
 from probe.solving import problem, solve, solve_left_out
 
@@ -116,7 +116,7 @@ def choose(
     tried in the same way. A candidate that failed, or whose loss is not finite, is taken only
     where all are so, and then it is the first.
     """
-    quiet = replace(settings, progress=silent)
+    quiet = replace(settings, progress=_of_rows(settings.progress))
     make = _LeftOut if penalties.choice == LOO else _HeldOut
     tried = make(entry, train, chains, penalties, quiet, options)
     search = Search(sum(map(len, chains)), _without_features(entry, train))
@@ -135,6 +135,16 @@ def choose(
                 done = max(done, settled)
                 settings.progress("penalties", done, len(search))
     return Chosen(search.chosen, search.accuracy)
+
+
+def _of_rows(progress: Progress) -> Progress:
+    """Return a callback that passes on how far the moments are; the fits have a stage of theirs."""
+
+    def report(stage: str, done: int, total: int, **facts: Any) -> None:
+        if stage == "rows":
+            progress(stage, done, total, **facts)
+
+    return report
 
 
 class Search:

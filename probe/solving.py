@@ -40,11 +40,7 @@ def solve(
         DataError: train cannot be probed.
         MemoryBudgetError: `settings.memory` is too small.
     """
-    if has_targets(train) and not entry.targets:
-        raise UsageError(
-            "the labels are numbers to be predicted, and this solver tells classes apart: take "
-            "solver ridge; or, if they are classes, give them as integers"
-        )
+    _check_labels(entry, train)
     return _solved(entry, entry.fit, DualFit, train, chains, penalties, settings, options)
 
 
@@ -62,12 +58,21 @@ def solve_left_out(
         UsageError: the solver has no closed form for that.
         DataError, MemoryBudgetError: as `solve`.
     """
+    _check_labels(entry, train)
     if entry.leave_one_out is None:
         raise UsageError(
             "leave-one-out has a closed form for ridge and lda alone: select by validation instead"
         )
     make = entry.leave_one_out
     return _solved(entry, make, DualLeaveOneOut, train, chains, penalties, settings, options)
+
+
+def _check_labels(entry: Solver, train: RowBlocks) -> None:
+    if has_targets(train) and not entry.targets:
+        raise UsageError(
+            "the labels are numbers to be predicted, and this solver tells classes apart: take "
+            "solver ridge; or, if they are classes, give them as integers"
+        )
 
 
 def _solved(

@@ -111,9 +111,9 @@ def test_penalties_are_chosen_by_r2_of_a_held_out_part():
     assert (result.table["r2"] > 0.3).all()
 
 
-def test_a_held_out_part_of_numbers_is_a_random_share():
+def test_a_held_out_part_of_numbers_is_a_share():
     (x, y), _ = drawn(0)
-    remainder, held_out = Remembered(ArrayBlocks(x, y)).parts(0.25, 0)
+    ((remainder, held_out),) = Remembered(ArrayBlocks(x, y)).parts(0.25, 0)
     assert (remainder.n_rows, held_out.n_rows) == (90, 30)
     found, own = remainder.moments(Settings()), moments(remainder, Settings())
     assert relative(found.cross(), own.cross()) <= 1e-10

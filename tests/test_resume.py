@@ -44,7 +44,7 @@ def small_groups(monkeypatch):
 
 def sweep(out=None, train=None, test=None, **arguments):
     defaults = {"fractions": [0.1, 0.5], "seeds": [1, 2, 3], "solver": "ridge", "device": "cpu"}
-    defaults |= {"store": "007", "metrics": METRICS, "out": out}
+    defaults |= {"store": "007", "metrics": METRICS, "out": out, "l2": 1e-3}
     return probe.sweep(train or PROBLEM.train, test or PROBLEM.test, **{**defaults, **arguments})
 
 
@@ -156,7 +156,8 @@ def test_groups_give_what_one_go_gives():
         ({"tap": "block3"}, "its tap is without, and here it is block3"),
         ({"solver": "lda"}, "its solver is ridge, and here it is lda"),
         ({"l2": 0.5}, r"its l2 is 0\.001, and here it is 0\.5"),
-        ({"l2": "auto"}, "its l2_choice is given, and here it is validation"),
+        ({"l2": "auto"}, "its l2_choice is given, and here it is loo"),
+        ({"l2": None}, "its l2_choice is given, and here it is loo"),
         ({"seeds": [1, 2, 4]}, "its seed is 1, 2, 3, and here it is 1, 2, 4"),
         ({"seeds": [1, 2]}, "its seed is 1, 2, 3, and here it is 1, 2"),
         ({"seeds": [1, 3, 2]}, "its seed is in another order"),

@@ -25,6 +25,7 @@ def tall():
 def sweep(problem=None, **arguments):
     problem = problem or tall()
     defaults = {"fractions": [0.1, 0.5], "seeds": [1, 2], "solver": "ridge", "device": "cpu"}
+    defaults["l2"] = 1e-3
     return probe.sweep(problem.train, problem.test, **{**defaults, **arguments})
 
 
@@ -102,7 +103,8 @@ def test_arrays_may_be_mapped_from_files(tmp_path):
 
 def test_fit_then_score_on_other_rows():
     problem = tall()
-    fitted = probe.fit(problem.train, [probe.random_chain(40, [0.5], 1)], solver="ridge")
+    chains = [probe.random_chain(40, [0.5], 1)]
+    fitted = probe.fit(problem.train, chains, solver="ridge", l2=1e-3)
     assert "accuracy" not in fitted.table
     first = fitted.score(problem.test)
     second = first.score((problem.x_test[:50], problem.y_test[:50]))

@@ -224,7 +224,8 @@ def tell(stage, done, total, **facts):
 
 problem = clusters(3000, 500, 400, 5)
 probe.sweep(problem.train, problem.test, fractions=list(np.linspace(0.01, 1, 60)),
-            seeds=range(1, 400), solver="ridge", l2=1e-3, out=sys.argv[1], progress=tell, device="cpu")
+            seeds=range(1, 400), solver="ridge", l2=1e-3, out=sys.argv[1], progress=tell,
+            device="cpu")
 """
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import pandas as pd
 
 from probe.by_row import load_rows
+from probe.curve_names import NOT_RUN
 from probe.errors import DataError, UsageError
-from probe.summaries import CURVE, NOT_RUN, as_curves, score_of
+from probe.summaries import CURVE, as_curves, score_of
 from probe.tables import TEXTS, read_table
 
 IDENTITY = ["store", "tap", "mode", "solver", "l2", "seed", "fraction", "k"]

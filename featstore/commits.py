@@ -19,6 +19,7 @@ class Record(BaseModel):
     """That `block` of `split` is on the disk: the checksum of its rows in each array and view.
 
     `store` is the digest of the store's spec, so that a record copied from elsewhere is none here.
+    `seen` is how many rows each of `notices.REMARKS` is true of, as far as the slot has room.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -27,11 +28,15 @@ class Record(BaseModel):
     split: str
     block: int
     checksums: dict[str, str]
+    seen: dict[str, int] = {}
 
     def sealed(self, slot: int) -> bytes:
         """The record as `slot` bytes."""
-        text = self.model_dump_json()
+        text = self.model_dump_json(exclude_defaults=True)
         data = f"{checksum_text(text)} {text}\n".encode()
+        if len(data) > slot and self.seen:
+            most = dict(sorted(self.seen.items(), key=lambda item: -item[1])[:-1])
+            return self.model_copy(update={"seen": most}).sealed(slot)
         if len(data) > slot:
             raise ValueError(f"a record of {len(data)} bytes does not fit its slot of {slot}")
         return data.ljust(slot, b"\0")

@@ -8,6 +8,7 @@ bytes are. A store object keeps no file open, so that a process may fork at any 
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from featstore.errors import StoreDamaged, StoreIncomplete, UsageError
 from featstore.header import Header
 from featstore.layout import Array
 from featstore.local_objects import AHEAD, READERS
+from featstore.notices import Notice, distinct, of_remarks
 from featstore.places import Place
 from featstore.spec import COMMITS, IDS, LABELS, Spec
 
@@ -35,6 +37,9 @@ Progress = Callable[..., None]
 
 # In a store's provenance: its number among those of its folder, and the folder it was made from.
 SEQUENCE, FOLDER = "sequence", "folder"
+
+# Names of splits that are tested on where there is none called "test".
+_VALIDATION = ("validation", "val", "valid", "dev")
 
 # A block of a store: (split, number).
 Block = tuple[str, int]
@@ -112,6 +117,21 @@ class Store(ABC):
         """Which of the stores of its folder it is, counted as they were made; 0 where unknown."""
         number = self.header.provenance.get(SEQUENCE, 0)
         return number if isinstance(number, int) else 0
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """What was left out of the data, or read otherwise than it is, when the store was made."""
+        said = [Notice.from_json(fields) for fields in self.provenance.get("notices", ())]
+        for split in self.spec.splits:
+            said += of_remarks(split.name, self.seen(split.name))
+        return distinct(said)
+
+    def seen(self, split: str) -> Counter[str]:
+        """How many rows of the committed blocks each of `notices.REMARKS` is true of."""
+        counts: Counter[str] = Counter()
+        for record in self.records(split):
+            counts.update(record.seen if record else {})
+        return counts
 
     # What a format provides.
 
@@ -201,6 +221,22 @@ class Store(ABC):
         record = commits.unseal(slot)
         here = (digest, split, block)
         return record if record and (record.store, record.split, record.block) == here else None
+
+    def test_split(self, name: str | None = None) -> str:
+        """The split to test on: `name`, or else "test", or where there is none validation.
+
+        Raises `UsageError` naming the splits where there is neither.
+        """
+        there = [split.name for split in self.spec.splits]
+        if name is not None or "test" in there:
+            return self.spec.split(name or "test").name
+        for stand_in in _VALIDATION:
+            if stand_in in there:
+                return stand_in
+        raise UsageError(
+            f"{self.path} has no split to test on, but {', '.join(there)}; name one of them"
+            " (--test-split), or extract another"
+        )
 
     def missing(self, split: str) -> list[int]:
         """Blocks of a split without a valid commit record."""

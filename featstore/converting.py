@@ -81,4 +81,7 @@ def _spec(spec: Spec, dtype: str) -> Spec:
 def _made(store: Store) -> dict:
     """How the source was made, but for what is true of the new files alone."""
     own = ("created", "versions")
-    return {name: value for name, value in store.provenance.items() if name not in own}
+    made = {name: value for name, value in store.provenance.items() if name not in own}
+    # What commit records say of the source's rows is not in those of the copy.
+    said = {"notices": [notice.to_json() for notice in store.notices]} if store.notices else {}
+    return {**made, **said}

@@ -8,6 +8,7 @@ import math
 import mmap
 import pickle
 import signal
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
@@ -30,18 +31,23 @@ class Decoder:
     geometry: Callable[[Image.Image], Image.Image]
     views: "Views | None" = None
 
-    def decode(self, part: Part, view: int | None, pixels: np.ndarray) -> None:
+    def decode(self, part: Part, view: int | None, pixels: np.ndarray) -> Counter[str]:
         """Put the pixels of some rows, augmented or clean, into `pixels`, uint8 (b, H, W, 3).
 
+        Returns how many rows each of `notices.REMARKS` is true of, which the first view counts.
         Raises `DatasetError` naming a row that cannot be read.
         """
+        seen: Counter[str] = Counter()
         # Image by image: a batch of large photographs would not fit into memory at full size.
         for place, row_id in enumerate(part.ids):
-            image = part[place]
+            image, remarks = part.met(place)
+            if not view:
+                seen.update(remarks)
             if view is None:
                 pixels[place] = np.asarray(self.geometry(image))
             else:
                 pixels[place] = self.views.pixels(image, row_id, view)
+        return seen
 
 
 @dataclass(frozen=True)
@@ -78,9 +84,9 @@ class Order:
 def serve(orders: int, memory: int) -> None:
     """Decode what comes by the pipe `orders` into the shared memory `memory`, both descriptors.
 
-    First come `Settings` and a `Decoder`, then in any order `Order`s, each answered by None or by
-    the exception that it met, and (number, reader) pairs. Ends with the other end of the pipe,
-    hence with the process that holds it, whatever ends that.
+    First come `Settings` and a `Decoder`, then in any order `Order`s, each answered by the remarks
+    on its rows or the exception that it met, and (number, reader) pairs. Ends with the other end of
+    the pipe, hence with the process that holds it, whatever ends that.
     """
     # Ctrl-C reaches every process of a terminal: the one that gives the orders decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -98,18 +104,19 @@ def serve(orders: int, memory: int) -> None:
                 readers[number] = reader
 
 
-def _met(decoder: Decoder, order: Order, readers: dict, pixels: np.ndarray) -> Exception | None:
+def _met(
+    decoder: Decoder, order: Order, readers: dict, pixels: np.ndarray
+) -> Exception | Counter[str]:
     """Carry out an order; what it met, in a form that can be sent."""
     part = order.part
     if order.reader is not None:
         part = replace(part, read=readers[order.reader])
     place = pixels[order.offset :][: math.prod(order.shape)].reshape(order.shape)
     try:
-        decoder.decode(part, order.view, place)
+        return decoder.decode(part, order.view, place)
     except Exception as error:
         try:
             pickle.loads(pickle.dumps(error))
         except Exception:
             return FeatstoreError(f"{type(error).__name__}: {error}")
         return error
-    return None

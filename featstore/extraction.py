@@ -1,6 +1,7 @@
 """Extraction: each row through the backbone once, its features into a store, block by block."""
 
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from importlib import metadata
 
@@ -14,6 +15,7 @@ from featstore.filling import Work
 from featstore.inference import Inference
 from featstore.inputs import Inputs
 from featstore.loading import Encoder, Job, Workers, cores
+from featstore.notices import Notice, distinct, of_remarks
 from featstore.ranks import Meeting, Ranks
 from featstore.request import Request
 from featstore.spec import Spec
@@ -29,6 +31,7 @@ class Extraction:
 
     Each view of a row counts. `reused` says that the store was complete and intact; `seconds` is
     the time of the whole call; `notes` tells what a person should know of the weights;
+    `notices` what was left out of the data or read otherwise than it is, which the store keeps too;
     `unreadable` are the rows that were left out. Of several ranks each tells its own `images_done`,
     and the others may still be at work.
     """
@@ -39,6 +42,7 @@ class Extraction:
     seconds: float
     reused: bool
     notes: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
     unreadable: tuple[Unreadable, ...] = ()
     modality: str = "image"
     ranks: Ranks = field(default_factory=Ranks)
@@ -82,11 +86,12 @@ def extract(model: str, dataset: str, *, progress: Progress = no_progress, **opt
         with store.writer(job) as writer:
             writer.withdraw(misstated)
     work = _work(store, taken, ranks.share(todo), request)
+    remarks: dict[str, Counter[str]] = {}
     if work.blocks:
         mine = set(work.blocks)
         with Tally(store, [block for block in todo if block not in mine]) as others:
             told = _counted(progress, work, todo, ranks, others)
-            _fill(work, taken, request, device, ranks, job, told)
+            remarks = _fill(work, taken, request, device, ranks, job, told)
     finished = stores.finish(store)
     if not todo and ranks.rank == 0:
         filling.tidy(finished)
@@ -97,10 +102,20 @@ def extract(model: str, dataset: str, *, progress: Progress = no_progress, **opt
         seconds=time.perf_counter() - started,
         reused=not todo,
         notes=taken.backbone.notes,
+        notices=_notices(taken, finished, remarks),
         unreadable=unreadable,
         modality=work.modality,
         ranks=ranks,
     )
+
+
+def _notices(taken: Inputs, store: Store, remarks: dict[str, Counter[str]]) -> tuple[Notice, ...]:
+    """What was left out or read otherwise than it is, by this call and those before it."""
+    said = list(taken.notices)
+    for split in taken.rows:
+        # A union of counters keeps the larger: what this call saw is in the store, if it had room.
+        said += of_remarks(split, store.seen(split) | remarks.get(split, Counter()))
+    return distinct(said)
 
 
 def _precision(taken: Inputs, request: Request, device: torch.device) -> str:
@@ -165,7 +180,7 @@ def _fill(
     ranks: Ranks,
     job: str | None,
     progress,
-) -> None:
+) -> dict[str, Counter[str]]:
     compiled = request.compile
     if compiled is None:
         compiled = work.store.provenance.get("compile", False)
@@ -175,7 +190,7 @@ def _fill(
     workers = Workers.chosen(
         request.workers, device.type, work.modality, work.passes, ranks.local_count
     )
-    filling.fill(work, encode, infer, workers=workers, job=job, progress=progress)
+    return filling.fill(work, encode, infer, workers=workers, job=job, progress=progress)
 
 
 def _counted(progress: Progress, work: Work, todo: list[Block], ranks: Ranks, others: Tally):
@@ -220,6 +235,8 @@ def _provenance(
         made["ranks"] = ranks.count
     if request.compile:
         made["compile"] = True
+    if taken.notices:
+        made["notices"] = [notice.to_json() for notice in taken.notices]
     if unreadable:
         made["unreadable"] = [f"{one.split}: {one.id}" for one in unreadable]
     return made

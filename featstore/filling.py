@@ -3,6 +3,7 @@
 import contextlib
 import json
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,30 +106,38 @@ def fill(
     workers: Workers,
     job: str | None,
     progress: Callable[..., None],
-) -> None:
+) -> dict[str, Counter[str]]:
     """Compute the blocks of `work` and commit each. `job` as in `Store.writer`.
 
-    Calls `progress(passes done, waits=...)` after each batch. Whatever is raised, the blocks that
-    were whole before are committed.
+    Returns of each split how many rows each of `notices.REMARKS` is true of. Calls `progress(passes
+    done, waits=...)` after each batch. Whatever is raised, the blocks that were whole before are
+    committed.
     """
     store, waits, done = work.store, Waits(), 0
+    remarks: dict[str, Counter[str]] = {}
     with store.writer(job) as writer:
         for split, block in work.blocks:
             if store.record(split, block) is not None:
                 writer.discard(split, block)
-        stream = decoded(work.jobs(), encode, workers, work.batch_size, infer.pinned)
+        begun: deque[Job] = deque()
+        jobs = (job for job in work.jobs() if begun.append(job) is None)
+        stream = decoded(jobs, encode, workers, work.batch_size, infer.pinned)
         with contextlib.closing(stream), Handover(writer) as handover, torch.inference_mode():
             ready = infer.fed(_timed(stream, waits))
             for split, block in work.blocks:
                 first = store.rows_of(split, block).start
                 filled = FilledBlock(store, split, block, infer.pinned, work.modality)
+                seen: Counter[str] = Counter()
                 for view, numbers in work.batches(split, block):
                     filled.put(view, numbers.start - first, infer(next(ready)))
+                    seen.update(begun.popleft().seen)
                     done += len(numbers)
                     waits.disk = handover.waited
                     progress(done, waits=str(waits))
                 rows, here = work.rows[split], slice(first, first + filled.n_rows)
-                handover.put(filled, rows.labels[here], rows.ids[here])
+                handover.put(filled, rows.labels[here], rows.ids[here], seen)
+                remarks.setdefault(split, Counter()).update(seen)
+    return remarks
 
 
 def _timed(stream: Iterator[Batch], waits: Waits) -> Iterator[Batch]:

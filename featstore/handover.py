@@ -115,8 +115,14 @@ class Handover:
         if kind is None and self._failure is not None:
             raise self._failure
 
-    def put(self, block: FilledBlock, labels: np.ndarray, ids: Sequence[str]) -> None:
-        """Hand over a block; waits while another one waits already.
+    def put(
+        self,
+        block: FilledBlock,
+        labels: np.ndarray,
+        ids: Sequence[str],
+        seen: Mapping[str, int] | None = None,
+    ) -> None:
+        """Hand over a block, as `Writer.write` takes it; waits while another one waits already.
 
         A block that a device is still filling is held back until the next one has been given to
         the device, which so never idles, and its time is not taken for the disk's.
@@ -125,9 +131,9 @@ class Handover:
         if self._failure is not None:
             raise self._failure
         if block.pending:
-            self._latest = (block, labels, ids)
+            self._latest = (block, labels, ids, seen)
         else:
-            self._pass_on((block, labels, ids))
+            self._pass_on((block, labels, ids, seen))
 
     def flush(self) -> None:
         """Pass on the block that was held back, when the device is done with it."""
@@ -145,9 +151,9 @@ class Handover:
         while (got := self._queue.get()) is not None:
             if self._failure is not None:
                 continue
-            block, labels, ids = got
+            block, labels, ids, seen = got
             try:
                 features = block.features(ids)
-                self._writer.write(block.split, block.block, features, labels, ids)
+                self._writer.write(block.split, block.block, features, labels, ids, seen)
             except BaseException as error:
                 self._failure = error

@@ -10,9 +10,8 @@ import torch
 
 from featstore.backbones import Backbone
 from featstore.errors import BackboneError, UsageError
+from featstore.request import PRECISIONS
 from featstore.taps import Taps
-
-PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 Batch = torch.Tensor | Mapping[str, torch.Tensor]
 

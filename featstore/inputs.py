@@ -12,6 +12,7 @@ from featstore.backbones import Backbone
 from featstore.contract import Progress
 from featstore.datasets import Rows, Unreadable
 from featstore.errors import DatasetError, UsageError
+from featstore.notices import Notice, distinct
 from featstore.ranks import Meeting, Ranks
 from featstore.request import Request
 from featstore.spec import Spec, Split
@@ -30,6 +31,11 @@ class Inputs:
     reader: Taps
     rows: Mapping[str, Rows]
     views: Views | None
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """What was left out of the data, or is read otherwise than it is."""
+        return distinct(notice for rows in self.rows.values() for notice in rows.notices)
 
     def spec(self, request: Request, precision: str) -> Spec:
         """What a store of these inputs holds."""
@@ -60,6 +66,9 @@ class Inputs:
 
 def load(request: Request) -> Inputs:
     """The inputs that a request names; raises what loading each of them raises."""
+    datasets.check(
+        request.dataset, request.splits, data_dir=request.data_dir, columns=request.columns
+    )
     backbone = backbones.load(
         request.model,
         weights=request.weights,
@@ -79,6 +88,7 @@ def load(request: Request) -> Inputs:
             data_dir=request.data_dir,
             limit=request.limit,
             columns=request.columns,
+            bit_depth=request.bit_depth,
             missing_ok=request.on_error == "skip",
         )
         for split in request.splits
@@ -107,8 +117,10 @@ def readable(
         unreadable = [Unreadable(**one) for text in said for one in json.loads(text)]
         unreadable.sort(key=lambda one: one.row)
         kept[split] = datasets.without(rows, unreadable)
-        left_out += unreadable
-    return replace(inputs, rows=kept), tuple(left_out)
+        left_out += [*rows.left_out, *unreadable]
+    # A damaged line that belongs to no split was told by each.
+    once = {(one.id, one.why): one for one in reversed(left_out)}
+    return replace(inputs, rows=kept), tuple(reversed(once.values()))
 
 
 def _views(request: Request, backbone: Backbone) -> Views:

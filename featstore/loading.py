@@ -7,10 +7,10 @@ is what limits them. Processes have a lock each.
 
 import math
 import os
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -37,11 +37,15 @@ _MOST_WORKERS = 32
 
 @dataclass(frozen=True)
 class Job:
-    """One batch: which rows of which split, and which augmented view of them, None for clean."""
+    """One batch: which rows of which split, and which augmented view of them, None for clean.
+
+    When it is done, `seen` says how many of its rows each of `notices.REMARKS` is true of.
+    """
 
     rows: Rows
     numbers: range
     view: int | None = None
+    seen: Counter[str] = field(default_factory=Counter, compare=False)
 
     def parts(self) -> list[Part]:
         """The batch in pieces."""
@@ -72,14 +76,19 @@ class Encoder:
     def tokens(self, job: Job) -> dict[str, torch.Tensor]:
         """Token tensors (b, L) by name, of a batch of texts."""
         part = job.rows.part(job.numbers)
-        return self.backbone.encode_batch([part[place] for place in range(len(part))])
+        texts = []
+        for place in range(len(part)):
+            text, remarks = part.met(place)
+            texts.append(text)
+            job.seen.update(remarks)
+        return self.backbone.encode_batch(texts)
 
     def __call__(self, job: Job) -> Batch:
         """A batch, made here and now."""
         if self.backbone.modality == "text":
             return self.tokens(job)
         batch = self.empty(len(job.numbers))
-        self.decoder.decode(job.rows.part(job.numbers), job.view, batch.numpy())
+        job.seen.update(self.decoder.decode(job.rows.part(job.numbers), job.view, batch.numpy()))
         return batch
 
 
@@ -190,19 +199,19 @@ class _ImageThreads:
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="featstore-decode")
         self._encode, self._pinned = encode, pinned
 
-    def begin(self, job: Job) -> tuple[torch.Tensor, list[Future]]:
+    def begin(self, job: Job) -> tuple[Job, torch.Tensor, list[Future]]:
         batch = self._encode.empty(len(job.numbers), self._pinned)
         pixels, first, pieces = batch.numpy(), 0, []
         for part in job.parts():
             place = pixels[first : first + len(part)]
             pieces.append(self._pool.submit(self._encode.decoder.decode, part, job.view, place))
             first += len(part)
-        return batch, pieces
+        return job, batch, pieces
 
-    def finish(self, begun: tuple[torch.Tensor, list[Future]]) -> Batch:
-        batch, pieces = begun
+    def finish(self, begun: tuple[Job, torch.Tensor, list[Future]]) -> Batch:
+        job, batch, pieces = begun
         for piece in pieces:
-            piece.result()
+            job.seen.update(piece.result())
         return batch
 
     def close(self) -> None:
@@ -216,11 +225,13 @@ class _ImageProcesses:
         self._processes = Processes(encode.decoder, encode.shape, batch_size, ahead, count)
         self._pinned = pinned
 
-    def begin(self, job: Job) -> Begun:
-        return self._processes.begin(job.parts(), job.view)
+    def begin(self, job: Job) -> tuple[Job, Begun]:
+        return job, self._processes.begin(job.parts(), job.view)
 
-    def finish(self, begun: Begun) -> Batch:
-        batch = torch.from_numpy(self._processes.finish(begun))
+    def finish(self, begun: tuple[Job, Begun]) -> Batch:
+        job, ordered = begun
+        batch = torch.from_numpy(self._processes.finish(ordered))
+        job.seen.update(ordered.seen)
         return batch.pin_memory() if self._pinned else batch
 
     def close(self) -> None:

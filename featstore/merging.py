@@ -10,6 +10,7 @@ from featstore.contract import Progress, Store, no_progress
 from featstore.converting import format_of
 from featstore.copying import Rows, SplitRows
 from featstore.errors import SpecMismatch, UsageError
+from featstore.notices import distinct
 from featstore.places import Url
 from featstore.spec import Spec, Tap
 from featstore.store import check_apart, open_or_create
@@ -49,10 +50,14 @@ def merge(
     for split in stores[0].spec.splits:
         _check_rows(*stores, split.name)
     taps = _names(stores, names)
+    said = [one.to_json() for one in distinct(one for store in stores for one in store.notices)]
     made = open_or_create(
         out, _spec(stores, taps), format or format_of(out),
         id_width=max(store.header.id_width for store in stores), codec=codec, overwrite=overwrite,
-        provenance={"merged_from": [str(store.path) for store in stores]},
+        provenance={
+            "merged_from": [str(store.path) for store in stores],
+            **({"notices": said} if said else {}),
+        },
     )  # fmt: skip
     splits = {
         split.name: [

@@ -15,9 +15,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from multiprocessing import Pipe
 
 import numpy as np
@@ -36,6 +36,7 @@ class Begun:
     slot: int
     n_rows: int
     workers: Sequence["_Worker"]
+    seen: Counter[str] = field(default_factory=Counter)
 
 
 class Processes:
@@ -85,12 +86,14 @@ class Processes:
     def finish(self, begun: Begun) -> np.ndarray:
         """The pixels (b, H, W, 3) of a batch, in its place; they hold until the next one begins.
 
+        What was remarked on its rows is then in `begun.seen`.
+
         Raises what the first of its pieces met, and `FeatstoreError` where a process has died.
         """
-        met = [worker.receive() for worker in begun.workers]
-        for error in met:
-            if error is not None:
-                raise error
+        for met in [worker.receive() for worker in begun.workers]:
+            if isinstance(met, Exception):
+                raise met
+            begun.seen.update(met)
         self._free.append(begun.slot)
         shape = (begun.n_rows, *self._shape)
         start = begun.slot * self._slot_bytes
@@ -145,7 +148,7 @@ class _Worker:
         except ConnectionError:
             raise self._died() from None
 
-    def receive(self) -> Exception | None:
+    def receive(self) -> Exception | Counter[str]:
         try:
             return self._pipe.recv()
         except (EOFError, ConnectionError):

@@ -5,10 +5,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from featstore.datasets import Columns
+from featstore.datasets.pixels import DEPTHS
 from featstore.errors import UsageError
-from featstore.inference import PRECISIONS
-from featstore.taps import PENULTIMATE
+from featstore.spec import PENULTIMATE
 
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 DTYPES = ("float16", "float32")
 CODECS = ("none", "zstd")
 ON_ERROR = ("raise", "skip")
@@ -20,9 +21,9 @@ class Request:
 
     What goes in: `model`, `weights`, `weights_key`, `weights_prefix`, `pretrained`, `image_size`,
     `transform` and `trust` as in `backbones.load`; `taps` and `pool` as in `taps.resolve`;
-    `dataset`, `data_dir`, `columns` and `limit` as in `datasets.load`, of each of `splits`. With
-    `on_error="skip"` every row is read once beforehand, and those that cannot be are left out;
-    otherwise the first one that is met is an error.
+    `dataset`, `data_dir`, `columns`, `limit` and `bit_depth` as in `datasets.load`, of each of
+    `splits`. With `on_error="skip"` every row is read once beforehand, and those that cannot be, or
+    lack a label, are left out; otherwise the first one that is met is an error.
 
     `views` passes of augmented train images are stored; `augment` says how they are made (see
     `views.parse`; "paper" where there are several), from draws that `seed` decides. One view
@@ -53,6 +54,7 @@ class Request:
     data_dir: str | Path | None = None
     columns: Columns = field(default_factory=Columns)
     limit: int | None = None
+    bit_depth: int | None = None
     splits: Sequence[str] = ("train", "test")
     on_error: str = "raise"
     views: int = 1
@@ -86,6 +88,9 @@ class Request:
             wrong = f"there is no codec {self.codec!r}; choose {' or '.join(CODECS)}"
         elif self.on_error not in ON_ERROR:
             wrong = f"on an error one cannot {self.on_error!r}; choose {' or '.join(ON_ERROR)}"
+        elif self.bit_depth not in (None, *DEPTHS):
+            depths = ", ".join(map(str, DEPTHS))
+            wrong = f"bit_depth is {self.bit_depth}; choose {depths}"
         elif self.batch_size is not None and self.batch_size < 1:
             wrong = f"a batch of {self.batch_size} images cannot be; give 1 or more"
         elif self.workers is not None and self.workers < 0:

@@ -14,6 +14,9 @@ IDS = "ids"
 COMMITS = "commits"
 RESERVED = (LABELS, IDS, COMMITS)
 
+# The tap that is stored where none is named: what a model's classifier sees.
+PENULTIMATE = "penultimate"
+
 # Names become folders of a Zarr tree and groups of an HDF5 file: no separator, no leading dot.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]*$", max_length=120)]
 Text = Annotated[str, StringConstraints(min_length=1)]

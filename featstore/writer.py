@@ -67,8 +67,11 @@ class Writer:
         features: Mapping[str, np.ndarray],
         labels: np.ndarray,
         ids: Sequence[str],
+        seen: Mapping[str, int] | None = None,
     ) -> None:
         """Write one block: every tap (rows, D) in the store's dtype, labels and ids of its rows.
+
+        `seen` says how many of the rows each of `notices.REMARKS` is true of.
 
         A tap of a split of several views is (n_views, rows, D); labels are int64 (rows,), or
         float64 (rows,) or (rows, T) of targets. One thread writes at a time.
@@ -93,7 +96,9 @@ class Writer:
                     self._store.write_bytes(place, raw_bytes(views[view]))
         self._committed.add((split, block))
         digest = self._store.spec.digest()
-        self._pending.put(Record(store=digest, split=split, block=block, checksums=sums))
+        self._pending.put(
+            Record(store=digest, split=split, block=block, checksums=sums, seen=dict(seen or {}))
+        )
 
     def discard(self, split: str, block: int) -> None:
         """Withdraw the commit record of a block, so that it counts as missing."""

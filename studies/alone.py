@@ -79,7 +79,7 @@ def chains(dim: int, fractions: list[float], sizes: list[int], seeds: list[int])
 
 def _similarity(study: Study, source: Source, progress) -> list[pd.DataFrame]:
     asked = study.analyses
-    blocks: RowBlocks = source.store.tap("test", source.tap)
+    blocks: RowBlocks = source.store.tap(source.store.test_split(), source.tap)
     settings = Settings(moments_cache=source.store.moments_folder, progress=progress)
     if asked.cka_rows is not None and asked.cka_rows < blocks.n_rows:
         rows = np.linspace(0, blocks.n_rows - 1, asked.cka_rows).round().astype(int)

@@ -66,6 +66,7 @@ def compare(
     rule: str = "interpolated",
     level: float = 0.95,
     out_dir: str | Path | None = None,
+    test_split: str | None = None,
     progress: Progress = silent,
     **arguments: Any,
 ) -> Comparison:  # fmt: skip
@@ -82,6 +83,7 @@ def compare(
         rule: how, a key of `probe.redundancy.RULES`.
         level: coverage of the intervals of redundancy.
         out_dir: folder of a results file for each store; what it has is not solved again.
+        test_split: which split of the stores is tested on; by default as `Store.test_split`.
         progress: callback; its facts name the layer.
         arguments: the others of `probe.sweep`.
 
@@ -96,7 +98,10 @@ def compare(
     if layers and fractions is None:
         raise UsageError("fractions are needed to probe stores: give them, as 0.01,0.1,0.5")
     read = [read_results(*files)] if files else []
-    sweep = partial(_swept, out_dir=out_dir, progress=progress, fractions=fractions, seeds=seeds)
+    sweep = partial(
+        _swept, out_dir=out_dir, progress=progress, fractions=fractions, seeds=seeds,
+        test_split=test_split,
+    )  # fmt: skip
     probes = _joined(read + [sweep(layer, **arguments) for layer in layers])
     curves = curves_of(summary(probes))
     shared, names = shared_and_own(curves)
@@ -114,7 +119,12 @@ def _is_results(place: str | Path | Url) -> bool:
 
 
 def _swept(
-    layer: Layer, *, out_dir: str | Path | None, progress: Progress, **arguments: Any
+    layer: Layer,
+    *,
+    out_dir: str | Path | None,
+    progress: Progress,
+    test_split: str | None = None,
+    **arguments: Any,
 ) -> pd.DataFrame:
     """Return the probes of one layer; those that its file in `out_dir` has are not solved again."""
     out, store = None, layer.store
@@ -123,8 +133,9 @@ def _swept(
         stem = safe_name(Path(str(store.path)).stem)
         out = Path(out_dir) / f"{stem}.{layer.tap}.{store.spec.digest()[:8]}.csv"
     table = probe.sweep(
-        layer.rows("train"), layer.rows("test"), store=str(store.path), tap=layer.tap,
-        moments_cache=store.moments_folder, out=out, resume=out is not None and out.exists(),
+        layer.rows("train"), layer.rows(store.test_split(test_split)),
+        store=str(store.path), tap=layer.tap, moments_cache=store.moments_folder,
+        out=out, resume=out is not None and out.exists(),
         progress=partial(progress, layer=layer.name), **arguments,
     ).to_pandas()  # fmt: skip
     if out is not None:

@@ -146,10 +146,11 @@ def solve(sweep: Sweep, made: Made, progress: Callable, command: Sequence[str] |
         path.parent.mkdir(parents=True, exist_ok=True)
     started, before = time.perf_counter(), made.record(begun).get("seconds", 0.0)
     groups = Groups(kept, sweep, made, begun, started, before)
+    store = sweep.source.store
     # every k takes the place of fractions, which tables are still shown at
     unused = {"fractions"} if sweep.arguments.get("every_k") else set()
     result = probe.sweep(
-        *(sweep.source.store.tap(split, sweep.source.tap) for split in ("train", "test")),
+        *(store.tap(split, sweep.source.tap) for split in ("train", store.test_split())),
         mode=sweep.modes[0] if len(sweep.modes) == 1 else sweep.modes,
         store=sweep.source.name,
         tap=sweep.source.tap,
@@ -183,7 +184,7 @@ class Groups:
         """Keep what the probes of a group predict for the test rows, and the time so far."""
         if self.sweep.per_class:
             source = self.sweep.source
-            found = result.predict(source.store.tap("test", source.tap))
+            found = result.predict(source.store.tap(source.store.test_split(), source.tap))
             keys = np.array(self._keys(result.table))
             with written_whole(self.folder / f"{digest(keys.tolist())}.npz") as aside:
                 np.savez(aside, keys=keys, labels=found.labels, classes=found.classes)

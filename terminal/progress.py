@@ -234,6 +234,14 @@ def _pace(unit: str, done: int, left: int, seconds: float) -> str:
     return f"{rate:,.{digits}f} {unit}/s, {hours}:{minutes:02}:{seconds:02} left"
 
 
+def tested_on(store, name: str | None) -> str:
+    """Return the split to test on, and say so where it is another than "test"."""
+    split = store.test_split(name)
+    if name is None and split != "test":
+        notice(f"tested on {split}: {store.path} has no split test")
+    return split
+
+
 def notice(text: str) -> None:
     """Say something on stderr, unless --quiet."""
     if not click.get_current_context().meta["quiet"]:

@@ -127,10 +127,16 @@ def of_store(store) -> Table:
         "block": f"{store.block_rows:,} rows",
         "blocks": _state(store),
         "size": size(store.bytes_on_disk()),
-        **{name: _shortened_text(_listed(value)) for name, value in store.provenance.items()},
+        **{
+            name: _shortened_text(_listed(value))
+            for name, value in store.provenance.items()
+            if name != "notices"
+        },
     }
     for name, value in facts.items():
         shown.add_row(name, str(value))
+    for notice in store.notices:
+        shown.add_row("notice", str(notice))
     return shown
 
 

@@ -4,9 +4,12 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
+from featstore.spec import PENULTIMATE
+
+__all__ = ["LAST", "PENULTIMATE", "Activation", "Inputs", "Tokens"]
+
 Inputs = torch.Tensor | dict[str, torch.Tensor]
 
-PENULTIMATE = "penultimate"
 LAST = "last"
 
 

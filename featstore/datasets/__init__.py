@@ -1,8 +1,12 @@
 """Data sets by name: rows of images or texts, with labels, ids, class names and a fingerprint."""
 
 import difflib
+from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from featstore.datasets import (
     arrays,
@@ -18,6 +22,7 @@ from featstore.datasets.image_files import require_files
 from featstore.datasets.rows import ImageRows, Rows, TextRows, limited
 from featstore.datasets.scanning import Unreadable, save_report, scan, without
 from featstore.errors import UsageError
+from featstore.notices import Notice, distinct
 
 __all__ = [
     "NAMES",
@@ -26,6 +31,7 @@ __all__ = [
     "Rows",
     "TextRows",
     "Unreadable",
+    "check",
     "load",
     "save_report",
     "scan",
@@ -34,11 +40,18 @@ __all__ = [
 
 NAMES = ("digits", *torchvision_sets.SOURCES)
 # Sources that take an argument after a colon, without columns and with them.
-_OF_FILES = {"folder": folders.load, "npz": arrays.load}
+_OF_FILES = ("folder", "npz")
 _OF_COLUMNS = {
     "hf": hub.load,
     "wds": webdataset.load,
     **{kind: partial(table_files.load, kind) for kind in table_files.KINDS},
+}
+_CHECKS = {
+    "folder": folders.check,
+    "npz": arrays.check,
+    "hf": hub.check,
+    "wds": webdataset.check,
+    **{kind: partial(table_files.check, kind) for kind in table_files.KINDS},
 }
 
 
@@ -49,6 +62,7 @@ def load(
     data_dir: str | Path | None = None,
     limit: int | None = None,
     columns: Columns | None = None,
+    bit_depth: int | None = None,
     missing_ok: bool = False,
 ) -> Rows:
     """One split of a data set, or `limit` rows of it evenly spaced.
@@ -58,7 +72,9 @@ def load(
     images or texts, `hf:NAME`, `hf:NAME:CONFIG`, `hf:DIR` are sets of Hugging Face's hub or format,
     `wds:PATTERN` WebDataset's shards. Sets of torchvision lie in `data_dir`, or are downloaded into
     it (the platform's cache without one), and so are the hub's; the relative paths of the others
-    are below it. With `missing_ok` images that a list names need not be there: `scan` finds them.
+    are below it. Of images of 16 bits a channel `bit_depth` count, where that is given. With
+    `missing_ok` images that a list names need not be there, which `scan` finds, and rows that lack
+    a label, an image or a text are left out.
 
     Raises `UsageError` for a name, a split or a column that is not there, `DatasetError` for data
     that cannot be read, `DownloadRefused` where a set cannot be fetched.
@@ -69,30 +85,80 @@ def load(
     (100, (8, 8), '8')
     """
     data_dir = None if data_dir is None else Path(data_dir).expanduser()
-    rows = _rows(name, split, data_dir, columns or Columns())
+    rows = _rows(name, split, data_dir, columns or Columns(), missing_ok)
     if not missing_ok:
         require_files(rows)
-    return limited(rows, limit)
+    rows = limited(rows, limit)
+    if bit_depth is not None:
+        if rows.modality != "image":
+            raise UsageError(f"{rows.dataset} holds {rows.modality}s, which have no bit depth")
+        depth = f"{rows.fingerprint} of {bit_depth} bits"
+        rows = replace(rows, bit_depth=bit_depth, fingerprint=depth)
+    return replace(rows, notices=distinct([*rows.notices, *_without_rows(rows)]))
 
 
-def _rows(name: str, split: str, data_dir: Path | None, columns: Columns) -> Rows:
+def _without_rows(rows: Rows) -> list[Notice]:
+    """Classes of which a split has no row."""
+    if rows.targets:
+        return []
+    absent = np.flatnonzero(np.bincount(rows.labels, minlength=len(rows.classes)) == 0)
+    names = [rows.classes[label] for label in absent]
+    text = f"classes without a row in {rows.split}: {len(names):,} of {len(rows.classes):,}"
+    return [Notice.of("classes", text, names)] if names else []
+
+
+def check(
+    name: str,
+    splits: Sequence[str] = (),
+    *,
+    data_dir: str | Path | None = None,
+    columns: Columns | None = None,
+) -> None:
+    """Raise what `load` would for a name, files or splits that are not there, in no time.
+
+    Nothing is fetched, and no row is read: what only the rows tell, `load` finds.
+    """
+    data_dir = None if data_dir is None else Path(data_dir).expanduser()
+    kind, argument = _kind(name, columns or Columns())
+    if kind in _CHECKS:
+        _CHECKS[kind](argument, splits, data_dir)
+    elif kind == "digits":
+        for split in splits:
+            digits.check(split)
+    elif kind in torchvision_sets.SOURCES:
+        torchvision_sets.check(kind, splits, data_dir)
+
+
+def _rows(name: str, split: str, data_dir: Path | None, columns: Columns, skip: bool) -> Rows:
+    kind, argument = _kind(name, columns)
+    if kind in _OF_COLUMNS:
+        return _OF_COLUMNS[kind](argument, split, data_dir, columns, skip)
+    if kind == "digits":
+        return digits.load(split)
+    if kind == "folder":
+        return folders.load(argument, split, data_dir)
+    if kind == "npz":
+        return arrays.load(argument, split, data_dir, columns.kind)
+    return torchvision_sets.load(kind, split, data_dir)
+
+
+def _kind(name: str, columns: Columns) -> tuple[str, str]:
+    """Which source a name is of, and what follows its colon."""
     kind, _, argument = name.partition(":")
     if kind in _OF_COLUMNS and argument:
-        return _OF_COLUMNS[kind](argument, split, data_dir, columns)
-    known = name in NAMES or (kind in _OF_FILES and argument)
-    if known and columns.given():
-        raise UsageError(
-            f"{name} has no columns, and {', '.join(columns.given())} is named; leave that out"
-        )
-    if name == "digits":
-        return digits.load(split)
+        return kind, argument
     if name in NAMES:
-        return torchvision_sets.load(name, split, data_dir)
-    if known:
-        return _OF_FILES[kind](argument, split, data_dir)
-    close = difflib.get_close_matches(name, NAMES, n=3)
-    meant = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(NAMES)},"
-    raise UsageError(
-        f"there is no data set {name!r}; {meant} folder:DIR, npz:FILE, csv:FILE, parquet:FILE,"
-        " jsonl:FILE, hf:NAME, hf:DIR and wds:PATTERN"
-    )
+        argument = ""
+    elif not (kind in _OF_FILES and argument):
+        close = difflib.get_close_matches(name, NAMES, n=3)
+        meant = f"did you mean {', '.join(close)}?" if close else f"there are {', '.join(NAMES)},"
+        raise UsageError(
+            f"there is no data set {name!r}; {meant} folder:DIR, npz:FILE, csv:FILE, parquet:FILE,"
+            " jsonl:FILE, hf:NAME, hf:DIR and wds:PATTERN"
+        )
+    if columns.given() or columns.delimiter or columns.encoding:
+        named = ", ".join((*columns.given(), *filter(None, (columns.delimiter, columns.encoding))))
+        raise UsageError(f"{name} has no columns, and {named} is named; leave that out")
+    if columns.kind == "number" and kind != "npz":
+        raise UsageError(f"{name} has classes, and its labels are said to be numbers; leave it out")
+    return kind, argument

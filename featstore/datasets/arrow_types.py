@@ -38,27 +38,6 @@ def unified(parts: Sequence[pa.ChunkedArray]) -> list[pa.ChunkedArray]:
     return [part.cast(kind) for part in parts]
 
 
-def narrowed(parts: Sequence[pa.ChunkedArray]) -> list[pa.ChunkedArray]:
-    """Texts without the space around them, as whole numbers or floats where all of them are.
-
-    Whole numbers of too many digits stay texts: as floats they would seem to have a fraction.
-
-    >>> (column,) = narrowed([pa.chunked_array([[" 2", "10"]], TEXT)])
-    >>> column.to_pylist()
-    [2, 10]
-    """
-    parts = [without_space(part) for part in parts]
-    for number in (pa.int64(), pa.float64()):
-        try:
-            cast = [part.cast(number) for part in parts]
-        except pa.ArrowInvalid:
-            continue
-        whole = [pc.all(pc.match_substring_regex(part, r"^[+-]?\d+$")).as_py() for part in parts]
-        if number == pa.int64() or not all(whole):
-            return cast
-    return parts
-
-
 def without_space(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Texts without the space around them, and null where nothing is left."""
     column = pc.utf8_trim_whitespace(column)

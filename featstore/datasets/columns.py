@@ -1,5 +1,6 @@
 """Which columns of a table are the images or texts, the labels or targets, and the split."""
 
+import codecs
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,15 +11,20 @@ IMAGE = ("image", "img", "path", "file", "filename", "file_name", "file_path", "
 TEXT = ("text", "sentence", "content", "review")
 LABEL = ("label", "labels", "class", "category", "target")
 SPLIT = ("split",)
+# What labels may be said to be.
+KINDS = ("class", "number")
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Names of columns; what is None is looked for under usual names.
+    """Names of columns, and how they are read; what is None is looked for, or told by the data.
 
     `image` or `text` is what goes into the backbone, `label` its class (or, where it holds numbers
     with a fraction, its target), `split` says which split a row is in. `targets` names columns of
     numbers to regress on, in place of a label.
+
+    `kind` says whether labels are a "class" or a "number" where that is not to be told from them.
+    Of a CSV file, `delimiter` parts the cells, and `encoding` is how its text is encoded.
     """
 
     label: str | None = None
@@ -26,8 +32,28 @@ class Columns:
     text: str | None = None
     split: str | None = None
     targets: tuple[str, ...] = ()
+    kind: str | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
 
     def __post_init__(self):
+        if self.kind not in (None, *KINDS):
+            raise UsageError(f"labels are of kind {self.kind!r}; choose {' or '.join(KINDS)}")
+        if self.targets and self.kind == "class":
+            raise UsageError(
+                f"the target columns {', '.join(self.targets)} are numbers, and labels are said to"
+                " be classes; give one"
+            )
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            raise UsageError(f"the delimiter is {self.delimiter!r}; it is one character, such as ;")
+        if self.encoding is not None:
+            try:
+                codecs.lookup(self.encoding)
+            except LookupError:
+                raise UsageError(
+                    f"there is no encoding {self.encoding!r}; give one that Python knows, such as"
+                    " cp1252 or utf-16"
+                ) from None
         if self.image and self.text:
             raise UsageError(
                 f"the image column {self.image!r} and the text column {self.text!r} are both given;"

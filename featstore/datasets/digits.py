@@ -10,6 +10,12 @@ from featstore.errors import DatasetError
 TEST_SHARE = 0.25
 
 
+def check(split: str) -> None:
+    """Raise `UsageError` for a split that is not there."""
+    if split not in ("train", "test"):
+        raise unknown_split("digits", split, ("train", "test"))
+
+
 def load(split: str) -> ImageRows:
     """One split of the digits, 8 x 8 grey levels of 0 to 16 spread over 0 to 255.
 
@@ -22,8 +28,7 @@ def load(split: str) -> ImageRows:
         raise DatasetError(
             "the digits come with scikit-learn, which is not installed: pip install scikit-learn"
         ) from None
-    if split not in ("train", "test"):
-        raise unknown_split("digits", split, ("train", "test"))
+    check(split)
     bunch = load_digits()
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)
     labels = bunch.target.astype(np.int64)

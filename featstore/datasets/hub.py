@@ -1,13 +1,15 @@
 """`hf:NAME`, `hf:NAME:CONFIG` and `hf:DIR`: sets as Hugging Face's `datasets` reads them."""
 
+import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -16,9 +18,9 @@ from featstore.datasets.arrow_types import plain
 from featstore.datasets.columns import LABEL, Chosen, Columns, choose
 from featstore.datasets.encoded_images import EncodedImages, rows_of_encoded
 from featstore.datasets.image_files import below
-from featstore.datasets.labels import Encoded, encoded
+from featstore.datasets.labels import HIDDEN, Encoded, cleaned, encoded, labels_not_told
 from featstore.datasets.listed import of_texts
-from featstore.datasets.rows import ImageRows, Rows
+from featstore.datasets.rows import ImageRows, Rows, Unreadable
 from featstore.downloads import downloading, from_network
 from featstore.errors import DatasetError, UsageError
 
@@ -58,11 +60,14 @@ class HubImages(EncodedImages):
         raise ValueError(f"it is said to lie in {path}, outside of the set's own folders")
 
 
-def load(name: str, split: str, data_dir: Path | None, columns: Columns) -> Rows:
+def load(
+    name: str, split: str, data_dir: Path | None, columns: Columns, skip: bool = False
+) -> Rows:
     """One split of a set of the hub, or of a folder that the library saved or can read.
 
     A folder is one of `save_to_disk`, or holds Parquet, Arrow or image files as `load_dataset`
     takes them. Sets of the hub are kept in `data_dir`, or without one in the library's own cache.
+    With `skip` rows without a label are left out.
     Class names are those of the label's feature, if it is a `ClassLabel`. Nothing that comes with a
     set is executed.
 
@@ -85,16 +90,51 @@ def load(name: str, split: str, data_dir: Path | None, columns: Columns) -> Rows
         absent = {chosen.item, *chosen.labels} - set(table.column_names)
         if part == held and absent:
             raise UsageError(f"the {part} split of {dataset} has no column {absent.pop()!r}")
-    labels = _labels(library, dataset, held, tables, chosen, bool(columns.targets))
+    left_out = []
+    ids = [str(row) for row in range(len(tables[held]))]
+    if skip:
+        tables, lacks = _labelled(library, tables, chosen)
+        whence = f"of the {held} split of {dataset} has no {chosen.labels[0]}"
+        left_out = [Unreadable(row, split, str(row), f"row {row} {whence}") for row in lacks[held]]
+        ids = [id_ for row, id_ in enumerate(ids) if row not in lacks[held]]
+        if not ids:
+            raise DatasetError(f"no row {whence.replace('has no', 'has any')}")
+    labels = _labels(library, dataset, held, tables, chosen, columns)
+    told = (*splits.stand_in(split, held), *labels.notices)
     if chosen.modality == "text":
-        return of_texts(dataset, split, _column(tables[held], chosen.item), labels)
+        rows = of_texts(dataset, split, _column(tables[held], chosen.item), labels, ids)
+        return replace(rows, notices=told, left_out=tuple(left_out))
     if not isinstance(features[chosen.item], library.Image):
         raise DatasetError(
             f"the column {chosen.item} of {dataset} is {features[chosen.item]}, not images; choose"
             " another with --image-column"
         )
     roots = _roots(library, folder, data_dir)
-    return _of_images(library, dataset, split, tables[held], chosen.item, labels, roots)
+    rows = _of_images(library, dataset, split, tables[held], chosen.item, labels, roots, ids)
+    return replace(rows, notices=told, left_out=tuple(left_out))
+
+
+def check(name: str, names: Sequence[str], data_dir: Path | None) -> None:
+    """Raise where the library is not installed, or a name is of no set and no folder."""
+    if importlib.util.find_spec("datasets") is None:
+        _library()
+    if not Path(data_dir or "", Path(name).expanduser()).is_dir():
+        _repository(f"hf:{name}", name, data_dir)
+
+
+def _labelled(library, tables: dict, chosen: Chosen) -> tuple[dict, dict[str, list[int]]]:
+    """The rows of each split that have a label, and the numbers of the others."""
+    kept, lacks = {}, {}
+    for part, table in tables.items():
+        without = np.zeros(len(table), bool)
+        for name in set(chosen.labels) & set(table.column_names):
+            (column,) = cleaned([_column(table, name)])
+            without |= pc.is_null(column).to_numpy()
+            if isinstance(table.features[name], library.ClassLabel):
+                without |= pc.fill_null(pc.less(column, 0), True).to_numpy()
+        lacks[part] = np.flatnonzero(without).tolist()
+        kept[part] = table.select(np.flatnonzero(~without)) if without.any() else table
+    return kept, lacks
 
 
 def _library():
@@ -132,15 +172,7 @@ def _of_folder(library, folder: Path) -> dict:
 
 
 def _of_hub(library, dataset: str, name: str, data_dir: Path | None) -> dict:
-    repository, _, config = name.partition(":")
-    if Path(data_dir or "", name).is_file():
-        raise DatasetError(f"{dataset} is a file; give the folder that it lies in, or parquet:FILE")
-    if not _NAME.fullmatch(repository) or not _CONFIG.fullmatch(config):
-        raise DatasetError(
-            f"there is no folder {Path(data_dir or '', repository)}, and {repository!r} is no name"
-            " of a set of the hub: give hf:NAME, hf:OWNER/NAME, with :CONFIG behind it if it has"
-            " several, or hf:DIR"
-        )
+    repository, config = _repository(dataset, name, data_dir)
     # With the backbones come seconds of imports, which a folder does not need.
     from featstore.backbones import hub as client
 
@@ -156,6 +188,20 @@ def _of_hub(library, dataset: str, name: str, data_dir: Path | None) -> dict:
                 if silence is None:
                     raise
                 raise ConnectionError(silence) from None
+
+
+def _repository(dataset: str, name: str, data_dir: Path | None) -> tuple[str, str]:
+    """The name of a set of the hub, and of its configuration."""
+    repository, _, config = name.partition(":")
+    if Path(data_dir or "", name).is_file():
+        raise DatasetError(f"{dataset} is a file; give the folder that it lies in, or parquet:FILE")
+    if not _NAME.fullmatch(repository) or not _CONFIG.fullmatch(config):
+        raise DatasetError(
+            f"there is no folder {Path(data_dir or '', repository)}, and {repository!r} is no name"
+            " of a set of the hub: give hf:NAME, hf:OWNER/NAME, with :CONFIG behind it if it has"
+            " several, or hf:DIR"
+        )
+    return repository, config
 
 
 @contextmanager
@@ -197,18 +243,22 @@ def _choose(library, dataset: str, features, columns: Columns) -> Chosen:
 
 
 def _labels(
-    library, dataset: str, held: str, tables: dict, chosen: Chosen, are_targets: bool
+    library, dataset: str, held: str, tables: dict, chosen: Chosen, asked: Columns
 ) -> Encoded:
     feature = tables[held].features[chosen.labels[0]]
-    if isinstance(feature, library.ClassLabel) and not are_targets:
-        values = _column(tables[held], chosen.labels[0]).fill_null(-1)
+    are_numbers = asked.targets or asked.kind == "number"
+    if isinstance(feature, library.ClassLabel) and not are_numbers:
+        values = _column(tables[held], chosen.labels[0]).fill_null(HIDDEN)
+        if len(values) and pc.max(values).as_py() == HIDDEN:
+            others = [part for part in tables if part != held]
+            raise labels_not_told(dataset, held, chosen.labels[0], others)
         return Encoded(values.to_numpy(), classes=tuple(feature.names))
     columns = {
         part: [_column(table, name) for name in chosen.labels]
         for part, table in tables.items()
         if set(chosen.labels) <= set(table.column_names)
     }
-    return encoded(dataset, held, columns, chosen.labels, are_targets)
+    return encoded(dataset, held, columns, chosen.labels, asked)
 
 
 def _column(table, name: str) -> pa.ChunkedArray:
@@ -216,12 +266,18 @@ def _column(table, name: str) -> pa.ChunkedArray:
 
 
 def _of_images(
-    library, dataset: str, split: str, table, column: str, labels: Encoded, roots: tuple[Path, ...]
+    library,
+    dataset: str,
+    split: str,
+    table,
+    column: str,
+    labels: Encoded,
+    roots: tuple[Path, ...],
+    ids: list[str],
 ) -> ImageRows:
     # Encoded bytes, not images: what is decoded here is decoded as from every other source.
     undecoded = table.select_columns([column]).cast_column(column, library.Image(decode=False))
     images = HubImages(undecoded.with_format(None), column, roots)
-    ids = [str(row) for row in range(len(table))]
     try:
         sizes = _sizes(undecoded.with_format("arrow"), images)
     except (OSError, ValueError) as error:

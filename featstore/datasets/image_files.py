@@ -2,7 +2,7 @@
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,11 +11,17 @@ from PIL import Image
 
 from featstore.datasets import fingerprints
 from featstore.datasets.pixels import opened
-from featstore.datasets.rows import ImageRows, Rows
+from featstore.datasets.rows import ImageRows, Rows, utf8
 from featstore.errors import DatasetError
+from featstore.notices import Notice
 
-# Names of files that are images, as torchvision's folders have it.
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+# Names of files that are images: those of torchvision's folders, then what else Pillow reads by
+# itself and people keep pictures in.
+EXTENSIONS = (
+    ".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp",
+    ".gif", ".jfif", ".jpe", ".avif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".mpo",
+    ".apng", ".dib", ".pbm", ".pnm", ".pfm", ".tga", ".ico", ".pcx", ".psd", ".dds", ".qoi", ".sgi",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -42,9 +48,10 @@ def of_files(
     classes: tuple[str, ...],
     root: Path,
     targets: tuple[str, ...] = (),
+    notices: Iterable[Notice] = (),
 ) -> ImageRows:
     """Rows of image files, each one's id its path below `root`; see `require_files`."""
-    ids = [os.path.relpath(path, root).replace(os.sep, "/") for path in paths]
+    ids = [utf8(os.path.relpath(path, root).replace(os.sep, "/")) for path in paths]
     sizes = [_size(path) for path in paths]
     missing = tuple(path for path, size in zip(paths, sizes, strict=True) if size is None)
     labels = np.asarray(labels, np.float64 if targets else np.int64)
@@ -57,6 +64,7 @@ def of_files(
         fingerprint=fingerprints.of_files(paths, ids, labels.tolist(), sizes),
         read=ImageFiles(paths, missing),
         targets=targets,
+        notices=tuple(notices),
     )
 
 
@@ -66,8 +74,8 @@ def require_files(rows: Rows) -> None:
     if missing:
         more = f" and {len(missing) - 1:,} more are not" if missing[1:] else " is not"
         raise DatasetError(
-            f"{rows.dataset} lists {len(rows):,} images; {missing[0]}{more} there: fetch the set"
-            " again, or give the folder that its paths start from as --data-dir"
+            f"{rows.dataset} lists {len(rows):,} images; {utf8(str(missing[0]))}{more} there:"
+            " fetch the set again, or give the folder that its paths start from as --data-dir"
         )
 
 

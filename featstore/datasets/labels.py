@@ -1,18 +1,32 @@
 """From columns of labels or targets to numbers: classes of all splits together, or floats."""
 
-from collections.abc import Mapping, Sequence
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featstore.datasets.arrow_types import TEXT, narrowed, unified, without_space
+from featstore.datasets.arrow_types import TEXT, unified, without_space
+from featstore.datasets.columns import Columns
+from featstore.datasets.rows import utf8
 from featstore.errors import DatasetError, UsageError
+from featstore.notices import Notice
 
 # From so many rows on, labels that are all different are not taken for classes.
 ALL_DIFFERENT = 100
+# Whole numbers written as floats are taken for classes by themselves where each is there so often.
+_ROWS_A_CLASS = 5
+# How a missing value is written where the others are numbers.
+_MISSING = ("nan", "none", "null", "na", "n/a", "<na>", "nat", "?")
+_WHOLE = re.compile(r"[+-]?\d+")
+_WHOLE_FLOAT = re.compile(r"([+-]?\d+)\.0*")
+# The label of rows whose class is not told.
+HIDDEN = -1
 
 
 @dataclass(frozen=True)
@@ -22,6 +36,7 @@ class Encoded:
     values: np.ndarray
     classes: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
+    notices: Sequence[Notice] = field(default=())
 
 
 def encoded(
@@ -29,13 +44,18 @@ def encoded(
     split: str,
     columns: Mapping[str, Sequence[pa.ChunkedArray]],
     names: Sequence[str],
-    are_targets: bool,
+    asked: Columns,
 ) -> Encoded:
     """Labels of `split`; `columns` has each split's columns, in the order of `names`.
 
-    Numbers with a fraction are targets, and so is everything where `are_targets`. Of anything else
-    the distinct values of all splits, sorted, are the classes, so that a number means the same in
-    each. Raises `DatasetError` naming the row of a value that is missing or no number.
+    Target columns are numbers, and so is a label where `asked.kind` says so, or by itself where it
+    has a fraction. Of any other label the distinct values of all splits, sorted, are the classes,
+    so that a number means the same in each. Whole numbers written as floats are classes where the
+    label column or the kind is given, or each is there often. A split without labels, or with -1
+    alone, is left out of the numbering.
+
+    Raises `DatasetError` naming the row of a value that is missing or no number, or a split whose
+    labels are not told; `UsageError` where what is meant cannot be told.
     """
     try:
         typed = [
@@ -45,17 +65,114 @@ def encoded(
         raise DatasetError(
             f"{', '.join(names)} of {dataset} has another type in each split: {error}; make it one"
         ) from None
-    if not are_targets and typed[0][0].type == TEXT:
-        typed = [narrowed(typed[0])]
     here = list(columns).index(split)
-    if are_targets or pa.types.is_floating(typed[0][0].type):
-        targets = [
-            _numbers(dataset, split, name, parts[here])
-            for name, parts in zip(names, typed, strict=True)
-        ]
-        values = targets[0] if len(targets) == 1 else np.stack(targets, axis=1)
-        return Encoded(values, targets=tuple(names))
-    return _classes(dataset, split, names[0], typed[0], here)
+    if asked.targets or asked.kind == "number":
+        return _targets(dataset, split, names, [parts[here] for parts in typed])
+    name, kind = names[0], typed[0][0].type
+    if not (_is_number(kind) or kind == TEXT):
+        raise DatasetError(
+            f"the column {name} of {dataset} holds {_called(kind)}; a label is one word or one"
+            " number a row"
+        )
+    parts = cleaned(typed[0])
+    told = dict(zip(columns, parts, strict=True))
+    hidden = _hidden(told)
+    if split in hidden:
+        raise labels_not_told(dataset, split, name, [part for part in told if part not in hidden])
+    told = {part: column for part, column in told.items() if part not in hidden}
+    said = []
+    if hidden:
+        text = f"splits whose labels are all missing or {HIDDEN}, left out of the classes"
+        said.append(Notice.of("hidden labels", f"{text}: {len(hidden)}", hidden))
+    values = pc.unique(pa.chunked_array(_chunks(told), next(iter(told.values())).type)).drop_null()
+    written = _written(values)
+    if written == "fractions" and asked.kind is None:
+        text = (
+            f"{name} has numbers with a fraction, taken as numbers to regress on"
+            " (--label-kind class makes classes of them)"
+        )
+        found = _targets(dataset, split, names, [told[split]])
+        return Encoded(found.values, targets=found.targets, notices=[*said, Notice("kind", text)])
+    return _classes(dataset, split, name, told, values, written, asked, said)
+
+
+def labels_not_told(dataset: str, split: str, name: str, others: Sequence[str]) -> DatasetError:
+    """The error for a split whose labels are all missing or -1, as those of contests are."""
+    return DatasetError(
+        f"the {split} split of {dataset} has no {name} but {HIDDEN} or none at all: its labels are"
+        f" not told; extract the other splits and test on one of them: --splits {','.join(others)}"
+    )
+
+
+def _targets(
+    dataset: str, split: str, names: Sequence[str], columns: Sequence[pa.ChunkedArray]
+) -> Encoded:
+    targets = [_numbers(dataset, split, *pair) for pair in zip(names, columns, strict=True)]
+    values = targets[0] if len(targets) == 1 else np.stack(targets, axis=1)
+    return Encoded(values, targets=tuple(names))
+
+
+def cleaned(parts: Sequence[pa.ChunkedArray]) -> list[pa.ChunkedArray]:
+    """Texts without the space around them, and null where nothing is left, or NaN.
+
+    Words for a missing value, such as "nan", are null where all others are numbers.
+
+    >>> (column,) = cleaned([pa.chunked_array([[" 2", "nan", ""]], TEXT)])
+    >>> column.to_pylist()
+    ['2', None, None]
+    """
+    if pa.types.is_floating(parts[0].type):
+        nothing = pa.scalar(None, parts[0].type)
+        return [pc.if_else(pc.is_nan(part), nothing, part) for part in parts]
+    if parts[0].type != TEXT:
+        return list(parts)
+    parts = [without_space(part) for part in parts]
+    values = pc.unique(pa.chunked_array([c for part in parts for c in part.chunks], TEXT))
+    words = pc.is_in(pc.utf8_lower(values), pa.array(_MISSING, TEXT))
+    with suppress(pa.ArrowInvalid):
+        others = values.filter(pc.invert(words)).drop_null()
+        if pc.any(words).as_py() and len(others):
+            others.cast(pa.float64())
+            gone, nothing = values.filter(words), pa.scalar(None, TEXT)
+            return [pc.if_else(pc.is_in(part, gone), nothing, part) for part in parts]
+    return parts
+
+
+def _hidden(told: Mapping[str, pa.ChunkedArray]) -> list[str]:
+    """Splits of which no label is told, where others have some."""
+
+    def values(column: pa.ChunkedArray) -> set[str]:
+        some = pc.unique(column).drop_null()
+        return {str(value) for value in some[:3].to_pylist()}
+
+    marks = {str(HIDDEN), f"{HIDDEN}.0"}
+    found = {part: values(column) for part, column in told.items() if len(column)}
+    none_told = [part for part, some in found.items() if some <= marks]
+    others = [some for part, some in found.items() if part not in none_told]
+    return none_told if others and not any(some & marks for some in others) else []
+
+
+def _chunks(columns: Mapping[str, pa.ChunkedArray]) -> list[pa.Array]:
+    return [chunk for column in columns.values() for chunk in column.chunks]
+
+
+def _written(values: pa.Array) -> str:
+    """How labels are written: as "whole" numbers, as whole "floats", with "fractions", as "words".
+
+    Digits behind a point that are all zero make no fraction.
+    """
+    if pa.types.is_integer(values.type):
+        return "whole"
+    if values.type == TEXT:
+        texts = values.to_pylist()
+        if all(_WHOLE.fullmatch(text) for text in texts):
+            return "whole"
+        with suppress(pa.ArrowInvalid):
+            values = values.cast(pa.float64())
+    if not pa.types.is_floating(values.type):
+        return "words"
+    numbers = values.drop_null().to_numpy(zero_copy_only=False)
+    return "floats" if (numbers == np.round(numbers)).all() else "fractions"
 
 
 def _numbers(dataset: str, split: str, name: str, column: pa.ChunkedArray) -> np.ndarray:
@@ -64,7 +181,7 @@ def _numbers(dataset: str, split: str, name: str, column: pa.ChunkedArray) -> np
         with suppress(pa.ArrowInvalid):
             column = without_space(column).cast(pa.float64())
             kind = column.type
-    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+    if not _is_number(kind):
         raise DatasetError(
             f"the column {name} of {dataset} holds {_called(kind)}; targets are numbers: choose"
             " another column, or give it as --label-column if it names classes"
@@ -74,25 +191,107 @@ def _numbers(dataset: str, split: str, name: str, column: pa.ChunkedArray) -> np
 
 
 def _classes(
-    dataset: str, split: str, name: str, parts: Sequence[pa.ChunkedArray], here: int
+    dataset: str,
+    split: str,
+    name: str,
+    told: Mapping[str, pa.ChunkedArray],
+    values: pa.Array,
+    written: str,
+    asked: Columns,
+    said: list[Notice],
 ) -> Encoded:
-    kind = parts[0].type
-    if not (pa.types.is_integer(kind) or pa.types.is_boolean(kind) or kind == TEXT):
-        raise DatasetError(
-            f"the column {name} of {dataset} holds {_called(kind)}; a label is one word or one"
-            " number a row"
-        )
-    _refuse_missing(dataset, split, name, parts[here])
-    every = pa.chunked_array([chunk for part in parts for chunk in part.chunks], kind)
-    values = pc.unique(every).drop_null()
-    values = values.take(pc.sort_indices(values))
-    if len(values) == len(every) >= ALL_DIFFERENT:
+    _refuse_missing(dataset, split, name, told[split])
+    n_rows = sum(map(len, told.values()))
+    if len(values) == n_rows >= ALL_DIFFERENT and asked.kind is None:
         raise UsageError(
             f"the column {name} of {dataset} has {len(values):,} values in as many rows, which are"
-            " no classes; choose another with --label-column, or give it as --target-columns"
+            " no classes; choose another with --label-column, give it as --target-columns, or say"
+            " --label-kind class"
         )
-    codes = pc.index_in(parts[here], values).to_numpy().astype(np.int64)
-    return Encoded(codes, classes=tuple(str(value) for value in values.to_pylist()))
+    texts = [str(value) for value in values.to_pylist()]
+    names = dict(zip(texts, texts, strict=True))
+    if written == "floats":
+        names = {text: _WHOLE_FLOAT.sub(r"\1", text) for text in texts}
+    elif written == "words":
+        names, alike = class_names(texts)
+        said += [*alike, *_words_for_nothing(name, names.values(), told)]
+    classes = sorted(set(names.values()))
+    if written == "floats" and asked.kind is None:
+        often = n_rows >= _ROWS_A_CLASS * len(classes) or len(classes) <= 2
+        if not (often or asked.label):
+            raise UsageError(
+                f"the column {name} of {dataset} has whole numbers written as floats,"
+                f" {len(classes):,} different ones in {n_rows:,} rows; say what they are:"
+                " --label-kind class or --label-kind number"
+            )
+        text = (
+            f"{name} has whole numbers written as floats, taken as classes:"
+            f" {len(classes):,} (--label-kind number regresses on them)"
+        )
+        said.append(Notice("kind", text, len(classes)))
+    if written != "words":
+        classes.sort(key=lambda one: int(one) if _WHOLE.fullmatch(one) else float(one))
+    number = {one: at for at, one in enumerate(classes)}
+    codes = np.array([number[names[text]] for text in texts], np.int64)
+    found = codes[pc.index_in(told[split], values).to_numpy().astype(np.int64)]
+    return Encoded(found, classes=tuple(classes), notices=said)
+
+
+def _words_for_nothing(
+    name: str, classes: Iterable[str], told: Mapping[str, pa.ChunkedArray]
+) -> list[Notice]:
+    """Say that a class is called as a missing value often is."""
+    found = sorted(one for one in set(classes) if one.lower() in _MISSING)
+    chunks = _chunks(told)
+    if not found or chunks[0].type != TEXT:
+        return []
+    every = pa.chunked_array(chunks, TEXT)
+    n_rows = pc.sum(pc.is_in(every, pa.array(found, TEXT))).as_py() or 0
+    text = f"rows whose {name} may mean that there is none, taken as a class: {n_rows:,}"
+    return [Notice.of("missing", text, found, n_rows)]
+
+
+def class_names(names: Iterable[str]) -> tuple[dict[str, str], list[Notice]]:
+    r"""The class that each name stands for, and what is to be said of names that look alike.
+
+    Names that differ in Unicode's form of the same letters, in characters that cannot be seen, or
+    in space around or between words are one class. Those that differ in capitals are two.
+
+    >>> names, (notice,) = class_names(["e\u0301t\u00e9", "\u00e9t\u00e9", "hiver"])
+    >>> sorted(set(names.values())), notice.kind
+    (['hiver', 'été'], 'names')
+    """
+    written = defaultdict(set)
+    for name in names:
+        written[_seen(name) or name].add(name)
+    found = {}
+    for seen, same in written.items():
+        plain = sorted(unicodedata.normalize("NFC", utf8(name)).strip() for name in same)
+        found |= dict.fromkeys(same, seen if seen in plain else plain[0] or seen)
+    merged = [found[min(same)] for same in written.values() if len(same) > 1]
+    said = []
+    if merged:
+        text = (
+            "classes written in several ways that look the same (Unicode forms, characters that"
+            f" cannot be seen, space), taken as one each: {len(merged):,}"
+        )
+        said.append(Notice.of("names", text, sorted(merged)))
+    alike = defaultdict(set)
+    for name in found.values():
+        alike[unicodedata.normalize("NFKC", _seen(name) or name).casefold()].add(name)
+    apart = [" and ".join(sorted(same)) for same in alike.values() if len(same) > 1]
+    if apart:
+        text = "classes whose names differ in capitals or forms of letters alone, kept apart"
+        said.append(Notice.of("names", f"{text}: {len(apart):,}", sorted(apart)))
+    return found, said
+
+
+def _seen(name: str) -> str:
+    """A name as it looks: composed, without characters of no width, one space between words."""
+    if not name.isascii():
+        name = unicodedata.normalize("NFC", utf8(name))
+        name = "".join(c for c in name if unicodedata.category(c) != "Cf")
+    return " ".join(name.split())
 
 
 def _refuse_missing(dataset: str, split: str, name: str, column: pa.ChunkedArray) -> None:
@@ -100,9 +299,13 @@ def _refuse_missing(dataset: str, split: str, name: str, column: pa.ChunkedArray
     if rows.size:
         more = f", and {len(rows) - 1:,} more have none" if rows[1:].size else ""
         raise DatasetError(
-            f"row {rows[0]} of the {split} split of {dataset} has no {name}{more}; fill it in, or"
-            " take it out"
+            f"row {rows[0]} of the {split} split of {dataset} has no {name}{more}; fill it in,"
+            " take it out, or leave such rows out with --on-error skip"
         )
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_floating(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)
 
 
 def _called(kind: pa.DataType) -> str:

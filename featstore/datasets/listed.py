@@ -1,18 +1,21 @@
 """Rows of tables that list images by path, or hold texts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from featstore.datasets import fingerprints, splits
 from featstore.datasets.arrow_types import TEXT
-from featstore.datasets.columns import Chosen
+from featstore.datasets.columns import Chosen, Columns
 from featstore.datasets.image_files import below, of_files
-from featstore.datasets.labels import Encoded, encoded
-from featstore.datasets.rows import Rows, TextRows
+from featstore.datasets.labels import Encoded, cleaned, encoded
+from featstore.datasets.rows import Rows, TextRows, Unreadable
 from featstore.errors import DatasetError
+from featstore.notices import Notice
 
 
 @dataclass(frozen=True)
@@ -31,26 +34,68 @@ def rows_of_tables(
     split: str,
     tables: Mapping[str, pa.Table],
     chosen: Chosen,
-    are_targets: bool,
+    asked: Columns,
     root: Path,
+    skip: bool = False,
+    notices: Sequence[Notice] = (),
 ) -> Rows:
     """Rows of one of the tables, which are a set's splits; image paths start from `root`.
 
-    An image's id is its path below `root`, a text's the split and its number there. Raises
-    `DatasetError` for paths that leave `root`, are not there, or are listed twice.
+    An image's id is its path below `root`, a text's the split and its number there. With `skip`
+    rows without a label, or an image's path, are left out. Raises `DatasetError` for paths that
+    leave `root`, are not there, or are listed twice.
     """
     held = splits.held(dataset, split, list(tables))
+    rows = {part: np.arange(table.num_rows) for part, table in tables.items()}
+    left_out = []
+    if skip:
+        lacks = {part: _lacking(table, chosen, root) for part, table in tables.items()}
+        for part, found in lacks.items():
+            rows[part] = np.setdiff1d(rows[part], list(found))
+        if not len(rows[held]):
+            raise DatasetError(
+                f"no row of the {held} split of {dataset} can be used; the first"
+                f" {next(iter(lacks[held].values()), 'is not there')}"
+            )
+        tables = {part: table.take(rows[part]) for part, table in tables.items()}
+        left_out = [
+            Unreadable(
+                row, split, f"row {row}", f"row {row} of the {held} split of {dataset} {why}"
+            )
+            for row, why in lacks[held].items()
+        ]
     columns = {part: [table[name] for name in chosen.labels] for part, table in tables.items()}
-    labels = encoded(dataset, held, columns, chosen.labels, are_targets)
+    labels = encoded(dataset, held, columns, chosen.labels, asked)
     if chosen.modality == "text":
-        return of_texts(dataset, split, tables[held][chosen.item], labels)
-    paths = {
-        part: _paths(dataset, part, table[chosen.item], root) for part, table in tables.items()
-    }
-    _refuse_repeated(dataset, paths)
-    return of_files(
-        dataset, split, paths[held], labels.values, labels.classes, root, labels.targets
-    )
+        ids = [str(row) for row in rows[held]]
+        found = of_texts(dataset, split, tables[held][chosen.item], labels, ids)
+    else:
+        paths = {
+            part: _paths(dataset, part, table[chosen.item], root) for part, table in tables.items()
+        }
+        _refuse_repeated(dataset, paths)
+        found = of_files(
+            dataset, split, paths[held], labels.values, labels.classes, root, labels.targets
+        )
+    told = (*splits.stand_in(split, held), *notices, *labels.notices)
+    return replace(found, notices=told, left_out=tuple(left_out))
+
+
+def _lacking(table: pa.Table, chosen: Chosen, root: Path) -> dict[int, str]:
+    """Rows that have no label, or no image that may be read, and why."""
+    found = {}
+    for name in chosen.labels:
+        (column,) = cleaned([table[name]])
+        for row in np.flatnonzero(pc.is_null(column).to_numpy()).tolist():
+            found.setdefault(row, f"has no {name}")
+    if chosen.modality == "image" and table[chosen.item].type == TEXT:
+        for row, name in enumerate(table[chosen.item].to_pylist()):
+            try:
+                below(root, name or "")
+            except ValueError as error:
+                why = f"names a file that is not to be read: {error}" if name else "has no path"
+                found.setdefault(row, why)
+    return dict(sorted(found.items()))
 
 
 def of_texts(

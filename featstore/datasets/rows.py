@@ -3,13 +3,24 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Self
 
 import numpy as np
-from PIL import Image
 
-from featstore.datasets.pixels import rgb
+from featstore.datasets.pixels import remarked
 from featstore.errors import DatasetError, UsageError
+from featstore.notices import Notice
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A row that cannot be read: its number in the rows that were scanned, its id, and why."""
+
+    row: int
+    split: str
+    id: str
+    why: str
 
 
 @dataclass(frozen=True)
@@ -19,7 +30,8 @@ class Rows(ABC):
     `labels` are int64 (n,) and index `classes`; or, where `targets` names quantities to regress on,
     float64 (n,) for one and (n, T) for several, and there are no classes. `ids` says what each row
     is: a path, an index or a key. `read` gives row i as it was stored. `fingerprint` identifies the
-    data of the whole split, also where `limited` keeps a part of it.
+    data of the whole split, also where `limited` keeps a part of it. `notices` says what was left
+    out or read otherwise than it is; `left_out` are rows that a source was allowed to leave out.
 
     Rows hold no open file and can be pickled, so that a spawned process reads them as well as a
     thread does.
@@ -33,6 +45,9 @@ class Rows(ABC):
     fingerprint: str
     read: Callable
     targets: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    left_out: tuple[Unreadable, ...] = ()
+    bit_depth: int | None = None
 
     modality: ClassVar[str]
 
@@ -59,7 +74,7 @@ class Rows(ABC):
             ids=[self.ids[row] for row in rows],
             rows=rows,
             read=self.read,
-            prepared=self._prepared,
+            prepared=self._preparing(),
         )
 
     def kept(self, rows: np.ndarray) -> Self:
@@ -71,10 +86,9 @@ class Rows(ABC):
             read=_Kept(self.read, rows),
         )
 
-    @staticmethod
     @abstractmethod
-    def _prepared(item):
-        """What `read` gave, as a model's transform takes it."""
+    def _preparing(self) -> Callable:
+        """From what `read` gives to what a model's transform takes, and the remarks on it."""
 
     def _check_classes(self) -> None:
         wrong = np.flatnonzero((self.labels < 0) | (self.labels >= len(self.classes)))
@@ -96,13 +110,15 @@ class Rows(ABC):
 
 
 class ImageRows(Rows):
-    """Rows that are images: `read` gives a PIL image of any mode, `rows[i]` an RGB one."""
+    """Rows that are images: `read` gives a PIL image of any mode, `rows[i]` an RGB one.
+
+    Of pixels of 16 bits `bit_depth` count, where that is given.
+    """
 
     modality = "image"
 
-    @staticmethod
-    def _prepared(item: Image.Image) -> Image.Image:
-        return rgb(item)
+    def _preparing(self) -> Callable:
+        return partial(remarked, depth=self.bit_depth)
 
 
 class TextRows(Rows):
@@ -110,11 +126,14 @@ class TextRows(Rows):
 
     modality = "text"
 
-    @staticmethod
-    def _prepared(item: str | None) -> str:
-        if item is None:
-            raise ValueError("there is none")
-        return item
+    def _preparing(self) -> Callable:
+        return _text
+
+
+def _text(item: str | None) -> tuple[str, list[str]]:
+    if item is None:
+        raise ValueError("there is none")
+    return item, []
 
 
 @dataclass(frozen=True)
@@ -136,6 +155,10 @@ class Part:
 
     def __getitem__(self, place: int):
         """A row for a model; `DatasetError` names one that cannot be read."""
+        return self.met(place)[0]
+
+    def met(self, place: int) -> tuple:
+        """A row for a model, and which of `notices.REMARKS` are true of it, as `part[place]`."""
         try:
             return self.prepared(self.read(int(self.rows[place])))
         except (MemoryError, DatasetError):
@@ -186,6 +209,23 @@ def limited(rows: Rows, limit: int | None) -> Rows:
     return rows.kept(np.linspace(0, len(rows) - 1, limit).round().astype(np.int64))
 
 
+def utf8(name: str) -> str:
+    r"""A file's name as text that can be stored and shown: bytes that are no UTF-8 are escaped.
+
+    Names of other bytes stay as they are; in these a backslash is doubled, so that the name can be
+    had back.
+
+    >>> utf8("ü.png"), utf8(b"caf\xe9\\.png".decode("utf-8", "surrogateescape"))
+    ('ü.png', 'caf\\xe9\\\\.png')
+    """
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        whole = name.replace("\\", "\\\\").encode("utf-8", "surrogateescape")
+        return whole.decode("utf-8", "backslashreplace")
+    return name
+
+
 def unknown_split(dataset: str, split: str, there: Sequence[str]) -> UsageError:
     """The error for a split that a data set does not have."""
-    return UsageError(f"{dataset} has no split {split!r}; it has {', '.join(there)}")
+    return UsageError(f"{dataset} has no split {split!r}; it has {', '.join(map(utf8, there))}")

@@ -5,29 +5,19 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from featstore.datasets.rows import Rows
+from featstore.datasets.rows import Rows, Unreadable
 from featstore.errors import DatasetError
 
 # Rows that one call of a thread reads.
 _STEP = 64
 
 T = TypeVar("T", bound=Rows)
-
-
-@dataclass(frozen=True)
-class Unreadable:
-    """A row that cannot be read: its number in the rows that were scanned, its id, and why."""
-
-    row: int
-    split: str
-    id: str
-    why: str
 
 
 def scan(
@@ -71,7 +61,7 @@ def save_report(path: str | Path, unreadable: Iterable[Unreadable]) -> None:
     path = Path(path)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with open(aside, "w", newline="", encoding="utf-8") as file:
+        with open(aside, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             lines = csv.writer(file)
             lines.writerow(("split", "id", "why"))
             lines.writerows((one.split, one.id, one.why) for one in unreadable)

@@ -28,12 +28,12 @@ class Sample:
         return read_member(self.shard, *self.members[name])
 
 
-def samples_of(shard: Path) -> Iterator[Sample]:
+def samples_of(shard: Path, skip: bool = False) -> Iterator[Sample]:
     """The samples of a shard, in order; members without a suffix belong to none.
 
     Raises `DatasetError` where a member is there twice, or as `index_of`.
     """
-    index = index_of(shard)
+    index = index_of(shard, skip)
     places = zip(index.offsets.tolist(), index.sizes.tolist(), strict=True)
     named = ((*_parts(name), place) for name, place in zip(index.names, places, strict=True))
     members = (part for part in named if part[0] and part[1])
@@ -44,6 +44,11 @@ def samples_of(shard: Path) -> Iterator[Sample]:
                 raise DatasetError(f"{shard} has {key}.{suffix} twice; make the shard anew")
             sample.members[suffix] = place
         yield sample
+
+
+def strays_of(shard: Path, skip: bool = False) -> list[str]:
+    """Members of a shard that belong to no sample: hidden ones, and those without a suffix."""
+    return [name for name in index_of(shard, skip).names if not all(_parts(name))]
 
 
 def files_of(pattern: Path) -> list[Path]:

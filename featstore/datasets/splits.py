@@ -4,11 +4,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from featstore.datasets.rows import unknown_split
+from featstore.notices import Notice
 
-# Names by which a split is found; the last two stand in for "test" where there is none.
 PLACE = "{split}"  # in a pattern of file names, stands for a split's name
-NAMES = ("train", "test", "val", "validation")
-_FOR_TEST = ("val", "validation")
+# Names by which a split is found in names of files and folders.
+NAMES = ("train", "test", "val", "validation", "valid", "dev", "training", "testing")
+TRAIN, TEST, VALIDATION = "train", "test", "validation"
+_SAME = {
+    **dict.fromkeys(("train", "training"), TRAIN),
+    **dict.fromkeys(("test", "testing"), TEST),
+    **dict.fromkeys(("val", "validation", "valid", "dev"), VALIDATION),
+}
 
 
 def named(pattern: Path, split: str) -> Path:
@@ -20,14 +26,45 @@ def named(pattern: Path, split: str) -> Path:
     return Path(str(pattern).replace(PLACE, split))
 
 
+def part(name: str) -> str | None:
+    """Which of train, test and validation a split of this name is; None where it is another.
+
+    >>> part("Train"), part("dev"), part("extra")
+    ('train', 'validation', None)
+    """
+    return _SAME.get(name.strip().lower())
+
+
 def held(dataset: str, split: str, there: Sequence[str]) -> str:
     """The name among `there` that holds `split`; `UsageError` where none does.
+
+    A split is found under its other names too ("validation" as "val", "valid", "dev"), in capitals
+    or not, and validation is read for "test" where there is no such split: see `stand_in`.
 
     >>> held("imagenet", "test", ["train", "val"])
     'val'
     """
-    names = (split, *_FOR_TEST) if split == "test" else (split,)
-    found = next((name for name in names if name in there), None)
-    if found is None:
+    name = find(split, there)
+    if name is None:
         raise unknown_split(dataset, split, there)
-    return found
+    return name
+
+
+def find(split: str, there: Sequence[str]) -> str | None:
+    """The name among `there` that holds `split`, None where none does."""
+    if split in there:
+        return split
+    wanted = (part(split), VALIDATION) if part(split) == TEST else (part(split),)
+    ranked = sorted(there, key=lambda name: NAMES.index(name) if name in NAMES else len(NAMES))
+    for one in filter(None, wanted):
+        for name in ranked:
+            if part(name) == one:
+                return name
+    return None
+
+
+def stand_in(split: str, name: str) -> tuple[Notice, ...]:
+    """Say that rows of another split are read: validation for "test"."""
+    if name == split or part(name) == part(split):
+        return ()
+    return (Notice("split", f"{split} is read from {name}: there is no split {split}"),)

@@ -1,42 +1,88 @@
 """`csv:FILE`, `parquet:FILE`, `jsonl:FILE`: lists of image files, or texts, with their labels."""
 
-from collections.abc import Callable, Sequence
+import json as json_lines
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, json, parquet
 
 from featstore.datasets import splits
-from featstore.datasets.arrow_types import TEXT, plain
+from featstore.datasets.arrow_types import TEXT, plain, without_space
 from featstore.datasets.columns import Chosen, Columns, choose
 from featstore.datasets.listed import rows_of_tables
-from featstore.datasets.rows import Rows
+from featstore.datasets.rows import Rows, Unreadable
 from featstore.errors import DatasetError, UsageError
+from featstore.notices import Notice
+
+# Signs that part cells, beside the comma.
+_DELIMITERS = (";", "\t", "|")
+# First bytes that tell an encoding; that of UTF-8 is passed over by the reader.
+_MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+_SKIPPED = "; mend that line, or leave such lines out with --on-error skip"
+# Characters that hold a first line.
+_HEADING = 1 << 16
 
 
-def load(kind: str, file: str, split: str, data_dir: Path | None, columns: Columns) -> Rows:
+def load(
+    kind: str, file: str, split: str, data_dir: Path | None, columns: Columns, skip: bool = False
+) -> Rows:
     """One split of the table in FILE: a row is an image or a text.
 
     Splits are told by a column, or by "{split}" in FILE, which stands for a split's name. Paths of
-    images start from `data_dir`, or without one from the folder of FILE, and lie below it. Raises
-    `DatasetError` for a file that cannot be read, `UsageError` for columns that are not there.
+    images start from `data_dir`, or without one from the folder of FILE, and lie below it. With
+    `skip` rows that are damaged, or lack a label or a path, are left out. Raises `DatasetError` for
+    a file that cannot be read, `UsageError` for columns that are not there.
     """
     pattern = Path(data_dir or "", Path(file).expanduser())
     dataset = f"{kind}:{pattern.name}"
-    files = _files(dataset, pattern)
-    names = {part: _read(kind, path, _NAMES[kind]) for part, path in files.items()}
-    chosen = choose(dataset, next(iter(names.values())), columns)
-    tables = {
-        part: _table(kind, path, names[part], chosen, columns) for part, path in files.items()
-    }
-    if None in tables:
-        tables = _parted(dataset, tables[None], chosen.split)
-    root = data_dir or pattern.parent
-    return rows_of_tables(dataset, split, tables, chosen, bool(columns.targets), root)
+    files = _files(pattern)
+    if kind != "csv" and (columns.delimiter or columns.encoding):
+        raise UsageError(f"{dataset} has no delimiter and no encoding; leave these options out")
+    opened = {part: _KINDS[kind](path, columns, skip) for part, path in files.items()}
+    said = [one for table in opened.values() for one in table.notices]
+    with _after(said):
+        chosen = choose(dataset, next(iter(opened.values())).names, columns)
+        tables = {part: _needed(table, chosen) for part, table in opened.items()}
+        if None in tables:
+            tables, alike = _parted(dataset, tables[None], chosen.split, skip)
+            said += alike
+        root = data_dir or pattern.parent
+        rows = rows_of_tables(dataset, split, tables, chosen, columns, root, skip, said)
+    damaged = [
+        Unreadable(-1, split, f"line {line}", f"line {line} of {table.path} {why}")
+        for table in opened.values()
+        for line, why in table.damaged
+    ]
+    return replace(rows, left_out=(*damaged, *rows.left_out))
 
 
-def _files(dataset: str, pattern: Path) -> dict[str | None, Path]:
+@contextmanager
+def _after(said: Sequence[Notice]) -> Iterator[None]:
+    """Let an error say how the file was read, where that was guessed."""
+    try:
+        yield
+    except (UsageError, DatasetError) as error:
+        if not said:
+            raise
+        raise type(error)(f"{error} ({'; '.join(map(str, said))})") from error
+
+
+def check(kind: str, file: str, names: Sequence[str], data_dir: Path | None) -> None:
+    """Raise where there is no such file, or none of a split of these names."""
+    pattern = Path(data_dir or "", Path(file).expanduser())
+    there = list(_files(pattern))
+    for name in names if None not in there else ():
+        splits.held(f"{kind}:{pattern.name}", name, there)
+
+
+def _files(pattern: Path) -> dict[str | None, Path]:
     """The file of each split that there is, or the one of all under None."""
     if splits.PLACE in str(pattern):
         files = {part: splits.named(pattern, part) for part in splits.NAMES}
@@ -51,65 +97,186 @@ def _files(dataset: str, pattern: Path) -> dict[str | None, Path]:
     return files
 
 
-def _table(
-    kind: str, path: Path, names: Sequence[str], chosen: Chosen, columns: Columns
-) -> pa.Table:
+class _Table(ABC):
+    """A table in a file: its columns by name, and what was met while it was read."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, path: Path, asked: Columns, skip: bool):
+        self.path, self.asked, self.skip = path, asked, skip
+        self.notices: list[Notice] = []
+        self.damaged: list[tuple[int, str]] = []
+        with self.explained():
+            self.names = self.read_names()
+
+    @abstractmethod
+    def read_names(self) -> list[str]:
+        """The names of the columns."""
+
+    @abstractmethod
+    def read(self, names: Sequence[str]) -> pa.Table:
+        """These columns."""
+
+    @contextmanager
+    def explained(self) -> Iterator[None]:
+        """Let a file that cannot be read be told as one."""
+        try:
+            yield
+        except (OSError, pa.ArrowException, UnicodeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise DatasetError(
+                f"{self.path} cannot be read as {self.kind}: {reason}{self.remedy(reason)}"
+            ) from error
+
+    def remedy(self, reason: str) -> str:
+        """What to do about it, where that is known."""
+        return ""
+
+
+class _Csv(_Table):
+    """Cells as they are written: texts that seem numbers, dates or truth values stay texts."""
+
+    kind = "csv"
+
+    def read_names(self) -> list[str]:
+        self._encoding = self.asked.encoding or self._mark()
+        self._delimiter = self.asked.delimiter or self._sniffed()
+        parse = csv.ParseOptions(
+            delimiter=self._delimiter,
+            newlines_in_values=True,
+            invalid_row_handler=(lambda row: "skip") if self.skip else None,
+        )
+        read = csv.ReadOptions(encoding=self._encoding)
+        with csv.open_csv(self.path, read_options=read, parse_options=parse) as reader:
+            self._written = reader.schema.names
+        return [name.strip() for name in self._written]
+
+    def read(self, names: Sequence[str]) -> pa.Table:
+        written = dict(zip(self.names, self._written, strict=True))
+        wanted = [written[name] for name in names]
+        # Numbers of lines are known where one thread reads.
+        read = csv.ReadOptions(encoding=self._encoding, use_threads=not self.skip)
+        parse = csv.ParseOptions(
+            delimiter=self._delimiter,
+            newlines_in_values=True,
+            invalid_row_handler=self._left_out if self.skip else None,
+        )
+        convert = csv.ConvertOptions(
+            include_columns=wanted, column_types=dict.fromkeys(wanted, pa.string())
+        )
+        with self.explained():
+            table = csv.read_csv(self.path, read, parse, convert)
+        return table.rename_columns(list(names))
+
+    def remedy(self, reason: str) -> str:
+        if "utf-8" in reason.lower() or "utf8" in reason.lower():
+            return "; save it as UTF-8, or say how it is encoded, as in --encoding cp1252"
+        return _SKIPPED if "Expected" in reason else ""
+
+    def _left_out(self, row: csv.InvalidRow) -> str:
+        why = f"has {row.actual_columns} cells and not {row.expected_columns}"
+        self.damaged.append((row.number or 0, why))
+        return "skip"
+
+    def _mark(self) -> str:
+        """The encoding that the first bytes tell."""
+        with open(self.path, "rb") as file:
+            first = file.read(4)
+        for mark, encoding in _MARKS.items():
+            if first.startswith(mark):
+                text = f"{self.path.name} is read as {encoding}, as its first bytes say"
+                self.notices.append(Notice("encoding", text))
+                return encoding
+        return "utf8"
+
+    def _sniffed(self) -> str:
+        """The delimiter of the first line: a comma, unless there is none and another sign is."""
+        if ".tsv" in self.path.suffixes:
+            return "\t"
+        with open(self.path, encoding=self._encoding, errors="replace", newline="") as file:
+            line = re.split(r"[\r\n]", file.read(_HEADING).lstrip("\ufeff"))[0]
+        line = re.sub(r'"[^"]*"', "", line)
+        if "," in line:
+            return ","
+        found = max(_DELIMITERS, key=line.count)
+        if not line.count(found):
+            return ","
+        told = {"\t": "a tab"}.get(found, repr(found))
+        text = f"the cells of {self.path.name} are separated by {told}, as its first line says"
+        self.notices.append(Notice("delimiter", text))
+        return found
+
+
+class _Parquet(_Table):
+    kind = "parquet"
+
+    def read_names(self) -> list[str]:
+        return parquet.read_schema(self.path).names
+
+    def read(self, names: Sequence[str]) -> pa.Table:
+        with self.explained():
+            return parquet.ParquetFile(self.path).read(list(names))
+
+
+class _Jsonl(_Table):
+    kind = "jsonl"
+
+    def remedy(self, reason: str) -> str:
+        return _SKIPPED if "JSON parse error" in reason else ""
+
+    def read_names(self) -> list[str]:
+        try:
+            self._table = json.read_json(self.path)
+        except pa.ArrowInvalid:
+            if not self.skip:
+                raise
+            self._table = self._whole_lines()
+        return self._table.column_names
+
+    def read(self, names: Sequence[str]) -> pa.Table:
+        return self._table.select(list(names))
+
+    def _whole_lines(self) -> pa.Table:
+        """The rows of the lines that hold an object; the others are damaged."""
+        rows = []
+        with open(self.path, "rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                try:
+                    row = json_lines.loads(line)
+                except ValueError as error:
+                    self.damaged.append((number, f"is no JSON: {error}"))
+                    continue
+                if isinstance(row, dict):
+                    rows.append(row)
+                else:
+                    self.damaged.append((number, "is no JSON object"))
+        names = dict.fromkeys(name for row in rows for name in row)
+        return pa.table({name: pa.array([row.get(name) for row in rows]) for name in names})
+
+
+_KINDS: dict[str, type[_Table]] = {table.kind: table for table in (_Csv, _Parquet, _Jsonl)}
+KINDS = tuple(_KINDS)
+
+
+def _needed(table: _Table, chosen: Chosen) -> pa.Table:
     """The columns that are needed."""
-    wanted = [chosen.item, *chosen.labels, *([chosen.split] if chosen.split in names else [])]
-    absent = [name for name in wanted if name not in names]
+    split = [chosen.split] if chosen.split in table.names else []
+    wanted = list(dict.fromkeys([chosen.item, *chosen.labels, *split]))
+    absent = [name for name in wanted if name not in table.names]
     if absent:
-        raise UsageError(f"{path} has no column {absent[0]!r}; it has {', '.join(names)}")
-    wanted = list(dict.fromkeys(wanted))
-    table = _read(kind, path, lambda path: _TABLES[kind](path, wanted))
-    return pa.table({name: plain(table[name]) for name in wanted})
+        raise UsageError(
+            f"{table.path} has no column {absent[0]!r}; it has {', '.join(table.names)}"
+        )
+    read = table.read(wanted)
+    return pa.table({name: plain(read[name]) for name in wanted})
 
 
-def _read(kind: str, path: Path, read: Callable):
-    try:
-        return read(path)
-    except (OSError, pa.ArrowException, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise DatasetError(f"{path} cannot be read as {kind}: {reason}") from error
-
-
-def _parse(path: Path) -> csv.ParseOptions:
-    delimiter = "\t" if ".tsv" in path.suffixes else ","
-    return csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-
-
-def _csv_names(path: Path) -> list[str]:
-    with csv.open_csv(path, parse_options=_parse(path)) as reader:
-        return reader.schema.names
-
-
-def _csv(path: Path, names: Sequence[str]) -> pa.Table:
-    # As they are written: texts that happen to be numbers, dates or truth values stay texts.
-    convert = csv.ConvertOptions(
-        include_columns=names, column_types=dict.fromkeys(names, pa.string())
-    )
-    return csv.read_csv(path, parse_options=_parse(path), convert_options=convert)
-
-
-def _jsonl(path: Path, names: Sequence[str] | None = None) -> pa.Table:
-    table = json.read_json(path)
-    return table if names is None else table.select(names)
-
-
-_NAMES: dict[str, Callable] = {
-    "csv": _csv_names,
-    "parquet": lambda path: parquet.read_schema(path).names,
-    "jsonl": lambda path: _jsonl(path).column_names,
-}
-_TABLES: dict[str, Callable] = {
-    "csv": _csv,
-    "parquet": lambda path, names: parquet.ParquetFile(path).read(names),
-    "jsonl": _jsonl,
-}
-KINDS = tuple(_TABLES)
-
-
-def _parted(dataset: str, table: pa.Table, column: str | None) -> dict[str, pa.Table]:
-    """The rows of each value of the split column."""
+def _parted(
+    dataset: str, table: pa.Table, column: str | None, skip: bool
+) -> tuple[dict[str, pa.Table], list[Notice]]:
+    """The rows of each value of the split column, without the space around it."""
     if column is None:
         raise DatasetError(
             f"{dataset} has no column 'split'; give --split-column, or a file for each split under"
@@ -117,10 +284,26 @@ def _parted(dataset: str, table: pa.Table, column: str | None) -> dict[str, pa.T
         )
     if not table.num_rows:
         raise DatasetError(f"{dataset} has no rows")
-    names = table[column].cast(TEXT)
-    there = names.unique().to_pylist()
-    if None in there or "" in there:
+    names = without_space(table[column].cast(TEXT))
+    n_none = names.null_count
+    if n_none and not skip:
         raise DatasetError(
-            f"{dataset} has rows without a {column}; say of each row which split it is in"
+            f"{dataset} has rows without a {column}; say of each row which split it is in, or leave"
+            " such rows out with --on-error skip"
         )
-    return {name: table.filter(pc.equal(names, name)) for name in sorted(there)}
+    said = []
+    if n_none:
+        text = f"rows of {dataset} without a {column}, left out: {n_none:,}"
+        said.append(Notice("rows", text, n_none))
+    there = sorted(names.unique().drop_null().to_pylist())
+    # "Train" beside "train" is no split of its own.
+    one = {name: min(same for same in there if same.lower() == name.lower()) for name in there}
+    same = [name for name in there if one[name] != name]
+    if same:
+        text = f"splits of {dataset} that differ in capitals alone, taken as one: {len(same)}"
+        said.append(Notice.of("split", text, same))
+    parts = {}
+    for name in sorted(set(one.values())):
+        values = pa.array([other for other in there if one[other] == name], TEXT)
+        parts[name] = table.filter(pc.is_in(names, values))
+    return parts, said

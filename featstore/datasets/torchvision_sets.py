@@ -1,6 +1,6 @@
 """torchvision's classification sets by name: its own reading code, one split vocabulary."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +40,19 @@ def _named(*splits: str, **renamed: str) -> dict[str, dict]:
     return {split: {"split": renamed.get(split, split)} for split in (*splits, *renamed)}
 
 
+def check(name: str, splits: Sequence[str], data_dir: Path | None) -> None:
+    """Raise where there is no such split, or no folder of a set that cannot be downloaded."""
+    source = SOURCES[name]
+    for split in splits:
+        if split not in source.splits:
+            raise unknown_split(name, split, list(source.splits))
+    if not source.downloadable and data_dir is not None and not data_dir.is_dir():
+        raise DatasetError(
+            f"{name} is not to be downloaded, and there is no folder {data_dir}; put a local copy"
+            " in DIR and give --data-dir DIR"
+        )
+
+
 def load(name: str, split: str, data_dir: Path | None) -> ImageRows:
     """One split of the set `name`, from `data_dir` or downloaded into it.
 
@@ -48,8 +61,7 @@ def load(name: str, split: str, data_dir: Path | None) -> ImageRows:
     Raises `DownloadRefused` where a set is not there and cannot be fetched.
     """
     source = SOURCES[name]
-    if split not in source.splits:
-        raise unknown_split(name, split, list(source.splits))
+    check(name, [split], data_dir)
     root = Path(data_dir or platformdirs.user_cache_path("featstore") / "datasets").expanduser()
     if name in _MNIST_LIKE and idx.present(root):
         return idx.load(name, split, root, tuple(source.kind.classes))

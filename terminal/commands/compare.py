@@ -26,6 +26,7 @@ from terminal.values import DEVICE, PICTURE, STORE, TABLE, Names, NumberList, Pe
 @click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
 @click.option("--memory", default="auto", help="What arrays may take, as 4GiB.")
 @click.option("--device", type=DEVICE, default="auto")
+@click.option("--test-split", help="On which split to test.  [default: test, or validation]")
 @click.option("--fraction", type=float,
               help="Where to compare.  [default: the nearest to 0.1 that all have]")  # fmt: skip
 @click.option("--delta", type=float, default=0.9, help="Of DR(delta).")

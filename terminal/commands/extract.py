@@ -47,11 +47,23 @@ _NAMED = 20
 @click.option("--image-column", help="The image files of a table.  [default: a usual name]")
 @click.option("--text-column", help="The texts of a table.  [default: a usual name]")
 @click.option("--split-column", help="What split each row of a table is in.")
+@click.option(
+    "--label-kind", type=click.Choice(["class", "number"]),
+    help="What labels are, where they do not tell.",
+)  # fmt: skip
+@click.option(
+    "--delimiter", help="What parts the cells of a CSV file.  [default: as its head says]"
+)
+@click.option("--encoding", help="Of a CSV file, such as cp1252.  [default: UTF-8]")
+@click.option(
+    "--bit-depth", type=click.Choice(["8", "10", "12", "14", "16"]),
+    help="How many bits of 16-bit images count.",
+)  # fmt: skip
 @click.option("--target-columns", type=Names(), help="Numbers to regress on, not labels.")
 @click.option("--limit", type=click.IntRange(1), help="Rows of each split, evenly spaced.")
 @click.option(
     "--on-error", type=click.Choice(["raise", "skip"]), default="raise",
-    help="Stop at a row that cannot be read, or leave such out.",
+    help="Stop at a row that cannot be read or lacks a label, or leave such out.",
 )  # fmt: skip
 @click.option("--report", type=OutFile(".csv"), help="Which rows were left out, and why.")
 @click.option(
@@ -101,12 +113,22 @@ def _columns(options: dict):
 
     names = ("label", "image", "text", "split")
     chosen = {name: options.pop(f"{name}_column") for name in names}
+    chosen["kind"] = options.pop("label_kind")
+    chosen |= {name: options.pop(name) for name in ("delimiter", "encoding")}
     return Columns(**chosen, targets=options.pop("target_columns") or ())
 
 
 def run_extract(report: Path | None = None, **options):
     """Extract as the options say, tell what was done, and return the store."""
-    from featstore import datasets, extract
+    from featstore import datasets
+    from featstore.request import Request
+
+    if options.get("bit_depth"):
+        options["bit_depth"] = int(options["bit_depth"])
+    # Before torch is imported, which takes seconds, and anything is fetched.
+    asked = Request(**options)
+    datasets.check(asked.dataset, asked.splits, data_dir=asked.data_dir, columns=asked.columns)
+    from featstore import extract
     from featstore.ranks import Ranks
 
     # torch.hub announces its downloads on stdout, which is for tables
@@ -128,6 +150,8 @@ def run_extract(report: Path | None = None, **options):
 def _tell_of_inputs(done) -> None:
     for note in done.notes:
         notice(note)
+    for one in done.notices:
+        notice(str(one))
     for row in done.unreadable[:_NAMED]:
         notice(f"left out: {row.why}")
     if len(done.unreadable) > _NAMED:

@@ -4,14 +4,16 @@ import click
 
 from terminal import tables
 from terminal.failures import Command
-from terminal.progress import Progress, notice
+from terminal.progress import Progress, notice, tested_on
 from terminal.values import FILE, STORE, OutFile
 
 
 @click.command(cls=Command)
 @click.argument("store", type=STORE)
 @click.option("--weights", type=FILE, required=True, help="What `probe --save-weights` wrote.")
-@click.option("--split", default="test", help="Which rows of the store.")
+@click.option(
+    "--split", "--test-split", help="Which rows of the store.  [default: test, or validation]"
+)
 @click.option("--memory", default="4GiB", help="How much memory arrays may take.")
 @click.option(
     "--out", type=OutFile(".csv", ".parquet", ".npz"), metavar="FILE",
@@ -34,6 +36,7 @@ def predict(store, weights, split, memory, out) -> None:
     from probe import load_weights, predict
 
     opened, saved = featstore.open(store), load_weights(weights)
+    split = tested_on(opened, split)
     tap = saved.source.get("tap", opened.spec.taps[0].name)
     with Progress() as progress:
         predicted = predict(

@@ -6,7 +6,7 @@ import click
 
 from terminal import tables
 from terminal.failures import Command
-from terminal.progress import Progress, notice
+from terminal.progress import Progress, notice, tested_on
 from terminal.solver_options import solver_option, solver_options
 from terminal.values import DEVICE, STORE, Names, NumberList, OutFile, Penalties, Seeds
 
@@ -53,6 +53,7 @@ from terminal.values import DEVICE, STORE, Names, NumberList, OutFile, Penalties
     "--cka", is_flag=True, help="Compare what each probe sees with the whole layer, on test rows."
 )
 @click.option("--tap", help="Which tap of the store.  [default: its first]")
+@click.option("--test-split", help="On which split to test.  [default: test, or validation]")
 @click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
 @click.option("--memory", default="auto", help="What arrays may take, as 4GiB.")
 @click.option("--device", type=DEVICE, default="auto")
@@ -93,7 +94,9 @@ from terminal.values import DEVICE, STORE, Names, NumberList, OutFile, Penalties
 @solver_option("--val-fraction", type=float, help="sgd: validation part.  [default: 0.1]")
 @solver_option("--split-seed", type=int, help="sgd: of the validation draw.  [default: 0]")
 @solver_option("--order-seed", type=int, help="sgd: of the order of rows.  [default: 0]")
-def probe(store, out, plot, save_weights, save_predictions, per_class, **options) -> None:
+def probe(
+    store, out, plot, save_weights, save_predictions, per_class, test_split, **options
+) -> None:
     """Solve a linear probe for every (fraction, seed) at once.
 
     Prints mean and spread of the test accuracy over the seeds, and its share of the full layer's.
@@ -129,12 +132,16 @@ def probe(store, out, plot, save_weights, save_predictions, per_class, **options
             notice(f"probing the newest complete store: {chosen.path}")
         else:
             chosen = featstore.open(store)
-        result = run_probe(chosen, out, plot, **options, **solver_options())
+        tested = tested_on(chosen, test_split)
+        result = run_probe(chosen, out, plot, split=tested, **options, **solver_options())
         if rank() == 0 and (save_weights or save_predictions or per_class):
-            _save(result, chosen, save_weights, save_predictions, per_class, options["memory"])
+            _save(
+                result, chosen, tested, save_weights, save_predictions, per_class,
+                options["memory"],
+            )  # fmt: skip
 
 
-def _save(result, store, weights, predictions, per_class, memory) -> None:
+def _save(result, store, split, weights, predictions, per_class, memory) -> None:
     from probe import per_class_table, save_weights
     from probe.tables import save_table
 
@@ -144,12 +151,12 @@ def _save(result, store, weights, predictions, per_class, memory) -> None:
     if per_class:
         save_table(per_class_table(result, classes), per_class)
     if predictions:
-        result.predict(store.tap("test", tap), memory).save(predictions)
+        result.predict(store.tap(split, tap), memory).save(predictions)
     for path in filter(None, (weights, per_class, predictions)):
         notice(f"wrote {path}")
 
 
-def run_probe(store, out, plot, *, tap=None, **options):
+def run_probe(store, out, plot, *, tap=None, split="test", **options):
     """Sweep an open store as the options say, show the table, and return the result."""
     from probe import sentence, sweep
     from probe.ranks import rank
@@ -158,7 +165,7 @@ def run_probe(store, out, plot, *, tap=None, **options):
     tap = tap or store.spec.taps[0].name
     with Progress() as progress:
         result = sweep(
-            store.tap("train", tap), store.tap("test", tap), store=str(store.path), tap=tap,
+            store.tap("train", tap), store.tap(split, tap), store=str(store.path), tap=tap,
             moments_cache=store.moments_folder, progress=progress,
             out=out, **options,
         )  # fmt: skip

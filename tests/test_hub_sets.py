@@ -139,8 +139,28 @@ def test_a_split_without_labels_is_named(tmp_path):
         {"sentence": ["a", "b"], "label": [-1, -1]}, features=features
     )
     unlabelled.save_to_disk(tmp_path / "t")
-    with pytest.raises(DatasetError, match=r"row 0 of the train split .* has label -1"):
+    with pytest.raises(
+        DatasetError, match=r"train split .* no label but -1 .* labels are not told"
+    ):
         datasets.load(f"hf:{tmp_path / 't'}", "train")
+
+
+def test_rows_without_a_label_are_left_out_on_request(tmp_path):
+    features = library.Features(
+        {"sentence": library.Value("string"), "label": library.ClassLabel(names=["no", "yes"])}
+    )
+    some = library.Dataset.from_dict(
+        {"sentence": list("abcd"), "label": [1, -1, 0, None]}, features=features
+    )
+    test = library.Dataset.from_dict({"sentence": ["e"], "label": [-1]}, features=features)
+    library.DatasetDict(train=some, test=test).save_to_disk(tmp_path / "t")
+    with pytest.raises(DatasetError, match=r"has label -1; .*--on-error skip"):
+        datasets.load(f"hf:{tmp_path / 't'}", "train")
+    rows = datasets.load(f"hf:{tmp_path / 't'}", "train", missing_ok=True)
+    assert (rows.ids, rows.labels.tolist()) == (["0", "2"], [1, 0])
+    assert [one.why[:5] for one in rows.left_out] == ["row 1", "row 3"]
+    with pytest.raises(DatasetError, match=r"labels are not told; .*--splits train"):
+        datasets.load(f"hf:{tmp_path / 't'}", "test")
 
 
 def test_images_that_are_damaged_or_missing_are_rows_that_cannot_be_read(tmp_path):

@@ -98,9 +98,10 @@ def encoded(
 
 def labels_not_told(dataset: str, split: str, name: str, others: Sequence[str]) -> DatasetError:
     """The error for a split whose labels are all missing or -1, as those of contests are."""
+    remedy = f"extract others, and test on one of them: --splits {','.join(others)}"
     return DatasetError(
         f"the {split} split of {dataset} has no {name} but {HIDDEN} or none at all: its labels are"
-        f" not told; extract the other splits and test on one of them: --splits {','.join(others)}"
+        f" not told; {remedy if others else 'label some rows'}"
     )
 
 

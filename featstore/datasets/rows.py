@@ -96,7 +96,7 @@ class Rows(ABC):
             raise DatasetError(
                 f"row {self.ids[wrong[0]]} of the {self.split} split of {self.dataset} has label"
                 f" {self.labels[wrong[0]]}; labels of {len(self.classes)} classes are 0 to"
-                f" {len(self.classes) - 1}"
+                f" {len(self.classes) - 1}: mend it, or leave such rows out with --on-error skip"
             )
 
     def _check_targets(self) -> None:

@@ -47,6 +47,7 @@ class TapBlocks:
         self.n_rows = self.n_views * self._features.n_rows
         self.n_features = self._features.row_shape[0]
         self.n_classes, self.n_targets = store.spec.n_classes, len(store.spec.targets)
+        self.classes = store.spec.classes
         self.block_rows = min(self._together * store.block_rows, self._features.n_rows)
         block_bytes = self.block_rows * self._features.row_bytes
         self.ahead = max(AHEAD, min(store.ahead, MOST_BYTES_AHEAD // block_bytes))

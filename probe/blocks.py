@@ -31,6 +31,8 @@ class RowBlocks(Protocol):
         n_views: number of views V; all rows of the first view stand first, then those of the
             second in the same order, ..., and `n_rows` and the labels count every view's.
 
+    Rows whose classes have names may say them: `classes`, C texts.
+
     Rows of which some can be read without the others may have a method `part(start, stop)` that
     returns the row blocks of that range.
     """

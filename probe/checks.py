@@ -1,5 +1,8 @@
 """What train and test rows must satisfy before anything is solved; each error names the value."""
 
+import unicodedata
+from collections.abc import Sequence
+
 import numpy as np
 
 from probe.blocks import RowBlocks, Rows, as_blocks, has_targets, targets_of
@@ -45,7 +48,8 @@ def check_train(train: RowBlocks) -> np.ndarray:
     check_labels(labels, train.n_classes, "train")
     counts = np.bincount(labels, minlength=train.n_classes)
     if np.count_nonzero(counts) < 2:
-        raise DataError(f"every train row is of class {labels[0]}: a probe needs 2 classes")
+        name = _called(int(labels[0]), tuple(getattr(train, "classes", ())))
+        raise DataError(f"every train row is of class {name}: a probe needs 2 classes")
     return counts
 
 
@@ -79,11 +83,33 @@ def check_test(test: RowBlocks, n_features: int, train_counts: np.ndarray, n_tar
     present = np.flatnonzero(np.bincount(labels))
     unseen = [c for c in present if c >= len(train_counts) or not train_counts[c]]
     if unseen:
-        names = ", ".join(map(str, unseen[:5])) + (", ..." if len(unseen) > 5 else "")
+        names = tuple(getattr(test, "classes", ()))
+        there = [name for name, count in zip(names, train_counts, strict=False) if count]
+        told = ", ".join(_called(c, names) for c in unseen[:5])
+        alike = [
+            name
+            for name in there
+            if _plain(name) in {_plain(names[c]) for c in unseen[:5] if c < len(names)}
+        ]
+        hint = f" (train has {', '.join(map(repr, alike))})" if alike else ""
         raise DataError(
-            f"class {names} occurs in test but not in train: add train rows of it, "
-            "or drop its test rows"
+            f"class {told}{', ...' if len(unseen) > 5 else ''} occurs in test but not in train"
+            f"{hint}: add train rows of it, or drop its test rows"
         )
+
+
+def _called(number: int, names: Sequence[str]) -> str:
+    """Return the name and number of a class, or its number where that is its name."""
+    if number >= len(names) or names[number] == str(number):
+        return str(number)
+    return f"{names[number]!r} ({number})"
+
+
+def _plain(name: str) -> str:
+    """Return a name without what two spellings of one class differ in."""
+    return (
+        unicodedata.normalize("NFKC", name).casefold().strip().replace("-", "_").replace(" ", "_")
+    )
 
 
 def check_targets(targets: np.ndarray, split: str) -> None:

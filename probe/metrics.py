@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
+from array_api_compat import array_namespace, device
 
 from probe.accuracy import Accuracy
 from probe.arrays import Array
@@ -95,6 +96,8 @@ class Scores:
             `OF_PROBABILITIES` are NaN.
         rows: room for the part of each row in accuracy or R^2, one of which is among `names`.
         start: the number of the first row that comes, of several processes.
+        train_counts: int64 (C,), train rows of each class. One without any is no class: its logit
+            is left out of probabilities and ranks, and top-5 does not count it.
 
     Raises:
         UsageError: there is no metric of some name.
@@ -108,9 +111,15 @@ class Scores:
         probabilities: bool = True,
         rows: RowScores | None = None,
         start: int = 0,
+        train_counts: np.ndarray | None = None,
     ):
         check_metrics(names)
         self.n_probes, self.n_classes, self.names = n_probes, n_classes, tuple(names)
+        self._present = None
+        if train_counts is not None and len(train_counts) and not train_counts.all():
+            self._present = np.flatnonzero(train_counts)
+            self._places = np.cumsum(train_counts > 0) - 1
+        n_present = n_classes if self._present is None else len(self._present)
         computed = [name for name in names if probabilities or name not in OF_PROBABILITIES]
         # metrics that come from the same sums are summed once
         kinds = dict.fromkeys(METRICS[name] for name in computed)
@@ -118,7 +127,7 @@ class Scores:
         self.metrics: list[Metric] = [
             kind(n_probes, n_classes, self._sink)
             if kind in (Accuracy, Regression)
-            else kind(n_probes, n_classes)
+            else kind(n_probes, n_present)
             for kind in kinds
         ]
         self._compare = errors if set(names) & set(OF_TARGETS) else judged
@@ -130,6 +139,11 @@ class Scores:
 
         `probes` (p,) int64 says which probes they are of.
         """
+        if self._present is not None:
+            xp = array_namespace(logits)
+            where = {"device": device(logits)}
+            logits = xp.take(logits, xp.asarray(self._present, **where), axis=-1)
+            labels = xp.take(xp.asarray(self._places, **where), labels, axis=0)
         # once for all metrics, which a kernel works out in one pass over the logits
         stand = self._compare(logits, labels)
         for metric in self.metrics:

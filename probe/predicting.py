@@ -65,7 +65,9 @@ def predict(
         _fill(by_probe, blocks, {n: saved.probe(n) for n in together}, progress)
     hits = (by_probe == labels[:, None]).mean(0) if comparable else np.full(len(numbers), np.nan)
     table = saved.table.assign(n_test=blocks.n_rows, accuracy=hits[saved.tensors])
-    return Predictions(table, labels, by_probe, saved.tensors)
+    names = tuple(getattr(blocks, "classes", ()) if classes is None else classes)
+    predicted = tuple(saved.classes or (names if comparable else ()))
+    return Predictions(table, labels, by_probe, saved.tensors, predicted, names)
 
 
 def check_features(saved: SavedWeights, rows: RowBlocks, source: Mapping[str, str]) -> None:

@@ -1,5 +1,6 @@
-"""What class each probe says that each row is."""
+"""Predicted classes, one per probe and row."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,12 +27,16 @@ class Predictions:
         by_probe: unsigned (N, P), the class that each distinct probe predicts for each row; of
             equal logits the first class.
         probes: int64 (rows of the table,), which column of `by_probe` each row means.
+        class_names: what the predicted classes are called, C of them; () where they have numbers.
+        label_names: what the classes of `labels` are called; other rows may have others.
     """
 
     table: pd.DataFrame
     labels: np.ndarray
     by_probe: np.ndarray
     probes: np.ndarray
+    class_names: tuple[str, ...] = ()
+    label_names: tuple[str, ...] = ()
 
     @property
     def classes(self) -> np.ndarray:
@@ -42,7 +47,9 @@ class Predictions:
         """Write to a .csv, .parquet or .npz file, whole or not at all.
 
         Tables have a line a row: its label, and a column "probe_<n>" for each row of the results,
-        counted from 0. In .npz are labels (N,) and classes (N, probes), in the same order.
+        counted from 0. Both are names of classes where they have names, and the label's number is
+        a column of its own, "label_number". In .npz are labels (N,) and classes (N, probes), in the
+        same order and as numbers, and what is called so in `class_names` and `label_names`.
 
         Raises:
             UsageError: the name ends in something else.
@@ -50,17 +57,39 @@ class Predictions:
         path = writable(path, SUFFIXES)
         with written_whole(path) as aside:
             if path.suffix.lower() == ".npz":
-                np.savez(aside, labels=self.labels, classes=self.classes)
+                names = {"class_names": self.class_names, "label_names": self.label_names}
+                called = {key: np.array(value, str) for key, value in names.items() if value}
+                np.savez(aside, labels=self.labels, classes=self.classes, **called)
                 return
+            named = bool(self.class_names and self.label_names) and not (
+                _are_numbers(self.class_names) and _are_numbers(self.label_names)
+            )
             columns = {"row": np.arange(len(self.labels)), "label": self.labels}
-            columns |= {
-                f"probe_{row}": self.by_probe[:, probe] for row, probe in enumerate(self.probes)
-            }
+            if named:
+                columns["label"] = pd.Categorical.from_codes(*_coded(self.labels, self.label_names))
+                columns["label_number"] = self.labels
+            for row, probe in enumerate(self.probes):
+                predicted = self.by_probe[:, probe]
+                if named:
+                    predicted = pd.Categorical.from_codes(*_coded(predicted, self.class_names))
+                columns[f"probe_{row}"] = predicted
             table = pd.DataFrame(columns)
             if path.suffix.lower() == ".csv":
                 table.to_csv(aside, index=False)
             else:
                 table.to_parquet(aside, index=False)
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    """Return whether each class is called by its number."""
+    return list(names) == [str(number) for number in range(len(names))]
+
+
+def _coded(numbers: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Return codes and categories: of two classes with one name both are that category."""
+    categories = list(dict.fromkeys(names))
+    place = {name: code for code, name in enumerate(categories)}
+    return np.array([place[name] for name in names])[numbers], categories
 
 
 def room(n_rows: int, n_probes: int, n_classes: int, memory: int) -> np.ndarray:

@@ -154,9 +154,17 @@ def read_predictions(path: str | Path) -> tuple[np.ndarray, np.ndarray]:
         if path.suffix.lower() == ".npz":
             with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
                 return held["labels"], held["classes"]
-        read = pd.read_parquet if path.suffix.lower() == ".parquet" else pd.read_csv
-        table = read(path)
-        return table["label"].to_numpy(), table.filter(regex=r"^probe_\d+$").to_numpy()
+        # names of classes stay as they are written: "007" is no number, and "NA" is not missing
+        as_text = {"dtype": str, "keep_default_na": False}
+        table = (
+            pd.read_parquet(path)
+            if path.suffix.lower() == ".parquet"
+            else pd.read_csv(path, **as_text)
+        )
+        if "label_number" in table:
+            return _numbered(table)
+        numbers = table.filter(regex=r"^(label|probe_\d+)$").astype(np.int64)
+        return numbers.pop("label").to_numpy(), numbers.to_numpy()
     except (ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         first = str(error).partition("\n")[0]
         raise UsageError(
@@ -215,6 +223,17 @@ def _check_fractions(table: pd.DataFrame, path: Path) -> None:
             f"row {row} of {path} has fraction {first.fraction:g} and k = {first.k}: fractions lie "
             "in (0, 1], and take one feature at least; drop that row"
         )
+
+
+def _numbered(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and predictions as numbers: a class that is no row's label gets one beyond."""
+    labels = table["label_number"].astype(np.int64).to_numpy()
+    numbers = dict(zip(table["label"].astype(str), labels.tolist(), strict=True))
+    predicted = table.filter(regex=r"^probe_\d+$").astype(str)
+    for name in pd.unique(predicted.to_numpy().ravel()):
+        numbers.setdefault(name, int(labels.max()) + 1 + len(numbers))
+    classes = predicted.apply(lambda column: column.map(numbers)).to_numpy(np.int64)
+    return labels, classes.reshape(len(table), -1)
 
 
 def check_distinct(table: pd.DataFrame, files: Sequence[str]) -> None:

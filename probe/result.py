@@ -95,7 +95,8 @@ class ProbeResult:
         rows = room(blocks, n_probes, row_bytes) if keep else None
         start = 0 if mine is blocks else mine.start
         probabilities = SOLVERS[self.solver].probabilities
-        scores = Scores(n_probes, n_outputs(self.fitted), names, probabilities, rows, start)
+        counts = None if n_targets(self.fitted) else self.fitted.class_counts
+        scores = Scores(n_probes, n_outputs(self.fitted), names, probabilities, rows, start, counts)
         with own_settings():
             self.fitted.score(mine, scores)
             scores.gather()
@@ -146,7 +147,8 @@ class ProbeResult:
             self.fitted.score(blocks, predicted)
         hits = (predicted.by_probe == blocks.labels()[:, None]).mean(0)
         table = self.table.assign(n_test=blocks.n_rows, accuracy=hits[self.probes])
-        return Predictions(table, blocks.labels(), predicted.by_probe, self.probes)
+        names = tuple(getattr(blocks, "classes", ()))
+        return Predictions(table, blocks.labels(), predicted.by_probe, self.probes, names, names)
 
     def _checked(self, rows: Rows) -> RowBlocks:
         fitted, blocks = self.fitted, as_blocks(rows)

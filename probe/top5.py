@@ -12,7 +12,8 @@ FIRST = 5
 class TopFive:
     """The share of rows whose label's logit is among the five largest; of equal ones the first.
 
-    With five classes or fewer every row would count, which says nothing: the column is NaN.
+    With five classes or fewer every row would count, which says nothing: the column is NaN. Classes
+    that no train row has are none.
 
     Attributes:
         hits: int64 (P,), rows that each probe gets right.

@@ -6,6 +6,7 @@ from test_cli_commands import FRACTIONS, run
 
 import featstore
 import probe
+from probe.reading import read_predictions
 
 
 @pytest.fixture
@@ -30,10 +31,16 @@ def test_saved_probes_predict_what_the_sweep_found(tiny_store, saved, tmp_path, 
     if suffix == ".npz":
         with np.load(out) as held:
             assert (held["classes"] == classes).all()
+            assert held["class_names"].tolist() == held["label_names"].tolist() == list("abcd")
     else:
         table = (pd.read_csv if suffix == ".csv" else pd.read_parquet)(out)
-        assert (table.filter(like="probe_").to_numpy() == classes).all()
-        assert (table["label"] == labels).all()
+        names = np.array(list("abcd"))
+        assert (table.filter(regex=r"^probe_\d").to_numpy() == names[classes]).all()
+        assert (table["label"] == names[labels]).all()
+        assert (table["label_number"] == labels).all()
+    again, found = read_predictions(out)
+    assert (again == labels).all()
+    assert ((found == again[:, None]) == (classes == labels[:, None])).all()
     full = results[results["fraction"] == 1]["accuracy"].iloc[0]
     assert f"{full:.3f}" in ran.stdout
 
@@ -77,7 +84,10 @@ def test_other_images_through_the_same_backbone_are_welcome(tmp_path, saved):
     more = fill(featstore.create(tmp_path / "more.zarr", classes))
     ran = run("predict", more.path, "--weights", saved, "--out", tmp_path / "p.csv")
     assert "no accuracy: the classes of this store are not those of the probes" in ran.stderr
-    assert len(pd.read_csv(tmp_path / "p.csv")) == N_TEST
+    table = pd.read_csv(tmp_path / "p.csv")
+    assert len(table) == N_TEST
+    assert set(table["label"]) == set("wxyz")
+    assert set(table["probe_0"]) <= set("abcd")
 
 
 def test_a_file_without_probes_is_refused(tiny_store, tmp_path):

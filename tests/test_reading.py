@@ -6,6 +6,7 @@ import pytest
 
 import probe
 from probe.errors import DataError, UsageError
+from probe.predictions import Predictions
 from probe.reading import judged, judged_by_class, read_per_class, read_predictions, read_results
 from probe.tables import save_table
 
@@ -170,3 +171,29 @@ def test_a_column_of_pickles_is_not_run(tmp_path):
     np.savez(tmp_path / "a.npz", labels=np.array([print], object), classes=np.zeros((1, 1)))
     with pytest.raises(UsageError, match="holds no predictions"):
         read_predictions(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_classes_are_written_by_their_names(tmp_path, suffix):
+    names = ("0", "1", "10", "007", "NA", "")
+    labels, by_probe = np.arange(6), np.array([[0, 1, 2, 3, 4, 5], [2, 2, 2, 2, 2, 3]]).T
+    predictions = Predictions(pd.DataFrame(), labels, by_probe, np.array([0, 1, 0]), names, names)
+    predictions.save(tmp_path / f"p{suffix}")
+    if suffix == ".csv":
+        lines = (tmp_path / "p.csv").read_text().splitlines()
+        assert lines[0] == "row,label,label_number,probe_0,probe_1,probe_2"
+        assert lines[3:5] == ["2,10,2,10,10,10", "3,007,3,007,10,007"]
+    found, classes = read_predictions(tmp_path / f"p{suffix}")
+    assert (found == labels).all()
+    assert (classes == by_probe[:, [0, 1, 0]]).all()
+
+
+def test_classes_without_names_keep_their_numbers(tmp_path):
+    for names in ((), ("0", "1")):
+        one = np.zeros(1, int)
+        Predictions(pd.DataFrame(), one + 1, np.ones((1, 1), int), one, names, names).save(
+            tmp_path / "p.csv"
+        )
+        assert (tmp_path / "p.csv").read_text() == "row,label,probe_0\n0,1,1\n"
+        labels, classes = read_predictions(tmp_path / "p.csv")
+        assert (labels.tolist(), classes.tolist()) == ([1], [[1]])

@@ -162,3 +162,22 @@ def test_logits_that_are_not_finite_count_as_wrong(backend):
 def test_an_unknown_metric_is_named():
     with pytest.raises(UsageError, match=r"no metric is called 'f1': there are accuracy, "):
         Scores(1, 2, ("f1",))
+
+
+@pytest.mark.parametrize("backend", PUT)
+def test_classes_without_train_rows_are_none(backend):
+    logits, labels = drawn(classes=4)
+    numbers = np.array([1, 2, 5, 9])
+    wide = np.full((*logits.shape[:2], 11), 0.3)
+    wide[:, :, numbers] = logits
+    counts = np.bincount(numbers, minlength=11) * 7
+    names = ("accuracy", "mean_per_class", "top5", "nll", "ece")
+    put = PUT[backend]
+    found = Scores(len(logits), 11, names, train_counts=counts)
+    found.add(np.arange(len(logits)), put(wide), put(numbers[labels]))
+    found.finish(put(numbers[labels]))
+    expected = scored(logits, labels, put=put).columns()
+    for name, values in found.columns().items():
+        np.testing.assert_array_equal(values, expected[name])
+    assert np.isnan(found.columns()["top5"]).all()
+    assert np.isfinite(found.per_class()[:, numbers]).all()

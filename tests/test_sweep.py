@@ -312,3 +312,34 @@ def test_importing_probe_loads_no_array_library():
     assert {"sweep", "fit"} <= set(dir(probe))
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = probe.nothing
+
+
+def test_a_class_that_train_lacks_is_called_by_its_name():
+    class Named(ArrayBlocks):
+        classes = ("Cat", "cat", "dog", "3")
+
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(40, 3)), np.arange(40) % 2
+    train, only_dogs = Named(x, y + 1, 4), Named(x, y * 0 + 2, 4)
+    said = r"class 'Cat' \(0\) occurs in test but not in train \(train has 'cat'\)"
+    with pytest.raises(DataError, match=said):
+        probe.sweep(train, Named(x, y, 4), fractions=[0.5])
+    with pytest.raises(DataError, match="class 3 occurs in test but not in train: add"):
+        probe.sweep(train, Named(x, y + 2, 4), fractions=[0.5])
+    with pytest.raises(DataError, match=r"every train row is of class 'dog' \(2\)"):
+        probe.sweep(only_dogs, train, fractions=[0.5])
+
+
+def test_labels_with_gaps_score_as_without():
+    problem, numbers = tall(), np.array([0, 5, 99])
+    near = (problem.x, problem.y % 3), (problem.x_test, problem.y_test % 3)
+    far = [(x, numbers[y]) for x, y in near]
+    options = {
+        "fractions": [0.5], "seeds": [1], "solver": "lda", "l2": 0.1,
+        "metrics": ["accuracy", "top5", "nll", "mean_per_class"],
+    }  # fmt: skip
+    one, other = (probe.sweep(*pair, **options).to_pandas() for pair in (near, far))
+    assert one["top5"].isna().all()
+    assert other["top5"].isna().all()
+    for name in ("accuracy", "nll", "mean_per_class"):
+        np.testing.assert_allclose(other[name], one[name], rtol=1e-6)

@@ -212,7 +212,7 @@ def read_indices(path: str | Path) -> np.ndarray:
     try:
         if path.suffix.lower() == ".npy":
             return feature_indices(np.load(path, allow_pickle=False))
-        words = path.read_text().split()
+        words = path.read_text(encoding="utf-8").split()
         return feature_indices([int(word) for word in words])
     except (OSError, ValueError, EOFError) as error:
         raise UsageError(

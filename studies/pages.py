@@ -63,10 +63,10 @@ def write(page: Page) -> list[str]:
     study = page.context.study
     template = default(page) if study.template is None else _read(study)
     text, wanting = filled(template, page)
-    if not page.path.exists() or page.path.read_text() != text:
+    if not page.path.exists() or page.path.read_text(encoding="utf-8") != text:
         page.path.parent.mkdir(parents=True, exist_ok=True)
         with written_whole(page.path) as aside:
-            aside.write_text(text)
+            aside.write_text(text, encoding="utf-8")
     return wanting
 
 
@@ -203,6 +203,6 @@ def _seconds(value: float | None) -> str:
 def _read(study: Study) -> str:
     path = study.located(study.template)
     try:
-        return path.read_text()
+        return path.read_text(encoding="utf-8")
     except OSError as error:
         raise UsageError(f"the template {path} cannot be read: {error.strerror}") from None

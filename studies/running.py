@@ -42,7 +42,7 @@ def run(
     folder = plan.folder
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(folder / "study.toml") as aside:
-        aside.write_text(plan.study.text)
+        aside.write_text(plan.study.text, encoding="utf-8")
     made = Made(folder)
     outcomes: list[Outcome] = []
     for each in plan.features:

@@ -87,7 +87,7 @@ def _page(
     path = plan.folder / "page.md" if study.page is None else Path(study.located(study.page))
     lacks = [(each.part, each.reason) for each in outcomes if each.status == "missing"]
     names = [each.name for each in drawn if (plan.folder / "figures" / f"{each.name}.svg").exists()]
-    before = path.read_text() if path.exists() else None
+    before = path.read_text(encoding="utf-8") if path.exists() else None
     page = pages.Page(context, found, names, lacks, path, {})
     page = replace(page, more=_published(plan, page.facts))
     wanting = pages.write(page)
@@ -96,7 +96,7 @@ def _page(
     if wanting:
         raise StudyError(f"{len(wanting)} numbers of {path.name} are not known; {wanting[0]}")
     told(f"page: {path}")
-    return path.read_text() != before
+    return path.read_text(encoding="utf-8") != before
 
 
 def _published(plan: Plan, facts: Facts) -> dict[str, Callable[[], str]]:

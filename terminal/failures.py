@@ -1,8 +1,43 @@
-"""Failures as a person wants them: one line that says what to do, and an exit status."""
+"""Failures as a person wants them: one line that says what to do, and an exit status.
 
+What is printed is never lost to a terminal that cannot write it: characters that an encoding lacks
+are written in ASCII.
+"""
+
+import codecs
+import sys
 import warnings
 
 import click
+
+# ASCII for characters of tables and sentences; others become escapes such as \\u4e2d.
+_IN_ASCII = {
+    "±": "+-", "…": "...", "–": "-", "—": "-", "−": "-", "×": "x", "≤": "<=", "≥": ">=", "→": "->",
+    "·": "*", "²": "^2", "‘": "'", "’": "'", "“": '"', "”": '"', "\u00a0": " ", "─": "-",
+}  # fmt: skip
+_ERRORS = "featstore.in_ascii"
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """Replace the characters that an encoding lacks; what `codecs` calls in place of raising."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    piece = error.object[error.start : error.end]
+    plain = (_IN_ASCII.get(c) or c.encode("ascii", "backslashreplace").decode() for c in piece)
+    return "".join(plain), error.end
+
+
+codecs.register_error(_ERRORS, _in_ascii)
+
+
+def printable(text: str, encoding: str) -> str:
+    """Return a text as a terminal of this encoding can show it.
+
+    >>> printable("0.512 ± 0.010", "ascii"), printable("0.512 ± 0.010", "latin-1")
+    ('0.512 +- 0.010', '0.512 ± 0.010')
+    """
+    return text.encode(encoding, _ERRORS).decode(encoding)
+
 
 KEPT = {
     "extract": "every block committed so far is kept; run the same command again to go on",
@@ -38,6 +73,13 @@ class Group(click.Group):
     """A group whose commands fail with one line that says what to do, not with a traceback."""
 
     command_class = Command
+
+    def main(self, *args, **kwargs):
+        """Run the command line on streams that take any character."""
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors=_ERRORS)
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context):
         """Run the command; turn what the library raises into a message and an exit status."""

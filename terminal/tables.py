@@ -1,8 +1,21 @@
-"""What the commands print on stdout: tables that fit 80 columns, plain where it is piped."""
+"""What the commands print on stdout: tables that fit the terminal, plain where it is piped.
+
+A number is never cut: where a table is wider than the terminal, whole columns are left out, and a
+line says which.
+"""
+
+import copy
+import os
+import sys
+from dataclasses import replace
 
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.measure import Measurement
+from rich.table import Column, Table
+
+from terminal.failures import printable
 
 PLAIN = {
     "box": box.SIMPLE_HEAD,
@@ -11,15 +24,87 @@ PLAIN = {
     "title_justify": "left",
     "title_style": "bold",
 }
+# The same without a character that ASCII lacks.
+_ASCII_HEAD = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
+# Texts are folded to this width before a column of numbers is left out.
+_FOLDED = 12
 
 
 def show(*things: Table | str) -> None:
-    """Print tables and sentences, wrapped to the terminal, or to 80 columns where there is none."""
-    console = Console(markup=False, highlight=False, emoji=False)
+    """Print tables and sentences, wrapped to the terminal, or to 80 columns where there is none.
+
+    Columns that a table has no room for are left out, the last ones first; a mark stands in each
+    row for them, and a line below names them.
+    """
+    console = _Console(markup=False, highlight=False, emoji=False)
+    mark = printable("…", console.encoding)
+    left_out: dict[str, None] = {}
+    wanted = 0
     for thing in things:
-        console.print(thing)
-        if isinstance(thing, Table) and thing.title:
-            console.print()
+        if isinstance(thing, Table):
+            table = _encodable(thing, console)
+            shown = _fitting(table, console, mark)
+            if len(shown.columns) <= len(table.columns) and shown is not table:
+                kept = len(shown.columns) - 1
+                left_out |= dict.fromkeys(str(column.header) for column in table.columns[kept:])
+                wanted = max(wanted, _width(table, console))
+            console.print(shown)
+            if thing.title:
+                console.print()
+        else:
+            console.print(printable(thing, console.encoding))
+    if left_out:
+        console.print(f"{mark} left out: {', '.join(left_out)}; {wanted} columns have room for all")
+
+
+class _Console(Console):
+    """A console whose reader may go away, as `head` does: the rest of the command still runs."""
+
+    def on_broken_pipe(self) -> None:
+        """Print nothing any more."""
+        self.quiet = True
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _encodable(table: Table, console: Console) -> Table:
+    """Return the table with the characters that the console can print."""
+    made = copy.copy(table)
+    if console.options.ascii_only and made.box is box.SIMPLE_HEAD:
+        made.box = _ASCII_HEAD
+
+    def plain(cell):
+        return printable(cell, console.encoding) if isinstance(cell, str) else cell
+
+    made.title = plain(table.title)
+    made.columns = [
+        replace(column, header=plain(column.header), _cells=[plain(c) for c in column.cells])
+        for column in table.columns
+    ]
+    return made
+
+
+def _fitting(table: Table, console: Console, mark: str) -> Table:
+    """Return the table, or where it is too wide its first columns and a column of marks."""
+    for column in table.columns:
+        column.no_wrap = column.no_wrap or column.justify == "right"
+    kept, shown = len(table.columns), table
+    while kept > 1 and _width(shown, console) > console.width:
+        kept -= 1
+        shown = copy.copy(table)
+        marks = Column(header=mark, no_wrap=True, _cells=[mark] * table.row_count)
+        shown.columns = [*table.columns[:kept], replace(marks, _index=kept)]
+    return shown
+
+
+def _width(table: Table, console: Console) -> int:
+    """Return how many columns of a terminal a table needs, its texts folded and no number cut."""
+    whole = Measurement.get(console, console.options.update(width=10_000), table).maximum
+    for column in table.columns:
+        if not column.no_wrap and not column.min_width:
+            texts = [str(column.header), *map(str, column.cells)]
+            widest = max(cell_len(line) for text in texts for line in text.split("\n"))
+            whole -= max(0, widest - _FOLDED)
+    return whole
 
 
 def of_sweep(table) -> list[Table | str]:

@@ -71,7 +71,9 @@ def write(
     }
     path = beside(results)
     with written_whole(path) as aside:
-        aside.write_text(json.dumps(public(note), indent=1, ensure_ascii=False) + "\n")
+        aside.write_text(
+            json.dumps(public(note), indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+        )
     return path
 
 
@@ -81,7 +83,7 @@ def read(results: str | Path) -> dict[str, Any] | None:
     A note is never worth a failure: one that is damaged is as good as none.
     """
     try:
-        note = json.loads(beside(results).read_text())
+        note = json.loads(beside(results).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return public(note) if isinstance(note, dict) and note.get("format") == FORMAT else None

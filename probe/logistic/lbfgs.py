@@ -1,5 +1,7 @@
 """Minimisers of many functions in lockstep: L-BFGS that is asked for points and told values."""
 
+from collections.abc import Callable
+
 import numpy as np
 from array_api_compat import array_namespace
 
@@ -16,6 +18,13 @@ NOISE = 8
 PATIENCE = 50
 LESS = 0.9
 
+# a run has come to rest if this last share of its rounds has gained at most so many tol^2 of the
+# value: converging about linearly, it came ten times nearer meanwhile
+LAST, GAINED = 0.2, 200
+# the largest decrement of a run that has converged, in tol^2 of the value; where it was larger it
+# was seen to be half to a twentieth of what was left to gain
+LEFT = 3
+
 CONVERGED, MAX_ITER, LINE_SEARCH = "converged", "max_iter", "line_search"
 
 PROGRESS = ("_lowest", "_first_norm", "_least_norm", "_nearest", "_gained", "_goals")
@@ -29,8 +38,15 @@ class Lbfgs:
 
     The variables are the caller's: gradient descent with step 1 should be safe in them, since that
     is what a run falls back to. With the inverse curvature H that a run has learnt, g'H g / 2 is
-    what the next step is to gain. A run has converged when that is at most tol^2 / 2 of the value,
-    which depends on the scale of neither the function nor the variables.
+    what the next step is to gain. A run has converged when
+
+    * that is at most tol^2 / 2 of the value;
+    * the last fifth of its rounds has gained at most 200 tol^2 of the value, since where progress
+      is slow, many more steps of little gain may follow;
+    * its `decrement`, in which nothing is learnt, is at most 3 tol^2 of the value, since H says
+      nothing of directions in which the run has not been.
+
+    None of it depends on the scale of the function or the variables.
 
     Arguments:
         start: (P, n), the first points.
@@ -40,6 +56,8 @@ class Lbfgs:
         goals: float64 (P,), values at which a run has converged too; None for none.
         noise: differences of values under this share of a value decide nothing; by default some
             units of rounding.
+        decrement: returns g'M g of a run where it was evaluated last, with an M that is at most
+            the true inverse curvature; None for none.
 
     Attributes:
         points: (P, n), where the runs stand.
@@ -53,6 +71,7 @@ class Lbfgs:
     def __init__(
         self, start: Array, *, tol: float, max_iter: int, first_step: float = 1.0,
         goals: np.ndarray | None = None, noise: float | None = None,
+        decrement: Callable[[int], float] | None = None,
     ):  # fmt: skip
         xp = array_namespace(start)
         count = len(start)
@@ -68,6 +87,7 @@ class Lbfgs:
         self._nearest = np.full(count, np.inf)
         self._gained = np.zeros(count, np.int64)
         self._goals = np.full(count, -np.inf) if goals is None else goals
+        self._decrement, self._history = decrement, []
         self._direction = xp.zeros_like(start)
         self._slopes = np.zeros(count)
         self._steps = Steps(count, noise or NOISE * self._epsilon)
@@ -105,7 +125,7 @@ class Lbfgs:
         self.status[:] = ""
         self._direction = array_namespace(self.points).zeros_like(self.points)
         self._steps = Steps(len(self.values), NOISE * self._epsilon)
-        self._tol, self._told = tol, False
+        self._tol, self._told, self._history = tol, False, []
         self._lowest[:] = self._least_norm[:] = np.inf
         self._gained[:] = self.iterations
 
@@ -127,6 +147,7 @@ class Lbfgs:
             setattr(self, name, getattr(self, name)[rows])
         for name in ("values", "norms", "iterations", "status", "_slopes", *PROGRESS):
             setattr(self, name, getattr(self, name)[kept])
+        self._history = [values[kept] for values in self._history]
         self._steps.keep(kept)
         self._curvature.keep(kept)
 
@@ -139,7 +160,7 @@ class Lbfgs:
         self._slopes = np.where(learnt, slopes, -squares)
         self._steps.start(~learnt, self._slopes, self._first_step)
         self._steps.start(learnt, self._slopes)
-        self._finish((squares == 0) | (learnt & (-slopes <= self._tol**2 * np.abs(values))))
+        self._finish(squares == 0, learnt)
 
     def _turn(self, accepted: np.ndarray, step: Array, change: Array) -> None:
         """Give the runs that moved a new direction, and the runs that cannot move a last chance."""
@@ -159,17 +180,31 @@ class Lbfgs:
         self.status[hopeless] = LINE_SEARCH
         # a run that has just forgotten its curvature cannot tell how far it is
         learnt = self._curvature.known() & turned
-        self._finish((squares == 0) | (learnt & (-slopes <= self._tol**2 * np.abs(self.values))))
+        self._finish(squares == 0, learnt)
 
-    def _finish(self, converged: np.ndarray) -> None:
+    def _finish(self, still: np.ndarray, learnt: np.ndarray) -> None:
+        """Set the status of the runs that are over, given masks of zero gradients and learnt H."""
         with np.errstate(divide="ignore", invalid="ignore"):
             self.norms = np.sqrt(-self._slopes / np.abs(self.values))
         self._first_norm = np.where(np.isinf(self._first_norm), self.norms, self._first_norm)
         self._nearest = np.fmin(self._nearest, self.norms)
+        self._history.append(self.values)
         running = self.status == ""
+        allowed = self._tol**2 * np.abs(self.values)
+        converged = running & learnt & (-self._slopes <= allowed) & self._at_rest(allowed)
+        if self._decrement is not None:
+            for run in np.flatnonzero(converged):
+                converged[run] = self._decrement(int(run)) <= LEFT * allowed[run]
         self.status[running & self._stalled()] = LINE_SEARCH
         self.status[running & (self.iterations >= self._max_iter)] = MAX_ITER
-        self.status[converged | (self.values <= self._goals)] = CONVERGED
+        self.status[converged | still | (self.values <= self._goals)] = CONVERGED
+
+    def _at_rest(self, allowed: np.ndarray) -> np.ndarray:
+        """Return which runs have gained little in the last share of their rounds, bool (P,)."""
+        rounds = len(self._history)
+        before = self._history[max(0, min(rounds - 2, int((1 - LAST) * rounds)))]
+        rounding = NOISE * self._epsilon * np.abs(self.values)
+        return before - self.values <= np.maximum(GAINED * allowed, rounding)
 
     def _stalled(self) -> np.ndarray:
         """Return which runs have long gained nothing that is not rounding."""

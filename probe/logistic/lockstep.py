@@ -100,6 +100,7 @@ class Running:
         self.runs = Lbfgs(
             flat, tol=max(descent.tol, first.least_tol), max_iter=descent.max_iter,
             first_step=descent.first_step, goals=np.array(goals), noise=first.noise,
+            decrement=self._decrement,
         )  # fmt: skip
 
     def coefficients(self, points: Array) -> Array:
@@ -120,9 +121,8 @@ class Running:
         """
         xp, sheet = array_namespace(weights), self.sheet
         gradients /= self._n_rows
-        free = weights[:, :, 1:]
-        penalty = xp.sum(free * free, axis=(1, 2), dtype=xp.float64)
-        gradients[:, :, 1:] += self.descent.l2 * free
+        penalty = to_host(self._pull(weights, gradients))
+        self._gradients = gradients
         rounded = xp.astype(gradients, weights.dtype)
         parts = [
             self._whitenings[span.chain].gradient(rounded[span.probes], span.cuts)
@@ -130,10 +130,28 @@ class Running:
         ]
         whitened = parts[0] if len(parts) == 1 else xp.concat(parts, axis=0)
         whitened *= sheet.mask
-        values = losses / self._n_rows + self.descent.l2 / 2 * to_host(penalty)
+        values = losses / self._n_rows + penalty
         self.runs.tell(values, xp.reshape(whitened, (len(sheet), -1)))
         if self.descent.l2 == 0:
             self.runs.status[losses < np.log(2)] = SEPARABLE
+
+    def _pull(self, weights: Array, gradients: Array) -> Array:
+        """Add the gradients of the penalties to `gradients`; return the penalties, float64 (P,)."""
+        xp, total = array_namespace(weights), []
+        for span in self.sheet.spans:
+            own, size = span.probes, span.sizes[-1]
+            free = xp.astype(weights[own, :, 1:size], xp.float64)
+            pulls = free * self._whitenings[span.chain].penalty[: size - 1]
+            gradients[own, :, 1:size] += pulls
+            total.append(xp.sum(free * pulls, axis=(1, 2)) / 2)
+        return total[0] if len(total) == 1 else xp.concat(total)
+
+    def _decrement(self, probe: int) -> float:
+        """Return `Whitening.decrement` of one probe of the sheet where it was evaluated last."""
+        sheet = self.sheet
+        chain = next(span.chain for span in sheet.spans if probe < span.probes.stop)
+        gradient = self._gradients[probe, :, : int(sheet.sizes[probe])]
+        return self._whitenings[chain].decrement(gradient)
 
     def finished(self) -> dict[int, Solution]:
         """Return the solutions of the runs that are over, by probe number, and drop these."""

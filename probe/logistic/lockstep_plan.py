@@ -76,8 +76,8 @@ def _probe_bytes(size: int, n_classes: int, item: int) -> int:
 
 
 def _chain_bytes(length: int, item: int) -> int:
-    # the triangle and its inverse, the latter in the precision of the rows
-    return (8 + item) * (1 + length) ** 2
+    # two triangles and the inverse of one, which is in the precision of the rows
+    return (16 + item) * (1 + length) ** 2
 
 
 def _row_bytes(axes: Axes, group: list[tuple[int, int]], n_classes: int, item: int) -> int:

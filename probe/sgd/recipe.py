@@ -60,6 +60,11 @@ class Recipe:
         """Rows that are picked together: a minibatch, or 256 where no step is taken."""
         return max(256, self.batch_size)
 
+    @property
+    def largest_decay(self) -> float:
+        """The weight decay from which on v = m v + decay w, w = w - lr v lets weights grow."""
+        return 2 * (1 + self.momentum) / self.lr
+
     def rates(self) -> list[float]:
         """Return the learning rate of each epoch, falling as `torch.optim.lr_scheduler.StepLR`.
 

@@ -70,6 +70,12 @@ def fit(
     recipe = Recipe(
         lr, momentum, epochs, step_every, gamma, batch_size, val_fraction, split_seed, order_seed
     )
+    for l2 in penalties:
+        if l2 >= recipe.largest_decay:
+            raise UsageError(
+                f"l2 is {l2:g}: as weight decay at lr {lr:g} and momentum {momentum:g} it makes "
+                f"weights grow step by step: give less than {recipe.largest_decay:.3g}"
+            )
     return SgdFit(train, Axes(tuple(chains), tuple(penalties)), recipe, settings)
 
 

@@ -13,7 +13,7 @@ from featstore.catalog import store_root, stores
 from featstore.contract import Store
 from featstore.errors import UsageError
 from featstore.leases import GATE
-from featstore.locks import is_held, is_note, locked
+from featstore.locks import is_held, is_locked, is_note, locked
 from featstore.places import Place, Url, place, replaced
 from featstore.remote_objects import RemoteObjects
 from featstore.store import remove
@@ -22,6 +22,11 @@ DAY = 86400.0
 
 # What is built or removed lies aside under such a name; moments are kept under a digest.
 _ASIDE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.aside")
+# A result is written under such a name, with the number of its process, before it is renamed.
+_RESULT = re.compile(
+    r"\..+\.(\d+)\.(csv|json|parquet|npz|npy|safetensors|svg|png|pdf|html|md|txt|toml)"
+)
+_STORES = (".zarr", ".h5", ".hdf5")
 _MOMENTS = re.compile(r"[0-9a-f]{32}\.npz")
 
 
@@ -69,6 +74,8 @@ def collect(item: Abandoned) -> None:
                 remote_stores.finish_move(item.path)
             else:
                 remote_stores.clear(item.path)
+    elif _RESULT.fullmatch(item.path.name):
+        item.path.unlink(missing_ok=True)
     else:
         with locked(_store_of(item.path)):
             if item.path.is_dir():
@@ -85,6 +92,8 @@ def _partial(store: Store) -> Abandoned:
 def _local_leavings(root: Path) -> Iterator[Abandoned]:
     for entry in sorted(root.iterdir()) if root.is_dir() else []:
         what = _kind(entry)
+        if what == "lock" and is_locked(entry):
+            continue
         if what is None or (what == "moments" and os.path.lexists(_store_of(entry))):
             continue
         files = [entry, *entry.rglob("*")] if entry.is_dir() else [entry]
@@ -105,13 +114,31 @@ def _kind(path: Path) -> str | None:
     """What lies at a path, by its name and what is in it; None where it is not of featstore's."""
     if _ASIDE.fullmatch(path.name) or replaced(path) != path:
         return "unfinished"
-    if path.suffix == ".lock" and path.is_file() and is_note(path):
-        return "lock"
+    if _of_a_dead_process(path):
+        return "unfinished"
+    if path.suffix == ".lock" and not path.is_symlink() and is_note(path):
+        # An empty one says nothing of whose it is; its store's name does.
+        ours = path.stem.lower().endswith(_STORES) or os.path.lexists(path.with_suffix(""))
+        return "lock" if ours or path.stat().st_size else None
     if path.suffix == ".moments" and path.is_dir():
         names = os.listdir(path)
         if all(_MOMENTS.fullmatch(name) for name in names):
             return "moments"
     return None
+
+
+def _of_a_dead_process(path: Path) -> bool:
+    """Whether a file is a result that its process did not finish."""
+    found = _RESULT.fullmatch(path.name)
+    if not found or path.is_symlink() or not path.is_file():
+        return False
+    try:
+        os.kill(int(found[1]), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except OSError:
+        return False
+    return False
 
 
 def _store_of(path: Path) -> Path:
@@ -142,4 +169,6 @@ def _busy(item: Abandoned) -> bool:
     # A lease is looked at when something is deleted: most are young.
     if isinstance(item.path, Url):
         return False
-    return is_held(item.path if item.what == "partial store" else _store_of(item.path))
+    if item.what == "partial store":
+        return is_held(item.path)
+    return is_held(_store_of(item.path)) or is_locked(item.path)

@@ -9,6 +9,7 @@ import numpy as np
 
 from featstore import row_ids
 from featstore.contract import Piece, Progress, Store
+from featstore.errors import UsageError
 from featstore.spec import IDS, LABELS
 from featstore.store import finish
 from featstore.tap_blocks import read_ahead
@@ -26,11 +27,12 @@ class Rows:
 class CheckedRows:
     """Any rows of one array of a complete split; each block that they touch is checked once.
 
-    The last blocks are held, since blocks of another store begin and end elsewhere. Threads may
-    share it.
+    The last blocks are held, since blocks of another store begin and end elsewhere: two and as
+    many as are read `ahead`. Threads may share it.
     """
 
-    def __init__(self, store: Store, split: str, name: str):
+    def __init__(self, store: Store, split: str, name: str, ahead: int | None = None):
+        self._held_blocks = 2 + (store.ahead if ahead is None else ahead)
         self._store, self._split, self._name = store, split, name
         self._array = store.array(split, name)
         self._records = store.require_complete(split)
@@ -62,7 +64,7 @@ class CheckedRows:
             first = future is None
             if first:
                 future = self._held[view, block] = Future()
-                while len(self._held) > self._array.n_views * (2 + self._store.ahead):
+                while len(self._held) > self._array.n_views * self._held_blocks:
                     del self._held[next(iter(self._held))]
         if first:
             try:
@@ -82,11 +84,11 @@ class CheckedRows:
 class SplitRows:
     """Labels, ids and some taps of one split, checked."""
 
-    def __init__(self, store: Store, split: str, taps: Mapping[str, str]):
+    def __init__(self, store: Store, split: str, taps: Mapping[str, str], ahead: int | None = None):
         """`taps` gives the store's name of each tap by the name that it is to have."""
-        self._taps = {name: CheckedRows(store, split, tap) for name, tap in taps.items()}
-        self._labels = CheckedRows(store, split, LABELS)
-        self._ids = CheckedRows(store, split, IDS)
+        self._taps = {name: CheckedRows(store, split, tap, ahead) for name, tap in taps.items()}
+        self._labels = CheckedRows(store, split, LABELS, ahead)
+        self._ids = CheckedRows(store, split, IDS, ahead)
 
     def take(self, rows: range) -> Rows:
         """Some rows of all of them."""
@@ -95,6 +97,29 @@ class SplitRows:
             labels=self._labels.take(rows),
             ids=row_ids.decode(self._ids.take(rows)),
         )
+
+
+def ahead_within(memory: int, *stores: Store) -> int:
+    """How many blocks of these stores may be read ahead, so that all fit into `memory` bytes.
+
+    Held are, of each, two blocks and those read ahead; and as many, and one more, joined for the
+    new store. Raises `UsageError` naming the least where that is more than `memory`.
+    """
+    block = sum(
+        max(
+            sum(a.n_views * a.row_bytes for a in store.header.arrays(split.name).values())
+            * min(store.block_rows, split.n_rows)
+            for split in store.spec.splits
+        )
+        for store in stores
+    )
+    most = (memory // max(block, 1) - 3) // 2
+    if most < 1:
+        raise UsageError(
+            f"blocks of {block / 1e6:.1f} MB do not fit into {memory / 1e6:.1f} MB of memory;"
+            f" give {5 * block / 1e6:.0f} MB or more"
+        )
+    return min(most, *(store.ahead for store in stores))
 
 
 def fill(

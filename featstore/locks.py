@@ -5,6 +5,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import time
 import weakref
 from collections.abc import Callable, Iterator
@@ -18,6 +19,12 @@ from featstore.places import Place, Url
 
 # How long a process of a job waits for the holder to say whose it is.
 _GRACE = 2.0  # seconds
+
+# A link is not followed, and a pipe not waited for.
+_CAREFULLY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+
+# How a holder's note begins.
+_BEGINS = b'{"pid": '
 
 _held: "weakref.WeakSet[_Held]" = weakref.WeakSet()
 
@@ -94,8 +101,13 @@ def locked(
 
 def is_held(store: Path) -> bool:
     """Whether a living process holds the lock of a store; looking changes nothing."""
+    return is_locked(lock_path(store))
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living process holds a lock on a file; looking changes nothing."""
     try:
-        fd = os.open(lock_path(store), os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | _CAREFULLY)
     except OSError:
         return False
     try:
@@ -108,13 +120,13 @@ def is_held(store: Path) -> bool:
 
 
 def is_note(path: Path) -> bool:
-    """Whether a file is what a holder of a lock wrote."""
+    """Whether a file is a lock: what its holder wrote, or nothing where that was killed first."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | _CAREFULLY)
     except OSError:
         return False
     try:
-        return {"pid", "host", "since"} <= _note(fd).keys()
+        return stat.S_ISREG(os.fstat(fd).st_mode) and _is_ours(fd)
     finally:
         os.close(fd)
 
@@ -123,12 +135,17 @@ def _acquire(path: Path, store: Path, job: str | None, alone: bool) -> int:
     until = time.monotonic() + _GRACE
     while True:
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | _CAREFULLY, 0o666)
         except OSError as error:
+            if error.errno in (errno.ELOOP, errno.ENXIO, errno.EISDIR):
+                raise _in_the_way(path, store) from None
             raise FeatstoreError(
                 f"{store} cannot be written: {error.strerror} ({path});"
                 " choose a place you may write to"
             ) from None
+        if not stat.S_ISREG(os.fstat(fd).st_mode) or not _is_ours(fd):
+            os.close(fd)
+            raise _in_the_way(path, store)
         try:
             if _taken(fd, job, alone) and _is(path, fd):
                 return fd
@@ -145,6 +162,19 @@ def _acquire(path: Path, store: Path, job: str | None, alone: bool) -> int:
             time.sleep(0.01)
             continue
         os.close(fd)
+
+
+def _is_ours(fd: int) -> bool:
+    """Whether an open file is empty, or begins as a holder's note does."""
+    start = os.pread(fd, len(_BEGINS), 0)
+    return start == _BEGINS or not any(start)
+
+
+def _in_the_way(path: Path, store: Path) -> FeatstoreError:
+    return FeatstoreError(
+        f"{path} is in the way of the lock of {store}: featstore did not write it, and neither"
+        " follows nor changes it; move it away"
+    )
 
 
 def _taken(fd: int, job: str | None, alone: bool) -> bool:

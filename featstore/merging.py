@@ -16,8 +16,10 @@ from featstore.spec import Spec, Tap
 from featstore.store import check_apart, open_or_create
 from featstore.store import open as open_store
 
-# Rows whose ids and labels are held against each other at once.
+# Rows whose ids and labels are held against each other at once, and bytes of one as Python has it.
 _COMPARED = 1 << 16
+_COMPARED_BYTES = 1024
+_MEMORY = 4 << 30
 
 # What two stores must have in common to be one.
 _COMMON = ("dtype", "classes", "targets", "precision", "augment")
@@ -32,13 +34,15 @@ def merge(
     names: Sequence[str] = (),
     codec: Codec | None = None,
     overwrite: bool = False,
+    memory: int = _MEMORY,
     progress: Progress = no_progress,
 ) -> Store:
     """Make one store of the taps of two that hold the same rows; returns it.
 
     Rows are the same when every row has the same id and label in both. Where a tap's name is in
     both, each becomes NAME.TAP, with NAME from `names` or else the backbone's. Each tap keeps what
-    made it (backbone, weights, transform), so that saved probes still know it.
+    made it (backbone, weights, transform), so that saved probes still know it. `memory` bounds the
+    bytes of the blocks that are held.
 
     Calls `progress("rows", done, total)`. Raises `SpecMismatch` naming the first difference between
     rows, splits, classes or dtypes, `UsageError` where taps cannot be told apart, and what `open`,
@@ -47,8 +51,10 @@ def merge(
     stores = open_store(a), open_store(b)
     check_apart(out, *stores)
     _check_specs(*stores)
+    ahead = copying.ahead_within(memory, *stores)
+    compared = max(1, min(_COMPARED, memory // (4 * _COMPARED_BYTES)))
     for split in stores[0].spec.splits:
-        _check_rows(*stores, split.name)
+        _check_rows(*stores, split.name, compared, ahead)
     taps = _names(stores, names)
     said = [one.to_json() for one in distinct(one for store in stores for one in store.notices)]
     made = open_or_create(
@@ -61,7 +67,8 @@ def merge(
     )  # fmt: skip
     splits = {
         split.name: [
-            SplitRows(store, split.name, chosen) for store, chosen in zip(stores, taps, strict=True)
+            SplitRows(store, split.name, chosen, ahead)
+            for store, chosen in zip(stores, taps, strict=True)
         ]
         for split in made.spec.splits
     }
@@ -70,7 +77,7 @@ def merge(
         one, other = (part.take(rows) for part in splits[split])
         return Rows({**one.features, **other.features}, one.labels, one.ids)
 
-    return copying.fill(made, take, progress, min(store.ahead for store in stores))
+    return copying.fill(made, take, progress, ahead)
 
 
 def _check_specs(a: Store, b: Store) -> None:
@@ -97,12 +104,12 @@ def _splits(store: Store) -> str:
     )
 
 
-def _check_rows(a: Store, b: Store, split: str) -> None:
+def _check_rows(a: Store, b: Store, split: str, compared: int, ahead: int) -> None:
     """Raise SpecMismatch naming the first row that has another id or label."""
-    parts = SplitRows(a, split, {}), SplitRows(b, split, {})
+    parts = SplitRows(a, split, {}, ahead), SplitRows(b, split, {}, ahead)
     n_rows = a.spec.split(split).n_rows
-    for start in range(0, n_rows, _COMPARED):
-        one, other = (part.take(range(start, min(start + _COMPARED, n_rows))) for part in parts)
+    for start in range(0, n_rows, compared):
+        one, other = (part.take(range(start, min(start + compared, n_rows))) for part in parts)
         for kind, left, right in (
             ("id", one.ids, other.ids),
             ("label", one.labels.tolist(), other.labels.tolist()),

@@ -26,7 +26,18 @@ from featstore.datasets.rows import Part
 from featstore.decoding import Decoder, Order, Settings
 from featstore.errors import FeatstoreError, UsageError
 
-_START = "import sys; from featstore.decoding import serve; serve(*map(int, sys.argv[1:]))"
+# Before anything is imported: where the system can, it ends this process with the one that started
+# it, whatever it is at; one that was ended before that was asked for is seen by another parent.
+_START = """
+import ctypes, os, signal, sys
+orders, memory, parent = map(int, sys.argv[1:])
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() != parent:
+    os._exit(1)
+from featstore.decoding import serve
+serve(orders, memory)
+"""
 
 
 @dataclass(frozen=True)
@@ -129,7 +140,15 @@ class _Worker:
         with theirs:
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, "-P", "-c", _START, str(theirs.fileno()), str(memory)],
+                    [
+                        sys.executable,
+                        "-P",
+                        "-c",
+                        _START,
+                        str(theirs.fileno()),
+                        str(memory),
+                        str(os.getpid()),
+                    ],
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                     pass_fds=(theirs.fileno(), memory),

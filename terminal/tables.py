@@ -150,12 +150,11 @@ def of_curves(table, lay_out) -> list[Table | str]:
 
 
 def of_stores(stores) -> Table:
-    """Lay out the stores under the store root, one a row."""
+    """Lay out the stores under the store root, one a row, by what tells them apart."""
     shown = Table(**PLAIN)
-    shown.add_column("store", overflow="fold")
-    for heading in ("dataset", "taps"):
+    for heading in ("store", "dataset", "taps", "input, weights"):
         shown.add_column(heading, overflow="fold")
-    for heading in ("rows", "size", "blocks"):
+    for heading in ("made", "rows", "size", "blocks"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for store in stores:
         spec = store.spec
@@ -165,11 +164,51 @@ def of_stores(stores) -> Table:
             store.path.name,
             spec.dataset,
             taps,
+            "\n".join(filter(None, (_input(spec.transform), _weights(spec.weights)))),
+            str(store.provenance.get("created", ""))[2:10],
             f"{rows:,}",
             size(store.bytes_on_disk()),
             _state(store),
         )
     return shown
+
+
+def _input(transform: str) -> str:
+    """Say how large the images of a canonical transform are, or how long its texts.
+
+    >>> _input('timm {"crop_pct": 1.0, "input_size": [3, 224, 224]}')
+    '224 px'
+    >>> _input('tokens {"max_length": 256}'), _input("none")
+    ('256 tokens', '')
+    """
+    import json
+
+    try:
+        facts = json.loads(transform[transform.index("{") : transform.rindex("}") + 1])
+    except ValueError:
+        return ""
+    if "max_length" in facts:
+        return f"{facts['max_length']} tokens"
+    for name in ("input_size", "crop_size", "size", "image_size"):
+        found = facts.get(name)
+        sides = list(found.values()) if isinstance(found, dict) else found
+        sides = sides if isinstance(sides, list) else [sides]
+        if sides and all(isinstance(side, int) for side in sides):
+            sides = sides[-2:] if sides[-2:].count(sides[-1]) < len(sides[-2:]) else sides[-1:]
+            return f"{' x '.join(map(str, sides))} px"
+    return ""
+
+
+def _weights(weights: str) -> str:
+    """Name weights in a few letters: the start of their digest, or the seed of random ones.
+
+    >>> _weights("sha256:0123456789abcdef"), _weights("random:3:sha256:01234"), _weights("none")
+    ('01234567', 'random 3', '')
+    """
+    kind, _, rest = weights.partition(":")
+    if kind == "random":
+        return f"random {rest.partition(':')[0]}"
+    return rest[:8] if kind == "sha256" else ""
 
 
 def of_abandoned(found) -> Table:

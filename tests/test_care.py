@@ -1,9 +1,12 @@
 """Care of stores: converted, exported, merged, deleted, and what was abandoned."""
 
+import fcntl
 import json
 import os
+import subprocess
 import sys
 import time
+import tracemalloc
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -105,7 +108,7 @@ def test_a_conversion_goes_on_and_mends(tmp_path):
 
 def test_what_cannot_be_converted_is_refused(tmp_path):
     store = filled(tmp_path / "a.zarr", "zarr")
-    with pytest.raises(UsageError, match="cannot be converted into itself"):
+    with pytest.raises(UsageError, match="which is read for it; choose another place"):
         featstore.convert(store.path, tmp_path / "x" / ".." / "a.zarr")
     with pytest.raises(UsageError, match="dtype 'float64' is not stored"):
         featstore.convert(store.path, tmp_path / "b.zarr", dtype="float64")
@@ -201,6 +204,32 @@ def test_what_cannot_be_exported_is_refused(tmp_path):
 
 
 # Merging.
+
+
+def test_merging_keeps_within_its_memory(tmp_path):
+    spec = spec_of(n_train=32 * 12, n_test=40, dims=(4096,))
+    a = filled(tmp_path / "a.zarr", "zarr", spec)
+    b = filled(tmp_path / "b.zarr", "zarr", spec.model_copy(update={"backbone": "other"}))
+    block = 2 * 32 * (4096 * 2 + 8 + 64)
+    whole = run("merge", a.path, b.path, "--out", tmp_path / "whole.h5")
+    assert whole.exit_code == 0
+    peaks = {}
+    for memory in (5 * block, 40 * block):
+        tracemalloc.start()
+        made = featstore.merge(a.path, b.path, tmp_path / f"{memory}.h5", memory=memory)
+        peaks[memory] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert made.verify() == []
+        for tap in made.spec.taps:
+            np.testing.assert_array_equal(
+                made.load("train", tap.name),
+                featstore.open(tmp_path / "whole.h5").load("train", tap.name),
+            )
+    # beside the blocks there is what is being checked and written
+    assert peaks[5 * block] < 8 * block < peaks[40 * block]
+    ran = run("merge", a.path, b.path, "--out", tmp_path / "d.h5", "--memory", "100kB", status=2)
+    assert "do not fit into 0.1 MB of memory; give " in ran.stderr
+    assert not (tmp_path / "d.h5").exists()
 
 
 def test_a_merged_store_holds_the_taps_of_both(tmp_path):
@@ -335,6 +364,98 @@ def test_gc_deletes_what_is_abandoned_and_nothing_else(store_root):
     assert "nothing was abandoned" in run("gc").output
     with pytest.raises(UsageError, match="-1 days"):
         featstore.abandoned(days=-1)
+
+
+def test_gc_clears_what_killed_processes_left(store_root, tmp_path):
+    store = filled(store_root / "a.zarr", "zarr")
+    filled(store_root / "b.zarr", "zarr", spec_of(dims=(5,)))
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left = [
+        "c.zarr.lock", ".a.npz.0badcafe.aside", f".figure.{ended.pid}.svg",
+        f".r.{ended.pid}.csv", ".a.zarr.replacement",
+    ]  # fmt: skip
+    kept = [
+        "poetry.lock", f".figure.{os.getpid()}.svg", ".figure.svg", ".b.parquet.0badcafe.aside",
+        ".link.1.svg", "link.zarr.lock",
+    ]  # fmt: skip
+    for name in [*left[:-1], *kept[:-2]]:
+        (store_root / name).touch()
+    for name in kept[-2:]:
+        (store_root / name).symlink_to(store_root / "poetry.lock")
+    featstore.open_or_create(store.path, spec_of(dims=(7,)), overwrite=True)
+    with (store_root / ".b.parquet.0badcafe.aside").open("w") as living:
+        fcntl.flock(living, fcntl.LOCK_EX)
+        found = {item.path.name: item.what for item in featstore.abandoned(days=0)}
+        assert set(found) == set(left)
+        assert found["c.zarr.lock"] == "lock"
+        run("gc", "--yes", "--days", "0")
+        assert featstore.abandoned(days=0) == []
+    assert sorted(os.listdir(store_root)) == sorted(["a.zarr", "b.zarr", *kept])
+
+
+def test_gc_goes_on_where_one_thing_cannot_be_deleted(store_root, monkeypatch):
+    for name in ("one", "two"):
+        featstore.create(store_root / name, spec_of())
+    (store_root / "one" / "thesis.txt").touch()
+    ran = run("gc", "--yes", "--days", "0")
+    assert "Warning: one is kept: " in ran.stderr
+    assert "deleted 1, " in ran.stderr
+    assert [store.path.name for store in featstore.stores()] == ["one"]
+
+
+# Names that lead elsewhere.
+
+
+@pytest.mark.parametrize("kind", ["link", "dangling", "hard", "pipe", "folder", "text"])
+@pytest.mark.parametrize("attempt", ["create", "write", "remove", "overwrite"])
+def test_a_lock_follows_no_link_and_changes_no_file_of_others(tmp_path, kind, attempt):
+    precious = tmp_path / "precious"
+    precious.write_text("years of work")
+    store = featstore.create(tmp_path / "a.zarr", spec_of())
+    path = tmp_path / ("new.zarr" if attempt == "create" else "a.zarr")
+    lock = path.with_name(path.name + ".lock")
+    {
+        "link": lambda: lock.symlink_to(precious),
+        "dangling": lambda: lock.symlink_to(tmp_path / "nowhere"),
+        "hard": lambda: os.link(precious, lock),
+        "pipe": lambda: os.mkfifo(lock),
+        "folder": lock.mkdir,
+        "text": lambda: lock.write_text("my own"),
+    }[kind]()
+    with pytest.raises(FeatstoreError, match=r"zarr\.lock is in the way of the lock of"):
+        {
+            "create": lambda: featstore.create(path, spec_of()),
+            "write": lambda: store.writer().__enter__(),
+            "remove": lambda: featstore.remove(path),
+            "overwrite": lambda: featstore.open_or_create(path, spec_of(dims=(3,)), overwrite=True),
+        }[attempt]()
+    assert precious.read_text() == "years of work"
+    assert not (tmp_path / "nowhere").exists()
+    assert os.path.lexists(lock)
+    assert featstore.abandoned(tmp_path, days=1) == []
+
+
+def test_rows_are_not_written_through_a_link(tmp_path):
+    precious = tmp_path / "precious"
+    precious.write_text("years of work")
+    store = featstore.create(tmp_path / "a.zarr", spec_of())
+    chunk = store.path / "train" / "tap0" / "c.0.0"
+    chunk.symlink_to(precious)
+    with pytest.raises(OSError, match="Too many levels"), store.writer() as writer:
+        writer.write(**block_of(store, "train", 0))
+    assert precious.read_text() == "years of work"
+
+
+def test_what_a_killed_export_left_is_cleared_by_the_next(tmp_path):
+    store = filled(tmp_path / "a.zarr", "zarr")
+    dead, living = (tmp_path / f".c.npz.{n}badcafe.aside" for n in "01")
+    dead.touch()
+    with living.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        featstore.export(store.path, tmp_path / "c.npz", [1])
+        assert living.exists()
+    assert not dead.exists()
 
 
 # As other libraries want a tap.

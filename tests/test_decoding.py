@@ -294,6 +294,41 @@ def test_processes_outlive_ctrl_c_and_end_with_their_parent():
     assert not any(map(_lives, pids))
 
 
+BUSY = """
+import sys, time
+from functools import partial
+from PIL import Image
+from featstore.datasets.rows import Part
+from featstore.decoding import Decoder
+from featstore.processes import Processes
+read = [Image.new("RGB", (1500, 1500))].__getitem__
+part = Part("image", "mine", ["a"], [0], read, Image.Image.copy)
+# a decoding that takes a minute
+slow = partial(Image.Image.resize, size=(20000, 20000), resample=Image.Resampling.LANCZOS)
+processes = Processes(Decoder(slow), (4, 4, 3), 2, 2, 2)
+processes.begin([part, part], None)
+time.sleep(3)
+print(*(worker._process.pid for worker in processes._workers), flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems end them by their pipe")
+def test_processes_that_are_busy_end_with_their_parent_at_once():
+    parent = subprocess.Popen(
+        [sys.executable, "-c", BUSY], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    pids = [int(pid) for pid in parent.stdout.readline().split()]
+    assert len(pids) == 2
+    assert all(map(_lives, pids))
+    parent.kill()
+    parent.communicate()
+    until = time.monotonic() + 1
+    while any(map(_lives, pids)) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert not any(map(_lives, pids))
+
+
 def _lives(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"

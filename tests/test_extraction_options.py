@@ -1,6 +1,7 @@
 """Options of extraction: precision, compilation, rows left out, targets, waits, and bad input."""
 
 import csv
+import os
 import re
 import threading
 import time
@@ -323,3 +324,16 @@ def test_float32_is_float32_whatever_the_process_lets_torch_do(told):
             for place, value in zip(products, before, strict=True):
                 place.fp32_precision = value
     assert torch.equal(found, exact)
+
+
+def test_a_pipe_among_the_images_is_left_out_and_not_waited_for(tmp_path):
+    for split in ("train", "test"):
+        for number in range(4):
+            path = tmp_path / "set" / split / "ab"[number % 2] / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((9, 9, 3), 50 * number, np.uint8)).save(path)
+    os.mkfifo(tmp_path / "set" / "train" / "a" / "pipe.png")
+    (tmp_path / "set" / "train" / "b" / "loop.png").symlink_to("loop.png")
+    done = extract(f"folder:{tmp_path / 'set'}", tmp_path / "store", on_error="skip")
+    assert [row.id for row in done.unreadable] == ["train/a/pipe.png", "train/b/loop.png"]
+    assert done.store.spec.split("train").n_rows == 4

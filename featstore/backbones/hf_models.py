@@ -9,12 +9,13 @@ import inspect
 import json
 import pickle
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from featstore import weights as weight_files
 from featstore.backbones import hub
@@ -22,11 +23,19 @@ from featstore.backbones.backbone import Backbone
 from featstore.backbones.extras import needed
 from featstore.downloads import mistaken
 from featstore.errors import BackboneError, UsageError
+from featstore.weights import lies_in
 
 PREFIX = "hf:"
 REMEDY = "give a local copy as hf:FOLDER"
 _SMALL = ["*.json", "*.txt", "*.model", "*.jinja"]
 _WEIGHTS = ["*.safetensors", "*_Dense/pytorch_model.bin"]
+# What a configuration may say of how, and from which files, a model is computed: ours to say.
+_DROPPED = re.compile(
+    r"attn_implementation|experts_implementation|quantization_config|compression_config"
+    r"|^(use_kernels|kernel_config|transformers_weights|base_model_name_or_path)$"
+)
+# How attention may be computed: by torch, or step by step; nothing else is loaded for it.
+_ATTENTION = ("sdpa", "eager", None)
 _FAILURES = (
     OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError,
     SafetensorError, pickle.UnpicklingError,
@@ -112,21 +121,83 @@ def _plain_name(name: str, folder: Path) -> str:
 
 
 def _config(transformers, folder: Path, name: str):
-    """The configuration of the encoder to load."""
+    """The configuration of the encoder to load, without what would choose code or other files."""
     file = folder / "config.json"
     with _one_line(name, "has no configuration that transformers reads"):
         fields = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(fields, dict):
+            raise ValueError("config.json holds no JSON object")
     kind = fields.get("model_type")
     if "auto_map" in fields and kind not in transformers.CONFIG_MAPPING:
         raise BackboneError(
             f"{name} comes with Python code of its own ({_listed(fields['auto_map'])}), and nothing"
             " that comes with a checkpoint is run; choose a model that transformers knows"
         )
-    with _one_line(name, "has no configuration that transformers reads"):
+    if any("quantization_config" in each for each in _objects(fields)):
+        _check_whole_numbers(folder, name)
+    _check_names(folder, name)
+    with (
+        _one_line(name, "has no configuration that transformers reads"),
+        tempfile.TemporaryDirectory() as cleaned,
+    ):
+        Path(cleaned, "config.json").write_text(json.dumps(_cleaned(fields)))
         config = transformers.AutoConfig.from_pretrained(
-            folder, local_files_only=True, trust_remote_code=False
+            cleaned, local_files_only=True, trust_remote_code=False
         )
     return getattr(config, "vision_config", None) or config
+
+
+def _objects(fields: Any) -> Iterator[dict]:
+    """Every object in a JSON value."""
+    if isinstance(fields, dict):
+        yield fields
+    if isinstance(fields, dict | list):
+        for each in fields.values() if isinstance(fields, dict) else fields:
+            yield from _objects(each)
+
+
+def _cleaned(fields: Any) -> Any:
+    """A configuration without what names an implementation, a quantisation or files, at any depth.
+
+    transformers fetches and loads native code where `attn_implementation` names a repository.
+    """
+    if isinstance(fields, dict):
+        return {key: _cleaned(value) for key, value in fields.items() if not _DROPPED.search(key)}
+    return [_cleaned(each) for each in fields] if isinstance(fields, list) else fields
+
+
+def _check_whole_numbers(folder: Path, name: str) -> None:
+    """Raise BackboneError where weights are kept as anything but floating-point numbers."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with _one_line(name, "has no weights that load"), safe_open(file, "pt") as tensors:
+            kinds = {tensors.get_slice(key).get_dtype() for key in tensors.keys()}  # noqa: SIM118
+        if kinds - {"F16", "BF16", "F32", "F64"}:
+            raise BackboneError(
+                f"{name} keeps quantised weights ({', '.join(sorted(kinds))}), which are not"
+                " computed with here; give the folder of the model at full precision"
+            )
+
+
+def _check_names(folder: Path, name: str) -> None:
+    """Raise BackboneError where a file of the folder names weights that lie elsewhere."""
+    if (folder / "adapter_config.json").is_file():
+        raise BackboneError(
+            f"{name} is an adapter of another model, which would be read from elsewhere; merge it"
+            " into that model and give its folder"
+        )
+    for index in sorted(folder.glob("*.index.json")):
+        with _one_line(name, f"has a list of weights ({index.name}) that cannot be read"):
+            files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+            for file in files:
+                if not lies_in(folder, folder / file):
+                    raise BackboneError(
+                        f"{name} keeps weights in {file}, outside its folder: refused"
+                    )
+    for file in folder.glob("*"):
+        if file.suffix in (".safetensors", ".bin") and not lies_in(folder, file):
+            raise BackboneError(
+                f"{name} keeps weights in {file.name}, a link out of its folder: refused"
+            )
 
 
 def _model_class(transformers, config, name: str) -> tuple[type, dict[str, Any]]:
@@ -143,6 +214,13 @@ def _model_class(transformers, config, name: str) -> tuple[type, dict[str, Any]]
     kind = type(built)
     if kind.main_input_name not in ("pixel_values", "input_ids"):
         raise BackboneError(f"{name} takes {kind.main_input_name}, neither images nor texts")
+    for module in built.modules():
+        how = getattr(getattr(module, "config", None), "_attn_implementation", None)
+        if how not in _ATTENTION:
+            raise BackboneError(
+                f"{name} computes attention by {how}, which is not loaded; choose a model that does"
+                " it by torch"
+            )
     dense = hasattr(getattr(built, "pooler", None), "dense")
     if dense and "add_pooling_layer" in inspect.signature(kind.__init__).parameters:
         return kind, {"add_pooling_layer": False}

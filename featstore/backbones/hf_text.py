@@ -118,6 +118,8 @@ def _sentence(name: str, folder: Path, pretrained: bool) -> Sentence:
     facts: dict[str, Any] = {"dense": ()}
     for module in _json(folder / "modules.json"):
         kind, place = module["type"].rpartition(".")[2], folder / module["path"]
+        if not weight_files.lies_in(folder, place):
+            raise BackboneError(f"{name} keeps a module in {module['path']}, outside its folder")
         if kind == "Transformer":
             facts["max_length"] = _json(place / "sentence_bert_config.json").get("max_seq_length")
         elif kind == "Pooling":

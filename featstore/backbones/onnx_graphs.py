@@ -1,16 +1,18 @@
 """An ONNX graph whose inner tensors can be read: any of them becomes an output of a session."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 import torch
 
 from featstore.backbones.extras import needed
 from featstore.errors import BackboneError
+from featstore.weights import lies_in
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
@@ -44,7 +46,7 @@ class Graph(torch.nn.Module):
             raise BackboneError(
                 f"{path} is no ONNX file: {_one_line(error)}; fetch it again, or give another one"
             ) from None
-        self._data = _external_files(self._proto.graph, path)
+        self._data = _external_files(self._proto, path)
         self._sessions: dict[tuple[str, ...], object] = {}
         self.input = self._only_input()
         self.tensors = self._tensors()
@@ -138,20 +140,35 @@ class Graph(torch.nn.Module):
         return not isinstance(shape[0], int) or shape[0] == batch
 
 
-def _external_files(graph, path: Path) -> tuple[Path, ...]:
-    """Files beside the graph that hold its weights; one that lies elsewhere is refused."""
+def _external_files(model, path: Path) -> tuple[Path, ...]:
+    """Files beside the graph that hold its tensors; one that lies elsewhere is refused."""
     places = {
         entry.value
-        for tensor in graph.initializer
+        for tensor in _tensors_of(model)
         for entry in tensor.external_data
         if entry.key == "location"
     }
     for place in places:
         if PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts:
             raise BackboneError(f"{path} keeps weights in {place}, outside its folder: refused")
+        if not lies_in(path.parent, path.parent / place):
+            raise BackboneError(
+                f"{path} keeps weights in {place}, a link out of its folder: refused"
+            )
         if not (path.parent / place).is_file():
             raise BackboneError(f"{path} keeps weights in {place}, which is not beside it")
     return tuple(path.parent / place for place in sorted(places))
+
+
+def _tensors_of(message) -> Iterator[Any]:
+    """Every tensor anywhere in a model: initialisers, constants of nodes, subgraphs, functions."""
+    if message.DESCRIPTOR.name == "TensorProto":
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for each in (value,) if hasattr(value, "DESCRIPTOR") else value:
+                yield from _tensors_of(each)
 
 
 def _one_line(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """From an image of any mode to RGB: what grey, palettes, transparency and 16 bits become."""
 
 import re
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -22,7 +23,9 @@ _FILE = "featstore"
 
 
 def opened(file: Path | BinaryIO) -> Image.Image:
-    """The image in a file, decoded to its end; a truncated one raises."""
+    """The image in a file, decoded to its end; a truncated one raises, and what is no file."""
+    if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
+        raise OSError(f"{file} is not a regular file")
     with Image.open(file) as image:
         # To be asked before the file is closed, and of some formats before it is decoded.
         deep = any(_DEEP.search(str(tile[-1])) for tile in image.tile[:1])

@@ -26,6 +26,9 @@ def gc(root, days, yes) -> None:
     """
     import featstore
 
+    _, unusable = featstore.survey(root)
+    for each in unusable:
+        click.echo(f"Warning: {each.path.name} cannot be used: {each.why}", err=True)
     found = featstore.abandoned(root, days=days)
     if not found:
         notice(f"nothing was abandoned under {root or featstore.store_root()}")
@@ -33,6 +36,12 @@ def gc(root, days, yes) -> None:
     tables.show(tables.of_abandoned(found))
     if not yes:
         click.confirm(f"Delete these {len(found)}?", abort=True, err=True)
+    deleted = []
     for item in found:
-        featstore.collect(item)
-    notice(f"deleted {len(found)}, {tables.size(sum(item.n_bytes for item in found))}")
+        try:
+            featstore.collect(item)
+        except (featstore.errors.FeatstoreError, OSError) as error:
+            click.echo(f"Warning: {item.path.name} is kept: {error}", err=True)
+        else:
+            deleted.append(item)
+    notice(f"deleted {len(deleted)}, {tables.size(sum(item.n_bytes for item in deleted))}")

@@ -18,7 +18,8 @@ from terminal.values import CODEC, FORMAT, STORE, Names
 @click.option("--format", type=FORMAT, help="Of the store.  [default: by its suffix]")
 @click.option("--codec", type=CODEC, help="Of a Zarr store's chunks.  [default: none]")
 @click.option("--overwrite", is_flag=True, help="Replace a store that holds something else.")
-def merge(a, b, out, names, format, codec, overwrite) -> None:
+@click.option("--memory", default="auto", help="What blocks may take, as 500MB.")
+def merge(a, b, out, names, format, codec, overwrite, memory) -> None:
     """Make one store of the taps of two that hold the same rows.
 
     Rows are matched by their ids, and labels by their values; the first difference is named.
@@ -28,9 +29,18 @@ def merge(a, b, out, names, format, codec, overwrite) -> None:
       featstore merge resnet.zarr vit.zarr --out both.zarr
     """
     import featstore
+    from probe.budget import parse
 
     with Progress() as progress:
         store = featstore.merge(
-            a, b, out, format, names=names, codec=codec, overwrite=overwrite, progress=progress
+            a,
+            b,
+            out,
+            format,
+            names=names,
+            codec=codec,
+            overwrite=overwrite,
+            memory=parse(memory),
+            progress=progress,
         )
     notice(f"stored {', '.join(tap.name for tap in store.spec.taps)}: {store.path}")

@@ -101,7 +101,8 @@ def probe(
 
     Prints mean and spread of the test accuracy over the seeds, and its share of the full layer's.
 
-    STORE is a path; without it, the newest complete store under the store root is taken.
+    STORE is a path; without it, the newest complete store under the store root is taken,
+    one that was made in this folder before all others.
     Features are drawn at random, nested along the fractions of one seed, unless --mode says
     otherwise.
 
@@ -127,18 +128,31 @@ def probe(
     with joined():
         if rank() > 0:
             click.get_current_context().meta["quiet"] = True
+        heading = ""
         if store is None:
             chosen = featstore.newest_complete()
             notice(f"probing the newest complete store: {chosen.path}")
+            heading = _taken(chosen)
         else:
             chosen = featstore.open(store)
         tested = tested_on(chosen, test_split)
-        result = run_probe(chosen, out, plot, split=tested, **options, **solver_options())
+        result = run_probe(
+            chosen, out, plot, split=tested, heading=heading, **options, **solver_options()
+        )
         if rank() == 0 and (save_weights or save_predictions or per_class):
             _save(
                 result, chosen, tested, save_weights, save_predictions, per_class,
                 options["memory"],
             )  # fmt: skip
+
+
+def _taken(store) -> str:
+    """Say which store was taken where none was named, and whose it is if not of this folder."""
+    import os
+
+    folder = store.provenance.get("folder")
+    elsewhere = f", made in {folder}" if folder and folder != os.getcwd() else ""
+    return f"Store: {store.path}, the newest complete one{elsewhere}.\n"
 
 
 def _save(result, store, split, weights, predictions, per_class, memory) -> None:
@@ -156,7 +170,7 @@ def _save(result, store, split, weights, predictions, per_class, memory) -> None
         notice(f"wrote {path}")
 
 
-def run_probe(store, out, plot, *, tap=None, split="test", **options):
+def run_probe(store, out, plot, *, tap=None, split="test", heading="", **options):
     """Sweep an open store as the options say, show the table, and return the result."""
     from probe import sentence, sweep
     from probe.ranks import rank
@@ -180,7 +194,7 @@ def run_probe(store, out, plot, *, tap=None, split="test", **options):
         from probe.figures import accuracy_against_fraction
 
         accuracy_against_fraction(table, plot)
-    tables.show(*tables.of_sweep(table), sentence(table))
+    tables.show(*filter(None, [heading]), *tables.of_sweep(table), sentence(table))
     for line in warnings(table):
         click.echo(f"Warning: {line}", err=True)
     for path in filter(None, (out, plot)):

@@ -62,6 +62,8 @@ def export(
         raise UsageError(f"{str(out)!r} must end in {', '.join(SUFFIXES)}")
     facts = {**(provenance or {}), "tap": chosen.name, "features": indices.tolist()}
     facts["exported_from"] = str(store.path)
+    if store.notices:
+        facts["notices"] = [notice.to_json() for notice in store.notices]
     splits = {
         split.name: SplitRows(store, split.name, {chosen.name: chosen.name})
         for split in store.spec.splits

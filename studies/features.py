@@ -14,7 +14,10 @@ from studies.errors import PartMissing, UsageError
 from studies.made import Made, digest, stamp
 from studies.spec import Options, Study, nearest, several
 
-_COLUMNS = {f"{name}_column": name for name in ("label", "image", "text", "split")}
+_COLUMNS = {
+    **{f"{name}_column": name for name in ("label", "image", "text", "split")},
+    **{"label_kind": "kind", "delimiter": "delimiter", "encoding": "encoding"},
+}
 # Data sets that are files: their paths start where the study file lies.
 _OF_FILES = ("folder", "npz", "csv", "parquet", "jsonl", "wds", "hf")
 

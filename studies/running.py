@@ -91,6 +91,8 @@ def _store(feature: Feature, made: Made, progress: Progress, told: Told):
     except Exception as error:
         return None, failed(feature.name, error, told)
     what = f"{done.images_done:,} {done.modality}s in {done.seconds:.1f} s"
+    for notice in done.notices:
+        told(f"{feature.name}: {notice}")
     told(f"{feature.name}: " + ("complete already" if done.reused else f"extracted {what}"))
     return done.store, Outcome(feature.name, "there" if done.reused else "made")
 

@@ -50,6 +50,10 @@ class Options(_Strict):
     text_column: str | None = None
     split_column: str | None = None
     target_columns: Several | None = None
+    label_kind: str | None = None
+    delimiter: str | None = None
+    encoding: str | None = None
+    bit_depth: int | None = None
     on_error: str | None = None
     views: int | None = None
     augment: str | None = None

@@ -347,6 +347,21 @@ def test_the_sign_between_cells_is_found_and_said(images, sign):
     assert (odd.classes, odd.notices) == (rows.classes, ())
 
 
+def test_a_sign_that_excel_states(images):
+    lines = [";".join(cells) for cells in (("im/0.png", "a", "train"), ("im/1.png", "b", "train"))]
+    rows = in_table(images, ["path;label;split", *lines], head="sep=;")
+    assert (rows.classes, rows.ids) == (("a", "b"), ["im/0.png", "im/1.png"])
+
+
+def test_decimal_commas_are_refused(images):
+    lines = [f"im/{n}.png;{n},5;train" for n in range(4)]
+    for columns in ({}, {"targets": ("label",)}):
+        with pytest.raises((UsageError, DatasetError), match="decimal comma; write a point"):
+            in_table(images, lines, head="path;label;split", **columns)
+    rows = in_table(images, lines, head="path;label;split", kind="class")
+    assert rows.classes == ("0,5", "1,5", "2,5", "3,5")
+
+
 @pytest.mark.parametrize("ending", ["\r", "\r\n"])
 def test_line_ends_and_quoted_lines(images, ending):
     text = ending.join(["path,label,split", f'im/0.png,"a{ending}b",train', "im/1.png,c,train", ""])
@@ -625,9 +640,20 @@ def test_names_and_folders_are_checked_without_reading(tmp_path, name, said):
         datasets.check(name, ("train",), data_dir=tmp_path / "nowhere")
 
 
+def test_columns_are_checked_by_the_head_alone(tmp_path):
+    (tmp_path / "l.csv").write_text("path,label,split\n\0 no rows")
+    for columns, said in (
+        (Columns(label="kind"), "no column 'kind'; it has path, label, split"),
+        (Columns(delimiter=";"), "has the columns path,label,split; say which"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            datasets.check("csv:l.csv", ("train",), data_dir=tmp_path, columns=columns)
+    datasets.check("csv:l.csv", ("train",), data_dir=tmp_path)
+
+
 def test_splits_are_checked_without_reading(tmp_path):
     tree(tmp_path, ["cat"], ["train"])
-    (tmp_path / "l-train.csv").write_text("")
+    (tmp_path / "l-train.csv").write_text("path,label\n")
     shard(tmp_path / "s-train.tar", [("0.png", png())])
     for name in (
         f"folder:{tmp_path}",

@@ -51,7 +51,6 @@ _CHECKS = {
     "npz": arrays.check,
     "hf": hub.check,
     "wds": webdataset.check,
-    **{kind: partial(table_files.check, kind) for kind in table_files.KINDS},
 }
 
 
@@ -120,7 +119,9 @@ def check(
     """
     data_dir = None if data_dir is None else Path(data_dir).expanduser()
     kind, argument = _kind(name, columns or Columns())
-    if kind in _CHECKS:
+    if kind in table_files.KINDS:
+        table_files.check(kind, argument, splits, data_dir, columns or Columns())
+    elif kind in _CHECKS:
         _CHECKS[kind](argument, splits, data_dir)
     elif kind == "digits":
         for split in splits:

@@ -86,6 +86,11 @@ def encoded(
         said.append(Notice.of("hidden labels", f"{text}: {len(hidden)}", hidden))
     values = pc.unique(pa.chunked_array(_chunks(told), next(iter(told.values())).type)).drop_null()
     written = _written(values)
+    if written == "words" and asked.kind is None and _have_decimal_commas(values):
+        raise UsageError(
+            f"the column {name} of {dataset} has numbers with a decimal comma; write a point, or"
+            " say --label-kind class"
+        )
     if written == "fractions" and asked.kind is None:
         text = (
             f"{name} has numbers with a fraction, taken as numbers to regress on"
@@ -176,6 +181,12 @@ def _written(values: pa.Array) -> str:
     return "floats" if (numbers == np.round(numbers)).all() else "fractions"
 
 
+def _have_decimal_commas(values: pa.Array) -> bool:
+    return values.type == TEXT and all(
+        re.fullmatch(r"[+-]?\d+(,\d+)?", text) for text in values.to_pylist()
+    )
+
+
 def _numbers(dataset: str, split: str, name: str, column: pa.ChunkedArray) -> np.ndarray:
     kind = column.type
     if kind == TEXT:
@@ -183,6 +194,10 @@ def _numbers(dataset: str, split: str, name: str, column: pa.ChunkedArray) -> np
             column = without_space(column).cast(pa.float64())
             kind = column.type
     if not _is_number(kind):
+        if _have_decimal_commas(pc.unique(column)):
+            raise DatasetError(
+                f"the column {name} of {dataset} has numbers with a decimal comma; write a point"
+            )
         raise DatasetError(
             f"the column {name} of {dataset} holds {_called(kind)}; targets are numbers: choose"
             " another column, or give it as --label-column if it names classes"

@@ -74,12 +74,20 @@ def _after(said: Sequence[Notice]) -> Iterator[None]:
         raise type(error)(f"{error} ({'; '.join(map(str, said))})") from error
 
 
-def check(kind: str, file: str, names: Sequence[str], data_dir: Path | None) -> None:
-    """Raise where there is no such file, or none of a split of these names."""
+def check(
+    kind: str, file: str, names: Sequence[str], data_dir: Path | None, columns: Columns
+) -> None:
+    """Raise where there is no such file, none of a split of these names, or no such column."""
     pattern = Path(data_dir or "", Path(file).expanduser())
-    there = list(_files(pattern))
-    for name in names if None not in there else ():
-        splits.held(f"{kind}:{pattern.name}", name, there)
+    dataset = f"{kind}:{pattern.name}"
+    files = _files(pattern)
+    for name in names if None not in files else ():
+        splits.held(dataset, name, list(files))
+    # The names of JSON lines are in all of them.
+    if kind != _Jsonl.kind:
+        table = _KINDS[kind](next(iter(files.values())), columns, skip=True)
+        with _after(table.notices):
+            choose(dataset, table.names, columns)
 
 
 def _files(pattern: Path) -> dict[str | None, Path]:
@@ -140,13 +148,14 @@ class _Csv(_Table):
 
     def read_names(self) -> list[str]:
         self._encoding = self.asked.encoding or self._mark()
+        self._lines_before = 0
         self._delimiter = self.asked.delimiter or self._sniffed()
         parse = csv.ParseOptions(
             delimiter=self._delimiter,
             newlines_in_values=True,
             invalid_row_handler=(lambda row: "skip") if self.skip else None,
         )
-        read = csv.ReadOptions(encoding=self._encoding)
+        read = csv.ReadOptions(encoding=self._encoding, skip_rows=self._lines_before)
         with csv.open_csv(self.path, read_options=read, parse_options=parse) as reader:
             self._written = reader.schema.names
         return [name.strip() for name in self._written]
@@ -155,7 +164,9 @@ class _Csv(_Table):
         written = dict(zip(self.names, self._written, strict=True))
         wanted = [written[name] for name in names]
         # Numbers of lines are known where one thread reads.
-        read = csv.ReadOptions(encoding=self._encoding, use_threads=not self.skip)
+        read = csv.ReadOptions(
+            encoding=self._encoding, use_threads=not self.skip, skip_rows=self._lines_before
+        )
         parse = csv.ParseOptions(
             delimiter=self._delimiter,
             newlines_in_values=True,
@@ -195,6 +206,9 @@ class _Csv(_Table):
             return "\t"
         with open(self.path, encoding=self._encoding, errors="replace", newline="") as file:
             line = re.split(r"[\r\n]", file.read(_HEADING).lstrip("\ufeff"))[0]
+        if stated := re.fullmatch(r'"?sep=(.)"?', line):  # as Excel writes it
+            self._lines_before = 1
+            return stated[1]
         line = re.sub(r'"[^"]*"', "", line)
         if "," in line:
             return ","

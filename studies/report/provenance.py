@@ -155,7 +155,10 @@ def _of_store(store: featstore.Store) -> dict[str, Any]:
         "path": str(store.path),
         "spec": store.spec.model_dump(mode="json", exclude_defaults=True),
         "digest": store.spec.digest(),
-        "provenance": dict(store.provenance),
+        "provenance": {
+            **store.provenance,
+            **({"notices": [str(notice) for notice in store.notices]} if store.notices else {}),
+        },
     }
 
 

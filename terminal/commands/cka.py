@@ -5,7 +5,7 @@ from rich.table import Table
 
 from terminal import tables
 from terminal.failures import Command
-from terminal.progress import Progress, notice
+from terminal.progress import Progress, notice, tested_on
 from terminal.values import (
     DEVICE,
     PICTURE,
@@ -30,7 +30,7 @@ MOST_LAYERS = 10  # columns of a printed matrix
 )  # fmt: skip
 @click.option("--seeds", type=Seeds(int, "3,7"), default="5", metavar="N|LIST",
               help="5 for seeds 1 to 5, or a list such as 3,7.")  # fmt: skip
-@click.option("--split", default="test", help="On which rows to compare.")
+@click.option("--split", help="On which rows to compare.  [default: test, or validation]")
 @click.option("--rows", type=int, help="How many of them, drawn at random.  [default: all]")
 @click.option("--row-seed", type=int, default=0, help="Of that draw.")
 @click.option("--debiased", is_flag=True, help="The unbiased estimate of HSIC; one more pass.")
@@ -67,6 +67,7 @@ def cka(stores, tap, split, rows, out, matrix, plot, **options) -> None:
     layers = layers_of(stores, tap)
     if matrix and len(layers) < 2:
         raise click.UsageError("a matrix needs two layers: name several stores, or --tap all")
+    split = tested_on(layers[0].store, split)
     check_same_rows(layers, split)
     with Progress() as progress:
         found = layer_similarity(

@@ -292,7 +292,8 @@ def test_a_data_set_that_cannot_be_downloaded_says_which_option_takes_a_copy(sto
 
 
 def test_a_folder_without_images_is_named(store_root, tmp_path):
-    (tmp_path / "images" / "train" / "cat").mkdir(parents=True)
+    for split in ("train", "test"):
+        (tmp_path / "images" / split / "cat").mkdir(parents=True)
     arguments = [*extract_with(dataset=f"folder:{tmp_path / 'images'}"), "--no-pretrained"]
     refuse(arguments, 1, str(tmp_path / "images"))
     assert not store_root.exists()

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from array_api_compat import array_namespace
 
-from probe.arrays import Array, Backend, cholesky, solve_lower, to_host
+from probe.arrays import Array, Backend, solve_lower, to_host
+from probe.factor import checked_cholesky
 from probe.moments import Moments, add_upper, mirror, panels
 
 PIECE = 64
@@ -162,7 +163,7 @@ def orthonormalised(vectors: Array) -> Array:
         gram = xp.zeros((width, width), dtype=vectors.dtype, device=vectors.device)
         add_upper(gram, vectors, width)
         mirror(gram)
-        lower, exists = cholesky(gram[None])
+        lower, exists = checked_cholesky(gram[None])
         if not exists[0]:
             orthonormal, triangle = xp.linalg.qr(vectors)
             return orthonormal * xp.sign(xp.linalg.diagonal(triangle))

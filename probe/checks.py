@@ -8,6 +8,9 @@ import numpy as np
 from probe.blocks import RowBlocks, Rows, as_blocks, has_targets, targets_of
 from probe.errors import DataError
 
+SMALLEST, LARGEST = 1e-152, 1e152
+"""Between these must lie how much a target changes, so that its square is a float64 number."""
+
 
 def as_pair(train: Rows, test: Rows) -> tuple[RowBlocks, RowBlocks]:
     """Return train and test as row blocks that agree in features and classes.
@@ -44,6 +47,7 @@ def check_train(train: RowBlocks) -> np.ndarray:
                 f"target {constant[0]} is {labels.reshape(len(labels), -1)[0, constant[0]]:g} in "
                 "every train row: there is nothing to predict, so leave it out"
             )
+        check_spread(labels)
         return np.zeros(0, np.int64)
     check_labels(labels, train.n_classes, "train")
     counts = np.bincount(labels, minlength=train.n_classes)
@@ -119,6 +123,17 @@ def check_targets(targets: np.ndarray, split: str) -> None:
         raise DataError(
             f"row {wrong[0][0]} of {split} has {targets[tuple(wrong[0])]} as a target: "
             "targets must be finite; mend or drop the row"
+        )
+
+
+def check_spread(targets: np.ndarray) -> None:
+    """Raise DataError that names the first target whose squares are no good float64 numbers."""
+    spread = np.ptp(targets.reshape(len(targets), -1), axis=0)
+    for column in np.flatnonzero(~((spread > SMALLEST) & (spread < LARGEST))):
+        what, remedy = ("little", "multiply") if spread[column] <= SMALLEST else ("much", "divide")
+        raise DataError(
+            f"target {column} changes by {spread[column]:g} over the train rows, which is too "
+            f"{what} for squared errors in float64: {remedy} it by a constant"
         )
 
 

@@ -15,7 +15,7 @@ from probe.forward import Forward, like
 from probe.metrics import Scores
 from probe.moments import Moments
 from probe.moments_cache import cached_moments
-from probe.prefixes import Normal, PrefixFit, System
+from probe.prefixes import Normal, PrefixFit, System, refined
 from probe.settings import Settings
 from probe.weights import Weights
 
@@ -69,6 +69,9 @@ def _equations(train: Moments, standardize: bool) -> Normal:
         counts=train.counts,
         frame=Frame(len(train.sums), lambda: train, standardize),
         precision=train.precision,
+        squares=train.squares(standardize),
+        products=train.products,
+        refined=lambda: refined(train, lambda better: _equations(better, standardize)),
     )
 
 

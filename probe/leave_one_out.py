@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from array_api_compat import array_namespace
 
-from probe.arrays import Array, at_labels, set_at_labels
+from probe.arrays import Array, at_labels, set_at_labels, to_host
 from probe.axes import Axes
 from probe.blocks import RowBlocks
 from probe.chains import Chain
@@ -56,7 +56,9 @@ class LeaveOneOut(PrefixFit):
 
     def score(self, train: RowBlocks, scores: Scores) -> None:
         """Feed the logits of every probe on every train row, that row left out, to `scores`."""
-        super().score(train, _LeftOut(scores, self.n_train, self._normal.start))
+        # in the units in which rows meet the targets, as `_start` is
+        start = to_host(self._start)
+        self._score(train, _LeftOut(self._in_units(scores), self.n_train, start))
 
     def _ready(self, system: System, sizes: tuple[int, ...]) -> "Leverages":
         return Leverages(self._substituted(system))

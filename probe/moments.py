@@ -10,11 +10,15 @@ from array_api_compat import array_namespace
 from probe.arrays import Array, full_precision, set_at_labels, to_host
 from probe.blocks import RowBlocks, has_targets
 from probe.budget import moment_rows
-from probe.errors import DataError
+from probe.errors import DataError, MemoryBudgetError
 from probe.ranks import all_sum, share
 from probe.rows import first_rows, gathered
 from probe.settings import Settings
 
+# mean squares below this are of features whose products vanish in float32, or lose their digits
+VANISHING = 2.0**-100
+# a variance below this share of the squared distance from the shift has few digits in float32
+AWAY = 1e-4
 PANELS = 8
 MIN_PANEL = 128
 
@@ -38,9 +42,12 @@ class Moments:
         sums: float64 (D,), U'1.
         class_sums: float64 (D, C), U'Y: with classes the sums of u over the rows of each.
         gram: float64 (D, D), U'U.
-        precision: dtype in which products of rows were computed, "float32" or "float64".
+        precision: dtype in which solvers compute with these rows, "float32" or "float64".
         floor: float64 (D,) or 0, a variance below which is rounding: what a subtraction leaves
             of a feature that changes only in the rows taken away.
+        products: dtype in which products of rows were computed; by default that of the rows.
+        again: returns the moments of the same rows with products in float64; None where the rows
+            are not at hand.
     """
 
     n: int
@@ -51,7 +58,13 @@ class Moments:
     gram: np.ndarray
     precision: str = "float32"
     floor: np.ndarray | float = 0.0
+    products: str = ""
+    again: Callable[[], "Moments"] | None = field(default=None, repr=False, compare=False)
     _made: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        if not self.products:
+            object.__setattr__(self, "products", self.precision)
 
     @property
     def class_counts(self) -> np.ndarray:
@@ -73,13 +86,20 @@ class Moments:
         """Variance of x (divisor N), float64 (D,); exactly 0 for a feature that never changes."""
         squares, offset = np.diagonal(self.gram) / self.n, self.offset
         variance = squares - offset**2
-        rounding = np.maximum(RESOLUTION[self.precision] * offset**2, self.floor)
+        rounding = np.maximum(RESOLUTION[self.products] * offset**2, self.floor)
         return np.where(variance > rounding, variance, 0.0)
 
     def scale(self, standardize: bool = True) -> np.ndarray:
         """Standard deviation of x, float64 (D,); 1 for a constant feature or without scaling."""
         deviation = np.sqrt(self.variance)
         return np.where((deviation > 0) & standardize, deviation, 1.0)
+
+    def squares(self, standardize: bool = True) -> np.ndarray:
+        """Return U'U / N of each scaled feature, float64 (D,): what its rounding is relative to.
+
+        It is 1 for features about their own mean, and more about a shift that lies elsewhere.
+        """
+        return np.diagonal(self.gram) / self.n / self.scale(standardize) ** 2
 
     @property
     def priors(self) -> np.ndarray:
@@ -113,6 +133,24 @@ class Moments:
             self._made[key] = make()
         return self._made[key]
 
+    def refined(self) -> "Moments | None":
+        """Return the moments of the same rows with products in float64, which are read once more.
+
+        They are kept. None where the rows are not at hand, or the memory granted is too little.
+        """
+        if self.products == "float64":
+            return self
+        if self.again is None:
+            return None
+
+        def read() -> "Moments | None":
+            try:
+                return self.again()
+            except MemoryBudgetError:
+                return None
+
+        return self.once("refined", read)
+
     def shifted_to(self, shift: np.ndarray) -> "Moments":
         """Return the same moments about another shift."""
         if np.array_equal(shift, self.shift):
@@ -125,6 +163,7 @@ class Moments:
             sums=self.sums + self.n * by,
             class_sums=self.class_sums + np.outer(by, self.counts),
             gram=self.gram + cross + cross.T + self.n * np.outer(by, by),
+            again=None if self.again is None else lambda: self.again().shifted_to(shift),
         )
 
     def __add__(self, other: "Moments") -> "Moments":
@@ -145,11 +184,19 @@ class Moments:
             )
         other = other.shifted_to(self.shift)
         n = self.n + sign * other.n
-        precision = min(self.precision, other.precision)  # "float32" sorts before "float64"
-        floor = self.floor
+        # "float32" sorts before "float64"
+        precision = min(self.precision, other.precision)
+        products, floor = min(self.products, other.products), self.floor
         if sign < 0:
-            lost = LEFT_OVER[precision] * np.diagonal(self.gram) / n
+            lost = LEFT_OVER[products] * np.diagonal(self.gram) / n
             floor = np.maximum(floor, lost)
+
+        def again() -> "Moments":
+            ours, theirs = self.refined(), other.refined()
+            if ours is None or theirs is None:
+                raise MemoryBudgetError("the rows cannot be read once more")
+            return ours._combined(theirs, sign)
+
         return Moments(
             n,
             self.shift,
@@ -159,35 +206,78 @@ class Moments:
             self.gram + sign * other.gram,
             precision,
             floor,
+            products,
+            again,
         )
 
 
-def moments(blocks: RowBlocks, settings: Settings, split: str = "train") -> Moments:
+def moments(
+    blocks: RowBlocks, settings: Settings, split: str = "train", precise: bool = False
+) -> Moments:
     """Return the moments of all rows, read once: in each process its share of them.
 
     Products of pieces of rows are computed in float32 (float64 for float64 features) and summed
     in float64. A constant 1 and the one-hot labels, or the targets, stand as further columns
     beside the features, so that one product gives U'U, U'1 and U'Y; of U'U only the upper triangle
-    is computed, panel by panel. Targets are centred meanwhile.
+    is computed, panel by panel. Targets are centred and scaled meanwhile.
+
+    Rows are read again, with products in float64, where float32 shows to be too narrow for them:
+    products overflow or vanish, or lie so far from the shift that they say little of the variance.
+
+    Arguments:
+        blocks: the rows.
+        settings: memory, backend, progress.
+        split: what to call the rows in errors.
+        precise: compute products in float64 in any case.
 
     Raises:
-        DataError: as `probe.rows.gathered`; or products of features overflow.
+        DataError: as `probe.rows.gathered`; or products of features overflow or vanish.
         MemoryBudgetError: the matrices do not fit into `settings.memory`.
     """
     shift, dtype = first_rows(blocks)
+    products = "float64" if precise else dtype
+    total = _summed(blocks, settings, split, shift, products)
+    if products == "float32" and _too_narrow(total, blocks.n_rows):
+        products = "float64"
+        total = _summed(blocks, settings, split, shift, products)
+    found = _finished(total, blocks, shift, products)
+    # beside these moments, what is made of them and their successors
+    held = 4 * 8 * len(shift) ** 2
+    tight = replace(settings, memory=max(1, settings.memory - held))
+    return replace(
+        found, precision=dtype, again=lambda: moments(blocks, tight, split, precise=True)
+    )
+
+
+def _summed(
+    blocks: RowBlocks, settings: Settings, split: str, shift: np.ndarray, dtype: str
+) -> Array:
+    """Return U'[U 1 Y], float64 (D, D + 1 + C), of U'U only panels on and above the diagonal."""
     width, backend = blocks.n_features, settings.backend
-    centre = target_means(blocks)
+    centre, unit = target_means(blocks), target_units(blocks)
     spare = 1 + (len(centre) or blocks.n_classes)
     rows = moment_rows(settings.memory, width, spare, dtype)
     own = share(blocks, rows)
     total, done = backend.zeros((width, width + spare), "float64"), 0
     for piece, labels in gathered(own, rows, backend, dtype, shift, split, spare=spare):
-        _set_targets(piece[:, width:], labels, centre)
+        _set_targets(piece[:, width:], labels, centre, unit)
         add_upper(total, piece, width)
         done += len(labels)
         settings.progress("rows", done, own.n_rows)
     all_sum(total)
-    return _finished(total, blocks, centre, shift, dtype)
+    return total
+
+
+def _too_narrow(total: Array, n_rows: int) -> bool:
+    """Return whether float32 products say too little of some feature."""
+    width = len(total)
+    sums, squares = to_host(total[:, width]), to_host(array_namespace(total).linalg.diagonal(total))
+    if not (np.isfinite(squares).all() and np.isfinite(sums).all()):
+        return True
+    # a feature that does not change has sums and squares of exactly 0 about its own value
+    vanishing = (squares < n_rows * VANISHING) & ((sums != 0) | (squares != 0))
+    variance, off = squares / n_rows - (sums / n_rows) ** 2, (sums / n_rows) ** 2
+    return bool((vanishing | (variance < AWAY * off)).any())
 
 
 def target_means(blocks: RowBlocks) -> np.ndarray:
@@ -197,13 +287,33 @@ def target_means(blocks: RowBlocks) -> np.ndarray:
     return blocks.labels().reshape(blocks.n_rows, -1).mean(0)
 
 
-def _set_targets(columns: Array, labels: Array, centre: np.ndarray) -> None:
-    """Write a constant 1 and, behind it, one-hot labels or centred targets (r, C) to columns."""
+def target_units(blocks: RowBlocks) -> np.ndarray:
+    """Return a power of two near the deviation of each target, float64 (T,).
+
+    Targets of any size are thus computed with in any precision, without a rounding.
+    """
+    if not has_targets(blocks):
+        return np.zeros(0)
+    return units(blocks.labels().reshape(blocks.n_rows, -1))
+
+
+def units(values: np.ndarray) -> np.ndarray:
+    """Return a power of two near the deviation of each column of (N, T), float64 (T,)."""
+    away = values - values.mean(0)
+    largest = np.abs(away).max(0)
+    largest = np.where(largest > 0, largest, 1.0)
+    # of numbers up to 1, so that squares neither overflow nor vanish
+    deviation = largest * np.sqrt(((away / largest) ** 2).mean(0))
+    return np.exp2(np.round(np.log2(np.where(deviation > 0, deviation, 1.0))))
+
+
+def _set_targets(columns: Array, labels: Array, centre: np.ndarray, unit: np.ndarray) -> None:
+    """Write a constant 1 and, behind it, one-hot labels or scaled targets (r, C) to columns."""
     xp = array_namespace(columns)
     columns[:, 0] = 1
     if len(centre):
-        minus = xp.asarray(centre, device=columns.device)
-        columns[:, 1:] = xp.reshape(labels, (-1, len(centre))) - minus
+        minus, by = (xp.asarray(array, device=columns.device) for array in (centre, unit))
+        columns[:, 1:] = (xp.reshape(labels, (-1, len(centre))) - minus) / by
         return
     one_hot = columns[None, :, 1:]
     one_hot[...] = 0
@@ -233,18 +343,25 @@ def mirror(gram: Array) -> None:
         gram[columns, columns] = corner + xp.triu(corner, k=1).T
 
 
-def _finished(
-    total: Array, blocks: RowBlocks, centre: np.ndarray, shift: np.ndarray, dtype: str
-) -> Moments:
+def _finished(total: Array, blocks: RowBlocks, shift: np.ndarray, dtype: str) -> Moments:
     width = len(shift)
     host = to_host(total)
     gram, sums, class_sums = host[:, :width], host[:, width].copy(), host[:, width + 1 :]
-    if not np.isfinite(gram[0].sum() + np.trace(gram)):
-        raise DataError(f"products of features overflow {dtype}: divide the features by a constant")
+    squares = np.diagonal(gram)
+    for wrong, what, remedy in (
+        (~np.isfinite(squares), "overflow", "divide"),
+        ((squares == 0) & (sums != 0), "vanish in", "multiply"),
+    ):
+        if wrong.any():
+            raise DataError(
+                f"squares of feature {wrong.argmax()} {what} {dtype}: {remedy} the features by a "
+                "constant"
+            )
     mirror(gram)
+    centre, unit = target_means(blocks), target_units(blocks)
     if len(centre):
         counts = centre * blocks.n_rows
-        class_sums = class_sums + np.outer(sums, centre)
+        class_sums = class_sums * unit + np.outer(sums, centre)
     else:
         counts = np.bincount(blocks.labels(), minlength=blocks.n_classes)
     return Moments(blocks.n_rows, shift, counts, sums, class_sums, gram, dtype)

@@ -2,6 +2,7 @@
 
 import hashlib
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -13,7 +14,7 @@ from probe.moments import Moments, moments, target_means
 from probe.ranks import everywhere, rank
 from probe.settings import Settings
 
-VERSION = 2
+VERSION = 3
 ARRAYS = ("shift", "counts", "sums", "class_sums", "gram")
 
 
@@ -25,13 +26,15 @@ class KnowsMoments(Protocol):
         """Return the moments of all rows."""
 
 
-def cached_moments(blocks: RowBlocks, settings: Settings, split: str = "train") -> Moments:
+def cached_moments(
+    blocks: RowBlocks, settings: Settings, split: str = "train", precise: bool = False
+) -> Moments:
     """Return the moments of all rows, from `settings.moments_cache` if they are kept there.
 
     Rows that know their moments are asked for them. Without a cache folder, or of blocks without
     a fingerprint, they are computed and not kept. A file that is damaged, or of other rows, is
     computed and written anew; a folder that cannot be written to is done without, since a cache
-    only saves time.
+    only saves time. With `precise` products are computed in float64, and kept in a file beside.
 
     Raises:
         DataError, MemoryBudgetError: as `probe.moments.moments`.
@@ -39,13 +42,17 @@ def cached_moments(blocks: RowBlocks, settings: Settings, split: str = "train") 
     if isinstance(blocks, KnowsMoments):
         return blocks.moments(settings)
     if settings.moments_cache is None or blocks.fingerprint is None:
-        return moments(blocks, settings, split)
-    path = cache_path(settings.moments_cache, blocks)
+        return moments(blocks, settings, split, precise)
+    path = cache_path(settings.moments_cache, blocks, precise)
+
+    def again() -> Moments:
+        return cached_moments(blocks, settings, split, precise=True)
+
     kept = load(path)
     if everywhere(kept is not None and _fits(kept, blocks)):
         settings.progress("rows", blocks.n_rows, blocks.n_rows, cached=True)
-        return kept
-    computed = moments(blocks, settings, split)
+        return replace(kept, again=again)
+    computed = replace(moments(blocks, settings, split, precise), again=again)
     if rank() > 0:
         return computed
     try:
@@ -56,9 +63,10 @@ def cached_moments(blocks: RowBlocks, settings: Settings, split: str = "train") 
     return computed
 
 
-def cache_path(folder: Path, blocks: RowBlocks) -> Path:
+def cache_path(folder: Path, blocks: RowBlocks, precise: bool = False) -> Path:
     """Return where the moments of these rows are kept."""
     key = f"{VERSION} {blocks.fingerprint} {blocks.n_features} {blocks.n_classes}"
+    key += " float64" if precise else ""
     return Path(folder) / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
 
 
@@ -74,6 +82,7 @@ def save(computed: Moments, path: Path) -> None:
             class_sums=computed.class_sums,
             gram=computed.gram,
             precision=np.array(computed.precision),
+            products=np.array(computed.products),
         )
 
 
@@ -86,7 +95,8 @@ def load(path: Path) -> Moments | None:
         # opened here, since np.load would leave a damaged file open
         with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
             arrays = {name: held[name] for name in ARRAYS}
-            return Moments(int(held["n"]), **arrays, precision=str(held["precision"]))
+            dtypes = {name: str(held[name]) for name in ("precision", "products")}
+            return Moments(int(held["n"]), **arrays, **dtypes)
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 

@@ -70,11 +70,17 @@ class PrefixSimilarity:
 
     @cached_property
     def _hsic(self) -> np.ndarray:
-        return pairwise_hsic(self.test)
+        return pairwise_hsic(self.test) / self._unit**2
 
     @cached_property
     def _covariance(self) -> Array:
-        return self.backend.put(self.test.covariance(standardize=False), self.test.precision)
+        covariance = self.test.covariance(standardize=False) / self._unit
+        return self.backend.put(covariance, self.test.precision)
+
+    @property
+    def _unit(self) -> float:
+        """The largest variance: CKA does not know it, and fourth powers of small numbers vanish."""
+        return float(self.test.variance.max()) or 1.0
 
 
 def check_room(n_features: int, memory: int) -> None:

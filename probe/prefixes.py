@@ -1,7 +1,7 @@
 """Probes on every prefix of a chain from one Cholesky factorisation of each chain and penalty."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -25,16 +25,23 @@ from probe.factor import Factors, factorise
 from probe.forward import Forward, folded, forward
 from probe.kernels import permuted_blocks
 from probe.metrics import Scores
+from probe.moments import Moments
+from probe.ranks import everywhere
 from probe.rows import gathered
 from probe.settings import Settings
+from probe.statuses import SINGULAR
 from probe.weights import Weights
 
 Ready: TypeAlias = Forward | Direct | FoldedDirect
 
 REMEDIES = {
-    "singular": "the features are linearly dependent and l2 is too small to tell them apart: "
+    SINGULAR: "the features are linearly dependent and l2 is too small to tell them apart: "
     "give a larger l2",
 }
+
+
+SHALLOW = 1e-6
+"""Smallest eigenvalues, of a diagonal of 1, below which float32 rows blur what a probe tells."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,9 @@ class Normal:
         frame: the train rows, for bases.
         of_covariance: whether M is their covariance.
         precision: "float32" or "float64", in which rows are scored.
+        squares: float64 (D,), the sums of squares a row of which rounding of M is a share.
+        products: "float32" or "float64", in which the entries of M were summed.
+        refined: returns the equations with products in float64; None where they cannot be had.
     """
 
     matrix: np.ndarray
@@ -64,6 +74,40 @@ class Normal:
     frame: Frame
     of_covariance: bool = False
     precision: str = "float32"
+    squares: np.ndarray | None = None
+    products: str = "float64"
+    refined: Callable[[], "Normal | None"] = lambda: None
+
+    @property
+    def unit(self) -> np.ndarray:
+        """A power of two near what features say of each column of R, float64 (C,)."""
+        variance = np.diagonal(self.matrix)[:, None]
+        known = np.sqrt(np.where(variance > 0, variance, np.inf))
+        most = (np.abs(self.right) / known).max(0)
+        return np.exp2(np.round(np.log2(np.where(most > 0, most, 1.0))))
+
+
+class InUnits:
+    """Scores of predicted numbers that are still to be multiplied by a unit, as the targets are.
+
+    Both are given less the mean of the targets in train, which no error sees.
+    """
+
+    def __init__(self, scores: Scores, unit: np.ndarray):
+        self.finish = scores.finish
+        self._scores, self._unit = scores, unit
+
+    def add(self, probes: np.ndarray, predicted: Array, targets: Array) -> None:
+        """Take predicted numbers (p, rows, T), and targets (rows, T)."""
+        xp = array_namespace(predicted)
+        unit = xp.asarray(self._unit, device=predicted.device)
+        self._scores.add(probes, xp.astype(predicted, xp.float64) * unit, targets * unit)
+
+
+def refined(train: Moments, make: Callable[[Moments], Normal]) -> Normal | None:
+    """Return what `make` makes of the moments with float64 products, if these can be had."""
+    better = train.refined()
+    return None if better is None or better is train else make(better)
 
 
 @dataclass(frozen=True)
@@ -92,6 +136,10 @@ class PrefixFit:
     prefixes cost one factorisation, one forward substitution on the rows, and a running sum.
     On a basis M is R'MR and R is folded into what meets the rows.
 
+    Where rounding of float32 products decides about some system, since its features nearly depend
+    on each other and l2 is small, the equations are asked for in float64, which takes one more pass
+    over the train rows, and all is solved with those.
+
     Attributes:
         axes: which probe is which.
         n_features: D of the layer.
@@ -99,7 +147,8 @@ class PrefixFit:
         n_train: N of train.
         n_targets: T, or 0.
         facts: {"status": (P,) str}: "ok"; "jitter=<value>", what had to be added to l2 for the
-            factorisation to exist; or "singular".
+            factorisation to exist; "imprecise", decided by rounding that nothing better is known
+            of; or "singular".
 
     Raises:
         MemoryBudgetError: not even one system fits into `settings.memory`.
@@ -112,16 +161,36 @@ class PrefixFit:
         self.axes, self.class_counts = axes, normal.counts
         self.n_features, self.n_train = len(normal.mean), normal.n_rows
         self.n_targets = 0 if len(normal.counts) else len(normal.start)
-        self._normal, self._settings, self._dtype = normal, settings, normal.precision
+        self._settings = settings
+        self._take(normal, normal.precision)
+        status = self._solved()
+        if status is None:
+            refined = normal.refined()
+            self._take(normal if refined is None else refined, normal.precision, final=True)
+            status = self._solved()
+        if self._least < SHALLOW and self._dtype != "float64":
+            self._take(self._normal, "float64", final=True)
+            self._solved()
+        self.facts: dict[str, np.ndarray] = {"status": status.astype(str)}
+
+    def _take(self, normal: Normal, dtype: str, final: bool = False) -> None:
+        """Take equations to solve, final if none better are to be had, and the rows' precision."""
+        axes, settings = self.axes, self._settings
+        self._normal, self._dtype = normal, dtype
+        self._final = final or normal.products == "float64"
         put = settings.backend.put
-        self._matrix, self._right, self._start = map(
-            put, (normal.matrix, normal.right, normal.start)
-        )
+        # numbers to be predicted have any size and any mean: rows meet them about 0, of about 1
+        self._unit = normal.unit if self.n_targets else None
+        start = np.zeros(self.n_targets) if self.n_targets else normal.start
+        right = normal.right / self._unit if self.n_targets else normal.right
+        self._matrix, self._right, self._start = map(put, (normal.matrix, right, start))
+        squares = np.ones(self.n_features) if normal.squares is None else normal.squares
+        self._squares = put(squares)
         largest = SystemSize(
             max(chain.length for chain in axes.chains),
             self.logits_held * len(normal.start),
             max(map(len, axes.chains)),
-            8 if self._dtype == "float64" else 4,
+            8 if dtype == "float64" else 4,
             self.n_features if any(chain.basis != FEATURES for chain in axes.chains) else 0,
         )
         self._plan = solve_plan(
@@ -130,12 +199,26 @@ class PrefixFit:
         self._groups = grouped(axes, self._plan, largest)
         self._held: tuple[int, list[Ready]] = (-1, [])
         self._factored: tuple[Batch | None, System | None] = (None, None)
-        status = np.full(len(axes), "", object)
+        self._least = 1.0
+
+    def _solved(self) -> np.ndarray | None:
+        """Factorise all groups and return the status of each probe.
+
+        Or None as soon as better products are needed of which nobody has said that they cannot be
+        had.
+        """
+        status = np.full(len(self.axes), "", object)
         for number, group in enumerate(self._groups):
-            for batch, texts in zip(group, self._hold(number), strict=True):
-                for system, text in zip(batch.systems, texts, strict=True):
-                    status[axes.prefixes(*system)] = text
-        self.facts: dict[str, np.ndarray] = {"status": status.astype(str)}
+            found = self._hold(number)
+            doubtful = any(factors.doubtful.any() for factors in found)
+            if not self._final and not everywhere(not doubtful):
+                self._held = (-1, [])
+                return None
+            for batch, factors in zip(group, found, strict=True):
+                self._least = min(self._least, float(factors.least.min()))
+                for system, text in zip(batch.systems, factors.status(), strict=True):
+                    status[self.axes.prefixes(*system)] = text
+        return status
 
     def seen(self, batch: Batch, z: Array) -> None:
         """Take note of z (S, m, C) of a batch while it is factorised; here there is nothing to."""
@@ -145,6 +228,13 @@ class PrefixFit:
 
         Test rows are read once for all systems whose factors fit into memory together.
         """
+        self._score(test, self._in_units(scores))
+
+    def _in_units(self, scores: Scores) -> "Scores | InUnits":
+        """Return what takes logits, and labels, as rows meet them, and gives them to `scores`."""
+        return InUnits(scores, self._unit) if self.n_targets else scores
+
+    def _score(self, test: RowBlocks, scores: "Scores | InUnits") -> None:
         # last group first: its factors are still there from the fit
         for number in reversed(range(len(self._groups))):
             if self._held[0] != number:
@@ -174,10 +264,11 @@ class PrefixFit:
         if system.found is not None:
             taken = array_namespace(coef).take(system.found, system.order[0, :k], axis=1)
             coef, features = taken @ coef, np.arange(self.n_features)
+        coef = to_host(coef) * self._unit if self.n_targets else to_host(coef)
         return Weights.from_standardized(
             features,
-            to_host(coef),
-            to_host(self._start),
+            coef,
+            self._normal.start,
             self._normal.mean[features],
             self._normal.scale[features],
         )
@@ -185,16 +276,18 @@ class PrefixFit:
     def _factorise(self, batch: Batch) -> System:
         """Return the systems of a batch, factorised."""
         xp, backend, length = array_namespace(self._matrix), self._settings.backend, batch.length
-        matrix, right, found = self._matrix, self._right, None
+        matrix, right, found, squares = self._matrix, self._right, None, self._squares
         orders = np.stack([self.axes.chains[chain].order[:length] for chain, _ in batch.systems])
         order = backend.put(orders)
         penalties = np.array([self.axes.penalties[penalty] for _, penalty in batch.systems])
         if batch.basis != FEATURES:
             found = directions(batch.basis, int(orders.max()) + 1, self._normal.frame, backend)
             matrix, right = self._turned(batch, found), found.T @ right
+            squares = (found * found).T @ squares
         matrices = permuted_blocks(matrix, order, backend.put(penalties, "float64"))
         rights = xp.stack([xp.take(right, one, axis=0) for one in order])
-        factors = factorise(matrices)
+        own = xp.stack([xp.take(squares, one, axis=0) for one in order])
+        factors = factorise(matrices, own, self._normal.products)
         return System(order, factors, solve_lower(factors.lower, rights), found)
 
     def _turned(self, batch: Batch, found: Array) -> Array:
@@ -207,18 +300,21 @@ class PrefixFit:
                 return xp.eye(count, dtype=along.dtype, device=along.device) * along
         return congruent(self._matrix, found)
 
-    def _hold(self, number: int) -> list[list[str]]:
-        """Factorise a group, keep it in the form that meets rows, return each system's status."""
+    def _hold(self, number: int) -> list[Factors]:
+        """Factorise a group, keep it in the form that meets rows, return what was found.
+
+        The triangles of what is returned are not kept.
+        """
         self._held = (-1, [])  # the group before makes room first
-        forwards, statuses = [], []
+        forwards, found = [], []
         for batch in self._groups[number]:
             system = self._factorise(batch)
             forwards.append(self._ready(system, batch.sizes))
-            statuses.append(system.factors.status())
+            found.append(replace(system.factors, lower=None))
             self.seen(batch, system.z)
             del system  # before the next batch makes its own
         self._held = (number, forwards)
-        return statuses
+        return found
 
     def _ready(self, system: System, sizes: tuple[int, ...]) -> Ready:
         """Return the batch in the form whose products with the rows are fewer."""
@@ -239,13 +335,17 @@ class PrefixFit:
 
     def _standardized(self, test: RowBlocks) -> Iterator[tuple[Array, Array]]:
         """Yield test rows, centred and scaled as train was, transposed to (D, r), and labels."""
-        backend, dtype = self._settings.backend, self._dtype
-        inverse = backend.put(1 / self._normal.scale, dtype)
-        pieces = gathered(test, self._plan.rows, backend, dtype, self._normal.mean, "test")
+        backend, dtype, normal = self._settings.backend, self._dtype, self._normal
+        pieces = gathered(
+            test, self._plan.rows, backend, dtype, normal.mean, "test", scale=normal.scale
+        )
         for piece, labels in pieces:
             rows = backend.empty((piece.shape[1], piece.shape[0]), dtype)
-            piece *= inverse
             rows[...] = piece.T
+            if self.n_targets:
+                less, unit = backend.put(normal.start), backend.put(self._unit)
+                xp = array_namespace(labels)
+                labels = (xp.reshape(labels, (-1, self.n_targets)) - less) / unit
             yield rows, labels
 
     def _score_piece(self, rows: Array, labels: Array, scores: Scores) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from probe.arrays import Array, Backend, difference_into, full_precision, to_host
+from probe.arrays import Array, Backend, full_precision, to_host
 from probe.axes import Axes
 from probe.basis import FEATURES, Basis, Frame, congruent, directions
 from probe.blocks import RowBlocks, targets_of, views_of
@@ -17,7 +17,7 @@ from probe.metrics import Scores
 from probe.moments import Moments
 from probe.parts import RowRange
 from probe.remembered import Remembered
-from probe.rows import raise_non_finite
+from probe.rows import Standardizing, raise_non_finite
 from probe.settings import Settings
 from probe.solvers import Fit
 from probe.weights import Weights
@@ -25,16 +25,16 @@ from probe.weights import Weights
 
 @dataclass(frozen=True)
 class View:
-    """The affine map z = (x - mean) Q of a basis, Q = R / scale.
+    """The affine map z = R'((x - mean) / scale) of a basis.
 
     Attributes:
-        matrix: float64 (D, m), Q, on the device.
+        directions: float64 (D, m), R, on the device.
         mean: float64 (D,).
         scale: float64 (D,).
         backend: where rows are projected.
     """
 
-    matrix: Array
+    directions: Array
     mean: np.ndarray
     scale: np.ndarray
     backend: Backend
@@ -42,9 +42,7 @@ class View:
     @classmethod
     def of(cls, basis: Basis, count: int, frame: Frame, backend: Backend) -> "View":
         """Return the map to the first `count` directions of a basis."""
-        scale = frame.scale
-        matrix = directions(basis, count, frame, backend) / backend.put(scale)[:, None]
-        return cls(matrix, frame.mean, scale, backend)
+        return cls(directions(basis, count, frame, backend), frame.mean, frame.scale, backend)
 
 
 class Projected:
@@ -67,23 +65,23 @@ class Projected:
         self._blocks, self._view, self._split = blocks, view, split
         self._basis, self._frame = basis, frame
         self.start = getattr(blocks, "start", 0)
-        self.n_rows, self.n_features = blocks.n_rows, view.matrix.shape[1]
+        self.n_rows, self.n_features = blocks.n_rows, view.directions.shape[1]
         self.n_classes, self.block_rows = blocks.n_classes, blocks.block_rows
         self.fingerprint, self.n_views = None, views_of(blocks)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         backend, done = self._view.backend, self.start
-        minus, matrix = {}, {}
+        view, brought, found = self._view, {}, {}
         for features, labels in self._blocks:
             dtype = "float64" if features.dtype == np.float64 else "float32"
-            if dtype not in matrix:
-                minus[dtype] = backend.put(self._view.mean, dtype)
-                xp = array_namespace(self._view.matrix)
-                matrix[dtype] = xp.astype(self._view.matrix, getattr(xp, dtype))
+            if dtype not in found:
+                brought[dtype] = Standardizing.of(view.mean, view.scale, backend, dtype)
+                xp = array_namespace(view.directions)
+                found[dtype] = xp.astype(view.directions, getattr(xp, dtype))
             x = backend.empty(features.shape, dtype)
-            difference_into(x, backend.put(features), minus[dtype])
+            brought[dtype].into(x, backend.put(features))
             with full_precision():
-                z = to_host(x @ matrix[dtype])
+                z = to_host(x @ found[dtype])
             if not np.isfinite(z.sum()):
                 raise_non_finite(backend.put(features), done, self._split)
             done += len(labels)
@@ -99,17 +97,29 @@ class Projected:
 
     def moments(self, settings: Settings) -> Moments:
         """Return the moments of z: R'GR of the features' own, without a pass over the rows."""
-        train, put = self._frame.moments(), self._view.backend.put
+        return self._moments_of(self._frame.moments())
+
+    def _moments_of(self, train: Moments) -> Moments:
+        put, standardize = self._view.backend.put, self._frame.standardize
         found = directions(self._basis, self.n_features, self._frame, self._view.backend)
-        cross = put(train.cross(self._frame.standardize))
+        cross = put(train.cross(standardize))
+
+        def again() -> Moments:
+            better = train.refined()
+            if better is None:
+                raise MemoryBudgetError("the rows cannot be read once more")
+            return self._moments_of(better)
+
         return Moments(
             n=train.n,
             shift=np.zeros(self.n_features),
             counts=train.counts,
             sums=np.zeros(self.n_features),
             class_sums=train.n * to_host(found.T @ cross),
-            gram=train.n * to_host(congruent(put(self._frame.covariance()), found)),
+            gram=train.n * to_host(congruent(put(train.covariance(standardize)), found)),
             precision=train.precision,
+            products=train.products,
+            again=again,
         )
 
 
@@ -157,7 +167,8 @@ class OnBasis:
     def weights(self, probe: int) -> Weights:
         """Return the affine map of one probe, of all D features in their order."""
         own, view = self._fitted.weights(probe), self._view()
-        coef = to_host(view.matrix)[:, own.features] @ own.coef
+        found = to_host(view.directions)[:, own.features]
+        coef = found @ own.coef / view.scale[:, None]
         return Weights(
             np.arange(self.n_features), coef, own.intercept - view.mean @ coef,
             view.mean, view.scale,

@@ -8,7 +8,7 @@ from probe.blocks import RowBlocks
 from probe.chains import Chain
 from probe.moments import Moments
 from probe.moments_cache import cached_moments
-from probe.prefixes import Normal, PrefixFit
+from probe.prefixes import Normal, PrefixFit, refined
 from probe.settings import Settings
 
 
@@ -54,4 +54,7 @@ def _equations(train: Moments, standardize: bool) -> Normal:
         frame=Frame(len(train.sums), lambda: train, standardize),
         of_covariance=True,
         precision=train.precision,
+        squares=train.squares(standardize),
+        products=train.products,
+        refined=lambda: refined(train, lambda better: _equations(better, standardize)),
     )

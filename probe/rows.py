@@ -1,6 +1,7 @@
 """Rows from blocks of any size, brought to the device in equal pieces, shifted and checked."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -27,6 +28,67 @@ def first_rows(blocks: RowBlocks) -> tuple[np.ndarray, str]:
     return np.where(np.isfinite(mean), mean, 0).astype(np.float64), dtype
 
 
+@dataclass(frozen=True)
+class Standardizing:
+    """The map x -> (x - mean) / scale of stored rows, rounded to the precision of `dtype` last.
+
+    In float32 the mean is subtracted in two parts where one would be off by more than rounding of
+    the result: features at 10,000,000 that change by 1 keep all of their digits. Where 1 / scale
+    is no good float32, as for features at 1e-40, the map is computed in float64.
+
+    Attributes:
+        dtype: of the result, "float32" or "float64".
+        first: (D,), the mean in that precision, on the device; or in float64 if `wide`.
+        rest: (D,), what the mean is more than that; None where nobody would notice.
+        inverse: (D,), 1 / scale; None for 1.
+        wide: whether the map is computed in float64.
+    """
+
+    dtype: str
+    first: Array
+    rest: Array | None
+    inverse: Array | None
+    wide: bool = False
+
+    @classmethod
+    def of(
+        cls, mean: np.ndarray, scale: np.ndarray | None, backend: Backend, dtype: str
+    ) -> "Standardizing":
+        """Return the map for mean and scale, float64 (D,); a scale of None stands for 1."""
+        unit = np.ones_like(mean) if scale is None else scale
+        if dtype == "float32" and not ((unit > NARROWEST) & (unit < WIDEST)).all():
+            return cls(dtype, backend.put(mean), None, backend.put(1 / unit), wide=True)
+        rest = mean - mean.astype(dtype).astype(np.float64)
+        # without scales nothing is known of deviations
+        seen = (np.abs(rest) > (0 if (unit == 1).all() else UNSEEN * unit)).any()
+        return cls(
+            dtype,
+            backend.put(mean, dtype),
+            backend.put(rest, dtype) if seen else None,
+            None if scale is None else backend.put(1 / scale, dtype),
+        )
+
+    def into(self, out: Array, rows: Array) -> None:
+        """Write the standardised rows to `out`; both (r, D), on the device."""
+        if self.wide:
+            xp = array_namespace(out)
+            wide = (xp.astype(rows, xp.float64) - self.first) * self.inverse
+            out[...] = xp.astype(wide, out.dtype)
+            return
+        difference_into(out, rows, self.first)
+        if self.rest is not None:
+            out -= self.rest
+        if self.inverse is not None:
+            out *= self.inverse
+
+
+NARROWEST, WIDEST = 2.0**-100, 2.0**100
+"""Scales between which 1 / scale, and what is divided by it, are good float32 numbers."""
+
+UNSEEN = 2.0**-22
+"""Share of its deviation that the mean of a feature may be off by: some roundings of float32."""
+
+
 def gathered(
     blocks: RowBlocks,
     rows: int,
@@ -35,6 +97,7 @@ def gathered(
     shift: np.ndarray,
     split: str,
     spare: int = 0,
+    scale: np.ndarray | None = None,
 ) -> Iterator[tuple[Array, Array]]:
     """Yield the rows in pieces of `rows` (the last may be shorter), whatever the blocks' sizes.
 
@@ -46,6 +109,7 @@ def gathered(
         shift: float64 (D,), subtracted from every row.
         split: what to call the rows in errors.
         spare: columns left for the caller's use behind the D features.
+        scale: float64 (D,), what every row is divided by then; None for nothing.
 
     Yields:
         features (r, D + spare), a buffer that the next piece overwrites.
@@ -57,7 +121,7 @@ def gathered(
     """
     width = blocks.n_features
     buffer = backend.empty((min(rows, max(1, blocks.n_rows)), width + spare), dtype)
-    minus = backend.put(shift, dtype)
+    brought = Standardizing.of(shift, scale, backend, dtype)
     labels: list[np.ndarray] = []
     first, columns = getattr(blocks, "start", 0), getattr(blocks, "columns", None)
     done = filled = 0
@@ -67,7 +131,7 @@ def gathered(
             stop = min(len(features), start + len(buffer) - filled)
             taken = stop - start
             target = buffer[filled : filled + taken, :width]
-            difference_into(target, backend.put(features[start:stop]), minus)
+            brought.into(target, backend.put(features[start:stop]))
             labels.append(block_labels[start:stop])
             filled, start = filled + taken, stop
             if filled == len(buffer):

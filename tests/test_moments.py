@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from problems import BACKENDS, PRECISIONS, PROBLEMS, clusters, in_precision, relative
 
-from probe import moments_cache
+from probe import moments_cache, rows
 from probe.arrays import Backend
 from probe.blocks import ArrayBlocks
 from probe.errors import DataError, MemoryBudgetError
@@ -140,10 +140,36 @@ def test_a_value_that_is_not_finite_is_named(value, backend):
         of(x, y, block_rows=50, backend=Backend(backend, "cpu"))
 
 
-def test_products_that_overflow_are_an_error():
+@pytest.mark.parametrize("scale", [1e-44, 1e-30, 1e-23, 1e16, 1e25, 1e36])
+def test_features_whose_products_float32_does_not_hold_are_multiplied_in_float64(scale):
     x, y = PROBLEMS["tall"]().train
-    with pytest.raises(DataError, match="overflow float32"):
-        of(x * np.float32(1e25), y)
+    scaled = (x.astype(np.float64) * scale).astype(np.float32)
+    found, exact = of(scaled, y), of(scaled.astype(np.float64), y)
+    assert found.precision == "float32"
+    assert found.products == ("float32" if scale == 1e16 else "float64")
+    close = 1e-5 if scale == 1e16 else 1e-12
+    assert relative(found.covariance(), exact.covariance()) < close
+    assert relative(found.scale(), exact.scale()) < close
+    if scale > 1e-40:  # below, numbers have few digits
+        assert relative(found.covariance(), of(x, y).covariance()) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("scale", "said"), [(1e200, "overflow float64: divide"), (1e-200, "vanish in float64: mult")]
+)
+def test_products_that_float64_does_not_hold_are_an_error(scale, said):
+    x, y = PROBLEMS["tall"]().train
+    with pytest.raises(DataError, match=f"squares of feature 0 {said}"):
+        of(x.astype(np.float64) * scale, y)
+
+
+def test_a_feature_far_from_the_first_rows_is_read_again(monkeypatch):
+    monkeypatch.setattr(rows, "SHIFT_ROWS", 1)
+    x = np.random.default_rng(0).normal(size=(300_000, 2)).astype(np.float32)
+    x[1:, 0] += 1e4
+    found, exact = of(x, np.arange(len(x)) % 2), x.astype(np.float64)
+    assert found.products == "float64"
+    assert relative(found.variance, exact.var(0)) < 1e-9
 
 
 def test_blocks_that_hold_fewer_rows_than_announced_are_an_error():

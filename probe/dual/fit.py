@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
+from probe import statuses
 from probe.arrays import Array, full_precision, to_host
 from probe.axes import Axes
 from probe.blocks import ArrayBlocks, RowBlocks, targets_of
@@ -15,10 +16,14 @@ from probe.dual.gram import Scaling, grams, mirrored
 from probe.dual.plan import Problem
 from probe.dual.rotation import Rotation, rotation
 from probe.metrics import Scores
+from probe.moments import target_means, target_units
 from probe.parts import ColumnSubset
 from probe.rows import first_rows, gathered
 from probe.settings import Settings, silent
 from probe.weights import Weights
+
+NEGLIGIBLE = 1e-3
+"""Share of a penalty by which it may be larger without a remark."""
 
 MAX_ROWS = 2048
 """Rows gathered at once where weights are made or rows are scored."""
@@ -50,8 +55,8 @@ class DualFit:
         class_counts: int64 (C,), train rows of each class; empty for targets.
         n_train: N.
         n_targets: T, or 0.
-        facts: the solver's own; where X X' had no factor but with more on its diagonal, the
-            status is "jitter=<value>".
+        facts: the solver's own; where more on the diagonal of X X' was needed than l2 puts there,
+            "jitter=<value>", by how much l2 is larger for it, is part of the status.
     """
 
     def __init__(
@@ -61,6 +66,8 @@ class DualFit:
         self.axes, self.n_features, self.n_train = axes, train.n_features, train.n_rows
         self.n_targets, self._labels = targets_of(train), train.labels()
         self._train, self._settings, self._dtype = train, settings, first_rows(train)[1]
+        self._dtypes: list[str] = []
+        self._centre, self._unit = target_means(train), target_units(train)
         self._solve, self._options = solve, options
         stored = next(iter(train))[0].dtype.itemsize
         self._tile = problem.tile(max(chain.length for chain in axes.chains), stored)
@@ -78,44 +85,71 @@ class DualFit:
     def score(self, test: RowBlocks, scores: Scores) -> None:
         """Feed the logits of every probe on every row to `scores`, as many probes as fit a pass."""
         for number, probes in self._scored():
-            coefficients = self._coefficients(number, probes, self._dtype)
+            dtype = self._dtypes[number]
+            coefficients = self._coefficients(number, probes, dtype)
             done = 0
-            for x, labels in self._standardized(test, number, "test"):
+            for x, labels in self._standardized(test, number, "test", dtype):
                 for probe, coef in zip(probes, coefficients, strict=True):
                     with full_precision():
                         logits = x[:, : len(coef)] @ coef
-                    xp = array_namespace(logits)
-                    logits += xp.asarray(
-                        self._intercepts[probe], dtype=logits.dtype, device=logits.device
-                    )
-                    scores.add(np.array([probe]), logits[None], labels)
+                    self._give(scores, probe, logits, labels)
                 scores.finish(labels)
                 done += len(labels)
                 self._settings.progress("test rows", done, test.n_rows)
 
+    def _give(self, scores: Scores, probe: int, logits: Array, labels: Array) -> None:
+        """Feed logits (r, C) without intercept to `scores`, or predictions (r, T) in units."""
+        xp = array_namespace(logits)
+        intercept = self._intercepts[probe]
+        if self.n_targets:
+            less, unit = (xp.asarray(a, device=logits.device) for a in (self._centre, self._unit))
+            logits = xp.astype(logits, xp.float64) * unit
+            logits += xp.asarray(intercept - self._centre, device=logits.device)
+            labels = xp.reshape(labels, (-1, self.n_targets)) - less
+        else:
+            logits += xp.asarray(intercept, dtype=logits.dtype, device=logits.device)
+        scores.add(np.array([probe]), logits[None], labels)
+
     def weights(self, probe: int) -> Weights:
         """Return the affine map of one probe, by one pass over the train rows."""
         number, features = int(self.axes.chain[probe]), self.axes.features(probe)
-        coef = self._coefficients(number, [probe], "float64")[0]
+        coef = to_host(self._coefficients(number, [probe], "float64")[0])
         scaling, k = self._scalings[number], len(features)
         return Weights.from_standardized(
             features,
-            to_host(coef),
+            coef * self._unit if self.n_targets else coef,
             self._intercepts[probe],
             scaling.mean[:k],
             scaling.scale[:k],
         )
 
     def _chain(self, number: int, chain: Chain) -> dict[int, dict[str, Any]]:
-        """Solve the prefixes of a chain; return the facts of each probe."""
+        """Solve the prefixes of a chain; return the facts of each probe.
+
+        Where rounding of float32 products decides about some prefix, all are solved with float64
+        ones.
+        """
         scaling = Scaling(np.zeros(chain.length), np.ones(chain.length))
         self._scalings.append(scaling)
+        for dtype in dict.fromkeys((self._dtype, "float64")):
+            facts = self._solved(number, chain, dtype, scaling)
+            if facts is not None:
+                self._dtypes.append(dtype)
+                return facts
+        raise AssertionError("float64 products are never refused")
+
+    def _solved(
+        self, number: int, chain: Chain, dtype: str, scaling: Scaling
+    ) -> dict[int, dict[str, Any]] | None:
+        """Return the facts of each probe of a chain; None if float64 products are needed."""
         facts, penalties = {}, range(len(self.axes.penalties))
-        for prefix, upper in grams(
-            self._train, chain, self._tile, self._dtype, self._settings, scaling
-        ):
+        added = self.n_train * min(self.axes.penalties)
+        for prefix, upper in grams(self._train, chain, self._tile, dtype, self._settings, scaling):
             probes = [self.axes.prefixes(number, r)[prefix] for r in penalties]
-            facts |= self._prefix(probes, rotation(mirrored(upper)))
+            turned = rotation(mirrored(upper), dtype)
+            if dtype == "float32" and turned.doubtful(added):
+                return None
+            facts |= self._prefix(probes, turned)
         return facts
 
     def _prefix(self, probes: Sequence[int], turned: Rotation) -> dict[int, dict[str, Any]]:
@@ -135,9 +169,19 @@ class DualFit:
         facts = {}
         for place, probe in enumerate(probes):
             facts[probe] = {name: values[place] for name, values in fitted.facts.items()}
-            if turned.jitter != 0:
-                facts[probe]["status"] = f"jitter={turned.jitter:.1e}"
+            penalty = self.axes.penalties[self.axes.penalty[probe]]
+            further = self._remark(turned.jitter / self.n_train, penalty)
+            facts[probe]["status"] = statuses.combined(facts[probe]["status"], further)
         return facts
+
+    def _remark(self, added: float, penalty: float) -> str:
+        """Return the status for `added` on top of a penalty.
+
+        With X X' + N added I in place of X X' every probe is one with so much more of a penalty.
+        """
+        if np.isnan(added):
+            return statuses.SINGULAR
+        return statuses.jitter(added) if added > NEGLIGIBLE * penalty else statuses.OK
 
     def _keep(self, probes: Sequence[int], fitted: Any, turned: Rotation, z: RowBlocks) -> None:
         """Keep what these probes are made of again: B (N, C), and the intercept."""
@@ -163,9 +207,13 @@ class DualFit:
             yield number, probes
 
     def _coefficients(self, number: int, probes: Sequence[int], dtype: str) -> list[Array]:
-        """Return W = X'B (k, C) of probes of one chain, by one pass over the train rows."""
+        """Return W = X'B (k, C) of probes of one chain, by one pass over the train rows.
+
+        Those of predicted numbers are per unit of the targets.
+        """
         backend = self._settings.backend
-        contributions = [backend.put(self._rows[probe], dtype) for probe in probes]
+        unit = self._unit if self.n_targets else 1.0
+        contributions = [backend.put(self._rows[probe] / unit, dtype) for probe in probes]
         shapes = [(int(self.axes.size[p]), self._rows[p].shape[1]) for p in probes]
         totals = [backend.zeros(shape, dtype) for shape in shapes]
         done = 0
@@ -186,18 +234,16 @@ class DualFit:
         item = 8 if dtype == "float64" else 4
         rows = self._settings.memory // 4 // (2 * item * chain.length)
         rows = max(1, min(rows, MAX_ROWS))
-        inverse = backend.put(1 / scaling.scale, dtype)
-        for piece, labels in gathered(
-            ColumnSubset(blocks, columns), rows, backend, dtype, scaling.mean, split
-        ):
-            piece *= inverse
-            yield piece, labels
+        yield from gathered(
+            ColumnSubset(blocks, columns), rows, backend, dtype, scaling.mean, split,
+            scale=scaling.scale,
+        )  # fmt: skip
 
 
 class DualLeaveOneOut(DualFit):
     """Probes in the dual, to be scored on the rows that they were fitted on, each left out.
 
-    What is kept of each is the left-out logits of every row.
+    What is kept of each is the left-out logits of every row; of numbers, less the targets' mean.
     """
 
     def score(self, train: RowBlocks, scores: Scores) -> None:
@@ -205,7 +251,10 @@ class DualLeaveOneOut(DualFit):
         start, put = getattr(train, "start", 0), self._settings.backend.put
         if not train.n_rows:
             return
-        labels = put(train.labels())
+        labels = train.labels()
+        if self.n_targets:
+            labels = labels.reshape(-1, self.n_targets) - self._centre
+        labels = put(labels)
         for probe, logits in self._rows.items():
             own = logits[start : start + train.n_rows]
             scores.add(np.array([probe]), put(own[None]), labels)

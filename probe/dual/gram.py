@@ -102,19 +102,23 @@ def standardized(
     features: np.ndarray, backend: Backend, dtype: str, scaled: bool
 ) -> tuple[Array, np.ndarray, np.ndarray]:
     """Return features (N, m) centred and scaled on the device, and mean and scale, float64 (m,)."""
-    x = backend.put(np.ascontiguousarray(features), dtype)
+    x = backend.put(np.ascontiguousarray(features), "float64")
     xp = array_namespace(x)
     # about the first row, so that a feature that never changes becomes exactly 0
     first = xp.asarray(x[0], copy=True)
     x = x - first
-    offset = xp.sum(x, axis=0, dtype=xp.float64) / len(x)
-    x -= xp.astype(offset, x.dtype)
-    deviation = xp.sqrt(xp.sum(x * x, axis=0, dtype=xp.float64) / len(x))
-    one = xp.ones_like(deviation)
-    scale = xp.where(deviation > 0, deviation, one) if scaled else one
-    x /= xp.astype(scale, x.dtype)
-    mean = xp.astype(first, xp.float64) + offset
-    return x, to_host(mean), to_host(scale)
+    offset = xp.sum(x, axis=0) / len(x)
+    x -= offset
+    deviation, one = xp.sqrt(xp.sum(x * x, axis=0) / len(x)), xp.ones_like(offset)
+    # of a feature that never changes rounding is left
+    changes = deviation > xp.finfo(x.dtype).eps * (xp.abs(first) + xp.abs(offset))
+    still = to_host(~changes).nonzero()[0]
+    if still.size:
+        x[:, backend.put(still)] = 0
+    if scaled:
+        x /= xp.where(changes, deviation, one)
+    scale = xp.where(changes, deviation, one) if scaled else one
+    return xp.astype(x, getattr(xp, dtype)), to_host(first + offset), to_host(scale)
 
 
 def mirrored(upper: Array) -> Array:

@@ -6,7 +6,7 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from probe.arrays import Array, solve_lower, to_host
-from probe.factor import factorise
+from probe.factor import TRUSTED, factorise
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,19 @@ class Rotation:
         axis: float64 (N,), v.
         jitter: what was added to the diagonal of H X X' H' for L to exist; NaN where nothing
             helped.
+        least: about the smallest eigenvalue of H X X' H'; 0 where that had no factor.
+        rounding: about what rounding of X X' may change it by.
     """
 
     lower: Array
     axis: Array
     jitter: float
+    least: float = 0.0
+    rounding: float = 0.0
+
+    def doubtful(self, added: float) -> bool:
+        """Return whether rounding of X X' decides about X X' + added I in some direction."""
+        return not self.rounding <= TRUSTED * (self.least + added)
 
     def features(self) -> np.ndarray:
         """Return Z, float64 (N, N - 1)."""
@@ -51,8 +59,10 @@ class Rotation:
         return out
 
 
-def rotation(gram: Array) -> Rotation:
+def rotation(gram: Array, products: str = "float64") -> Rotation:
     """Return the rotation for X X', float64 (N, N) of centred features; the matrix is used up.
+
+    `products` is the dtype in which its entries were computed.
 
     Rows that are equal, or fewer than N - 1 independent features, leave no factor without jitter.
     """
@@ -66,5 +76,8 @@ def rotation(gram: Array) -> Rotation:
     # (I - 2 v v') K (I - 2 v v') = K - v h' - h v', h = 2 K v - 2 (v'K v) v
     gram -= axis[:, None] * half
     gram -= half[:, None] * axis
-    factors = factorise(xp.asarray(gram[None, 1:, 1:], copy=True))
-    return Rotation(factors.lower[0], axis, float(factors.jitter[0]))
+    inner = xp.asarray(gram[None, 1:, 1:], copy=True)
+    factors = factorise(inner, products=products)
+    mean, jitter = float(xp.mean(xp.linalg.diagonal(inner))), float(factors.jitter[0])
+    least = mean * float(factors.least[0]) if jitter == 0 else 0.0
+    return Rotation(factors.lower[0], axis, jitter, least, mean * float(factors.rounding[0]))

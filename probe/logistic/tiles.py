@@ -59,14 +59,13 @@ class Tiles:
 
     def _read(self) -> Iterator[tuple[Array, Array]]:
         backend, width = self._backend, self.n_features
-        inverse = backend.put(1 / self._scale, self._dtype)
         tile = None
         for piece, labels in gathered(
-            self._blocks, self._rows, backend, self._dtype, self._mean, self._split
-        ):
+            self._blocks, self._rows, backend, self._dtype, self._mean, self._split,
+            scale=self._scale,
+        ):  # fmt: skip
             if tile is None or self._kept is not None or tile.shape[1] != len(piece):
                 tile = backend.empty((1 + width, len(piece)), self._dtype)
                 tile[0] = 1
-            piece *= inverse  # a buffer, which is not needed again
             tile[1:] = piece.T
             yield tile, labels if self._lookup is None else self._lookup[labels]

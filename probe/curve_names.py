@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from probe.statuses import NOT_RUN
+
 CURVE = ["store", "tap", "mode", "solver", "l2_choice", "l2"]
 """Columns that stay the same along one accuracy-against-fraction curve, after `as_curves`."""
-
-NOT_RUN = "not run"
-"""What the column `status` says of a probe that an interrupted sweep did not reach."""
 
 CHOICES = {"validation": "validation", "loo": "leave-one-out"}
 

@@ -28,12 +28,19 @@ class Factors:
         jitter: float64 (S,), what was added to the diagonal; NaN where nothing helped.
         least: float64 (S,), about the smallest eigenvalue of A with a diagonal of 1.
         rounding: float64 (S,), about the largest that rounding of its entries may change it by.
+        squares: float64 (S,), the largest of the squares as a share of A's own diagonal.
     """
 
     lower: Array
     jitter: np.ndarray
     least: np.ndarray
     rounding: np.ndarray
+    squares: np.ndarray
+
+    @property
+    def depth(self) -> float:
+        """The least share that A has, in any direction and system, of the squares behind it."""
+        return float((self.least / np.maximum(1, self.squares)).min())
 
     @property
     def doubtful(self) -> np.ndarray:
@@ -92,7 +99,7 @@ def factorise(matrices: Array, squares: Array | None = None, products: str = "fl
             jitter[system] = added if good else np.nan
     for system in np.flatnonzero(np.isnan(jitter)):
         lower[system] = xp.nan
-    return Factors(lower, jitter, least, rounding)
+    return Factors(lower, jitter, least, rounding, found.squares)
 
 
 def checked_cholesky(matrices: Array) -> tuple[Array, np.ndarray]:
@@ -127,9 +134,11 @@ def _checked(matrices: Array, squares: Array | None, products: str) -> Factors:
         least = 1 / np.sqrt(to_host(xp.sum(vector * vector, axis=(1, 2))))
     share = xp.ones_like(diagonal) if squares is None else squares / root[..., 0] ** 2
     # the norm of a symmetric matrix of independent errors of standard deviation eps u_i u_j
-    norm = xp.sqrt(xp.max(share, axis=1) * xp.sum(share, axis=1))
+    largest = xp.max(share, axis=1)
+    norm = xp.sqrt(largest * xp.sum(share, axis=1))
     rounding = 2 * ROUNDING[products] * to_host(norm)
-    return Factors(lower, np.where(good, 0.0, np.nan), np.nan_to_num(least), rounding)
+    jitter = np.where(good, 0.0, np.nan)
+    return Factors(lower, jitter, np.nan_to_num(least), rounding, to_host(largest))
 
 
 def _solved(lower: Array, right: Array) -> Array:

@@ -7,7 +7,7 @@ import numpy as np
 from array_api_compat import array_namespace, device
 
 from probe.accuracy import Accuracy
-from probe.arrays import Array
+from probe.arrays import Array, to_host
 from probe.by_row import RowScores, RowSink
 from probe.calibration import Calibration
 from probe.errors import UsageError
@@ -131,11 +131,14 @@ class Scores:
             for kind in kinds
         ]
         self._compare = errors if set(names) & set(OF_TARGETS) else judged
+        self._broken = np.zeros(n_probes, np.int64)
+        self._finite: list[tuple[np.ndarray, Array]] = []
 
     def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
         """Take logits (p, rows, C), any float dtype and strides, and labels (rows,) int64.
 
-        Predicted numbers (p, rows, T) come with targets, float64 (rows,) or (rows, T).
+        Predicted numbers (p, rows, T) come with targets, float64 (rows,) or (rows, T); the same
+        may have been subtracted from both.
 
         `probes` (p,) int64 says which probes they are of.
         """
@@ -148,14 +151,29 @@ class Scores:
         stand = self._compare(logits, labels)
         for metric in self.metrics:
             metric.add(probes, stand)
+        self._finite.append((probes, stand.finite))
 
     def finish(self, labels: Array) -> None:
         """Close the set of rows with these labels."""
         for metric in self.metrics:
             metric.finish(labels)
+        if self._finite:
+            probes = np.concatenate([numbers for numbers, _ in self._finite])
+            together = array_namespace(labels).concat([finite for _, finite in self._finite])
+            self._broken[probes] += ~to_host(together)
+            self._finite.clear()
+
+    @property
+    def not_finite(self) -> np.ndarray:
+        """Probes with a row whose logits, or predicted numbers, are no finite numbers, bool (P,).
+
+        A row of which nothing can be told is not missed: the scores of such a probe are NaN.
+        """
+        return self._broken > 0
 
     def gather(self) -> None:
         """Add up the sums of all processes, each of which has scored its own rows."""
+        all_sum(self._broken)
         for metric in self.metrics:
             all_sum(*metric.sums)
         if self._sink:
@@ -168,9 +186,12 @@ class Scores:
         """Return the wanted columns, one value a probe."""
         known = {k: v for metric in self.metrics for k, v in metric.columns().items()}
         unknown = np.full(self.n_probes, np.nan)
-        return {name: known.get(name, unknown) for name in self.names}
+        told = {name: known.get(name, unknown) for name in self.names}
+        return {name: np.where(self.not_finite, np.nan, values) for name, values in told.items()}
 
     def per_class(self) -> np.ndarray | None:
         """Return the accuracy on each class, float64 (P, C), if accuracy is among the metrics."""
         hits = [metric for metric in self.metrics if isinstance(metric, Accuracy)]
-        return hits[0].per_class() if hits else None
+        if not hits:
+            return None
+        return np.where(self.not_finite[:, None], np.nan, hits[0].per_class())

@@ -113,15 +113,20 @@ class Predicted:
 
     Attributes:
         by_probe: (N, P), filled as the rows go by.
+        not_finite: bool (P,), probes with a row whose largest logit is no finite number.
     """
 
     def __init__(self, by_probe: np.ndarray):
         self.by_probe = by_probe
+        self.not_finite = np.zeros(by_probe.shape[1], bool)
         self._done = np.zeros(by_probe.shape[1], np.int64)
 
     def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
         """Take logits (p, rows, C) of these probes on the rows that follow those before."""
-        largest = to_host(array_namespace(logits).argmax(logits, axis=-1))
+        xp = array_namespace(logits)
+        largest = to_host(xp.argmax(logits, axis=-1))
+        told = xp.all(xp.isfinite(xp.max(logits, axis=-1)), axis=1)
+        self.not_finite[probes] |= ~to_host(told)
         for probe, classes in zip(probes, largest, strict=True):
             start = self._done[probe]
             self.by_probe[start : start + len(classes), probe] = classes

@@ -41,7 +41,7 @@ REMEDIES = {
 
 
 SHALLOW = 1e-6
-"""Smallest eigenvalues, of a diagonal of 1, below which float32 rows blur what a probe tells."""
+"""Shares of its squares in a system's weakest direction below which float32 rows blur a probe."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class PrefixFit:
             refined = normal.refined()
             self._take(normal if refined is None else refined, normal.precision, final=True)
             status = self._solved()
-        if self._least < SHALLOW and self._dtype != "float64":
+        if self._depth < SHALLOW and self._dtype != "float64":
             self._take(self._normal, "float64", final=True)
             self._solved()
         self.facts: dict[str, np.ndarray] = {"status": status.astype(str)}
@@ -199,7 +199,7 @@ class PrefixFit:
         self._groups = grouped(axes, self._plan, largest)
         self._held: tuple[int, list[Ready]] = (-1, [])
         self._factored: tuple[Batch | None, System | None] = (None, None)
-        self._least = 1.0
+        self._depth = 1.0
 
     def _solved(self) -> np.ndarray | None:
         """Factorise all groups and return the status of each probe.
@@ -215,7 +215,7 @@ class PrefixFit:
                 self._held = (-1, [])
                 return None
             for batch, factors in zip(group, found, strict=True):
-                self._least = min(self._least, float(factors.least.min()))
+                self._depth = min(self._depth, factors.depth)
                 for system, text in zip(batch.systems, factors.status(), strict=True):
                     status[self.axes.prefixes(*system)] = text
         return status

@@ -21,6 +21,12 @@ class Errors:
     off: Array
     targets: Array
 
+    @property
+    def finite(self) -> Array:
+        """Whether everything that a probe predicts is a finite number, bool (p,)."""
+        xp = array_namespace(self.off)
+        return xp.all(xp.isfinite(self.off), axis=(1, 2))
+
 
 def errors(predicted: Array, targets: Array) -> Errors:
     """Return the errors of predictions (p, rows, T) of targets, float64 (rows,) or (rows, T)."""

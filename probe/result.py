@@ -1,12 +1,13 @@
 """What a fit or a sweep returns: a table in long form, and the probes behind it."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from probe import statuses
 from probe.arrays import own_settings
 from probe.axes import Axes
 from probe.blocks import RowBlocks, Rows, as_blocks
@@ -104,10 +105,11 @@ class ProbeResult:
         if "accuracy" in names:
             columns |= without_features(self.fitted.class_counts, blocks.labels())
         columns |= {name: values[self.probes] for name, values in scores.columns().items()}
-        unusable = self._has_status(SOLVERS[self.solver].unusable)
+        status = self._status_after(scores.not_finite)
+        unusable = statuses.has(status, SOLVERS[self.solver].unusable)
         for name in scores.columns():
             columns[name] = np.where(unusable, np.nan, columns[name])
-        table = with_columns(self.table, columns)
+        table = with_columns(self.table.assign(status=status), columns)
         return replace(self, table=table, by_class=scores.per_class(), by_row=rows)
 
     def per_class(self) -> np.ndarray:
@@ -146,7 +148,12 @@ class ProbeResult:
         with own_settings():
             self.fitted.score(blocks, predicted)
         hits = (predicted.by_probe == blocks.labels()[:, None]).mean(0)
-        table = self.table.assign(n_test=blocks.n_rows, accuracy=hits[self.probes])
+        hits[predicted.not_finite] = np.nan
+        table = self.table.assign(
+            n_test=blocks.n_rows,
+            accuracy=hits[self.probes],
+            status=self._status_after(predicted.not_finite),
+        )
         names = tuple(getattr(blocks, "classes", ()))
         return Predictions(table, blocks.labels(), predicted.by_probe, self.probes, names, names)
 
@@ -161,13 +168,14 @@ class ProbeResult:
         Raises:
             ProbeFailed: some were not; the message names the first, the cause and the remedy.
         """
-        failed = np.flatnonzero(self._has_status(SOLVERS[self.solver].remedies))
+        failures = SOLVERS[self.solver].failures
+        failed = np.flatnonzero(statuses.has(self.table["status"], failures))
         if failed.size:
             first = self.table.iloc[failed[0]]
             raise ProbeFailed(
                 f"{failed.size} of {len(self)} probes failed; the first (fraction "
                 f"{first.fraction:g}, seed {first.seed}, l2 {first.l2:g}) is {first.status}: "
-                + SOLVERS[self.solver].remedies[first.status]
+                + next(failures[kind] for kind in statuses.kinds(first.status) if kind in failures)
             )
         return self
 
@@ -182,8 +190,18 @@ class ProbeResult:
         """
         save_with_rows(self.table, Path(path), self.by_row, self.probes)
 
-    def _has_status(self, statuses: Iterable[str]) -> np.ndarray:
-        return self.table["status"].isin(list(statuses)).to_numpy()
+    def _status_after(self, not_finite: np.ndarray) -> np.ndarray:
+        """Return the status of each row where some probes' logits are not finite, bool (P,).
+
+        Of a probe that failed before nothing more is said.
+        """
+        known = self.fitted.facts["status"]
+        new = not_finite & ~statuses.has(known, SOLVERS[self.solver].unusable)
+        told = np.where(new, statuses.NOT_FINITE, statuses.OK)[self.probes]
+        known = known[self.probes]
+        return np.array(
+            [statuses.combined(*pair) for pair in zip(known.tolist(), told.tolist(), strict=True)]
+        )
 
     def _repr_html_(self) -> str:
         return sweep_as_html(self.table)

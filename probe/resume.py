@@ -10,10 +10,8 @@ import pandas as pd
 from probe.by_row import RowScores, load_rows, rows_path, save_with_rows
 from probe.errors import RowsWarning, UsageError
 from probe.metrics import METRICS
+from probe.statuses import NOT_RUN
 from probe.tables import as_computed, check_suffix, read_table
-
-NOT_RUN = "not run"
-"""The status of a probe that a sweep was stopped before."""
 
 
 @dataclass(frozen=True)

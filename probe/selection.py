@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from array_api_compat import array_namespace
 
+from probe import statuses
 from probe.arrays import Array, at_labels, to_host
 from probe.axes import Axes
 from probe.blocks import RowBlocks, has_targets
@@ -220,7 +221,7 @@ class _LeftOut:
             self._entry, self._train, cut, values, self._settings, self._options
         )
         losses = _losses_of(fitted, self._entry, self._train)
-        failed = np.isin(fitted.facts["status"], self._entry.unusable)
+        failed = statuses.has(fitted.facts["status"], self._entry.unusable)
         losses.score(fitted, self._train)
         return _by_rung(fitted.axes, numbers, len(going), losses.means(), losses.scores(), failed)
 
@@ -257,7 +258,7 @@ class _HeldOut:
             cut, numbers = those(chains, going)
             fitted = solve(self._entry, remainder, cut, values, settings, self._options)
             losses = losses or _losses_of(fitted, self._entry, remainder)
-            failed = failed | np.isin(fitted.facts["status"], self._entry.unusable)
+            failed = failed | statuses.has(fitted.facts["status"], self._entry.unusable)
             losses.score(fitted, held_out)
         return _by_rung(fitted.axes, numbers, len(going), losses.means(), losses.scores(), failed)
 

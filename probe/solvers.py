@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from probe import lda, leave_one_out, logistic, prefixes, ridge, sgd
+from probe import lda, leave_one_out, logistic, prefixes, ridge, sgd, statuses
 from probe.axes import Axes
 from probe.blocks import RowBlocks
 from probe.chains import Chain
@@ -77,7 +77,7 @@ class Solver:
 
     Attributes:
         fit: solves all probes.
-        remedies: for each status that means failure, a sentence of cause and remedy.
+        remedies: for each kind of status that means failure, a sentence of cause and remedy.
         unfinished: those of them that leave a usable probe, which is scored all the same.
         seeded: whether a probe depends on its chain's seed by more than the order of features;
             if not, the whole layer is solved once for all seeds.
@@ -122,9 +122,14 @@ class Solver:
         return {"default": self.default_l2, "zero": self.zero_penalty, "choice": self.choice}
 
     @property
+    def failures(self) -> dict[str, str]:
+        """Cause and remedy of each kind of status that means failure, the solver's own or any's."""
+        return {**statuses.REMEDIES, **self.remedies}
+
+    @property
     def unusable(self) -> list[str]:
-        """The statuses of probes that are not worth scoring."""
-        return [status for status in self.remedies if status not in self.unfinished]
+        """The kinds of statuses of probes that are not worth scoring."""
+        return [kind for kind in self.failures if kind not in self.unfinished]
 
     def options(self) -> tuple[str, ...]:
         """Return the names of the solver's own options."""

@@ -42,16 +42,23 @@ def jitter(added: float) -> str:
 def combined(*statuses: str) -> str:
     """Return what several statuses of one probe say together, the worst kind first.
 
+    Of one kind with several values the largest stays.
+
     >>> combined("converged", "jitter=1.0e-10"), combined("ok", "converged")
     ('jitter=1.0e-10', 'converged')
-    >>> combined("jitter=1.0e-10", "max_iter")
+    >>> combined("jitter=1.0e-10", "max_iter", "jitter=2.0e-11")
     'max_iter+jitter=1.0e-10'
     """
     parts = dict.fromkeys(part for status in statuses for part in status.split("+"))
     remarks = [part for part in parts if part not in SOLVED]
     if not remarks:
         return CONVERGED if CONVERGED in parts else OK
-    return "+".join(sorted(remarks, key=_rank))
+    by_kind: dict[str, str] = {}
+    for part in remarks:
+        kind, _, value = part.partition("=")
+        if kind not in by_kind or float(value or 0) > float(by_kind[kind].partition("=")[2] or 0):
+            by_kind[kind] = part
+    return "+".join(sorted(by_kind.values(), key=_rank))
 
 
 def kinds(status: str) -> tuple[str, ...]:

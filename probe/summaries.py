@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
+from probe import statuses
 from probe.curve_names import (
     CURVE,
     as_curves,
@@ -13,9 +14,6 @@ from probe.curve_names import (
     score_of,
     shared_and_own,
 )
-
-SOLVED = ("ok", "converged")
-"""What the column `status` says of a probe that needs no remark."""
 
 NAMES = {"accuracy": "accuracy", "r2": "R²"}
 """What a person calls the score of a table."""
@@ -155,9 +153,9 @@ def warnings(table: pd.DataFrame) -> list[str]:
 
 
 def _unusual_statuses(table: pd.DataFrame) -> list[str]:
-    kinds = table["status"].str.partition("=")[0]
+    kinds = table["status"].map(lambda status: "+".join(statuses.kinds(status)))
     lines = []
-    for kind, rows in table[~kinds.isin(SOLVED)].groupby(kinds, sort=False):
+    for kind, rows in table[~kinds.isin(statuses.SOLVED)].groupby(kinds, sort=False):
         first = rows.iloc[0]
         lines.append(
             f"{len(rows)} of {len(table)} probes have status {kind}, the first at fraction "

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from safetensors import SafetensorError, safe_open
 
+from probe import statuses
 from probe.basis import FEATURES
 from probe.errors import FileError, UsageError
 from probe.files import written_whole
@@ -92,7 +93,7 @@ def _usable(result: ProbeResult, rows: Sequence[int] | None) -> np.ndarray:
         if not 0 <= row < len(result):
             raise UsageError(f"there is no probe {row}: the table has rows 0 to {len(result) - 1}")
     status = result.table["status"].iloc[wanted]
-    usable = wanted[~status.isin(SOLVERS[result.solver].unusable).to_numpy()]
+    usable = wanted[~statuses.has(status, SOLVERS[result.solver].unusable)]
     if not len(usable):
         raise UsageError(f"no probe to save: {len(wanted)} were asked for and none was solved")
     return usable

@@ -148,15 +148,26 @@ def test_scores_without_probabilities_have_no_likelihood():
 
 
 @pytest.mark.parametrize("backend", PUT)
-def test_logits_that_are_not_finite_count_as_wrong(backend):
+def test_probes_whose_logits_are_not_finite_have_no_score(backend):
     logits, labels = drawn()
     logits[1] = np.nan
     columns = scored(logits, labels, put=PUT[backend]).columns()
-    assert columns["accuracy"][1] == 0
-    assert columns["top5"][1] == 0
-    assert np.isnan(columns["nll"][1])
-    assert np.isnan(columns["ece"][1])
-    assert np.isfinite(columns["nll"][[0, 2]]).all()
+    for values in columns.values():
+        assert np.isnan(values[1])
+        assert np.isfinite(values[[0, 2]]).all()
+
+
+@pytest.mark.parametrize("wrong", [np.nan, np.inf])
+@pytest.mark.parametrize("backend", PUT)
+def test_one_row_that_cannot_be_told_leaves_no_score(backend, wrong):
+    logits, labels = drawn()
+    logits[1, 3, 0] = wrong
+    logits[2, :, 1] = -np.inf  # a class that train lacks
+    scores = scored(logits, labels, put=PUT[backend])
+    assert scores.not_finite.tolist() == [False, True, False]
+    assert np.isnan(scores.columns()["accuracy"][1])
+    assert np.isnan(scores.per_class()[1]).all()
+    assert np.isfinite(scores.columns()["accuracy"][[0, 2]]).all()
 
 
 def test_an_unknown_metric_is_named():

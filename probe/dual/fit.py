@@ -22,6 +22,9 @@ from probe.rows import first_rows, gathered
 from probe.settings import Settings, silent
 from probe.weights import Weights
 
+STEEP = 1e3
+"""Lengths of a class's coefficients, per deviation of its targets, that float32 rows would blur."""
+
 NEGLIGIBLE = 1e-3
 """Share of a penalty by which it may be larger without a remark."""
 
@@ -67,7 +70,9 @@ class DualFit:
         self.n_targets, self._labels = targets_of(train), train.labels()
         self._train, self._settings, self._dtype = train, settings, first_rows(train)[1]
         self._dtypes: list[str] = []
-        self._centre, self._unit = target_means(train), target_units(train)
+        self._steepness: dict[int, float] = {}
+        self._centre = target_means(train)
+        self._units = target_units(train) if self.n_targets else np.ones(1)
         self._solve, self._options = solve, options
         stored = next(iter(train))[0].dtype.itemsize
         self._tile = problem.tile(max(chain.length for chain in axes.chains), stored)
@@ -102,7 +107,7 @@ class DualFit:
         xp = array_namespace(logits)
         intercept = self._intercepts[probe]
         if self.n_targets:
-            less, unit = (xp.asarray(a, device=logits.device) for a in (self._centre, self._unit))
+            less, unit = (xp.asarray(a, device=logits.device) for a in (self._centre, self._units))
             logits = xp.astype(logits, xp.float64) * unit
             logits += xp.asarray(intercept - self._centre, device=logits.device)
             labels = xp.reshape(labels, (-1, self.n_targets)) - less
@@ -117,7 +122,7 @@ class DualFit:
         scaling, k = self._scalings[number], len(features)
         return Weights.from_standardized(
             features,
-            coef * self._unit if self.n_targets else coef,
+            coef * self._units,
             self._intercepts[probe],
             scaling.mean[:k],
             scaling.scale[:k],
@@ -134,7 +139,8 @@ class DualFit:
         for dtype in dict.fromkeys((self._dtype, "float64")):
             facts = self._solved(number, chain, dtype, scaling)
             if facts is not None:
-                self._dtypes.append(dtype)
+                steep = max(self._steepness[probe] for probe in facts)
+                self._dtypes.append("float64" if steep > STEEP else dtype)
                 return facts
         raise AssertionError("float64 products are never refused")
 
@@ -189,6 +195,8 @@ class DualFit:
             weights = fitted.weights(place)
             self._rows[probe] = turned.row_weights(weights.coef)
             self._intercepts[probe] = weights.intercept
+            lengths = np.linalg.norm(weights.coef, axis=0)
+            self._steepness[probe] = float((lengths / self._units).max())
 
     def _scored(self) -> Iterator[tuple[int, list[int]]]:
         """Yield a chain and probes of it whose coefficients fit into half of the memory."""
@@ -212,8 +220,7 @@ class DualFit:
         Those of predicted numbers are per unit of the targets.
         """
         backend = self._settings.backend
-        unit = self._unit if self.n_targets else 1.0
-        contributions = [backend.put(self._rows[probe] / unit, dtype) for probe in probes]
+        contributions = [backend.put(self._rows[probe] / self._units, dtype) for probe in probes]
         shapes = [(int(self.axes.size[p]), self._rows[p].shape[1]) for p in probes]
         totals = [backend.zeros(shape, dtype) for shape in shapes]
         done = 0
@@ -261,6 +268,7 @@ class DualLeaveOneOut(DualFit):
         scores.finish(labels)
 
     def _keep(self, probes: Sequence[int], fitted: Any, turned: Rotation, z: RowBlocks) -> None:
+        self._steepness |= dict.fromkeys(probes, 0.0)
         kept = _Kept(len(probes))
         fitted.score(z, kept)
         self._rows |= dict(zip(probes, kept.logits(), strict=True))

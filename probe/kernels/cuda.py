@@ -74,6 +74,12 @@ class Ranked:
         self.ranks, self.surprise, self.confidence = ranks, surprise, confidence
         self.n_rows = ranks.shape[1]
 
+    @property
+    def finite(self) -> Array:
+        """Whether the largest logit of every row is a finite number, bool (P,)."""
+        xp = array_namespace(self.confidence)
+        return xp.all(xp.isfinite(self.confidence), axis=1)
+
     def among_first(self, first: int) -> Array:
         """Return whether fewer than `first` classes come before the label, bool (P, r)."""
         return self.ranks < first

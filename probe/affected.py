@@ -1,4 +1,4 @@
-"""Whether some classes lose more than others: a paired bootstrap over test rows and seeds."""
+"""Tests whether some classes lose more than others, on test rows and seeds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,12 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from probe.bootstrap import check_level, draws, on_drawn_rows
-from probe.curve_names import curves_of
-from probe.errors import DataError
+from probe.curve import check_level, curves
+from probe.errors import DataError, UsageError
 from probe.inequality import nearest_part
 from probe.progress import Progress, silent
-from probe.summaries import CURVE, as_curves
+
+MORE = 4
+"""Rows of the classes' mean variance that each class is given besides its own."""
 
 
 @dataclass(frozen=True)
@@ -37,19 +38,27 @@ def affected_classes(
     resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
-    progress: Progress = silent,
 ) -> Affected:
     """Test the claim that some classes are affected more than others by taking fewer features.
 
-    Each test row is paired with itself: d = right by the full layer - right by the part. Rows are
-    drawn again within their class and, of several seeds, seeds of the whole sample, independently
-    (Owen 2007, which errs to the wide side). With excess e_c = loss_c - mean loss and n_c rows,
+    Each test row is paired with itself: d = right by the full layer - right by the part. With the
+    loss L_c, the mean of d over seeds and the n_c rows of a class, the excess e_c = L_c - mean L
+    and its variance v_c,
 
-        T = max_c sqrt(n_c) |e_c|,    T* = max_c sqrt(n_c) |e*_c - e_c|
+        T = max_c |e_c| / sqrt(v_c),    T* = the same of draws of the excess if all lose the same,
 
-    and the interval of class c is e_c +- q / sqrt(n_c), q the quantile of T*: with probability
-    `level` all of them hold at once. The weights sqrt(n_c) are of one variance for all classes, so
-    that a class in which no row happens to change does not seem certain.
+    and the interval of class c is e_c +- q sqrt(v_c), q the quantile of T*: with probability
+    `level` all of them hold at once. Draws are normal, with two shares of variance (`probe.curve`):
+
+    * of rows, independent between classes: that of d averaged over seeds, within the class. So that
+      a class in which no row happens to change does not seem certain, `MORE` rows of the classes'
+      mean variance are added;
+    * of seeds, if there are several: what the seeds' excesses vary by more than their rows make
+      them, the same for all classes. A few seeds do not give a variance of each class: of 3, the
+      smallest of 37 is near 0 and the largest four times too large.
+
+    v_c is of the mean variance of rows, over n_c, plus the seeds'. Of one seed the claim is about
+    this seed's features.
 
     Arguments:
         part: bool (S, n), whether each seed's probe on a part of the features is right on each
@@ -57,35 +66,25 @@ def affected_classes(
         full: bool (S, n), the same seeds' probes on the whole layer.
         labels: int64 (n,), the rows' classes.
         classes: names; by default numbers. Classes of fewer than 2 rows are left out.
-        resamples: B.
+        resamples: draws of T*.
         level: coverage of the intervals together.
         seed: of the draws.
-        progress: callback.
 
     Raises:
         DataError: the shapes differ, or fewer than 2 classes have 2 rows.
-        UsageError: level is outside (0, 1).
+        UsageError: level is outside (0, 1), or there are no draws.
 
-    References:
+    Reference:
         Westfall and Young, "Resampling-based multiple testing", 1993 (the distribution of T).
-        Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007.
     """
     check_level(level)
-    lost, counts = _lost(part, full, labels)
-    kept = np.flatnonzero(counts >= 2)
-    random = np.random.default_rng(seed)
-    times = draws(len(lost), resamples, random)
-    of_kept = [lost[:, labels == c] for c in kept]
-    replicates = []
-    for rows in of_kept:
-        replicates.append(_of_class(rows, times, random))
-        progress("classes", len(replicates), len(kept))
-    loss = np.array([rows.mean(dtype=np.float64) for rows in of_kept])
-    excess = loss - loss.mean()
-    reach, p_value = _at_once(np.stack(replicates, 1) - loss, excess, counts[kept], level)
-    names = [str(c) for c in kept] if classes is None else [classes[c] for c in kept]
-    columns = {"class": names, "rows": counts[kept], "loss": loss, "excess": excess}
-    table = pd.DataFrame(columns | {"low": excess - reach, "high": excess + reach})
+    if resamples < 1:
+        raise UsageError(f"{resamples} resamples draw nothing: 2000 make a steady p-value")
+    lost = _Lost.of(part, full, labels)
+    reach, p_value = _at_once(lost, resamples, level, np.random.default_rng(seed))
+    names = [str(c) for c in lost.kept] if classes is None else [classes[c] for c in lost.kept]
+    columns = {"class": names, "rows": lost.counts, "loss": lost.loss, "excess": lost.excess}
+    table = pd.DataFrame(columns | {"low": lost.excess - reach, "high": lost.excess + reach})
     falling = table.sort_values("loss", ascending=False, kind="stable", ignore_index=True)
     return Affected(falling, p_value)
 
@@ -96,7 +95,10 @@ def affected_of_curves(
     labels: np.ndarray,
     classes: Sequence[str] | None = None,
     fraction: float = 0.1,
-    **draws: int | float | Progress,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> pd.DataFrame:
     """Test for each curve of a table that some classes are affected more than others.
 
@@ -108,7 +110,10 @@ def affected_of_curves(
         labels: int64 (n,).
         classes: names; by default numbers.
         fraction: which part; the nearest below 1 that a curve has is taken.
-        **draws: `resamples`, `level`, `seed` and `progress` of `affected_classes`.
+        resamples: draws behind each test.
+        level: coverage of each curve's intervals together.
+        seed: of the draws.
+        progress: callback.
 
     Returns:
         A row for each curve and class, the largest losses first: `CURVE`, `fraction`, `p_value` (of
@@ -118,58 +123,118 @@ def affected_of_curves(
     Raises:
         DataError, UsageError: as `affected_classes`.
     """
-    tables = []
-    for curve in curves_of(as_curves(probes.assign(row=np.arange(len(probes))))):
-        curve = curve.assign(seed=curve["seed"].astype("Int64").fillna(-1)).set_index("seed")
-        near = nearest_part(curve["fraction"], fraction)
-        parts, full = (curve.loc[curve["fraction"] == f, "row"] for f in (near, 1.0))
-        seeds = parts.index.intersection(full.index)
-        if not len(seeds):
+    if "accuracy" not in probes:
+        probes = probes.assign(accuracy=correct.mean(1))
+    tables, found = [], curves(probes, correct)
+    for number, curve in enumerate(found):
+        near = nearest_part(pd.Series(curve.fractions), fraction)
+        progress("curves", number + 1, len(found))
+        if curve.whole is None or np.isnan(near):
             continue
-        part, whole = (correct[rows[seeds].to_numpy()] for rows in (parts, full))
-        found = affected_classes(part, whole, labels, classes, **draws)
-        facts = curve.iloc[0][CURVE].to_dict() | {"fraction": near, "p_value": found.p_value}
-        tables.append(found.table.assign(**facts)[[*facts, *found.table]])
+        place = int(np.flatnonzero(curve.fractions == near)[0])
+        both = [place, curve.whole]
+        pairs = curve.rows[:, both][np.isfinite(curve.scores[:, both]).all(1)]
+        if not len(pairs):
+            continue
+        part, whole = correct[pairs[:, 0]], correct[pairs[:, 1]]
+        tested = affected_classes(part, whole, labels, classes, resamples, level, seed)
+        facts = {**curve.names, "fraction": near, "p_value": tested.p_value}
+        tables.append(tested.table.assign(**facts)[[*facts, *tested.table]])
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
 
-def _at_once(
-    shift: np.ndarray, excess: np.ndarray, counts: np.ndarray, level: float
-) -> tuple[np.ndarray, float]:
-    """Return how far each class's interval reaches, (C,), and the p-value.
+@dataclass(frozen=True)
+class _Lost:
+    """What each of C classes loses, and how surely.
+
+    Attributes:
+        kept: int64 (C,), the classes.
+        counts: int64 (C,), their rows.
+        loss: float64 (C,).
+        rows: float64 (C,), the rows' variance of the loss.
+        mean_rows: float64, the classes' mean variance of a row.
+        seeds: float64, the seeds' variance of an excess; 0 for one seed.
+        n_seeds: S.
+    """
+
+    kept: np.ndarray
+    counts: np.ndarray
+    loss: np.ndarray
+    rows: np.ndarray
+    mean_rows: float
+    seeds: float
+    n_seeds: int
+
+    @property
+    def excess(self) -> np.ndarray:
+        """Losses less the mean loss of the classes."""
+        return self.loss - self.loss.mean()
+
+    @classmethod
+    def of(cls, part: np.ndarray, full: np.ndarray, labels: np.ndarray) -> "_Lost":
+        part, full = np.atleast_2d(part), np.atleast_2d(full)
+        if part.shape != full.shape or part.shape[1:] != labels.shape:
+            raise DataError(
+                f"correctness of shapes {part.shape} and {full.shape} for labels of shape "
+                f"{labels.shape}: both are (seeds, rows), of the same seeds and rows"
+            )
+        counts = np.bincount(labels)
+        kept = np.flatnonzero(counts >= 2)
+        if len(kept) < 2:
+            raise DataError(
+                "fewer than 2 classes have 2 test rows or more: there is nothing to compare"
+            )
+        lost = full.astype(np.float32) - part.astype(np.float32)
+        of_seeds = _by_class(lost, labels)[:, kept] / counts[kept]
+        loss, few = of_seeds.mean(0), counts[kept] - 1
+        squares = _by_class(lost.mean(0, keepdims=True) ** 2, labels)[0, kept]
+        squares = np.maximum(squares - counts[kept] * loss**2, 0)
+        mean_rows = float(squares.sum() / few.sum())
+        rows = (squares + MORE * mean_rows) / (few + MORE) / counts[kept]
+        # what seeds, rows and classes leave: the sum of squares of a two-way analysis of variance
+        total = _by_class(lost**2, labels)[:, kept].sum(0) - counts[kept] * (of_seeds**2).sum(0)
+        rest = np.maximum(total - len(lost) * squares, 0)
+        seeds = _of_seeds(of_seeds, rest / (max(len(lost) - 1, 1) * few) / counts[kept])
+        return cls(kept, counts[kept], loss, rows, mean_rows, seeds, len(lost))
+
+
+def _by_class(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Return the sums of values (S, n) over the rows of each class, float64 (S, C)."""
+    return np.stack([np.bincount(labels, each) for each in values])
+
+
+def _of_seeds(of_seeds: np.ndarray, rest: np.ndarray) -> float:
+    """Return by how much one seed's excess varies beyond what its rows make it vary.
 
     Arguments:
-        shift: (B, C), of the losses of the resamples from the sample's.
-        excess: (C,).
-        counts: (C,), rows.
-        level: coverage.
+        of_seeds: (S, C), losses.
+        rest: (C,), variance of one seed's loss that its rows alone make.
     """
-    weights = np.sqrt(counts)
-    # draws of n rows have (n - 1) / n of the variance of a new sample
-    shift = shift * np.sqrt(counts / (counts - 1))
-    largest = (np.abs(shift - shift.mean(1, keepdims=True)) * weights).max(1)
-    beyond = (largest >= (np.abs(excess) * weights).max()).sum()
-    p_value = (1 + beyond) / (1 + len(shift))
-    return np.quantile(largest, level, method="higher") / weights, float(p_value)
+    n_seeds, n_classes = of_seeds.shape
+    if n_seeds < 2:
+        return 0.0
+    excess = of_seeds - of_seeds.mean(1, keepdims=True)
+    # the mean over classes, taken away, has a share of every class's rows
+    of_rows = rest * (1 - 2 / n_classes) + rest.mean() / n_classes
+    beyond = (excess.var(0, ddof=1) - of_rows).mean() / (1 - 1 / n_classes)
+    return max(float(beyond), 0.0)
 
 
-def _lost(part: np.ndarray, full: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return d, float32 (S, n), and the rows of each class, int64 (C,)."""
-    part, full = np.atleast_2d(part), np.atleast_2d(full)
-    if part.shape != full.shape or part.shape[1:] != labels.shape:
-        raise DataError(
-            f"correctness of shapes {part.shape} and {full.shape} for labels of shape "
-            f"{labels.shape}: both are (seeds, rows), of the same seeds and rows"
-        )
-    counts = np.bincount(labels)
-    if (counts >= 2).sum() < 2:
-        raise DataError(
-            "fewer than 2 classes have 2 test rows or more: there is nothing to compare"
-        )
-    return full.astype(np.float32) - part.astype(np.float32), counts
-
-
-def _of_class(lost: np.ndarray, seeds: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Return the mean loss of one class on each resample, (B,): rows drawn here, seeds given."""
-    sums = np.concatenate(list(on_drawn_rows(lost, len(seeds), random)))
-    return (sums * seeds).sum(1) / lost.size
+def _at_once(
+    lost: _Lost, resamples: int, level: float, random: np.random.Generator
+) -> tuple[np.ndarray, float]:
+    """Return how far each class's interval reaches, (C,), and the p-value."""
+    n_classes, seeds = len(lost.kept), lost.seeds / lost.n_seeds
+    scale = np.sqrt(lost.mean_rows / lost.counts + seeds)
+    shift = random.standard_normal((resamples, n_classes)) * np.sqrt(lost.rows)
+    if seeds > 0:
+        freedom = (lost.n_seeds - 1) * (n_classes - 1)
+        heavier = np.sqrt(freedom / random.chisquare(freedom, (resamples, 1)))
+        shift += random.standard_normal((resamples, n_classes)) * np.sqrt(seeds) * heavier
+    shift -= shift.mean(1, keepdims=True)
+    if not scale.all():  # no row changed anywhere
+        return np.zeros(n_classes), 1.0
+    largest = (np.abs(shift) / scale).max(1)
+    beyond = (largest >= (np.abs(lost.excess) / scale).max()).sum()
+    reach = np.quantile(largest, level, method="higher") * scale
+    return reach, float((1 + beyond) / (1 + resamples))

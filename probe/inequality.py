@@ -1,17 +1,18 @@
 """How unequally accuracy is spread over classes, and which classes pay for fewer features."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
+from scipy.stats import rankdata
 
-from probe.bootstrap import check_level, draws, interval, widened
-from probe.curve_names import curves_of
+from probe.curve import Variance, check_level, crossed
+from probe.curve_names import CURVE, as_curves, curves_of
 from probe.errors import DataError
-from probe.summaries import CURVE, as_curves
 
-LOSSES = ("class", "probes", "full", "part", "loss", "low", "high", "kept")
+LOSSES = ("class", "probes", "full", "part", "loss", "low", "high", "over", "kept")
 """What `class_losses` says of each class."""
 
 
@@ -44,25 +45,60 @@ def gini(values: ArrayLike) -> np.ndarray:
     return np.divide(weighted, total, out=np.full(total.shape, np.nan), where=total > 0)
 
 
+def gini_slopes(values: ArrayLike) -> np.ndarray:
+    """Return by how much the Gini coefficient rises with each value.
+
+    With ranks r_i from 1 to n, (2 r_i - n - 1 - n gini) / (n sum x); equal values have their mean
+    rank, at which the coefficient has a kink.
+
+    Arguments:
+        values: (C,), not negative; NaN is left out.
+
+    Returns:
+        float64 (C,); 0 where a value is NaN, or all are 0.
+
+    Example:
+        >>> gini_slopes([0.2, 0.4, 0.6]).round(3).tolist()
+        [-0.741, -0.185, 0.37]
+    """
+    values = np.asarray(values, np.float64)
+    known, slopes = np.isfinite(values), np.zeros(len(values))
+    total, n = values[known].sum(), int(known.sum())
+    if total > 0:
+        ranks = rankdata(values[known])
+        slopes[known] = (2 * ranks - n - 1 - n * gini(values)) / (n * total)
+    return slopes
+
+
 def inequality_table(
-    table: pd.DataFrame, resamples: int = 2000, level: float = 0.95, seed: int = 0
+    table: pd.DataFrame,
+    correct: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    level: float = 0.95,
 ) -> pd.DataFrame:
     """Condense accuracies by class into one row a fraction.
 
     Accuracies of few test rows differ between equally hard classes too, and that noise is in every
-    measure here; `gini_rise` takes the full layer's, on the same rows, away.
+    measure here; `gini_rise` takes the full layer's, on the same rows, away. Its interval is of the
+    rise that is to be expected of as many test rows of each class. With `correct` it is over test
+    rows too: row i of class c moves the rise of seed s by
+
+        n / n_c (g_c (right_si - x_sc) - the same of the full layer),    g = `gini_slopes`.
 
     Arguments:
         table: a row for each probe and class, as `probe.per_class_table` gives it.
-        resamples: draws of seeds behind an interval.
+        correct: bool (R, n), whether each of its R probes is right on each test row, as
+            `probe.judged_by_class` gives it.
+        labels: int64 (n,), classes of the test rows, numbers in the table's order of classes; goes
+            with `correct`.
         level: coverage of the intervals.
-        seed: of the draws.
 
     Returns:
         The columns `CURVE`, `fraction`, `k`, `probes` (seeds), then
         `gini`, `gini_std`: mean and sample standard deviation over seeds of each seed's Gini;
         `gini_rise`, `gini_rise_low`, `gini_rise_high`: the mean over seeds of each seed's Gini
-            minus its full layer's, with its bootstrap interval; NaN without a full layer;
+            minus its full layer's, with its interval; NaN without a full layer;
+        `over`: what the interval is over, as `probe.curve_table` says it;
         `gini_of_mean`: the Gini of accuracies averaged over seeds first, as published, which
             is smaller since noise of seeds averages out; and, of these same averages,
         `mean_per_class`, `cv` (standard deviation with divisor C over the mean), `range`
@@ -70,14 +106,22 @@ def inequality_table(
 
     Raises:
         UsageError: level is outside (0, 1).
+        DataError: `correct` and `labels` are not of this table's probes.
+
+    Reference:
+        Langel and Tille, "Variance estimation of the Gini index: revisiting a result several times
+        published", JRSS A 2013 (the Gini coefficient's influence function).
     """
     check_level(level)
-    random = np.random.default_rng(seed)
     rows = []
-    for names, full, part, facts in _pairs(table):
-        each, of_full = gini(part), gini(full)
-        rise = (each - of_full)[np.isfinite(each - of_full)]
-        low, high = _interval_of_mean(rise, resamples, level, random)
+    for pair in _pairs(table, _Rows.of(table, correct, labels)):
+        names, facts, part = pair.names, pair.facts, pair.part
+        each = gini(part)
+        risen = each - gini(pair.full)
+        paired = np.flatnonzero(np.isfinite(risen))
+        rise = risen[paired]
+        variance = crossed(rise, pair.of_gini(paired)) if len(rise) else _UNKNOWN
+        reach = float(variance.reach(level))
         known = each[np.isfinite(each)]
         rows.append(
             names | facts | {
@@ -85,8 +129,9 @@ def inequality_table(
                 "gini": _mean(known),
                 "gini_std": known.std(ddof=1) if len(known) > 1 else np.nan,
                 "gini_rise": _mean(rise),
-                "gini_rise_low": float(low),
-                "gini_rise_high": float(high),
+                "gini_rise_low": _mean(rise) - reach,
+                "gini_rise_high": _mean(rise) + reach,
+                "over": variance.over[0],
             } | _of_mean(part)
         )  # fmt: skip
     return pd.DataFrame(rows)
@@ -108,38 +153,46 @@ def _of_mean(part: pd.DataFrame) -> dict[str, object]:
 
 
 def class_losses(
-    table: pd.DataFrame, resamples: int = 2000, level: float = 0.95, seed: int = 0
+    table: pd.DataFrame,
+    correct: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    level: float = 0.95,
 ) -> pd.DataFrame:
     """Return what each class loses at each fraction, the largest losses first.
 
-    Seeds are paired: a seed's part of the layer is held against its own full layer, and seeds are
-    drawn again in pairs. The intervals are of one class at a time and of these test rows; for the
-    claim that some classes lose more than others see `affected_classes`.
+    Seeds are paired: a seed's part of the layer is held against its own full layer. The intervals
+    are of one class at a time, over seeds and, with `correct`, over the class's test rows too; for
+    the claim that some classes lose more than others see `affected_classes`.
 
     Arguments:
         table: a row for each probe and class, as `probe.per_class_table` gives it.
-        resamples: draws of seeds behind an interval.
+        correct: as `inequality_table` takes it.
+        labels: likewise.
         level: coverage of the intervals.
-        seed: of the draws.
 
     Returns:
         The columns `CURVE`, `fraction`, `k`, `class`, `probes` (seeds with both), `full`, `part`
-        (mean accuracies), `loss` (full - part), `low`, `high`, `kept` (part / full). Curves
+        (mean accuracies), `loss` (full - part), `low`, `high`, `over`, `kept` (part / full). Curves
         without a full layer and the full layer itself have no rows.
 
     Raises:
         UsageError: level is outside (0, 1).
+        DataError: `correct` and `labels` are not of this table's probes.
     """
     check_level(level)
-    random = np.random.default_rng(seed)
     rows = []
-    for names, full, part, facts in _pairs(table):
-        paired = part.index[full.notna().any(axis=1)]
+    for pair in _pairs(table, _Rows.of(table, correct, labels)):
+        names, facts = pair.names, pair.facts
+        paired = np.flatnonzero(pair.full.notna().any(axis=1))
         if facts["fraction"] == 1 or not len(paired):
             continue
-        full, part = full.loc[paired], part.loc[paired]
+        full, part = pair.full.iloc[paired], pair.part.iloc[paired]
         loss = full - part
-        low, high = _interval_of_mean(loss.to_numpy(), resamples, level, random)
+        variances = [pair.of_loss(paired, place) for place in range(loss.shape[1])]
+        reach = np.array([float(each.reach(level)) for each in variances])
+        middle = loss.mean(axis=0).to_numpy()
+        low, high = middle - reach, middle + reach
+        over = [each.over[0] for each in variances]
         whole, left = full.mean(axis=0).to_numpy(), part.mean(axis=0).to_numpy()
         lost = loss.mean(axis=0).to_numpy()
         kept = np.divide(left, whole, out=np.full_like(left, np.nan), where=whole > 0)
@@ -151,6 +204,7 @@ def class_losses(
             lost,
             low,
             high,
+            over,
             kept,
         )
         # of equals the first, and classes of no test row last
@@ -186,26 +240,108 @@ def nearest_part(fractions: pd.Series, wanted: float) -> float:
     return float(parts[np.abs(parts - wanted).argmin()]) if len(parts) else float("nan")
 
 
-def _pairs(
-    table: pd.DataFrame,
-) -> Iterator[tuple[dict[str, object], pd.DataFrame, pd.DataFrame, dict[str, object]]]:
-    """Yield (curve, full, part, fraction and k): accuracies (seeds, C), rows and columns alike.
+@dataclass(frozen=True)
+class _Rows:
+    """Who is right on which test row: `correct` (R, n) of the probes of a table, `labels` (n,)."""
 
-    Classes stand in the table's order; `full` is NaN for seeds without a full layer.
+    correct: np.ndarray
+    labels: np.ndarray
+    n_classes: int
+
+    @classmethod
+    def of(
+        cls, table: pd.DataFrame, correct: np.ndarray | None, labels: np.ndarray | None
+    ) -> "_Rows | None":
+        if correct is None or labels is None:
+            return None
+        n_classes = table["class"].nunique()
+        if correct.shape != (len(table) / max(n_classes, 1), len(labels)):
+            raise DataError(
+                f"correctness of shape {correct.shape} and labels of shape {labels.shape} for a "
+                f"table of {len(table)} rows and {n_classes} classes: give a row for each probe, "
+                "as the table has them, and a label for each test row"
+            )
+        return cls(correct, labels, n_classes)
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """A fraction of a curve and the full layers of the same seeds.
+
+    Attributes:
+        names: the curve's.
+        facts: fraction and k.
+        full: accuracies (seeds, C); NaN for seeds without a full layer.
+        part: likewise at the fraction.
+        probes: int64 (seeds, 2), the numbers of the probes of full and part; -1 where none is.
+        rows: who is right on which test row, if that is known.
     """
-    table = as_curves(table)
+
+    names: dict[str, object]
+    facts: dict[str, object]
+    full: pd.DataFrame
+    part: pd.DataFrame
+    probes: np.ndarray
+    rows: _Rows | None
+
+    def of_gini(self, seeds: np.ndarray) -> np.ndarray | None:
+        """Return by how much each test row moves the rise of each of some seeds, (s, n)."""
+        if self.rows is None:
+            return None
+        correct, labels = self.rows.correct, self.rows.labels
+        moved = np.zeros((len(seeds), len(labels)))
+        share = len(labels) / np.bincount(labels, minlength=self.rows.n_classes)[labels]
+        for sign, column, table in ((-1, 0, self.full), (1, 1, self.part)):
+            for number, seed in enumerate(seeds):
+                accuracy = np.nan_to_num(table.to_numpy()[seed])
+                slopes = gini_slopes(table.to_numpy()[seed])
+                off = correct[self.probes[seed, column]] - accuracy[labels]
+                moved[number] += sign * slopes[labels] * off * share
+        return moved
+
+    def of_loss(self, seeds: np.ndarray, place: int) -> Variance:
+        """Return the variance of the mean loss of one class over some seeds."""
+        loss = (self.full.to_numpy() - self.part.to_numpy())[seeds, place]
+        known = np.isfinite(loss)
+        if not known.any():
+            return _UNKNOWN
+        if self.rows is None:
+            return crossed(loss[known])
+        of_class = np.flatnonzero(self.rows.labels == place)
+        full, part = self.rows.correct[self.probes[seeds[known]].T][:, :, of_class].astype(float)
+        variance = crossed(loss[known], full - part)
+        # that no row differs is not certainty: of n rows, up to 4 / n may differ elsewhere
+        return replace(variance, rows=np.maximum(variance.rows, (2 / max(len(of_class), 1)) ** 2))
+
+
+_UNKNOWN = Variance(np.array(np.nan), np.array(np.nan), np.array(1))
+
+
+def _pairs(table: pd.DataFrame, rows: _Rows | None) -> Iterator[_Pair]:
+    """Yield each curve at each fraction, with its full layer; classes in the table's order."""
+    n_classes = max(table["class"].nunique(), 1)
+    table = as_curves(table.assign(probe=np.arange(len(table)) // n_classes))
     for key, curve in table.groupby(CURVE, dropna=False, sort=False):
         curve = curve.assign(seed=curve["seed"].astype("Int64").fillna(-1))
         _check_distinct(curve)
         wide = curve.pivot(
             index=["fraction", "k", "seed"], columns="class", values="class_accuracy"
         ).astype(np.float64)[list(dict.fromkeys(curve["class"]))]
+        numbers = curve.groupby(["fraction", "k", "seed"])["probe"].first()
         of_whole = wide.index.get_level_values("fraction") == 1
         whole = wide[of_whole].droplevel(["fraction", "k"])
-        for (fraction, k), rows in wide.groupby(level=["fraction", "k"]):
-            part = rows.droplevel(["fraction", "k"])
-            facts = {"fraction": fraction, "k": k}
-            yield dict(zip(CURVE, key, strict=True)), whole.reindex(part.index), part, facts
+        of_full = numbers[of_whole].droplevel(["fraction", "k"])
+        for (fraction, k), each in wide.groupby(level=["fraction", "k"]):
+            part = each.droplevel(["fraction", "k"])
+            probes = [of_full.reindex(part.index).fillna(-1), numbers[each.index]]
+            yield _Pair(
+                dict(zip(CURVE, key, strict=True)),
+                {"fraction": fraction, "k": k},
+                whole.reindex(part.index),
+                part,
+                np.stack(probes, 1).astype(np.int64),
+                rows,
+            )
 
 
 def _check_distinct(curve: pd.DataFrame) -> None:
@@ -216,16 +352,6 @@ def _check_distinct(curve: pd.DataFrame) -> None:
             f"class {first['class']!r} stands twice at fraction {first.fraction:g}, seed "
             f"{first.seed}: keep one row for each probe and class"
         )
-
-
-def _interval_of_mean(
-    values: np.ndarray, resamples: int, level: float, random: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the bootstrap interval of the mean of (S, ...) over seeds; NaN for S < 2."""
-    if len(values) < 2:
-        return (np.full(values.shape[1:], np.nan),) * 2
-    means = draws(len(values), resamples, random) @ values / len(values)
-    return interval(widened(means, values.mean(0), len(values), level), level)
 
 
 def _mean(values: np.ndarray) -> float:

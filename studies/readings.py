@@ -42,14 +42,17 @@ def classes(held: Held, asked: Analyses) -> pd.DataFrame:
     table = read_per_class(held.files[2])
     wanted = [*asked.classes_at, 1.0]
     near = np.isclose(table["fraction"].to_numpy()[:, None], wanted).any(1)
-    return class_losses(table[near], asked.resamples, asked.level)
+    labels, correct = held.correct()
+    n_classes = table["class"].nunique()
+    return class_losses(table[near], correct[near[::n_classes]], labels, asked.level)
 
 
 def inequality(held: Held, asked: Analyses) -> pd.DataFrame:
     """The inequality of accuracies over classes at each fraction."""
     if not held.sweep.per_class:
         return pd.DataFrame()
-    return inequality_table(read_per_class(held.files[2]), asked.resamples, asked.level)
+    labels, correct = held.correct()
+    return inequality_table(read_per_class(held.files[2]), correct, labels, asked.level)
 
 
 def affected(held: Held, asked: Analyses) -> pd.DataFrame:

@@ -19,7 +19,7 @@ from terminal.values import FILE, PICTURE, TABLE
 )  # fmt: skip
 @click.option("--most", type=click.IntRange(1), default=10, help="How many classes to show.")
 @click.option("--level", type=float, default=0.95, help="Coverage of the intervals.")
-@click.option("--resamples", type=int, default=2000, help="Draws behind an interval.")
+@click.option("--resamples", type=int, default=2000, help="Draws behind the test of classes.")
 @click.option("--seed", type=int, default=0, help="Of these draws.")
 @click.option(
     "--out", type=TABLE, metavar="FILE",
@@ -33,13 +33,15 @@ from terminal.values import FILE, PICTURE, TABLE
     "--plot", type=PICTURE, metavar="FILE",
     help="Draw the accuracy on each class against the fraction: .png, .svg or .pdf.",
 )  # fmt: skip
-def classes(per_class, fraction, predictions, most, out, inequality, plot, level, **draws) -> None:
+def classes(
+    per_class, fraction, predictions, most, out, inequality, plot, level, resamples, seed
+) -> None:
     """Show which classes pay for fewer features, and how unequal classes become.
 
     PER_CLASS is what `featstore probe --per-class` wrote. The Gini coefficient is of each seed's
     accuracies on classes and, as published, of their means over seeds. What classes lose is paired
-    by seed, with intervals bootstrapped over seeds; with predictions, over test rows too, for all
-    classes at once, as an excess over the mean of the classes.
+    by seed, with intervals over seeds and, with predictions, over test rows too: for all classes at
+    once then, as an excess over the mean of the classes.
 
     \b
     Example:
@@ -54,23 +56,23 @@ def classes(per_class, fraction, predictions, most, out, inequality, plot, level
     from probe.reading import judged_by_class, read_per_class
     from probe.tables import save_table
 
-    draws["level"] = level
     table = read_per_class(per_class)
     judged = judged_by_class(table, predictions) if predictions else None
-    unequal, losses = inequality_table(table, **draws), class_losses(table, **draws)
+    known = (judged.correct, judged.labels) if judged else (None, None)
+    unequal, losses = (read(table, *known, level) for read in (inequality_table, class_losses))
     affected = None
     if judged:
         with Progress() as progress:
             affected = affected_of_curves(
                 judged.probes, judged.correct, judged.labels, list(table["class"].unique()),
-                fraction, progress=progress, **draws,
+                fraction, resamples, level, seed, progress,
             )  # fmt: skip
     here, lost = near(unequal, fraction), near(losses, fraction)
     tables.show(
         *tables.of_curves(unequal, _unequal),
         *(_affected(affected, lost, most) if judged else _lost(lost, most)),
         of_classes(here, lost, level),
-        *([of_affected(affected, draws["resamples"])] if judged else []),
+        *([of_affected(affected, resamples)] if judged else []),
     )
     for path, saved in ((out, losses), (inequality, unequal)):
         if path:

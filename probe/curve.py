@@ -197,7 +197,7 @@ class Curve:
 
     def mean_interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, Variance]:
         """Return low, high (F,) of the mean scores, and their variance."""
-        variance = self._variance(ratio=False)
+        variance = self._of_scores.own
         mean, reach = self.mean(), variance.reach(level)
         if self.score != "accuracy":
             return mean - reach, mean + reach, variance
@@ -211,7 +211,7 @@ class Curve:
 
         The full layer's rows vary with the parts' rows: its noise comes along.
         """
-        variance = self._variance(ratio=True)
+        variance = self._of_ratios.own
         ratio, reach = self.ratio(), variance.reach(level)
         low = ratio - reach
         return np.maximum(low, 0) if self.score == "accuracy" else low, ratio + reach, variance
@@ -229,7 +229,7 @@ class Curve:
             between: pieces that each step from one fraction to the next is cut into.
             most: a curve of more fractions is not cut.
         """
-        ratio, shares = self.ratio(), self._shares(ratio=True)
+        ratio, shares = self.ratio(), self._of_ratios
         if len(ratio) > most or len(ratio) < 2:
             low, high, _ = self.ratio_interval(level)
             return self.fractions, low, high
@@ -260,8 +260,13 @@ class Curve:
         seeds = [self.seeds[number] for number in known]
         return seeds, self.scores[known, place], self._influence(known, place, ratio=False)
 
-    def _variance(self, ratio: bool) -> Variance:
-        return self._shares(ratio).line(slice(None), 1.0, 0.0)
+    @cached_property
+    def _of_scores(self) -> "_Shares":
+        return self._shares(ratio=False)
+
+    @cached_property
+    def _of_ratios(self) -> "_Shares":
+        return self._shares(ratio=True)
 
     def _shares(self, ratio: bool) -> "_Shares":
         """Return the shares of variance at each fraction, and with the fraction after it."""
@@ -275,7 +280,8 @@ class Curve:
             known = np.flatnonzero(np.isfinite(values[:, place]))
             here = (known, values[known, place], self._influence(known, place, ratio))
             shares.put(place, here, before)
-            before = here
+            # scores are not read between fractions
+            before = here if ratio else None
         if ratio and self.evidence is not None and self.score == "accuracy":
             # that no row differs is not certainty: of n rows, up to 4 / n may differ elsewhere
             least = (2 / (self.evidence.shape[1] * _mean(self._of_full[:, None])[0])) ** 2
@@ -345,11 +351,13 @@ class _Shares:
         self.next_rows[place] = (rows - less_rows) / 4
         self.next_rest[place] = (rest - less_rest) / 4
 
-    def line(self, place: int | slice, left: np.ndarray, right: np.ndarray) -> Variance:
+    @property
+    def own(self) -> Variance:
+        """The variance of each mean."""
+        return Variance(np.maximum(self.seeds - self.rest, 0), self.rows, self.n_seeds)
+
+    def line(self, place: int, left: np.ndarray, right: np.ndarray) -> Variance:
         """Return the variance of left * (mean at a place) + right * (mean at the next)."""
-        if isinstance(place, slice):
-            seeds = np.maximum(self.seeds - self.rest, 0)
-            return Variance(seeds, self.rows, self.n_seeds)
 
         def along(own: np.ndarray, shared: np.ndarray) -> np.ndarray:
             with_next = shared[place]

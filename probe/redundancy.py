@@ -132,12 +132,12 @@ def diffused_redundancy(
     _check(deltas, rules, level)
     found, rows = curves(table, correct), []
     for number, curve in enumerate(found):
-        rows += [dict(curve.names) | read for read in _readings(curve, deltas, rules, level)]
+        rows += [dict(curve.names) | read for read in of_curve(curve, deltas, rules, level)]
         progress("curves", number + 1, len(found))
     return pd.DataFrame(rows)
 
 
-def _readings(
+def of_curve(
     curve: Curve, deltas: Sequence[float], rules: Sequence[str], level: float
 ) -> Iterator[dict[str, object]]:
     """Yield what each rule reads off a curve at each delta, with its interval."""

@@ -209,7 +209,7 @@ def test_a_mode_without_seeds_is_not_paired_with_one_that_has_them():
     (single,) = curves(lone, correct[:1].reshape(2, -1))
     found = difference(single, seeded, 0, 0)
     assert not found.paired
-    assert found.variance.seeds == pytest.approx(float(seeded._variance(ratio=False).seeds[0]))
+    assert found.variance.seeds == pytest.approx(float(seeded.mean_interval()[2].seeds[0]))
     gaps = correct[0, 0] - correct[:, 0].mean(0)
     assert found.variance.rows == pytest.approx(gaps.var(ddof=1) / 200, rel=1e-4)
 

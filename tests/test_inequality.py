@@ -1,4 +1,4 @@
-"""Inequality of classes against its definitions, and its bootstrap against simulation."""
+"""Inequality of classes against its definitions, and its intervals against simulation."""
 
 import numpy as np
 import pandas as pd

@@ -11,7 +11,7 @@ from probe.figures.style import ColumnFigure, blank, saved, styled
 
 
 def redundancy_curve(table: pd.DataFrame, path: str | Path | None = None) -> ColumnFigure:
-    """Draw DR(delta) against delta, with the bootstrap interval as a band.
+    """Draw DR(delta) against delta, with its interval as a band.
 
     A line ends where its curve does not reach delta.
 

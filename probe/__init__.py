@@ -9,6 +9,7 @@ from typing import Any
 _HOMES = {
     "ArrayBlocks": "blocks",
     "Chain": "chains",
+    "Curve": "curve",
     "Predictions": "predictions",
     "ProbeResult": "result",
     "RowBlocks": "blocks",
@@ -16,6 +17,8 @@ _HOMES = {
     "Weights": "weights",
     "affected_classes": "affected",
     "class_losses": "inequality",
+    "curve_table": "curve",
+    "curves": "curve",
     "diffused_redundancy": "redundancy",
     "first_chain": "chains",
     "fit": "fits",

@@ -21,7 +21,8 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from scipy.stats import binom, norm, t
+from scipy.special import ndtri, stdtrit
+from scipy.stats import binom
 
 from probe.curve_names import CURVE, as_curves, score_of
 from probe.errors import DataError, UsageError
@@ -57,8 +58,8 @@ class Variance:
         """
         check_level(level)
         middle = (1 + level) / 2
-        student = t.ppf(middle, np.maximum(self.n_seeds - 1, 1))
-        shares = np.stack([student**2 * self.seeds, norm.ppf(middle) ** 2 * self.rows])
+        student = stdtrit(np.maximum(self.n_seeds - 1, 1), middle)
+        shares = np.stack([student**2 * self.seeds, ndtri(middle) ** 2 * self.rows])
         return np.where(np.isnan(shares).all(0), np.nan, np.sqrt(np.nansum(shares, axis=0)))
 
     @property
@@ -664,7 +665,7 @@ def _wilson(
 
     As many rows stand behind it as would give a sample's mean this reach.
     """
-    square = norm.ppf((1 + level) / 2) ** 2
+    square = ndtri((1 + level) / 2) ** 2
     spread = mean * (1 - mean)
     rows = np.divide(square * spread, reach**2, out=np.full(len(mean), float(n)), where=spread > 0)
     rows = np.where(spread > 0, rows, n)

@@ -235,8 +235,9 @@ def _provenance(
         made["ranks"] = ranks.count
     if request.compile:
         made["compile"] = True
-    if taken.notices:
-        made["notices"] = [notice.to_json() for notice in taken.notices]
+    said = [Notice("weights", note) for note in taken.backbone.notes] + list(taken.notices)
+    if said:
+        made["notices"] = [notice.to_json() for notice in said]
     if unreadable:
         made["unreadable"] = [f"{one.split}: {one.id}" for one in unreadable]
     return made

@@ -21,6 +21,7 @@ from featstore.backbones import Backbone
 from featstore.datasets import Rows
 from featstore.datasets.rows import Part
 from featstore.decoding import Decoder
+from featstore.errors import DatasetError
 from featstore.geometry import light
 from featstore.inference import Batch
 from featstore.processes import Begun, Processes
@@ -81,7 +82,17 @@ class Encoder:
             text, remarks = part.met(place)
             texts.append(text)
             job.seen.update(remarks)
-        return self.backbone.encode_batch(texts)
+        tokens, remarks = self.backbone.transform.met(texts)
+        job.seen.update(remarks)
+        without = (tokens["attention_mask"].sum(1) == 0).nonzero().flatten().tolist()
+        if without:
+            row = job.numbers[without[0]]
+            raise DatasetError(
+                f"row {job.rows.ids[row]} of the {job.rows.split} split of {job.rows.dataset} is"
+                f" the text {texts[without[0]][:20]!r}, of which {self.backbone.name} makes no"
+                " token; take the row out"
+            )
+        return tokens
 
     def __call__(self, job: Job) -> Batch:
         """A batch, made here and now."""

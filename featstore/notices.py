@@ -17,6 +17,9 @@ REMARKS = {
     "deep": "images of {split} of 16 bits a channel, of which the high byte is kept",
     "dark": "images of {split} of 16 bits a channel that use a quarter of their range at most, of"
     " which the high byte is kept (if fewer bits count, say how many: --bit-depth 12)",
+    "cut": "texts of {split} that were cut to the transform's max_length (--transform FILE sets"
+    " another one)",
+    "blank": "texts of {split} that are empty",
     "scaled": "images of {split} of 16 bits a channel, scaled from the bit depth that was given",
 }
 

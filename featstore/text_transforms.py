@@ -1,6 +1,7 @@
 """From texts to a backbone's input: tokens, truncated and padded."""
 
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -31,17 +32,27 @@ class TextTransform:
 
         Each is int64 (b, L).
         """
+        return self.met(texts)[0]
+
+    def met(self, texts: Sequence[str]) -> tuple[dict[str, torch.Tensor], Counter[str]]:
+        """The tokens of texts, and how many of these were "cut" and how many are "blank"."""
+        prompted = [self.prompt + text for text in texts]
         with _ONE_AT_A_TIME:
-            return dict(
-                self.tokenizer(
-                    [self.prompt + text for text in texts],
-                    padding=True,
-                    truncation=True,
-                    max_length=self.max_length,
-                    return_attention_mask=True,
-                    return_tensors="pt",
-                )
+            made = self.tokenizer(
+                prompted,
+                padding=True,
+                truncation=True,
+                max_length=self.max_length,
+                return_attention_mask=True,
+                return_tensors="pt",
             )
+            if made.encodings:
+                cut = sum(bool(one.overflowing) for one in made.encodings)
+            else:
+                whole = self.tokenizer(prompted, truncation=False, verbose=False)["input_ids"]
+                cut = sum(len(ids) > self.max_length for ids in whole)
+        blank = sum(not text.strip() for text in texts)
+        return dict(made), Counter({"cut": cut, "blank": blank})
 
     def normalized(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The batch as it is: nothing is left to do on the device."""

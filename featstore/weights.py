@@ -235,15 +235,17 @@ class Checkpoint:
             told.append(f"left out {_some(left)}")
         if network.others:
             told.append("--weights-key and --weights-prefix choose otherwise")
-        notes = [f"{self.path}: {'; '.join(told)}"] if told else []
+        notes = [f"{self.path.name}: {'; '.join(told)}"] if told else []
         if network.changes:
-            notes.append(f"{self.path}: interpolated to the model's size: {_some(network.changes)}")
+            notes.append(
+                f"{self.path.name}: interpolated to the model's size: {_some(network.changes)}"
+            )
         for key, tensor in network.beside.items():
             if re.search(r"(^|[._])(mean|std|mu|sigma)$", key) and 0 < tensor.numel() <= 4:
                 values = ", ".join(f"{value:.4g}" for value in tensor.flatten().tolist())
                 notes.append(
-                    f"{self.path}: {key} ({values}) is not used: the input is normalised as the"
-                    " model's transform says; --transform states another"
+                    f"{self.path.name}: {key} ({values}) is not used: the input is normalised as"
+                    " the model's transform says; --transform states another"
                 )
         return tuple(notes)
 

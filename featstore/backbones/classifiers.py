@@ -47,7 +47,9 @@ def load(
         normalisation = layouts.normaliser(network.beside)
         notes = checkpoint.notes(network)
         if normalisation is not None:
-            notes += (f"{weights}: the input is normalised by the file's own normalizer",)
+            notes += (
+                f"{checkpoint.path.name}: the input is normalised by the file's own normalizer",
+            )
     identity = weight_files.identity(_without(model.state_dict(), left_out))
     # this may change the model to the size, and so comes after its weights and their identity
     transform = _renormalised(library.transform(model, member, image_size), normalisation)
@@ -60,7 +62,8 @@ def load(
         head=head,
         network=library.network(model, head),
         notes=tuple(
-            f"{weights} has no {part!r} for the model's classes: left untrained, no feature uses it"
+            f"{Path(weights).name} has no {part!r} for the model's classes: left untrained, no"
+            " feature uses it"
             for part in left_out
         )
         + notes,

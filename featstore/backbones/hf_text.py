@@ -12,7 +12,15 @@ import torch
 import transformers
 
 from featstore import weights as weight_files
-from featstore.backbones.activations import LAST, PENULTIMATE, Activation, Inputs, Tokens, of_output
+from featstore.backbones.activations import (
+    LAST,
+    PENULTIMATE,
+    Activation,
+    Inputs,
+    Tokens,
+    at_last_token,
+    of_output,
+)
 from featstore.backbones.hooked import blocks
 from featstore.backbones.network import Network
 from featstore.errors import BackboneError
@@ -68,22 +76,56 @@ def parts(
         model.requires_grad_(False)
     described = [sentence.pooling]
     described += ["dense"] * bool(sentence.dense) + ["normalized"] * sentence.normalized
+    transform = _transform(name, model, folder, sentence, stated)
+    causal = _is_causal(model, transform)
+    tokens = Tokens(cls=not causal)
     network = Network(
         model=model,
-        run=partial(_run, model, sentence),
+        run=partial(_run, model, sentence, tokens),
         own=(PENULTIMATE, LAST),
         stages=(*blocks(model), LAST, PENULTIMATE),
         pooling=", ".join(described),
-        tokens=Tokens(cls=True),
+        tokens=tokens,
     )
-    return {"transform": _transform(name, model, folder, sentence, stated), "network": network}
+    notes = ()
+    if causal and sentence.pooling != "last-token":
+        what = {"avg": "the mean over its tokens", "cls": "its first token, which sees no other"}
+        notes = (
+            f"{name} reads from left to right, and its last token alone sees all of a text:"
+            f" penultimate is {what.get(sentence.pooling, sentence.pooling)}; --taps last"
+            " --pool last takes the last token",
+        )
+    return {"transform": transform, "network": network, "notes": notes}
+
+
+def _is_causal(model: torch.nn.Module, transform: TextTransform) -> bool:
+    """Whether the first token's features stay the same whatever follows it, as in a decoder."""
+    with torch.inference_mode():
+        inputs = transform.batch(["one two three four"])
+        ids = inputs["input_ids"]
+        if ids.shape[1] < 2:
+            return False
+        other = ids.clone()
+        # a token that the model knows, and that is another one than what it replaces
+        other[:, 1:] = torch.where(ids[:, 1:] == ids[:, :1], (ids[:, 1:] + 1) % 2, ids[:, :1])
+        both = {key: tensor.repeat(2, 1) for key, tensor in inputs.items()}
+        both["input_ids"] = torch.cat([ids, other])
+        device = next(model.parameters()).device
+        found = model(**{key: tensor.to(device) for key, tensor in both.items()})
+        first = found["last_hidden_state"][:, 0].float()
+    scale = float(first.abs().max())
+    return bool((first[0] - first[1]).abs().max() <= 1e-5 * scale)
 
 
 def _run(
-    model: torch.nn.Module, sentence: Sentence, inputs: Inputs, paths: Collection[str]
+    model: torch.nn.Module,
+    sentence: Sentence,
+    tokens: Tokens,
+    inputs: Inputs,
+    paths: Collection[str],
 ) -> dict[str, Activation]:
     output = model(**inputs)["last_hidden_state"]
-    last = of_output(output, inputs, Tokens(cls=True), "NCHW")
+    last = of_output(output, inputs, tokens, "NCHW")
     found = {LAST: last}
     if PENULTIMATE in paths:
         features = _pooled(last, sentence.pooling)
@@ -100,8 +142,7 @@ def _pooled(last: Activation, how: str) -> torch.Tensor:
     if how == "cls":
         return values[:, 0]
     if how == "last-token":
-        ends = last.mask.sum(1) - 1
-        return values[torch.arange(len(values), device=values.device), ends]
+        return at_last_token(values, last.mask)
     if how == "max":
         return values.masked_fill(there == 0, -torch.inf).amax(1)
     return (values * there).sum(1) / there.sum(1).clamp_min(1)

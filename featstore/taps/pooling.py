@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from featstore.backbones.activations import PENULTIMATE, Activation
+from featstore.backbones.activations import PENULTIMATE, Activation, at_last_token
 from featstore.errors import UsageError
 
-POOLINGS = ("avg", "max", "cls", "patch-mean", "flatten", "none")
+POOLINGS = ("avg", "max", "cls", "last", "patch-mean", "flatten", "none")
 
 
 def pooled(activation: Activation, how: str) -> torch.Tensor:
@@ -16,6 +16,7 @@ def pooled(activation: Activation, how: str) -> torch.Tensor:
     * avg, max: over all positions: of a map (b, C, H, W), D = C; of tokens (b, L, C) that are no
       padding, D = C;
     * cls: the first token;
+    * last: the last token of a text that is no padding;
     * patch-mean: the mean of the tokens that are patches: all but class and register tokens;
     * flatten: every value, in the order C, H, W of a map and L, C of tokens;
     * none: a vector (b, D), as it is.
@@ -34,6 +35,8 @@ def pooled(activation: Activation, how: str) -> torch.Tensor:
         return values.mean((2, 3), dtype=torch.float32)
     if how == "cls":
         return values[:, 0].to(torch.float32, copy=True)
+    if how == "last":
+        return at_last_token(values, activation.mask).to(torch.float32)
     if how == "patch-mean":
         return values[:, activation.tokens.prefix :].mean(1, dtype=torch.float32)
     return _over_tokens(activation, how)
@@ -85,7 +88,7 @@ def by_default(activation: Activation, own: str) -> str:
         return "avg"
     if activation.mask is not None:
         own = own.partition(",")[0]
-        return own if own in ("avg", "max", "cls") else "avg"
+        return own if own in ("avg", "max", "cls") and applies(own, activation) else "avg"
     return "cls" if own == "cls" and activation.tokens.cls else "patch-mean"
 
 
@@ -96,8 +99,8 @@ def applies(how: str, activation: Activation) -> bool:
     if activation.kind == "map":
         return how in ("avg", "max", "patch-mean", "flatten")
     if activation.mask is not None:
-        return how in ("avg", "max", "cls")
-    return how != "none" and (how != "cls" or activation.tokens.cls)
+        return how in ("avg", "max", "last") or (how == "cls" and activation.tokens.cls)
+    return how not in ("none", "last") and (how != "cls" or activation.tokens.cls)
 
 
 def chosen(
@@ -126,6 +129,10 @@ def chosen(
             "vector": "it is a vector already",
             "tokens": "it has no class token"
             if activation.mask is None and how == "cls"
+            else "it reads from left to right, and the first token sees nothing of the text"
+            if how == "cls"
+            else "only texts have a last token"
+            if how == "last"
             else "texts differ in length"
             if activation.mask is not None
             else "its tokens have to be pooled",

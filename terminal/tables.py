@@ -14,6 +14,7 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Column, Table
+from rich.text import Text
 
 from terminal.failures import printable
 
@@ -44,10 +45,13 @@ def show(*things: Table | str) -> None:
         if isinstance(thing, Table):
             table = _encodable(thing, console)
             shown = _fitting(table, console, mark)
-            if len(shown.columns) <= len(table.columns) and shown is not table:
+            if shown is not table:
                 kept = len(shown.columns) - 1
                 left_out |= dict.fromkeys(str(column.header) for column in table.columns[kept:])
                 wanted = max(wanted, _width(table, console))
+            if shown.title:  # which would be wrapped to the width of the table
+                console.print(Text(str(shown.title), style=str(shown.title_style)))
+                shown.title = None
             console.print(shown)
             if thing.title:
                 console.print()

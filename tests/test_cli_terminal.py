@@ -54,6 +54,13 @@ def test_whole_columns_are_left_out_and_said(monkeypatch, given, width):
         assert "left out" in printed(things, monkeypatch, int(told[2]) - 1)
 
 
+def test_titles_are_as_wide_as_the_terminal(monkeypatch):
+    table = Table(title="a title of thirty characters!!", **PLAIN)
+    table.add_column("k", justify="right")
+    table.add_row("1")
+    assert printed([table], monkeypatch, 30).splitlines()[0].rstrip() == table.title
+
+
 def test_texts_are_folded_before_a_number_is_left_out(monkeypatch):
     table = Table(**PLAIN)
     table.add_column("store", overflow="fold")

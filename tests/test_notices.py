@@ -347,6 +347,29 @@ def test_the_sign_between_cells_is_found_and_said(images, sign):
     assert (odd.classes, odd.notices) == (rows.classes, ())
 
 
+def test_usual_columns_are_found_in_capitals_and_commas_inside_names(images):
+    lines = ["im/0.png\ta\ttrain", "im/1.png\tb\ttrain"]
+    rows = in_table(images, lines, head="Path\tLabel\tSPLIT")
+    assert (rows.classes, rows.ids) == (("a", "b"), ["im/0.png", "im/1.png"])
+    both = in_table(images, ["im/0.png,x,a,train"], head="path,Label,label,split")
+    assert both.classes == ("a",)
+    named = in_table(
+        images, [line + "\t0" for line in lines], head="path\tlabel\tsplit\tage, in years"
+    )
+    assert named.classes == ("a", "b")
+
+
+def test_paths_with_backslashes_are_named(images):
+    with pytest.raises(DatasetError, match=r"im.0.png is not there: write its paths with /"):
+        in_table(images, ["im\\0.png,a,train"])
+
+
+def test_json_lines_with_a_mark(images):
+    line = '{"path": "im/0.png", "label": "a", "split": "train"}\n'
+    (images / "l.jsonl").write_bytes(b"\xef\xbb\xbf" + line.encode())
+    assert datasets.load("jsonl:l.jsonl", "train", data_dir=images).ids == ["im/0.png"]
+
+
 def test_a_sign_that_excel_states(images):
     lines = [";".join(cells) for cells in (("im/0.png", "a", "train"), ("im/1.png", "b", "train"))]
     rows = in_table(images, ["path;label;split", *lines], head="sep=;")

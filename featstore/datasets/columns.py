@@ -91,7 +91,7 @@ def choose(
     dataset: str,
     there: Sequence[str],
     columns: Columns,
-    is_image: Callable[[str], bool] = lambda name: name in IMAGE,
+    is_image: Callable[[str], bool] = lambda name: name.lower() in IMAGE,
     usual_label: Sequence[str] = LABEL,
 ) -> Chosen:
     """The columns of a table that has those called `there`.
@@ -125,4 +125,6 @@ def choose(
 
 
 def _first(usual: Sequence[str], there: Sequence[str]) -> str | None:
-    return next((name for name in usual if name in there), None)
+    """The first of the usual names that is there, in capitals or not."""
+    lower = {name.lower(): name for name in reversed(there)} | {name: name for name in there}
+    return next((lower[name] for name in usual if name in lower), None)

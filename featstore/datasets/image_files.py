@@ -72,10 +72,13 @@ def require_files(rows: Rows) -> None:
     """Raise `DatasetError` where files that a set lists are not there."""
     missing = rows.read.missing if isinstance(rows.read, ImageFiles) else ()
     if missing:
+        remedy = "fetch the set again, or give the folder that its paths start from as --data-dir"
+        if "\\" in str(missing[0]):
+            remedy = "write its paths with / in place of \\"
         more = f" and {len(missing) - 1:,} more are not" if missing[1:] else " is not"
         raise DatasetError(
             f"{rows.dataset} lists {len(rows):,} images; {utf8(str(missing[0]))}{more} there:"
-            " fetch the set again, or give the folder that its paths start from as --data-dir"
+            f" {remedy}"
         )
 
 

@@ -1,5 +1,6 @@
 """`csv:FILE`, `parquet:FILE`, `jsonl:FILE`: lists of image files, or texts, with their labels."""
 
+import codecs
 import json as json_lines
 import re
 from abc import ABC, abstractmethod
@@ -201,7 +202,7 @@ class _Csv(_Table):
         return "utf8"
 
     def _sniffed(self) -> str:
-        """The delimiter of the first line: a comma, unless there is none and another sign is."""
+        """The delimiter of the first line: a comma, unless another sign is there more often."""
         if ".tsv" in self.path.suffixes:
             return "\t"
         with open(self.path, encoding=self._encoding, errors="replace", newline="") as file:
@@ -210,11 +211,9 @@ class _Csv(_Table):
             self._lines_before = 1
             return stated[1]
         line = re.sub(r'"[^"]*"', "", line)
-        if "," in line:
-            return ","
-        found = max(_DELIMITERS, key=line.count)
-        if not line.count(found):
-            return ","
+        found = max((",", *_DELIMITERS), key=line.count)
+        if found == ",":
+            return found
         told = {"\t": "a tab"}.get(found, repr(found))
         text = f"the cells of {self.path.name} are separated by {told}, as its first line says"
         self.notices.append(Notice("delimiter", text))
@@ -240,7 +239,11 @@ class _Jsonl(_Table):
 
     def read_names(self) -> list[str]:
         try:
-            self._table = json.read_json(self.path)
+            with open(self.path, "rb") as file:
+                # Arrow's reader takes a mark of UTF-8 for a value.
+                if file.read(len(codecs.BOM_UTF8)) != codecs.BOM_UTF8:
+                    file.seek(0)
+                self._table = json.read_json(file)
         except pa.ArrowInvalid:
             if not self.skip:
                 raise

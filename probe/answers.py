@@ -1,8 +1,9 @@
 """What an analysis says, in a sentence: one a curve, for a person who reads nothing else."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
+from typing import Any
 
 import pandas as pd
 
@@ -195,26 +196,85 @@ def of_comparison(table: pd.DataFrame, agreement: pd.DataFrame, delta: float, le
         level: coverage of their intervals.
     """
     part, lines = percent(table["fraction"].iloc[0]), []
+    noise = [row["name"] for _, row in table.iterrows() if not row.get("above_chance", True)]
+    if noise:
+        one = len(noise) == 1
+        lines.append(
+            f"The full layer of {_and(noise)} is within noise of what is reached without any "
+            f"feature: {'it has' if one else 'they have'} no ratio and no rank."
+        )
     known = table[table["redundancy"].notna()]
     if len(known) > 1:
-        most, least = (known.iloc[int(place)] for place in _ends(known["redundancy"]))
-        lines.append(
-            f"Most redundant is {most['name']}, DR({delta:g}) = {_redundant(most)}; least is "
-            f"{least['name']}, {_redundant(least)} ({percent(level)} intervals over seeds)."
-        )
+        lines.append(_most_redundant(known, delta, level))
     for row in agreement.itertuples():
         where = f"On {row.task}, " if len(agreement) > 1 else ""
-        same = "and also" if row.best_part == row.best_full else f"and {row.best_part}"
         order = "" if row.curves < 3 else (
             f"; the orders of {row.curves} agree with Kendall's tau {row.tau:.2f}"
         )  # fmt: skip
-        lines.append(f"{where}{row.best_full} is best with all features {same} at {part}{order}.")
+        lines.append(f"{where}{_best(row, part)}{order}.")
     return "\n".join(lines) or f"There is one curve alone: nothing to compare at {part}."
 
 
-def _ends(values: pd.Series) -> tuple[int, int]:
-    """Return where the largest and the smallest value stand, of equals the first."""
-    return values.to_numpy().argmax(), values.to_numpy().argmin()
+def _most_redundant(known: pd.DataFrame, delta: float, level: float) -> str:
+    """Say which curve is the most redundant, if it can be told apart from the others.
+
+    Two are told apart where their difference exceeds the root of the summed squares of what their
+    intervals reach towards each other.
+    """
+    in_order = known.sort_values("redundancy", ascending=False, kind="stable")
+    most, least = in_order.iloc[0], in_order.iloc[-1]
+    alike = [
+        row["name"] for _, row in in_order.iloc[1:].iterrows()
+        if not most.redundancy - row.redundancy
+        > math.hypot(most.redundancy - most.low, row.high - row.redundancy)
+    ]  # fmt: skip
+    over = dict.fromkeys(each for each in known.get("over", pd.Series(dtype=str)) if each)
+    told = f"{percent(level)} intervals over {' or '.join(over)}" if over else "no intervals"
+    ends = f"{most['name']} has DR({delta:g}) = {_redundant(most)}, {least['name']} "
+    ends += _redundant(least)
+    if not alike:
+        return (
+            f"Most redundant is {most['name']}, DR({delta:g}) = {_redundant(most)}; least is "
+            f"{least['name']}, {_redundant(least)} ({told})."
+        )
+    if len(alike) == len(known) - 1:
+        return f"None is distinguishably more redundant than the others: {ends} ({told})."
+    return (
+        f"Most redundant are {_and([most['name'], *alike])}, which cannot be told apart: {ends} "
+        f"({told})."
+    )
+
+
+def _best(row: Any, part: str) -> str:
+    """Say which curve is best in full and in part, as far as it can be told apart."""
+    if not row.full_ties and not row.part_ties:
+        same = "and also" if row.best_part == row.best_full else f"and {row.best_part}"
+        return f"{row.best_full} is best with all features {same} at {part}"
+    told = []
+    full = row.best_full, row.full_ties, "with all features"
+    at_part = row.best_part, row.part_ties, f"at {part}"
+    for best, ties, where in (full, at_part):
+        if not ties:
+            told.append(f"{where} {best} is best")
+        elif len(ties) == row.curves - 1:
+            told.append(f"{where} none is distinguishably best")
+        else:
+            told.append(f"{where} {_and([best, *ties])} are best and cannot be told apart")
+    text = ", ".join(told)
+    return text[0].upper() + text[1:]
+
+
+def _and(names: Sequence[str], most: int = 5) -> str:
+    """List names in a sentence, the first of many.
+
+    >>> _and(["a"]), _and(["a", "b", "c"]), _and(list("abcdefg"), 3), _and(["a, x", "b, x"])
+    ('a', 'a, b and c', 'a, b, c and 4 others', "'a, x' and 'b, x'")
+    """
+    if any("," in name for name in names):
+        names = [f"'{name}'" for name in names]
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} others"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
 def _redundant(row: pd.Series) -> str:

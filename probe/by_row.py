@@ -212,6 +212,23 @@ def load_rows(
     return rows, probes
 
 
+def read_rows(results: Path, table: pd.DataFrame, score: str) -> list[np.ndarray | None] | None:
+    """Return what `load_rows` finds as bool or float32 (n,) of each row of the table.
+
+    A probe that is not known, as one that was not run, has None; so has all of it if no file is
+    there.
+    """
+    found = load_rows(results, table, score)
+    if found is None:
+        return None
+    rows, probes = found
+    every: list[np.ndarray | None] = [None] * len(table)
+    known = np.flatnonzero(rows.known[probes])
+    for place, own in zip(known, rows.of(probes[known]), strict=True):
+        every[place] = own
+    return every
+
+
 def _check(rows: RowScores, probes: np.ndarray, table: pd.DataFrame, score: str) -> None:
     """Raise DataError unless the rows have the scores that the table says."""
     n_rows, n_probes = len(rows.labels), len(rows.known)

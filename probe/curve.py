@@ -18,6 +18,7 @@ change.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -26,6 +27,12 @@ from scipy.stats import binom
 
 from probe.curve_names import CURVE, as_curves, score_of
 from probe.errors import DataError, UsageError
+
+Evidence: TypeAlias = np.ndarray | list[np.ndarray | None] | None
+"""What is known of single test rows: see `curves`."""
+
+NOISE = 0.025
+"""The probability of a score as high without any feature, from which on it may be noise."""
 
 OVER = {
     (True, True): "seeds and test rows",
@@ -124,6 +131,11 @@ class Curve:
         rows: int64 (S, F), where each probe stands in the table; -1 where a seed lacks a fraction.
         evidence: (R, n), of each probe of the table on each test row: whether it is right (bool or
             uint8) or, of numbers, values whose mean is R^2 (`r2_by_row`); None if not known.
+        floor: what is reached without any feature: of accuracies the larger of 1/C and the share of
+            the class that is commonest in train, of R^2 0; NaN if that is not known.
+        n_test: test rows; 0 if that is not known.
+        places: int64 (S, F), as `rows`, in the table that the curve is of; they differ where the
+            evidence is of this curve alone.
     """
 
     names: Mapping[str, object]
@@ -134,6 +146,9 @@ class Curve:
     scores: np.ndarray
     rows: np.ndarray
     evidence: np.ndarray | None = None
+    floor: float = float("nan")
+    n_test: int = 0
+    places: np.ndarray | None = None
 
     @property
     def correct(self) -> np.ndarray | None:
@@ -186,11 +201,36 @@ class Curve:
 
     @cached_property
     def _of_full(self) -> np.ndarray:
-        """The full layer's scores, float64 (S,); NaN where there is none, or none above 0."""
-        if self.whole is None:
+        """The full layer's scores, float64 (S,); NaN where there is none, or none above 0.
+
+        So they are where all of them together are within noise of what takes no feature: a share of
+        such a score is a share of noise.
+        """
+        if self.whole is None or not self.above_floor:
             return np.full(len(self.seeds), np.nan)
         of_full = self.scores[:, self.whole]
         return np.where(of_full > 0, of_full, np.nan)
+
+    @cached_property
+    def above_floor(self) -> bool:
+        """Whether the full layer does better than what takes no feature, by more than noise.
+
+        Accuracies are held against the floor by the exact binomial test on the test rows, R^2 by
+        its interval, each to one side at 2.5 %. What is not known speaks for the full layer.
+        """
+        if self.whole is None:
+            return True
+        scores = self.scores[:, self.whole]
+        score = float(_mean(scores[:, None])[0])
+        if self.score != "accuracy":
+            _, moved, influence = self.at(self.whole)
+            if influence is None or not len(moved):
+                return not score <= 0
+            reach = float(np.nan_to_num(crossed(moved, influence).reach(0.95)))
+            return not score - reach <= 0
+        if np.isnan(score) or np.isnan(self.floor) or not self.n_test:
+            return True
+        return bool(binom.sf(round(score * self.n_test) - 1, self.n_test, self.floor) < NOISE)
 
     def ratio(self) -> np.ndarray:
         """Return the mean over seeds of the ratios to the full layer, float64 (F,)."""
@@ -378,19 +418,23 @@ class _Shares:
         return Variance(np.maximum(seeds - rest, 0), np.maximum(rows, 0), few)
 
 
-def curves(table: pd.DataFrame, correct: np.ndarray | None = None) -> list[Curve]:
+def curves(table: pd.DataFrame, correct: Evidence = None) -> list[Curve]:
     """Return the curves of a table, in the order in which it first has them.
 
     Arguments:
         table: R rows, one a probe, as `ProbeResult.to_pandas` gives them.
         correct: bool or uint8 (R, n), whether the probe of each row is right on each test row, or
             float32 (R, n) as `r2_by_row` gives it. Shares of right rows stand for the table's
-            accuracies, where these are not NaN.
+            accuracies, where these are not NaN. Or a list of R such rows, of several test sets
+            perhaps, None where a row is not known: a curve knows its rows if it has them all.
 
     Raises:
         DataError: `correct` does not have R rows, or a curve has two rows of a seed and fraction.
     """
-    if correct is not None and (correct.ndim != 2 or len(correct) != len(table)):
+    if isinstance(correct, list):
+        if len(correct) != len(table):
+            raise DataError(f"correctness of {len(correct)} rows for a table of {len(table)}")
+    elif correct is not None and (correct.ndim != 2 or len(correct) != len(table)):
         raise DataError(
             f"correctness of shape {correct.shape} for a table of {len(table)} rows: "
             "give one row for each, (rows of the table, test rows)"
@@ -403,27 +447,42 @@ def curves(table: pd.DataFrame, correct: np.ndarray | None = None) -> list[Curve
     ]
 
 
-def _curve(
-    names: dict[str, object], rows: pd.DataFrame, score: str, correct: np.ndarray | None
-) -> Curve:
+def _curve(names: dict[str, object], rows: pd.DataFrame, score: str, correct: Evidence) -> Curve:
     of_seed = rows["seed"].astype(object).where(rows["seed"].notna(), None)
     row, seeds = pd.factorize(of_seed, use_na_sentinel=False)
     fractions, first, column = np.unique(rows["fraction"], return_index=True, return_inverse=True)
     shape = (len(seeds), len(fractions))
     _check_distinct(row * len(fractions) + column, rows)
     scores, places = np.full(shape, np.nan), np.full(shape, -1)
-    scores[row, column] = rows[score]
+    # a table that was read has NA, which is no number, for what is not known
+    scores[row, column] = rows[score].astype("float64")
     places[row, column] = rows["row"]
     sizes = rows["k"].to_numpy(np.int64)[first] if "k" in rows else np.zeros(len(first), np.int64)
+    known_places = places
+    if isinstance(correct, list):
+        own = [correct[place] for place in rows["row"]]
+        lengths = {None if one is None else len(one) for one in own}
+        correct = None if None in lengths or len(lengths) != 1 else np.stack(own)
+        places = np.full(shape, -1)
+        places[row, column] = np.arange(len(rows))
     if correct is not None and correct.dtype.kind != "f":
         known = np.isfinite(scores)
         scores[known] = [correct[place].mean(dtype=np.float64) for place in places[known]]
-    return Curve(names, score, fractions, sizes, tuple(seeds), scores, places, correct)
+    floor = 0.0 if score != "accuracy" else _largest(rows, "chance", "majority")
+    n_test = _largest(rows, "n_test")
+    return Curve(
+        names, score, fractions, sizes, tuple(seeds), scores, places, correct, floor,
+        0 if np.isnan(n_test) else int(n_test), known_places,
+    )  # fmt: skip
 
 
-def curve_table(
-    table: pd.DataFrame, correct: np.ndarray | None = None, level: float = 0.95
-) -> pd.DataFrame:
+def _largest(rows: pd.DataFrame, *names: str) -> float:
+    """Return the largest number in some columns; NaN if there is none."""
+    known = [float(rows[name].max()) for name in names if name in rows and rows[name].notna().any()]
+    return max(known, default=float("nan"))
+
+
+def curve_table(table: pd.DataFrame, correct: Evidence = None, level: float = 0.95) -> pd.DataFrame:
     """Return a row for each curve and fraction: mean, spread and interval of score and ratio.
 
     The ratio is each seed's score over its own full layer's. Intervals are over seeds and, with
@@ -431,14 +490,15 @@ def curve_table(
 
     Arguments:
         table: R rows, one a probe, as `ProbeResult.to_pandas` gives them.
-        correct: (R, n), as `curves` takes it.
+        correct: as `curves` takes it.
         level: coverage of each interval.
 
     Returns:
         The columns `CURVE`, `fraction`, `k`, `probes` (a full layer that is the same probe for all
         seeds is 1), then for each of `accuracy` (or `r2`) and `ratio` the mean, `_std` (sample,
         over seeds; NaN for one probe), `_low` and `_high`, and `over`, what the intervals are over:
-        "seeds and test rows", "seeds", "test rows" or "".
+        "seeds and test rows", "seeds", "test rows" or "". The ratio is NaN where the full layer is
+        within noise of what takes no feature (`Curve.above_floor`).
 
     Raises:
         DataError: as `curves`.
@@ -562,69 +622,6 @@ def r2_by_row(squares: np.ndarray, targets: np.ndarray) -> np.ndarray:
             moved = (each - lost * deviations) / scale
             values[number] = (1 - lost - moved).mean(1)
     return values
-
-
-@dataclass(frozen=True)
-class Chance:
-    """What a classifier that ignores its features reaches on the same test rows.
-
-    Attributes:
-        rate: the share of the commonest class.
-        p_value: the probability of a score as high, if the features said nothing.
-        level: the coverage at which `above` is told.
-    """
-
-    rate: float
-    p_value: float
-    level: float
-
-    @property
-    def above(self) -> bool:
-        """Whether the score is above chance by more than noise."""
-        return bool(self.p_value < 1 - self.level)
-
-
-def chance(
-    score: float,
-    counts: np.ndarray,
-    correct: np.ndarray | None = None,
-    labels: np.ndarray | None = None,
-    level: float = 0.95,
-) -> Chance:
-    """Say whether an accuracy is above that of always naming the commonest class.
-
-    With `correct` rows are paired: of the rows on which the probe and the commonest class differ
-    half are the probe's under the null (the exact sign test); without, hits are binomial.
-
-    Arguments:
-        score: accuracy of the probe on the test rows.
-        counts: int (C,), test rows of each class.
-        correct: bool (n,), whether the probe is right on each row.
-        labels: int (n,), classes of the rows; goes with `correct`.
-        level: 1 - alpha, of a test to one side.
-
-    Raises:
-        UsageError: level is outside (0, 1).
-        DataError: there are no test rows.
-
-    Example:
-        >>> chance(0.13, np.full(10, 20)).above, chance(0.2, np.full(10, 20)).above
-        (False, True)
-    """
-    check_level(level)
-    counts = np.asarray(counts)
-    n = int(counts.sum())
-    if n == 0:
-        raise DataError("no test rows: nothing can be held against chance")
-    rate, commonest = counts.max() / n, int(counts.argmax())
-    if correct is not None and labels is not None:
-        of_commonest = np.asarray(labels) == commonest
-        right = np.asarray(correct, bool)
-        won, lost = int((right & ~of_commonest).sum()), int((~right & of_commonest).sum())
-        p_value = binom.sf(won - 1, won + lost, 0.5) if won + lost else 1.0
-    else:
-        p_value = binom.sf(round(score * n) - 1, n, rate) if np.isfinite(score) else 1.0
-    return Chance(float(rate), float(p_value), level)
 
 
 def check_level(level: float) -> None:

@@ -5,6 +5,7 @@ from html import escape
 
 import pandas as pd
 
+from probe.curve import Evidence
 from probe.printed import Block, printed
 from probe.summaries import score_of, warnings
 
@@ -38,17 +39,19 @@ def _body(block: Block, columns: int) -> str:
     return f"<tbody>{name if block.name else ''}{rows}</tbody>"
 
 
-def sweep_as_html(table: pd.DataFrame) -> str:
+def sweep_as_html(table: pd.DataFrame, correct: Evidence = None) -> str:
     """Return a sweep as HTML: a row for each fraction of each curve, and what did not go as usual.
 
     Arguments:
         table: one row a probe. Without scores, as `probe.fit` gives it, it is shown as it is.
+        correct: which test rows each probe has right, as `ProbeResult.correct` says.
     """
     if score_of(table) not in table or not len(table):
         return table.to_html(max_rows=20, border=0)
-    shown = printed(table)
+    shown = printed(table, correct)
     facts = [shown.store, shown.shared, *_rows_of(table)]
-    lines = "".join(f"<p>Warning: {escape(line)}</p>" for line in warnings(table))
+    lines = "".join(f"<p>{escape(note)}</p>" for note in shown.notes)
+    lines += "".join(f"<p>Warning: {escape(line)}</p>" for line in warnings(table))
     return html_table(shown.headings, shown.blocks, ", ".join(filter(None, facts))) + lines
 
 

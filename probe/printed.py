@@ -1,12 +1,16 @@
 """A sweep as cells of text, one block a curve: what terminals and notebooks lay out."""
 
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from probe.curve import OVER, Evidence, curve_table
 from probe.curve_names import curves_of, shared_and_own
-from probe.summaries import CURVE, NAMES, percent, plus_minus, score_of, summary
+from probe.summaries import CURVE, NAMES, percent, score_of
 
 MOST_ROWS = 30
 """Fractions of a curve up to which all are shown."""
@@ -37,25 +41,30 @@ class Printed:
         headings: of the columns.
         blocks: a curve each. Where modes alone differ, all end in the same whole layer, which
             then comes once, as a block without a name.
+        notes: lines to stand below.
     """
 
     store: str
     shared: str
     headings: tuple[str, ...]
     blocks: tuple[Block, ...]
+    notes: tuple[str, ...] = ()
 
 
-def printed(table: pd.DataFrame) -> Printed:
-    """Return mean ± sample std of the accuracy, and of its share of the full layer's, as text.
+def printed(table: pd.DataFrame, correct: Evidence = None, level: float = 0.95) -> Printed:
+    """Return the mean accuracy with its interval, and its share of the full layer's, as text.
 
     Of a curve of more than `MOST_ROWS` fractions those nearest to 1, 2, 5, 10 ... per cent are
     shown.
 
     Arguments:
         table: one row a probe, as `ProbeResult.to_pandas` gives it.
+        correct: which test rows each probe has right, as `ProbeResult.correct` says.
+        level: coverage of each interval.
 
     Example:
         >>> row = {"store": "s", "tap": "t", "solver": "ridge", "l2": 1e-3, "seed": 1}
+        >>> row |= {"n_test": 90, "chance": 0.1, "majority": 0.12}
         >>> probes = [("pca", 0.1, 2, 0.6), ("pca", 1.0, 20, 0.8), ("random", 0.1, 2, 0.4),
         ...           ("random", 1.0, 20, 0.8)]
         >>> keys = ["mode", "fraction", "k", "accuracy"]
@@ -65,8 +74,11 @@ def printed(table: pd.DataFrame) -> Printed:
         ('t, ridge, l2 = 0.001', ['pca', 'random', ''])
         >>> shown.blocks[0].rows
         (('10 %', '2', '0.600', '75.0 %', '1'),)
+        >>> shown.notes
+        ('without features: chance 0.100, commonest class 0.120 of 90 test rows',)
     """
-    curves = curves_of(summary(table))
+    every = curve_table(table, correct, level)
+    curves = curves_of(every)
     keys = [key for key in CURVE if key != "store" or curves[0]["store"].iloc[0]]
     shared, own = shared_and_own(curves, keys)
     one_store = len({curve["store"].iloc[0] for curve in curves}) == 1 and "store" in keys
@@ -75,24 +87,62 @@ def printed(table: pd.DataFrame) -> Printed:
     headings = ("fraction", "features", f"test {NAMES[score]}", "of the full layer", "probes")
     blocks = [Block(name, _rows(curve, score)) for name, curve in zip(own, curves, strict=True)]
     if _same_whole(curves, score):
-        blocks = [replace(block, rows=block.rows[:-1]) for block in blocks]
-        whole = curves[0].iloc[-1]
-        cells = (percent(1), f"{whole.k:,}", plus_minus(whole[score], np.nan, 3), "100.0 %", "")
-        blocks.append(Block("", (cells,)))
-    return Printed(store, ", ".join(shared), headings, tuple(b for b in blocks if b.rows))
+        whole = Block("", tuple(_cells(row, score) for row in curves[0].tail(1).itertuples()))
+        blocks = [*(replace(block, rows=block.rows[:-1]) for block in blocks), whole]
+    blocks = tuple(block for block in blocks if block.rows)
+    notes = tuple(_notes(table, every, level))
+    return Printed(store, ", ".join(shared), headings, blocks, notes)
 
 
 def _rows(curve: pd.DataFrame, score: str) -> tuple[tuple[str, ...], ...]:
-    return tuple(
-        (
-            percent(row.fraction),
-            f"{row.k:,}",
-            plus_minus(getattr(row, score), getattr(row, f"{score}_std"), 3),
-            plus_minus(100 * row.ratio, 100 * row.ratio_std, 1) + " %",
-            str(row.probes),
-        )
-        for row in some_fractions(curve).itertuples()
+    return tuple(_cells(row, score) for row in some_fractions(curve).itertuples())
+
+
+def _cells(row: Any, score: str) -> tuple[str, ...]:
+    low, high = getattr(row, f"{score}_low"), getattr(row, f"{score}_high")
+    full = row.fraction == 1 and row.ratio == 1
+    of_ratio = (math.nan, math.nan) if full else (100 * row.ratio_low, 100 * row.ratio_high)
+    return (
+        percent(row.fraction),
+        f"{row.k:,}",
+        between(getattr(row, score), low, high, 3),
+        "-" if math.isnan(row.ratio) else between(100 * row.ratio, *of_ratio, 1, " %"),
+        str(row.probes),
     )
+
+
+def between(value: float, low: float, high: float, digits: int, unit: str = "") -> str:
+    """Write a value with its interval in a table; the value alone where there is none.
+
+    >>> between(0.5812, 0.57, 0.592, 3), between(86.1, math.nan, 90.0, 1, " %")
+    ('0.581 [0.570, 0.592]', '86.1 %')
+    """
+    if math.isnan(value):
+        return "-"
+    known = not (math.isnan(low) or math.isnan(high))
+    ends = f" [{low:.{digits}f}, {high:.{digits}f}]" if known else ""
+    return f"{value:.{digits}f}{unit}{ends}"
+
+
+def _notes(table: pd.DataFrame, rows: pd.DataFrame, level: float) -> Iterator[str]:
+    """Yield what is to be known of the numbers: what intervals are over, what needs no feature."""
+    over = [each for each in OVER.values() if each and (rows["over"] == each).any()]
+    if over:
+        alone = "" if over[0] == OVER[True, True] else " alone"
+        yield f"[low, high]: {percent(level)} intervals over {over[0]}{alone}"
+    yield from without_features(table)
+
+
+def without_features(table: pd.DataFrame) -> Iterator[str]:
+    """Yield what is reached without any feature, where it is the same for all probes."""
+    without = table[[n for n in ("chance", "majority", "n_test") if n in table]].drop_duplicates()
+    without = without.dropna()
+    if len(without) == 1 and without.shape[1] == 3:
+        one = without.iloc[0]
+        yield (
+            f"without features: chance {one.chance:.3f}, commonest class {one.majority:.3f} of "
+            f"{int(one.n_test):,} test rows"
+        )
 
 
 def some_fractions(curve: pd.DataFrame) -> pd.DataFrame:

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from probe.by_row import load_rows
-from probe.curve_names import NOT_RUN
+from probe.by_row import read_rows
+from probe.curve_names import CURVE, NOT_RUN, as_curves, score_of
 from probe.errors import DataError, UsageError
-from probe.summaries import CURVE, as_curves, score_of
 from probe.tables import TEXTS, read_table
 
 IDENTITY = ["store", "tap", "mode", "solver", "l2", "seed", "fraction", "k"]
@@ -78,10 +77,11 @@ def read_correct(*paths: str | Path) -> list[np.ndarray | None] | None:
     found: list[np.ndarray | None] = []
     for path in map(Path, paths):
         table = read_table(path)
-        run = np.flatnonzero((table["status"] != NOT_RUN).to_numpy(bool))
-        held = load_rows(path, table, score_of(table))
-        rows = held[0].of(held[1][run]) if held else None
-        found += [None] * len(run) if rows is None else list(rows)
+        rows = read_rows(path, table, score_of(table)) or [None] * len(table)
+        if "status" in table:
+            run = (table["status"] != NOT_RUN).to_numpy(bool)
+            rows = [own for own, ran in zip(rows, run, strict=True) if ran]
+        found += rows
     return found if any(rows is not None for rows in found) else None
 
 

@@ -204,7 +204,7 @@ class ProbeResult:
         )
 
     def _repr_html_(self) -> str:
-        return sweep_as_html(self.table)
+        return sweep_as_html(self.table, self.correct)
 
 
 def without_features(class_counts: np.ndarray, labels: np.ndarray) -> dict[str, float]:

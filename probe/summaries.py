@@ -1,19 +1,20 @@
 """A sweep in the numbers a paper prints: mean, spread over seeds, share of the full layer."""
 
 import math
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from probe import statuses
-from probe.curve_names import (
-    CURVE,
-    as_curves,
-    curves_of,
-    penalty,
-    score_of,
-    shared_and_own,
-)
+from probe.curve import Curve, Evidence, curve_table, curves, difference
+from probe.curve_names import CURVE, as_curves, curves_of, score_of, shared_and_own
+
+__all__ = [
+    "CURVE", "Answer", "answers", "as_curves", "percent", "plus_minus", "score_of", "sentence",
+    "summary", "warnings", "with_ratio",
+]  # fmt: skip
 
 NAMES = {"accuracy": "accuracy", "r2": "R²"}
 """What a person calls the score of a table."""
@@ -33,29 +34,31 @@ def with_ratio(table: pd.DataFrame) -> pd.DataFrame:
             `seed`, `fraction`, `k`, `accuracy` (in [0, 1]).
 
     Returns:
-        A copy with `ratio` float64; NaN where that seed has no row of fraction 1.
+        A copy of the probes that were run with `ratio` float64; NaN where that seed has no row of
+        fraction 1, or where the full layer is within noise of what takes no feature.
     """
-    table = as_curves(table)
-    score = score_of(table)
-    full = table.loc[table["fraction"] == 1, [*CURVE, "seed", score]]
-    full = full.drop_duplicates([*CURVE, "seed"]).rename(columns={score: "full"})
-    joined = table.merge(full, on=[*CURVE, "seed"], how="left", validate="many_to_one")
-    return joined.assign(ratio=joined[score] / joined["full"]).drop(columns="full")
+    table = as_curves(table).reset_index(drop=True)
+    ratio = np.full(len(table), np.nan)
+    for curve in curves(table):
+        known = curve.places >= 0
+        ratio[curve.places[known]] = curve.ratios()[known]
+    return table.assign(ratio=ratio)
 
 
-def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Condense one row a probe into one row a fraction.
-
-    The spread is the sample standard deviation over seeds, sqrt(sum((a - mean)^2) / (n - 1)), and
-    NaN for a single seed.
+def summary(table: pd.DataFrame, correct: Evidence = None, level: float = 0.95) -> pd.DataFrame:
+    """Condense one row a probe into one row a fraction: mean, spread over seeds, interval.
 
     Args:
         table: one row a probe, as `ProbeResult.to_pandas` gives it.
+        correct: which test rows each probe has right, `ProbeResult.correct`: intervals are then
+            over test rows too.
+        level: coverage of each interval.
 
     Returns:
-        The columns `CURVE`, `fraction`, `k`, `probes` (how many seeds stand behind the row),
-        `accuracy`, `accuracy_std` (or `r2`, `r2_std`), `ratio`, `ratio_std`; curves in the order in
-        which the table first has them, fractions rising.
+        The columns of `probe.curve.curve_table`: `CURVE`, `fraction`, `k`, `probes` (how many stand
+        behind the row: the full layer, which no seed changes, is one), and of accuracy (or R^2) and
+        of the ratio the mean, `_std` (sample, over seeds), `_low` and `_high`; curves in the order
+        in which the table first has them, fractions rising.
 
     >>> row = {"store": "s", "tap": "t", "mode": "random", "solver": "ridge", "l2": 1e-3}
     >>> probes = [(1, 0.1, 2, 0.6), (2, 0.1, 2, 0.7), (1, 1.0, 20, 0.8), (2, 1.0, 20, 0.8)]
@@ -64,22 +67,9 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
     >>> summary(table)[["fraction", "probes", "accuracy", "accuracy_std", "ratio"]].round(4)
        fraction  probes  accuracy  accuracy_std   ratio
     0       0.1       2      0.65        0.0707  0.8125
-    1       1.0       2      0.80        0.0000  1.0000
+    1       1.0       1      0.80           NaN  1.0000
     """
-    rows = with_ratio(table)
-    rows = rows.assign(curve=rows.groupby(CURVE, dropna=False, sort=False).ngroup())
-    groups = rows.groupby(["curve", *CURVE, "fraction", "k"], dropna=False, sort=True)
-    score = score_of(table)
-    columns = {
-        "probes": (score, "count"),
-        score: (score, "mean"),
-        f"{score}_std": (score, "std"),
-        "ratio": ("ratio", "mean"),
-        "ratio_std": ("ratio", "std"),
-    }
-    numbers = groups.agg(**columns).reset_index().drop(columns="curve")
-    # a table that was read has NA, which is no number, for what is not known
-    return numbers.astype(dict.fromkeys([score, f"{score}_std", "ratio", "ratio_std"], "float64"))
+    return curve_table(table, correct, level)
 
 
 def percent(fraction: float) -> str:
@@ -101,55 +91,208 @@ def plus_minus(mean: float, std: float, digits: int) -> str:
     return f"{mean:.{digits}f}{spread}"
 
 
-def sentence(table: pd.DataFrame, fraction: float = 0.1) -> str:
-    """Say how much of the full accuracy a fraction of the features keeps.
+@dataclass(frozen=True)
+class Answer:
+    """What a curve says, for a person who reads nothing else.
+
+    Attributes:
+        name: what sets the curve apart, as `pca: `; empty where there is one curve.
+        text: how much of the full layer's score a part keeps, or why that is not told.
+        remarks: what stands against it, a sentence each.
+    """
+
+    name: str
+    text: str
+    remarks: tuple[str, ...] = ()
+
+
+def sentence(
+    table: pd.DataFrame, fraction: float = 0.1, correct: Evidence = None, level: float = 0.95
+) -> str:
+    """Say how much of the full accuracy a fraction of the features keeps, and how surely.
 
     Args:
         table: one row a probe, as `ProbeResult.to_pandas` gives it.
         fraction: which one to speak of; the nearest below 1 that was probed is taken.
+        correct: which test rows each probe has right, `ProbeResult.correct`.
+        level: coverage of the intervals.
 
     Returns:
-        One sentence a curve, beginning with what sets it apart, joined by line feeds.
+        A line a curve, beginning with what sets it apart: the answer, and what stands against it.
     """
-    named = _named_curves(table)
-    return "\n".join(name + _sentence(curve, fraction) for name, curve in named)
-
-
-def _named_curves(table: pd.DataFrame) -> list[tuple[str, pd.DataFrame]]:
-    """Return (name, summary) of each curve: `pca: `, say, or nothing where there is one curve."""
-    curves = curves_of(summary(table))
-    names = [f"{own}: " if own else "" for own in shared_and_own(curves)[1]]
-    return list(zip(names, curves, strict=True))
-
-
-def _sentence(curve: pd.DataFrame, fraction: float) -> str:
-    score, name = score_of(curve), NAMES[score_of(curve)]
-    full, parts = curve[curve["fraction"] == 1], curve[curve["fraction"] < 1]
-    if full.empty or parts.empty:
-        largest = curve.iloc[-1]
-        return f"{largest.k} features reach an {name} of {largest[score]:.3f}."
-    near = parts.loc[(parts["fraction"] - fraction).abs().idxmin()]
-    kept = plus_minus(100 * near.ratio, 100 * near.ratio_std, 1)
-    seeds = "1 seed" if near.probes == 1 else f"{near.probes} seeds"
-    how = penalty(near.l2_choice, near.l2)
-    return (
-        f"{percent(near.fraction)} of the features keep {kept} % of the full layer's {name} "
-        f"({near[score]:.3f} of {full.iloc[0][score]:.3f}; {seeds}, {how})."
+    return "\n".join(
+        each.name + " ".join((each.text, *each.remarks))
+        for each in answers(table, fraction, correct, level)
     )
+
+
+def answers(
+    table: pd.DataFrame, fraction: float = 0.1, correct: Evidence = None, level: float = 0.95
+) -> list[Answer]:
+    """Return the answer of each curve; arguments as of `sentence`."""
+    found, parts = curves(table, correct), curves_of(curve_table(table, correct, level))
+    names = [f"{own}: " if own else "" for own in shared_and_own(parts)[1]]
+    return [
+        Answer(name, _text(curve, part, fraction, level), tuple(_remarks(curve, table)))
+        for name, curve, part in zip(names, found, parts, strict=True)
+    ]
+
+
+def _text(curve: Curve, rows: pd.DataFrame, fraction: float, level: float) -> str:
+    """Say what the rows of `curve_table` of a curve say at the fraction nearest to one."""
+    score, name = curve.score, NAMES[curve.score]
+    full, parts = rows[rows["fraction"] == 1], rows[rows["fraction"] < 1]
+    parts = parts[parts[score].notna()]
+    if full.empty or parts.empty:
+        largest = rows.iloc[-1]
+        value = _with_interval(largest[score], largest[f"{score}_low"], largest[f"{score}_high"], 3)
+        return f"{largest.k} features reach an {name} of {value}."
+    whole = full.iloc[0][score]
+    if not curve.above_floor:
+        return _no_share(curve, whole)
+    near = parts.loc[(parts["fraction"] - fraction).abs().idxmin()]
+    kept = _with_interval(100 * near.ratio, 100 * near.ratio_low, 100 * near.ratio_high, 1, " %")
+    part = _with_interval(near[score], near[f"{score}_low"], near[f"{score}_high"], 3)
+    return (
+        f"{percent(near.fraction)} of the features keep {kept} of the full layer's {name}, {part} "
+        f"of {whole:.3f}, {_how(curve)} ({_behind(curve, near, level)})."
+    )
+
+
+def _no_share(curve: Curve, whole: float) -> str:
+    """Say why no share of a full layer is told."""
+    name = NAMES[curve.score]
+    if math.isnan(whole):
+        return f"The full layer has no {name}: no share of it can be told ({_how(curve)})."
+    if curve.score != "accuracy":
+        return (
+            f"The full layer's {name}, {whole:.3f}, is not above 0 by more than noise: no share of "
+            f"it is told ({_how(curve)})."
+        )
+    return (
+        f"The full layer's accuracy, {whole:.3f}, is within noise of what is reached without any "
+        f"feature, {curve.floor:.3f} of {curve.n_test:,} test rows: no share of it is told "
+        f"({_how(curve)})."
+    )
+
+
+def _how(curve: Curve) -> str:
+    """Name solver, penalty and, if not at random, how features were chosen."""
+    names = curve.names
+    choice, l2 = str(names["l2_choice"]), float(names["l2"])
+    how = f"l2 = {l2:g}" if choice == "given" else CHOSEN.get(choice, f"l2 chosen by {choice}")
+    mode = [] if names["mode"] == "random" else [f"mode {names['mode']}"]
+    return ", ".join([str(names["solver"]), how, *mode])
+
+
+CHOSEN = {"validation": "l2 chosen on train rows", "loo": "l2 chosen by leave-one-out"}
+"""How a penalty that was chosen is spoken of."""
+
+
+def _behind(curve: Curve, near: pd.Series, level: float) -> str:
+    """Say what stands behind a number: seeds, test rows, and what its interval is over."""
+    seeds = f"{near.probes} seed{'' if near.probes == 1 else 's'}"
+    if curve.seeds == (None,):
+        seeds = "no seeds"
+    counts = seeds + (f", {curve.n_test:,} test rows" if curve.n_test else "")
+    if not near.over:
+        return f"{counts}; no interval"
+    alone = "" if near.over == "seeds and test rows" else f" over {near.over} alone"
+    return f"{counts}; {percent(level)} interval{alone}"
+
+
+def _with_interval(value: float, low: float, high: float, digits: int, unit: str = "") -> str:
+    """Write a value and its interval, if it is known.
+
+    >>> _with_interval(86.11, 84.9, 87.3, 1, " %"), _with_interval(0.5, math.nan, 1.0, 3)
+    ('86.1 % (84.9 to 87.3)', '0.500')
+    """
+    known = not (math.isnan(low) or math.isnan(high))
+    ends = f" ({low:.{digits}f} to {high:.{digits}f})" if known else ""
+    return f"{value:.{digits}f}{unit}{ends}"
+
+
+def _remarks(curve: Curve, table: pd.DataFrame) -> Iterator[str]:
+    """Yield what stands against the answer of a curve."""
+    if curve.above_floor:
+        yield from _beaten(curve)
+        yield from _at_an_end(curve, table)
+    yield from _left_out(curve, table)
+
+
+def _beaten(curve: Curve) -> Iterator[str]:
+    """Say that a part is better than the full layer by more than noise, which is then no measure.
+
+    Noise is two standard errors of the difference, where it is known, and `MARGIN`.
+    """
+    whole, mean = curve.whole, curve.mean()
+    if whole is None or not np.isfinite(mean[:whole]).any() or np.isnan(mean[whole]):
+        return
+    best = int(np.nanargmax(mean[:whole]))
+    gap = difference(curve, curve, best, whole)
+    if not gap.value - max(MARGIN, 2 * np.nan_to_num(gap.error)) > 0:
+        return
+    part = f"{percent(curve.fractions[best])} of the features reach {mean[best]:.3f}"
+    if curve.names["l2_choice"] == "given":
+        solver, l2 = curve.names["solver"], curve.names["l2"]
+        remedy = "take --l2 auto" if solver == "sgd" else "leave --l2 out"
+        yield (
+            f"The full layer is overfitted at l2 = {l2:g} ({part}): the ratio is too high; "
+            f"{remedy}."
+        )
+        return
+    yield (
+        f"A part does better than the full layer ({part}), though its l2 was chosen: the full "
+        "layer is not at its best here, and the ratio is too high."
+    )
+
+
+def _at_an_end(curve: Curve, table: pd.DataFrame) -> Iterator[str]:
+    """Say that the full layer's penalty is the smallest or largest of those that were tried."""
+    if curve.whole is None or "l2_place" not in table:
+        return
+    places = curve.places[:, curve.whole]
+    rows = table.iloc[places[places >= 0]]
+    for place, extreme, further in (
+        ("lowest", "smallest", "smaller"), ("highest", "largest", "larger")
+    ):  # fmt: skip
+        at = rows[rows["l2_place"] == place]
+        if len(at):
+            yield (
+                f"The full layer's l2, {at['l2'].iloc[0]:g}, is the {extreme} that was tried: the "
+                f"ratio may be off; try {further} ones."
+            )
+
+
+def _left_out(curve: Curve, table: pd.DataFrame) -> Iterator[str]:
+    """Count the probes that did not converge, and those that failed and are left out."""
+    if "status" not in table:
+        return
+    places = curve.places[curve.places >= 0]
+    if curve.one_full:
+        whole = curve.places[:, curve.whole]
+        places = np.setdiff1d(places, whole[whole >= 0][1:])
+    rows = table.iloc[places]
+    kinds = rows["status"].astype(str).map(lambda status: statuses.kinds(status)[0])
+    odd = ~kinds.isin((*statuses.SOLVED, statuses.JITTER))
+    scored = rows[curve.score].notna()
+    for which, what in ((odd & scored, "did not converge"), (~scored, "failed and are left out")):
+        count = int(which.sum())
+        if count:
+            named = ", ".join(dict.fromkeys(kinds[which]))
+            yield f"{count} of {len(rows)} probes {what} ({named})."
 
 
 def warnings(table: pd.DataFrame) -> list[str]:
     """Name what did not go as usual, one line each.
 
-    That is each status other than a solved probe's; penalties chosen at the end of what was tried;
-    and each curve whose full layer is beaten by a part of it by more than the spread over seeds and
-    by more than `MARGIN`: a sign that its penalty is too small.
+    That is each status other than a solved probe's, and penalties chosen at the end of what was
+    tried; what it means for the answer is said in `sentence`.
 
     Args:
         table: one row a probe, as `ProbeResult.to_pandas` gives it.
     """
-    beaten = [name + line for name, curve in _named_curves(table) for line in _beaten(curve)]
-    return _unusual_statuses(table.reset_index(drop=True)) + _at_the_end(table) + beaten
+    return _unusual_statuses(table.reset_index(drop=True)) + _at_the_end(table)
 
 
 def _unusual_statuses(table: pd.DataFrame) -> list[str]:
@@ -173,19 +316,4 @@ def _at_the_end(table: pd.DataFrame) -> list[str]:
         f"try {further} ones"
         for place, further in (("lowest", "smaller"), ("highest", "larger"))
         if counts.get(place, 0)
-    ]
-
-
-def _beaten(curve: pd.DataFrame) -> list[str]:
-    score = score_of(curve)
-    full = curve.loc[curve["fraction"] == 1, score]
-    best = curve.loc[curve[score].idxmax()] if curve[score].notna().any() else None
-    if full.empty or best is None or best["l2_choice"] != "given":
-        return []
-    if not best[score] - max(MARGIN, np.nan_to_num(best[f"{score}_std"])) > full.iloc[0]:
-        return []
-    return [
-        f"{percent(best['fraction'])} of the features are more accurate than all of them "
-        f"({best[score]:.3f} against {full.iloc[0]:.3f}) at l2 = {best['l2']:g}: "
-        "that penalty is likely too small, try larger ones"
     ]

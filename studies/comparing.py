@@ -15,10 +15,12 @@ import probe
 from featstore.catalog import safe_name
 from featstore.errors import FeatstoreError
 from featstore.places import Url
+from probe.curve import Curve, difference
+from probe.curve import curves as curves_in
 from probe.curve_names import curves_of, shared_and_own
 from probe.errors import DataError
 from probe.progress import Progress, silent
-from probe.reading import check_distinct, read_results
+from probe.reading import check_distinct, read_correct, read_results
 from probe.redundancy import diffused_redundancy
 from probe.summaries import score_of, summary
 from probe.tables import SUFFIXES
@@ -38,14 +40,18 @@ class Comparison:
         probes: every probe, one row each.
         table: a row a curve: `name` (what sets it apart), `CURVE`, `task`, `features` (D),
             `seeds`, `full` (mean score of the whole layer), `fraction`, `k`, `accuracy` (or `r2`)
-            and `accuracy_std`, `ratio`, `ratio_std`, `redundancy`, `low`, `high`, `bound`; and its
-            ranks, 1 the best, of equals the first: by `full` and score among the curves of its
-            task, by ratio and redundancy among all.
+            and `ratio`, each with `_std`, `_low` and `_high`, `over` (what these intervals are
+            over), `full_low` and `full_high`, `redundancy`, `low`, `high`, `bound`; `above_chance`,
+            whether the full layer does better than what takes no feature by more than noise; and
+            its ranks, 1 the best, of equals the first, none where it does not: by `full` and score
+            among the curves of its task, by ratio and redundancy among all.
         agreement: a row for each task of two curves or more: `task`, `curves`, `best_full` and
-            `best_part` (names), `tau`, Kendall's, between their orders with all features and at
-            the fraction.
+            `best_part` (names), `full_ties` and `part_ties` (lists of the curves that cannot be
+            told apart from these, by the interval of the difference), `tau`, Kendall's, between
+            their orders with all features and at the fraction.
         shared: what all curves have in common.
         score: "accuracy", or "r2".
+        correct: of each probe which test rows it has right, None where that is not known.
     """
 
     probes: pd.DataFrame
@@ -53,6 +59,7 @@ class Comparison:
     agreement: pd.DataFrame
     shared: list[str]
     score: str
+    correct: list[np.ndarray | None]
 
 
 def compare(
@@ -81,7 +88,7 @@ def compare(
             curve has.
         delta: share of the full score at which redundancy is read off.
         rule: how, a key of `probe.redundancy.RULES`.
-        level: coverage of the intervals of redundancy.
+        level: coverage of the intervals, which are over test rows too where these are known.
         out_dir: folder of a results file for each store; what it has is not solved again.
         test_split: which split of the stores is tested on; by default as `Store.test_split`.
         progress: callback; its facts name the layer.
@@ -97,21 +104,26 @@ def compare(
     layers = layers_of(stores, taps) if stores or not files else []
     if layers and fractions is None:
         raise UsageError("fractions are needed to probe stores: give them, as 0.01,0.1,0.5")
-    read = [read_results(*files)] if files else []
+    parts = [(read_results(*files), read_correct(*files))] if files else []
     sweep = partial(
         _swept, out_dir=out_dir, progress=progress, fractions=fractions, seeds=seeds,
         test_split=test_split,
     )  # fmt: skip
-    probes = _joined(read + [sweep(layer, **arguments) for layer in layers])
-    curves = curves_of(summary(probes))
+    parts += [sweep(layer, **arguments) for layer in layers]
+    probes = _joined([table for table, _ in parts])
+    correct = [row for table, rows in parts for row in rows or [None] * len(table)]
+    found, curves = curves_in(probes, correct), curves_of(summary(probes, correct, level))
     shared, names = shared_and_own(curves)
     table = _table(probes, curves, names, fraction)
-    read_off = diffused_redundancy(probes, [delta], [rule], level=level)
+    table["above_chance"] = [curve.above_floor for curve in found]
+    read_off = diffused_redundancy(probes, [delta], [rule], correct, level)
     for column in ("redundancy", "low", "high", "bound"):
         table[column] = read_off[column].to_numpy()
     score = score_of(probes)
     table = _ranked(table, score)
-    return Comparison(probes, table, _agreement(table, score), shared, score)
+    return Comparison(
+        probes, table, _agreement(table, score, found, level), shared, score, correct
+    )  # fmt: skip
 
 
 def _is_results(place: str | Path | Url) -> bool:
@@ -125,22 +137,26 @@ def _swept(
     progress: Progress,
     test_split: str | None = None,
     **arguments: Any,
-) -> pd.DataFrame:
-    """Return the probes of one layer; those that its file in `out_dir` has are not solved again."""
+) -> tuple[pd.DataFrame, list[np.ndarray] | None]:
+    """Return the probes of one layer, and which test rows each has right.
+
+    Those that its file in `out_dir` has are not solved again.
+    """
     out, store = None, layer.store
     if out_dir is not None:
         Path(out_dir).mkdir(parents=True, exist_ok=True)
         stem = safe_name(Path(str(store.path)).stem)
         out = Path(out_dir) / f"{stem}.{layer.tap}.{store.spec.digest()[:8]}.csv"
-    table = probe.sweep(
+    result = probe.sweep(
         layer.rows("train"), layer.rows(store.test_split(test_split)),
         store=str(store.path), tap=layer.tap, moments_cache=store.moments_folder,
         out=out, resume=out is not None and out.exists(),
         progress=partial(progress, layer=layer.name), **arguments,
-    ).to_pandas()  # fmt: skip
+    )  # fmt: skip
     if out is not None:
         provenance.write(out, [store])
-    return table
+    correct = result.correct
+    return result.to_pandas(), None if correct is None else list(correct)
 
 
 def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
@@ -166,7 +182,8 @@ def _table(
         facts = {"name": name or Path(str(part["store"])).stem}
         facts |= part.drop(["probes"]).to_dict() | {"task": task, "seeds": part["probes"]}
         facts["features"] = full["k"].iloc[0] if len(full) else pd.NA
-        facts["full"] = full[score].iloc[0] if len(full) else np.nan
+        for end in ("", "_low", "_high"):
+            facts[f"full{end}"] = full[f"{score}{end}"].iloc[0] if len(full) else np.nan
         rows.append(facts)
     return pd.DataFrame(rows).astype({"features": "Int64"})
 
@@ -230,8 +247,9 @@ def _dataset(store: str) -> str:
 
 
 def _ranked(table: pd.DataFrame, score: str) -> pd.DataFrame:
-    """Return the table with ranks, 1 the best."""
-    by_task = table.groupby("task", sort=False)
+    """Return the table with ranks, 1 the best, of curves whose full layer is above chance."""
+    known = table[["task", "full", score]].where(table["above_chance"])
+    by_task = known.assign(task=table["task"]).groupby("task", sort=False)
     ranks = {
         "full_rank": by_task["full"].rank(ascending=False, method="min"),
         f"{score}_rank": by_task[score].rank(ascending=False, method="min"),
@@ -241,15 +259,37 @@ def _ranked(table: pd.DataFrame, score: str) -> pd.DataFrame:
     return table.assign(**{name: rank.astype("Int64") for name, rank in ranks.items()})
 
 
-def _agreement(table: pd.DataFrame, score: str) -> pd.DataFrame:
+def _agreement(
+    table: pd.DataFrame, score: str, found: Sequence[Curve], level: float
+) -> pd.DataFrame:
     rows = []
     for task, curves in table.groupby("task", sort=False):
-        known = curves[curves["full"].notna() & curves[score].notna()]
+        known = curves[curves["full"].notna() & curves[score].notna() & curves["above_chance"]]
         # modes of one layer have one full layer, which says nothing about their order
         if len(known) < 2 or known["full"].nunique() < 2:
             continue
-        best = [known.loc[known[column].idxmax(), "name"] for column in ("full", score)]
-        tau = float(kendalltau(known["full"], known[score]).statistic)
-        rows.append(dict(zip(("task", "curves", "best_full", "best_part", "tau"),
-                             (task, len(known), *best, tau), strict=True)))  # fmt: skip
-    return pd.DataFrame(rows, columns=["task", "curves", "best_full", "best_part", "tau"])
+        facts: dict[str, Any] = {"task": task, "curves": len(known)}
+        for what, column in (("full", "full"), ("part", score)):
+            best = known[column].idxmax()
+            facts[f"best_{what}"] = known.loc[best, "name"]
+            facts[f"{what}_ties"] = _ties(known, best, what == "full", found, level)
+        rows.append(facts | {"tau": float(kendalltau(known["full"], known[score]).statistic)})
+    columns = ["task", "curves", "best_full", "full_ties", "best_part", "part_ties", "tau"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _ties(
+    known: pd.DataFrame, best: int, full: bool, found: Sequence[Curve], level: float
+) -> list[str]:
+    """Return the names of the curves whose difference from the best may be noise."""
+
+    def place(row: int) -> int:
+        wanted = 1.0 if full else known.loc[row, "fraction"]
+        return int(np.abs(found[row].fractions - wanted).argmin())
+
+    ties = []
+    for row in known.index.drop(best):
+        gap = difference(found[best], found[row], place(best), place(row))
+        if not gap.interval(level)[0] > 0:
+            ties.append(known.loc[row, "name"])
+    return ties

@@ -2,8 +2,11 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from probe import figures
@@ -16,6 +19,9 @@ from studies.tables import Context
 
 SUFFIXES = (".svg", ".png")
 
+DRAWN = 2
+"""Of how figures are drawn; a higher one makes figures anew, and no table."""
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -23,7 +29,7 @@ class Drawing:
 
     name: str
     draw: Callable
-    table: Callable[[], pd.DataFrame]
+    table: Callable[[], Any]
     files: Sequence[Path]
 
 
@@ -36,7 +42,8 @@ def drawings(context: Context, sources: Sequence[str]) -> list[Drawing]:
 
 def make(drawing: Drawing, made: Made) -> bool:
     """Draw a figure if it is not there, or what it shows has changed; say whether."""
-    fingerprint = digest([VERSION, drawing.name, [content(path) for path in drawing.files]])
+    contents = [content(path) for path in drawing.files]
+    fingerprint = digest([VERSION, DRAWN, drawing.name, contents])
     part = f"figures/{drawing.name}"
     if made.fresh(part, fingerprint):
         return False
@@ -51,14 +58,14 @@ def make(drawing: Drawing, made: Made) -> bool:
 
 def _of_probes(context: Context) -> Iterator[tuple[str, Drawing]]:
     """Yield what shows all features side by side: random subsets, by each probe."""
-    tables = context.folder / "tables"
+    tables, level = context.folder / "tables", context.study.analyses.level
     for probe in dict.fromkeys(each.probe for each in context.sweeps):
         held = [each for each in context.sweeps if each.probe == probe and _random(each)]
         files = [each.files[0] for each in held]
         if held:
             for kind in ("accuracy", "ratio"):
-                draw = getattr(figures, f"{kind}_against_fraction")
-                yield kind, Drawing(f"{kind}.{probe}", draw, _results(held), files)
+                draw = _with_rows(getattr(figures, f"{kind}_against_fraction"), level)
+                yield kind, Drawing(f"{kind}.{probe}", draw, _random_results(held), files)
             path = tables / "redundancy_curve.csv"
             yield (
                 "redundancy",
@@ -77,12 +84,13 @@ def _of_probes(context: Context) -> Iterator[tuple[str, Drawing]]:
 
 def _of_sweeps(context: Context) -> Iterator[tuple[str, Drawing]]:
     """Yield what shows one feature: its modes side by side, its classes."""
+    level = context.study.analyses.level
     for each in context.sweeps:
         name, files = each.sweep.name, each.files
         if len(each.sweep.modes) > 1:
             for kind in ("accuracy", "ratio"):
-                draw = getattr(figures, f"{kind}_against_fraction")
-                yield kind, Drawing(f"{kind}.{name}", draw, each.results, files[:1])
+                draw = _with_rows(getattr(figures, f"{kind}_against_fraction"), level)
+                yield kind, Drawing(f"{kind}.{name}", draw, partial(_results, each), files[:1])
             if each.sweep.arguments.get("cka"):
                 draw = figures.cka_against_fraction
                 yield "cka", Drawing(f"cka.{name}", draw, each.results, files[:1])
@@ -109,12 +117,25 @@ def _random(each: Held) -> bool:
     return "random" in each.sweep.modes
 
 
-def _results(held: Sequence[Held]) -> Callable[[], pd.DataFrame]:
-    def table() -> pd.DataFrame:
-        rows = pd.concat([each.results() for each in held], ignore_index=True)
-        return rows[rows["mode"] == "random"].reset_index(drop=True)
+def _with_rows(draw: Callable, level: float) -> Callable:
+    """Return what draws probes, and which test rows they have right, given as a pair."""
+    return lambda pair, path: draw(pair[0], path, pair[1], level)
 
-    return table
+
+def _results(each: Held) -> tuple[pd.DataFrame, list[np.ndarray | None]]:
+    """Return the probes of a sweep, and which test rows each has right."""
+    table, known = each.results(), each.correct()
+    return table, [None] * len(table) if known is None else list(known[1])
+
+
+def _random_results(held: Sequence[Held]) -> Callable[[], tuple[pd.DataFrame, list]]:
+    def probes() -> tuple[pd.DataFrame, list]:
+        tables, rows = zip(*map(_results, held), strict=True)
+        table, correct = pd.concat(tables, ignore_index=True), [one for own in rows for one in own]
+        chosen = np.flatnonzero(table["mode"] == "random")
+        return table.iloc[chosen].reset_index(drop=True), [correct[place] for place in chosen]
+
+    return probes
 
 
 def _random_rows(path: Path, probe: str) -> Callable[[], pd.DataFrame]:

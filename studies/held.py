@@ -6,7 +6,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from probe.by_row import load_rows
+from probe.curve_names import score_of
 from probe.reading import read_predictions, read_results
+from probe.tables import read_table
 from studies.sweeping import Sweep
 
 
@@ -46,8 +49,14 @@ class Held:
         return table.assign(fraction=table["k"].map(asked)), rows
 
     def correct(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return labels (n,) and bool (R, n), which rows each probe has right; None if not kept."""
+        """Return labels (n,) and which rows each probe has right, (R, n); None if not known.
+
+        It comes of the predictions, or else of what lies beside the results.
+        """
         if not self.sweep.per_class:
-            return None
+            table = read_table(self.files[0])
+            found = load_rows(self.files[0], table, score_of(table))
+            rows = None if found is None else found[0].of(found[1])
+            return None if rows is None else (found[0].labels, rows)
         labels, classes = read_predictions(self.files[1])
         return labels, np.ascontiguousarray((classes == labels[:, None]).T)

@@ -57,9 +57,9 @@ def inequality(held: Held, asked: Analyses) -> pd.DataFrame:
 
 def affected(held: Held, asked: Analyses) -> pd.DataFrame:
     """What each class loses beyond the mean of all, tested on test rows: a p-value a fraction."""
-    known, found = held.correct(), []
-    if known is None:
+    if not held.sweep.per_class:
         return pd.DataFrame()
+    known, found = held.correct(), []
     table, rows = held.grid()
     labels, correct = known[0], known[1][rows]
     names = held.sweep.source.store.spec.classes

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 import probe
+from probe.by_row import rows_path
 from probe.errors import ProbeError
 from probe.files import written_whole
 from probe.fits import described
@@ -139,7 +140,7 @@ def solve(sweep: Sweep, made: Made, progress: Callable, command: Sequence[str] |
     kept = made.folder / ".made" / "groups" / sweep.name
     if made.record(begun).get("fingerprint") != fingerprint:
         shutil.rmtree(kept, ignore_errors=True)
-        for path in files:
+        for path in (*files, rows_path(files[0])):
             path.unlink(missing_ok=True)
         made.note(begun, {"fingerprint": fingerprint})
     for path in [*files, kept / "part"]:

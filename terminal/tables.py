@@ -111,18 +111,21 @@ def _width(table: Table, console: Console) -> int:
     return whole
 
 
-def of_sweep(table) -> list[Table | str]:
-    """Lay out a sweep, one table a curve: accuracy mean ± std and share of the full layer.
+def of_sweep(table, correct=None) -> list[Table | str]:
+    """Lay out a sweep, one table a curve: accuracy and share of the full layer with intervals.
 
-    What all curves have in common stands above them, and the headings once.
-    `table` is a pandas table in the long form, one row a probe.
+    What all curves have in common stands above them, the headings once, and below them what the
+    intervals are over and what is reached without features. `table` is a pandas table in the long
+    form, one row a probe, `correct` says which test rows each has right.
     """
     from probe.printed import printed
 
-    sweep = printed(table)
+    sweep = printed(table, correct)
+    notes = "\n".join([*sweep.notes, ""]) if sweep.notes else ""
     if len(sweep.blocks) == 1:
-        return [_block(sweep, sweep.blocks[0], sweep.shared)]
-    return [sweep.shared, *(_block(sweep, block, block.name) for block in sweep.blocks)]
+        return [_block(sweep, sweep.blocks[0], sweep.shared), *filter(None, [notes])]
+    blocks = (_block(sweep, block, block.name) for block in sweep.blocks)
+    return [sweep.shared, *blocks, *filter(None, [notes])]
 
 
 def _block(sweep, block, title: str) -> Table:

@@ -72,7 +72,7 @@ def test_several_files_are_one_table_and_curves_are_named(results, tmp_path):
     assert "random: 90 % of the full layer's accuracy is reached at" in ran.stdout
     assert "5 seeds)." in " ".join(ran.stdout.split())
     assert "no interval, 1 seed)" in " ".join(ran.stdout.split())
-    assert "has no interval unless --predictions is given" in ran.stderr
+    assert "has no interval where it is not known which test rows" in ran.stderr
 
 
 def test_the_whole_curve_is_shown_and_drawn(results, tmp_path):

@@ -10,6 +10,8 @@ from scipy.stats import kendalltau
 import probe
 import probe.sweeps
 from cli import main
+from probe.answers import of_comparison
+from probe.by_row import RowScores, RowSink
 from probe.errors import DataError
 from probe.tables import save_table
 from studies.comparing import compare
@@ -48,11 +50,14 @@ def test_each_store_is_swept_as_alone(stores):
     for row, (store, tap) in zip(found.table.itertuples(), ((net, "high"), (other, "wide")),
                                  strict=True):  # fmt: skip
         rows = store.tap("train", tap), store.tap("test", tap)
-        alone = probe.sweep(*rows, fractions=FRACTIONS, seeds=SEEDS, **HOW).to_pandas()
-        summed = probe.summary(alone).set_index("fraction")
+        result = probe.sweep(*rows, fractions=FRACTIONS, seeds=SEEDS, **HOW)
+        alone, correct = result.to_pandas(), result.correct
+        summed = probe.summary(alone, correct).set_index("fraction")
         assert (row.full, row.accuracy) == (summed["accuracy"][1.0], summed["accuracy"][0.5])
         assert (row.ratio, row.ratio_std) == (summed["ratio"][0.5], summed["ratio_std"][0.5])
-        dr = probe.diffused_redundancy(alone, [0.9], ["interpolated"]).iloc[0]
+        assert row.ratio_low == pytest.approx(summed["ratio_low"][0.5])
+        assert row.over == "seeds and test rows"
+        dr = probe.diffused_redundancy(alone, [0.9], ["interpolated"], correct).iloc[0]
         assert (row.redundancy, row.low, row.high) == (dr.redundancy, dr.low, dr.high)
     assert found.table["task"].unique() == ["drawn, 60 test rows"]
 
@@ -131,11 +136,16 @@ def test_the_command_shows_saves_and_draws(stores, tmp_path):
     assert table["name"].tolist() == ["net, low", "net, high", "other, wide"]
     assert (table["fraction"] == 0.25).all()
     for row in table.itertuples():
-        assert f"{row.accuracy:.3f} ± {row.accuracy_std:.3f}" in ran.stdout
-        assert f"{row.redundancy:.3f} [{row.low:.3f}, {row.high:.3f}]" in ran.stdout
-    best = table.loc[table["redundancy"].idxmax(), "name"]
+        ends = f"[{100 * row.ratio_low:.1f}, {100 * row.ratio_high:.1f}]"
+        assert f"{row.accuracy:.3f} " in ran.stdout
+        assert f"{100 * row.ratio:.1f} % {ends}" in ran.stdout
+        shown = f"{row.redundancy:.3f} [{row.low:.3f}, {row.high:.3f}]"
+        assert (
+            f"at least {row.redundancy:.3f}" if row.bound == "at least" else shown
+        ) in ran.stdout
     said = " ".join(ran.stdout.split())
-    assert f"Most redundant is {best}, DR(0.9) =" in said
+    assert "more redundant than the others" in said or "Most redundant" in said
+    assert "(95 % intervals over seeds and test rows)" in said
     assert max(map(len, ran.stdout.splitlines())) <= 80
     assert "test accuracy" in plot.read_text()
     # two modes of one layer: the full layer is one, and says nothing of their order
@@ -159,3 +169,69 @@ def test_what_cannot_be_compared_is_refused(stores, tmp_path):
     with pytest.raises(DataError, match="some probes predict classes and others numbers"):
         compare([net.path, tmp_path / "r2.csv"], [0.5], [1], **HOW)
     assert compare([tmp_path / "r2.csv"]).score == "r2"
+
+
+def right(accuracies, n=2000, seed=0) -> np.ndarray:
+    """Test rows that probes of these accuracies have right: the same hard rows for all."""
+    random = np.random.default_rng(seed)
+    hard = random.permutation(n)
+    return hard[None] < n * np.asarray(accuracies)[:, None]
+
+
+def kept(table, folder, name, n=2000):
+    """Write a results file with the rows that its probes have right."""
+    table = table.assign(n_test=n, n_train=100, options="", chance=0.1, majority=0.1)
+    rows = right(table["accuracy"], n)
+    table["accuracy"] = rows.mean(1)
+    result = probe.ProbeResult(table, None, np.arange(len(table)), "ridge", by_row=packed(rows))
+    result.save(folder / f"{name}.csv")
+    return folder / f"{name}.csv"
+
+
+def packed(rows):
+    found = RowScores.empty(np.zeros(rows.shape[1], np.int64), len(rows))
+    sink = RowSink(found)
+    sink.add(np.arange(len(rows)), rows)
+    sink.gather()
+    return found
+
+
+def test_a_verdict_is_given_only_where_curves_can_be_told_apart(tmp_path):
+    clear = [
+        kept(curve([0.5, 0.7, 0.8], seeds=(1, 2, 3)), tmp_path, "a"),
+        kept(curve([0.69, 0.7, 0.71], "b", seeds=(1, 2, 3)), tmp_path, "b"),
+    ]
+    found = compare(clear, fraction=0.1)
+    assert found.agreement[["full_ties", "part_ties"]].to_numpy().tolist() == [[[], []]]
+    said = of_comparison(found.table, found.agreement, 0.9, 0.95)
+    assert said.startswith("Most redundant is b, DR(0.9) =")
+    assert "a is best with all features and b at 10 %" in said
+    close = [clear[0], kept(curve([0.5, 0.7, 0.8], "c", seeds=(1, 2, 3)), tmp_path, "c")]
+    found = compare(close, fraction=0.1)
+    assert found.agreement.empty  # the same score in full: no order
+    said = of_comparison(found.table, found.agreement, 0.9, 0.95)
+    assert said.startswith("None is distinguishably more redundant than the others: a has DR")
+    three = [*clear, kept(curve([0.495, 0.7, 0.799], "d", seeds=(1, 2, 3)), tmp_path, "d")]
+    found = compare(three, fraction=0.1)
+    (agreed,) = found.agreement.to_dict("records")
+    assert (agreed["best_full"], agreed["full_ties"], agreed["part_ties"]) == ("a", ["d"], [])
+    said = of_comparison(found.table, found.agreement, 0.9, 0.95)
+    assert "With all features a and d are best and cannot be told apart, at 10 % b is best" in said
+
+
+def test_a_full_layer_within_noise_has_no_rank(tmp_path):
+    noise = curve([0.108, 0.1, 0.09], "n").assign(chance=0.1, majority=0.11, n_test=450)
+    better = curve([0.5, 0.7, 0.8], "b").assign(chance=0.1, majority=0.11, n_test=450)
+    save_table(noise, tmp_path / "n.csv")
+    save_table(better, tmp_path / "b.csv")
+    out = tmp_path / "o.csv"
+    ran = run(tmp_path / "n.csv", tmp_path / "b.csv", "--out", out)
+    said = " ".join(ran.stdout.split())
+    assert "The full layer of n is within noise of what is reached without any feature" in said
+    assert "Most redundant" not in said
+    assert "120.0 %" not in said
+    table = pd.read_csv(out).set_index("name")
+    assert table["above_chance"].tolist() == [False, True]
+    ranks = ["full_rank", "accuracy_rank", "ratio_rank", "redundancy_rank"]
+    assert table.loc["n", [*ranks, "ratio", "redundancy"]].isna().all()
+    assert table.loc["b", ranks].tolist() == [1, 1, 1, 1]

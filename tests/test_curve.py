@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from probe.curve import chance, crossed, curve_table, curves, difference, r2_by_row
+from probe.curve import crossed, curve_table, curves, difference, r2_by_row
 from probe.errors import DataError, UsageError
 
 NAMES = {"store": "s", "tap": "t", "mode": "random", "solver": "ridge", "l2": 0.1}
@@ -214,27 +214,81 @@ def test_a_mode_without_seeds_is_not_paired_with_one_that_has_them():
     assert found.variance.rows == pytest.approx(gaps.var(ddof=1) / 200, rel=1e-4)
 
 
-def test_chance_is_the_commonest_class():
-    labels = np.repeat([0, 1, 2], [60, 30, 10])
-    named = chance(0.6, np.bincount(labels))
-    assert named.rate == 0.6
-    assert not named.above
-    # the commonest class itself: no row is won and none is lost
-    assert chance(0.6, np.bincount(labels), labels == 0, labels).p_value == 1
-    # 5 rows won and none lost: 1 / 2^5
-    right = labels == 0
-    right[60:65] = True
-    assert chance(0.65, np.bincount(labels), right, labels).p_value == pytest.approx(2**-5)
-    assert chance(0.65, np.bincount(labels), right, labels).above
-    assert not chance(0.65, np.bincount(labels)).above
-    with pytest.raises(DataError, match="no test rows"):
-        chance(0.5, np.zeros(3))
+def whole_layer(score, **columns):
+    """A curve of a tenth, right as often as the full layer, whose score is given."""
+    names = {"store": "s", "tap": "t", "mode": "random", "solver": "ridge", "l2": 0.1}
+    rows = [names | {"seed": 1, "fraction": f, "k": k, "accuracy": score} for f, k in TENTH]
+    (curve,) = curves(pd.DataFrame(rows).assign(**columns))
+    return curve
 
 
-def test_chance_is_called_above_as_seldom_as_it_says():
-    random, called = np.random.default_rng(13), []
-    for _ in range(400):
-        labels = random.integers(10, size=300)
-        right = random.integers(10, size=300) == labels
-        called.append(chance(right.mean(), np.bincount(labels), right, labels).above)
-    assert np.mean(called) <= 0.05
+TENTH = ((0.1, 2), (1.0, 20))
+
+
+@pytest.mark.parametrize(
+    ("score", "columns", "above"),
+    [
+        (0.177, {"n_test": 450, "chance": 0.1, "majority": 0.11}, True),
+        (0.090, {"n_test": 450, "chance": 0.1, "majority": 0.11}, False),
+        (0.13, {"n_test": 450, "chance": 0.1, "majority": 0.11}, False),
+        # the commonest class counts where it is the larger
+        (0.62, {"n_test": 300, "chance": 0.5, "majority": 0.6}, False),
+        (0.62, {"n_test": 300, "chance": 0.5, "majority": 0.4}, True),
+        # the same share of more rows
+        (0.62, {"n_test": 30_000, "chance": 0.5, "majority": 0.6}, True),
+        # an old table says neither
+        (0.090, {}, True),
+        (0.0, {}, True),
+    ],
+)
+def test_a_full_layer_within_noise_of_no_features_has_no_ratio(score, columns, above):
+    curve = whole_layer(score, **columns)
+    assert curve.above_floor == above
+    known = above and score > 0
+    assert np.isfinite(curve.ratio()).tolist() == [known, known]
+    assert curve.mean().tolist() == [score, score]
+
+
+def test_what_is_noise_is_called_more_as_seldom_as_it_says():
+    random = np.random.default_rng(13)
+    scores = random.binomial(300, 0.1, 2000) / 300
+    facts = {"n_test": 300, "chance": 0.1, "majority": 0.1}
+    called = [whole_layer(score, **facts).above_floor for score in scores]
+    assert 0.005 < np.mean(called) <= 0.025 + 2 * np.sqrt(0.025 / 2000)
+
+
+def test_an_r2_is_held_against_nothing_with_its_rows():
+    random = np.random.default_rng(14)
+    y = random.normal(size=200)
+
+    def curve(share, rows=True):
+        predicted = share * y + random.normal(size=200) / 20
+        squares = np.stack([(y - predicted) ** 2] * 2)
+        values = r2_by_row(squares, y)
+        names = {"store": "s", "tap": "t", "mode": "random", "solver": "ridge", "l2": 0.1}
+        table = [names | {"seed": 1, "fraction": f, "k": k} for f, k in TENTH]
+        table = pd.DataFrame(table).assign(r2=values.mean(1, dtype=float))
+        return curves(table, values if rows else None)[0]
+
+    assert curve(0.5).above_floor
+    assert np.isfinite(curve(0.5).ratio()).all()
+    assert not curve(0.002).above_floor
+    assert np.isnan(curve(0.002).ratio()).all()
+    assert not curve(-0.5, rows=False).above_floor
+
+
+def test_rows_of_several_test_sets_go_to_their_curves():
+    correct = drawn(np.random.default_rng(15), 3, 200)
+    longer = drawn(np.random.default_rng(16), 3, 500)
+    one, other = table_of(correct), table_of(longer).assign(store="other")
+    both = pd.concat([one, other], ignore_index=True)
+    rows = [*correct.reshape(6, -1), *longer.reshape(6, -1)]
+    found = curve_table(both, rows)
+    apart = [curve_table(one, correct.reshape(6, -1)), curve_table(other, longer.reshape(6, -1))]
+    pd.testing.assert_frame_equal(found, pd.concat(apart, ignore_index=True))
+    rows[7] = None
+    found = curve_table(both, rows)
+    assert found["over"].tolist()[0] == "seeds and test rows"
+    assert found["over"].tolist()[2] == "seeds"
+    with pytest.raises(DataError, match="correctness of 11 rows for a table of 12"):
+        curves(both, rows[:-1])

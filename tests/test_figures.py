@@ -9,9 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.text import Text
+from scipy.stats import t
 from test_summaries import table
 
+import probe
 from probe import figures
+from probe.curve import curve_table
 from probe.errors import DataError, UsageError
 from probe.figures.classes import most_affected
 from probe.figures.labels import spread_out
@@ -166,7 +169,11 @@ def test_means_spread_and_seeds_are_drawn():
     assert line.get_xdata() == pytest.approx(FRACTIONS)
     assert line.get_ydata()[-1] == pytest.approx(92.0)
     assert axes.lines[1].get_ydata()[0] == pytest.approx(92.0)  # the full layer, all along
-    assert band(axes)[0.1] == pytest.approx((71.0, 73.0))  # 72 and a std of 1 point
+    shown = probe.summary(ONE).set_index("fraction")
+    for fraction in FRACTIONS[:-1]:
+        ends = 100 * shown.loc[fraction, ["accuracy_low", "accuracy_high"]].astype(float)
+        assert band(axes)[fraction] == pytest.approx(ends.tolist())
+    assert axes.get_xlabel().endswith("bands: 95 % intervals over seeds alone")
     assert len(axes.collections[1].get_offsets()) == len(ONE)
 
 
@@ -184,16 +191,26 @@ def test_ratios_are_each_seed_s_own():
     line = axes.lines[1]  # after the one at 100 %
     assert line.get_ydata()[2] == pytest.approx(at_tenth.mean())
     low, high = band(axes)[0.1]
-    assert (low, high) == pytest.approx((
-        at_tenth.mean() - at_tenth.std(ddof=1), at_tenth.mean() + at_tenth.std(ddof=1),
-    ))  # fmt: skip
+    reach = t.ppf(0.975, 2) * at_tenth.std(ddof=1) / np.sqrt(3)
+    assert (low, high) == pytest.approx((at_tenth.mean() - reach, at_tenth.mean() + reach))
 
 
 def test_intervals_of_the_table_are_the_band():
     given = pd.DataFrame({"fraction": [0.1, 1.0], "ratio": 0.9, "low": 0.8, "high": 0.95})
     assert band(figures.ratio_against_fraction(given).axes[0])[0.1] == pytest.approx((80, 95))
-    one = ONE[ONE["seed"] == 1].assign(low=0.1, high=0.9)
-    assert band(figures.accuracy_against_fraction(one).axes[0])[0.1] == pytest.approx((10, 90))
+    one = ONE[ONE["seed"] == 1]
+    axes = figures.accuracy_against_fraction(one).axes[0]
+    assert axes.get_xlabel().endswith("one seed: no intervals")
+    hits = np.arange(1000) < 1000 * one["accuracy"].to_numpy()[:, None]
+    for draw, name in (
+        (figures.accuracy_against_fraction, "accuracy"),
+        (figures.ratio_against_fraction, "ratio"),
+    ):
+        axes = draw(one, correct=hits, level=0.8).axes[0]
+        assert axes.get_xlabel().endswith("bands: 80 % intervals over test rows alone")
+        shown = curve_table(one, hits, 0.8).set_index("fraction").loc[0.1]
+        ends = 100 * shown[f"{name}_low"], 100 * shown[f"{name}_high"]
+        assert band(axes)[0.1] == pytest.approx(ends)
     # those are accuracies, no ratios
     assert figures.ratio_against_fraction(one).axes[0].collections[0].get_paths() == []
 

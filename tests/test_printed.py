@@ -63,8 +63,10 @@ def test_one_curve_is_one_block_without_a_name():
     one = printed(ONE)
     assert (one.store, one.shared) == ("s", "t, random, ridge, l2 = 0.001")
     assert [block.name for block in one.blocks] == [""]
-    assert one.blocks[0].rows[0] == ("10 %", "10", "0.520 ± 0.010", "65.0 ± 1.2 %", "3")
-    assert one.blocks[0].rows[-1] == ("100 %", "100", "0.800 ± 0.000", "100.0 ± 0.0 %", "3")
+    cells = ("0.520 [0.495, 0.545]", "65.0 % [61.9, 68.1]")
+    assert one.blocks[0].rows[0] == ("10 %", "10", *cells, "3")
+    assert one.blocks[0].rows[-1] == ("100 %", "100", "0.800", "100.0 %", "1")  # one probe
+    assert one.notes == ("[low, high]: 95 % intervals over seeds alone",)
 
 
 def test_modes_come_in_their_order_and_share_one_whole_layer():
@@ -72,7 +74,7 @@ def test_modes_come_in_their_order_and_share_one_whole_layer():
     assert [block.name for block in both.blocks] == ["random", "pca", ""]
     assert [len(block.rows) for block in both.blocks] == [2, 2, 1]
     assert both.blocks[1].rows[0] == ("10 %", "10", "0.510", "63.7 %", "1")  # one seed, no spread
-    assert both.blocks[2].rows == (("100 %", "100", "0.800", "100.0 %", ""),)
+    assert both.blocks[2].rows == (("100 %", "100", "0.800", "100.0 %", "1"),)
 
 
 def test_whole_layers_that_differ_stay_where_they_are():

@@ -10,10 +10,13 @@ import pytest
 from click.testing import CliRunner
 from report_tables import HOSTILE, by_class, probes
 
+import probe
 from cli import main
-from probe.errors import DataError, UsageError
+from probe.by_row import RowScores, RowSink
+from probe.errors import DataError, RowsWarning, UsageError
 from probe.figures.style import PALETTE
 from probe.redundancy import diffused_redundancy
+from probe.summaries import summary
 from probe.tables import save_table
 from studies.report import embedded, provenance
 from studies.report import page as page_module
@@ -84,15 +87,17 @@ def test_the_answer_has_the_share_its_interval_and_its_count(tmp_path):
     reach = 2.776445 * shares.std(ddof=1) / np.sqrt(5)
     low, high = shares.mean() - reach, shares.mean() + reach
     assert (
-        f"10 % of the features, drawn at random, keep {100 * shares.mean():.1f} % of the full "
-        f"layer's accuracy (95 % interval {100 * low:.1f} to {100 * high:.1f} %, 5 seeds)"
+        f"10 % of the features keep {100 * shares.mean():.1f} % ({100 * low:.1f} to "
+        f"{100 * high:.1f}) of the full layer's accuracy"
     ) in page.text
+    assert "ridge, l2 = 0.01 (5 seeds, 100 test rows; 95 % interval over seeds alone)" in page.text
+    assert "Intervals are over seeds alone." in page.text
     assert "25 probes in 1 curve, from 1 file of results." in page.text
 
 
 def test_one_seed_has_no_interval_and_says_so(tmp_path):
     page = page_of(tmp_path, probes(seeds=(3,)))
-    assert "(1 probe, so no interval)" in page.text
+    assert "(1 seed, 100 test rows; no interval)" in page.text
     assert "95 % interval" not in [c["title"] for c in page.data["tables"]["summary"]["columns"]]
 
 
@@ -107,8 +112,8 @@ def test_with_predictions_one_seed_has_an_interval_over_test_rows(tmp_path):
         classes=np.where(right, labels[:, None], labels[:, None] + 1),
     )
     page = page_of(tmp_path, table, predictions=[tmp_path / "p.npz"])
-    assert "Intervals are over seeds and test rows." in page.text
-    low, high = re.search(r"95 % interval ([\d.]+) to ([\d.]+) %, 1 probe\)", page.text).groups()
+    assert "Intervals are over test rows alone." in page.text
+    low, high = re.search(r"keep [\d.]+ % \(([\d.]+) to ([\d.]+)\) of the full", page.text).groups()
     full, part = right[:, 4].mean(), right[:, 2].mean()
     # the ratio's standard error by the delta method, rows being paired
     error = np.std(right[:, 2] / full - right[:, 4] * part / full**2) / 20
@@ -125,10 +130,10 @@ def test_of_several_random_curves_the_answer_names_the_ends(tmp_path):
     table = probes(stores=stores, modes=("random", "first"))
     table.loc[(table["store"] == stores[0]) & (table["fraction"] < 1), "accuracy"] *= 0.5
     page = page_of(tmp_path, table)
-    answer = re.search(r"10 % of the features.*?curves\.", page.text).group()
-    assert answer.index("(low; ") < answer.index("(high; ")
+    answer = re.search(r"10 % of the features.*?alone\.", page.text).group()
+    assert answer.index("(low) and ") < answer.index("(high) of")
     assert "first" not in answer
-    assert answer.endswith("in 2 curves.")
+    assert answer.endswith("in 2 curves; 95 % intervals over seeds alone.")
 
 
 def test_without_a_full_layer_nothing_is_said_of_what_is_kept(tmp_path):
@@ -147,10 +152,14 @@ def test_the_curves_are_the_means_over_seeds(tmp_path):
     table = probes(cka=0.5)
     page = page_of(tmp_path, table)
     (curve,) = page.data["curves"]
-    means = table.groupby("fraction")["accuracy"].agg(["mean", "std"])
-    assert curve["points"]["mean"] == pytest.approx(means["mean"].tolist(), rel=1e-6)
-    assert curve["points"]["std"][:4] == pytest.approx(means["std"].tolist()[:4], rel=1e-6)
-    assert curve["points"]["probes"] == [5] * 5
+    points, shown = curve["points"], summary(table)
+    means = table.groupby("fraction")["accuracy"].mean()
+    assert points["mean"] == pytest.approx(means.tolist(), rel=1e-6)
+    for name, drawn in (("accuracy_low", "low"), ("accuracy_high", "high"),
+                        ("ratio_low", "ratio_low"), ("ratio_high", "ratio_high")):  # fmt: skip
+        assert points[drawn][:4] == pytest.approx(shown[name].tolist()[:4], rel=1e-6)
+        assert points[drawn][4] is None  # of the full layer seeds say nothing
+    assert points["probes"] == [5, 5, 5, 5, 1]
     assert curve["full"]["k"] == 1000
     assert curve["cka"]["mean"] == [0.5] * 5
     read = diffused_redundancy(table, [0.9], ["interpolated"])
@@ -357,3 +366,76 @@ def test_a_page_is_the_same_for_the_same_results(tmp_path):
     first = page_of(tmp_path, probes()).source
     assert page_of(tmp_path, probes()).source == first
     assert len(first) < 60_000
+
+
+# --- test rows that are known without predictions -------------------------------------------
+
+
+def kept_with_rows(folder, name, table, n=400):
+    """Write results with the rows that each probe has right, as `probe.sweep` does."""
+    right = np.random.default_rng(0).random((len(table), n)) < table["accuracy"].to_numpy()[:, None]
+    for _, rows in table[table["fraction"] == 1].groupby(["store", "mode"]):
+        right[rows.index] = right[rows.index[0]]  # one full layer
+    table = table.assign(accuracy=right.mean(1), n_test=n, chance=0.25, majority=0.25)
+    rows = RowScores.empty(np.arange(n) % 4, len(table))
+    sink = RowSink(rows)
+    sink.add(np.arange(len(table)), right)
+    sink.gather()
+    folder.mkdir(exist_ok=True, parents=True)
+    path = folder / name
+    probe.ProbeResult(table, None, np.arange(len(table)), "ridge", by_row=rows).save(path)
+    return path, table, right
+
+
+def test_what_lies_beside_the_results_gives_the_page_its_intervals(tmp_path):
+    path, table, right = kept_with_rows(tmp_path, "results.csv", probes())
+    page = Page(write([path], tmp_path / "r.html"))
+    assert "(5 seeds, 400 test rows; 95 % interval)" in page.text
+    assert "Intervals are over seeds and test rows." in page.text
+    assert "chance 0.250, commonest class 0.250 of 400 test rows" in page.text
+    assert page.data["over"] == "seeds and test rows"
+    shown = summary(table, right)
+    assert page.data["curves"][0]["points"]["low"] == pytest.approx(shown["accuracy_low"].tolist())
+    # other results under the name: what lies beside them is not used
+    save_table(table.assign(l2=0.5), path)
+    with pytest.warns(RowsWarning, match="of another sweep"):
+        page = Page(write([path], tmp_path / "r.html"))
+    assert "95 % interval over seeds alone" in page.text
+
+
+def test_two_test_sets_have_each_their_own_rows(tmp_path):
+    one, _, _ = kept_with_rows(tmp_path, "a.csv", probes(stores=("a.zarr",)))
+    other, _, _ = kept_with_rows(tmp_path, "b.csv", probes(stores=("b.zarr",)), n=300)
+    page = Page(write([one, other], tmp_path / "r.html"))
+    assert "95 % intervals over seeds and test rows" in page.text
+
+
+def test_a_study_s_own_predictions_give_its_report_its_intervals(tmp_path):
+    table = probes()
+    labels = np.arange(400) % 4
+    right = np.random.default_rng(0).random((400, len(table))) < table["accuracy"].to_numpy()
+    table["accuracy"] = right.mean(0)
+    for name in ("results", "predictions"):
+        (tmp_path / "study" / name).mkdir(parents=True)
+    save_table(table, tmp_path / "study" / "results" / "a.ridge.csv")
+    classes = np.where(right, labels[:, None], labels[:, None] + 1)
+    path = tmp_path / "study" / "predictions" / "a.ridge.npz"
+    np.savez(path, labels=labels, classes=classes)
+    page = Page(write([tmp_path / "study"], tmp_path / "r.html"))
+    assert "Intervals are over seeds and test rows." in page.text
+    np.savez(path, labels=labels, classes=classes[::-1])
+    with pytest.warns(RowsWarning, match="a.ridge.npz is not used"):
+        page = Page(write([tmp_path / "study"], tmp_path / "r.html"))
+    assert "Intervals are over seeds alone." in page.text
+
+
+def test_a_full_layer_within_noise_has_no_share_on_the_page(tmp_path):
+    table = probes(stores=("good.zarr", "noise.zarr"), chance=0.1, majority=0.1)
+    table.loc[table["store"] == "noise.zarr", "accuracy"] = 0.11
+    page = page_of(tmp_path, table)
+    assert "noise: The full layer's accuracy, 0.110, is within noise" in page.text
+    noise = next(each for each in page.data["curves"] if each["label"] == "noise")
+    assert noise["points"]["ratio"] == [None] * 5
+    assert noise["redundancy"] is None
+    alone = page_of(tmp_path, table[table["store"] == "noise.zarr"])
+    assert "no share of it is told" in alone.text

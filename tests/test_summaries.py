@@ -53,29 +53,31 @@ def test_each_penalty_is_compared_with_its_own_full_layer():
 def test_the_sentence_speaks_of_ten_per_cent():
     probes = [*PROBES, (1, 0.5, 10, 0.7), (2, 0.5, 10, 0.7)]
     assert sentence(table(probes)) == (
-        "10 % of the features keep 75.0 ± 35.4 % of the full layer's accuracy "
-        "(0.500 of 0.700; 2 seeds, l2 = 0.001)."
+        "10 % of the features keep 75.0 % (0.0 to 392.7) of the full layer's accuracy, 0.500 "
+        "(0.000 to 1.000) of 0.700, ridge, l2 = 0.001 (2 seeds; 95 % interval over seeds alone)."
     )
 
 
 def test_the_sentence_takes_the_nearest_fraction_and_one_seed():
     probes = [(1, 0.05, 1, 0.4), (1, 0.5, 10, 0.4), (1, 1.0, 20, 0.8)]
     assert sentence(table(probes)).startswith("5 % of the features keep 50.0 % of")
-    assert "1 seed," in sentence(table(probes))
+    assert sentence(table(probes)).endswith("of 0.800, ridge, l2 = 0.001 (1 seed; no interval).")
 
 
 def test_sentences_of_several_modes_say_which():
     both = pd.concat([table(PROBES), table(PROBES[::2], mode="pca")])
     random, pca = sentence(both).splitlines()
-    assert random.startswith("random: 10 % of the features keep 75.0 ± 35.4 % of")
+    assert random.startswith("random: 10 % of the features keep 75.0 % (0.0 to 392.7) of")
     assert pca.startswith("pca: 10 % of the features keep 50.0 % of")
+    assert "ridge, l2 = 0.001, mode pca (1 seed" in pca
     beaten = table([(1, 0.5, 10, 0.9), (1, 1.0, 20, 0.6)], mode="pca")
-    (line,) = warnings(pd.concat([table(PROBES), beaten]).assign(status="ok"))
-    assert line.startswith("pca: 50 % of the features are more accurate than all of them")
+    random, pca = sentence(pd.concat([table(PROBES), beaten]).assign(status="ok")).splitlines()
+    assert "overfitted" not in random
+    assert "The full layer is overfitted at l2 = 0.001 (50 % of the features reach 0.900)" in pca
 
 
 def test_the_sentence_of_the_full_layer_alone():
-    assert sentence(table(PROBES[2:])) == "20 features reach an accuracy of 0.700."
+    assert sentence(table(PROBES[2:3])) == "20 features reach an accuracy of 0.800."
 
 
 def test_warnings_name_each_unusual_status_once():
@@ -87,14 +89,107 @@ def test_warnings_name_each_unusual_status_once():
     assert warnings(table(PROBES).assign(status=["ok", "ok", "converged", "ok"])) == []
 
 
-def test_a_full_layer_beaten_by_its_part_is_a_sign_of_too_small_a_penalty():
+def test_a_full_layer_beaten_by_its_part_is_said_in_the_sentence():
     probes = [(1, 0.5, 10, 0.8), (2, 0.5, 10, 0.84), (1, 1.0, 20, 0.7), (2, 1.0, 20, 0.7)]
-    (line,) = warnings(table(probes).assign(status="ok"))
-    assert line.startswith("50 % of the features are more accurate than all of them (0.820 against")
+    said = sentence(table(probes).assign(status="ok"))
+    assert said.endswith(
+        " The full layer is overfitted at l2 = 0.001 (50 % of the features reach 0.820): the ratio "
+        "is too high; leave --l2 out."
+    )
+    assert sentence(table(probes, solver="sgd")).endswith("take --l2 auto.")
+    chosen = sentence(table(probes).assign(l2_choice="loo"))
+    assert "ridge, l2 chosen by leave-one-out (2 seeds" in chosen
+    assert "A part does better than the full layer (50 % of the features reach 0.820)" in chosen
     lucky = [(1, 0.5, 10, 0.704), (1, 1.0, 20, 0.7)]  # one seed, without a spread
-    assert warnings(table(lucky).assign(status="ok")) == []
+    assert "overfitted" not in sentence(table(lucky))
     within_spread = [(1, 0.5, 10, 0.6), (2, 0.5, 10, 0.84), *probes[2:]]
-    assert warnings(table(within_spread).assign(status="ok")) == []
+    assert "overfitted" not in sentence(table(within_spread))
+
+
+def rows_of(probes: pd.DataFrame, n: int = 1000) -> np.ndarray:
+    """Test rows that each probe has right, the first ones: as many as the table says."""
+    return np.arange(n) < n * probes["accuracy"].to_numpy()[:, None]
+
+
+FACTS = {"n_test": 1000, "chance": 0.1, "majority": 0.12, "status": "ok"}
+
+
+def test_with_test_rows_the_interval_is_over_them_too():
+    probes = [(1, 0.1, 2, 0.56), (2, 0.1, 2, 0.58), (3, 0.1, 2, 0.6)]
+    probes += [(seed, 1.0, 20, 0.675) for seed in (1, 2, 3)]
+    chosen = table(probes, solver="logistic").assign(l2_choice="validation", **FACTS)
+    correct = rows_of(chosen)
+    said = sentence(chosen, correct=correct)
+    near = summary(chosen, correct).iloc[0]
+    ends = [100 * near.ratio_low, 100 * near.ratio_high, near.accuracy_low, near.accuracy_high]
+    assert said == (
+        "10 % of the features keep 85.9 % ({:.1f} to {:.1f}) of the full layer's accuracy, 0.580 "
+        "({:.3f} to {:.3f}) of 0.675, logistic, l2 chosen on train rows (3 seeds, 1,000 test rows; "
+        "95 % interval)."
+    ).format(*ends)
+    alone = sentence(chosen)
+    assert "(3 seeds, 1,000 test rows; 95 % interval over seeds alone)" in alone
+    one = chosen[chosen["seed"] == 1]
+    assert "(1 seed, 1,000 test rows; 95 % interval over test rows alone)" in sentence(
+        one, correct=rows_of(one)
+    )
+    assert "80 % interval)" in sentence(chosen, correct=correct, level=0.8)
+
+
+def test_a_part_that_beats_the_full_layer_within_noise_of_the_test_rows_is_not_said():
+    probes = table([(1, 0.5, 10, 0.71), (1, 1.0, 20, 0.69)]).assign(**FACTS)
+    assert "overfitted" in sentence(probes)
+    random = np.random.default_rng(0)
+    # the two are right on rows of their own: 2 points of 1,000 rows are noise
+    apart = np.stack([random.permutation(row) for row in rows_of(probes)])
+    assert "overfitted" not in sentence(probes, correct=apart)
+    # on the same rows, but for 20: they are not
+    assert "overfitted" in sentence(probes, correct=rows_of(probes))
+
+
+def test_a_full_layer_within_noise_of_no_features_has_no_share():
+    probes = [(1, 0.1, 2, 0.108), (2, 0.1, 2, 0.110), (1, 1.0, 20, 0.09), (2, 1.0, 20, 0.09)]
+    probes = table(probes).assign(**FACTS | {"n_test": 450})
+    assert sentence(probes) == (
+        "The full layer's accuracy, 0.090, is within noise of what is reached without any feature, "
+        "0.120 of 450 test rows: no share of it is told (ridge, l2 = 0.001)."
+    )
+    assert summary(probes)["ratio"].isna().all()
+    assert with_ratio(probes)["ratio"].isna().all()
+    assert "keep 121.1 %" in sentence(probes.drop(columns=["chance", "majority"]))
+
+
+def test_an_r2_that_is_not_above_0_has_no_share():
+    probes = table(PROBES).rename(columns={"accuracy": "r2"})
+    assert "of the full layer's R²" in sentence(probes)
+    assert sentence(probes.assign(r2=[-0.1, -0.2, -0.01, -0.01])) == (
+        "The full layer's R², -0.010, is not above 0 by more than noise: no share of it is told "
+        "(ridge, l2 = 0.001)."
+    )
+
+
+def test_a_penalty_at_the_end_of_what_was_tried_is_said_of_the_full_layer_alone():
+    probes = table(PROBES).assign(l2_choice="validation", l2_place="inside", l2=10.0)
+    assert "tried" not in sentence(probes)
+    part = probes.assign(l2_place=["highest", "lowest", "inside", "inside"])
+    assert "tried" not in sentence(part)
+    full = probes.assign(l2_place=["inside", "inside", "highest", "highest"])
+    assert sentence(full).endswith(
+        " The full layer's l2, 10, is the largest that was tried: the ratio may be off; try larger "
+        "ones."
+    )
+
+
+def test_probes_that_did_not_converge_or_failed_are_counted_once():
+    probes = [(1, 0.1, 2, 0.4), (2, 0.1, 2, 0.6), (3, 0.1, 2, np.nan)]
+    probes += [(seed, 1.0, 20, 0.8) for seed in (1, 2, 3)]
+    status = ["ok", "jitter=1e-9", "singular", "max_iter", "max_iter", "max_iter"]
+    said = sentence(table(probes).assign(status=status))
+    assert said.endswith(
+        " 1 of 4 probes did not converge (max_iter). 1 of 4 probes failed and are left out "
+        "(singular)."
+    )
+    assert "converge" not in sentence(table(probes[:2] + probes[3:]).assign(status="converged"))
 
 
 def test_a_failed_probe_is_left_out_of_the_mean():
@@ -112,7 +207,7 @@ def test_penalties_chosen_by_each_probe_make_one_curve():
     )
     assert len(summary(chosen)) == 2
     assert summary(chosen)["ratio"].tolist() == summary(table(PROBES))["ratio"].tolist()
-    assert "2 seeds, l2 by validation)." in sentence(chosen)
+    assert "ridge, l2 chosen on train rows (2 seeds;" in sentence(chosen)
     assert warnings(chosen) == [
         "1 of 4 probes chose the lowest penalty tried: try smaller ones",
         "1 of 4 probes chose the highest penalty tried: try larger ones",

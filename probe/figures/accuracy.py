@@ -2,19 +2,22 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
+from probe.curve import Evidence, curve_table
 from probe.curve_names import curves_of, shared_and_own
 from probe.figures.curves import (
     MOST_MARKERS,
     Curve,
-    along_fraction,
+    bands_of,
     draw,
     floats,
     fraction_axis,
     value_axis,
+    with_interval,
 )
 from probe.figures.labels import legend_above
 from probe.figures.style import GREY, PALETTE, SMALL, ColumnFigure, blank, saved, styled
@@ -24,50 +27,56 @@ from probe.summaries import as_curves, score_of
 UNITS = {"accuracy": (100, "test accuracy (%)", "{:.1f} %"), "r2": (1, "test R²", "{:.3f}")}
 
 
-def accuracy_against_fraction(table: pd.DataFrame, path: str | Path | None = None) -> ColumnFigure:
-    """Draw test accuracy against the fraction of features kept: mean ± sample std over seeds.
+def accuracy_against_fraction(
+    table: pd.DataFrame, path: str | Path | None = None, correct: Evidence = None,
+    level: float = 0.95,
+) -> ColumnFigure:  # fmt: skip
+    """Draw test accuracy against the fraction of features kept, with intervals as bands.
 
     Where numbers are predicted, R^2 stands for accuracy. One line for each (store, tap, mode,
     solver, penalty). A single one shows every seed as a point, its full layer as a dashed line,
-    and on the right axis the same accuracies as a share of the full layer's.
+    and on the right axis the same accuracies as a share of the full layer's, unless that is within
+    noise of what is reached without any feature.
 
     Arguments:
-        table: one row a probe, as `ProbeResult.to_pandas` gives it; where it has the columns `low`
-            and `high` they are the band.
+        table: one row a probe, as `ProbeResult.to_pandas` gives it.
         path: file to write, `.png`, `.svg` or `.pdf`; replaced only once the picture is whole.
+        correct: which test rows each probe has right, as `ProbeResult.correct` says: the bands are
+            then over test rows too, as in the tables.
+        level: coverage of the bands.
 
     Raises:
         UsageError: the suffix is none of `SUFFIXES`.
     """
-    table = as_curves(table)
-    unit, label, written = UNITS[score_of(table)]
-    parts = curves_of(table)
+    score, every = score_of(table), curve_table(table, correct, level)
+    unit, label, written = UNITS[score]
+    parts = curves_of(every)
     shared, own = shared_and_own(parts)
     with styled():
-        figure = blank(2.4)
+        figure = blank(2.55)
         axes = figure.add_subplot()
-        curves = [along_fraction(rows, score_of(table), unit) for rows in parts]
+        curves = [with_interval(rows, score, unit) for rows in parts]
         lines = [draw(axes, curve, number) for number, curve in enumerate(curves)]
-        fraction_axis(axes, table["fraction"])
+        fraction_axis(axes, every["fraction"], bands_of(every, level))
         value_axis(axes, label)
         if len(curves) == 1:
-            _every_seed(axes, curves[0], score_of(table), unit)
+            _every_seed(axes, as_curves(table), score, unit)
             _full_layer(axes, curves[0], written)
         else:
             legend_above(figure, lines, own)
     return saved(figure, path, ", ".join(shared))
 
 
-def _every_seed(axes: Axes, curve: Curve, score: str, unit: float) -> None:
-    if len(curve.x) <= MOST_MARKERS:
-        y = unit * floats(curve.rows[score])
-        axes.scatter(curve.rows["fraction"], y, s=5, color=PALETTE[0], alpha=0.45, linewidth=0)
+def _every_seed(axes: Axes, probes: pd.DataFrame, score: str, unit: float) -> None:
+    if probes["fraction"].nunique() <= MOST_MARKERS:
+        y = unit * floats(probes[score])
+        axes.scatter(probes["fraction"], y, s=5, color=PALETTE[0], alpha=0.45, linewidth=0)
 
 
 def _full_layer(axes: Axes, curve: Curve, written: str) -> None:
     """Mark the full layer's accuracy, and read the axis a second time as a share of it."""
     full = curve.mean[curve.x == 1]
-    if not full.size or not full[0] > 0:
+    if not full.size or np.isnan(floats(curve.rows["ratio"])[curve.x == 1][0]):
         return
     axes.axhline(full[0], color=PALETTE[0], linestyle=(0, (4, 3)), linewidth=0.7, zorder=0)
     right = axes.secondary_yaxis(

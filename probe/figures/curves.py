@@ -9,8 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from probe.curve import OVER
 from probe.curve_names import CURVE, NOT_RUN
 from probe.figures.style import look
+from probe.summaries import percent
 
 MOST_MARKERS = 40
 """Points of a curve up to which each has its marker; longer ones are lines with a few."""
@@ -35,6 +37,28 @@ class Curve:
     low: np.ndarray
     high: np.ndarray
     rows: pd.DataFrame
+
+
+def with_interval(rows: pd.DataFrame, value: str, unit: float) -> Curve:
+    """Return a mean at each fraction, with its interval as band.
+
+    Arguments:
+        rows: one curve, as `probe.curve.curve_table` gives it: what the tables show.
+        value: the column to draw, which `_low` and `_high` belong to.
+        unit: what they are multiplied by.
+    """
+    columns = (floats(rows[f"{value}{end}"]) for end in ("", "_low", "_high"))
+    mean, low, high = (unit * column for column in columns)
+    return Curve(floats(rows["fraction"]), mean, low, high, rows)
+
+
+def bands_of(rows: pd.DataFrame, level: float) -> str:
+    """Say what the bands of curves are, as `probe.curve.curve_table` gives them."""
+    over = [each for each in OVER.values() if each and (rows["over"] == each).any()]
+    if not over:
+        return "one seed: no intervals"
+    alone = "" if over[0] == OVER[True, True] else " alone"
+    return f"bands: {percent(level)} intervals over {over[0]}{alone}"
 
 
 def along_fraction(rows: pd.DataFrame, value: str, unit: float) -> Curve:
@@ -87,8 +111,11 @@ def keys_in(table: pd.DataFrame, *more: str) -> list[str]:
     return [key for key in (*CURVE, *more) if key in table]
 
 
-def fraction_axis(axes: Axes, fractions: Sequence[float]) -> None:
-    """Make x logarithmic, labelled 1, 2, 5, 10 ... per cent, by decades where that is crowded."""
+def fraction_axis(axes: Axes, fractions: Sequence[float], note: str = "") -> None:
+    """Make x logarithmic, labelled 1, 2, 5, 10 ... per cent, by decades where that is crowded.
+
+    A note stands in a line of its own below the label.
+    """
     axes.set_xscale("log")
     low = min([0.5, *fractions])
     axes.set_xlim(low / 1.2, 1.2)
@@ -98,7 +125,7 @@ def fraction_axis(axes: Axes, fractions: Sequence[float]) -> None:
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{100 * tick:.4g}"))
-    axes.set_xlabel("features kept (%)")
+    axes.set_xlabel("features kept (%)" + (f"\n{note}" if note else ""))
 
 
 def value_axis(axes: Axes, label: str) -> None:

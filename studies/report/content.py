@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
+from probe.curve import Evidence
 from probe.curve_names import NOT_RUN, score_of
 from probe.redundancy import DELTAS, diffused_redundancy
 from probe.summaries import NAMES
@@ -23,6 +23,7 @@ ALWAYS = ("mode", "seed", "fraction", "k", "accuracy", "r2")
 
 KINDS = {
     "fraction": "share", "accuracy": "score", "r2": "score", "mean_per_class": "score",
+    "chance": "score", "majority": "score",
     "top5": "score", "ece": "score", "cka": "score", "k": "count", "seed": "id",
     "n_train": "count", "n_test": "count", "iterations": "count",
 }  # fmt: skip
@@ -41,9 +42,11 @@ def drawn(curve: Curve, redundancy: pd.DataFrame | None) -> dict[str, Any]:
             "k": numbers(points["k"]),
             "probes": numbers(points["probes"]),
             "mean": numbers(points[score]),
-            "std": numbers(points[f"{score}_std"]),
+            "low": numbers(points[f"{score}_low"]),
+            "high": numbers(points[f"{score}_high"]),
             "ratio": numbers(points["ratio"]),
-            "ratio_std": numbers(points["ratio_std"]),
+            "ratio_low": numbers(points["ratio_low"]),
+            "ratio_high": numbers(points["ratio_high"]),
         },
         "redundancy": None if redundancy is None else _redundancy(redundancy),
         "cka": _cka(curve.probes),
@@ -67,9 +70,7 @@ def _cka(probes: pd.DataFrame) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def redundancies(
-    rows: pd.DataFrame, correct: np.ndarray | None = None
-) -> dict[tuple, pd.DataFrame]:
+def redundancies(rows: pd.DataFrame, correct: Evidence = None) -> dict[tuple, pd.DataFrame]:
     """Return DR against delta of each curve that has a full layer, interpolated; see `probe`."""
     run, correct = _run(rows, correct)
     found = diffused_redundancy(run, DELTAS, correct=correct)
@@ -77,15 +78,15 @@ def redundancies(
     return {key: each for key, each in curves.items() if each["redundancy"].notna().any()}
 
 
-def _run(rows: pd.DataFrame, correct: np.ndarray | None) -> tuple[pd.DataFrame, np.ndarray | None]:
+def _run(rows: pd.DataFrame, correct: Evidence) -> tuple[pd.DataFrame, Evidence]:
     """Return the probes that were run, and on which rows they are right."""
     run = (rows["status"] != NOT_RUN).to_numpy()
-    return rows[run], None if correct is None else correct[run]
+    if correct is None:
+        return rows[run], None
+    return rows[run], [own for own, ran in zip(correct, run, strict=True) if ran]
 
 
-def tables(
-    curves: Sequence[Curve], rows: pd.DataFrame, correct: np.ndarray | None = None
-) -> dict[str, Any]:
+def tables(curves: Sequence[Curve], rows: pd.DataFrame, correct: Evidence = None) -> dict[str, Any]:
     """Return the tables of curves, of diffused redundancy, and of all probes."""
     return {
         "summary": _summary(curves),
@@ -100,8 +101,9 @@ def _summary(curves: Sequence[Curve]) -> dict[str, Any]:
     columns = [
         Column("features", "share", points["fraction"]),
         Column("k", "count", points["k"]),
-        Column(f"test {NAMES[score]}", "score", points[score], spread=points[f"{score}_std"]),
-        Column("of the full layer", "kept", points["ratio"], spread=points["ratio_std"]),
+        Column(f"test {NAMES[score]}", "score", points[score]),
+        *intervals("score", points[score], points[f"{score}_low"], points[f"{score}_high"]),
+        Column("of the full layer", "kept", points["ratio"]),
         *intervals("kept", points["ratio"], points["ratio_low"], points["ratio_high"]),
         Column("probes", "count", points["probes"]),
     ]
@@ -113,7 +115,7 @@ def _names(curves: Sequence[Curve], of_rows: pd.Series) -> list[Column]:
 
 
 def _thresholds(
-    curves: Sequence[Curve], rows: pd.DataFrame, correct: np.ndarray | None
+    curves: Sequence[Curve], rows: pd.DataFrame, correct: Evidence
 ) -> dict[str, Any] | None:
     """Return the table of DR at some deltas, by threshold on the grid and interpolated."""
     run, correct = _run(rows, correct)

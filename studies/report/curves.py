@@ -6,14 +6,17 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from probe.curve import curve_table
+from probe.curve import OVER, Evidence
 from probe.curve_names import shared_and_own
-from probe.summaries import CURVE, as_curves, summary, with_ratio
+from probe.summaries import CURVE, Answer, answers, as_curves, summary, with_ratio
 
 DRAWN = 240
 """Points of one curve that are drawn at most; a sweep of every k has thousands."""
 
 LEVEL = 0.95
+
+ASKED = 0.1
+"""The fraction that is spoken of; the nearest that was probed is taken."""
 
 
 @dataclass(frozen=True)
@@ -24,15 +27,16 @@ class Curve:
         key: the values of `CURVE`, NaN as None.
         label: the words that tell it apart from the others of the report.
         probes: its rows of `with_ratio`, one a probe.
-        points: its rows of `summary`, one a fraction, with `ratio_low` and `ratio_high`: the
-            interval over seeds and, where it is known who is right on which, test rows;
-            NaN for one seed without them.
+        points: its rows of `summary`, one a fraction; intervals are over seeds and, where it is
+            known who is right on which, test rows, and NaN where a long curve is not drawn.
+        answer: what it says.
     """
 
     key: tuple
     label: str
     probes: pd.DataFrame
     points: pd.DataFrame
+    answer: Answer
 
     @property
     def mode(self) -> str:
@@ -46,17 +50,27 @@ class Curve:
         return None if whole.empty else whole.iloc[0]
 
 
-def curves_of(table: pd.DataFrame, correct: np.ndarray | None = None) -> list[Curve]:
-    """Return the curves of a table of probes, in the order in which the table has them."""
+def curves_of(
+    table: pd.DataFrame, correct: Evidence = None, fraction: float = ASKED
+) -> list[Curve]:
+    """Return the curves of a table of probes, in the order in which the table has them.
+
+    Arguments:
+        table: of probes.
+        correct: which test rows each has right, as `probe.curve.curves` takes it.
+        fraction: the one that answers are about.
+    """
     probes = with_ratio(table)
     points = summary(table)
-    of_key = dict(by_curve(_intervals(table, points, correct)))
-    parts = [(key, of_key[key]) for key, _ in by_curve(probes, sort=False)]
-    labels = _labels([rows for _, rows in parts])
+    shown, of_shown = _drawn(table, points, correct)
+    of_key = dict(by_curve(_with_intervals(points, summary(shown, of_shown, LEVEL))))
+    keys = [key for key, _ in by_curve(probes, sort=False)]
+    labels = _labels([of_key[key] for key in keys])
     of_curve = dict(by_curve(probes))
+    said = answers(shown, fraction, of_shown, LEVEL)
     return [
-        Curve(key, label, of_curve[key], rows)
-        for (key, rows), label in zip(parts, labels, strict=True)
+        Curve(key, label, of_curve[key], of_key[key], answer)
+        for key, label, answer in zip(keys, labels, said, strict=True)
     ]
 
 
@@ -92,24 +106,40 @@ def _key(names: tuple) -> tuple:
     return tuple(None if pd.isna(name) else name for name in names)
 
 
-def _intervals(
-    table: pd.DataFrame, points: pd.DataFrame, correct: np.ndarray | None
-) -> pd.DataFrame:
-    """Return the points with `ratio_low`, `ratio_high`; NaN where a long curve is not drawn."""
+def _drawn(
+    table: pd.DataFrame, points: pd.DataFrame, correct: Evidence
+) -> tuple[pd.DataFrame, Evidence]:
+    """Return the probes at the points that are drawn, and which test rows these have right."""
     chosen = pd.concat([thinned(rows) for _, rows in by_curve(points)])[[*CURVE, "fraction"]]
     curves = as_curves(table.assign(place=np.arange(len(table))))
     places = curves.merge(chosen, on=[*CURVE, "fraction"])["place"].sort_values()
-    drawn = None if correct is None else correct[places]
-    ends = curve_table(table.iloc[places], drawn)[[*CURVE, "fraction", "ratio_low", "ratio_high"]]
+    known = None if correct is None else [correct[place] for place in places]
+    return table.iloc[places].reset_index(drop=True), known
+
+
+def _with_intervals(points: pd.DataFrame, drawn: pd.DataFrame) -> pd.DataFrame:
+    """Return all points with the intervals of those that are drawn."""
+    ends = [name for name in drawn if name.endswith(("_low", "_high"))] + ["over"]
+    drawn = drawn[[*CURVE, "fraction", *ends]]
     # the full layer is all of itself, whatever is drawn
-    ends.loc[ends["fraction"] == 1, ["ratio_low", "ratio_high"]] = np.nan
-    return points.merge(ends, on=[*CURVE, "fraction"], how="left", validate="one_to_one")
+    drawn.loc[drawn["fraction"] == 1, ["ratio_low", "ratio_high"]] = np.nan
+    kept = points.drop(columns=ends)
+    return kept.merge(drawn, on=[*CURVE, "fraction"], how="left", validate="one_to_one")
 
 
 def _labels(curves: Sequence[pd.DataFrame]) -> list[str]:
     """Return of each curve the words in which not all are the same; its mode if it is alone."""
     _, own = shared_and_own(curves)
     return [words or str(curve["mode"].iloc[0]) for words, curve in zip(own, curves, strict=True)]
+
+
+def over_of(curves: Sequence[Curve]) -> str:
+    """Say what the intervals of curves are over, as "seeds and test rows"; empty for none."""
+    known = {each for curve in curves for each in curve.points["over"].dropna()}
+    found = [each for each in OVER.values() if each and each in known]
+    if not found:
+        return ""
+    return found[0] if found[0] == OVER[True, True] else f"{found[0]} alone"
 
 
 def title_of(curves: Sequence[Curve]) -> str:

@@ -11,11 +11,12 @@ from typing import Any
 
 from probe.errors import UsageError
 from probe.files import written_whole
+from probe.printed import without_features
 from probe.summaries import NAMES, score_of, warnings
 from studies.report import content
-from studies.report.answers import answer
+from studies.report.answers import answer, remarks
 from studies.report.by_class import of_classes
-from studies.report.curves import Curve, curves_of, title_of
+from studies.report.curves import Curve, curves_of, over_of, title_of
 from studies.report.embedded import script_json
 from studies.report.making import made
 from studies.report.reading import Material, not_run, read
@@ -70,7 +71,7 @@ def page(material: Material, title: str | None = None) -> str:
         style="\n".join(_asset(name) for name in STYLES),
         answer="\n".join(f"<p>{_unbroken(each)}</p>" for each in answer(curves)),
         about=escape(_about(material, curves)),
-        warnings=_warnings(material),
+        warnings=_warnings([*remarks(curves), *warnings(material.table)]),
         sections="\n".join(_section(*each) for each in SECTIONS if data[each[0]]),
         making=made(material.sources),
         data=script_json(data),
@@ -100,6 +101,7 @@ def _data(material: Material, curves: Sequence[Curve]) -> dict[str, Any]:
         tables["inequality"] = classes.pop("inequality")
     return {
         "score": {"key": score, "name": f"test {NAMES[score]}"},
+        "over": over_of(curves),
         "curves": drawn,
         "tables": tables,
         # which sections there are
@@ -137,12 +139,13 @@ def _about(material: Material, curves: Sequence[Curve]) -> str:
     )
     lines = f"{len(curves)} curve{'s' if len(curves) > 1 else ''}"
     sources = len(material.sources)
-    over = "" if material.correct is None else " Intervals are over seeds and test rows."
-    return f"{probes} in {lines}, from {sources} file{'s' if sources > 1 else ''} of results.{over}"
+    over = over_of(curves)
+    told = f" Intervals are over {over}." if over else ""
+    told += "".join(f" {note[0].upper()}{note[1:]}." for note in without_features(material.table))
+    return f"{probes} in {lines}, from {sources} file{'s' if sources > 1 else ''} of results.{told}"
 
 
-def _warnings(material: Material) -> str:
-    lines = warnings(material.table)
+def _warnings(lines: Sequence[str]) -> str:
     if not lines:
         return ""
     items = "".join(f"<li>{escape(line)}</li>" for line in lines)

@@ -1,5 +1,6 @@
 """What a report is about: tables of results from files or a study's folder, and their notes."""
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from probe.by_row import read_rows
 from probe.curve_names import CURVE, NOT_RUN, as_curves
-from probe.errors import UsageError
+from probe.errors import ProbeError, RowsWarning, UsageError
 from probe.reading import judged, read_per_class
 from probe.tables import SUFFIXES, as_computed, read_table
 from studies.report import provenance
@@ -47,13 +49,14 @@ class Material:
         table: one row a probe, all files together; `seed` is Int64.
         per_class: one row a probe and class, or None.
         sources: the files, in order.
-        correct: bool (rows, n), whether each probe is right on each test row, or None.
+        correct: of each row of the table, which test rows its probe has right, None where that is
+            not known; None if it is known of none.
     """
 
     table: pd.DataFrame
     per_class: pd.DataFrame | None
     sources: tuple[Source, ...]
-    correct: np.ndarray | None = None
+    correct: list[np.ndarray | None] | None = None
 
 
 def read(
@@ -68,11 +71,12 @@ def read(
             `results/*` are taken, and `per_class/*`.
         per_class: files that `featstore probe --per-class` wrote.
         predictions: files that `featstore probe --save-predictions` wrote, none or one for each
-            file of results.
+            file of results. Without them what lies beside the results says which test rows their
+            probes have right.
 
     Raises:
         UsageError: a file is not there, is no such table, holds other scores than the first, or
-            nothing was named; predictions are not one a file, or not of equally many test rows.
+            nothing was named; predictions are not one a file.
         DataError: predictions are of other probes or rows.
     """
     files, beside = _files(results)
@@ -143,22 +147,34 @@ def _per_class(path: Path) -> pd.DataFrame:
 
 def _correct(
     files: Sequence[Path], tables: Sequence[pd.DataFrame], predictions: Sequence[str | Path]
-) -> np.ndarray | None:
+) -> list[np.ndarray | None] | None:
     if not predictions:
-        return None
+        scores = (_score(table, path) for path, table in zip(files, tables, strict=True))
+        found = [
+            read_rows(path, table, score) or _of_study(path, table) or [None] * len(table)
+            for path, table, score in zip(files, tables, scores, strict=True)
+        ]
+        rows = [row for each in found for row in each]
+        return rows if any(row is not None for row in rows) else None
     if len(predictions) != len(files):
         raise UsageError(
             f"{len(predictions)} files of predictions for {len(files)} of results: give one for "
             "each, in the same order"
         )
     found = [judged(*each).correct for each in zip(tables, predictions, strict=True)]
-    rows = sorted({correct.shape[1] for correct in found})
-    if len(rows) > 1:
-        raise UsageError(
-            f"predictions are of {rows[0]} and of {rows[-1]} test rows, and rows are drawn for all "
-            "probes alike: make a report of each data set"
-        )
-    return np.concatenate(found)
+    return [row for correct in found for row in correct]
+
+
+def _of_study(path: Path, table: pd.DataFrame) -> list[np.ndarray | None] | None:
+    """Return what a study's own predictions say of a file of its results; None if there is none."""
+    predictions = path.parent.parent / "predictions" / f"{path.stem}.npz"
+    if path.parent.name != "results" or not predictions.is_file():
+        return None
+    try:
+        return list(judged(table, predictions).correct)
+    except ProbeError as error:
+        warnings.warn(f"{predictions} is not used: {error}", RowsWarning, stacklevel=2)
+        return None
 
 
 def _checked(path: Path, needed: Sequence[str]) -> pd.DataFrame:

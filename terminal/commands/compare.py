@@ -31,7 +31,7 @@ from terminal.values import DEVICE, PICTURE, STORE, TABLE, Names, NumberList, Pe
               help="Where to compare.  [default: the nearest to 0.1 that all have]")  # fmt: skip
 @click.option("--delta", type=float, default=0.9, help="Of DR(delta).")
 @click.option("--rule", default="interpolated", help="How DR is read off, as of `redundancy`.")
-@click.option("--level", type=float, default=0.95, help="Coverage of DR's intervals.")
+@click.option("--level", type=float, default=0.95, help="Coverage of the intervals.")
 @click.option("--out-dir", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
               help="Keep a results file for each store, and go on with those there.")  # fmt: skip
 @click.option("--out", type=TABLE, metavar="FILE", help="Save the table: .csv, .json or .parquet.")
@@ -44,8 +44,9 @@ def compare(
     """Probe several stores, or read results, and set them side by side.
 
     Shows accuracy with all features and at one fraction, its share of the full layer's, DR(delta)
-    with an interval over seeds, and the ranks by each. Accuracies are ranked among what is tested
-    on the same data set; ratios and redundancies among all.
+    and the ranks by each, with intervals over seeds and test rows. Accuracies are ranked among
+    what is tested on the same data set; ratios and redundancies among all. A layer within noise of
+    what is reached without any feature has no rank, and what cannot be told apart is said to be so.
 
     \b
     Example:
@@ -75,14 +76,15 @@ def compare(
 
         one_task = found.table["task"].nunique() == 1
         draw = figures.accuracy_against_fraction if one_task else figures.ratio_against_fraction
-        draw(found.probes, plot)
+        draw(found.probes, plot, found.correct)
     for path in filter(None, (out_dir, out, plot)):
         notice(f"wrote {path}")
 
 
 def _numbers(found, delta: float) -> Table:
     """Lay out scores, ratios and redundancies, a row a curve."""
-    from probe.summaries import NAMES, percent, plus_minus
+    from probe.printed import between
+    from probe.summaries import NAMES, percent
 
     part, score = percent(found.table["fraction"].iloc[0]), found.score
     shown = Table(title=", ".join([*found.shared, f"test {NAMES[score]}"]), **tables.PLAIN)
@@ -90,13 +92,12 @@ def _numbers(found, delta: float) -> Table:
     for heading in ("all", f"at {part}", "of full", f"DR({delta:g})"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for row in found.table.itertuples():
-        interval = "" if row.low != row.low else f" [{row.low:.3f}, {row.high:.3f}]"
-        known = row.ratio == row.ratio
+        # intervals of the scores are in the saved table: 80 columns hold two of them
+        bound = f"{row.bound} {row.redundancy:.3f}" if row.bound else None
         shown.add_row(
-            row.name, _number(row.full, ".3f"),
-            plus_minus(getattr(row, score), getattr(row, f"{score}_std"), 3),
-            plus_minus(100 * row.ratio, 100 * row.ratio_std, 1) + " %" if known else "-",
-            _number(row.redundancy, ".3f") + interval,
+            row.name, _number(row.full, ".3f"), _number(getattr(row, score), ".3f"),
+            between(100 * row.ratio, 100 * row.ratio_low, 100 * row.ratio_high, 1, " %"),
+            bound or between(row.redundancy, row.low, row.high, 3),
         )  # fmt: skip
     return shown
 

@@ -189,12 +189,13 @@ def run_probe(store, out, plot, *, tap=None, split="test", heading="", **options
         from studies.report import provenance
 
         provenance.write(out, [store], sys.argv)
-    table = result.to_pandas()
+    table, correct = result.to_pandas(), result.correct
     if plot:
         from probe.figures import accuracy_against_fraction
 
-        accuracy_against_fraction(table, plot)
-    tables.show(*filter(None, [heading]), *tables.of_sweep(table), sentence(table))
+        accuracy_against_fraction(table, plot, correct)
+    shown = [*filter(None, [heading]), *tables.of_sweep(table, correct)]
+    tables.show(*shown, sentence(table, correct=correct))
     for line in warnings(table):
         click.echo(f"Warning: {line}", err=True)
     for path in filter(None, (out, plot)):

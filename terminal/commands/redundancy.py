@@ -23,7 +23,8 @@ from terminal.values import FILE, PICTURE, TABLE, Names, NumberList
 )  # fmt: skip
 @click.option(
     "--predictions", type=FILE, metavar="FILE",
-    help="What --save-predictions of the same run wrote: intervals are over test rows too.",
+    help="What --save-predictions of the same run wrote, for test rows of results that lack the "
+    "file .rows.npz beside them.",
 )  # fmt: skip
 @click.option("--level", type=float, default=0.95, help="Coverage of the intervals.")
 @click.option("--curve", is_flag=True, help="Show every delta from 0.50 to 1.00.")
@@ -39,18 +40,17 @@ def redundancy(results, delta, rule, predictions, curve, out, plot, level) -> No
     accuracy: interpolated, where the curve first reaches delta between two fractions that were
     probed. By --rule threshold f is the smallest one that was probed and keeps delta, as in the
     paper's text; by nearest, the one whose share is nearest delta, as in its code. Intervals are
-    over seeds and, with --predictions, over test rows; none holds what other train rows would
-    change.
+    over seeds and, where the file beside the results says which are right, over test rows; none
+    holds what other train rows would change.
 
     \b
     Example:
       featstore probe mine.zarr --fractions 0.01,0.05,0.1,0.5 --seeds 5 \\
-        --out results.csv --save-predictions predictions.npz
-      featstore redundancy results.csv --predictions predictions.npz \\
-        --delta 0.9,0.95 --plot redundancy.pdf
+        --out results.csv
+      featstore redundancy results.csv --delta 0.9,0.95 --plot redundancy.pdf
     """
     from probe.answers import of_redundancy
-    from probe.reading import judged, read_results
+    from probe.reading import judged, read_correct, read_results
     from probe.redundancy import DELTAS, diffused_redundancy
     from probe.summaries import NAMES, score_of
     from probe.tables import save_table
@@ -60,7 +60,7 @@ def redundancy(results, delta, rule, predictions, curve, out, plot, level) -> No
             f"predictions belong to one results file, and {len(results)} are given: name one"
         )
     probes = read_results(*results)
-    correct = judged(probes, predictions).correct if predictions else None
+    correct = judged(probes, predictions).correct if predictions else read_correct(*results)
     asked = list(dict.fromkeys(DELTAS if curve else delta))
     deltas = asked + [one for one in DELTAS if plot and one not in asked]
     with Progress() as progress:
@@ -70,7 +70,10 @@ def redundancy(results, delta, rule, predictions, curve, out, plot, level) -> No
         *tables.of_curves(table, _curve), of_redundancy(table, level, NAMES[score_of(probes)])
     )
     if (table["low"].isna() & table["redundancy"].notna()).any():
-        notice("one seed, or a mode without seeds, has no interval unless --predictions is given")
+        notice(
+            "one seed, or a mode without seeds, has no interval where it is not known which test "
+            "rows its probes have right"
+        )
     if out:
         save_table(table, out)
     if plot:

@@ -63,11 +63,10 @@ function accuracyFigure(box, data) {
     const rules = fullLines();
     const traces = [...rules, ...shown(figure, data.curves, (curve, place) => {
       const { points } = curve;
-      const spread = points[state.y === "ratio" ? "ratio_std" : "std"];
+      const [low, high] = state.y === "ratio" ? ["ratio_low", "ratio_high"] : ["low", "high"];
       return lineTraces({
         x: hundredfold(points.fraction), y: unit(points[state.y]), texts: texts(curve),
-        low: unit(moved(points[state.y], spread, -1)), high: unit(moved(points[state.y], spread, 1)),
-        style: styleOf(place),
+        low: unit(points[low]), high: unit(points[high]), style: styleOf(place),
       });
     })];
     const name = isAccuracy ? `${data.score.name} (%)` : data.score.name;
@@ -81,9 +80,8 @@ function accuracyFigure(box, data) {
   }
 
   function noteOf(dashed) {
-    const spread = data.curves.some((curve) => curve.points.std.some((std) => std !== null));
-    const band = spread ? "Lines are means over seeds, bands ± one sample standard deviation." :
-      "One probe a point: there is no spread to show.";
+    const band = data.over ? `Lines are means over seeds, bands 95 % intervals over ${data.over}.` :
+      "One probe a point: there are no intervals to show.";
     return band + (dashed ? " Dashed: the full layer." : "");
   }
 
@@ -101,9 +99,9 @@ function accuracyFigure(box, data) {
     const { points } = curve;
     return points.fraction.map((fraction, at) => named(curve.label, [
       `${written("share", fraction)} of the features, k = ${grouped(points.k[at])}`,
-      `${data.score.name} ${plusMinus(kind, points.mean[at], points.std[at])}`,
+      `${data.score.name} ${withInterval(kind, points.mean[at], points.low[at], points.high[at])}`,
       points.ratio[at] === null ? "" :
-        `${plusMinus("kept", points.ratio[at], points.ratio_std[at])} of the full layer's`,
+        `${withInterval("kept", points.ratio[at], points.ratio_low[at], points.ratio_high[at])} of the full layer's`,
       seedsOf(points.probes[at]),
     ]));
   }
@@ -128,7 +126,7 @@ function redundancyFigure(box, data) {
       layout: layoutOf({ title: "accuracy to be kept, δ (%)" },
         { title: "diffused redundancy, DR(δ)", rangemode: "tozero" }),
       note: "DR(δ) is 1 minus the share of features at which the mean curve first reaches δ, "
-        + "interpolated in log share; bands are 95 % bootstrap intervals over seeds. A curve ends "
+        + `interpolated in log share${data.over ? `; bands are 95 % intervals over ${data.over}` : ""}. A curve ends `
         + "where it does not reach δ, and is flat where its smallest share keeps δ already.",
       summary: `diffused redundancy against the accuracy kept, ${plural(curves.length, "curve")}`,
     };

@@ -42,6 +42,11 @@ function interval(kind, low, high) {
   return `${signed(value(low))} to ${signed(value(high))}${after}`;
 }
 
+function withInterval(kind, mean, low, high) {
+  const known = low !== null && high !== null && low !== undefined && high !== undefined;
+  return written(kind, mean) + (known ? ` (${interval(kind, low, high).replace(KINDS[kind].after, "")})` : "");
+}
+
 function plusMinus(kind, mean, spread) {
   if (mean === null || spread === null || spread === undefined) {
     return written(kind, mean);

@@ -215,6 +215,14 @@ def test_splits_are_found_under_their_other_names(tmp_path):
         assert (rows.ids[0], rows.notices) == (f"{held}/cat/0.png", ())
 
 
+@pytest.mark.parametrize(("held", "other"), [("train", "Train"), ("val", "valid")])
+def test_two_folders_of_one_split_are_said(tmp_path, held, other):
+    tree(tmp_path, ["cat"], {"train", held, other})
+    rows = datasets.load(f"folder:{tmp_path}", held)
+    assert rows.ids[0] == f"{held}/cat/0.png"
+    assert told(rows)["split"].endswith(f"of the same split as {held}: 1 ({other}/)")
+
+
 # tables
 
 

@@ -50,6 +50,7 @@ def load(folder: str, split: str, data_dir: Path | None) -> ImageRows:
         )
     notices = (
         *splits.stand_in(split, held),
+        *_others(held, there),
         *alike,
         *_beside(top, there),
         *_loose(parts[held], held),
@@ -209,6 +210,14 @@ def _beside(top: _Top, there: Sequence[str]) -> list[Notice]:
     about += [utf8(name) for name in top.images]
     text = f"left out, folders and images beside {', '.join(there)}: {len(about):,}"
     return [Notice.of("beside", text, about)] if about else []
+
+
+def _others(held: str, there: Sequence[str]) -> list[Notice]:
+    """Folders that may be meant for the split that is read from another."""
+    names = [f"{utf8(name)}/" for name in there if splits.part(name) == splits.part(held)]
+    about = [name for name in names if name != f"{held}/"]
+    text = f"left out, folders that may be of the same split as {held}: {len(about):,}"
+    return [Notice.of("split", text, about)] if about else []
 
 
 def _loose(part: _Top, split: str) -> list[Notice]:

@@ -8,7 +8,8 @@ from featstore import copying
 from featstore.codecs import Codec
 from featstore.contract import Progress, Store, no_progress
 from featstore.copying import Rows, SplitRows
-from featstore.errors import UsageError
+from featstore.errors import FeatureError, UsageError
+from featstore.finite import Rounding
 from featstore.places import Url
 from featstore.spec import Spec
 from featstore.store import check_apart, open_or_create
@@ -35,13 +36,17 @@ def convert(
     no more exact as float32, which the copy's transform says. Killed and called again, it goes on.
 
     Calls `progress("rows", done, total)`. Raises what `open`, `open_or_create` and `load` raise,
-    `UsageError` where the two places are one, `FeatureError` naming a row that exceeds float16.
+    `UsageError` where the two places are one, `FeatureError` naming a row that exceeds float16, or,
+    before anything is written, a feature whose changes float16 does not resolve; for that float32
+    rows are read twice.
     """
     store = open_store(source)
     check_apart(out, store)
     for split in store.spec.splits:
         store.require_complete(split.name)
     spec = _spec(store.spec, dtype or store.spec.dtype)
+    if (store.spec.dtype, spec.dtype) == ("float32", "float16"):
+        _check_resolved(store)
     made = open_or_create(
         out, spec, format or format_of(out),
         id_width=store.header.id_width, codec=codec, overwrite=overwrite,
@@ -58,6 +63,18 @@ def convert(
         return Rows(cast, found.labels, found.ids)
 
     return copying.fill(made, take, progress, store.ahead)
+
+
+def _check_resolved(store: Store) -> None:
+    """Raise `FeatureError` naming a feature that is lost in float16."""
+    for split in store.spec.splits:
+        for tap in store.spec.taps:
+            rounding = Rounding("float16")
+            for rows, _ in store.tap(split.name, tap.name):
+                with np.errstate(over="ignore"):
+                    rounding.add(rows, rows.astype(np.float16))
+            if why := rounding.lost():
+                raise FeatureError(f"in {split.name}/{tap.name} of {store.path} {why}")
 
 
 def format_of(out: str | Path | Url) -> str:

@@ -32,6 +32,12 @@ class FilledBlock:
             for tap in store.spec.taps
         }
         self._filled: torch.cuda.Event | None = None
+        # By tap, of each row of each view, how many values are not 0, and which of them became 0.
+        self._values = {
+            tap.name: torch.zeros((2, n_views, self.n_rows), dtype=torch.int32, pin_memory=pinned)
+            for tap in store.spec.taps
+            if store.spec.dtype == "float16"
+        }
 
     def put(self, view: int, first: int, outputs: Mapping[str, torch.Tensor]) -> None:
         """Take features {tap: (b, D)} of a view's rows from `first` on, counted in the block.
@@ -41,12 +47,19 @@ class FilledBlock:
         for name, kept in self._taps.items():
             features = outputs[name]
             place = kept[view, first : first + len(features)]
+            stored = features.to(kept.dtype)
+            if name in self._values:
+                counts = torch.stack(
+                    [(x != 0).sum(1, dtype=torch.int32) for x in (features, stored)]
+                )
+                there = self._values[name][:, view, first : first + len(features)]
+                there.copy_(counts, non_blocking=features.device.type == "cuda")
             if features.device.type == "cuda":
-                features = features.to(kept.dtype)
+                features = stored
                 place.copy_(features, non_blocking=True)
                 self._filled = torch.cuda.current_stream(features.device).record_event()
             else:
-                place.copy_(features)
+                place.copy_(stored)
 
     @property
     def pending(self) -> bool:
@@ -65,11 +78,32 @@ class FilledBlock:
         """
         found = {}
         for name, kept in self._taps.items():
+            self._check_vanished(name)
             array = kept.numpy()
             for view in array:
                 self._check(name, view, ids)
             found[name] = array[0] if len(array) == 1 else array
         return found
+
+    @property
+    def seen(self) -> dict[str, int]:
+        """How many rows, in their first view, each of `notices.REMARKS` is true of."""
+        tiny = np.zeros(self.n_rows, bool)
+        for values in self._values.values():
+            before, after = values.numpy()[:, 0]
+            tiny |= before - after > before / 100
+        return {"tiny": int(tiny.sum())} if tiny.any() else {}
+
+    def _check_vanished(self, tap: str) -> None:
+        """Raise `FeatureError` where most values of a tap are too small for float16."""
+        if tap not in self._values:
+            return
+        before, after = self._values[tap].numpy().reshape(2, -1).sum(1, dtype=np.int64)
+        if after < before / 2:
+            raise FeatureError(
+                f"{1 - after / before:.0%} of the features at {tap} that are not 0 are too small"
+                " for float16, in which they become 0: store float32 with --dtype float32"
+            )
 
     def _check(self, tap: str, features: np.ndarray, ids: Sequence[str]) -> None:
         row = first_nonfinite_row(features)
@@ -154,6 +188,7 @@ class Handover:
             block, labels, ids, seen = got
             try:
                 features = block.features(ids)
+                seen = {**(seen or {}), **block.seen}
                 self._writer.write(block.split, block.block, features, labels, ids, seen)
             except BaseException as error:
                 self._failure = error

@@ -9,7 +9,7 @@ import xxhash
 from featstore.checksums import raw_bytes
 from featstore.contract import Progress, Store, no_progress
 from featstore.errors import DatasetError, FeatureError, UsageError
-from featstore.finite import first_nonfinite_row
+from featstore.finite import Rounding, first_nonfinite_row
 from featstore.layout import BLOCK_BYTES
 from featstore.npy_files import NpySplit
 from featstore.spec import Spec, Split, Tap
@@ -42,7 +42,8 @@ def import_arrays(
     are damaged.
 
     Calls `progress("checked rows", ...)` and `progress("rows", ...)`. Raises `DatasetError` for
-    files that make no store, `FeatureError` naming the first row that is not finite in `dtype`,
+    files that make no store, `FeatureError` naming the first row that is not finite in `dtype`, or
+    the feature whose changes it does not resolve,
     both before anything is written; then whatever `open_or_create` and `Store.writer` raise.
     """
     targets = tuple(targets)
@@ -111,12 +112,17 @@ def _fingerprints(splits: list[NpySplit], dtype: str, progress: Progress) -> Ite
         n_rows, dim = split.shape
         content = xxhash.xxh3_128(f"{n_rows} {dim} {split.dtype.name}".encode())
         step = max(1, BLOCK_BYTES // (dim * split.dtype.itemsize))
+        rounding = None if np.can_cast(split.dtype, dtype) else Rounding(dtype)
         for start in range(0, n_rows, step):
             rows = split.rows(start, start + step)
             content.update(raw_bytes(rows))
-            _cast(rows, dtype, split, start)
+            cast = _cast(rows, dtype, split, start)
+            if rounding:
+                rounding.add(rows, cast)
             progress("checked rows", done + start + len(rows), total)
         done += n_rows
+        if rounding and (why := rounding.lost()):
+            raise FeatureError(f"in {split.name} ({split.features}) {why}")
         content.update(raw_bytes(split.checked_labels()))
         yield f"xxh3:{content.hexdigest()}"
 

@@ -20,6 +20,8 @@ REMARKS = {
     "cut": "texts of {split} that were cut to the transform's max_length (--transform FILE sets"
     " another one)",
     "blank": "texts of {split} that are empty",
+    "tiny": "rows of {split} of which float16 makes 0 of more than a hundredth of the features that"
+    " are not 0 (to keep them: --dtype float32)",
     "scaled": "images of {split} of 16 bits a channel, scaled from the bit depth that was given",
 }
 

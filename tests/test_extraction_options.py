@@ -337,3 +337,13 @@ def test_a_pipe_among_the_images_is_left_out_and_not_waited_for(tmp_path):
     done = extract(f"folder:{tmp_path / 'set'}", tmp_path / "store", on_error="skip")
     assert [row.id for row in done.unreadable] == ["train/a/pipe.png", "train/b/loop.png"]
     assert done.store.spec.split("train").n_rows == 4
+
+
+def test_features_that_float16_makes_0_are_an_error_or_counted(store):
+    with pytest.raises(FeatureError, match=r"100% of the features at penultimate .* become 0"):
+        filled(store, 0, 1e-9).features(["r"] * 32)
+    block = filled(store, 0)
+    block.put(0, 3, {"penultimate": torch.tensor([[1.0] * 90 + [1e-9] * 6])})
+    block.features(["r"] * 32)
+    assert block.seen == {"tiny": 1}
+    assert filled(store, 0).seen == {}

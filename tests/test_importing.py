@@ -283,3 +283,50 @@ def test_progress_counts_every_row_twice(save, tmp_path):
     )
     assert seen[-1] == ("rows", 103, 103)
     assert ("checked rows", 103, 103) in seen
+
+
+@pytest.mark.parametrize(
+    ("change", "dtype", "said"),
+    [
+        (lambda x: x + 1e9, None, "around 1e+09, which float32 does not resolve: subtract"),
+        (lambda x: np.round(100 * x).astype(np.int64) + 10**12, None, "does not resolve"),
+        (lambda x: x * 1e-60, None, "too small for float32: multiply the features by a constant"),
+        (lambda x: x * 1e-9, "float16", "too small for float16: store float32 (--dtype float32)"),
+        (lambda x: x.astype(np.float32) + 1e4, "float16", "store float32 (--dtype float32), or"),
+    ],
+)
+def test_a_feature_that_is_lost_in_the_store_is_named(save, tmp_path, change, dtype, said):
+    x = RANDOM.standard_normal((70, 6))
+    x[:, 3] = change(x[:, 3])
+    pairs = save(X=x)
+    with pytest.raises(FeatureError) as error:
+        featstore.import_arrays(**pairs, out=tmp_path / "out", dtype=dtype)
+    assert str(error.value).startswith(f"in train ({pairs['train'][0]}) feature 3 ")
+    assert said in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda x: x + 1e5,  # a hundredth of what changes
+        lambda x: x * 1e-30,
+        lambda x: x * 0 + 0.1,  # never changes, and is no float32
+        lambda x: 0.1 + 1e-17 * np.sign(x),  # as far as float64 can tell
+        lambda x: np.where(x > 1, x, x * 1e-300),  # a few small values among large ones
+    ],
+)
+def test_what_float32_resolves_is_imported(save, tmp_path, change):
+    x = RANDOM.standard_normal((70, 6))
+    x[:, 3] = change(x[:, 3])
+    store = featstore.import_arrays(**save(X=x), out=tmp_path / "out")
+    np.testing.assert_array_equal(store.load("train", "features"), x.astype(np.float32))
+
+
+def test_converting_to_float16_names_a_feature_that_it_loses(save, tmp_path):
+    x = RANDOM.standard_normal((70, 6)).astype(np.float32)
+    x[:, 2] *= 1e-9
+    source = featstore.import_arrays(**save(X=x), out=tmp_path / "source").path
+    with pytest.raises(FeatureError, match=r"in train/features of .* feature 2 is .* too small"):
+        featstore.convert(source, tmp_path / "half", dtype="float16")
+    assert not (tmp_path / "half").exists()

@@ -215,7 +215,7 @@ class Checkpoint:
     def notes(self, network: Network) -> tuple[str, ...]:
         """What was taken of the file and what was left out, where the file is not the network."""
         covered = {(other.place, other.prefix) for other in network.others}
-        left = _groups(
+        left = groups(
             key
             for key in network.beside
             if not any(p == network.place and b and key.startswith(b) for p, b in covered)
@@ -224,7 +224,7 @@ class Checkpoint:
             if place == network.place or place in {there for there, _ in covered}:
                 continue
             above = place == "" or network.place.startswith(f"{place}/")
-            left += _groups(state) if above else [f"{place} ({_counted(len(state))})"]
+            left += groups(state) if above else [f"{place} ({_counted(len(state))})"]
         told = []
         if network.others or not network.is_plain:
             told.append(f"took {network.where}, {_counted(len(network.state))}")
@@ -614,7 +614,7 @@ def _shared(keys: Iterable[str]) -> str:
     return ".".join([*common, ""]) if common else ""
 
 
-def _groups(keys: Iterable[str]) -> list[str]:
+def groups(keys: Iterable[str]) -> list[str]:
     """Keys by the module that holds them, with their number: `head (4 tensors)`."""
     counts: dict[str, list[str]] = {}
     keys = list(keys)

@@ -458,7 +458,7 @@ def gpt(tmp_path_factory):
 def test_decoders_are_told_by_what_they_compute(bert, gpt, minilm):
     for encoder in (backbones.load(f"hf:{bert}"), minilm):
         assert encoder.network.tokens.cls
-        assert encoder.notes == ()
+        assert not any("left to right" in note for note in encoder.notes)
     decoder = backbones.load(f"hf:{gpt}")
     (note,) = decoder.notes
     assert "penultimate is the mean over its tokens; --taps last --pool last takes" in note
@@ -484,6 +484,11 @@ def test_the_last_token_is_found_on_either_side_of_the_padding(gpt, side):
             torch.testing.assert_close(found[row], alone, rtol=1e-4, atol=1e-5)
         else:
             assert not torch.allclose(found[row], found[row - 1])
+
+
+def test_what_a_folder_holds_beside_its_encoder_is_named(bert):
+    (note,) = backbones.load(f"hf:{bert}").notes
+    assert note.startswith("hf:tiny-bert: left out pooler")
 
 
 def test_only_texts_have_a_last_token(vit):

@@ -59,6 +59,18 @@ def test_penultimate_is_the_embedding(tmp_path, name):
     assert len(features) >= 3
 
 
+def test_position_embeddings_of_another_size(tmp_path):
+    state = trained("tiny-vit", tmp_path / "clip.pt").state_dict()
+    larger = open_clip.create_model("tiny-vit", force_image_size=64)
+    open_clip.model.resize_pos_embed(state, larger)
+    larger.load_state_dict(state)
+    backbone = backbones.load("open_clip:tiny-vit", weights=tmp_path / "clip.pt", image_size=64)
+    assert weights.identity(larger.visual.state_dict()) == backbone.weights_id
+    assert "clip.pt: interpolated to the model's size: positional_embedding (17, 32)" in "".join(
+        backbone.notes
+    )
+
+
 def test_layers_of_the_tower(tmp_path):
     model = trained("tiny-vit", tmp_path / "clip.pt")
     backbone = backbones.load("open_clip:tiny-vit", weights=tmp_path / "clip.pt")

@@ -65,7 +65,8 @@ def load(
     with _quiet(transformers):
         config = _config(transformers, folder, name)
         kind, options = _model_class(transformers, config, name)
-        model = _model(kind, config, options, folder, name, pretrained, seed)
+        notes: list[str] = []
+        model = _model(kind, config, options, folder, name, pretrained, seed, notes)
         facts = {
             "name": _plain_name(name, folder),
             "model": model.eval().requires_grad_(False),
@@ -78,6 +79,7 @@ def load(
         else:
             parts = hf_text.parts(**facts, pretrained=pretrained, stated=transform)
     identity = weight_files.identity(model.state_dict())
+    parts["notes"] = (*notes, *parts.get("notes", ()))
     return Backbone(
         name=facts["name"],
         model=model,
@@ -235,8 +237,12 @@ def _model(
     name: str,
     pretrained: bool,
     seed: int,
+    notes: list[str],
 ) -> torch.nn.Module:
-    """The network with its weights, every one of them from the folder, or all of them random."""
+    """The network with its weights, every one of them from the folder, or all of them random.
+
+    What else the folder's weights hold is told in `notes`.
+    """
     if not pretrained:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -257,6 +263,12 @@ def _model(
         raise BackboneError(
             f"the weights of {name} lack {weight_files.listed('keys', missing)} of"
             f" {kind.__name__}; give the folder of the whole model"
+        )
+    left_out = weight_files.groups(sorted(map(str, told["unexpected_keys"])))
+    if left_out:
+        what = ", ".join(left_out)
+        notes.append(
+            f"{_plain_name(name, folder)}: left out {what}, which are no part of its encoder"
         )
     return _encoder(model, config)
 

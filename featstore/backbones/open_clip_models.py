@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 
@@ -126,11 +127,22 @@ def _fit_file(
     """Load the image tower of a file, alone or in a model of images and texts; returns notes."""
     checkpoint = weight_files.Checkpoint.read(file, key)
     try:
-        network = checkpoint.network(tower.state_dict(), prefix=prefix)
+        network = checkpoint.network(
+            tower.state_dict(), prefix=prefix, conversions=[partial(_resampled, tower)]
+        )
     except BackboneError as error:
         raise BackboneError(f"{file}: {error}") from None
     weight_files.fit(tower, network.state, ())
     return checkpoint.notes(network)
+
+
+def _resampled(tower: torch.nn.Module, state: weight_files.State) -> weight_files.State:
+    """The state with its position embedding brought to the tower's size, as open_clip does."""
+    from open_clip.model import resize_pos_embed
+
+    whole = {f"visual.{key}": tensor for key, tensor in state.items()}
+    resize_pos_embed(whole, SimpleNamespace(visual=tower))
+    return {key.removeprefix("visual."): tensor for key, tensor in whole.items()}
 
 
 def _transform(open_clip, name: str, model: torch.nn.Module) -> Transform:

@@ -215,15 +215,18 @@ def without_features(class_counts: np.ndarray, labels: np.ndarray) -> dict[str, 
         labels: int (n,), of the test rows.
 
     Returns:
-        `chance`, 1/C, and `majority`, the share of test rows of the class that most train rows
-        have, of equally frequent ones the first.
+        `chance`, 1/C of the C classes that train has rows of, and `majority`, the share of test
+        rows of the class that most train rows have, of equally frequent ones the first.
 
     Example:
         >>> without_features(np.array([3, 5]), np.array([0, 1, 1, 1]))
         {'chance': 0.5, 'majority': 0.75}
     """
     commonest = int(np.argmax(class_counts))
-    return {"chance": 1 / len(class_counts), "majority": float((labels == commonest).mean())}
+    return {
+        "chance": 1 / np.count_nonzero(class_counts),
+        "majority": float((labels == commonest).mean()),
+    }
 
 
 def with_columns(table: pd.DataFrame, columns: dict[str, object]) -> pd.DataFrame:

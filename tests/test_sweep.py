@@ -341,5 +341,5 @@ def test_labels_with_gaps_score_as_without():
     one, other = (probe.sweep(*pair, **options).to_pandas() for pair in (near, far))
     assert one["top5"].isna().all()
     assert other["top5"].isna().all()
-    for name in ("accuracy", "nll", "mean_per_class"):
+    for name in ("accuracy", "nll", "mean_per_class", "chance", "majority"):
         np.testing.assert_allclose(other[name], one[name], rtol=1e-6)

@@ -1,11 +1,14 @@
 """Files that are whole or not there: checked by name, written aside, then renamed."""
 
 import os
+import secrets
+import stat
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
-from probe.errors import UsageError
+from probe.errors import FileError, UsageError
 
 
 @contextmanager
@@ -13,7 +16,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     """Give a name aside to write to, and rename it to `path` once the block ends well.
 
     Whatever goes wrong in between, `path` is as it was and nothing is left beside it. The name
-    keeps the suffix, by which some writers choose their format.
+    keeps the suffix, by which some writers choose their format; it is new, so that no link that
+    lies there is written through.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -23,12 +27,36 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     ['a.txt']
     """
     path = Path(path)
-    aside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    stem = path.stem[:80]  # a long name and what is added to it may be too long together
+    aside = path.with_name(f".{stem}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     try:
         yield aside
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a regular file to be read; a pipe, which may never say anything, is not opened.
+
+    Raises:
+        FileError: there is no such file, it is none, or it cannot be read.
+    """
+    path = Path(path)
+    try:
+        number = os.open(
+            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        )
+    except (OSError, ValueError) as error:  # a NUL in a name is a ValueError
+        said = getattr(error, "strerror", None) or str(error)
+        raise FileError(f"{path} cannot be read: {said}; name another file") from None
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise FileError(f"{path} is not a regular file: name one")
+    with os.fdopen(number, "rb") as file:
+        yield file
 
 
 def writable(path: str | Path, suffixes: Sequence[str]) -> Path:

@@ -1,3 +1,5 @@
+import os
+from dataclasses import replace
 from unittest.mock import patch
 
 import numpy as np
@@ -247,12 +249,64 @@ class TestCache:
             held = b"not an archive"
         path.write_bytes(held)
         if damage == "other":
-            moments_cache.save(of(*PROBLEMS["two classes"]().train), path)
+            key = moments_cache.cache_key(settings, blocks)
+            moments_cache.save(of(*PROBLEMS["two classes"]().train), path, key)
         again = cached_moments(blocks, settings)
         assert len(counted) == 2
         assert np.array_equal(again.gram, whole.gram)
         assert np.array_equal(cached_moments(blocks, settings).gram, whole.gram)
         assert len(counted) == 2
+
+    def test_moments_of_another_backend_are_others(self, blocks, counted, tmp_path):
+        for name in ("torch", "numpy"):
+            cached_moments(blocks, Settings(backend=Backend(name), moments_cache=tmp_path))
+        assert len(counted) == len(list(tmp_path.iterdir())) == 2
+
+    @pytest.mark.parametrize("foreign", ["key", "nan", "labels", "shape", "pipe", "folder"])
+    def test_a_foreign_file_under_the_right_name_is_computed_anew(
+        self, blocks, counted, tmp_path, foreign
+    ):
+        settings = Settings(moments_cache=tmp_path)
+        whole = cached_moments(blocks, settings)
+        (path,) = tmp_path.iterdir()
+        key, gram = moments_cache.cache_key(settings, blocks), whole.gram
+        if foreign == "key":
+            moments_cache.save(whole, path, key.replace("torch", "numpy"))
+        elif foreign == "nan":
+            moments_cache.save(replace(whole, gram=gram * np.nan), path, key)
+        elif foreign == "labels":
+            moments_cache.save(
+                replace(whole, counts=whole.counts + np.eye(5, dtype=int)[0]), path, key
+            )
+        elif foreign == "shape":
+            moments_cache.save(replace(whole, gram=gram[:1]), path, key)
+        else:
+            path.unlink()
+            (os.mkfifo if foreign == "pipe" else os.mkdir)(path)
+        assert np.array_equal(cached_moments(blocks, settings).gram, gram)
+        assert len(counted) == 2
+
+    def test_no_flip_of_a_file_is_believed_or_raises(self, blocks, counted, tmp_path):
+        """Flips of the archive's structure once raised what NumPy's callers did not expect."""
+        settings = Settings(moments_cache=tmp_path)
+        whole = cached_moments(blocks, settings)
+        (path,) = tmp_path.iterdir()
+        held, key = path.read_bytes(), moments_cache.cache_key(settings, blocks)
+        random = np.random.default_rng(0)
+        structure = [i for i in range(len(held)) if held[i : i + 2] in (b"PK", b"\x93N")]
+        places = [min(int(random.choice(structure) + random.integers(80)), len(held) - 1)
+                  for _ in range(1000)]  # fmt: skip
+        for place in [*places, *random.integers(len(held), size=200)]:
+            flipped = bytearray(held)
+            flipped[place] ^= 1 << int(random.integers(8))
+            path.write_bytes(flipped)
+            found = moments_cache.load(path, key)
+            if found is not None:
+                for name in moments_cache.ARRAYS:
+                    assert np.array_equal(getattr(found, name), getattr(whole, name))
+        for length in random.integers(len(held), size=100):
+            path.write_bytes(held[:length])
+            assert moments_cache.load(path, key) is None
 
     def test_a_folder_that_cannot_be_made_is_done_without(self, blocks, tmp_path):
         (tmp_path / "file").write_text("")

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from functools import cache
 
 from probe.arrays import Backend, to_host
-from probe.penalties import Penalties
+from probe.penalties import LOO, Penalties
 from probe.progress import Progress
+from probe.selection import part_count
 
 PHASES = ("reading", "choosing", "solving", "scoring")
 """What a group of chains goes through, in this order."""
@@ -75,7 +76,7 @@ def seconds(
         left_out = sum(k * (k + 2.0 * shape.outputs) for k in longest)
         per_try = (
             shape.train * left_out + factors if not trials.parts else
-            trials.parts * (factors + 0.1 * shape.train * rows)
+            trials.parts * factors + 0.1 * trials.parts * shape.train * rows
         )  # fmt: skip
         operations = {"solving": trials.given * factors, "choosing": trials.rungs * per_try}
         overhead = 0.0
@@ -99,12 +100,13 @@ def seconds(
     return found
 
 
-def trials_of(penalties: Penalties, train_rows: int) -> Trials:
-    """Return how the penalties of a fit come about."""
+def trials_of(penalties: Penalties, train_rows: int, batch: int) -> Trials:
+    """Return how the penalties of a fit come about, where so many of them are tried at once."""
     if not penalties.chosen:
         return Trials(given=len(penalties.values))
-    parts = 0 if penalties.choice == "loo" else 1
-    return Trials(min(RUNGS, len(penalties.values)), parts)
+    parts = 0 if penalties.choice == LOO else part_count(penalties.held_out, train_rows)
+    tried = -(-RUNGS // batch) * batch
+    return Trials(min(tried, len(penalties.values)), parts)
 
 
 class Outlook:

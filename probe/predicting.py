@@ -65,6 +65,8 @@ def predict(
         _fill(by_probe, blocks, {n: saved.probe(n) for n in together}, progress)
     hits = (by_probe == labels[:, None]).mean(0) if comparable else np.full(len(numbers), np.nan)
     table = saved.table.assign(n_test=blocks.n_rows, accuracy=hits[saved.tensors])
+    # of the rows that the probes were tested on, and not of these
+    table = table.drop(columns="majority", errors="ignore")
     names = tuple(getattr(blocks, "classes", ()) if classes is None else classes)
     predicted = tuple(saved.classes or (names if comparable else ()))
     return Predictions(table, labels, by_probe, saved.tensors, predicted, names)

@@ -43,6 +43,16 @@ class Predictions:
         """The classes predicted by the probe of each row of the table, (N, rows of the table)."""
         return self.by_probe[:, self.probes]
 
+    @property
+    def correct(self) -> np.ndarray | None:
+        """Whether each probe of the table has each row right, bool (rows of the table, N).
+
+        None where the rows are of other classes than the probes.
+        """
+        if self.table["accuracy"].isna().all():
+            return None
+        return np.ascontiguousarray((self.classes == self.labels[:, None]).T)
+
     def save(self, path: str | Path) -> None:
         """Write to a .csv, .parquet or .npz file, whole or not at all.
 

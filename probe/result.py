@@ -149,11 +149,11 @@ class ProbeResult:
             self.fitted.score(blocks, predicted)
         hits = (predicted.by_probe == blocks.labels()[:, None]).mean(0)
         hits[predicted.not_finite] = np.nan
-        table = self.table.assign(
-            n_test=blocks.n_rows,
-            accuracy=hits[self.probes],
-            status=self._status_after(predicted.not_finite),
-        )
+        columns = {"n_test": blocks.n_rows}
+        columns |= without_features(self.fitted.class_counts, blocks.labels())
+        columns |= {"accuracy": hits[self.probes]}
+        columns |= {"status": self._status_after(predicted.not_finite)}
+        table = self.table.assign(**columns)
         names = tuple(getattr(blocks, "classes", ()))
         return Predictions(table, blocks.labels(), predicted.by_probe, self.probes, names, names)
 

@@ -226,13 +226,22 @@ class _LeftOut:
         return _by_rung(fitted.axes, numbers, len(going), losses.means(), losses.scores(), failed)
 
 
+def part_count(share: float, rows: int) -> int:
+    """Return how many held-out parts of so many train rows penalties are tried on.
+
+    >>> part_count(0.1, 1347), part_count(0.1, 50_000)
+    (5, 1)
+    """
+    return int(np.clip(np.ceil(ENOUGH / (share * rows)), 1, min(MOST, int(1 / share))))
+
+
 class _HeldOut:
     """Losses of the rows of held-out parts, each under the fit of the others."""
 
     def __init__(self, entry, train, chains, penalties, settings, options):
         self._entry, self._options, self._values = entry, options, penalties.values
         share, rows = penalties.held_out, train.n_rows // train.n_views
-        count = int(np.clip(np.ceil(ENOUGH / (share * rows)), 1, min(MOST, int(1 / share))))
+        count = part_count(share, rows)
         self._parts = train.parts(share, penalties.seed, count)
         _tell_of_single_rows(train)
         spared = [

@@ -141,7 +141,7 @@ def _outlook(
     """Return how long each group will take, by how fast this machine multiplies."""
     outputs = train.n_classes or targets_of(train)
     shape = Shape(train.n_rows, test.n_rows, outputs, train.n_features)
-    trials = trials_of(described(solver, arguments)[0], train.n_rows)
+    trials = trials_of(described(solver, arguments)[0], train.n_rows, SOLVERS[solver].batch)
     rate, epochs = products(where), arguments.get("epochs", EPOCHS)
     phases = [
         seconds(solver, [chain.sizes for chain in group], shape, trials, rate, epochs)

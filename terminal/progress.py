@@ -1,5 +1,6 @@
 """Done, rate and time left, on stderr."""
 
+import os
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -240,6 +241,12 @@ def tested_on(store, name: str | None) -> str:
     if name is None and split != "test":
         notice(f"tested on {split}: {store.path} has no split test")
     return split
+
+
+def first_notice(text: str) -> None:
+    """Say something before the libraries are imported, which takes seconds; of ranks the first."""
+    if os.environ.get("RANK", "0") == "0":
+        notice(text)
 
 
 def notice(text: str) -> None:

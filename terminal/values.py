@@ -1,5 +1,6 @@
 """Values of options, checked for form before any work; what they may be is for the library."""
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -65,6 +66,9 @@ class Seeds(NumberList):
         return tuple(range(1, numbers[0] + 1))
 
 
+PICTURES = (".png", ".svg", ".pdf")
+
+
 class OutFile(click.ParamType):
     """A file to write, refused before any work where its folder or suffix will not do."""
 
@@ -78,6 +82,8 @@ class OutFile(click.ParamType):
         path = Path(value)
         if path.suffix.lower() not in self.suffixes:
             self.fail(f"{str(path)!r} must end in {' or '.join(self.suffixes)}", param, ctx)
+        if path.suffix.lower() in PICTURES and importlib.util.find_spec("matplotlib") is None:
+            self.fail(f"{str(path)!r} needs matplotlib: pip install matplotlib", param, ctx)
         if path.is_dir():
             self.fail(f"{str(path)!r} is a folder", param, ctx)
         if not path.parent.is_dir():
@@ -88,7 +94,7 @@ class OutFile(click.ParamType):
 
 
 TABLE = OutFile(".csv", ".json", ".parquet")
-PICTURE = OutFile(".png", ".svg", ".pdf")
+PICTURE = OutFile(*PICTURES)
 TABLE_OR_PICTURE = OutFile(*TABLE.suffixes, *PICTURE.suffixes)
 
 

@@ -190,3 +190,22 @@ def test_results_without_the_file_are_resumed_over_seeds_alone(tmp_path):
     pd.testing.assert_frame_equal(resumed.table, table)
     save_table(table.assign(status="not run"), out)
     assert sweep(out, l2=0.2).correct is not None
+
+
+def test_predictions_on_other_rows_say_what_no_feature_reaches_there():
+    result = sweep(l2=0.1)
+    x, y = PROBLEM.test
+    some = np.flatnonzero(y == y[0])[:5].tolist() + np.flatnonzero(y != y[0])[:2].tolist()
+    found = result.predict((x[some], y[some]))
+    commonest = int(np.argmax(np.bincount(PROBLEM.train[1])))
+    assert set(found.table["majority"]) == {(y[some] == commonest).mean()}
+    assert set(found.table["chance"]) == {1 / 3}
+    assert np.array_equal(found.correct.mean(1), found.table["accuracy"].to_numpy())
+
+
+def test_what_no_feature_reaches_stands_in_the_table():
+    table = sweep(l2=0.1).table
+    commonest = int(np.argmax(np.bincount(PROBLEM.train[1])))
+    assert set(table["chance"]) == {1 / 3}
+    assert set(table["majority"]) == {(PROBLEM.test[1] == commonest).mean()}
+    assert "chance" not in sweep(l2=0.1, metrics=["nll"]).table

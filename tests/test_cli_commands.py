@@ -14,6 +14,7 @@ from conftest import N_CLASSES, N_TEST, N_TRAIN, clusters, fill, spec_of_cluster
 import featstore
 import probe
 from cli import main
+from probe.by_row import rows_path
 
 FRACTIONS = ["--fractions", "0.05,0.5", "--seeds", "3"]
 COLUMNS = [
@@ -65,13 +66,19 @@ def test_python_m_cli_is_featstore():
 def test_probe_prints_what_the_library_finds(any_store):
     text = run("probe", any_store.path, *FRACTIONS).stdout
     taps = any_store.tap("train", "penultimate"), any_store.tap("test", "penultimate")
-    table = probe.sweep(*taps, fractions=(0.05, 0.5), seeds=(1, 2, 3)).to_pandas()
-    for row in probe.summary(table).itertuples():
+    result = probe.sweep(*taps, fractions=(0.05, 0.5), seeds=(1, 2, 3))
+    table, correct = result.to_pandas(), result.correct
+    for row in probe.summary(table, correct).itertuples():
         line = next(line for line in text.splitlines() if f" {row.k} " in line)
-        assert f"{row.accuracy:.3f} ± {row.accuracy_std:.3f}" in line
-        assert f"{100 * row.ratio:.1f} ± {100 * row.ratio_std:.1f} %" in line
-        assert line.split()[-1] == "3"
-    assert "5 % of the features keep" in text
+        ends = f"[{row.accuracy_low:.3f}, {row.accuracy_high:.3f}]"
+        assert f"{row.accuracy:.3f} {ends}" in line
+        ends = f" [{100 * row.ratio_low:.1f}, {100 * row.ratio_high:.1f}]" if row.k < 64 else ""
+        assert f"{100 * row.ratio:.1f} %{ends}" in line
+        assert line.split()[-1] == ("3" if row.k < 64 else "1")  # the full layer is one probe
+    assert "[low, high]: 95 % intervals over seeds and test rows" in text
+    assert f"without features: chance 0.250, commonest class 0.250 of {N_TEST} test rows" in text
+    assert " ".join(probe.sentence(table, correct=correct).split()) in " ".join(text.split())
+    assert f"(3 seeds, {N_TEST} test rows; 95 % interval)" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(
@@ -157,6 +164,84 @@ def test_resume_solves_only_what_the_file_does_not_have(tiny_store, tmp_path):
     assert out.read_bytes() == whole
 
 
+def test_what_is_read_is_said_before_anything_that_takes_time_is_imported(tiny_store):
+    script = (
+        "import builtins, sys, click\n"
+        "from cli import main\n"
+        "echo = click.echo\n"
+        "def told(text=None, **to):\n"
+        "    heavy = [name for name in ('torch', 'pandas', 'zarr') if name in sys.modules]\n"
+        "    echo(f'{text} {heavy}', **to)\n"
+        "click.echo = told\n"
+        f"main(['probe', {str(tiny_store.path)!r}, '--fractions', '0.5', '--seeds', '1'])\n"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=120
+    )
+    lines = ran.stderr.splitlines()
+    assert lines[0] == f"reading {tiny_store.path} []"
+    assert lines[1].startswith("2 probes to solve, about ")
+
+
+@pytest.fixture
+def numbers_store(tmp_path):
+    """A store whose labels are numbers."""
+    for split, n in (("train", 60), ("test", 30)):
+        x = np.random.default_rng(n).normal(size=(n, 6)).astype(np.float32)
+        np.save(tmp_path / f"{split}X.npy", x)
+        np.save(tmp_path / f"{split}y.npy", x[:, 0] + 0.1 * x[:, 1])
+    flags = ["--train-features", "--train-labels", "--test-features", "--test-labels"]
+    files = [tmp_path / f"{name}.npy" for name in ("trainX", "trainy", "testX", "testy")]
+    given = [part for pair in zip(flags, files, strict=True) for part in pair]
+    run("import", *given, "--targets", "age", "--out", tmp_path / "n.zarr")
+    return tmp_path / "n.zarr"
+
+
+@pytest.mark.parametrize("option", ["--per-class", "--save-predictions"])
+def test_what_is_for_classes_alone_is_refused_before_the_solve(
+    numbers_store, tmp_path, monkeypatch, option
+):
+    import probe.sweeps
+
+    monkeypatch.setattr(probe.sweeps, "fit", pytest.fail)
+    ran = run("probe", numbers_store, "--fractions", "0.5", "--seeds", "1", "--solver", "ridge",
+              option, tmp_path / "p.csv", status=2)  # fmt: skip
+    assert f"are numbers, and {option} is for classes alone: leave it out" in ran.stderr
+
+
+def test_numbers_are_told_by_r2_whatever_the_metrics(numbers_store):
+    ran = run("probe", numbers_store, "--fractions", "0.5", "--seeds", "2", "--solver", "ridge",
+              "--metrics", "mse")  # fmt: skip
+    said = " ".join(ran.stdout.split())
+    assert "of the full layer's R²" in said
+    assert "(2 seeds, 30 test rows; 95 % interval)" in said
+
+
+def test_other_metrics_come_beside_the_accuracy_that_the_table_is_of(tiny_store, tmp_path):
+    out = tmp_path / "r.csv"
+    ran = run("probe", tiny_store.path, *FRACTIONS, "--metrics", "nll", "--out", out)
+    assert "5 % of the features keep" in ran.stdout
+    assert pd.read_csv(out)[["accuracy", "nll"]].notna().all().all()
+
+
+def test_a_picture_without_matplotlib_is_refused_before_anything_is_read(monkeypatch, tmp_path):
+    from terminal import values
+
+    monkeypatch.setattr(values.importlib.util, "find_spec", lambda name: None)
+    ran = run("probe", "nowhere.zarr", *FRACTIONS, "--plot", tmp_path / "a.png", status=2)
+    assert "needs matplotlib: pip install matplotlib" in ran.stderr
+
+
+def test_what_lies_beside_the_results_gives_redundancy_its_test_rows(tiny_store, tmp_path):
+    out = tmp_path / "r.csv"
+    run("probe", tiny_store.path, *FRACTIONS, "--solver", "ridge", "--out", out)
+    ran = run("redundancy", out, "--delta", "0.95")
+    assert "interval over seeds and test rows" in " ".join(ran.stdout.split())
+    rows_path(out).unlink()
+    ran = run("redundancy", out, "--delta", "0.95")
+    assert "interval over seeds 0" in " ".join(ran.stdout.split())
+
+
 def test_probe_draws(tiny_store, tmp_path):
     plot = tmp_path / "a.svg"
     run("probe", tiny_store.path, *FRACTIONS, "--plot", plot)
@@ -168,7 +253,9 @@ def test_probe_takes_the_newest_complete_store_and_says_so(store_root):
     fill(featstore.create(store_root / "new.zarr", spec_of_clusters()))
     featstore.create(store_root / "begun.zarr", spec_of_clusters())
     ran = run("probe", *FRACTIONS)
-    assert ran.stderr.splitlines()[0].endswith(str(store_root / "new.zarr"))
+    lines = ran.stderr.splitlines()
+    assert lines[0] == "reading the newest complete store"
+    assert lines[1].endswith(str(store_root / "new.zarr"))
 
 
 def test_quiet_leaves_the_table_alone(tiny_store):

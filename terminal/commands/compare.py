@@ -7,7 +7,7 @@ from rich.table import Table
 
 from terminal import tables
 from terminal.failures import Command
-from terminal.progress import Progress, notice
+from terminal.progress import Progress, first_notice, notice
 from terminal.values import DEVICE, PICTURE, STORE, TABLE, Names, NumberList, Penalties, Seeds
 
 
@@ -55,6 +55,7 @@ def compare(
       featstore compare mine.zarr --tap all --fractions 0.1 --solver ridge
       featstore compare results.csv vit.zarr#last --fractions 0.1 --delta 0.8
     """
+    first_notice(f"reading {', '.join(map(str, places))}")
     from probe.answers import of_comparison
     from probe.tables import save_table
     from studies.comparing import compare

@@ -45,7 +45,7 @@ def predict(store, weights, split, memory, out) -> None:
         )  # fmt: skip
     if out:
         predicted.save(out)
-    tables.show(*tables.of_sweep(predicted.table))
+    tables.show(*tables.of_sweep(predicted.table, predicted.correct))
     if predicted.table["accuracy"].isna().all():
         notice("no accuracy: the classes of this store are not those of the probes")
     if out:

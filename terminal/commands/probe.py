@@ -6,7 +6,7 @@ import click
 
 from terminal import tables
 from terminal.failures import Command
-from terminal.progress import Progress, notice, tested_on
+from terminal.progress import Progress, first_notice, notice, tested_on
 from terminal.solver_options import solver_option, solver_options
 from terminal.values import DEVICE, STORE, Names, NumberList, OutFile, Penalties, Seeds
 
@@ -99,7 +99,8 @@ def probe(
 ) -> None:
     """Solve a linear probe for every (fraction, seed) at once.
 
-    Prints mean and spread of the test accuracy over the seeds, and its share of the full layer's.
+    Prints the test accuracy and its share of the full layer's, with intervals over seeds and test
+    rows, and says before it starts how long it will take.
 
     STORE is a path; without it, the newest complete store under the store root is taken,
     one that was made in this folder before all others.
@@ -117,14 +118,15 @@ def probe(
         --mode random,variance
       torchrun --nproc-per-node 8 -m featstore probe --fractions 0.1 --seeds 5
     """
-    import featstore
-    from probe.ranks import joined, rank
-
     if options["resume"] and (save_weights or save_predictions or per_class):
         raise click.UsageError(
             "--resume reads finished probes from the results file, which holds neither weights "
             "nor predictions: leave it out to solve every probe"
         )
+    first_notice(f"reading {store or 'the newest complete store'}")
+    import featstore
+    from probe.ranks import joined, rank
+
     with joined():
         if rank() > 0:
             click.get_current_context().meta["quiet"] = True
@@ -136,6 +138,12 @@ def probe(
         else:
             chosen = featstore.open(store)
         tested = tested_on(chosen, test_split)
+        if chosen.spec.targets and (save_predictions or per_class):
+            raise click.UsageError(
+                f"the labels of {chosen.path} are numbers, and "
+                f"{'--per-class' if per_class else '--save-predictions'} is for classes alone: "
+                "leave it out; --save-weights keeps the probes"
+            )
         result = run_probe(
             chosen, out, plot, split=tested, heading=heading, **options, **solver_options()
         )
@@ -177,6 +185,10 @@ def run_probe(store, out, plot, *, tap=None, split="test", heading="", **options
     from probe.summaries import warnings
 
     tap = tap or store.spec.taps[0].name
+    if options.get("metrics"):
+        # the table and the sentence are of this one
+        main = "r2" if store.spec.targets else "accuracy"
+        options["metrics"] = tuple(dict.fromkeys((main, *options["metrics"])))
     with Progress() as progress:
         result = sweep(
             store.tap("train", tap), store.tap(split, tap), store=str(store.path), tap=tap,

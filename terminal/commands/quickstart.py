@@ -7,6 +7,7 @@ import click
 from terminal.commands.extract import run_extract
 from terminal.commands.probe import run_probe
 from terminal.failures import Command
+from terminal.progress import first_notice
 
 QUICKSTART_FOLDER = Path("featstore-quickstart")
 
@@ -23,6 +24,7 @@ def quickstart() -> None:
     Example:
       featstore quickstart
     """
+    first_notice("extracting 1,797 digits under EfficientNet-Lite0")
     from featstore.quickstart import extraction
 
     store = run_extract(**extraction())

@@ -43,6 +43,20 @@ OVER = {
 """Which shares of the variance an interval holds, by whether seeds and test rows are known."""
 
 
+def over_of(rows: pd.DataFrame) -> str:
+    """Say what the intervals of `curve_table` are over; empty where there is none.
+
+    >>> over_of(pd.DataFrame({"fraction": [0.1, 1.0], "over": ["seeds and test rows", "test rows"]}))
+    'seeds and test rows'
+    >>> over_of(pd.DataFrame({"fraction": [0.1, 0.1], "over": ["seeds and test rows", "seeds"]}))
+    'seeds and test rows, or seeds alone'
+    """
+    parts = rows[rows["fraction"] < 1]
+    known = set((parts if len(parts) else rows)["over"].dropna())
+    found = [each for each in OVER.values() if each and each in known]
+    return ", or ".join(each if each == OVER[True, True] else f"{each} alone" for each in found)
+
+
 @dataclass(frozen=True)
 class Variance:
     """Variance of means over seeds and test rows, in its two shares.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from probe.curve import OVER, Evidence, curve_table
+from probe.curve import Evidence, curve_table, over_of
 from probe.curve_names import curves_of, shared_and_own
 from probe.summaries import CURVE, NAMES, percent, score_of
 
@@ -126,10 +126,9 @@ def between(value: float, low: float, high: float, digits: int, unit: str = "") 
 
 def _notes(table: pd.DataFrame, rows: pd.DataFrame, level: float) -> Iterator[str]:
     """Yield what is to be known of the numbers: what intervals are over, what needs no feature."""
-    over = [each for each in OVER.values() if each and (rows["over"] == each).any()]
+    over = over_of(rows)
     if over:
-        alone = "" if over[0] == OVER[True, True] else " alone"
-        yield f"[low, high]: {percent(level)} intervals over {over[0]}{alone}"
+        yield f"[low, high]: {percent(level)} intervals over {over}"
     yield from without_features(table)
 
 

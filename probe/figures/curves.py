@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from probe.curve import OVER
+from probe.curve import over_of
 from probe.curve_names import CURVE, NOT_RUN
 from probe.figures.style import look
 from probe.summaries import percent
@@ -54,11 +54,10 @@ def with_interval(rows: pd.DataFrame, value: str, unit: float) -> Curve:
 
 def bands_of(rows: pd.DataFrame, level: float) -> str:
     """Say what the bands of curves are, as `probe.curve.curve_table` gives them."""
-    over = [each for each in OVER.values() if each and (rows["over"] == each).any()]
+    over = over_of(rows)
     if not over:
         return "one seed: no intervals"
-    alone = "" if over[0] == OVER[True, True] else " alone"
-    return f"bands: {percent(level)} intervals over {over[0]}{alone}"
+    return f"bands: {percent(level)} intervals over {over}".replace(", or ", ",\nor ")
 
 
 def along_fraction(rows: pd.DataFrame, value: str, unit: float) -> Curve:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from probe.curve import OVER, Evidence
+from probe.curve import Evidence
+from probe.curve import over_of as over_of_rows
 from probe.curve_names import shared_and_own
 from probe.summaries import CURVE, Answer, answers, as_curves, summary, with_ratio
 
@@ -135,11 +136,7 @@ def _labels(curves: Sequence[pd.DataFrame]) -> list[str]:
 
 def over_of(curves: Sequence[Curve]) -> str:
     """Say what the intervals of curves are over, as "seeds and test rows"; empty for none."""
-    known = {each for curve in curves for each in curve.points["over"].dropna()}
-    found = [each for each in OVER.values() if each and each in known]
-    if not found:
-        return ""
-    return found[0] if found[0] == OVER[True, True] else f"{found[0]} alone"
+    return over_of_rows(pd.concat([curve.points for curve in curves]))
 
 
 def title_of(curves: Sequence[Curve]) -> str:

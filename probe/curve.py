@@ -46,9 +46,10 @@ OVER = {
 def over_of(rows: pd.DataFrame) -> str:
     """Say what the intervals of `curve_table` are over; empty where there is none.
 
-    >>> over_of(pd.DataFrame({"fraction": [0.1, 1.0], "over": ["seeds and test rows", "test rows"]}))
+    >>> both = OVER[True, True]
+    >>> over_of(pd.DataFrame({"fraction": [0.1, 1.0], "over": [both, "test rows"]}))
     'seeds and test rows'
-    >>> over_of(pd.DataFrame({"fraction": [0.1, 0.1], "over": ["seeds and test rows", "seeds"]}))
+    >>> over_of(pd.DataFrame({"fraction": [0.1, 0.1], "over": [both, "seeds"]}))
     'seeds and test rows, or seeds alone'
     """
     parts = rows[rows["fraction"] < 1]

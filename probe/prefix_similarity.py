@@ -20,12 +20,16 @@ from probe.similarity import cka_to_full, pairwise_hsic
 class PrefixSimilarity:
     """Biased linear CKA of every prefix of a chain with the whole layer, on the test rows.
 
-    Features are centred and, as published, at their own scale; directions are taken of those. With
-    T their covariance on the test rows and R_k the first k directions of a chain,
+    Features are centred and, as published, at their own scale. Directions are of features as the
+    probes see them, x = (features - mean) / scale with the mean and scale of train rows (1 where
+    they are not scaled), and so is the whole layer that they are compared with. With T the
+    covariance of those on the test rows and R_k the first k directions of a chain, what a probe
+    sees is z = R_k'x, and
 
         CKA = ||T R_k||^2 / (||R_k'T R_k|| ||T||)        (Frobenius norms),
 
-    whose parts are running sums along the chain: all prefixes for R'TR, and no pass over rows.
+    whose parts are running sums along the chain: all prefixes for R'TR, and no pass over rows. It
+    is 1 for a whole orthonormal basis, whatever the scales.
 
     Attributes:
         test: moments of the test rows.
@@ -57,7 +61,8 @@ class PrefixSimilarity:
         squares = within * within
         steps = 2 * xp.sum(xp.tril(squares, k=-1), axis=1, dtype=xp.float64)
         steps += xp.astype(xp.linalg.diagonal(squares), xp.float64)
-        squared = np.cumsum(to_host(steps)) * self._hsic.sum()
+        whole = float(xp.sum(self._covariance * self._covariance, dtype=xp.float64))
+        squared = np.cumsum(to_host(steps)) * whole
         with np.errstate(invalid="ignore", divide="ignore"):
             return np.where(squared > 0, with_full / np.sqrt(squared), np.nan)[places]
 
@@ -74,7 +79,14 @@ class PrefixSimilarity:
 
     @cached_property
     def _covariance(self) -> Array:
-        covariance = self.test.covariance(standardize=False) / self._unit
+        """T / max T_jj, (D, D), of test rows as train's mean and scale show them to a probe."""
+        covariance, inverse = self.test.covariance(standardize=False), 1 / self.frame.scale
+        if self.frame.centred:
+            # a feature that never changes in train is seen by no probe
+            inverse = np.where(self.frame.moments().variance == 0, 0.0, inverse)
+        covariance *= inverse
+        covariance *= inverse[:, None]
+        covariance /= float(np.diagonal(covariance).max()) or 1.0  # see `_unit`
         return self.backend.put(covariance, self.test.precision)
 
     @property

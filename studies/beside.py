@@ -5,7 +5,8 @@ error of a difference takes what is known of both sides, and the column `spread`
 
     error = sqrt(s_ours^2 / n_ours + s_theirs^2 / n_theirs)
 
-Both sides scored the same test images, so that these do not enter.
+Both sides scored the same test images, so that these do not enter. Deviations are of samples, with
+divisor n - 1; published ones with divisor n are made so.
 """
 
 import math
@@ -61,12 +62,35 @@ def accuracies(facts: Facts, published: Mapping[str, Any]) -> pd.DataFrame:
             drawn = fraction < 1 or row["accuracy_std"] > 0
             std = 100 * row["accuracy_std"] if drawn else float("nan")
             ours, seeds = 100 * row["accuracy"], int(row["probes"])
+            their_seeds = seeds_behind(published, model, data, fraction)
             spread = float(their_std.get(f"{fraction:g}", "nan"))
+            if published.get("seed_std_divisor") == "n" and their_seeds > 1:
+                spread *= math.sqrt(their_seeds / (their_seeds - 1))
             facts_of = {"store": name, "probe": row["probe"], "fraction": fraction, "k": row["k"]}
             facts_of |= {"ours": ours, "std": std, "seeds": seeds}
             facts_of |= {"published": theirs, "published_std": spread}
-            rows.append(facts_of | _gap(ours, std, seeds, theirs, spread, published["seeds"]))
+            facts_of |= {"published_seeds": their_seeds}
+            rows.append(facts_of | _gap(ours, std, seeds, theirs, spread, their_seeds))
     return pd.DataFrame(rows)
+
+
+def seeds_behind(published: Mapping[str, Any], model: str, data: str, fraction: float) -> int:
+    """Return the number of seeds that a published mean is over.
+
+    `published["seeds"]` is a number, or a table by model, data set and fraction in this order, of
+    which any may end in a number; "else" stands for all that are not named.
+
+    >>> known = {"seeds": {"vit": {"cifar10": {"0.9": 8, "1": 1, "else": 9}, "else": 10}}}
+    >>> seeds_behind(known, "vit", "cifar10", 0.9), seeds_behind(known, "vit", "cifar10", 0.5)
+    (8, 9)
+    >>> seeds_behind(known, "vit", "pets", 0.5), seeds_behind({"seeds": 5}, "vit", "pets", 0.5)
+    (10, 5)
+    """
+    found = published["seeds"]
+    for key in (model, data, f"{fraction:g}"):
+        if isinstance(found, Mapping):
+            found = found[key] if key in found else found["else"]
+    return int(found)
 
 
 def of_accuracies(published: Mapping[str, Any]) -> Iterator[tuple[str, str, float, float]]:
@@ -120,7 +144,7 @@ def similarities(facts: Facts, published: Mapping[str, Any]) -> pd.DataFrame:
                     seeds = chosen["seed"].nunique() + (kind == "pairs")
                     ours, std = chosen["cka"].mean(), chosen["cka"].std()
                     facts_of = {"store": name, "what": kind, key: place, "ours": ours, "std": std}
-                    gap = _gap(ours, std, seeds, value, float("nan"), published["seeds"])
+                    gap = _gap(ours, std, seeds, value, float("nan"), 1)
                     rows.append(facts_of | {"seeds": seeds, "published": value} | gap)
     return pd.DataFrame(rows)
 

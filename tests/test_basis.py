@@ -151,7 +151,7 @@ def test_principal_directions_are_those_of_scikit_learn():
         assert (vectors[np.abs(vectors).argmax(0), np.arange(16)] > 0).all()
 
 
-def test_the_papers_pca_is_of_raw_uncentred_features():
+def test_uncentred_directions_are_those_about_zero():
     problem = correlated()
     vectors = found(problem, Basis("pca-uncentred"), 16, standardize=False)
     right = np.linalg.svd(problem.x, full_matrices=False)[2]
@@ -266,16 +266,22 @@ def test_numbers_are_predicted_from_directions():
         assert table["r2"][row] == pytest.approx(exact, abs=1e-6)
 
 
-def test_sgd_sees_raw_features_projected():
+@pytest.mark.parametrize("mode", ["pca", "pca-uncentred"])
+def test_sgd_sees_raw_features_projected(mode):
+    """The paper's PCA: directions of centred features, of which raw ones are shown."""
     problem = correlated(dtype=np.float32)
-    problem = changed(problem, lambda x: x / 10)
-    vectors = found(problem, Basis("pca-uncentred"), 16, standardize=False).astype(np.float32)
-    z, z_test = problem.x @ vectors, problem.x_test @ vectors
+    problem = changed(problem, lambda x: x / 10 + 1)
+    centre = torch.from_numpy(problem.x - (problem.x.mean(0) if mode == "pca" else 0))
+    vectors = torch.linalg.svd(centre, full_matrices=False)[2].T.numpy()
+    signs = np.sign(vectors[np.abs(vectors).argmax(0), np.arange(16)])
+    z, z_test = problem.x @ (vectors * signs), problem.x_test @ (vectors * signs)
     options = {"fractions": [0.25, 0.5], "solver": "sgd", "epochs": 3, "device": "cpu"}
-    ours = probe.sweep(problem.train, problem.test, mode="pca-uncentred", **options).table
+    ours = probe.sweep(problem.train, problem.test, mode=mode, **options).table
     alone = probe.sweep((z, problem.y), (z_test, problem.y_test), mode="first", **options).table
     assert ours["accuracy"][:2].tolist() == pytest.approx(alone["accuracy"][:2].tolist(), abs=0.02)
-    assert ours["train_loss"][:2].tolist() == pytest.approx(alone["train_loss"][:2].tolist())
+    assert ours["train_loss"][:2].tolist() == pytest.approx(
+        alone["train_loss"][:2].tolist(), rel=1e-4
+    )
 
 
 @pytest.mark.parametrize("solver", ["ridge", "logistic", "sgd"])
@@ -411,15 +417,17 @@ def test_the_column_cka_is_that_of_the_kernels(standardize, tmp_path):
     }  # fmt: skip
     result = probe.sweep(problem.train, problem.test, **arguments)
     table, x = result.table, problem.x_test
+    seen = scaled(problem, standardize)[1]
     for row in range(len(table)):
         mode, k, seed = table["mode"][row], table["k"][row], table["seed"][row]
-        z = x[:, result.weights(row).features]
+        z, whole = x[:, result.weights(row).features], x
         if mode in PROJECTED and k < 16:
             kind = "pca" if mode == "pca-least" else mode
             vectors = found(problem, Basis(kind, seed if seed is not pd.NA else None), 16,
                             standardize)  # fmt: skip
-            z = x @ vectors[:, order_of(mode, 16)[:k]]
-        assert table["cka"][row] == pytest.approx(kernel_cka(z, x), abs=1e-9)
+            # of what the probe sees, and of the layer in the same form
+            z, whole = seen @ vectors[:, order_of(mode, 16)[:k]], seen
+        assert table["cka"][row] == pytest.approx(kernel_cka(z, whole), abs=1e-9)
     assert list(table.columns[-4:]) == ["accuracy", "cka", "status", "options"]
     again = probe.sweep(problem.train, problem.test, resume=True, **arguments)
     assert np.array_equal(again.table["cka"], table["cka"])
@@ -427,6 +435,25 @@ def test_the_column_cka_is_that_of_the_kernels(standardize, tmp_path):
         probe.sweep(
             problem.train, problem.test, resume=True, **{**arguments, "cka": False, "seeds": [3, 4]}
         )
+
+
+@pytest.mark.parametrize("mode", ["pca", "random-projection-orthogonal"])
+def test_a_whole_orthonormal_basis_sees_the_whole_layer(mode):
+    problem = correlated()
+    x, x_test = (rows * np.logspace(-3, 3, 16) for rows in (problem.x, problem.x_test))
+    table = probe.sweep(
+        (x, problem.y), (x_test, problem.y_test), every_k=True, mode=mode, solver="ridge", l2=0.1,
+        cka=True, device="cpu",
+    ).table  # fmt: skip
+    rising = table["cka"].to_numpy()
+    assert rising[-2] > 0.98  # 15 of 16 directions
+    assert rising[-1] == pytest.approx(1)
+    # no scale of a feature decides about it, as none does about the probes
+    plain = probe.sweep(
+        problem.train, problem.test, every_k=True, mode=mode, solver="ridge", l2=0.1, cka=True,
+        device="cpu",
+    ).table  # fmt: skip
+    assert rising == pytest.approx(plain["cka"].to_numpy(), abs=1e-6)
 
 
 def test_cka_of_single_precision_and_of_a_raw_solver():

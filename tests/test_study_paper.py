@@ -112,13 +112,14 @@ def test_a_difference_is_in_standard_errors_of_both_sides(tmp_path):
     at = found.set_index("fraction")
     assert at["published"].to_dict() == {0.1: 77.9, 0.2: 83.2, 1.0: 89.14}
     assert at["spread"].to_dict() == {0.1: "ours", 0.2: "both", 1.0: "none"}
-    error = math.sqrt(0.6**2 / 5 + 0.72**2 / 5)
+    # the published deviation has divisor n
+    error = math.sqrt(0.6**2 / 5 + 0.72**2 * 5 / 4 / 5)
     assert at.loc[0.2, "errors"] == pytest.approx((84.0 - 83.2) / error)
     assert at.loc[0.1, "errors"] == pytest.approx((80.0 - 77.9) / (1.0 / 2))
     assert np.isnan(at.loc[1.0, "errors"])
     assert at.loc[1.0, "difference"] == pytest.approx(0.86)
     sheet = beside.sheet(Facts(tmp_path, []), PUBLISHED, "beside")
-    assert "| 20 %, k = 409 | 84.0 ± 0.6 | 83.2 ± 0.7 | +0.8 | +1.9 | both |" in sheet
+    assert "| 20 %, k = 409 | 84.0 ± 0.6 | 83.2 ± 0.8 | +0.8 | +1.8 | both |" in sheet
 
 
 @pytest.fixture

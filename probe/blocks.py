@@ -210,3 +210,8 @@ def as_blocks(rows: Rows, n_classes: int | None = None) -> RowBlocks:
         f"{type(rows).__name__} given for rows: pass (features, labels) or an object that "
         "satisfies probe.RowBlocks"
     )
+
+
+def validation_of(train: RowBlocks) -> RowBlocks | None:
+    """Return the validation rows that train rows have of their own, or None."""
+    return getattr(train, "validation", None)

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from probe import arrays
-from probe.blocks import RowBlocks, Rows, as_blocks, views_of
+from probe.blocks import RowBlocks, Rows, as_blocks, validation_of, views_of
 from probe.chains import Chain, check_chains
-from probe.checks import check_train
+from probe.checks import check_labels, check_train
 from probe.device_memory import Grant, grant
+from probe.errors import UsageError
+from probe.parts import WithValidation
 from probe.penalties import AUTO, L2, Penalties, planned
 from probe.ranks import least
 from probe.remembered import remembered
@@ -28,7 +30,7 @@ def fit(
     *,
     solver: str = "logistic",
     l2: L2 = None, select: str | None = None, held_out: float = 0.1, held_out_seed: int = 0,
-    standardize: bool = True,
+    standardize: bool = True, validation: Rows | None = None,
     memory: str | int | Grant = "auto", device: str = "auto", backend: str = "torch",
     store: str = "", tap: str = "",
     moments_cache: Path | None = None,
@@ -50,6 +52,7 @@ def fit(
         held_out: share of every class of train that a part of "validation" holds out.
         held_out_seed: of the draw of that part.
         standardize: divide each feature by its train standard deviation.
+        validation: of `sgd` alone: rows by which the epoch is chosen, in place of a tenth of train.
         memory: what arrays may take, on host and device each: "4GiB", bytes, or "auto", as in
             `probe.device_memory.Grant`. A device with less is met with half, and a warning.
         device: "auto", "cpu" or "cuda".
@@ -72,7 +75,10 @@ def fit(
         (2, 3)
     """
     entry = solver_named(solver, options)
-    blocks, where = as_blocks(train), arrays.backend(backend, device)
+    blocks, where = (
+        with_validation(entry, as_blocks(train), validation),
+        arrays.backend(backend, device),
+    )
     penalties = planned(l2, select, held_out, held_out_seed, **entry.penalties)
     penalties = penalties.of(views_of(blocks))
 
@@ -83,7 +89,7 @@ def fit(
 
     with arrays.own_settings():
         fitted = grant(memory, where).spend(within)
-    text = options_text(entry, penalties, standardize, options)
+    text = options_text(entry, penalties, standardize, options, validation_of(blocks))
     table = probe_table(fitted, solver, penalties, {"store": store, "tap": tap}, text)
     return ProbeResult(table, fitted, np.arange(len(fitted.axes)), solver)
 
@@ -106,13 +112,36 @@ def _fitted(
     return solve(entry, rows, chains, penalties.values, settings, options)
 
 
-def described(solver: str, arguments: Mapping[str, Any], n_views: int = 1) -> tuple[Penalties, str]:
+def with_validation(entry: Solver, train: RowBlocks, validation: Rows | None) -> RowBlocks:
+    """Return train rows with the validation rows that are given, if any.
+
+    Raises:
+        UsageError: the solver chooses nothing by them.
+        DataError: they do not go with the train rows.
+    """
+    if validation is None:
+        return train
+    if not entry.validates:
+        raise UsageError(
+            "validation rows choose the epoch of solver sgd, and this solver has none: leave "
+            "`validation` out, or add these rows to train"
+        )
+    rows = WithValidation(train, as_blocks(validation))
+    check_labels(rows.validation.labels(), train.n_classes, "validation")
+    return rows
+
+
+def described(
+    solver: str, arguments: Mapping[str, Any], n_views: int = 1,
+    validation: RowBlocks | None = None,
+) -> tuple[Penalties, str]:  # fmt: skip
     """Return the penalties that `fit` would take from these arguments, and its column "options".
 
     Arguments:
         solver: a key of `probe.solvers.SOLVERS`.
         arguments: of `fit`.
         n_views: of the rows.
+        validation: the rows of their own by which epochs are chosen, if train has some.
 
     Raises:
         UsageError: the solver, a penalty or an option cannot be used.
@@ -123,12 +152,14 @@ def described(solver: str, arguments: Mapping[str, Any], n_views: int = 1) -> tu
     entry = solver_named(solver, values["options"])
     selection = [values[name] for name in ("l2", "select", "held_out", "held_out_seed")]
     penalties = planned(*selection, **entry.penalties).of(n_views)
-    return penalties, options_text(entry, penalties, values["standardize"], values["options"])
+    options = values["options"]
+    return penalties, options_text(entry, penalties, values["standardize"], options, validation)
 
 
 def options_text(
-    entry: Solver, penalties: Penalties, standardize: bool, options: Mapping[str, Any]
-) -> str:
+    entry: Solver, penalties: Penalties, standardize: bool, options: Mapping[str, Any],
+    validation: RowBlocks | None = None,
+) -> str:  # fmt: skip
     """Return all that decides about the probes and has no column of its own, as "name=value ...".
 
     Example:
@@ -143,4 +174,8 @@ def options_text(
         words |= {"held_out": penalties.held_out, "held_out_seed": penalties.seed}
     parameters = inspect.signature(entry.fit).parameters
     words |= {name: options.get(name, parameters[name].default) for name in entry.options()}
+    if validation is not None:
+        for drawn in ("val_fraction", "split_seed"):
+            words.pop(drawn, None)
+        words["validation"] = f"{validation.n_rows}_rows_of_their_own"
     return " ".join(f"{name}={value}" for name, value in words.items())

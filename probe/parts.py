@@ -5,8 +5,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from probe.blocks import RowBlocks, views_of
-from probe.errors import UsageError
+from probe.blocks import RowBlocks, validation_of, views_of
+from probe.errors import DataError, UsageError
 
 
 class RowSubset:
@@ -110,6 +110,8 @@ class ColumnSubset:
         self.n_rows, self.n_features = blocks.n_rows, len(columns)
         self.n_classes, self.block_rows = blocks.n_classes, blocks.block_rows
         self.fingerprint, self.n_views = None, views_of(blocks)
+        own = validation_of(blocks)
+        self.validation = None if own is None else ColumnSubset(own, columns)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for features, labels in self._blocks:
@@ -122,6 +124,50 @@ class ColumnSubset:
     def labels(self) -> np.ndarray:
         """Return every label, int64 (n,)."""
         return self._blocks.labels()
+
+
+class WithValidation:
+    """Train rows with validation rows of their own, by which `sgd` chooses its epoch.
+
+    All else is of the train rows alone.
+
+    Arguments:
+        train: the rows to be fitted.
+        validation: the others, of the same features and classes.
+
+    Raises:
+        DataError: they do not go together.
+
+    Attributes:
+        validation: the validation rows.
+    """
+
+    def __init__(self, train: RowBlocks, validation: RowBlocks):
+        for name in ("n_features", "n_classes"):
+            ours, theirs = getattr(train, name), getattr(validation, name)
+            # arrays are declared the classes that occur in them
+            if theirs > ours or (name == "n_features" and theirs != ours):
+                kind = "features" if name == "n_features" else "classes"
+                raise DataError(
+                    f"train has {ours} {kind} and validation {theirs}: both must be of one layer "
+                    "and one data set"
+                )
+        self._train, self.validation = train, validation
+        self.n_rows, self.n_features = train.n_rows, train.n_features
+        self.n_classes, self.block_rows = train.n_classes, train.block_rows
+        self.fingerprint, self.n_views = train.fingerprint, views_of(train)
+        self.classes = tuple(getattr(train, "classes", ()))
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return iter(self._train)
+
+    def labels(self) -> np.ndarray:
+        """Return every label of train, int64 (N,)."""
+        return self._train.labels()
+
+    def part(self, start: int, stop: int) -> RowBlocks:
+        """Return the train rows from `start` up to `stop`."""
+        return RowRange(self._train, start, stop)
 
 
 def every_view(blocks: RowBlocks, images: np.ndarray) -> RowSubset:

@@ -10,7 +10,7 @@ from array_api_compat import array_namespace
 from probe.arrays import Array, Backend, full_precision, to_host
 from probe.axes import Axes
 from probe.basis import FEATURES, Basis, Frame, congruent, directions
-from probe.blocks import RowBlocks, targets_of, views_of
+from probe.blocks import RowBlocks, targets_of, validation_of, views_of
 from probe.budget import spared, text
 from probe.errors import MemoryBudgetError
 from probe.metrics import Scores
@@ -68,6 +68,8 @@ class Projected:
         self.n_rows, self.n_features = blocks.n_rows, view.directions.shape[1]
         self.n_classes, self.block_rows = blocks.n_classes, blocks.block_rows
         self.fingerprint, self.n_views = None, views_of(blocks)
+        own = validation_of(blocks)
+        self.validation = None if own is None else Projected(own, view, "validation")
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         backend, done = self._view.backend, self.start

@@ -4,10 +4,10 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from probe.blocks import RowBlocks, views_of
+from probe.blocks import RowBlocks, validation_of, views_of
 from probe.moments import Moments
 from probe.moments_cache import cached_moments
-from probe.parts import RowRange, RowSubset, every_view
+from probe.parts import RowRange, RowSubset, WithValidation, every_view
 from probe.settings import Settings
 from probe.validation import Parts, stratified_parts
 
@@ -28,6 +28,7 @@ class Remembered:
         self.n_rows, self.n_features = blocks.n_rows, blocks.n_features
         self.n_classes, self.block_rows = blocks.n_classes, blocks.block_rows
         self.fingerprint, self.n_views = blocks.fingerprint, views_of(blocks)
+        self.validation = validation_of(blocks)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return iter(self._blocks)
@@ -67,8 +68,9 @@ class Remembered:
 
     def _without(self, drawn: Parts) -> tuple["Remembered", RowSubset]:
         held_out = every_view(self._blocks, drawn.validation)
+        kept = every_view(self._blocks, drawn.train)
         remainder = Remembered(
-            every_view(self._blocks, drawn.train),
+            kept if self.validation is None else WithValidation(kept, self.validation),
             lambda settings: self.moments(settings) - cached_moments(held_out, settings),
         )
         return remainder, held_out

@@ -15,6 +15,7 @@ from probe.chains import Chain
 from probe.errors import UsageError
 from probe.metrics import Scores
 from probe.settings import Settings
+from probe.sgd.recipe import Recipe
 from probe.weights import Weights
 
 
@@ -79,8 +80,8 @@ class Solver:
         fit: solves all probes.
         remedies: for each kind of status that means failure, a sentence of cause and remedy.
         unfinished: those of them that leave a usable probe, which is scored all the same.
-        seeded: whether a probe depends on its chain's seed by more than the order of features;
-            if not, the whole layer is solved once for all seeds.
+        seeded: whether a probe may depend on its chain's seed by more than the order of features;
+            where it does not, the whole layer is solved once for all seeds.
         zero_penalty: whether l2 = 0 is allowed.
         default_l2: the penalty if none is given and none chosen.
         choice: how a penalty is chosen if none is given: "validation" or "loo"; "given" where the
@@ -93,6 +94,7 @@ class Solver:
             if it had not been there; None where there is no closed form for that.
         moments: whether it gathers moments.
         targets: whether it can predict numbers in place of classes.
+        validates: whether it chooses by validation rows of their own where train has some.
         raw: whether it takes features as they are, neither centred nor scaled.
         every_prefix: whether all prefixes of a chain come from one factorisation.
         together: how many (chain, penalty) are solved and scored together when a sweep is cut
@@ -112,6 +114,7 @@ class Solver:
     leave_one_out: Fit | None = None
     moments: bool = True
     targets: bool = False
+    validates: bool = False
     raw: bool = False
     every_prefix: bool = False
     together: int = 16
@@ -130,6 +133,10 @@ class Solver:
     def unusable(self) -> list[str]:
         """The kinds of statuses of probes that are not worth scoring."""
         return [kind for kind in self.failures if kind not in self.unfinished]
+
+    def depends_on_seed(self, options: Mapping[str, Any]) -> bool:
+        """Return whether, under these options, seeds change more than the order of features."""
+        return self.seeded and not options.get("one_start", Recipe.one_start)
 
     def options(self) -> tuple[str, ...]:
         """Return the names of the solver's own options."""
@@ -164,6 +171,7 @@ SOLVERS: dict[str, Solver] = {
         choice="given",
         batch=15,
         moments=False,
+        validates=True,
         raw=True,
         together=sys.maxsize,
     ),

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from probe.axes import Axes
-from probe.blocks import RowBlocks, content_digest, views_of
+from probe.blocks import RowBlocks, content_digest, validation_of, views_of
 from probe.chains import Chain, Grid, every_size, grid
 from probe.errors import UsageError
 from probe.fits import described
@@ -99,7 +99,7 @@ def sweep_plan(
         MemoryBudgetError: a mode needs moments that do not fit.
     """
     entry = solver_named(solver)
-    penalties, options = described(solver, arguments, views_of(train))
+    penalties, options = described(solver, arguments, views_of(train), validation_of(train))
     if wanted.every_k and not entry.every_prefix:
         raise UsageError(
             f"solver {solver} solves each prefix by itself, and every_k asks for all of them: take "
@@ -107,7 +107,9 @@ def sweep_plan(
         )
     about = {name: arguments[name] for name in ("standardize", "progress") if name in arguments}
     layer = Layer(train.n_features, wanted.grid(train.n_features), moments, **about)
-    found = sweep_chains(layer, modes_of(wanted.mode), wanted.seeds, not entry.seeded)
+    found = sweep_chains(
+        layer, modes_of(wanted.mode), wanted.seeds, not entry.depends_on_seed(arguments)
+    )
     axes = Axes(tuple(found.chains), penalties.columns)
     names = {name: arguments.get(name, "") for name in ("store", "tap")}
     identity = identity_table(axes, solver, penalties, train.n_rows, names).assign(
@@ -127,7 +129,7 @@ def data_digest(train: RowBlocks, test: RowBlocks) -> str:
     Rows with a fingerprint are known by it; of others every feature and label is read once.
     """
     digest = hashlib.sha256()
-    for rows in (train, test):
+    for rows in filter(None, (train, test, validation_of(train))):
         digest.update((rows.fingerprint or content_digest(rows)).encode())
     return digest.hexdigest()[:12]
 

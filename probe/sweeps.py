@@ -12,7 +12,7 @@ from probe.chains import Chain
 from probe.checks import as_pair
 from probe.device_memory import Grant, grant
 from probe.errors import MemoryBudgetError, UsageError
-from probe.fits import described, fit
+from probe.fits import described, fit, with_validation
 from probe.forecast import EPOCHS, Outlook, Shape, products, seconds, trials_of
 from probe.groupwise import solved
 from probe.joined import release
@@ -26,7 +26,7 @@ from probe.remembered import Remembered, remembered
 from probe.result import ProbeResult
 from probe.resume import ResultsFile
 from probe.settings import Settings
-from probe.solvers import SOLVERS
+from probe.solvers import SOLVERS, solver_named
 from probe.sweep_plan import SweepPlan, Wanted, sweep_plan
 
 
@@ -80,6 +80,8 @@ def sweep(
         [[1, 0.4, 1], [1, 1.0, 3], [2, 0.4, 1], [2, 1.0, 3]]
     """
     train_blocks, test_blocks = as_pair(train, test)
+    validation = arguments.pop("validation", None)
+    train_blocks = with_validation(solver_named(solver), train_blocks, validation)
     metrics = metrics_of(metrics, has_targets(train_blocks))
     if resume and out is None:
         raise UsageError("resume without out: name the results file that is to be completed")

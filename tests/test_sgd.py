@@ -20,7 +20,9 @@ from probe.solvers import SOLVERS
 from probe.validation import random_parts, stratified_parts
 
 FRACTIONS = (0.05, 0.5, 1.0)
-OPTIONS = {"epochs": 4, "step_every": 2, "batch_size": 64}
+OPTIONS = {
+    "epochs": 4, "step_every": 2, "batch_size": 64, "validate_every": 1, "one_start": False
+}  # fmt: skip
 
 
 def drawn(n=330, d=150, classes=4, dtype=np.float32, seed=0):
@@ -116,6 +118,7 @@ def test_the_defaults_are_those_of_the_paper():
     assert SOLVERS["sgd"].default_l2 == 5e-4
     assert (recipe.lr, recipe.momentum, recipe.epochs, recipe.batch_size) == (0.1, 0.9, 100, 256)
     assert (recipe.val_fraction, recipe.split_seed) == (0.1, 0)
+    assert (recipe.validate_every, recipe.one_start) == (5, True)
     rates = np.array(recipe.rates())
     np.testing.assert_allclose(rates, 0.1 * 0.1 ** (np.arange(100) // 20))
     np.testing.assert_allclose(Recipe(epochs=50).rates(), 0.1 * 0.1 ** (np.arange(50) // 10))
@@ -254,6 +257,92 @@ def test_cross_entropy_is_that_of_torch(backend):
         np.testing.assert_allclose(gradient[s, :, g], one.grad, atol=1e-15)
 
 
+def test_the_best_epoch_is_one_of_those_that_are_validated():
+    train, test = drawn(), drawn(n=200, seed=1)
+    options = OPTIONS | {"epochs": 7, "step_every": 3}
+    each = probe.fit(train, chains_of(), solver="sgd", **options)
+    some = probe.fit(train, chains_of(), solver="sgd", **options | {"validate_every": 3})
+    ours, theirs = some.fitted.val_accuracies, each.fitted.val_accuracies
+    assert np.isnan(ours[[0, 1, 3, 4]]).all()
+    shown = [2, 5, 6]  # each third, and the last
+    np.testing.assert_array_equal(ours[shown], theirs[shown])
+    best = np.array(shown)[theirs[shown].argmax(0)] + 1
+    assert some.table.best_epoch.tolist() == best.tolist()
+    assert some.table.val_accuracy.tolist() == theirs[shown].max(0).tolist()
+    np.testing.assert_array_equal(some.fitted.losses, each.fitted.losses)
+    assert some.score(test).table.accuracy.notna().all()
+
+
+def test_epochs_are_chosen_by_validation_rows_of_their_own():
+    train, held, test = drawn(), drawn(n=90, seed=2), drawn(n=200, seed=1)
+    for mode in ("random", "pca"):
+        asked = {"fractions": [0.1], "mode": mode, "solver": "sgd", "device": "cpu", **OPTIONS}
+        result = probe.sweep(train, test, validation=held, **asked)
+        assert "validation=90_rows_of_their_own" in result.table["options"][0]
+        assert "val_fraction" not in result.table["options"][0]
+        again = probe.sweep(train, held, validation=held, **asked)
+        # the accuracy of the epoch kept is what it has on those rows
+        assert again.table["accuracy"].tolist() == again.table["val_accuracy"].tolist()
+        draw = probe.sweep(train, test, **asked)
+        assert "val_fraction=0.1" in draw.table["options"][0]
+        digests = {t.table["options"][0].rsplit("data=")[1] for t in (result, draw)}
+        assert len(digests) == 2
+    # all train rows are trained on
+    alone = probe.fit(train, chains_of(), solver="sgd", validation=held, **OPTIONS)
+    losses = literal_losses(*train, alone.fitted.axes.features(0))
+    np.testing.assert_allclose(alone.fitted.losses[:, 0], losses, rtol=1e-5)
+
+
+def literal_losses(features, labels, columns):
+    """The losses of a layer that is trained on every row, in the order of the recipe."""
+    x, y = torch.from_numpy(features)[:, columns], torch.from_numpy(labels)
+    recipe, losses = Recipe(**OPTIONS), []
+    torch.manual_seed(1)
+    layer = torch.nn.Linear(len(columns), 4)
+    optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, recipe.step_every, recipe.gamma)
+    for order in recipe.orders(len(x)):
+        total = 0.0
+        for rows in torch.from_numpy(order).split(recipe.batch_size):
+            optimizer.zero_grad()
+            loss = functional.cross_entropy(layer(x[rows]), y[rows])
+            loss.backward()
+            optimizer.step()
+            total += loss.item() * len(rows)
+        scheduler.step()
+        losses.append(total / len(x))
+    return losses
+
+
+@pytest.mark.parametrize("solver", ["ridge", "logistic"])
+def test_other_solvers_take_no_validation_rows(solver):
+    train = drawn()
+    with pytest.raises(UsageError, match="choose the epoch of solver sgd"):
+        probe.sweep(train, train, fractions=[0.1], solver=solver, validation=train)
+
+
+def test_validation_rows_must_be_of_the_same_layer_and_classes():
+    train = drawn()
+    with pytest.raises(DataError, match="train has 150 features and validation 149"):
+        probe.fit(train, chains_of(), solver="sgd", validation=(train[0][:, 1:], train[1]))
+    with pytest.raises(DataError, match="train has 4 classes and validation 5"):
+        probe.fit(train, chains_of(), solver="sgd", validation=(train[0], train[1] + 1))
+
+
+def test_all_seeds_start_alike_as_published_and_share_the_whole_layer():
+    train = drawn()
+    asked = {"fractions": [0.1], "seeds": [1, 2], "solver": "sgd", "device": "cpu"}
+    options = OPTIONS | {"epochs": 1, "lr": 1e-12}
+    for one, apart in ((True, 0), (False, 1)):
+        result = probe.sweep(train, train, **asked, **options | {"one_start": one})
+        first, second, *_ = (
+            result.weights(row).coef for row in np.flatnonzero(result.table["fraction"] < 1)
+        )
+        assert (np.abs(first - second).max() > 1e-3) == apart
+        whole = result.table[result.table["fraction"] == 1]
+        assert (whole["train_loss"].nunique() == 1) == one
+
+
 def test_two_runs_have_the_same_bits():
     train = drawn()
     first, again = (probe.fit(train, chains_of(), solver="sgd", **OPTIONS) for _ in range(2))
@@ -314,7 +403,7 @@ def test_progress_counts_epochs_then_test_rows():
     calls = []
     train = drawn()
     probe.sweep(
-        train, train, fractions=[0.1], solver="sgd", epochs=3,
+        train, train, fractions=[0.1], solver="sgd", epochs=3, one_start=False,
         progress=lambda stage, done, total, **facts: calls.append((stage, done, total)),
     )  # fmt: skip
     assert [call for call in calls if call[0] != "sweep"] == [

@@ -23,10 +23,12 @@ class Recipe:
             paper's 20 of 100 and 10 of 50.
         gamma: what the rate is multiplied by then.
         batch_size: rows of a minibatch; the last of an epoch takes what is left.
-        val_fraction: share of the train rows to choose the epoch by.
+        val_fraction: share of the train rows to choose the epoch by, where none are there for it.
         split_seed: of the draw of the validation part.
         order_seed: of the order of the rows, and of the view that each is shown in, drawn anew
             for each epoch.
+        validate_every: the epochs among which the best one is chosen: each fifth, and the last.
+        one_start: whether all seeds start from the layer of one draw, as the paper's do.
 
     Reference:
         Nanda et al., "Diffused Redundancy in Pre-trained Representations", NeurIPS 2023.
@@ -41,9 +43,11 @@ class Recipe:
     val_fraction: float = 0.1
     split_seed: int = 0
     order_seed: int = 0
+    validate_every: int = 5
+    one_start: bool = True
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "step_every"):
+        for name in ("epochs", "batch_size", "step_every", "validate_every"):
             value = getattr(self, name)
             if value is not None and (value != int(value) or value < 1):
                 raise UsageError(f"{name} is {value}: a whole number of at least 1 is wanted")
@@ -64,6 +68,10 @@ class Recipe:
     def largest_decay(self) -> float:
         """The weight decay from which on v = m v + decay w, w = w - lr v lets weights grow."""
         return 2 * (1 + self.momentum) / self.lr
+
+    def validated(self, epoch: int) -> bool:
+        """Return whether the probes are validated after an epoch, counted from 1."""
+        return epoch % self.validate_every == 0 or epoch == self.epochs
 
     def rates(self) -> list[float]:
         """Return the learning rate of each epoch, falling as `torch.optim.lr_scheduler.StepLR`.

@@ -7,7 +7,7 @@ from array_api_compat import array_namespace
 
 from probe.arrays import full_precision
 from probe.axes import Axes
-from probe.blocks import RowBlocks, views_of
+from probe.blocks import RowBlocks, validation_of, views_of
 from probe.chains import Chain
 from probe.errors import UsageError
 from probe.metrics import Scores
@@ -18,7 +18,7 @@ from probe.sgd.recipe import Recipe
 from probe.sgd.stack import stacked
 from probe.sgd.training import Trained, precision, samples, train_probes, with_constant
 from probe.sgd.training_plan import grouped, layout_of
-from probe.validation import random_parts
+from probe.validation import Parts, random_parts
 from probe.weights import Weights
 
 REMEDIES = {
@@ -44,15 +44,19 @@ def fit(
     val_fraction: float = Recipe.val_fraction,
     split_seed: int = Recipe.split_seed,
     order_seed: int = Recipe.order_seed,
+    validate_every: int = Recipe.validate_every,
+    one_start: bool = Recipe.one_start,
 ) -> "SgdFit":
     """Return every probe, a linear layer trained by minibatch SGD on the mean cross-entropy.
 
     The steps are those of `torch.optim.SGD`: with g the gradient of a minibatch's mean loss,
     v = momentum v + g + l2 w and w = w - lr v, for biases as for weights, so that a penalty is a
-    weight decay. Layers start as `torch.nn.Linear` does under the chain's seed. Features are raw:
+    weight decay. Layers start as `torch.nn.Linear` does, all of one size alike unless `one_start`
+    is false and each starts under its chain's seed. Features are raw:
     neither centred nor scaled, whatever `settings.standardize` says. All probes see the same
     minibatches; the options are those of `probe.sgd.recipe.Recipe`. Of rows in several views each
-    epoch shows one, drawn for it.
+    epoch shows one, drawn for it. The best epoch is chosen on the validation rows that train has
+    (`probe.parts.WithValidation`), or else on `val_fraction` of the train rows.
 
     Raises:
         UsageError: an option cannot be used; or the process is one of several.
@@ -68,7 +72,17 @@ def fit(
             "run it without a launcher, or run other seeds in each process, alone"
         )
     recipe = Recipe(
-        lr, momentum, epochs, step_every, gamma, batch_size, val_fraction, split_seed, order_seed
+        lr,
+        momentum,
+        epochs,
+        step_every,
+        gamma,
+        batch_size,
+        val_fraction,
+        split_seed,
+        order_seed,
+        validate_every,
+        one_start,
     )
     for l2 in penalties:
         if l2 >= recipe.largest_decay:
@@ -89,7 +103,8 @@ class SgdFit:
         facts: "status", (P,) "ok" or "diverged"; "best_epoch", int64 (P,), counted from 1;
             "val_accuracy" and "train_loss", float64 (P,), those of that epoch.
         losses: float64 (epochs, P), mean minibatch loss of each epoch.
-        val_accuracies: float64 (epochs, P), on the validation part after each epoch.
+        val_accuracies: float64 (epochs, P), on the validation part after each epoch; NaN where
+            there is no validation.
     """
 
     def __init__(self, train: RowBlocks, axes: Axes, recipe: Recipe, settings: Settings):
@@ -97,18 +112,25 @@ class SgdFit:
         self.class_counts = np.bincount(train.labels(), minlength=train.n_classes)
         self._settings, self._recipe = settings, recipe
         self._dtype = precision(train)[1]
-        images = train.n_rows // views_of(train)
-        parts = random_parts(images, recipe.val_fraction, recipe.split_seed)
+        images, own = train.n_rows // views_of(train), validation_of(train)
+        if own is None:
+            parts = random_parts(images, recipe.val_fraction, recipe.split_seed)
+        else:
+            parts = Parts(np.arange(images), np.arange(own.n_rows))
         self._groups = grouped(axes, train, recipe.rows, settings.memory)
         data = samples(train, settings.backend, recipe.rows)
+        held = data if own is None else samples(own, settings.backend, recipe.rows, "validation")
         self._trained: list[Trained] = []
         for group in self._groups:
             layout = layout_of(axes, group[0], train.n_classes)
             chains = [axes.chains[number] for number in group]
-            stack = stacked(chains, layout, train.n_features, settings.backend, self._dtype)
+            stack = stacked(chains, layout, train.n_features, settings.backend, self._dtype,
+                            recipe.one_start)  # fmt: skip
             decay = np.tile(np.repeat(axes.penalties, train.n_classes), len(layout.sizes))
             decay = settings.backend.put(decay, self._dtype)
-            self._trained.append(train_probes(stack, data, parts, recipe, decay, self._report))
+            self._trained.append(
+                train_probes(stack, data, held, parts, recipe, decay, self._report)
+            )
         self.losses = self._by_probe([trained.losses for trained in self._trained])
         self.val_accuracies = self._by_probe([trained.accuracies for trained in self._trained])
         best = self._by_probe([trained.best_epoch[None] for trained in self._trained])

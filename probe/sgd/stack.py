@@ -111,17 +111,19 @@ class Stack:
 
 
 def stacked(
-    chains: Sequence[Chain], layout: Layout, n_features: int, backend: Backend, dtype: str
-) -> Stack:
+    chains: Sequence[Chain], layout: Layout, n_features: int, backend: Backend, dtype: str,
+    one_start: bool = False,
+) -> Stack:  # fmt: skip
     """Return the layers of chains of one layout, each drawn under its chain's seed (or 0).
 
-    Probes of one chain and prefix start alike, whatever their penalty.
+    Probes of one chain and prefix start alike, whatever their penalty; with `one_start` all of a
+    prefix size do, drawn under seed 0.
     """
     orders = [np.append(n_features, chain.order[: chain.length]) for chain in chains]
     starts = [np.zeros((len(chains), *layout.shape(s)), dtype) for s in layout.segments]
     for number, chain in enumerate(chains):
         for prefix, size in enumerate(layout.sizes):
-            drawn = linear_start(size - 1, layout.n_classes, chain.seed or 0)
+            drawn = linear_start(size - 1, layout.n_classes, 0 if one_start else chain.seed or 0)
             drawn = np.tile(drawn, (1, layout.penalties))
             for segment, start in zip(layout.segments, starts, strict=True):
                 if segment.first <= prefix:

@@ -53,7 +53,7 @@ def precision(train: RowBlocks) -> tuple[str, str]:
     return stored, "float64" if stored == "float64" else "float32"
 
 
-def samples(train: RowBlocks, backend: Backend, rows: int) -> Samples:
+def samples(train: RowBlocks, backend: Backend, rows: int, split: str = "train") -> Samples:
     """Return all rows, read once and checked, `rows` at a time.
 
     Raises:
@@ -62,7 +62,7 @@ def samples(train: RowBlocks, backend: Backend, rows: int) -> Samples:
     stored, dtype = precision(train)
     features = backend.empty((train.n_rows, train.n_features), stored)
     done, nothing = 0, np.zeros(train.n_features)
-    for piece, labels in gathered(train, rows, backend, dtype, nothing, "train"):
+    for piece, labels in gathered(train, rows, backend, dtype, nothing, split):
         features[done : done + len(labels)] = array_namespace(piece).astype(piece, features.dtype)
         done += len(labels)
     return Samples(features, backend.put(train.labels()), dtype, backend, views_of(train))
@@ -86,7 +86,8 @@ class Trained:
         best_epoch: int64 (S, G), counted from 1.
         losses: float64 (epochs, S, G), mean cross-entropy over an epoch's minibatches, each before
             its step.
-        accuracies: float64 (epochs, S, G), on the validation part after the epoch.
+        accuracies: float64 (epochs, S, G), on the validation part after the epoch; NaN where there
+            is no validation.
     """
 
     stack: Stack
@@ -98,6 +99,7 @@ class Trained:
 def train_probes(
     stack: Stack,
     data: Samples,
+    held: Samples,
     parts: Parts,
     recipe: Recipe,
     decay: Array,
@@ -105,14 +107,15 @@ def train_probes(
 ) -> Trained:
     """Run every epoch and keep, for each probe, the coefficients of its best one.
 
-    The best epoch has the highest accuracy on the validation part; of equal ones the first. Each
-    epoch shows every train row once, in a view drawn for it; validation rows are shown in the
-    first.
+    The best epoch has the highest accuracy on the validation part, of those after which there is
+    a validation; of equal ones the first. Each epoch shows every train row once, in a view drawn
+    for it; validation rows are shown in the first.
 
     Arguments:
         stack: the probes at their start; they are trained in place.
         data: all rows.
-        parts: which of the N images to train on, and which to validate on.
+        held: the rows to validate on, or all rows again.
+        parts: which of the N images to train on, and which of `held` to validate on.
         recipe: rates, orders and sizes.
         decay: (G C,), weight decay of each column.
         finished: called with the number of epochs that are over.
@@ -124,11 +127,14 @@ def train_probes(
     with full_precision(), np.errstate(over="ignore", invalid="ignore"):
         for epoch, (rate, rows) in enumerate(_epochs(recipe, data, parts.train), start=1):
             losses.append(_epoch(descent, data, rows, recipe.batch_size, rate))
-            accuracies.append(_accuracy(stack, data, parts.validation, recipe.rows))
-            better = np.isfinite(losses[-1]) & (accuracies[-1] > best)
-            descent.keep(kept, data.backend.put(better))
-            best = np.where(better, accuracies[-1], best)
-            best_epoch = np.where(better, epoch, best_epoch)
+            if recipe.validated(epoch):
+                accuracies.append(_accuracy(stack, held, parts.validation, recipe.rows))
+                better = np.isfinite(losses[-1]) & (accuracies[-1] > best)
+                descent.keep(kept, data.backend.put(better))
+                best = np.where(better, accuracies[-1], best)
+                best_epoch = np.where(better, epoch, best_epoch)
+            else:
+                accuracies.append(np.full(best.shape, np.nan))
             finished(epoch)
     return Trained(kept, best_epoch, np.array(losses), np.array(accuracies))
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from probe.axes import Axes
-from probe.blocks import RowBlocks
+from probe.blocks import RowBlocks, validation_of
 from probe.budget import text
 from probe.errors import MemoryBudgetError
 from probe.sgd.stack import Layout
@@ -36,7 +36,9 @@ def grouped(axes: Axes, train: RowBlocks, rows: int, memory: int) -> list[list[i
     layouts = [layout_of(axes, chain, train.n_classes) for chain in range(len(axes.chains))]
     # rows, labels and orders; a block as it is read, and one ahead; a piece as it is picked,
     # cast and transposed; the best coefficients
-    fixed = (train.n_rows + 2 * train.block_rows) * (np.dtype(stored).itemsize * width + 40)
+    held = validation_of(train)
+    rows_held = train.n_rows + (held.n_rows if held is not None else 0)
+    fixed = (rows_held + 2 * train.block_rows) * (np.dtype(stored).itemsize * width + 40)
     fixed += 4 * item * rows * width
     fixed += item * sum(layout.entries for layout in layouts)
     costs = {layout: _cost(layout, rows, item) for layout in layouts}

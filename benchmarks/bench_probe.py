@@ -26,7 +26,12 @@ def options(sizes: EpochSizes) -> dict[str, dict[str, Any]]:
         "ridge": {"l2": bench_ridge.L2},
         "lda": {},
         "logistic": {"l2": bench_logistic.L2},
-        "sgd": {"epochs": sizes.epochs, "step_every": 1},
+        "sgd": {
+            "epochs": sizes.epochs,
+            "step_every": 1,
+            "validate_every": 1,
+            "one_start": False,
+        },
     }
 
 

@@ -49,7 +49,8 @@ def chains(sizes: EpochSizes) -> list[Chain]:
 
 def fit(train: Pair, sizes: EpochSizes, setup: stages.Setup, epochs: int) -> probe.ProbeResult:
     return probe.fit(
-        train, chains(sizes), solver="sgd", epochs=epochs, step_every=1, **setup.arguments
+        train, chains(sizes), solver="sgd", epochs=epochs, step_every=1, validate_every=1,
+        one_start=False, **setup.arguments,
     )  # fmt: skip
 
 

@@ -238,6 +238,11 @@ class Store(ABC):
             " (--test-split), or extract another"
         )
 
+    def validation_split(self, tested: str) -> str | None:
+        """The split to choose an epoch by: the validation rows, unless these are tested on."""
+        there = [split.name for split in self.spec.splits]
+        return next((name for name in _VALIDATION if name in there and name != tested), None)
+
     def missing(self, split: str) -> list[int]:
         """Blocks of a split without a valid commit record."""
         return [block for block, record in enumerate(self.records(split)) if record is None]

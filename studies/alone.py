@@ -54,7 +54,8 @@ def _asked(study: Study, name: str) -> list:
     if name == "spectrum":
         return [name]
     fractions = list(asked.cka_fractions or study.fractions)
-    return [name, fractions, list(asked.cka_sizes), asked.cka_rows, seeds_of(study.seeds)]
+    rows = asked.cka_rows if asked.cka_rows_from == "spread" else f"first {asked.cka_rows}"
+    return [name, fractions, list(asked.cka_sizes), rows, seeds_of(study.seeds)]
 
 
 def joined(folder: Path, names: list[str], kind: str) -> pd.DataFrame:
@@ -82,7 +83,9 @@ def _similarity(study: Study, source: Source, progress) -> list[pd.DataFrame]:
     blocks: RowBlocks = source.store.tap(source.store.test_split(), source.tap)
     settings = Settings(moments_cache=source.store.moments_folder, progress=progress)
     if asked.cka_rows is not None and asked.cka_rows < blocks.n_rows:
-        rows = np.linspace(0, blocks.n_rows - 1, asked.cka_rows).round().astype(int)
+        rows = np.arange(asked.cka_rows)
+        if asked.cka_rows_from == "spread":
+            rows = np.linspace(0, blocks.n_rows - 1, asked.cka_rows).round().astype(int)
         blocks = RowSubset(blocks, rows)
     hsic = pairwise_hsic(cached_moments(blocks, settings, "test"))
     _, fractions, sizes, _, seeds = _asked(study, "cka")

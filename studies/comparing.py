@@ -27,6 +27,7 @@ from probe.tables import SUFFIXES
 from studies.errors import UsageError
 from studies.layers import Layer, layers_of
 from studies.report import provenance
+from studies.sweeping import validation_rows
 
 # how far a fraction that was probed may lie from the one that is meant
 NEAR = 0.02
@@ -147,8 +148,12 @@ def _swept(
         Path(out_dir).mkdir(parents=True, exist_ok=True)
         stem = safe_name(Path(str(store.path)).stem)
         out = Path(out_dir) / f"{stem}.{layer.tap}.{store.spec.digest()[:8]}.csv"
+    tested = store.test_split(test_split)
+    own = validation_rows(arguments.get("solver", "logistic"), store, layer.tap, tested)
+    if own is not None:
+        arguments["validation"] = own
     result = probe.sweep(
-        layer.rows("train"), layer.rows(store.test_split(test_split)),
+        layer.rows("train"), layer.rows(tested),
         store=str(store.path), tap=layer.tap, moments_cache=store.moments_folder,
         out=out, resume=out is not None and out.exists(),
         progress=partial(progress, layer=layer.name), **arguments,

@@ -8,6 +8,7 @@ from featstore import datasets
 from featstore.errors import FeatstoreError
 from probe.fits import described
 from probe.modes import modes_of
+from probe.solvers import SOLVERS
 from studies import rates
 from studies.errors import StudyError
 from studies.features import Feature
@@ -172,7 +173,7 @@ def _probes(study: Study, probe: str, size: _Size) -> tuple[int, float]:
     if arguments.get("every_k"):
         sizes = list(range(1, size.dim))
     chains = sum(seeds if recipe.seeded else 1 for recipe in modes_of(modes).values())
-    wholes = seeds if solver == "sgd" else 1
+    wholes = seeds if SOLVERS[solver].depends_on_seed(arguments) else 1
     count = chains * len(sizes) + wholes
     summed, largest = chains * sum(sizes) + wholes * size.dim, max(sizes, default=0)
     penalties, _ = described(solver, of_fit(arguments))

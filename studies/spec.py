@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -135,6 +135,8 @@ class Probe(_Strict):
     val_fraction: float | None = None
     split_seed: int | None = None
     order_seed: int | None = None
+    validate_every: int | None = None
+    one_start: bool | None = None
 
 
 class Analyses(_Strict):
@@ -144,7 +146,8 @@ class Analyses(_Strict):
     `classes_at` are the fractions at which classes are compared, with `resamples` draws behind the
     test; `cka` and `spectrum` look at the features themselves: CKA of random subsets at
     `cka_fractions` (by default the study's) or `cka_sizes`, with the layer and between seeds, on
-    `cka_rows` test rows (evenly spaced; by default all).
+    `cka_rows` test rows, by default all: the `cka_rows_from` "first" ones, as published, or
+    "spread" evenly.
     """
 
     deltas: list[Share] = [0.8, 0.9, 0.95, 0.99]
@@ -154,6 +157,7 @@ class Analyses(_Strict):
     cka_fractions: list[Share] | None = None
     cka_sizes: list[int] = []
     cka_rows: int | None = None
+    cka_rows_from: Literal["spread", "first"] = "spread"
     spectrum: bool = True
     resamples: Annotated[int, Field(ge=1)] = 2000
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95

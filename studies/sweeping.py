@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+import featstore
 import probe
+from probe.blocks import RowBlocks
 from probe.by_row import rows_path
 from probe.errors import ProbeError
 from probe.files import written_whole
@@ -19,6 +21,7 @@ from probe.fits import described
 from probe.modes import modes_of
 from probe.per_class import KEYS
 from probe.result import ProbeResult
+from probe.solvers import SOLVERS
 from probe.tables import save_table
 from studies.errors import UsageError
 from studies.features import Source
@@ -60,6 +63,10 @@ class Sweep:
         wanted = {key: each for key, each in self.arguments.items() if key not in _HOW}
         files = {mode: content(Path(mode.partition(":")[2])) for mode in self.modes if ":" in mode}
         parts = [VERSION, wanted, self.modes, files, self.source.identity(), self.per_class]
+        store = self.source.store
+        own = validation_rows(self.arguments["solver"], store, self.source.tap, store.test_split())
+        if own is not None:
+            parts.append(f"epochs by {own.n_rows} rows of their own")
         penalties, options = described(self.arguments["solver"], of_fit(self.arguments))
         # how a penalty is chosen decides too, and is no argument where it is the solver's own way
         return digest([*parts, options] if penalties.chosen else parts)
@@ -114,6 +121,17 @@ def of_fit(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in arguments.items() if key not in of_sweep}
 
 
+def validation_rows(solver: str, store: featstore.Store, tap: str, tested: str) -> RowBlocks | None:
+    """Return the rows by which a solver chooses its epoch, where it does and a store has a split.
+
+    Only the first view of each image is among them.
+    """
+    split = store.validation_split(tested)
+    if split is None or not SOLVERS[solver].validates or store.missing(split):
+        return None
+    return store.tap(split, tap, view=0)
+
+
 def sweeps_of(study: Study, feature: str, found: Sequence[Source]) -> list[Sweep]:
     """Return the sweeps of a feature's sources, in the order of the study's probes."""
     sweeps = []
@@ -150,6 +168,7 @@ def solve(sweep: Sweep, made: Made, progress: Callable, command: Sequence[str] |
     store = sweep.source.store
     # every k takes the place of fractions, which tables are still shown at
     unused = {"fractions"} if sweep.arguments.get("every_k") else set()
+    own = validation_rows(sweep.arguments["solver"], store, sweep.source.tap, store.test_split())
     result = probe.sweep(
         *(store.tap(split, sweep.source.tap) for split in ("train", store.test_split())),
         mode=sweep.modes[0] if len(sweep.modes) == 1 else sweep.modes,
@@ -160,6 +179,7 @@ def solve(sweep: Sweep, made: Made, progress: Callable, command: Sequence[str] |
         out=files[0],
         resume=files[0].exists(),
         each=groups,
+        **({} if own is None else {"validation": own}),
         **{name: value for name, value in sweep.arguments.items() if name not in unused},
     )
     if sweep.per_class:

@@ -9,7 +9,7 @@ N_TRAIN, N_TEST = 90, 60
 
 def features(rows: int, split: str) -> dict[str, np.ndarray]:
     """Layers (rows, D): `low` (12), `high` a rotation of it, `wide` (20) with dead and repeated."""
-    random = np.random.default_rng({"train": 1, "test": 2}[split])
+    random = np.random.default_rng({"train": 1, "test": 2}.get(split, 3))
     labels = np.arange(rows) % 3
     low = random.normal(size=(rows, 12)) @ np.diag(np.linspace(0.5, 3, 12)) + labels[:, None]
     turn = np.linalg.qr(np.random.default_rng(0).normal(size=(12, 12)))[0]

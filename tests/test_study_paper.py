@@ -5,6 +5,7 @@ import math
 import re
 
 import fake_sets
+import layer_stores
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,13 +14,16 @@ import torch
 from fake_sets import TREES
 from test_cli_commands import run as command
 
+import probe
 from probe.chains import random_order
+from probe.fits import described
+from probe.sgd.recipe import Recipe
 from studies import beside, paper
 from studies.errors import UsageError
 from studies.facts import Facts
 from studies.features import features_of
 from studies.spec import several
-from studies.sweeping import arguments_of
+from studies.sweeping import arguments_of, of_fit
 
 PUBLISHED = paper.published()
 
@@ -75,6 +79,121 @@ def test_every_model_is_a_library_s_and_what_no_hub_has_says_so():
         assert tagged or model.absent, name
         if model.absent:
             assert f"--weights {name}=FILE" in model.absent
+
+
+IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+
+
+def test_the_list_is_the_released_protocol():
+    """What a run of the list does, request by request and argument by argument."""
+    study = paper.study(("sgd",))
+    for name, model in study.models.items():
+        known = HALF if name.endswith("21k") else IMAGENET
+        assert {key: model.transform[key] for key in known} == known, name
+        assert (model.transform["size"], model.transform["resize"]) == (224, 224)
+    assert study.models["resnet50"].model == "resnet50.a1_in1k"
+    assert study.models["resnet18"].model == "resnet18.tv_in1k"
+    assert "S_16-i1k-300ep-lr_0.001-aug_light1-wd_0.03" in study.models["vit-s16"].absent
+    assert study.models["vit-s16-21k"].model == "vit_small_patch16_224.augreg_in21k"
+    for feature in features_of(study):
+        own = feature.name.endswith("flowers102")
+        assert feature.request.get("splits") == (("train", "val", "test") if own else None)
+    assert (study.analyses.cka_rows, study.analyses.cka_rows_from) == (1000, "first")
+    for name, each in study.probes.items():
+        arguments, modes = arguments_of(study, name, 2048)
+        assert arguments["solver"] == "sgd"
+        assert arguments["l2"] == (1e-4 if "-fine-" in name else 5e-4), name
+        assert arguments["epochs"] in (50, 100)
+        assert all(("flowers" in f or "pet" in f) == ("-fine-" in name) for f in each.features)
+        assert not {"pca-uncentred"} & set(modes)
+        assert ("pca" in modes) == name.startswith("bases")
+        text = described("sgd", of_fit(arguments))[1]
+        facts = dict(word.split("=") for word in text.split())
+        assert facts == {
+            "standardize": "True", "lr": "0.1", "momentum": "0.9", "gamma": "0.1",
+            "epochs": str(arguments["epochs"]), "step_every": "None", "batch_size": "256",
+            "val_fraction": "0.1", "split_seed": "0", "order_seed": "0", "validate_every": "5",
+            "one_start": "True",
+        }  # fmt: skip
+        every = 10 if arguments["epochs"] == 50 else 20
+        rates = Recipe(epochs=arguments["epochs"]).rates()
+        assert [rates[every - 1], rates[every]] == pytest.approx([0.1, 0.01])
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "fraction", "seeds"),
+    [
+        ("resnet50.a1_in1k", "cifar10", 0.1, 5),
+        ("resnet50.a1_in1k", "oxford_iiit_pet", 1.0, 1),
+        ("resnet50 adversarially trained, l2 eps 3", "cifar10", 0.1, 30),
+        ("resnet50 adversarially trained, l2 eps 3", "cifar10", 0.3, 30),
+        ("resnet50 adversarially trained, l2 eps 3", "cifar10", 0.5, 5),
+        ("resnet50 adversarially trained, l2 eps 3", "cifar100", 0.003, 5),
+        ("resnet50 adversarially trained, l2 eps 3", "cifar100", 0.05, 4),
+        ("resnet50 adversarially trained, l2 eps 3", "cifar100", 0.1, 29),
+        ("resnet50 adversarially trained, l2 eps 3", "cifar100", 0.2, 28),
+        ("resnet50 adversarially trained, l2 eps 3", "cifar100", 0.3, 27),
+        ("resnet50 adversarially trained, l2 eps 3", "flowers102", 0.2, 5),
+        ("vit_small_patch16_224.augreg_in21k", "cifar10", 0.9, 8),
+        ("vit_small_patch16_224.augreg_in21k", "cifar10", 0.1, 9),
+        ("vit_small_patch16_224.augreg_in21k", "cifar100", 0.9, 9),
+        ("vit_small_patch16_224.augreg_in21k", "flowers102", 0.05, 10),
+        ("vit_small_patch16_224.augreg_in21k", "flowers102", 1.0, 1),
+    ],
+)
+def test_published_means_are_over_as_many_seeds_as_were_run(model, data, fraction, seeds):
+    assert beside.seeds_behind(PUBLISHED, model, data, fraction) == seeds
+
+
+def test_published_deviations_become_those_of_samples():
+    assert PUBLISHED["seed_std_divisor"] == "n"
+    rows = [{"fraction": 0.2, "k": 409, "probes": 5, "accuracy": 0.8, "accuracy_std": 0.01}]
+    table = pd.DataFrame(rows).assign(store="resnet50-l2-cifar10", tap="t", probe="p")
+
+    class Held:
+        def table(self, name):
+            return table.assign(mode="random")
+
+    (row,) = beside.accuracies(Held(), PUBLISHED).to_dict("records")
+    assert row["published_seeds"] == 30
+    assert row["published_std"] == pytest.approx(0.24 * math.sqrt(30 / 29))
+    assert row["error"] == pytest.approx(math.sqrt(1 / 5 + 0.24**2 / 29))
+
+
+def test_a_store_s_own_validation_split_chooses_the_epoch(tmp_path):
+    """Of a command, a comparison and a study alike, for sgd alone."""
+    store = layer_stores.made(tmp_path / "own.zarr", rows={"val": 45})
+    file = tmp_path / "study.toml"
+    file.write_text(
+        f'[stores]\nown = {{ store = "{store.path}" }}\n'
+        "[probes.sgd]\nfractions = [0.5]\nseeds = 1\nepochs = 6\n"
+        "[probes.ridge]\nfractions = [0.5]\nseeds = 1\nl2 = 0.1\n"
+    )
+    ran = command(
+        "probe", store.path, "--solver", "sgd", "--fractions", "0.5", "--seeds", "1",
+        "--epochs", "6", "--lr", "0.05", "--out", tmp_path / "probe.csv",
+    )  # fmt: skip
+    said = re.sub(r"\s+", " ", ran.output)
+    assert "not as released: train images look the same in every epoch" in said
+    assert "not as released: lr is 0.05, where it was 0.1" in said
+    command("study", file, "--only", "own*", "--out", tmp_path / "out")
+    results = {
+        "probe": tmp_path / "probe.csv", "sgd": tmp_path / "out" / "results" / "own.sgd.csv",
+        "ridge": tmp_path / "out" / "results" / "own.ridge.csv",
+    }  # fmt: skip
+    options = {name: pd.read_csv(path)["options"][0] for name, path in results.items()}
+    assert "validation=45_rows_of_their_own" in options["probe"]
+    assert "validation=45_rows_of_their_own" in options["sgd"]
+    assert "validation" not in options["ridge"]
+    table = pd.read_csv(results["sgd"])
+    assert set(table["best_epoch"]) <= {5, 6}
+    held = store.tap("val", "low")
+    again = probe.sweep(
+        store.tap("train", "low"), held, validation=held, solver="sgd", fractions=[0.5],
+        epochs=6, device="cpu",
+    ).table  # fmt: skip
+    assert again["accuracy"].tolist() == table["val_accuracy"].tolist()
 
 
 def test_published_draws_are_the_ones_made_here():

@@ -1,6 +1,7 @@
 """Probes by the paper's own protocol: SGD on raw features, the best validation epoch kept."""
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -91,6 +92,45 @@ def fit(
                 f"weights grow step by step: give less than {recipe.largest_decay:.3g}"
             )
     return SgdFit(train, Axes(tuple(chains), tuple(penalties)), recipe, settings)
+
+
+def departures(
+    train: RowBlocks, validation: RowBlocks | None = None, **options: object
+) -> list[str]:
+    """Return in which respects a training departs from the released code, a sentence each.
+
+    Arguments:
+        train: the rows to be trained on.
+        validation: the rows of their own by which epochs are chosen, if there are some.
+        options: those of `fit` that were given.
+
+    Example:
+        >>> from probe.blocks import ArrayBlocks
+        >>> rows = ArrayBlocks(np.eye(4, dtype=np.float16), [0, 1, 0, 1])
+        >>> for line in departures(rows, lr=0.5):
+        ...     print(line)
+        not as released: train images look the same in every epoch, where they were augmented anew
+        not as released: features are stored as float16, where they were float32
+        not as released: minibatches and the start of layers are drawn by generators of their own
+        not as released: lr is 0.5, where it was 0.1
+    """
+    views, stored = views_of(train), precision(train)[0]
+    augmented = "where they were augmented anew"
+    found = [
+        f"train images look the same in every epoch, {augmented}" if views == 1 else
+        f"train images are shown in {views} stored views, {augmented} in every epoch"
+    ]  # fmt: skip
+    if stored != "float32":
+        found.append(f"features are stored as {stored}, where they were float32")
+    found.append("minibatches and the start of layers are drawn by generators of their own")
+    for field in fields(Recipe):
+        unused = validation is not None and field.name in ("val_fraction", "split_seed")
+        given = options.get(field.name, field.default)
+        # it trained for 50 epochs where it did not for 100
+        as_released = (50, 100) if field.name == "epochs" else (field.default,)
+        if given not in as_released and not unused:
+            found.append(f"{field.name} is {given}, where it was {field.default}")
+    return [f"not as released: {line}" for line in found]
 
 
 class SgdFit:

@@ -93,6 +93,13 @@ from terminal.values import DEVICE, STORE, Names, NumberList, OutFile, Penalties
 @solver_option("--batch-size", type=int, help="sgd: rows a step.  [default: 256]")
 @solver_option("--val-fraction", type=float, help="sgd: validation part.  [default: 0.1]")
 @solver_option("--split-seed", type=int, help="sgd: of the validation draw.  [default: 0]")
+@solver_option(
+    "--validate-every", type=int, help="sgd: epochs among which the best is chosen.  [default: 5]"
+)
+@solver_option(
+    "--one-start/--own-starts", default=None,
+    help="sgd: start all seeds from one layer, or each from its own.  [default: one]",
+)  # fmt: skip
 @solver_option("--order-seed", type=int, help="sgd: of the order of rows.  [default: 0]")
 def probe(
     store, out, plot, save_weights, save_predictions, per_class, test_split, **options
@@ -189,6 +196,15 @@ def run_probe(store, out, plot, *, tap=None, split="test", heading="", **options
         # the table and the sentence are of this one
         main = "r2" if store.spec.targets else "accuracy"
         options["metrics"] = tuple(dict.fromkeys((main, *options["metrics"])))
+    if options.get("solver") == "sgd":
+        from probe.sgd import departures
+        from studies.sweeping import validation_rows
+
+        own = validation_rows("sgd", store, tap, split)
+        if own is not None:
+            options["validation"] = own
+        for line in departures(store.tap("train", tap), own, **solver_options()):
+            notice(line)
     with Progress() as progress:
         result = sweep(
             store.tap("train", tap), store.tap(split, tap), store=str(store.path), tap=tap,

@@ -149,17 +149,20 @@ def test_several_modes_share_one_whole_layer():
     assert table["accuracy"][:12].tolist() == alone["accuracy"].tolist()
 
 
-def test_sgd_has_a_whole_layer_for_each_seed():
-    problem = clusters(100, 40, 12, 3)
-    result = sweep(problem, mode=["independent", "random", "last", "first"], solver="sgd", epochs=1)
+def test_sgd_has_a_whole_layer_for_each_seed_that_starts_elsewhere():
+    problem, options = clusters(100, 40, 12, 3), {"solver": "sgd", "epochs": 1}
+    modes = ["independent", "random", "last", "first"]
+    result = sweep(problem, mode=modes, one_start=False, **options)
     whole = result.table["fraction"] == 1
     assert whole.sum() == 2 + 2 + 1 + 1
     probes = result.probes[whole].tolist()
     assert probes[:2] == probes[2:4]
     assert probes[4] == probes[5]
     assert len(set(probes)) == 3
-    alone = sweep(problem, mode=["last", "independent"], solver="sgd", epochs=1)
+    alone = sweep(problem, mode=["last", "independent"], one_start=False, **options)
     assert len(set(alone.probes[alone.table["fraction"] == 1])) == 3
+    released = sweep(problem, mode=modes, **options)
+    assert len(set(released.probes[released.table["fraction"] == 1])) == 1
 
 
 def test_indices_of_ones_own(tmp_path):

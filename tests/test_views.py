@@ -60,7 +60,7 @@ def test_leave_one_out_is_refused():
 
 
 def test_sgd_shows_one_view_an_epoch():
-    options = {"epochs": 3, "batch_size": 32, "step_every": 2}
+    options = {"epochs": 3, "batch_size": 32, "step_every": 2, "one_start": False}
     found = probe.fit(views(), CHAINS, solver="sgd", l2=1e-3, device="cpu", **options)
     recipe = Recipe(**options)
     parts = random_parts(120, recipe.val_fraction, recipe.split_seed)
@@ -90,7 +90,9 @@ def test_sgd_shows_one_view_an_epoch():
 
 
 def test_sgd_of_equal_views_is_sgd_of_one():
-    options = {"solver": "sgd", "epochs": 2, "batch_size": 32, "device": "cpu"}
+    options = {
+        "solver": "sgd", "epochs": 2, "batch_size": 32, "device": "cpu", "validate_every": 1
+    }  # fmt: skip
     equal = np.tile(PROBLEM.x, (VIEWS, 1))
     many = probe.fit(views(equal), CHAINS, **options)
     one = probe.fit(PROBLEM.train, CHAINS, **options)

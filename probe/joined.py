@@ -18,7 +18,6 @@ class Joined:
 
     Attributes:
         axes: which probe is which.
-        facts: those of the parts, and further ones.
 
     Arguments:
         axes: P probes.
@@ -41,7 +40,12 @@ class Joined:
         for part, probes in enumerate(self._numbers):
             self._part[probes] = part
             self._within[probes] = np.arange(len(probes))
-        self.facts = {**self._gathered(), **(facts or {})}
+        self._further = dict(facts or {})
+
+    @property
+    def facts(self) -> dict[str, np.ndarray]:
+        """What is known of each probe without test rows."""
+        return {**self._gathered(), **self._further}
 
     @property
     def n_features(self) -> int:
@@ -73,6 +77,22 @@ class Joined:
             self._solved(part).score(test, _Renumbered(scores, probes))
             release(part)
 
+    def solve(self, probes: np.ndarray, starts: Mapping[int, np.ndarray] | None = None) -> None:
+        """Solve some probes, of parts that solve what they are asked for."""
+        for part, numbers in zip(self._parts, self._numbers, strict=True):
+            within = np.flatnonzero(np.isin(numbers, probes))
+            known = {n: starts[numbers[n]] for n in within.tolist() if numbers[n] in (starts or {})}
+            part.solve(within, known)
+
+    def solution(self, probe: int) -> np.ndarray | None:
+        """Return where such a probe has ended."""
+        return self._parts[self._part[probe]].solution(int(self._within[probe]))
+
+    def forget(self, kept: np.ndarray) -> None:
+        """Drop all solutions but those of these probes."""
+        for part, numbers in zip(self._parts, self._numbers, strict=True):
+            part.forget(np.flatnonzero(np.isin(numbers, kept)))
+
     def weights(self, probe: int) -> Weights:
         """Return the affine map of one probe."""
         part = self._solved(self._parts[self._part[probe]])
@@ -100,6 +120,40 @@ class Joined:
                 "run again without resume"
             )
         return part
+
+
+class Taken:
+    """Some probes of a fit, under another numbering.
+
+    Arguments:
+        axes: n probes.
+        fitted: a fit of more.
+        numbers: int64 (n,), the number there of each of them.
+        facts: columns (n,) that are not the fit's own.
+    """
+
+    def __init__(
+        self, axes: Axes, fitted: Fitted, numbers: np.ndarray, facts: Mapping[str, np.ndarray]
+    ):
+        self.axes, self._fitted, self._numbers = axes, fitted, numbers
+        self.n_features, self.class_counts = fitted.n_features, fitted.class_counts
+        self.n_train, self.n_targets = n_train(fitted), n_targets(fitted)
+        own = {name: values[numbers] for name, values in fitted.facts.items()}
+        self.facts = {**own, **facts}
+        self._own = np.full(len(fitted.axes), -1)
+        self._own[numbers] = np.arange(len(numbers))
+
+    def score(self, test: RowBlocks, scores: Scores) -> None:
+        """Feed the logits of every probe on every test row to `scores`."""
+        self._fitted.score(test, _Renumbered(scores, self._own))
+
+    def weights(self, probe: int) -> Weights:
+        """Return the affine map of one probe."""
+        return self._fitted.weights(int(self._numbers[probe]))
+
+    def release(self) -> None:
+        """Let go of what can be made again."""
+        release(self._fitted)
 
 
 class _Renumbered:

@@ -10,7 +10,7 @@ from array_api_compat import array_namespace
 from probe.arrays import Array, Backend, full_precision, to_host
 from probe.axes import Axes
 from probe.basis import FEATURES, Basis, Frame, congruent, directions
-from probe.blocks import RowBlocks, targets_of, validation_of, views_of
+from probe.blocks import ArrayBlocks, RowBlocks, targets_of, validation_of, views_of
 from probe.budget import spared, text
 from probe.errors import MemoryBudgetError
 from probe.metrics import Scores
@@ -158,13 +158,50 @@ class OnBasis:
             settings, standardize=False, moments_cache=None,
             memory=self._free(settings.memory, train.n_classes),
         )  # fmt: skip
+        self._few, self._stepwise = own.memory // 16, False
         rows = Projected(train, self._view(), "train", self._basis, self._frame)
         self._fitted = make(rows, chains, axes.penalties, own, **options)
-        self.facts, self.class_counts = self._fitted.facts, self._fitted.class_counts
+        self.class_counts = self._fitted.class_counts
+        self._shown: tuple[RowBlocks | None, RowBlocks | None] = (None, None)
+
+    @property
+    def facts(self) -> Mapping[str, np.ndarray]:
+        """What is known of each probe without test rows."""
+        return self._fitted.facts
+
+    def solve(self, probes: np.ndarray, starts: Mapping[int, np.ndarray] | None = None) -> None:
+        """Solve some probes, where the solver solves what it is asked for."""
+        self._stepwise = True
+        self._fitted.solve(probes, starts)
+
+    def solution(self, probe: int) -> np.ndarray | None:
+        """Return where such a probe has ended, coefficients of directions."""
+        return self._fitted.solution(probe)
+
+    def forget(self, kept: np.ndarray) -> None:
+        """Drop all solutions but those of these probes."""
+        self._fitted.forget(kept)
+
+    def release(self) -> None:
+        """Let go of what can be made again."""
+        self._shown = (None, None)
+        if hasattr(self._fitted, "release"):
+            self._fitted.release()
 
     def score(self, test: RowBlocks, scores: Scores) -> None:
         """Feed the logits of every probe on every test row to `scores`."""
-        self._fitted.score(Projected(test, self._view(), "test"), scores)
+        if self._shown[0] is not test:
+            self._shown = (test, self._projected(test))
+        self._fitted.score(self._shown[1], scores)
+
+    def _projected(self, test: RowBlocks) -> RowBlocks:
+        """Return the rows as the basis shows them, kept if they are few beside what was granted."""
+        rows = Projected(test, self._view(), "test")
+        if not self._stepwise or 8 * test.n_rows * self._count > self._few:
+            return rows
+        shown = [(z, labels) for z, labels in rows]
+        z, labels = (np.concatenate(parts) for parts in zip(*shown, strict=True))
+        return ArrayBlocks(z, labels, test.n_classes or None)
 
     def weights(self, probe: int) -> Weights:
         """Return the affine map of one probe, of all D features in their order."""

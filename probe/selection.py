@@ -15,8 +15,9 @@ from probe.blocks import RowBlocks, has_targets
 from probe.chains import Chain
 from probe.dual import wide_plan
 from probe.errors import MemoryBudgetError, SelectionWarning
-from probe.joined import Joined, release
+from probe.joined import Joined, Taken, release
 from probe.kernels import judged
+from probe.logistic import Metrics
 from probe.moments_cache import cached_moments
 from probe.penalties import LOO, Penalties
 from probe.ranking import ranked
@@ -25,7 +26,7 @@ from probe.regression import Regression, errors
 from probe.remembered import Remembered
 from probe.settings import Progress, Settings
 from probe.solvers import Fitted, Solver, n_outputs
-from probe.solving import problem, solve, solve_left_out
+from probe.solving import problem, solve, solve_left_out, solve_path
 
 ENOUGH = 1000
 """Held-out rows to choose by; where one part has fewer, several are taken, and MOST at most."""
@@ -49,10 +50,13 @@ class Chosen:
     Attributes:
         penalty: int64 (n,), position among the penalties.
         accuracy: float64 (n,), what it reached on the rows that it was chosen by; for targets, R^2.
+        starts: of solvers that can start from somewhere, where each probe ended on a part of the
+            rows; None for nowhere.
     """
 
     penalty: np.ndarray
     accuracy: np.ndarray
+    starts: Sequence[np.ndarray | None] = ()
 
 
 def fit_chosen(
@@ -62,7 +66,7 @@ def fit_chosen(
     penalties: Penalties,
     settings: Settings,
     options: Mapping[str, Any],
-) -> Joined:
+) -> Joined | Taken:
     """Return every probe, solved on all train rows with the penalty that suits it best.
 
     Facts beside the solver's own: "l2", the penalty; "l2_place", "lowest" or "highest" where an
@@ -78,11 +82,30 @@ def fit_chosen(
     by = np.array([penalties.choice_of(chain.ranking) for chain in chains])
     lengths = np.array([len(chain) for chain in chains])
     position, accuracy = np.zeros(lengths.sum(), np.int64), np.full(lengths.sum(), np.nan)
+    starts: list[np.ndarray | None] = [None] * len(position)
     for how in np.unique(by):
         own = [chain for chain, one in zip(chains, by, strict=True) if one == how]
-        wanted = np.repeat(by == how, lengths)
+        wanted = np.flatnonzero(np.repeat(by == how, lengths))
         chosen = choose(entry, train, own, replace(penalties, choice=how), settings, options)
         position[wanted], accuracy[wanted] = chosen.penalty, chosen.accuracy
+        for number, start in zip(wanted.tolist(), chosen.starts, strict=False):
+            starts[number] = start
+    last = len(penalties.values) - 1
+    places = np.where(position == 0, "lowest", "inside")
+    facts = {
+        "l2": np.array(penalties.values)[position],
+        "l2_place": np.where(position == last, "highest", places),
+        "l2_choice": np.repeat(by, lengths),
+        "selection_accuracy": accuracy,
+    }
+    axes = Axes(tuple(chains), penalties.columns)
+    if entry.path is not None:
+        fitted = solve_path(entry, train, chains, penalties.values, settings, options)
+        probes = numbers_of(chains, len(penalties.values), position)
+        known = {n: s for n, s in zip(probes.tolist(), starts, strict=True) if s is not None}
+        fitted.solve(probes, known)
+        release(fitted)
+        return Taken(axes, fitted, probes, facts)
     parts, numbers = [], []
     for penalty in np.unique(position):
         cut, probes = those(chains, position == penalty)
@@ -90,14 +113,21 @@ def fit_chosen(
         release(part)
         parts.append(part)
         numbers.append(probes)
-    places = np.where(position == 0, "lowest", "inside")
-    facts = {
-        "l2": np.array(penalties.values)[position],
-        "l2_place": np.where(position == len(penalties.values) - 1, "highest", places),
-        "l2_choice": np.repeat(by, lengths),
-        "selection_accuracy": accuracy,
-    }
-    return Joined(Axes(tuple(chains), penalties.columns), parts, numbers, facts)
+    return Joined(axes, parts, numbers, facts)
+
+
+def numbers_of(chains: Sequence[Chain], penalties: int, position: np.ndarray) -> np.ndarray:
+    """Return the numbers, among those of all penalties, of each prefix at its penalty, int64 (n,).
+
+    Arguments:
+        chains: of n prefixes in all.
+        penalties: how many there are.
+        position: int64 (n,), which penalty of each prefix; or one for all.
+    """
+    lengths = np.array([len(chain) for chain in chains])
+    before = np.repeat(np.cumsum(lengths) - lengths, lengths)
+    within = np.arange(lengths.sum()) - before
+    return before * penalties + position * np.repeat(lengths, lengths) + within
 
 
 def choose(
@@ -118,7 +148,7 @@ def choose(
     where all are so, and then it is the first.
     """
     quiet = replace(settings, progress=_of_rows(settings.progress))
-    make = _LeftOut if penalties.choice == LOO else _HeldOut
+    make = _LeftOut if penalties.choice == LOO else _HeldOut if entry.path is None else _OnPath
     tried = make(entry, train, chains, penalties, quiet, options)
     search = Search(sum(map(len, chains)), _without_features(entry, train))
     first, last = penalties.first % len(penalties.values), len(penalties.values)
@@ -131,11 +161,12 @@ def choose(
             losses, accuracies, failed = tried.at(rungs, search.going)
             for number, rung in enumerate(rungs):
                 search.take(rung, losses[number], accuracies[number], failed[number])
+            tried.keep(search.chosen)
             settled = len(search) - int(search.going.sum())
             if settled > done or not ladder:
                 done = max(done, settled)
                 settings.progress("penalties", done, len(search))
-    return Chosen(search.chosen, search.accuracy)
+    return Chosen(search.chosen, search.accuracy, tried.ends(search.chosen))
 
 
 def _of_rows(progress: Progress) -> Progress:
@@ -204,8 +235,25 @@ class Tried(Protocol):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return losses, accuracies and which failed, (R, n), of the probes in a mask (n,)."""
 
+    def keep(self, chosen: np.ndarray) -> None:
+        """Take note of the penalty that each probe would choose by now, int64 (n,)."""
 
-class _LeftOut:
+    def ends(self, chosen: np.ndarray) -> Sequence[np.ndarray | None]:
+        """Return where each probe has ended with its penalty, int64 (n,), if that is known."""
+
+
+class _Afresh:
+    """Fits that keep nothing from one penalty to the next."""
+
+    def keep(self, chosen: np.ndarray) -> None:
+        """Nothing is kept."""
+
+    def ends(self, chosen: np.ndarray) -> Sequence[np.ndarray | None]:
+        """Nothing is known."""
+        return ()
+
+
+class _LeftOut(_Afresh):
     """Losses of each train row under the fit of all the others."""
 
     def __init__(self, entry, train, chains, penalties, settings, options):
@@ -235,7 +283,7 @@ def part_count(share: float, rows: int) -> int:
     return int(np.clip(np.ceil(ENOUGH / (share * rows)), 1, min(MOST, int(1 / share))))
 
 
-class _HeldOut:
+class _HeldOut(_Afresh):
     """Losses of the rows of held-out parts, each under the fit of the others."""
 
     def __init__(self, entry, train, chains, penalties, settings, options):
@@ -270,6 +318,68 @@ class _HeldOut:
             failed = failed | statuses.has(fitted.facts["status"], self._entry.unusable)
             losses.score(fitted, held_out)
         return _by_rung(fitted.axes, numbers, len(going), losses.means(), losses.scores(), failed)
+
+
+class _OnPath(_HeldOut):
+    """The same for solvers that go on from one penalty to the next, some probes at a time.
+
+    Probes of the second part and of further ones start where those of the first have ended.
+    """
+
+    def __init__(self, entry, train, chains, penalties, settings, options):
+        super().__init__(entry, train, chains, penalties, settings, options)
+        # each part keeps its rows from one penalty to the next
+        self._settings = [
+            replace(own, memory=own.memory // len(self._parts)) for own in self._settings
+        ]
+        compared = {**options, "loosely": True, "metrics": Metrics()}
+        self._paths = [
+            solve_path(entry, remainder, own, penalties.values, how, compared)
+            for (remainder, _), own, how in zip(
+                self._parts, self._chains, self._settings, strict=True
+            )
+        ]
+        self._made_again = np.repeat(
+            [chain.ranking is not None for chain in chains], [len(chain) for chain in chains]
+        )
+
+    def at(
+        self, rungs: Sequence[int], going: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        (rung,) = rungs
+        losses, failed = None, False
+        every = numbers_of(self._chains[0], len(self._values), np.full(len(going), rung))
+        asked, starts = every[going], {}
+        movable = ~self._made_again[going]
+        for path, (remainder, held_out) in zip(self._paths, self._parts, strict=True):
+            path.solve(asked, starts)
+            losses = losses or _losses_of(path, self._entry, remainder)
+            failed = failed | np.isin(path.facts["status"], self._entry.unusable)
+            losses.score(path, held_out, keep=True)
+            if not starts:
+                ends = {n: path.solution(n) for n in asked[movable].tolist()}
+                starts = {n: end for n, end in ends.items() if end is not None}
+        tables = []
+        for column in (losses.means(), losses.scores(), failed):
+            table = np.zeros((1, len(going)), column.dtype)
+            table[0, going] = column[asked]
+            tables.append(table)
+        return tuple(tables)
+
+    def keep(self, chosen: np.ndarray) -> None:
+        """Forget what no probe would choose by now."""
+        best = numbers_of(self._chains[0], len(self._values), np.maximum(chosen, 0))
+        self._paths[0].forget(best)
+        for path in self._paths[1:]:
+            path.forget(np.zeros(0, np.int64))
+
+    def ends(self, chosen: np.ndarray) -> Sequence[np.ndarray | None]:
+        """Return where each probe has ended on the first part; of orders made anew, nothing."""
+        best = numbers_of(self._chains[0], len(self._values), chosen)
+        return [
+            None if again else self._paths[0].solution(number)
+            for number, again in zip(best.tolist(), self._made_again, strict=True)
+        ]
 
 
 def _remade(chain: Chain, rows: Remembered, settings: Settings) -> Chain:
@@ -317,11 +427,12 @@ class Losses:
         self._sums = np.zeros((3, n_probes))  # of losses, hits, rows
         self._regression = Regression(n_probes, n_outputs) if kind == "numbers" else None
 
-    def score(self, fitted: Fitted, rows: RowBlocks) -> None:
-        """Add the losses of all probes of a fit on all these rows."""
+    def score(self, fitted: Fitted, rows: RowBlocks, keep: bool = False) -> None:
+        """Add the losses of all probes of a fit on all these rows, and release it unless `keep`."""
         mine = Losses(self._sums.shape[1], len(self._variance), self._kind, self._variance)
         fitted.score(share(rows), mine)
-        release(fitted)
+        if not keep:
+            release(fitted)
         all_sum(*mine.sums)
         for total, own in zip(self.sums, mine.sums, strict=True):
             total += own
@@ -354,13 +465,13 @@ class Losses:
         if self._regression:
             squares = self._regression.squares / self._regression.rows[:, None]
             return (squares / self._variance).mean(1)
-        return self._sums[0] / self._sums[2]
+        return self._sums[0] / np.where(self._sums[2] > 0, self._sums[2], np.nan)
 
     def scores(self) -> np.ndarray:
         """Return the accuracy of each probe, or R^2, float64 (P,)."""
         if self._regression:
             return self._regression.columns()["r2"]
-        return self._sums[1] / self._sums[2]
+        return self._sums[1] / np.where(self._sums[2] > 0, self._sums[2], np.nan)
 
 
 def _losses_of(fitted: Fitted, entry: Solver, train: RowBlocks) -> Losses:

@@ -88,6 +88,8 @@ class Solver:
             default is taken.
         loss: by what one is chosen: "log", the mean of -log p[label], or "squared".
         batch: penalties that are tried at once.
+        path: like `fit`, but the probes are solved when they are asked for, some penalties at a
+            time (`probe.logistic.LogisticPath`); None where each penalty is solved alone.
         probabilities: whether the softmax of the logits are class probabilities, so that
             likelihood and calibration mean something.
         leave_one_out: like `fit`, but the probes are scored on their own train rows, each row as
@@ -109,7 +111,8 @@ class Solver:
     default_l2: float = 1e-3
     choice: str = "validation"
     loss: str = "log"
-    batch: int = 4
+    batch: int = 1
+    path: Fit | None = None
     probabilities: bool = True
     leave_one_out: Fit | None = None
     moments: bool = True
@@ -162,7 +165,7 @@ SOLVERS: dict[str, Solver] = {
         leave_one_out=lda.leave_one_out,
         every_prefix=True,
     ),
-    "logistic": Solver(logistic.fit, logistic.REMEDIES, logistic.UNFINISHED),
+    "logistic": Solver(logistic.fit, logistic.REMEDIES, logistic.UNFINISHED, path=logistic.path),
     "sgd": Solver(
         sgd.fit,
         sgd.REMEDIES,

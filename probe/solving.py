@@ -11,7 +11,7 @@ from probe.basis import FEATURES
 from probe.blocks import RowBlocks, has_targets, targets_of
 from probe.budget import text
 from probe.chains import Chain
-from probe.dual import Cut, DualFit, DualLeaveOneOut, Problem, wide_plan
+from probe.dual import Cut, DualFit, DualLeaveOneOut, DualPath, Problem, wide_plan
 from probe.errors import MemoryBudgetError, UsageError
 from probe.joined import Joined, release
 from probe.metrics import Scores
@@ -42,6 +42,23 @@ def solve(
     """
     _check_labels(entry, train)
     return _solved(entry, entry.fit, DualFit, train, chains, penalties, settings, options)
+
+
+def solve_path(
+    entry: Solver,
+    train: RowBlocks,
+    chains: Sequence[Chain],
+    penalties: Sequence[float],
+    settings: Settings,
+    options: Mapping[str, Any],
+) -> Any:
+    """Return probes that are solved when they are asked for, as `probe.logistic.LogisticPath` is.
+
+    Raises:
+        UsageError, DataError, MemoryBudgetError: as `solve`.
+    """
+    _check_labels(entry, train)
+    return _solved(entry, entry.path, DualPath, train, chains, penalties, settings, options)
 
 
 def solve_left_out(
@@ -202,7 +219,25 @@ class OfColumns:
             return make(rows, chains, axes.penalties, settings, **options)
 
         self._make, self._fitted = fitted, fitted()
-        self.facts, self.class_counts = self._fitted.facts, self._fitted.class_counts
+        self.class_counts = self._fitted.class_counts
+        self._facts = self._fitted.facts
+
+    @property
+    def facts(self) -> Mapping[str, np.ndarray]:
+        """What is known of each probe without test rows."""
+        return self._fitted.facts if self._fitted is not None else self._facts
+
+    def solve(self, probes: np.ndarray, starts: Mapping[int, np.ndarray] | None = None) -> None:
+        """Solve some probes, where the solver solves what it is asked for."""
+        self._fitted.solve(probes, starts)
+
+    def solution(self, probe: int) -> np.ndarray | None:
+        """Return where such a probe has ended."""
+        return self._fitted.solution(probe)
+
+    def forget(self, kept: np.ndarray) -> None:
+        """Drop all solutions but those of these probes."""
+        self._fitted.forget(kept)
 
     def score(self, test: RowBlocks, scores: Scores) -> None:
         """Feed the logits of every probe on every row to `scores`."""

@@ -2,13 +2,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from problems import BACKENDS, PROBLEMS, clusters
+from problems import BACKENDS, PROBLEMS, Problem, clusters
 from scipy.special import logsumexp
+from sklearn.datasets import load_digits
 
 import probe
 from probe import selection
 from probe.blocks import ArrayBlocks
 from probe.errors import DataError, MemoryBudgetError, SelectionWarning, UsageError
+from probe.logistic import lockstep, passes, solver
 from probe.moments import moments
 from probe.penalties import LADDER
 from probe.ranking import ranked
@@ -222,9 +224,10 @@ def test_any_solver_is_chosen_for_by_fits_on_rows(monkeypatch):
 
     monkeypatch.setitem(SOLVERS, "counting", Solver(counting, moments=False))
     result = sweep(noisy(), solver="counting")
-    assert seen[:5] == [(145, LIST)] * 5  # 5 rows of each class are held out, five times
-    assert all(rows == 160 and len(penalties) == 1 for rows, penalties in seen[5:])
-    assert {penalties[0] for _, penalties in seen[5:]} == set(result.table["l2"])
+    # 5 rows of each class are held out, five times, from the largest penalty down
+    assert seen[:15] == [(145, (l2,)) for l2 in LIST[::-1] for _ in range(5)]
+    assert all(rows == 160 and len(penalties) == 1 for rows, penalties in seen[15:])
+    assert {penalties[0] for _, penalties in seen[15:]} == set(result.table["l2"])
 
 
 def test_the_sgd_protocol_can_be_chosen_for_too():
@@ -385,3 +388,89 @@ def test_too_little_memory_to_choose():
     width = problem.x.shape[1]
     with pytest.raises(MemoryBudgetError):
         sweep(problem, memory=8 * width * 2 * width)
+
+
+def digits(n: int):
+    x, y = load_digits(return_X_y=True)
+    x = np.hstack([x, x**2, np.random.default_rng(0).normal(size=(len(x), 32))])
+    x = (x + np.random.default_rng(1).normal(size=x.shape) * 3).astype(np.float32)
+    return Problem(x[:n], y[:n], x[n:], y[n:])
+
+
+ON_A_PATH = {
+    "clusters": lambda: clusters(240, 200, 60, 3),
+    "imbalanced": lambda: PROBLEMS["imbalanced"](),
+    "digits": lambda: digits(300),
+    "more features than rows": lambda: clusters(60, 80, 150, 4),
+}
+
+
+@pytest.mark.parametrize("name", ON_A_PATH)
+def test_a_path_that_is_left_early_chooses_as_the_whole_grid_does(name, monkeypatch):
+    """The oracle: every penalty to its optimum, on every part, and then the smallest loss."""
+    problem, solved = ON_A_PATH[name](), []
+
+    def counting(tiles, running, report):
+        solved.append([(one.descent.l2, len(one.sheet)) for one in running])
+        return lockstep.minimise(tiles, running, report)
+
+    monkeypatch.setattr(solver, "minimise", counting)
+    d = problem.x.shape[1]
+    chains = [probe.random_chain(d, [0.2, 0.6], 1), probe.subset_chain(range(d), d)]
+    table = probe.fit(problem.train, chains).table
+    tried = {l2 for one in solved for l2, _ in one}
+    monkeypatch.undo()
+    grid = LADDER[11:21]
+    assert min(tried) > 1e-6  # the weak penalties, which take the most steps, are not solved
+    counts = len(np.unique(problem.y))
+    parts = stratified_parts(problem.y, 0.1, 0, 5)
+    total = np.zeros((3, len(grid)))
+    for part in parts:
+        rows = problem.x[part.validation], problem.y[part.validation]
+        remainder = problem.x[part.train], problem.y[part.train]
+        fitted = probe.fit(remainder, chains, l2=grid, tol=1e-3)
+        scored = fitted.score(probe.ArrayBlocks(*rows, counts), ["nll"]).table
+        found = scored.pivot_table(index="k", columns="l2", values="nll").to_numpy()
+        total += found * len(rows[1])
+    for row, (_, probe_row) in enumerate(table.iterrows()):
+        at = grid.index(probe_row.l2)
+        assert total[row, at] <= total[row].min() * 1.02
+        assert abs(at - total[row].argmin()) <= 2
+
+
+def test_probes_on_a_path_are_then_solved_to_their_optimum():
+    problem = clusters(240, 200, 60, 3)
+    result = sweep(problem, solver="logistic", l2=None, select=None)
+    assert result.table["l2"].nunique() > 1
+    assert set(result.table["status"]) == {"converged"}
+    for l2 in set(result.table["l2"]):
+        given = sweep(problem, solver="logistic", l2=l2, select=None)
+        for row in np.flatnonzero(result.table["l2"] == l2):
+            one, other = result.table.iloc[row], given.table.iloc[row]
+            assert one["objective"] == pytest.approx(other["objective"], rel=1e-5)
+            assert np.allclose(result.weights(row).coef, given.weights(row).coef, atol=0.02)
+
+
+def test_a_path_costs_less_than_three_fits(monkeypatch):
+    """By the multiplications of all passes, and not by a clock."""
+    work = []
+
+    def counted(tiles, sheets, *arguments):
+        work[-1] += tiles.n_rows * sum(int(sheet.sizes.sum()) for sheet in sheets)
+        return passes.losses_and_gradients(tiles, sheets, *arguments)
+
+    monkeypatch.setattr(lockstep, "losses_and_gradients", counted)
+    problem = digits(700)
+    for l2 in (1e-3, None):
+        work.append(0)
+        sweep(problem, solver="logistic", l2=l2, select=None)
+    assert work[1] < 3 * work[0]
+
+
+@pytest.mark.parametrize("mode", ["pca", "greedy"])
+def test_paths_of_directions_and_of_orders_that_are_made_again(mode):
+    problem = digits(300)
+    table = sweep(problem, solver="logistic", mode=[mode, "random"], l2=None, select=None).table
+    assert np.isfinite(table["selection_accuracy"]).all()
+    assert set(table["l2_place"]) == {"inside"}
+    assert (table["selection_accuracy"] - table["accuracy"]).abs().max() < 0.1

@@ -13,7 +13,7 @@ from probe.axes import Axes
 from probe.blocks import ArrayBlocks, RowBlocks, targets_of
 from probe.chains import Chain
 from probe.dual.gram import Scaling, grams, mirrored
-from probe.dual.plan import Problem
+from probe.dual.plan import Cut, Problem
 from probe.dual.rotation import Rotation, rotation
 from probe.metrics import Scores
 from probe.moments import target_means, target_units
@@ -69,7 +69,7 @@ class DualFit:
         self.axes, self.n_features, self.n_train = axes, train.n_features, train.n_rows
         self.n_targets, self._labels = targets_of(train), train.labels()
         self._train, self._settings, self._dtype = train, settings, first_rows(train)[1]
-        self._dtypes: list[str] = []
+        self._dtypes = [self._dtype] * len(axes.chains)
         self._steepness: dict[int, float] = {}
         self._centre = target_means(train)
         self._units = target_units(train) if self.n_targets else np.ones(1)
@@ -79,13 +79,23 @@ class DualFit:
         self._held = 3 * 8 * self.n_train**2 + stored * self.n_train * self._tile
         self._rows: dict[int, np.ndarray] = {}
         self._intercepts: dict[int, np.ndarray] = {}
-        self._scalings: list[Scaling] = []
-        facts: dict[int, dict[str, Any]] = {}
-        for number, chain in enumerate(axes.chains):
-            facts |= self._chain(number, chain)
-            settings.progress("probes", len(facts), len(axes))
-        names = facts[0]
-        self.facts = {name: np.array([facts[p][name] for p in range(len(axes))]) for name in names}
+        self._scalings = [
+            Scaling(np.zeros(chain.length), np.ones(chain.length)) for chain in axes.chains
+        ]
+        self._known: dict[int, dict[str, Any]] = {}
+        self._asked = np.arange(len(axes))
+        self._begin()
+
+    def _begin(self) -> None:
+        self._chains(self._asked)
+
+    @property
+    def facts(self) -> dict[str, np.ndarray]:
+        """The solver's facts of each probe."""
+        some = next(iter(self._known.values()), {"status": ""})
+        nothing = {name: "" if isinstance(value, str) else np.nan for name, value in some.items()}
+        found = [self._known.get(probe, nothing) for probe in range(len(self.axes))]
+        return {name: np.array([facts[name] for facts in found]) for name in some}
 
     def score(self, test: RowBlocks, scores: Scores) -> None:
         """Feed the logits of every probe on every row to `scores`, as many probes as fit a pass."""
@@ -128,38 +138,51 @@ class DualFit:
             scaling.scale[:k],
         )
 
-    def _chain(self, number: int, chain: Chain) -> dict[int, dict[str, Any]]:
-        """Solve the prefixes of a chain; return the facts of each probe.
+    def _chains(self, probes: np.ndarray) -> None:
+        """Solve some probes, chain by chain; keep the facts of each."""
+        axes, done = self.axes, 0
+        of_chain = axes.chain[probes]
+        for number in range(len(axes.chains)):
+            own = probes[of_chain == number]
+            if own.size:
+                self._chain(number, own)
+                done += len(own)
+                self._settings.progress("probes", done, len(probes))
+
+    def _chain(self, number: int, probes: np.ndarray) -> None:
+        """Solve some probes of a chain.
 
         Where rounding of float32 products decides about some prefix, all are solved with float64
         ones.
         """
-        scaling = Scaling(np.zeros(chain.length), np.ones(chain.length))
-        self._scalings.append(scaling)
         for dtype in dict.fromkeys((self._dtype, "float64")):
-            facts = self._solved(number, chain, dtype, scaling)
+            facts = self._in_precision(number, probes, dtype)
             if facts is not None:
                 steep = max(self._steepness[probe] for probe in facts)
-                self._dtypes.append("float64" if steep > STEEP else dtype)
-                return facts
+                self._dtypes[number] = "float64" if steep > STEEP else dtype
+                self._known |= facts
+                return
         raise AssertionError("float64 products are never refused")
 
-    def _solved(
-        self, number: int, chain: Chain, dtype: str, scaling: Scaling
+    def _in_precision(
+        self, number: int, probes: np.ndarray, dtype: str
     ) -> dict[int, dict[str, Any]] | None:
-        """Return the facts of each probe of a chain; None if float64 products are needed."""
-        facts, penalties = {}, range(len(self.axes.penalties))
-        added = self.n_train * min(self.axes.penalties)
-        for prefix, upper in grams(self._train, chain, self._tile, dtype, self._settings, scaling):
-            probes = [self.axes.prefixes(number, r)[prefix] for r in penalties]
+        """Return the facts of some probes of a chain; None if float64 products are needed."""
+        axes, facts = self.axes, {}
+        of_prefix, of_penalty = axes.prefix[probes], axes.penalty[probes]
+        prefixes = np.unique(of_prefix)
+        cut = Cut(number, axes.chains[number], prefixes).made()
+        added = self.n_train * min(axes.penalties[penalty] for penalty in np.unique(of_penalty))
+        scaling = self._scalings[number]
+        for place, upper in grams(self._train, cut, self._tile, dtype, self._settings, scaling):
             turned = rotation(mirrored(upper), dtype)
             if dtype == "float32" and turned.doubtful(added):
                 return None
-            facts |= self._prefix(probes, turned)
+            facts |= self._prefix(probes[of_prefix == prefixes[place]].tolist(), turned)
         return facts
 
     def _prefix(self, probes: Sequence[int], turned: Rotation) -> dict[int, dict[str, Any]]:
-        """Solve one prefix for every penalty, on its rotated features."""
+        """Solve one prefix for the penalties of these probes, on its rotated features."""
         z = ArrayBlocks(turned.features(), self._labels, self._train.n_classes or None)
         whole = Chain(np.arange(z.n_features), (z.n_features,), (1.0,), "rotated")
         own = replace(
@@ -169,7 +192,8 @@ class DualFit:
             moments_cache=None,
             progress=silent,
         )
-        fitted = self._solve(z, [whole], self.axes.penalties, own, **self._options)
+        penalties = tuple(self.axes.penalties[r] for r in self.axes.penalty[list(probes)])
+        fitted = self._solved(z, whole, penalties, own)
         self.class_counts = fitted.class_counts
         self._keep(probes, fitted, turned, z)
         facts = {}
@@ -189,6 +213,11 @@ class DualFit:
             return statuses.SINGULAR
         return statuses.jitter(added) if added > NEGLIGIBLE * penalty else statuses.OK
 
+    def _solved(
+        self, z: RowBlocks, whole: Chain, penalties: tuple[float, ...], settings: Settings
+    ) -> Any:
+        return self._solve(z, [whole], penalties, settings, **self._options)
+
     def _keep(self, probes: Sequence[int], fitted: Any, turned: Rotation, z: RowBlocks) -> None:
         """Keep what these probes are made of again: B (N, C), and the intercept."""
         for place, probe in enumerate(probes):
@@ -205,14 +234,15 @@ class DualFit:
         axes = self.axes
         for number in range(len(axes.chains)):
             probes, held = [], 0
-            for probe in np.flatnonzero(axes.chain == number).tolist():
+            for probe in self._asked[axes.chain[self._asked] == number].tolist():
                 size = item * int(axes.size[probe]) * outputs
                 if probes and held + size > self._settings.memory // 2:
                     yield number, probes
                     probes, held = [], 0
                 probes.append(probe)
                 held += size
-            yield number, probes
+            if probes:
+                yield number, probes
 
     def _coefficients(self, number: int, probes: Sequence[int], dtype: str) -> list[Array]:
         """Return W = X'B (k, C) of probes of one chain, by one pass over the train rows.
@@ -245,6 +275,36 @@ class DualFit:
             ColumnSubset(blocks, columns), rows, backend, dtype, scaling.mean, split,
             scale=scaling.scale,
         )  # fmt: skip
+
+
+class DualPath(DualFit):
+    """Probes in the dual that are solved when they are asked for, each on its own."""
+
+    def _begin(self) -> None:
+        self.class_counts = np.bincount(self._labels, minlength=self._train.n_classes)
+
+    def solve(self, probes: np.ndarray, starts: Mapping[int, np.ndarray] | None = None) -> None:
+        """Solve some probes; rotated features are other ones each time, and none is a start."""
+        self._asked = np.asarray(probes, np.int64)
+        self._chains(self._asked)
+
+    def _solved(
+        self, z: RowBlocks, whole: Chain, penalties: tuple[float, ...], settings: Settings
+    ) -> Any:
+        # rotated features of one part say nothing of those of another
+        own = {**self._options, "metrics": None}
+        fitted = self._solve(z, [whole], penalties, settings, **own)
+        fitted.solve(np.arange(len(penalties)))
+        return fitted
+
+    def solution(self, probe: int) -> None:
+        """Return where a further one may start, which is nowhere."""
+        return
+
+    def forget(self, kept: np.ndarray) -> None:
+        """Drop what is known of all but these probes."""
+        for probe in set(self._rows) - set(np.asarray(kept).tolist()):
+            del self._rows[probe], self._intercepts[probe]
 
 
 class DualLeaveOneOut(DualFit):

@@ -1,5 +1,14 @@
 """Exact softmax regression: every chain, prefix and penalty in lockstep, with a certificate."""
 
-from probe.logistic.solver import MAX_ITER, REMEDIES, TOL, UNFINISHED, LogisticFit, fit
+from probe.logistic.solver import (
+    MAX_ITER,
+    REMEDIES,
+    TOL,
+    UNFINISHED,
+    LogisticFit,
+    Metrics,
+    fit,
+    path,
+)
 
-__all__ = ["MAX_ITER", "REMEDIES", "TOL", "UNFINISHED", "LogisticFit", "fit"]
+__all__ = ["MAX_ITER", "REMEDIES", "TOL", "UNFINISHED", "LogisticFit", "Metrics", "fit", "path"]

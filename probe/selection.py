@@ -34,7 +34,7 @@ ENOUGH = 1000
 MOST = 5
 
 TIE = 1e-3
-"""Share of a loss by which a smaller penalty must be better to be taken."""
+"""Share of its loss, and of that without features, by which a smaller penalty must be better."""
 
 PATIENCE = 2
 """Penalties in a row that do no better, after which a probe has its choice."""
@@ -141,11 +141,11 @@ def choose(
     """Return the penalty with the smallest loss on train rows that were left out of the fit.
 
     The loss is the solver's own: for ridge the squared error, of numbers in units of each target's
-    variance, else the mean of -log p[label]. Penalties are tried downwards from the first. A
-    smaller one is taken only if its loss is smaller by `TIE` of it, and a probe has its choice
-    after `PATIENCE` of them in a row that are not. Where the first is the best, larger ones are
-    tried in the same way. A candidate that failed, or whose loss is not finite, is taken only
-    where all are so, and then it is the first.
+    variance; for LDA the share of rows that are missed; for others the mean of -log p[label].
+    Penalties are tried downwards from the first. A smaller one is taken only if its loss is
+    smaller by more than `TIE` says, and a probe has its choice after `PATIENCE` of them in a row
+    that are not. Where the first is the best, larger ones are tried in the same way. A candidate that
+    failed, or whose loss is not finite, is taken only where all are so, and then it is the first.
     """
     quiet = replace(settings, progress=_of_rows(settings.progress))
     make = _LeftOut if penalties.choice == LOO else _HeldOut if entry.path is None else _OnPath
@@ -199,7 +199,7 @@ class Search:
         self.loss = np.full(count, np.inf)
         self.accuracy = np.full(count, np.nan)
         self._idle = np.zeros(count, np.int64)
-        self._begun = BEGUN * without_features
+        self._begun, self._without = BEGUN * without_features, without_features
 
     def __len__(self) -> int:
         return len(self.going)
@@ -215,7 +215,8 @@ class Search:
         """Take what the probes that are going have reached at one penalty, arrays (n,)."""
         usable = np.isfinite(loss) & ~failed
         loss = np.where(usable, loss, np.inf)
-        margin = np.where(np.isfinite(self.loss), TIE * np.abs(self.loss), 0)
+        # where classes are separated, losses go to 0 without end, and gain nothing
+        margin = TIE * (np.where(np.isfinite(self.loss), self.loss, 0) + self._without)
         with np.errstate(invalid="ignore"):
             better = self.going & usable & (loss < self.loss - margin)
             # what has learnt nothing yet, with far too large a penalty, is past nothing
@@ -418,7 +419,7 @@ class Losses:
     Arguments:
         n_probes: P.
         n_outputs: C, or T.
-        kind: "log", "squared", or "numbers".
+        kind: "log", "squared", "errors" (the share of rows that are missed), or "numbers".
         variance: float64 (T,), of each target.
     """
 
@@ -448,13 +449,16 @@ class Losses:
             self._regression.add(probes, errors(logits, labels))
             return
         xp, stand = array_namespace(logits), judged(logits, labels)
+        hits = stand.among_first(1)
         if self._kind == "log":
             losses = stand.surprise
+        elif self._kind == "errors":
+            losses = xp.astype(~hits, xp.float64)
         else:
             own = xp.astype(at_labels(logits, labels), xp.float64)
             losses = xp.sum(logits * logits, axis=2, dtype=xp.float64) - 2 * own + 1
         self._sums[0, probes] += to_host(xp.sum(losses, axis=1))
-        self._sums[1, probes] += to_host(xp.sum(xp.astype(stand.among_first(1), xp.int64), axis=1))
+        self._sums[1, probes] += to_host(xp.sum(xp.astype(hits, xp.int64), axis=1))
         self._sums[2, probes] += len(labels)
 
     def finish(self, labels: Array) -> None:
@@ -487,6 +491,8 @@ def _without_features(entry: Solver, train: RowBlocks) -> float:
     if has_targets(train):
         return 1.0
     shares = np.bincount(train.labels()) / train.n_rows
+    if entry.loss == "errors":
+        return float(1 - shares.max())
     if entry.loss == "squared":
         return float(1 - (shares**2).sum())
     return float(-(shares * np.log(shares, where=shares > 0, out=np.zeros_like(shares))).sum())

@@ -86,7 +86,8 @@ class Solver:
         default_l2: the penalty if none is given and none chosen.
         choice: how a penalty is chosen if none is given: "validation" or "loo"; "given" where the
             default is taken.
-        loss: by what one is chosen: "log", the mean of -log p[label], or "squared".
+        loss: by what one is chosen: "log", the mean of -log p[label]; "squared"; or "errors", the
+            share of rows that are missed.
         batch: penalties that are tried at once.
         path: like `fit`, but the probes are solved when they are asked for, some penalties at a
             time (`probe.logistic.LogisticPath`); None where each penalty is solved alone.
@@ -162,6 +163,7 @@ SOLVERS: dict[str, Solver] = {
         lda.fit,
         prefixes.REMEDIES,
         choice="loo",
+        loss="errors",
         leave_one_out=lda.leave_one_out,
         every_prefix=True,
     ),

@@ -144,8 +144,9 @@ def choose(
     variance; for LDA the share of rows that are missed; for others the mean of -log p[label].
     Penalties are tried downwards from the first. A smaller one is taken only if its loss is
     smaller by more than `TIE` says, and a probe has its choice after `PATIENCE` of them in a row
-    that are not. Where the first is the best, larger ones are tried in the same way. A candidate that
-    failed, or whose loss is not finite, is taken only where all are so, and then it is the first.
+    that are not. Where the first is the best, larger ones are tried in the same way. A candidate
+    that failed, or whose loss is not finite, is taken only where all are so, and then it is the
+    first.
     """
     quiet = replace(settings, progress=_of_rows(settings.progress))
     make = _LeftOut if penalties.choice == LOO else _HeldOut if entry.path is None else _OnPath

@@ -135,7 +135,13 @@ def test_pointing_at_a_line_tells_mean_spread_count_and_k(opened, usual):
     page = opened(usual)
     point_at(page, 2)
     text = page.locator("#accuracy .hoverlayer").text_content()
-    for words in ("10 % of the features, k = 100", "test accuracy", "±", "full layer's", "5 seeds"):
+    for words in (
+        "10 % of the features, k = 100",
+        "test accuracy",
+        " to ",
+        "full layer's",
+        "5 seeds",
+    ):
         assert words in text
 
 

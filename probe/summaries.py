@@ -192,9 +192,10 @@ CHOSEN = {"validation": "l2 chosen on train rows", "loo": "l2 chosen by leave-on
 def _behind(curve: Curve, near: pd.Series, level: float) -> str:
     """Say what stands behind a number: seeds, test rows, and what its interval is over."""
     seeds = f"{near.probes} seed{'' if near.probes == 1 else 's'}"
-    if curve.seeds == (None,):
-        seeds = "no seeds"
-    counts = seeds + (f", {curve.n_test:,} test rows" if curve.n_test else "")
+    if all(pd.isna(seed) for seed in curve.seeds):
+        seeds = "" if curve.n_test else "no seeds"  # nothing was drawn
+    rows = f"{curve.n_test:,} test rows" if curve.n_test else ""
+    counts = ", ".join(filter(None, [seeds, rows]))
     if not near.over:
         return f"{counts}; no interval"
     alone = "" if near.over == "seeds and test rows" else f" over {near.over} alone"

@@ -219,3 +219,13 @@ def test_probes_that_were_not_run_are_absent_and_named():
     begun = table(PROBES).assign(status=status, accuracy=[0.4, np.nan, 0.8, 0.6])
     assert summary(begun)["probes"].tolist() == [1, 2]
     assert warnings(begun)[0].startswith("1 of 4 probes have status not run")
+
+
+def test_a_mode_that_draws_nothing_has_no_seed_to_count():
+    probes = table([(pd.NA, 0.1, 2, 0.6), (pd.NA, 1.0, 20, 0.8)], mode="pca")
+    assert "mode pca (no seeds; no interval)." in sentence(probes)
+    probes = probes.assign(**FACTS)
+    correct = rows_of(probes)
+    assert "mode pca (1,000 test rows; 95 % interval over test rows alone)." in sentence(
+        probes, correct=correct
+    )

@@ -142,9 +142,11 @@ def _text(curve: Curve, rows: pd.DataFrame, fraction: float, level: float) -> st
     """Say what the rows of `curve_table` of a curve say at the fraction nearest to one."""
     score, name = curve.score, NAMES[curve.score]
     full, parts = rows[rows["fraction"] == 1], rows[rows["fraction"] < 1]
-    parts = parts[parts[score].notna()]
+    known, parts = rows[rows[score].notna()], parts[parts[score].notna()]
+    if known.empty:
+        return "No probe of these results has a score."
     if full.empty or parts.empty:
-        largest = rows.iloc[-1]
+        largest = known.iloc[-1]
         value = _with_interval(largest[score], largest[f"{score}_low"], largest[f"{score}_high"], 3)
         return f"{largest.k} features reach an {name} of {value}."
     whole = full.iloc[0][score]

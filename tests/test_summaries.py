@@ -221,6 +221,15 @@ def test_probes_that_were_not_run_are_absent_and_named():
     assert warnings(begun)[0].startswith("1 of 4 probes have status not run")
 
 
+def test_where_nothing_is_known_no_number_is_said():
+    probes = table(PROBES).assign(accuracy=np.nan, status="singular")
+    assert sentence(probes) == (
+        "No probe of these results has a score. 4 of 4 probes failed and are left out (singular)."
+    )
+    probes = table([(1, 0.1, 2, 0.6), (1, 0.5, 10, np.nan)])
+    assert sentence(probes) == "2 features reach an accuracy of 0.600."
+
+
 def test_a_mode_that_draws_nothing_has_no_seed_to_count():
     probes = table([(pd.NA, 0.1, 2, 0.6), (pd.NA, 1.0, 20, 0.8)], mode="pca")
     assert "mode pca (no seeds; no interval)." in sentence(probes)

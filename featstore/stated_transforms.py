@@ -98,7 +98,7 @@ def stated(given: str | Path | Mapping[str, Any]) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         fields = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(
             f"the transform {path} cannot be read: {error}; give a TOML file with lines such as"
             f" {EXAMPLE}"

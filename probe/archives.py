@@ -23,8 +23,43 @@ def save_arrays(path: str | Path, arrays: Mapping[str, object]) -> None:
     NumPy reads the file as any other; the digest is one more text in it.
     """
     held = {name: np.asarray(value) for name, value in arrays.items()}
-    with written_whole(path) as aside:
-        np.savez(aside, **held, **{DIGEST: np.array(digest_of(held))})
+    with written_whole(path) as aside, _FullDisk(aside) as file:
+        np.savez(file, **held, **{DIGEST: np.array(digest_of(held))})
+
+
+class _FullDisk:
+    """A file whose first failure is raised when it is closed, and not before.
+
+    zipfile, if a write fails, fails once more while it closes, and again when it is collected.
+    """
+
+    def __init__(self, path: Path):
+        self._file, self._error = path.open("wb"), None
+        self.read = self._file.read  # by which NumPy knows a file
+        self.seek, self.tell = self._file.seek, self._file.tell
+
+    def write(self, data: bytes) -> int:
+        """Write, unless that has failed before."""
+        try:
+            if self._error is None:
+                self._file.write(data)
+        except OSError as error:
+            self._error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Leave it to the end."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *raised) -> None:
+        try:
+            self._file.close()
+        except OSError as error:
+            self._error = self._error or error
+        if self._error is not None:
+            raise self._error
 
 
 def load_arrays(path: str | Path) -> dict[str, np.ndarray]:

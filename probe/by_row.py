@@ -6,17 +6,16 @@ is the row's part of R^2, which has one float32 a row.
 
 import hashlib
 import warnings
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from probe.archives import load_arrays, save_arrays
 from probe.blocks import RowBlocks, has_targets
 from probe.budget import HOST_DEFAULT, text
-from probe.errors import DataError, RowsWarning
-from probe.files import written_whole
+from probe.errors import DataError, FileError, RowsWarning
 from probe.ranks import all_sum, world
 from probe.tables import save_table
 
@@ -162,18 +161,19 @@ def save_with_rows(
     Raises:
         UsageError: as `probe.tables.save_table`.
     """
-    if rows is None:
-        save_table(table, results, lambda: rows_path(results).unlink(missing_ok=True))
-    else:
-        save_table(table, results, lambda: _save(results, table, rows, probes))
+
+    def beside() -> None:
+        if rows is None:
+            rows_path(results).unlink(missing_ok=True)
+        else:
+            _save(results, table, rows, probes)
+
+    save_table(table, results, beside, digest=True)
 
 
 def _save(results: Path, table: pd.DataFrame, rows: RowScores, probes: np.ndarray) -> None:
-    with written_whole(rows_path(results)) as aside:
-        np.savez(
-            aside, version=VERSION, digest=digest_of(table), labels=rows.labels, kept=rows.kept,
-            known=rows.known, probes=probes,
-        )  # fmt: skip
+    arrays = {"labels": rows.labels, "kept": rows.kept, "known": rows.known, "probes": probes}
+    save_arrays(rows_path(results), {"version": VERSION, "digest": digest_of(table), **arrays})
 
 
 def load_rows(
@@ -192,15 +192,15 @@ def load_rows(
     if not path.exists():
         return None
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as held:
-            if int(held["version"]) != VERSION:
-                raise DataError(f"it is of version {held['version']}, and this reads {VERSION}")
-            if str(held["digest"]) != digest_of(table):
-                raise DataError("it is of another sweep or other rows than the table")
-            rows = RowScores(held["labels"], held["kept"], held["known"])
-            probes = held["probes"]
+        held = load_arrays(path)
+        if int(held["version"]) != VERSION:
+            raise DataError(f"it is of version {held['version']}, and this reads {VERSION}")
+        if str(held["digest"]) != digest_of(table):
+            raise DataError("it is of another sweep or other rows than the table")
+        rows = RowScores(held["labels"], held["kept"], held["known"])
+        probes = held["probes"]
         _check(rows, probes, table, score)
-    except (OSError, ValueError, LookupError, zipfile.BadZipFile, DataError) as error:
+    except (ValueError, TypeError, LookupError, FileError, DataError) as error:
         first = str(error).partition("\n")[0]
         warnings.warn(
             f"{path} is not used ({first}): intervals are over seeds alone; probe again to have "
@@ -231,6 +231,8 @@ def read_rows(results: Path, table: pd.DataFrame, score: str) -> list[np.ndarray
 
 def _check(rows: RowScores, probes: np.ndarray, table: pd.DataFrame, score: str) -> None:
     """Raise DataError unless the rows have the scores that the table says."""
+    if not (rows.labels.ndim and rows.known.ndim == 1 == probes.ndim and len(rows.labels)):
+        raise DataError(f"it holds labels {rows.labels.shape} and probes {probes.shape}")
     n_rows, n_probes = len(rows.labels), len(rows.known)
     wanted = RowScores.empty(rows.labels, n_probes).kept
     fits = rows.kept.shape == wanted.shape and rows.kept.dtype == wanted.dtype

@@ -29,6 +29,10 @@ class RowsWarning(UserWarning):
     """Which test rows each probe has right is not known, so that intervals are over seeds alone."""
 
 
+class ChangedWarning(UserWarning):
+    """A file is read that was changed since it was written."""
+
+
 class SelectionWarning(UserWarning):
     """A penalty is chosen in another way, or by other rows, than one would expect."""
 

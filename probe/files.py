@@ -1,6 +1,9 @@
 """Files that are whole or not there: checked by name, written aside, then renamed."""
 
+import errno
+import hashlib
 import os
+import re
 import secrets
 import stat
 from collections.abc import Iterator, Sequence
@@ -33,8 +36,67 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     try:
         yield aside
         aside.replace(path)
+    except Exception as error:
+        full = _no_room(error)
+        if full is None:
+            raise
+        # some writers hide it behind an error of closing what they had begun
+        raise OSError(full.errno, full.strerror, str(path)) from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _no_room(error: BaseException | None) -> OSError | None:
+    """Return the error of a disk, full or broken, behind an error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+@contextmanager
+def written_with_digest(path: str | Path) -> Iterator[Path]:
+    """Write a file as `written_whole` does, and its SHA-256 beside it, as `sha256sum` writes it.
+
+    Killed at any instant, what lies there is as it was written: until the new file has taken its
+    place, the digest of the old one stands beside its own.
+    """
+    path = Path(path)
+    with written_whole(path) as aside:
+        yield aside
+        new = _sha256(aside)
+        _note(path, new, *([_sha256(path)] if as_written(path) else []))
+    _note(path, new)
+
+
+def digest_path(path: str | Path) -> Path:
+    """Return the file beside a file that holds the digest of its bytes."""
+    return Path(f"{path}.sha256")
+
+
+def as_written(path: str | Path) -> bool | None:
+    """Return whether a file is what was written, by the digest beside it; None without one."""
+    try:
+        with opened(digest_path(path)) as file:
+            known = re.findall(rb"^([0-9a-f]{64})  ", file.read(1000), re.MULTILINE)
+        return _sha256(path).encode() in known if known else None
+    except FileError:
+        return None
+
+
+def _note(path: Path, *digests: str) -> None:
+    with written_whole(digest_path(path)) as aside:
+        name = path.name.replace("\n", "_")
+        aside.write_text("".join(f"{digest}  {name}\n" for digest in digests), encoding="utf-8")
+
+
+def _sha256(path: str | Path) -> str:
+    with opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 from probe.basis import Basis
 from probe.chains import Chain, Grid, feature_indices, random_order, subset_chain
 from probe.errors import UsageError
+from probe.files import opened
 from probe.moments import Moments
 from probe.ranking import ranked
 from probe.settings import Progress, silent
@@ -211,10 +212,17 @@ def read_indices(path: str | Path) -> np.ndarray:
     path = Path(path)
     try:
         if path.suffix.lower() == ".npy":
-            return feature_indices(np.load(path, allow_pickle=False))
-        words = path.read_text(encoding="utf-8").split()
+            with opened(path) as file:
+                # mapped: the shape that it states is held against its bytes first
+                array = np.load(path, mmap_mode="r", allow_pickle=False)
+                return feature_indices(np.array(array))
+        with opened(path) as file:
+            words = file.read().decode().split()
         return feature_indices([int(word) for word in words])
-    except (OSError, ValueError, EOFError) as error:
+    except UsageError:
+        raise
+    # damage makes NumPy's parser raise a dozen kinds
+    except Exception as error:
         raise UsageError(
             f"{path} holds no feature indices ({error}): give a .txt file with one index a line, "
             "counted from 0, or a .npy file of integers"

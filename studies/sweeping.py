@@ -13,10 +13,11 @@ import pandas as pd
 
 import featstore
 import probe
+from probe.archives import load_arrays, save_arrays
 from probe.blocks import RowBlocks
 from probe.by_row import rows_path
-from probe.errors import ProbeError
-from probe.files import written_whole
+from probe.errors import FileError, ProbeError
+from probe.files import as_written, digest_path
 from probe.fits import described
 from probe.modes import modes_of
 from probe.per_class import KEYS
@@ -156,10 +157,9 @@ def solve(sweep: Sweep, made: Made, progress: Callable, command: Sequence[str] |
     fingerprint, files = sweep.fingerprint(), sweep.files(made.folder)
     begun = f"begun/{sweep.name}"
     kept = made.folder / ".made" / "groups" / sweep.name
-    if made.record(begun).get("fingerprint") != fingerprint:
-        shutil.rmtree(kept, ignore_errors=True)
-        for path in (*files, rows_path(files[0])):
-            path.unlink(missing_ok=True)
+    # what was changed since it was written is made again, as what is of another fingerprint
+    if made.record(begun).get("fingerprint") != fingerprint or as_written(files[0]) is False:
+        _forget(kept, files)
         made.note(begun, {"fingerprint": fingerprint})
     for path in [*files, kept / "part"]:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -183,11 +183,23 @@ def solve(sweep: Sweep, made: Made, progress: Callable, command: Sequence[str] |
         **{name: value for name, value in sweep.arguments.items() if name not in unused},
     )
     if sweep.per_class:
-        _save_predictions(result.table, groups.read(result.table), sweep, *files[1:])
+        try:
+            found = groups.read(result.table)
+        except FileError as error:
+            _forget(kept, files)
+            raise FileError(f"{error}; run the same command again to make it anew") from None
+        _save_predictions(result.table, found, sweep, *files[1:])
     provenance.write(files[0], [sweep.source.store], command)
     seconds = before + time.perf_counter() - started
     made.write(sweep.part, fingerprint, files, seconds=seconds, probes=len(result))
     shutil.rmtree(kept, ignore_errors=True)
+
+
+def _forget(kept: Path, files: Sequence[Path]) -> None:
+    """Remove the results of a sweep, what lies beside them, and what was kept of its groups."""
+    shutil.rmtree(kept, ignore_errors=True)
+    for path in (*files, rows_path(files[0]), *map(digest_path, files)):
+        path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -207,8 +219,8 @@ class Groups:
             source = self.sweep.source
             found = result.predict(source.store.tap(source.store.test_split(), source.tap))
             keys = np.array(self._keys(result.table))
-            with written_whole(self.folder / f"{digest(keys.tolist())}.npz") as aside:
-                np.savez(aside, keys=keys, labels=found.labels, classes=found.classes)
+            arrays = {"keys": keys, "labels": found.labels, "classes": found.classes}
+            save_arrays(self.folder / f"{digest(keys.tolist())}.npz", arrays)
         record = {"fingerprint": self.sweep.fingerprint()}
         self.made.note(
             self.begun, record | {"seconds": self.before + time.perf_counter() - self.started}
@@ -218,9 +230,9 @@ class Groups:
         """Return labels (N,) and the classes (N, R) that the probes of R rows predict."""
         known, labels = {}, None
         for path in sorted(self.folder.glob("*.npz")):
-            with np.load(path, allow_pickle=False) as held:
-                labels, classes = held["labels"], held["classes"]
-                known |= dict(zip(held["keys"].tolist(), classes.T, strict=True))
+            held = load_arrays(path)
+            labels, classes = held["labels"], held["classes"]
+            known |= dict(zip(held["keys"].tolist(), classes.T, strict=True))
         whole = {key.rpartition("|")[2]: key for key in known if "|1.0|" in key}
         # the whole layer is solved once, whatever the seed and the mode
         keys = [k if k in known else whole[k.rpartition("|")[2]] for k in self._keys(table)]
@@ -242,8 +254,7 @@ def _save_predictions(
     per_class: Path,
 ) -> None:
     labels, classes = found
-    with written_whole(predictions) as aside:
-        np.savez(aside, labels=labels, classes=classes)
+    save_arrays(predictions, {"labels": labels, "classes": classes})
     names = sweep.source.store.spec.classes
     counts = np.bincount(labels, minlength=len(names))
     hits = np.zeros((len(names), len(table)))
@@ -254,7 +265,7 @@ def _save_predictions(
     rows = np.repeat(np.arange(len(table)), len(names))
     long = table.iloc[rows][list(KEYS)].reset_index(drop=True)
     long = long.assign(**{"class": list(names) * len(table), "class_accuracy": accuracy.T.ravel()})
-    save_table(long, per_class)
+    save_table(long, per_class, digest=True)
 
 
 def shares(sizes: Sequence[int], dim: int) -> list[float]:

@@ -5,8 +5,10 @@ are written in ASCII.
 """
 
 import codecs
+import re
 import sys
 import warnings
+from pathlib import Path
 
 import click
 
@@ -31,12 +33,35 @@ codecs.register_error(_ERRORS, _in_ascii)
 
 
 def printable(text: str, encoding: str) -> str:
-    """Return a text as a terminal of this encoding can show it.
+    """Return a text as a terminal of this encoding can show it, without control characters.
 
     >>> printable("0.512 ± 0.010", "ascii"), printable("0.512 ± 0.010", "latin-1")
     ('0.512 +- 0.010', '0.512 ± 0.010')
     """
-    return text.encode(encoding, _ERRORS).decode(encoding)
+    return visible(text).encode(encoding, _ERRORS).decode(encoding)
+
+
+# Names come with data sets and stores, and could move the cursor, colour what follows, or turn
+# the direction of what is read; a line feed and a tab are layout.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    r"""Return a text with its control characters as escapes.
+
+    >>> visible("red \x1b[31m"), visible("two\nlines")
+    ('red \\x1b[31m', 'two\nlines')
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def line(text: object) -> str:
+    r"""Return a text as one line: `visible`, and line feeds as escapes too.
+
+    >>> line("a\nWarning: b")
+    'a\\nWarning: b'
+    """
+    return visible(str(text).strip().replace("\n", "\\n"))
 
 
 KEPT = {
@@ -68,6 +93,29 @@ class Command(click.Command):
         super().__init__(*args, **kwargs)
         self.params += SWITCHES
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse words that no option can use, before one is parsed."""
+        for word in args:
+            _check_word(word)
+        return super().parse_args(ctx, args)
+
+
+def _check_word(word: str) -> None:
+    if "\0" in word:
+        raise click.UsageError(f"{word!r} holds a zero byte, which no name has")
+    for part in re.split("[=,]", word):
+        if re.fullmatch(r"[+-]?\d{19,}", part) and not (
+            len(part) < 25 and -(2**63) <= int(part) < 2**63
+        ):
+            raise click.UsageError(f"{part[:40]} does not fit in 64 bits: give a smaller number")
+        if part.startswith("~"):
+            try:
+                Path(part).expanduser()
+            except RuntimeError:
+                raise click.UsageError(
+                    f"{part} is below the home folder of nobody here: write the path in full"
+                ) from None
+
 
 class Group(click.Group):
     """A group whose commands fail with one line that says what to do, not with a traceback."""
@@ -87,7 +135,10 @@ class Group(click.Group):
             with warnings.catch_warnings():
                 warnings.showwarning = _show_warning
                 return super().invoke(ctx)
-        except (click.ClickException, click.exceptions.Exit, click.Abort, BrokenPipeError):
+        except click.ClickException as error:
+            error.message = visible(error.message)
+            raise
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):
             raise
         except KeyboardInterrupt:
             kept = KEPT.get(ctx.invoked_subcommand, "nothing was changed")
@@ -101,7 +152,34 @@ class Group(click.Group):
 
 def _show_warning(message, *place) -> None:
     """Say on one line what a library warns of, and not where in its code."""
-    click.echo(f"Warning: {message}", err=True)
+    click.echo(f"Warning: {line(message)}", err=True)
+
+
+def _lacking(error: Exception) -> str:
+    """Say what a computer lacked, or was asked for beyond reason; "" for other errors."""
+    message = str(error).partition("\n")[0]
+    words = message.lower()
+    memory = (
+        "can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory",
+        "failed to map segment", "can't start new thread", "bad_alloc", "unable to allocate",
+        "malloc of size",
+    )  # fmt: skip
+    # torch, Arrow and the loader have errors of their own for what is a MemoryError elsewhere
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError | ImportError | OSError | SystemError)
+        and any(word in words for word in memory)
+    ):
+        said = f" ({message})" if message else ""
+        return f"there is not enough memory{said}: give less --memory, smaller batches, or more RAM"
+    if isinstance(error, RecursionError):
+        return "a file or value is nested too deeply to be read"
+    if isinstance(error, RuntimeError) and "home directory" in words:
+        return "a path begins with ~ and the name of nobody here: write the path in full"
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in words:
+        return f"a name holds {error.object[error.start]!r}, which is no character"
+    if isinstance(error, ValueError) and "embedded null" in words:
+        return "a name holds a zero byte, which no file's name has"
+    return ""
 
 
 def _failure(error: Exception) -> click.ClickException:
@@ -115,6 +193,8 @@ def _failure(error: Exception) -> click.ClickException:
     known = (featstore.errors.FeatstoreError, probe.errors.ProbeError, studies.errors.StudyError)
     if isinstance(error, tuple(package.UsageError for package in packages)):
         status = 2
+    elif lacking := _lacking(error):
+        message = lacking
     elif isinstance(error, OSError) and error.strerror:
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     elif not isinstance(error, known):
@@ -122,6 +202,6 @@ def _failure(error: Exception) -> click.ClickException:
             f"unexpected {type(error).__name__}: {message}; "
             "add --debug for the traceback, and please report it"
         )
-    failure = click.ClickException(message)
+    failure = click.ClickException(line(message))
     failure.exit_code = status
     return failure

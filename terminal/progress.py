@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn
 from rich.progress import Progress as Bars
 
+from terminal.failures import line
+
 SWEEP = "sweep"
 """The stage in which `probe.sweep` says how long its groups will take."""
 
@@ -207,7 +209,9 @@ class Progress:
 
 def _told(facts: Mapping[str, object]) -> list[str]:
     """Return the facts that say something, as words."""
-    return [name if fact is True else f"{name} {fact}" for name, fact in facts.items() if fact]
+    return [
+        line(name if fact is True else f"{name} {fact}") for name, fact in facts.items() if fact
+    ]
 
 
 def about(seconds: float) -> str:
@@ -252,4 +256,4 @@ def first_notice(text: str) -> None:
 def notice(text: str) -> None:
     """Say something on stderr, unless --quiet."""
     if not click.get_current_context().meta["quiet"]:
-        click.echo(text, err=True)
+        click.echo(line(text), err=True)

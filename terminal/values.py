@@ -63,6 +63,14 @@ class Seeds(NumberList):
         if numbers[0] < 1:
             self.fail(f"{value} seeds are none; 5 is seeds 1 to 5, {self.example} those two",
                       param, ctx)  # fmt: skip
+        from probe.checks import MOST_SEEDS
+
+        if numbers[0] > MOST_SEEDS:  # before they are listed
+            self.fail(
+                f"{numbers[0]:,} seeds are as many probes of every mode, fraction and penalty; "
+                f"give {MOST_SEEDS:,} or fewer, or a list, {numbers[0]}, for that seed alone",
+                param, ctx,
+            )  # fmt: skip
         return tuple(range(1, numbers[0] + 1))
 
 

@@ -15,6 +15,7 @@ import featstore
 import probe
 from cli import main
 from probe.by_row import rows_path
+from probe.tables import save_table
 
 FRACTIONS = ["--fractions", "0.05,0.5", "--seeds", "3"]
 COLUMNS = [
@@ -156,6 +157,8 @@ def test_resume_solves_only_what_the_file_does_not_have(tiny_store, tmp_path):
     table = pd.read_csv(out)
     table.loc[table["seed"] == 2, ["status", "accuracy"]] = ["not run", None]
     table.to_csv(out, index=False)
+    assert "was changed since it was written" in run(*command, "--resume", status=2).stderr
+    save_table(table, out, digest=True)
     run(*command, "--resume")
     assert out.read_bytes() == whole
     ran = run("probe", tiny_store.path, "--fractions", "0.1", "--seeds", "2", "--out", out,
@@ -426,7 +429,8 @@ def test_the_quickstart_and_its_second_run(tmp_path, monkeypatch):
     assert "stored 1,797 images" in ran.stderr
     assert "10 % of the features keep" in ran.stdout
     folder = tmp_path / "featstore-quickstart"
-    results = {"results.csv", "results.csv.rows.npz", "results.csv.provenance.json"}
+    results = {"results.csv", "results.csv.rows.npz", "results.csv.provenance.json",
+               "results.csv.sha256"}  # fmt: skip
     assert {path.name for path in folder.iterdir()} == {*results, "accuracy.png"}
     table = pd.read_csv(folder / "results.csv")
     assert sorted(table["fraction"].unique()) == [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]

@@ -1,3 +1,4 @@
+import hashlib
 import os
 import signal
 import subprocess
@@ -14,7 +15,8 @@ from problems import clusters
 import probe
 from probe import forecast
 from probe.by_row import load_rows, rows_path
-from probe.errors import UsageError
+from probe.errors import ChangedWarning, DataError, UsageError
+from probe.files import as_written, digest_path, written_with_digest
 from probe.forecast import PHASES
 from probe.resume import NOT_RUN
 from probe.solvers import SOLVERS
@@ -79,7 +81,8 @@ def test_interrupted_anywhere_and_resumed_it_is_the_same_file(tmp_path, case, su
         assert rows_path(cut).read_bytes() == rows_path(whole).read_bytes()
         pd.testing.assert_frame_equal(resumed.table, result.table)
         assert (resumed.correct == result.correct).all()
-        files = {path.name for each in (whole, cut) for path in (each, rows_path(each))}
+        files = {beside(each).name for each in (whole, cut)
+                 for beside in (Path, rows_path, digest_path)}  # fmt: skip
         assert {path.name for path in tmp_path.iterdir()} == files
 
 
@@ -190,6 +193,61 @@ def test_a_file_that_holds_no_results_is_refused_and_kept(tmp_path, content, suf
     assert out.read_bytes() == content
 
 
+def test_a_file_that_was_changed_is_not_resumed(tmp_path):
+    out = tmp_path / "results.csv"
+    sweep(out, metrics=("accuracy",))
+    whole, table = out.read_bytes(), read_table(out)
+    for column, value, message in (
+        ("accuracy", 7.0, "row 2 of .* has accuracy 7, which cannot be: it is from 0 to 1"),
+        ("status", "okay", "row 2 of .* has status 'okay', which cannot be"),
+        ("k", 0, "k = 0"),
+        ("l2", -1.0, "has l2 -1, which cannot be: it is at least 0"),
+    ):
+        changed = table.copy()
+        changed.loc[2, column] = value
+        save_table(changed, out)
+        with pytest.raises(UsageError, match=r"was changed since .* remove results.csv.sha256"):
+            sweep(out, metrics=("accuracy",), resume=True)
+        with pytest.warns(ChangedWarning), pytest.raises(DataError, match=message):
+            read_table(out)
+        digest_path(out).rename(tmp_path / "aside")  # what was written before there were digests
+        with pytest.raises(DataError, match=message):
+            sweep(out, metrics=("accuracy",), resume=True)
+        (tmp_path / "aside").rename(digest_path(out))
+    changed = table.copy()
+    changed.loc[2, "accuracy"] = 0.5
+    save_table(changed, out)
+    with pytest.warns(ChangedWarning, match="its numbers are taken as they are"):
+        assert read_table(out)["accuracy"][2] == 0.5
+    out.write_bytes(whole)
+    assert sweep(out, metrics=("accuracy",), resume=True).table["accuracy"].tolist() == (
+        as_computed(table)["accuracy"].tolist()
+    )
+
+
+def test_killed_between_file_and_digest_it_is_resumed(tmp_path):
+    """The digest beside a file is of the old and the new one until the new one is in place."""
+    out = tmp_path / "results.csv"
+    sweep(out)
+    old, known = out.read_bytes(), digest_path(out).read_text()
+
+    def killed():
+        with written_with_digest(out) as aside:
+            aside.write_text("new")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        killed()
+    assert (out.read_bytes(), digest_path(out).read_text()) == (old, known)
+    new = f"{hashlib.sha256(b'new').hexdigest()}  results.csv\n"
+    digest_path(out).write_text(new + known)
+    assert as_written(out)
+    out.write_text("new")
+    assert as_written(out)
+    out.write_text("other")
+    assert as_written(out) is False
+
+
 def test_resume_needs_a_file():
     with pytest.raises(UsageError, match="resume without out"):
         sweep(resume=True)
@@ -251,7 +309,9 @@ def test_ctrl_c_on_a_real_process_leaves_the_finished_probes(tmp_path):
     assert len(table) == 399 * 60
     assert 0 < left.sum() < len(table)
     assert table["accuracy"][~left].between(0, 1).all()
-    assert {path.name for path in tmp_path.iterdir()} == {"results.parquet", rows_path(out).name}
+    files = {out, rows_path(out), digest_path(out)}
+    assert set(tmp_path.iterdir()) == files
+    assert as_written(out)
     rows, probes = load_rows(out, table, "accuracy")
     assert rows.known[probes].tolist() == (~left).tolist()
 

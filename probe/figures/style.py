@@ -116,6 +116,8 @@ def saved(figure: ColumnFigure, path: str | Path | None, title: str) -> ColumnFi
         return figure
     path = check_suffix(path)
     suffix = path.suffix.lower()
+    drawn = io.BytesIO()  # in memory, since writers of PDF fail twice where a disk is full
+    figure.savefig(drawn, format=suffix[1:], metadata=_UNDATED[suffix] | {"Title": title})
     with written_whole(path) as aside:
-        figure.savefig(aside, format=suffix[1:], metadata=_UNDATED[suffix] | {"Title": title})
+        aside.write_bytes(drawn.getvalue())
     return figure

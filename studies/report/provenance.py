@@ -84,7 +84,7 @@ def read(results: str | Path) -> dict[str, Any] | None:
     """
     try:
         note = json.loads(beside(results).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return public(note) if isinstance(note, dict) and note.get("format") == FORMAT else None
 

@@ -3,7 +3,7 @@
 import click
 
 from terminal import tables
-from terminal.failures import Command
+from terminal.failures import Command, line
 from terminal.progress import notice
 from terminal.values import STORE
 
@@ -28,7 +28,7 @@ def gc(root, days, yes) -> None:
 
     _, unusable = featstore.survey(root)
     for each in unusable:
-        click.echo(f"Warning: {each.path.name} cannot be used: {each.why}", err=True)
+        click.echo(line(f"Warning: {each.path.name} cannot be used: {each.why}"), err=True)
     found = featstore.abandoned(root, days=days)
     if not found:
         notice(f"nothing was abandoned under {root or featstore.store_root()}")
@@ -41,7 +41,7 @@ def gc(root, days, yes) -> None:
         try:
             featstore.collect(item)
         except (featstore.errors.FeatstoreError, OSError) as error:
-            click.echo(f"Warning: {item.path.name} is kept: {error}", err=True)
+            click.echo(line(f"Warning: {item.path.name} is kept: {error}"), err=True)
         else:
             deleted.append(item)
     notice(f"deleted {len(deleted)}, {tables.size(sum(item.n_bytes for item in deleted))}")

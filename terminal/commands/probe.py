@@ -178,7 +178,7 @@ def _save(result, store, split, weights, predictions, per_class, memory) -> None
     if weights:
         save_weights(result, weights, source=store.spec.of_tap(tap), classes=classes)
     if per_class:
-        save_table(per_class_table(result, classes), per_class)
+        save_table(per_class_table(result, classes), per_class, digest=True)
     if predictions:
         result.predict(store.tap(split, tap), memory).save(predictions)
     for path in filter(None, (weights, per_class, predictions)):
@@ -224,8 +224,8 @@ def run_probe(store, out, plot, *, tap=None, split="test", heading="", **options
         accuracy_against_fraction(table, plot, correct)
     shown = [*filter(None, [heading]), *tables.of_sweep(table, correct)]
     tables.show(*shown, sentence(table, correct=correct))
-    for line in warnings(table):
-        click.echo(f"Warning: {line}", err=True)
+    for each in warnings(table):
+        click.echo(f"Warning: {each}", err=True)
     for path in filter(None, (out, plot)):
         notice(f"wrote {path}")
     return result

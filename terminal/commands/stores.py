@@ -3,7 +3,7 @@
 import click
 
 from terminal import tables
-from terminal.failures import Command
+from terminal.failures import Command, line
 from terminal.progress import Progress, notice
 from terminal.values import STORE
 
@@ -29,7 +29,7 @@ def ls(root) -> None:
     root = root or featstore.store_root()
     found, unusable = featstore.survey(root)
     for each in unusable:
-        click.echo(f"Warning: {each.path.name} cannot be used: {each.why}", err=True)
+        click.echo(line(f"Warning: {each.path.name} cannot be used: {each.why}"), err=True)
     if not found:
         notice(f"no store under {root}; `featstore extract` makes one")
         return
@@ -69,7 +69,7 @@ def verify(store) -> None:
     with Progress() as progress:
         damages = opened.verify(progress=progress)
     for damage in damages:
-        click.echo(str(damage))
+        click.echo(line(damage))
     if damages:
         raise click.ClickException(
             f"{len(damages)} parts of {opened.path} are damaged; "

@@ -18,6 +18,10 @@ from terminal.values import FILE, Names
     "--out", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
     help="Where everything goes.  [default: the file's own path without .toml]",
 )  # fmt: skip
+@click.option(
+    "--allow-paths", is_flag=True,
+    help="Let the file's template and page lie outside of its folder.",
+)  # fmt: skip
 @click.option("--only", metavar="PATTERNS", help="Features, probes, FEATURE.PROBE, or analyses.")
 @click.option("--dry-run", is_flag=True, help="Say what it will cost, and stop.")
 @click.option("--limit", type=click.IntRange(1), help="Rows of each split at most, for a trial.")
@@ -32,7 +36,7 @@ from terminal.values import FILE, Names
 @click.option(
     "--data-dir", type=click.Path(path_type=Path), help="--paper: where its data sets lie."
 )
-def study(file, paper, out, only, dry_run, limit, **of_paper) -> None:
+def study(file, paper, out, only, dry_run, limit, allow_paths, **of_paper) -> None:
     """Run what a study file describes, and only what of it is missing.
 
     Says first what it will cost. Then extracts features, solves probes, analyses them, draws
@@ -48,7 +52,7 @@ def study(file, paper, out, only, dry_run, limit, **of_paper) -> None:
     """
     from studies import outcomes, plan, running
 
-    read, folder = _chosen(file, paper, **of_paper)
+    read, folder = _chosen(file, paper, allow_paths, **of_paper)
     if limit:
         from studies.paper import limited
 
@@ -64,7 +68,7 @@ def study(file, paper, out, only, dry_run, limit, **of_paper) -> None:
     outcomes.require(done)
 
 
-def _chosen(file: Path | None, paper: bool, solver, weights, data_dir):
+def _chosen(file: Path | None, paper: bool, allow_paths: bool, solver, weights, data_dir):
     """Return the study, and the folder that it is for by default."""
     from studies import running, spec
     from studies.paper import study as of_paper
@@ -76,7 +80,7 @@ def _chosen(file: Path | None, paper: bool, solver, weights, data_dir):
             raise click.UsageError(
                 "--solver, --weights and --data-dir are of --paper; a study file says them itself"
             )
-        return spec.read(file), running.default_folder(file)
+        return spec.read(file, allow_paths), running.default_folder(file)
     pairs = [word.partition("=") for word in weights]
     for name, _, path in pairs:
         if not path:

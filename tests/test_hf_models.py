@@ -293,6 +293,22 @@ def test_a_configuration_chooses_neither_code_nor_files(bert, tmp_path, fields):
             torch.testing.assert_close(read(backbone, TEXTS)["penultimate"], plain, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"num_hidden_layers": 10**6}, r"says num_hidden_layers = 1e\+06 .* more than 5,000"),
+        ({"hidden_size": 10**20}, r"says hidden_size = 1e\+20 .* more than 100,000,000"),
+        ({"inner": [{"depths": [2, 10**7]}]}, r"says depths = 1e\+07"),
+    ],
+)
+def test_a_configuration_beyond_reason_is_refused_before_it_is_built(
+    bert, tmp_path, fields, message
+):
+    folder = copied(bert, tmp_path / "m", **fields)
+    with pytest.raises(BackboneError, match=message):
+        backbones.load(f"hf:{folder}", pretrained=False)
+
+
 def test_a_configuration_inside_another_is_cleaned_too(tmp_path):
     config = transformers.CLIPConfig(
         text_config={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},

@@ -135,6 +135,7 @@ def _config(transformers, folder: Path, name: str):
             f"{name} comes with Python code of its own ({_listed(fields['auto_map'])}), and nothing"
             " that comes with a checkpoint is run; choose a model that transformers knows"
         )
+    _check_sizes(fields, name)
     if any("quantization_config" in each for each in _objects(fields)):
         _check_whole_numbers(folder, name)
     _check_names(folder, name)
@@ -147,6 +148,25 @@ def _config(transformers, folder: Path, name: str):
             cleaned, local_files_only=True, trust_remote_code=False
         )
     return getattr(config, "vision_config", None) or config
+
+
+# The deepest models that there are have some hundred layers, the widest some ten thousand features
+# and vocabularies of a million. What is beyond would be built for hours, or fill the memory.
+_MOST = {r"(layers|blocks|depth|depths|n_layer)$": 5_000, r"(_size|_dim|d_model|n_embd)$": 10**8}
+
+
+def _check_sizes(fields: Any, name: str) -> None:
+    """Refuse a configuration of more layers or features than any model has."""
+    for each in _objects(fields):
+        for key, value in each.items():
+            for pattern, most in _MOST.items():
+                values = value if isinstance(value, list) else [value]
+                numbers = [one for one in values if isinstance(one, int | float)]
+                if re.search(pattern, key) and max(numbers, default=0) > most:
+                    raise BackboneError(
+                        f"{name} says {key} = {max(numbers):,.6g} in its config.json, and no model"
+                        f" has more than {most:,}: mend the file, or fetch it again"
+                    )
 
 
 def _objects(fields: Any) -> Iterator[dict]:

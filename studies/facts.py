@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from probe.tables import unescaped
 from studies.alone import joined
 from studies.errors import UsageError
 from studies.spec import nearest
@@ -88,7 +89,8 @@ class Facts:
                 self._tables[name] = joined(self.folder, self.sources, kind)
             else:
                 text = dict.fromkeys(("class", "worst_class", "store", "mode", "probe"), str)
-                self._tables[name] = pd.read_csv(path, dtype=text) if path.exists() else _NOTHING
+                found = pd.read_csv(path, dtype=text) if path.exists() else _NOTHING
+                self._tables[name] = unescaped(found)
         return self._tables[name]
 
     def row(self, table: str, **keys: str | float) -> pd.Series:

@@ -12,6 +12,7 @@ from probe import statuses
 from probe.arrays import Array, at_labels, to_host
 from probe.axes import Axes
 from probe.blocks import RowBlocks, has_targets
+from probe.budget import text
 from probe.chains import Chain
 from probe.dual import wide_plan
 from probe.errors import MemoryBudgetError, SelectionWarning
@@ -547,8 +548,8 @@ def _sparing(settings: Settings, train: Remembered, entry: Solver, parts: int) -
     held = parts * 8 * width * (2 * width + 2 * train.n_classes) if entry.moments else 0
     if held >= settings.memory:
         raise MemoryBudgetError(
-            "memory is too little to choose a penalty: the moments of all rows and of the "
-            f"remainder are held at once, which takes {held >> 20} MiB more than a fit; allow "
-            "more, or fix the penalty with l2"
+            f"{text(settings.memory)} of memory is too little to choose a penalty: the moments of "
+            "all rows and of what is left of them are held at once; allow at least "
+            f"{text(held)} more than a fit takes, or fix the penalty with l2"
         )
     return replace(settings, memory=settings.memory - held)

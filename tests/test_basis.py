@@ -18,6 +18,7 @@ from probe.blocks import as_blocks
 from probe.chains import Chain
 from probe.errors import MemoryBudgetError, UsageError
 from probe.moments import moments
+from probe.selection import part_count
 from probe.settings import Settings
 from probe.validation import stratified_parts
 
@@ -240,16 +241,24 @@ def test_other_solvers_choose_penalties_on_a_basis_of_the_rows_that_are_not_held
     result = probe.sweep(
         problem.train, problem.test, fractions=[0.4], mode=["first", "pca"], **arguments
     )
-    kept = stratified_parts(problem.y, 0.1, 0)
     rows = np.flatnonzero(result.table["mode"] == "pca")[:1]
-    part = [(problem.x[own], problem.y[own]) for own in (kept.train, kept.validation)]
-    on_part = probe.sweep(
-        *part, fractions=[0.4], mode="pca", l2=[1e-3, 1e-1], device="cpu", solver=solver
-    ).table
-    on_part = on_part[on_part["fraction"] < 1]
-    best = on_part.iloc[len(on_part) - 1 - on_part["accuracy"].to_numpy()[::-1].argmax()]
-    assert result.table["l2"][rows].tolist() == [best["l2"]]
-    assert result.table["selection_accuracy"][rows].tolist() == [best["accuracy"]]
+    losses, hits, held = np.zeros(2), np.zeros(2), 0
+    metric = {"logistic": "nll", "lda": "accuracy"}[solver]
+    for kept in stratified_parts(problem.y, 0.1, 0, part_count(0.1, len(problem.y))):
+        part = [(problem.x[own], problem.y[own]) for own in (kept.train, kept.validation)]
+        on_part = probe.sweep(
+            *part, fractions=[0.4], mode="pca", l2=[1e-3, 1e-1], device="cpu", solver=solver,
+            metrics=["accuracy", metric] if metric == "nll" else None,
+        ).table  # fmt: skip
+        on_part = on_part[on_part["fraction"] < 1].sort_values("l2")
+        count, loss = len(kept.validation), on_part[metric].to_numpy()
+        losses += count * (loss if metric == "nll" else 1 - loss)
+        hits, held = hits + count * on_part["accuracy"].to_numpy(), held + count
+    without = np.log(4) if metric == "nll" else 0.75  # four classes of equal size
+    small, large = losses / held
+    best = 0 if small < large - 1e-3 * (large + without) else 1
+    assert result.table["l2"][rows].tolist() == [[1e-3, 1e-1][best]]
+    assert result.table["selection_accuracy"][rows].tolist() == pytest.approx([hits[best] / held])
 
 
 def test_numbers_are_predicted_from_directions():

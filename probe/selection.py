@@ -150,8 +150,10 @@ def choose(
     first.
     """
     quiet = replace(settings, progress=_of_rows(settings.progress))
-    make = _LeftOut if penalties.choice == LOO else _HeldOut if entry.path is None else _OnPath
-    tried = make(entry, train, chains, penalties, quiet, options)
+    if penalties.choice == LOO:
+        tried: Tried = _LeftOut(entry, train, chains, penalties, quiet, options)
+    else:
+        tried = _on_parts(entry, train, chains, penalties, quiet, options)
     search = Search(sum(map(len, chains)), _without_features(entry, train))
     first, last = penalties.first % len(penalties.values), len(penalties.values)
     done = 0
@@ -286,14 +288,42 @@ def part_count(share: float, rows: int) -> int:
     return int(np.clip(np.ceil(ENOUGH / (share * rows)), 1, min(MOST, int(1 / share))))
 
 
-class _HeldOut(_Afresh):
-    """Losses of the rows of held-out parts, each under the fit of the others."""
+def _on_parts(
+    entry: Solver,
+    train: Remembered,
+    chains: Sequence[Chain],
+    penalties: Penalties,
+    settings: Settings,
+    options: Mapping[str, Any],
+) -> "_HeldOut":
+    """Return fits to compare on held-out parts, on half as many where memory holds no more."""
+    make = _HeldOut if entry.path is None else _OnPath
+    wanted = count = part_count(penalties.held_out, train.n_rows // train.n_views)
+    while True:
+        try:
+            tried = make(entry, train, chains, penalties, settings, options, count)
+            break
+        except MemoryBudgetError:
+            if count == 1:
+                raise
+            count //= 2
+    if count < wanted and rank() == 0:
+        warnings.warn(
+            f"penalties are chosen on {count} held-out part{'s' if count > 1 else ''} of the train "
+            f"rows and not on {wanted}, for which {text(settings.memory)} of memory is too little; "
+            "allow more for a steadier choice",
+            SelectionWarning,
+            stacklevel=2,
+        )
+    return tried
 
-    def __init__(self, entry, train, chains, penalties, settings, options):
+
+class _HeldOut(_Afresh):
+    """Losses of the rows of `count` held-out parts, each under the fit of the others."""
+
+    def __init__(self, entry, train, chains, penalties, settings, options, count):
         self._entry, self._options, self._values = entry, options, penalties.values
-        share, rows = penalties.held_out, train.n_rows // train.n_views
-        count = part_count(share, rows)
-        self._parts = train.parts(share, penalties.seed, count)
+        self._parts = train.parts(penalties.held_out, penalties.seed, count)
         _tell_of_single_rows(train)
         spared = [
             _sparing(settings, train, entry, len(self._parts))
@@ -329,8 +359,8 @@ class _OnPath(_HeldOut):
     Probes of the second part and of further ones start where those of the first have ended.
     """
 
-    def __init__(self, entry, train, chains, penalties, settings, options):
-        super().__init__(entry, train, chains, penalties, settings, options)
+    def __init__(self, entry, train, chains, penalties, settings, options, count):
+        super().__init__(entry, train, chains, penalties, settings, options, count)
         # each part keeps its rows from one penalty to the next
         self._settings = [
             replace(own, memory=own.memory // len(self._parts)) for own in self._settings

@@ -483,3 +483,13 @@ def test_paths_of_directions_and_of_orders_that_are_made_again(mode):
     assert np.isfinite(table["selection_accuracy"]).all()
     assert set(table["l2_place"]) == {"inside"}
     assert (table["selection_accuracy"] - table["accuracy"]).abs().max() < 0.1
+
+
+def test_fewer_parts_are_held_out_where_memory_holds_no_more():
+    problem = clusters(300, 40, 60, 5)
+    arguments = {"fractions": [0.4], "seeds": [1], "solver": "logistic", "device": "cpu"}
+    with pytest.warns(SelectionWarning, match=r"chosen on \d held-out parts? .* not on 5"):
+        tight = probe.sweep(problem.train, problem.test, memory="2MiB", **arguments).table
+    ample = probe.sweep(problem.train, problem.test, **arguments).table
+    assert (tight["status"] == ample["status"]).all()
+    assert tight["accuracy"].to_numpy() == pytest.approx(ample["accuracy"].to_numpy(), abs=0.1)

@@ -17,6 +17,9 @@ READ = {
     "nearest": "of the fractions probed, {fraction} keeps a share nearest {delta} of {full}",
 }
 
+LEAST = "at least"
+"""What the column `bound` says of a DR that is one."""
+
 BOUND = "{fraction} of the features, the smallest share probed, keep {delta} of {full} already"
 
 
@@ -39,17 +42,17 @@ def _redundancy(row: pd.Series, level: float, score: str) -> str:
             "The full layer was not probed, or is right about nothing: no fraction can be held "
             "against it."
         )
-    told = (BOUND if row.bound else READ[row.rule]).format(
+    told = (BOUND if row.bound == LEAST else READ[row.rule]).format(
         fraction=percent(row.fraction), delta=percent(row.delta), full=f"the full layer's {score}"
     )
     seeds = _count(row.seeds, "seed")
-    ends = f"from {row.low:.3f}" if row.bound else f"{row.low:.3f} to {row.high:.3f}"
+    ends = f"from {row.low:.3f}" if row.bound == LEAST else f"{row.low:.3f} to {row.high:.3f}"
     spread = (
         f"no interval, {seeds}"
         if math.isnan(row.low)
         else f"{percent(level)} interval over {row.over} {ends}, {seeds}"
     )
-    found = f"is {row.bound}" if row.bound else "="
+    found = f"is {row.bound}" if row.bound == LEAST else "="
     sentence = f"{told}: DR({row.delta:g}) {found} {row.redundancy:.3f} ({spread})."
     return sentence[0].upper() + sentence[1:]
 
@@ -230,12 +233,13 @@ def _most_redundant(known: pd.DataFrame, delta: float, level: float) -> str:
     ]  # fmt: skip
     over = dict.fromkeys(each for each in known.get("over", pd.Series(dtype=str)) if each)
     told = f"{percent(level)} intervals over {' or '.join(over)}" if over else "no intervals"
-    ends = f"{most['name']} has DR({delta:g}) = {_redundant(most)}, {least['name']} "
-    ends += _redundant(least)
+    equal = "" if most.bound == LEAST else "= "
+    ends = f"{most['name']} has DR({delta:g}) {equal}{redundant(most)}, {least['name']} "
+    ends += redundant(least)
     if not alike:
         return (
-            f"Most redundant is {most['name']}, DR({delta:g}) = {_redundant(most)}; least is "
-            f"{least['name']}, {_redundant(least)} ({told})."
+            f"Most redundant is {most['name']}, DR({delta:g}) {equal}{redundant(most)}; least is "
+            f"{least['name']}, {redundant(least)} ({told})."
         )
     if len(alike) == len(known) - 1:
         return f"None is distinguishably more redundant than the others: {ends} ({told})."
@@ -277,7 +281,14 @@ def _and(names: Sequence[str], most: int = 5) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
 
 
-def _redundant(row: pd.Series) -> str:
+def redundant(row: Any) -> str:
+    """Write a DR with its interval, or as the bound that it is.
+
+    >>> redundant(pd.Series({"redundancy": 0.9, "low": 0.9, "high": 1, "bound": "at least"}))
+    'at least 0.900'
+    """
+    if row.bound == LEAST:  # a table that was read has NaN for none
+        return f"{row.bound} {row.redundancy:.3f}"
     return f"{row.redundancy:.3f}{_between(row.low, row.high, 1, 3)}"
 
 

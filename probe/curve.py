@@ -6,13 +6,14 @@ another test set has other rows. All probes meet the same rows, so the two are c
     score of seed s on row i = mean + seed_s + row_i + rest_si
     Var(mean) = Var(seed) / S + Var(row) / n + Var(rest) / (S n)
 
-The first share is known from S values alone and has Student's quantile, with S - 1 degrees of
-freedom; the others are known from all rows and have the normal's. An interval reaches
+What seeds change is known from S values alone and has Student's quantile, with S - 1 degrees of
+freedom; what rows change is known from all rows and has the normal's. An interval reaches
 
-    sqrt(t^2 Var(seed) / S + z^2 (Var(row) / n + Var(rest) / (S n)))
+    sqrt(t^2 V_seeds + z^2 V_rows),    V_seeds + V_rows = Var(mean)
 
-to either side. Train rows are the same in every probe, so no interval holds what other ones would
-change.
+to either side. The rest is in what S scores vary by and in what their mean over seeds varies by
+from row to row; `_split` says with which quantile it goes. Train rows are the same in every probe,
+so no interval holds what other ones would change.
 """
 
 from collections.abc import Iterator, Mapping
@@ -111,7 +112,26 @@ def crossed(of_seeds: np.ndarray, of_rows: np.ndarray | None = None) -> Variance
     if of_rows is None:
         return Variance(np.asarray(seeds), np.asarray(np.nan), np.asarray(n_seeds))
     rows, rest = _of_rows(of_rows)
-    return Variance(np.maximum(seeds - rest, 0), np.asarray(rows), np.asarray(n_seeds))
+    return _split(np.asarray(seeds), np.asarray(rows), np.asarray(rest), np.asarray(n_seeds))
+
+
+def _split(seeds: np.ndarray, rows: np.ndarray, rest: np.ndarray, n_seeds: np.ndarray) -> Variance:
+    """Return the two shares of a variance, the rest counted once.
+
+    With the rows alone (V_seeds = Var(scores) / S - rest, or 0) an interval is too narrow where few
+    seeds happen to be alike and the rest is most of the noise, as in differences; with the seeds
+    alone it is too wide where rows' difficulty is most of it. So it goes with the seeds by the
+    share that it has in the rows' variance: exact where that is all, and where it is nothing.
+
+    Arguments:
+        seeds: (...), what S scores vary by, over S; the rest is in it.
+        rows: (...), variance of the mean over seeds from row to row, over n; the rest is in it.
+        rest: (...), Var(rest) / (S n).
+        n_seeds: (...), S.
+    """
+    share = np.divide(rest, rows, out=np.zeros(np.shape(rest)), where=rows > 0).clip(0, 1)
+    without = np.maximum(seeds - rest, 0)
+    return Variance(share * seeds + (1 - share) * without, rows - share * rest, n_seeds)
 
 
 def _of_rows(influence: np.ndarray) -> tuple[float, float]:
@@ -410,7 +430,7 @@ class _Shares:
     @property
     def own(self) -> Variance:
         """The variance of each mean."""
-        return Variance(np.maximum(self.seeds - self.rest, 0), self.rows, self.n_seeds)
+        return _split(self.seeds, self.rows, self.rest, self.n_seeds)
 
     def line(self, place: int, left: np.ndarray, right: np.ndarray) -> Variance:
         """Return the variance of left * (mean at a place) + right * (mean at the next)."""
@@ -430,7 +450,7 @@ class _Shares:
             )
         )
         few = np.full(len(left), min(self.n_seeds[place], self.n_seeds[place + 1]))
-        return Variance(np.maximum(seeds - rest, 0), np.maximum(rows, 0), few)
+        return _split(np.maximum(seeds, 0), np.maximum(rows, 0), rest, few)
 
 
 def curves(table: pd.DataFrame, correct: Evidence = None) -> list[Curve]:
@@ -587,28 +607,27 @@ def difference(one: Curve, other: Curve, place: int, other_place: int) -> Differ
         place: which of the fractions of `one`.
         other_place: which of the fractions of `other`.
     """
-    seeds, mine, moved = one.at(place)
-    other_seeds, yours, other_moved = other.at(other_place)
+    drawn_by, mine, moved = one.at(place)
+    other_drawn, yours, other_moved = other.at(other_place)
     if not len(mine) or not len(yours):
         nan = np.array(np.nan)
         return Difference(float("nan"), Variance(nan, nan, np.array(1)), False)
     value = float(mine.mean() - yours.mean())
     both = moved is not None and other_moved is not None and moved.shape[1] == other_moved.shape[1]
-    paired = len(seeds) > 1 and set(seeds) == set(other_seeds)
+    paired = len(drawn_by) > 1 and set(drawn_by) == set(other_drawn)
     if paired:
-        order = [other_seeds.index(seed) for seed in seeds]
+        order = [other_drawn.index(seed) for seed in drawn_by]
         influence = moved - other_moved[order] if both else None
         return Difference(value, crossed(mine - yours[order], influence), True)
-    parts = [crossed(mine, moved if both else None), crossed(yours, other_moved if both else None)]
-    drawn = [part for part in parts if part.n_seeds > 1]
-    shares = np.array(sum(part.seeds for part in drawn) if drawn else np.nan)
-    rows = crossed(
-        np.array([value]),
-        moved.mean(0, keepdims=True) - other_moved.mean(0, keepdims=True) if both else None,
-    ).rows
+    drawn = [crossed(values) for values in (mine, yours) if len(values) > 1]
+    seeds = sum(part.seeds for part in drawn) if drawn else np.nan
+    rows, rest = np.nan, 0.0
+    if both:
+        rows, _ = _of_rows(moved.mean(0, keepdims=True) - other_moved.mean(0, keepdims=True))
+        rest = sum(_of_rows(each)[1] for each in (moved, other_moved))
     # the fewer seeds decide about the quantile: the interval errs to the wide side
     few = np.array(min((int(part.n_seeds) for part in drawn), default=1))
-    return Difference(value, Variance(shares, rows, few), False)
+    return Difference(value, _split(np.array(seeds), np.array(rows), np.array(rest), few), False)
 
 
 def r2_by_row(squares: np.ndarray, targets: np.ndarray) -> np.ndarray:

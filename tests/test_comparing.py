@@ -204,7 +204,7 @@ def test_a_verdict_is_given_only_where_curves_can_be_told_apart(tmp_path):
     found = compare(clear, fraction=0.1)
     assert found.agreement[["full_ties", "part_ties"]].to_numpy().tolist() == [[[], []]]
     said = of_comparison(found.table, found.agreement, 0.9, 0.95)
-    assert said.startswith("Most redundant is b, DR(0.9) =")
+    assert said.startswith("Most redundant is b, DR(0.9) at least 0.900; least is a, ")
     assert "a is best with all features and b at 10 %" in said
     close = [clear[0], kept(curve([0.5, 0.7, 0.8], "c", seeds=(1, 2, 3)), tmp_path, "c")]
     found = compare(close, fraction=0.1)

@@ -86,8 +86,11 @@ def test_shares_of_the_variance_are_those_of_an_analysis_of_variance():
     rest = (about**2).sum() / (3 * 49)
     of_seeds = 50 * values.mean(1).var(ddof=1)
     of_rows = 4 * values.mean(0).var(ddof=1)
-    assert found.seeds == pytest.approx((of_seeds - rest) / 50 / 4)
-    assert found.rows == pytest.approx(of_rows / 50 / 4)
+    # the rest, counted once, goes with the seeds by the share that it has in the rows' variance
+    share = rest / of_rows
+    assert found.seeds == pytest.approx((of_seeds - (1 - share) * rest) / 50 / 4)
+    assert found.rows == pytest.approx((of_rows - share * rest) / 50 / 4)
+    assert found.seeds + found.rows == pytest.approx((of_seeds + of_rows - rest) / 50 / 4)
     # Student's 3.182 for the seeds, the normal's 1.960 for the rows
     reach = np.sqrt(3.182446**2 * found.seeds + 1.959964**2 * found.rows)
     assert found.reach(0.95) == pytest.approx(reach, rel=1e-6)
@@ -181,7 +184,9 @@ def test_differences_are_paired_on_test_rows():
     assert found.value == pytest.approx(lost.mean())
     assert found.paired
     # all that differs is in the rows: what both share is not in the difference
-    assert found.variance.rows == pytest.approx(lost.mean(0).var(ddof=1) / 300, rel=1e-4)
+    total = crossed(lost.mean(1), lost.astype(float))
+    assert found.variance.rows == pytest.approx(total.rows, rel=1e-4)
+    assert found.variance.seeds == pytest.approx(total.seeds, rel=1e-4)
     alone = crossed(correct[:, 0].mean(1), correct[:, 0].astype(float))
     assert found.variance.rows < 0.5 * alone.rows
     same = difference(one, one, 0, 0)
@@ -209,9 +214,15 @@ def test_a_mode_without_seeds_is_not_paired_with_one_that_has_them():
     (single,) = curves(lone, correct[:1].reshape(2, -1))
     found = difference(single, seeded, 0, 0)
     assert not found.paired
-    assert found.variance.seeds == pytest.approx(float(seeded.mean_interval()[2].seeds[0]))
-    gaps = correct[0, 0] - correct[:, 0].mean(0)
-    assert found.variance.rows == pytest.approx(gaps.var(ddof=1) / 200, rel=1e-4)
+    # the single one is no draw: seeds change the others alone, and rows the difference
+    variance, few = found.variance, correct[:, 0].astype(float)
+    gaps = correct[0, 0] - few.mean(0)
+    about = few - few.mean(1, keepdims=True) - few.mean(0) + few.mean()
+    total = (
+        gaps.var(ddof=1) / 200 + few.mean(1).var(ddof=1) / 4 - (about**2).sum() / (3 * 199) / 800
+    )
+    assert variance.seeds + variance.rows == pytest.approx(total, rel=1e-4)
+    assert (variance.n_seeds, variance.over[0]) == (4, "seeds and test rows")
 
 
 def whole_layer(score, **columns):

@@ -99,9 +99,8 @@ def _curve(curve, title: str) -> Table:
 
 
 def _reading(row) -> str:
+    from probe.answers import redundant
+
     if math.isnan(row.redundancy):
         return "-"
-    if row.bound:
-        return f"{row.bound} {row.redundancy:.3f}"
-    interval = "" if math.isnan(row.low) else f" [{row.low:.3f}, {row.high:.3f}]"
-    return f"{row.redundancy:.3f}{interval}"
+    return redundant(row)

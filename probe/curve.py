@@ -129,6 +129,7 @@ def _split(seeds: np.ndarray, rows: np.ndarray, rest: np.ndarray, n_seeds: np.nd
         rest: (...), Var(rest) / (S n).
         n_seeds: (...), S.
     """
+    rest = np.fmin(rest, rows)  # estimated apart, it can come out larger than what it is part of
     share = np.divide(rest, rows, out=np.zeros(np.shape(rest)), where=rows > 0).clip(0, 1)
     without = np.maximum(seeds - rest, 0)
     return Variance(share * seeds + (1 - share) * without, rows - share * rest, n_seeds)
@@ -165,7 +166,7 @@ class Curve:
         scores: float64 (S, F); NaN where a seed lacks a fraction.
         rows: int64 (S, F), where each probe stands in the table; -1 where a seed lacks a fraction.
         evidence: (R, n), of each probe of the table on each test row: whether it is right (bool or
-            uint8) or, of numbers, values whose mean is R^2 (`r2_by_row`); None if not known.
+            uint8) or, of numbers, values whose mean is R^2 (`probe.by_row`); None if not known.
         floor: what is reached without any feature: of accuracies the larger of 1/C and the share of
             the class that is commonest in train, of R^2 0; NaN if that is not known.
         n_test: test rows; 0 if that is not known.
@@ -459,7 +460,7 @@ def curves(table: pd.DataFrame, correct: Evidence = None) -> list[Curve]:
     Arguments:
         table: R rows, one a probe, as `ProbeResult.to_pandas` gives them.
         correct: bool or uint8 (R, n), whether the probe of each row is right on each test row, or
-            float32 (R, n) as `r2_by_row` gives it. Shares of right rows stand for the table's
+            float32 (R, n) as `probe.by_row` has it. Shares of right rows stand for the table's
             accuracies, where these are not NaN. Or a list of R such rows, of several test sets
             perhaps, None where a row is not known: a curve knows its rows if it has them all.
 
@@ -628,34 +629,6 @@ def difference(one: Curve, other: Curve, place: int, other_place: int) -> Differ
     # the fewer seeds decide about the quantile: the interval errs to the wide side
     few = np.array(min((int(part.n_seeds) for part in drawn), default=1))
     return Difference(value, _split(np.array(seeds), np.array(rows), np.array(rest), few), False)
-
-
-def r2_by_row(squares: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return values of each test row whose mean is R^2, and whose spread is that of R^2.
-
-    With e_i the squared error and d_i the squared deviation of the target from its mean, R^2 is
-    1 - mean e / mean d, and row i moves it by -(e_i - (1 - R^2) d_i) / mean d; the row's value is
-    R^2 plus that. Of several targets it is the mean.
-
-    Arguments:
-        squares: (R, n) or (R, n, T), squared errors of R probes.
-        targets: (n,) or (n, T).
-
-    Returns:
-        float32 (R, n); NaN where a target never changes.
-    """
-    targets = np.reshape(np.asarray(targets, np.float64), (len(targets), -1))
-    squares = np.reshape(np.asarray(squares), (len(squares), *targets.shape))
-    deviations = (targets - targets.mean(0)) ** 2
-    scale = deviations.mean(0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        scale = np.where(scale > 0, scale, np.nan)
-        values = np.empty(squares.shape[:2], np.float32)
-        for number, each in enumerate(squares):
-            lost = each.mean(0, dtype=np.float64) / scale
-            moved = (each - lost * deviations) / scale
-            values[number] = (1 - lost - moved).mean(1)
-    return values
 
 
 def check_level(level: float) -> None:

@@ -27,6 +27,7 @@ _RESULT = re.compile(
     r"\..+\.(\d+)\.(csv|json|parquet|npz|npy|safetensors|svg|png|pdf|html|md|txt|toml)"
 )
 _STORES = (".zarr", ".h5", ".hdf5")
+_TOKEN = re.compile(r"[0-9a-f]{32}(\.staged/[0-9a-f]{32})?")
 _MOMENTS = re.compile(r"[0-9a-f]{32}\.npz")
 
 
@@ -158,11 +159,16 @@ def _remote_leavings(root: Url) -> Iterator[Abandoned]:
             continue
         if of != url or remote_stores.is_unfinished(url) or remote_stores.lies_at(url) != url:
             what = "unfinished"
-        elif url.name.endswith(".lock") and objects.get(GATE) is not None:
+        elif url.name.endswith(".lock") and _is_lease(objects.all_keys()):
             what = "lock"
         else:
             continue
         yield Abandoned(url, what, objects.size(), objects.modified([]) / 1e9)
+
+
+def _is_lease(keys: list[str]) -> bool:
+    """Whether all below a URL is of leases: a gate, signs of life, and what is staged."""
+    return bool(keys) and all(key == GATE or _TOKEN.fullmatch(key) for key in keys)
 
 
 def _busy(item: Abandoned) -> bool:

@@ -185,6 +185,11 @@ class Store(ABC):
     def modified(self) -> int:
         """When a block was last committed or withdrawn, in nanoseconds since 1970."""
 
+    @contextmanager
+    def staged(self, hold: locks.Hold) -> Iterator[None]:
+        """Let what is written meanwhile be kept from a store that is another's by then."""
+        yield
+
     def read_records(self, split: str) -> list[bytes | None]:
         """The slot of every block of a split."""
         return [self.read_record(split, block) for block in range(self.n_blocks(split))]
@@ -439,5 +444,9 @@ class Store(ABC):
         from featstore.writer import Writer
 
         place = places.replaced(self.path)
-        with locks.locked(place, job) as still_held, Writer(self, still_held) as writer:
+        with (
+            locks.locked(place, job) as hold,
+            self.staged(hold),
+            Writer(self, hold.check) as writer,
+        ):
             yield writer

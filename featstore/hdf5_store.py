@@ -47,7 +47,19 @@ _LONGEST_SEAL = 1 << 30
 _SEALED = "sealed"
 
 # What looks at a file without a seal, and how long it may take.
-_SURVEY = "import sys; from featstore.hdf5_store import survey; survey(sys.argv[1])"
+_SURVEY = """
+import json, sys
+import h5py
+arrays = []
+with h5py.File(sys.argv[1], "r", locking=False) as file:
+    text = file.attrs.get(sys.argv[2])
+    for split, group in file.items():
+        for name, dataset in group.items() if isinstance(group, h5py.Group) else ():
+            if isinstance(dataset, h5py.Dataset):
+                facts = list(dataset.shape), dataset.dtype.str, dataset.id.get_offset()
+                arrays.append([split, name, *facts])
+print(json.dumps([text if isinstance(text, str) else None, arrays]))
+"""
 _PATIENCE = 10.0  # seconds
 
 Offsets = dict[tuple[str, str], int]
@@ -80,14 +92,14 @@ class Hdf5Store(Store):
     def build(cls, path: Path, header: Header) -> None:
         """Write the file with all its arrays allocated, as holes, and its seal behind them."""
         try:
-            _build(path, header)
+            offsets = _build(path, header)
         except (OSError, RuntimeError) as error:
             # h5py says why in a text of its own, and of some failures not as an OSError.
             number = re.search(r"errno = (\d+)", str(error))
             if number is None:
                 raise
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
-        _append_seal(path, header, _looked_at(path)[1], _size(path))
+        _append_seal(path, header, offsets, _size(path))
 
     @classmethod
     def at(cls, path: Path) -> Self:
@@ -240,9 +252,11 @@ def _places(header: Header) -> set[tuple[str, str]]:
     }
 
 
-def _build(path: Path, header: Header) -> None:
-    """Let HDF5 write the file, without its seal."""
+def _build(path: Path, header: Header) -> Offsets:
+    """Let HDF5 write the file, without its seal; returns where each array begins."""
     import h5py
+
+    offsets = {}
 
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_layout(h5py.h5d.CONTIGUOUS)
@@ -256,13 +270,15 @@ def _build(path: Path, header: Header) -> None:
         for split in header.spec.splits:
             group = file.create_group(split.name)
             for name, array in _arrays(header, split.name).items():
-                h5py.h5d.create(
+                dataset = h5py.h5d.create(
                     group.id,
                     name.encode(),
                     h5py.h5t.py_create(array.dtype),
                     h5py.h5s.create_simple(array.shape),
                     dcpl=properties,
                 )
+                offsets[split.name, name] = dataset.get_offset()
+    return offsets
 
 
 # The seal.
@@ -351,38 +367,15 @@ def _metadata_checksum(path: Path, size: int, extents: list[tuple[int, int]]) ->
 # What HDF5 says of a file.
 
 
-def _looked_at(path: Path) -> tuple[Any, Offsets, dict[tuple[str, str], tuple[list[int], str]]]:
-    """Header text, and of each contiguous dataset its offset, shape and dtype, as h5py says."""
-    import h5py
-
-    offsets, arrays = {}, {}
-    with h5py.File(path, "r", locking=False) as file:
-        text = file.attrs.get(ATTRIBUTE)
-        for split, group in file.items():
-            for name, dataset in group.items() if isinstance(group, h5py.Group) else ():
-                if isinstance(dataset, h5py.Dataset):
-                    arrays[split, name] = (list(dataset.shape), dataset.dtype.str)
-                    offset = dataset.id.get_offset()
-                    if offset is not None:
-                        offsets[split, name] = offset
-    return text if isinstance(text, str) else None, offsets, arrays
-
-
-def survey(path: str) -> None:
-    """Print what HDF5 says of a file as JSON: run in a process that may crash, or be ended."""
-    text, offsets, arrays = _looked_at(Path(path))
-    told = [
-        [split, name, offsets.get((split, name)), *facts] for (split, name), facts in arrays.items()
-    ]
-    print(json.dumps([text, told]))
-
-
 def _surveyed(path: Path) -> tuple[Any, Offsets, Mapping[tuple[str, str], tuple[list[int], str]]]:
-    """As `_looked_at`, by another process; `NotAStore` where it fails, crashes or does not end."""
+    """Header text, and of each dataset its offset, if contiguous, its shape and dtype.
+
+    Another process asks HDF5: `NotAStore` where that fails, crashes or does not end.
+    """
     places = os.pathsep.join(os.path.abspath(place) for place in sys.path)
     try:
         ran = subprocess.run(
-            [sys.executable, "-P", "-c", _SURVEY, str(path)],
+            [sys.executable, "-P", "-c", _SURVEY, str(path), ATTRIBUTE],
             stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE,
             env={**os.environ, "PYTHONPATH": places},
         )  # fmt: skip
@@ -395,6 +388,6 @@ def _surveyed(path: Path) -> tuple[Any, Offsets, Mapping[tuple[str, str], tuple[
         why = said[-1].partition(": ")[2] or said[-1] if said else "HDF5 crashes on it"
         raise NotAStore(f"{path} is a damaged HDF5 file: {why}; {REMEDY}")
     text, told = json.loads(ran.stdout)
-    offsets = {(split, name): at for split, name, at, *_ in told if at is not None}
-    arrays = {(split, name): (shape, dtype) for split, name, _, shape, dtype in told}
+    offsets = {(split, name): at for split, name, _, _, at in told if at is not None}
+    arrays = {(split, name): (shape, dtype) for split, name, shape, dtype, _ in told}
     return text, offsets, arrays

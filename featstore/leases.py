@@ -4,9 +4,16 @@ Beside the store lie, in `<store>.lock/`, a *gate*, which names the job that may
 only where none is, and an object for each process of the job, put again every few seconds. A job is
 dead when all its processes are known to be, on this machine, or when none of their objects has
 changed for so long; nobody's clock is compared with another's. Whoever finds a dead job clears it
-away. A process that was taken for dead, because it could not reach the storage, learns so before it
-commits anything more. Two that write all the same, where a storage ignores the condition of a put,
-write the same bytes to the same keys; where their bytes differ, checksums tell.
+away. A process that was taken for dead, because it could not reach the storage or was stopped,
+learns so before it commits anything more.
+
+Nor does it write into what is another's by then, even where it was stopped in the middle of a put.
+What a process writes is put at `<store>.lock/<token>.staged/` first, which is its own; then it
+looks whether it still holds the lease, and has the storage copy the object to its place. Whoever
+clears a dead job away deletes what it staged, so that a copy which comes too late finds nothing.
+
+Two that write all the same, where a storage ignores the condition of a put, write the same bytes to
+the same keys; where their bytes differ, checksums tell.
 """
 
 import json
@@ -15,14 +22,14 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from featstore.errors import FeatstoreError, WriterBusy
-from featstore.locks import JobBusy
+from featstore.locks import Hold, JobBusy
 from featstore.places import Url
 from featstore.remote_objects import RemoteObjects
 
@@ -34,15 +41,12 @@ _here: set[str] = set()
 
 
 @contextmanager
-def leased(store: Url, job: str | None = None, *, alone: bool = False) -> Iterator[Callable]:
-    """Hold the lease of a store as `locks.locked` holds a lock; yields what says it is still held.
-
-    That is a function without arguments, which raises `WriterBusy` once the lease was lost.
-    """
+def leased(store: Url, job: str | None = None, *, alone: bool = False) -> Iterator[Hold]:
+    """Hold the lease of a store as `locks.locked` holds a lock."""
     lease = _Lease(store, job, alone)
     lease.acquire()
     try:
-        yield lease.check
+        yield Hold(lease.check, lease.staging)
     finally:
         lease.release()
 
@@ -54,9 +58,10 @@ class _Lease:
         self._store, self._alone = store, alone
         self._objects = RemoteObjects(store.with_name(store.name + ".lock"))
         self._token = uuid.uuid4().hex
+        self.staging = store.with_name(store.name + ".lock") / f"{self._token}.staged"
         self._job = job or self._token
         self._beats = 0
-        self._seen = time.monotonic()
+        self._seen = _now()
         self._lost: str | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat_forever, name="featstore-lease")
@@ -66,26 +71,33 @@ class _Lease:
         while not self._entered():
             pass
         _here.add(self._token)
-        self._seen = time.monotonic()
+        self._seen = _now()
         self._thread.start()
 
     def check(self) -> None:
         """Raise `WriterBusy` where this process was taken for dead, or might have been."""
-        if self._lost is None and time.monotonic() - self._seen > LAPSE - BEAT:
-            self._lost = f"no sign of life has reached it for {LAPSE - BEAT:.0f} s"
+        self._note_silence()
         if self._lost:
             raise WriterBusy(
                 f"{self._store} may have another writer now: {self._lost}; what is committed is"
                 " intact, run the same command again, it goes on from there"
             )
 
+    def _note_silence(self) -> None:
+        """Take the lease for lost, for good, where this process may count as dead."""
+        if self._lost is None and _now() - self._seen > LAPSE - BEAT:
+            self._lost = f"no sign of life has reached it for {LAPSE - BEAT:.0f} s"
+
     def release(self) -> None:
         """Leave; the last of a job takes the gate along."""
         self._over.set()
         self._thread.join()
         _here.discard(self._token)
+        keys = self._objects.all_keys()
+        self._objects.drop_all([key for key in keys if key.startswith(f"{self._token}.staged/")])
         self._objects.drop(self._token)
-        if self._gate().get("job") == self._job and set(self._objects.all_keys()) <= {GATE}:
+        others = set(_of_processes(keys)) - {self._token}
+        if self._gate().get("job") == self._job and not others:
             self._objects.drop(GATE)
 
     def _entered(self) -> bool:
@@ -114,8 +126,8 @@ class _Lease:
     def _outlive(self, gate: dict[str, Any]) -> None:
         """Clear a dead job away; `WriterBusy` as soon as a sign of its life is seen."""
         signs = self._signs()
-        until = time.monotonic() + LAPSE
-        while not all(_is_dead(note) for note in signs.values()) and time.monotonic() < until:
+        until = _now() + LAPSE
+        while not all(_is_dead(note) for note in signs.values()) and _now() < until:
             if any(note.get("token") in _here for note in signs.values()):
                 raise _refusal(self._store, gate)
             time.sleep(min(1.0, BEAT / 4))
@@ -125,11 +137,13 @@ class _Lease:
             if now != signs:
                 raise _refusal(self._store, gate)
         if self._gate().get("token") == gate.get("token"):
-            self._objects.drop_all([*signs, GATE])
+            # What the dead have staged goes before anybody else may write.
+            self._objects.drop_all([key for key in self._objects.all_keys() if key != GATE])
+            self._objects.drop(GATE)
 
     def _signs(self) -> dict[str, dict[str, Any]]:
         """The note of every process of the job, or its gate's where it has come no further."""
-        keys = [key for key in self._objects.all_keys() if key != GATE] or [GATE]
+        keys = _of_processes(self._objects.all_keys()) or [GATE]
         return {key: _parsed(self._objects.get(key)) for key in keys}
 
     def _gate(self) -> dict[str, Any]:
@@ -150,6 +164,10 @@ class _Lease:
 
     def _beat_forever(self) -> None:
         while not self._over.wait(BEAT):
+            # One that was stopped for long may find no gate because another has come and gone.
+            self._note_silence()
+            if self._lost:
+                return
             try:
                 gate = self._gate()
                 # The last of the job but this one may have taken the gate along.
@@ -160,10 +178,22 @@ class _Lease:
                     return
                 self._beats += 1
                 self._objects.put(self._token, self._note())
-                self._seen = time.monotonic()
+                self._seen = _now()
             except FeatstoreError:
                 # Not reached: tried again, until it is too late, which `check` tells.
                 continue
+
+
+def _of_processes(keys: list[str]) -> list[str]:
+    """The keys of signs of life: neither the gate nor what is staged."""
+    return [key for key in keys if key != GATE and "/" not in key]
+
+
+def _now() -> float:
+    """Seconds that pass for everybody, also while this machine sleeps."""
+    if hasattr(time, "CLOCK_BOOTTIME"):
+        return time.clock_gettime(time.CLOCK_BOOTTIME)
+    return time.monotonic()
 
 
 def _parsed(data: bytes | None) -> dict[str, Any]:

@@ -21,6 +21,7 @@ class LocalObjects:
 
     def __init__(self, root: Path):
         self._root = root
+        self.hold = None
 
     def get(self, key: str) -> bytes | None:
         """Read the whole file."""

@@ -10,6 +10,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -60,19 +61,27 @@ def _always_held() -> None:
     """A kernel's lock is never lost."""
 
 
+@dataclass(frozen=True)
+class Hold:
+    """That a writer has a store to itself: `check` raises `WriterBusy` once that was lost.
+
+    At a URL, what is written is put at `staging` first, which is this process's own.
+    """
+
+    check: Callable[[], None] = _always_held
+    staging: Url | None = None
+
+
 class JobBusy(WriterBusy):
     """Another process of the same job has what this one wants for itself."""
 
 
 @contextmanager
-def locked(
-    store: Place, job: str | None = None, *, alone: bool = False
-) -> Iterator[Callable[[], None]]:
+def locked(store: Place, job: str | None = None, *, alone: bool = False) -> Iterator[Hold]:
     """Hold the writer's lock of a store; processes that name the same `job` hold it together.
 
-    With `alone` not even they: `JobBusy` is raised while one of them holds it. Yields a function
-    that raises `WriterBusy` once the lock was lost, which happens to none but a lease: what lies
-    at a URL, no kernel can lock, and `featstore.leases` stands in.
+    With `alone` not even they: `JobBusy` is raised while one of them holds it. No lock is lost but
+    a lease: what lies at a URL, no kernel can lock, and `featstore.leases` stands in.
 
     The file says who holds it: the job decides among the processes that share it, all else is for
     the message alone. What decides is `flock`, which lapses with its process (on NFS as well, where
@@ -82,13 +91,13 @@ def locked(
     if isinstance(store, Url):
         from featstore.leases import leased
 
-        with leased(store, job, alone=alone) as still_held:
-            yield still_held
+        with leased(store, job, alone=alone) as hold:
+            yield hold
         return
     path = lock_path(store)
     held = _Held(_acquire(path, store, job, alone))
     try:
-        yield _always_held
+        yield Hold()
     finally:
         if held.fd >= 0:
             # Removed while held, by the last that holds it: whoever opened it meanwhile sees in

@@ -10,11 +10,12 @@ class Objects(Protocol):
     """Bytes by key ("train/labels/c.0") below one place.
 
     `readers` is how many reads are worth having under way at once, `ahead` how many blocks to read
-    ahead of their use.
+    ahead of their use, `hold` under which lock (`featstore.locks.Hold`) objects are being written.
     """
 
     readers: int
     ahead: int
+    hold: Any
 
     def get(self, key: str) -> bytes | None:
         """All bytes of an object, None where there is none."""

@@ -1,16 +1,20 @@
 """The objects of a Zarr store in an object storage, or wherever else fsspec reaches."""
 
 import errno
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import functools
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from datetime import datetime
 from threading import Lock
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
-from featstore.errors import PlaceError, UsageError
+from featstore.errors import PlaceError, UsageError, WriterBusy
 from featstore.places import Url
 from featstore.signed_reads import read_signed
 
@@ -26,6 +30,46 @@ EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 _TIMES = ("LastModified", "mtime", "last_modified", "updated", "created")
 
 
+# How often a storage that does not answer is asked, and seconds before each time but the first.
+WAITS = (0.5, 1.0, 2.0, 4.0)
+TRIES = 1 + len(WAITS)
+
+# Of botocore's own tries, and of how long it waits for a connection: a word has to come in time.
+_S3_CONFIG = {"connect_timeout": 2, "retries": {"max_attempts": 3, "mode": "standard"}}
+
+# Classes of what passes by itself, in the words of several network libraries; and what servers say.
+_PASSING = {
+    "ConnectionError", "TimeoutError", "gaierror", "EndpointConnectionError", "HTTPClientError",
+    "ClientConnectionError", "ClientPayloadError", "ServerTimeoutError", "IncompleteRead",
+}  # fmt: skip
+_SAID = ("SlowDown", "InternalError", "ServiceUnavailable", "Service Unavailable", "reduce your")
+
+F = TypeVar("F", bound=Callable)
+
+
+def patient(method: F) -> F:
+    """Let a request be tried again where a storage does not answer, and say so each time."""
+
+    @functools.wraps(method)
+    def tried(self, *given, **more):
+        for number, pause in enumerate(WAITS, 2):
+            try:
+                return method(self, *given, **more)
+            except PlaceError as error:
+                if not _passes(error.__cause__):
+                    raise
+                warnings.warn(f"{error.told}; try {number} of {TRIES} in {pause:g} s", stacklevel=2)
+                time.sleep(pause)
+        return method(self, *given, **more)
+
+    return tried
+
+
+def _passes(error: BaseException | None) -> bool:
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return bool(names & _PASSING) or any(said in str(error) for said in _SAID)
+
+
 class RemoteObjects:
     """An object is written by one atomic PUT; see `featstore.objects.Objects`.
 
@@ -38,6 +82,7 @@ class RemoteObjects:
 
     def __init__(self, url: Url):
         self._url = url
+        self.hold: Any = None
         self._lock = Lock()
         self._pool: ThreadPoolExecutor | None = None
         self._underway: dict[str, tuple[Future, int]] = {}
@@ -87,7 +132,7 @@ class RemoteObjects:
         body = bytes(data).ljust(size or 0, b"\0")
         with self._lock:
             self._pool = self._pool or ThreadPoolExecutor(CONNECTIONS, "featstore-put")
-            future = self._pool.submit(self.put, key, body)
+            future = self._pool.submit(self._put_held, key, body, self.hold)
             self._underway[key] = (future, len(body))
             waiting = {future: n for future, n in self._underway.values() if not future.done()}
         while sum(waiting.values()) > MOST_BYTES and len(waiting) > 1:
@@ -120,6 +165,24 @@ class RemoteObjects:
                 self._pool.shutdown()
                 self._pool = None
 
+    def _put_held(self, key: str, body: bytes, hold: Any) -> None:
+        """Put an object, below the process's own key first and from there while the lease holds."""
+        if hold is None or hold.staging is None:
+            self.put(key, body)
+            return
+        staging, name = RemoteObjects(hold.staging), f"{uuid.uuid4().hex}"
+        staging.put(name, body)
+        hold.check()
+        try:
+            staging.copy(name, self._url / key)
+        except FileNotFoundError:
+            raise WriterBusy(
+                f"{self._url} has another writer now, which cleared away what this one had begun;"
+                " what is committed is intact, run the same command again, it goes on from there"
+            ) from None
+        staging.drop(name)
+
+    @patient
     def put(self, key: str, body: bytes, *, new: bool = False) -> bool:
         """Write an object; with `new` only where none is, and say whether it was written.
 
@@ -148,25 +211,31 @@ class RemoteObjects:
 
     def drop_all(self, keys: Sequence[str]) -> None:
         """Delete objects, those that are there."""
-        with explained(self._url), ThreadPoolExecutor(CONNECTIONS) as pool:
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
             list(pool.map(self._rm, keys))
 
+    @patient
     def _rm(self, key: str) -> None:
-        fs, path = _filesystem(self._url / key)
-        try:
-            fs.rm_file(path)
-        except FileNotFoundError:
-            return
+        with explained(self._url):
+            fs, path = _filesystem(self._url / key)
+            try:
+                fs.rm_file(path)
+            except FileNotFoundError:
+                return
 
     def copy_all(self, keys: Sequence[str], to: Url) -> None:
         """Copy objects to another place of the same storage, by the storage itself."""
-        with explained(self._url), ThreadPoolExecutor(CONNECTIONS) as pool:
-            list(pool.map(lambda key: self._copy(key, to / key), keys))
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            list(pool.map(lambda key: self.copy(key, to / key), keys))
 
-    def _copy(self, key: str, to: Url) -> None:
-        fs, path = _filesystem(self._url / key)
-        fs.cp_file(path, _filesystem(to)[1])
+    @patient
+    def copy(self, key: str, to: Url) -> None:
+        """Copy an object within the storage; `FileNotFoundError` where there is none."""
+        with explained(self._url):
+            fs, path = _filesystem(self._url / key)
+            fs.cp_file(path, _filesystem(to)[1])
 
+    @patient
     def entries(self, folder: str = "", *, below: bool = False) -> list[dict[str, Any]]:
         """What a folder lists, or everything `below` it; each with its full "name"."""
         with explained(self._url):
@@ -199,6 +268,7 @@ class RemoteObjects:
         """Bytes of all objects."""
         return sum(entry.get("size") or 0 for entry in self.entries(below=True))
 
+    @patient
     def _cat(self, key: str, start: int, end: int | None) -> bytes:
         with explained(self._url):
             fs, path = _filesystem(self._url / key)
@@ -231,10 +301,13 @@ def explained(url: Url) -> Iterator[None]:
         raise PlaceError(f"{url}: access denied ({_line(error)}); check the credentials") from None
     except Exception as error:
         # Each file system has a network library of its own, and that its own exceptions.
-        raise PlaceError(
-            f"{url} cannot be reached ({type(error).__name__}: {_line(error)}); check the address,"
-            " the credentials and the network, and run the same command again"
-        ) from error
+        told = f"{url} cannot be reached ({type(error).__name__}: {_line(error)})"
+        failure = PlaceError(
+            f"{told}; check the address, the credentials and the network, and run the same command"
+            " again"
+        )
+        failure.told = told
+        raise failure from error
 
 
 def _filesystem(url: Url) -> tuple[Any, str]:
@@ -246,7 +319,14 @@ def _filesystem(url: Url) -> tuple[Any, str]:
             f"{url} begins with {url.scheme}://, which fsspec does not know; give a path, or a URL"
             " such as s3://bucket/store.zarr"
         )
-    fs, path = fsspec.url_to_fs(str(url))
+    options = {}
+    if EXTRAS.get(url.scheme) == "s3":
+        asked = fsspec.config.conf.get(url.scheme, {}).get("config_kwargs", {})
+        options = {"config_kwargs": {**_S3_CONFIG, **asked}}
+    fs, path = fsspec.url_to_fs(str(url), **options)
+    if options:
+        # It is tried again here, where that is said.
+        fs.retries = 1
     return fs, path
 
 

@@ -18,7 +18,8 @@ _signed: dict[tuple[Any, str], tuple[str, float]] = {}
 _SIGNED_FOR, _USED_FOR = 600, 300.0  # seconds
 _MOST_KEPT = 10_000
 
-_CONNECT, _READ = 5.0, 60.0  # seconds to wait
+# Seconds to wait; what takes longer, the file system's own client tries again, and says so.
+_CONNECT, _READ = 2.0, 8.0
 _PIECE = 1 << 20
 
 
@@ -90,6 +91,6 @@ def _pool() -> Any:
         timeout = urllib3.Timeout(connect=_CONNECT, read=_READ)
         _pools.clear()
         _pools[pid] = urllib3.PoolManager(
-            maxsize=16, timeout=timeout, retries=urllib3.Retry(2, redirect=0)
+            maxsize=16, timeout=timeout, retries=urllib3.Retry(0, redirect=0)
         )
     return _pools[pid]

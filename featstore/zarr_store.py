@@ -5,8 +5,9 @@ compressed is the raw piece, read straight into the array that is returned.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, Self
 
 from featstore import codecs, commits
@@ -14,11 +15,18 @@ from featstore.contract import Block, Damage, Piece, Store
 from featstore.errors import NotAStore
 from featstore.header import ATTRIBUTE, REMEDY, Header, parse
 from featstore.layout import Array
+from featstore.locks import Hold
 from featstore.objects import Objects, objects_at
 from featstore.places import Place
 from featstore.spec import COMMITS
 
 METADATA = "zarr.json"
+
+# What a version of zarr writes empty and another leaves out.
+_OPTIONAL = (
+    "attributes", "configuration", "consolidated_metadata", "dimension_names",
+    "storage_transformers",
+)  # fmt: skip
 
 
 class ZarrStore(Store):
@@ -130,6 +138,15 @@ class ZarrStore(Store):
         pieces += [Piece(split, COMMITS, block) for split, block in records]
         self._objects.sync([self._chunk(piece) for piece in pieces])
 
+    @contextmanager
+    def staged(self, hold: Hold) -> Iterator[None]:
+        """Let objects be put where the hold says, and copied to their place while it is held."""
+        self._objects.hold = hold
+        try:
+            yield
+        finally:
+            self._objects.hold = None
+
     def read_record(self, split: str, block: int) -> bytes | None:
         """Read the record's chunk."""
         return self._objects.get(self._chunk(Piece(split, COMMITS, block)))
@@ -192,10 +209,10 @@ def _documents(header: Header) -> dict[str, bytes]:
 
 
 def _plain(document: Any) -> Any:
-    """A metadata document without the header and what is empty, in which versions differ."""
+    """A metadata document without the header, and without what may be empty or left out."""
     if isinstance(document, dict):
         plain = {key: _plain(value) for key, value in document.items() if key != ATTRIBUTE}
-        return {key: value for key, value in plain.items() if value not in (None, {}, [])}
+        return {key: value for key, value in plain.items() if value or key not in _OPTIONAL}
     return [_plain(each) for each in document] if isinstance(document, list) else document
 
 

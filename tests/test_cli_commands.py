@@ -259,6 +259,24 @@ def test_probe_takes_the_newest_complete_store_and_says_so(store_root):
     lines = ran.stderr.splitlines()
     assert lines[0] == "reading the newest complete store"
     assert lines[1].endswith(str(store_root / "new.zarr"))
+    said = " ".join(ran.stdout.split())
+    assert "the newest complete one." in said
+    assert "Store: " not in run("probe", store_root / "new.zarr", *FRACTIONS).stdout
+
+
+def test_probe_says_whose_store_it_takes_and_ls_tells_stores_apart(
+    store_root, tmp_path, monkeypatch
+):
+    spec = spec_of_clusters(
+        weights="sha256:0123456789abcdef", transform='timm {"input_size": [3, 96, 96]}'
+    )
+    fill(featstore.create(store_root / "theirs.zarr", spec))
+    monkeypatch.chdir(tmp_path)
+    ran = run("probe", *FRACTIONS)
+    assert "the newest complete one, made in " in " ".join(ran.stdout.split())
+    shown = run("ls").stdout
+    for said in ("01234567", "96 px", featstore.stores()[0].provenance["created"][2:10]):
+        assert said in shown
 
 
 def test_quiet_leaves_the_table_alone(tiny_store):

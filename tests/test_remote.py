@@ -4,10 +4,13 @@ import json
 import os
 import pickle
 import random
+import signal
+import socket
 import sys
 import threading
 import time
 import uuid
+import warnings
 
 import fsspec
 import numpy as np
@@ -356,7 +359,114 @@ def test_the_rest_of_a_job_goes_on_when_one_leaves(memory):
     assert RemoteObjects(store.path.with_name("store.lock")).all_keys() == []
 
 
+def write_slowly(path, ready):
+    """Write, with a pause after every check of the lease, between an object's put and its copy."""
+    layout.BLOCK_BYTES = 1
+    leases.BEAT, leases.LAPSE = 0.2, 2.0
+    copy = RemoteObjects.copy
+
+    def late(self, key, to):
+        ready.set()
+        time.sleep(0.5)
+        return copy(self, key, to)
+
+    RemoteObjects.copy = late
+    fill(featstore.open(path))
+
+
+def test_a_stopped_writer_that_wakes_does_not_write_into_its_successors_store(s3, monkeypatch):
+    """Stopped in the middle of a put, and woken when another store lies at its place."""
+    monkeypatch.setattr(leases, "BEAT", 0.2)
+    monkeypatch.setattr(leases, "LAPSE", 2.0)
+    path = s3 / "stopped" / "store"
+    other = spec_of(n_train=32 * 6, n_test=40, dims=(24, 7), backbone="other")
+    for finished in (True, False):
+        featstore.create(path, SPEC)
+        ready = processes.Event()
+        stopped = processes.Process(target=write_slowly, args=(path, ready))
+        stopped.start()
+        assert ready.wait(60)
+        os.kill(stopped.pid, signal.SIGSTOP)
+        try:
+            featstore.remove(path)
+            store = featstore.create(path, other)
+            with store.writer() as writer:
+                if finished:
+                    for split, block in store.blocks():
+                        writer.write(**block_of(store, split, block))
+                    writer.flush()
+                before = everything(path)
+                if not finished:
+                    os.kill(stopped.pid, signal.SIGCONT)
+                    stopped.join(60)
+        finally:
+            if stopped.is_alive():
+                os.kill(stopped.pid, signal.SIGCONT)
+        stopped.join(60)
+        assert stopped.exitcode == 1
+        assert everything(path) == before
+        assert store.verify() == []
+        assert store.complete == finished
+        featstore.remove(path)
+        assert RemoteObjects(s3 / "stopped").all_keys() == []
+
+
 # Refusals.
+
+
+def test_a_storage_that_does_not_answer_is_told_of_in_time(monkeypatch):
+    """A word within seconds, with how often it is tried; a failure after the last time."""
+    monkeypatch.setattr(remote_objects, "WAITS", (0.1, 0.1))
+    monkeypatch.setattr(remote_objects, "TRIES", 3)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setattr(fsspec.get_filesystem_class("s3"), "_cache", {})
+    began, told = time.monotonic(), []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda message, *_: told.append(
+            (time.monotonic() - began, str(message))
+        )
+        with pytest.raises(PlaceError, match="cannot be reached"):
+            featstore.open("s3://stores/a.zarr")
+    assert [text.rpartition("; ")[2] for _, text in told] == [
+        "try 2 of 3 in 0.1 s", "try 3 of 3 in 0.1 s",
+    ]  # fmt: skip
+    assert told[0][0] < 10
+
+
+def test_what_passes_by_itself_is_tried_again(memory, monkeypatch):
+    monkeypatch.setattr(remote_objects, "WAITS", (0.01,) * 4)
+    store = filled(memory / "store", "zarr")
+    kind, failed = fsspec.get_filesystem_class("memory"), []
+
+    def flaky(name):
+        function = getattr(kind, name)
+
+        def fails_first(self, *given, **more):
+            if given not in failed:
+                failed.append(given)
+                raise ConnectionResetError("reset by peer")
+            return function(self, *given, **more)
+
+        monkeypatch.setattr(kind, name, fails_first)
+
+    for name in ("cat_file", "pipe_file", "cp_file", "rm_file"):
+        flaky(name)
+
+    def use():
+        assert_holds_known_contents(featstore.open(store.path))
+        with store.writer() as writer:
+            writer.discard("train", 0)
+            writer.write(**block_of(store, "train", 0))
+        assert store.verify() == []
+        featstore.remove(store.path)
+
+    with pytest.warns(UserWarning, match="reset by peer"):
+        use()
+    assert RemoteObjects(memory).all_keys() == []
 
 
 def test_nothing_foreign_is_opened_replaced_or_removed(bucket):

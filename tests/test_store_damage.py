@@ -176,7 +176,6 @@ def test_flipped_metadata_of_hdf5_are_never_read_and_mended(tmp_path, monkeypatc
     places = [at for gap in hdf5_store._gaps(seal.size, store._extents()) for at in range(*gap)]
     assert len(places) > 3000
     # it is not asked, neither here nor by another process
-    monkeypatch.setattr(hdf5_store, "_looked_at", None)
     monkeypatch.setattr(hdf5_store, "_surveyed", None)
     for at in np.random.default_rng(0).choice(places, 40):
         flip_bit(store.path, at, at % 8)

@@ -7,7 +7,6 @@ are safetensors or safely unpickled, and a model that brings Python of its own i
 import contextlib
 import inspect
 import json
-import pickle
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 
 from featstore import weights as weight_files
 from featstore.backbones import hub
 from featstore.backbones.backbone import Backbone
 from featstore.backbones.extras import needed
 from featstore.downloads import mistaken
-from featstore.errors import BackboneError, UsageError
+from featstore.errors import BackboneError, FeatstoreError, UsageError
 from featstore.weights import lies_in
 
 PREFIX = "hf:"
@@ -36,10 +35,6 @@ _DROPPED = re.compile(
 )
 # How attention may be computed: by torch, or step by step; nothing else is loaded for it.
 _ATTENTION = ("sdpa", "eager", None)
-_FAILURES = (
-    OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError,
-    SafetensorError, pickle.UnpicklingError,
-)  # fmt: skip
 
 
 def load(
@@ -72,12 +67,13 @@ def load(
             "model": model.eval().requires_grad_(False),
             "folder": folder,
         }
-        if kind.main_input_name == "pixel_values":
-            parts = hf_vision.parts(**facts, image_size=image_size, stated=transform)
-        elif image_size is not None:
-            raise UsageError(f"{name} takes texts, which have no size; leave --image-size out")
-        else:
-            parts = hf_text.parts(**facts, pretrained=pretrained, stated=transform)
+        with _one_line(name, "is not described as transformers describes a model"):
+            if kind.main_input_name == "pixel_values":
+                parts = hf_vision.parts(**facts, image_size=image_size, stated=transform)
+            elif image_size is not None:
+                raise UsageError(f"{name} takes texts, which have no size; leave --image-size out")
+            else:
+                parts = hf_text.parts(**facts, pretrained=pretrained, stated=transform)
     identity = weight_files.identity(model.state_dict())
     parts["notes"] = (*notes, *parts.get("notes", ()))
     return Backbone(
@@ -302,7 +298,10 @@ def _one_line(name: str, what: str) -> Iterator[None]:
     """Turn whatever transformers raises into one `BackboneError` of one line."""
     try:
         yield
-    except _FAILURES as error:
+    except FeatstoreError:
+        raise
+    except Exception as error:
+        # Each of transformers' thousand architectures has its own ways to fail.
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise BackboneError(f"{name} {what}: {reason}; {REMEDY}") from error
 

@@ -1,0 +1,225 @@
+"""Commands that write, killed at random: the old or the new is there, whole, and it goes on."""
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from attack import (
+    Command,
+    Record,
+    arrays,
+    assert_plain,
+    attempts,
+    contents,
+    duration,
+    instants,
+    run,
+    tree,
+)
+from store_examples import small_blocks  # noqa: F401
+
+import featstore
+from featstore.errors import FeatstoreError, StoreNotFound
+
+pytestmark = pytest.mark.usefixtures("small_blocks")
+
+
+def importing(out, files, *more):
+    train, train_y, test, test_y = files
+    return (
+        "import", "--train-features", train, "--train-labels", train_y,
+        "--test-features", test, "--test-labels", test_y, "--out", out, *more,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    """Two stores of the same rows, and one of other rows; what no attack may change."""
+    folder = tmp_path_factory.mktemp("sources")
+    said = folder / "said"
+    for name, format, seed in (("a.zarr", "zarr", 0), ("b.h5", "hdf5", 1), ("old.zarr", "zarr", 2)):
+        files = arrays(folder / name.partition(".")[0], seed=seed)
+        status, text = run(*importing(folder / name, files, "--format", format), said=said)
+        assert status == 0, text
+    said.unlink()
+    return folder
+
+
+def readable(path: Path):
+    """What a file or store holds, None where there is none; raises where it is not whole."""
+    if path.suffix == ".npz":
+        if not path.exists():
+            return None
+        with np.load(path) as archive:
+            return {name: archive[name].tobytes() for name in archive.files}
+    if path.suffix == ".parquet":
+        return pq.read_table(path).to_pydict() if path.exists() else None
+    try:
+        return contents(path)
+    except StoreNotFound:
+        return None
+
+
+def committed(path: Path) -> set:
+    """The blocks of a store that are committed; every one of them has its checksum."""
+    try:
+        store = featstore.open(path)
+    except StoreNotFound:
+        return set()
+    assert store.verify() == []
+    splits = [split.name for split in store.spec.splits]
+    return set(store.blocks()) - {(s, block) for s in splits for block in store.missing(s)}
+
+
+EXPORT = ("--fraction", "0.5", "--seed", "1", "--out")
+EXTRACT = ("extract", "--model", "test_resnet", "--dataset", "digits", "--no-pretrained",
+           "--image-size", "32", "--limit", "100", "--workers", "0", "--out")  # fmt: skip
+
+# By name: the name of what is made, and the command that makes it from the sources.
+MAKING = {
+    "import zarr": ("c.zarr", lambda s, out: importing(out, arrays(s / "a"))),
+    "import hdf5": ("c.h5", lambda s, out: importing(out, arrays(s / "a"), "--format", "hdf5")),
+    "extract": ("c.zarr", lambda s, out: (*EXTRACT, out)),
+    "extract hdf5": ("c.h5", lambda s, out: (*EXTRACT, out, "--format", "hdf5")),
+    "convert to hdf5": ("c.h5", lambda s, out: ("convert", s / "a.zarr", out)),
+    "convert to zstd": ("c.zarr", lambda s, out: ("convert", s / "b.h5", out, "--codec", "zstd")),
+    "merge": (
+        "c.zarr",
+        lambda s, out: ("merge", s / "a.zarr", s / "b.h5", "--names", "x,y", "--out", out),
+    ),
+    "export store": ("c.zarr", lambda s, out: ("export", s / "a.zarr", *EXPORT, out)),
+    "export npz": ("c.npz", lambda s, out: ("export", s / "a.zarr", *EXPORT, out)),
+    "export parquet": ("c.parquet", lambda s, out: ("export", s / "b.h5", *EXPORT, out)),
+}
+
+
+@pytest.mark.parametrize("name", MAKING)
+def test_killed_while_it_is_made(sources, tmp_path, name):
+    draw, said = instants(name), tmp_path / "said"
+    file, made = MAKING[name]
+    before = tree(sources)
+    whole = tmp_path / "whole" / file
+    whole.parent.mkdir()
+    took = duration(*made(sources, whole), said=said)
+    expected = readable(whole)
+    assert expected
+    (tmp_path / "killed").mkdir()
+    out = tmp_path / "killed" / file
+    with Record(f"kill: {name}") as record:
+        there: set = set()
+        for _ in range(attempts(3, 0.3)):
+            at_work = Command(*made(sources, out), said=said).kill_after(draw.uniform(0, took))
+            if file.endswith((".npz", ".parquet")):
+                assert readable(out) in (None, expected)
+            else:
+                now = committed(out)
+                assert there <= now
+                there = now
+            done = not at_work
+            record("at work" if at_work else "done before")
+            # a first run is slower than the ones after it
+            took *= 0.7 if done else 1.05
+            if done:
+                assert readable(out) == expected
+                _remove(out)
+                there = set()
+    assert_plain(
+        *run(
+            *made(sources, out),
+            *(["--overwrite"] if out.suffix in (".npz", ".parquet") else []),
+            said=said,
+        )
+    )
+    assert readable(out) == expected
+    assert tree(sources) == before
+    assert_nothing_is_left(out, said)
+
+
+def _remove(out: Path) -> None:
+    try:
+        featstore.remove(out)
+    except FeatstoreError:
+        out.unlink()
+
+
+def assert_nothing_is_left(out: Path, said: Path) -> None:
+    assert_plain(*run("gc", out.parent, "--days", "0", "--yes", said=said))
+    assert [entry.name for entry in out.parent.iterdir()] == [out.name]
+
+
+OVERWRITING = {
+    "convert over zarr": ("c.zarr", lambda s, out: ("convert", s / "a.zarr", out)),
+    "convert over, in hdf5": (
+        "c.zarr", lambda s, out: ("convert", s / "a.zarr", out, "--format", "hdf5"),
+    ),
+    "convert hdf5 over hdf5": ("c.h5", lambda s, out: ("convert", s / "a.zarr", out)),
+    "merge over": MAKING["merge"],
+    "export over": MAKING["export store"],
+    "extract over": MAKING["extract"],
+    "export npz over": MAKING["export npz"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OVERWRITING)
+def test_killed_while_it_is_overwritten(sources, tmp_path, name):
+    draw, said = instants(name), tmp_path / "said"
+    file, made = OVERWRITING[name]
+    (tmp_path / "new").mkdir()
+    (tmp_path / "killed").mkdir()
+    new, out = tmp_path / "new" / file, tmp_path / "killed" / file
+    took = duration(*made(sources, new), said=said)
+    expected = readable(new)
+    old = ("export", sources / "old.zarr", *EXPORT) if file == "c.npz" else (
+        "convert", sources / "old.zarr"
+    )  # fmt: skip
+    assert_plain(*run(*old, out, said=said))
+    before = readable(out)
+    assert before not in (None, expected)
+    with Record(f"kill: {name}") as record:
+        for _ in range(attempts(3, 0.3)):
+            command = Command(*made(sources, out), "--overwrite", said=said)
+            at_work = command.kill_after(draw.uniform(0, took))
+            found = readable(out)
+            assert found in (before, expected)
+            record(f"{'the old' if found == before else 'the new'} was there")
+            took *= 1.05 if at_work else 0.7
+            if not at_work:
+                assert found == expected
+                assert_plain(*run(*old, out, "--overwrite", said=said))
+                assert readable(out) == before
+    assert_plain(*run(*made(sources, out), "--overwrite", said=said))
+    assert readable(out) == expected
+    assert_nothing_is_left(out, said)
+
+
+@pytest.mark.parametrize("format", featstore.FORMATS)
+def test_killed_while_it_is_removed(sources, tmp_path, format):
+    """By rm and gc: what is at the place is a whole store, or none; nothing else goes."""
+    draw, said = instants(f"rm {format}"), tmp_path / "said"
+    suffix = {"zarr": ".zarr", "hdf5": ".h5"}[format]
+    (tmp_path / "here").mkdir()
+    out, bystander = tmp_path / "here" / f"c{suffix}", tmp_path / "here" / "bystander.zarr"
+    make = ("convert", sources / "a.zarr", out)
+    assert_plain(*run("convert", sources / "a.zarr", bystander, said=said))
+    assert_plain(*run(*make, said=said))
+    expected = readable(out)
+    took = duration("rm", out, "--yes", said=said)
+    with Record(f"kill: rm {format}") as record:
+        for number in range(attempts(3, 0.3)):
+            if readable(out) is None:
+                assert_plain(*run(*make, said=said))
+            arguments = ("rm", out, "--yes")
+            if number % 3 == 2:
+                arguments = ("gc", out.parent, "--days", "0", "--yes")
+            at_work = Command(*arguments, said=said).kill_after(draw.uniform(0, took))
+            assert readable(out) in (None, expected)
+            assert readable(bystander) == expected
+            record("at work" if at_work else "done before")
+            took *= 1.05 if at_work else 0.7
+    assert_plain(*run(*make, said=said))
+    assert readable(out) == expected
+    assert_plain(*run("gc", out.parent, "--days", "0", "--yes", said=said))
+    assert sorted(entry.name for entry in out.parent.iterdir()) == sorted(
+        [out.name, bystander.name]
+    )

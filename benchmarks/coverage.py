@@ -1,0 +1,392 @@
+"""How often intervals hold the truth, and the test of classes errs, by simulation.
+
+    python -m benchmarks.coverage --out docs/coverage.md
+    python -m benchmarks.coverage --repeats 4 --sizes small
+
+The truth is known since the probes are made up. A probe of seed s on a part f of the features has
+test row i right if
+
+    skill_f + seed_sf > difficulty_i + rest_sfi
+
+with a difficulty that all probes share, and a rest that parts of one seed share in part. All is
+normal, so a share of right rows is expected to be Phi(skill_f / sqrt(1 + rest^2 + seed_f^2)). The
+whole layer is one probe. What is held against it are the intervals of the package, and those of the
+bootstrap that they replaced.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import product
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm, t
+
+from probe.affected import affected_classes
+from probe.curve import Curve, difference
+from probe.redundancy import interpolated, of_curve
+
+LEVEL = 0.95
+REST = 0.9
+"""Standard deviation of what a probe does to a row, where the rows' difficulty has 1."""
+
+FRACTIONS = np.array([0.05, 0.1, 0.2, 0.5, 1.0])
+ACCURACIES = np.array([0.54, 0.62, 0.68, 0.73, 0.75])
+SEED_SPREAD = np.array([0.05, 0.04, 0.03, 0.015, 0.0])
+"""Standard deviation of seeds in units of difficulty: 1.2 points of accuracy at a tenth."""
+
+TENTH, WHOLE, DELTA = 1, 4, 0.9
+MOST_ROWS = 6_000_000
+"""Test rows of all repeats of a line together, at most: with 10,000 rows there are 600 repeats."""
+
+SIZES = {
+    "full": {"rows": (500, 3000, 10_000), "seeds": (1, 3, 5, 10)},
+    "small": {"rows": (100,), "seeds": (1, 3)},
+}
+
+
+def skills(accuracies: np.ndarray, spread: np.ndarray) -> np.ndarray:
+    """Return the skills at which these accuracies are expected over seeds and rows."""
+    return norm.ppf(accuracies) * np.sqrt(1 + REST**2 + spread**2)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Three curves on the same test rows: of random features, of a mode, and of a solver.
+
+    The mode draws features of its own by the same seeds; the solver takes the same features.
+    `truths` is what each interval should hold: of several seeds what is expected of all seeds and
+    rows, of one seed what is expected of all rows.
+    """
+
+    random: Curve
+    mode: Curve
+    solver: Curve
+    truths: dict[str, float]
+
+
+MODE_GAIN, SOLVER_GAIN = 0.02, 0.01
+"""By how much more of the rows the mode and the solver have right, with a tenth and in full."""
+
+
+def drawn(n_seeds: int, n: int, random: np.random.Generator) -> Sample:
+    """Return a sample of seeds and test rows."""
+    parts, difficulty = WHOLE, random.standard_normal(n, np.float32)
+    common = 0.8 * random.standard_normal((n_seeds, 1))
+    seed = (common + 0.6 * random.standard_normal((n_seeds, parts))) * SEED_SPREAD[:parts]
+    rest = random.standard_normal((n_seeds, parts, n), np.float32)
+    for place in range(1, parts):  # a part holds the smaller ones
+        rest[:, place] *= np.float32(np.sqrt(0.51))
+        rest[:, place] += np.float32(0.7) * rest[:, place - 1]
+    whole = random.standard_normal((1, n), np.float32)
+    at_tenth, fresh = rest[:, TENTH], random.standard_normal((2, n_seeds, n), np.float32)
+    skill = skills(ACCURACIES, SEED_SPREAD)
+
+    def right(skill: np.ndarray, seeds: np.ndarray, rest: np.ndarray) -> np.ndarray:
+        line = np.asarray(skill + seeds, np.float32)[..., None]
+        return line > difficulty + np.float32(REST) * rest
+
+    full = right(skill[WHOLE], np.zeros(1), whole)
+    spread, two = SEED_SPREAD[[TENTH]], [TENTH, WHOLE]
+    of_mode = skills(ACCURACIES[[TENTH]] + MODE_GAIN, spread)
+    own = spread * random.standard_normal((n_seeds, 1))
+    of_solver = skills(ACCURACIES[[TENTH]] + SOLVER_GAIN, spread)
+    alike = 0.8 * at_tenth + 0.6 * fresh[1]
+    near = 0.9 * seed[:, [TENTH]] + np.sqrt(0.19) * spread * random.standard_normal((n_seeds, 1))
+    one = np.append(skill[:parts] + seed[0], skill[WHOLE]) if n_seeds == 1 else None
+    return Sample(
+        _curve(FRACTIONS, right(skill[:parts], seed, rest), full),
+        _curve(FRACTIONS[two], right(of_mode, own, fresh[0][:, None]), full),
+        _curve(FRACTIONS[two], right(of_solver, near, alike[:, None]), full),
+        expected(one, of_mode + own[0], of_solver + near[0]),
+    )
+
+
+def _curve(fractions: np.ndarray, parts: np.ndarray, full: np.ndarray) -> Curve:
+    """Return a curve of parts (S, F - 1, n) and a full layer (1, n) that all seeds share."""
+    n_seeds, n_parts, n = parts.shape
+    evidence = np.concatenate([parts.reshape(-1, n), full])
+    rows = np.full((n_seeds, n_parts + 1), len(evidence) - 1)
+    rows[:, :-1] = np.arange(n_seeds * n_parts).reshape(n_seeds, n_parts)
+    scores = evidence.mean(1)[rows]
+    sizes = np.round(1000 * fractions).astype(np.int64)
+    seeds = tuple(range(n_seeds))
+    return Curve({}, "accuracy", fractions, sizes, seeds, scores, rows, evidence)
+
+
+NAMES = ("accuracy", "full layer", "ratio", "DR(0.9)", "mode - random", "solver - solver")
+
+
+def expected(one: np.ndarray | None, mode: np.ndarray, solver: np.ndarray) -> dict[str, float]:
+    """Return what each interval should hold; `one`, `mode` and `solver` are one seed's skills."""
+
+    def accuracy(skill: np.ndarray) -> np.ndarray:
+        return norm.cdf(skill / np.sqrt(1 + REST**2))
+
+    accuracies, gains = (ACCURACIES, (MODE_GAIN, SOLVER_GAIN))
+    if one is not None:
+        accuracies = accuracy(one)
+        gains = tuple(float(accuracy(each)[0]) - accuracies[TENTH] for each in (mode, solver))
+    ratios = accuracies / accuracies[WHOLE]
+    kept = interpolated(FRACTIONS, ratios[None], DELTA)[0]
+    values = (accuracies[TENTH], accuracies[WHOLE], ratios[TENTH], 1 - kept, *gains)
+    return dict(zip(NAMES, values, strict=True))
+
+
+Ends = dict[str, tuple[float, float]]
+
+
+def ends(sample: Sample) -> Ends:
+    """Return the intervals of the package."""
+    low, high, _ = sample.random.mean_interval(LEVEL)
+    ratio_low, ratio_high, _ = sample.random.ratio_interval(LEVEL)
+    (dr,) = of_curve(sample.random, [DELTA], ["interpolated"], LEVEL)
+    found = [
+        (low[TENTH], high[TENTH]),
+        (low[WHOLE], high[WHOLE]),
+        (ratio_low[TENTH], ratio_high[TENTH]),
+        (dr["low"], dr["high"]),
+        difference(sample.mode, sample.random, 0, TENTH).interval(LEVEL),
+        difference(sample.solver, sample.random, 0, TENTH).interval(LEVEL),
+    ]
+    return dict(zip(NAMES, found, strict=True))
+
+
+def former_ends(sample: Sample, random: np.random.Generator, resamples: int = 400) -> Ends:
+    """Return the intervals that these replaced.
+
+    Seeds and rows were drawn again independently, and the means of resamples moved away from the
+    sample's by t/z sqrt(S / (S - 1)); differences were Student's, over seeds alone.
+    """
+    curve = sample.random
+    n_seeds, n = curve.scores.shape[0], curve.evidence.shape[1]
+    units = n_seeds if n_seeds > 1 else n
+    times = np.stack(
+        [np.bincount(random.integers(n, size=n), minlength=n) for _ in range(resamples)]
+    ).astype(np.float32)
+    sums = times @ curve.evidence.T.astype(np.float32)
+    scores = (sums / n)[:, curve.rows]
+    seeds = random.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), resamples) / n_seeds
+    middle = (1 + LEVEL) / 2
+    wider = t.ppf(middle, units - 1) / norm.ppf(middle) * np.sqrt(units / (units - 1))
+
+    def widened(values: np.ndarray, mean: np.ndarray) -> np.ndarray:
+        return mean + wider * (np.einsum("bs,bsf->bf", seeds, values) - mean)
+
+    accuracy = widened(scores, curve.mean())
+    ratio = widened(scores / scores[:, :, [WHOLE]], curve.ratio())
+    found = [accuracy[:, TENTH], accuracy[:, WHOLE], ratio[:, TENTH]]
+    found.append(1 - interpolated(FRACTIONS, ratio, DELTA))
+    bounds = [tuple(np.nanquantile(each, [1 - middle, middle])) for each in found]
+    for other in (sample.mode, sample.solver):
+        gaps = other.scores[:, 0] - curve.scores[:, TENTH]
+        error = gaps.std(ddof=1) / np.sqrt(n_seeds) if n_seeds > 1 else np.nan
+        reach = t.ppf(middle, max(n_seeds - 1, 1)) * error
+        bounds.append((gaps.mean() - reach, gaps.mean() + reach))
+    return dict(zip(NAMES, bounds, strict=True))
+
+
+@dataclass(frozen=True)
+class Held:
+    """How often intervals held the truth, and how wide they were on average."""
+
+    share: float
+    width: float
+
+    @classmethod
+    def of(cls, found: Sequence[Ends], truths: Sequence[dict[str, float]], name: str) -> "Held":
+        """Read the intervals of one name off all repeats."""
+        low, high = np.array([each[name] for each in found]).T
+        truth = np.array([each[name] for each in truths[: len(found)]])
+        held = (low <= truth) & (truth <= high)
+        return cls(float(held.mean()), float(np.mean(high - low)))
+
+
+def coverage(n_seeds: int, n: int, repeats: int, former: int) -> list[tuple[str, Held, Held]]:
+    """Return of each number its intervals' coverage, now and formerly, over so many repeats."""
+    random = np.random.default_rng([n_seeds, n])
+    now, before, truths = [], [], []
+    for repeat in range(min(repeats, MOST_ROWS // n)):
+        sample = drawn(n_seeds, n, random)
+        truths.append(sample.truths)
+        now.append(ends(sample))
+        if repeat < former:
+            before.append(former_ends(sample, random))
+    return [(name, Held.of(now, truths, name), Held.of(before, truths, name)) for name in NAMES]
+
+
+CLASSES = {"full": ((10, 100), (37, 65)), "small": ((4, 20),)}
+WOBBLES = (0.0, 0.1)
+"""Standard deviations of a seed's skill on a class; 0.1 is 2.5 points of accuracy."""
+
+
+def equal_losses(
+    n_classes: int, per_class: int, n_seeds: int, wobble: float, random: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return who is right, by the part and by the whole layer (S, n), and the labels.
+
+    Classes have from 70 to 95 % right by the whole layer, and 15 points less by the part.
+    """
+    labels = np.repeat(np.arange(n_classes), per_class)
+    right = np.linspace(0.7, 0.95, n_classes)
+    difficulty = random.standard_normal(len(labels))
+    seeds = wobble * random.standard_normal((n_seeds, n_classes))
+    rest = REST * random.standard_normal((n_seeds + 1, len(labels)))
+    full = skills(right, np.zeros(n_classes))[labels] > difficulty + rest[-1]
+    part = (skills(right - 0.15, np.full(n_classes, wobble)) + seeds)[:, labels] > (
+        difficulty + rest[:-1]
+    )
+    return part, np.broadcast_to(full, part.shape), labels
+
+
+def former_p_value(
+    part: np.ndarray,
+    full: np.ndarray,
+    labels: np.ndarray,
+    random: np.random.Generator,
+    resamples: int = 300,
+) -> float:
+    """Return the p-value of the test that this one replaced: seeds and rows drawn again."""
+    lost, counts = full.astype(np.float32) - part, np.bincount(labels)
+    n_seeds = len(lost)
+    seeds = random.multinomial(n_seeds, np.full(n_seeds, 1 / n_seeds), resamples) / n_seeds
+    loss, shift = np.empty(len(counts)), np.empty((resamples, len(counts)))
+    for label, n in enumerate(counts):
+        rows = lost[:, labels == label]
+        times = random.multinomial(n, np.full(n, 1 / n), resamples).astype(np.float32)
+        loss[label] = rows.mean()
+        means = ((times @ rows.T) * seeds).sum(1) / n
+        shift[:, label] = (means - loss[label]) * np.sqrt(n / (n - 1))
+    largest = (np.abs(shift - shift.mean(1, keepdims=True)) * np.sqrt(counts)).max(1)
+    return float(
+        (1 + (largest >= (np.abs(loss - loss.mean()) * np.sqrt(counts)).max()).sum())
+        / (1 + resamples)
+    )
+
+
+def errors(
+    n_classes: int, per_class: int, n_seeds: int, wobble: float, repeats: int, former: int
+) -> tuple[float, float]:
+    """Return how often equal losses are called unequal at 0.05, now and formerly."""
+    random = np.random.default_rng([n_classes, per_class, n_seeds, round(100 * wobble)])
+    called, before = [], []
+    for repeat in range(repeats):
+        sample = equal_losses(n_classes, per_class, n_seeds, wobble, random)
+        called.append(affected_classes(*sample, resamples=400).p_value <= 0.05)
+        if repeat < former:
+            before.append(former_p_value(*sample, random) <= 0.05)
+    return float(np.mean(called)), float(np.mean(before))
+
+
+HEAD = """# Coverage
+
+`python -m benchmarks.coverage --out docs/coverage.md` makes this page anew: how often 95 %
+intervals hold what they should, and how often the test of classes calls equal losses unequal at
+0.05. The probes are made up, so that the truth is known. Test rows are of different difficulty to
+all probes; seeds draw parts of different skill; parts of one seed hold each other; the whole layer
+is one probe, and has {full:.0%} of the rows right. A tenth of the features has {tenth:.0%}, with
+seeds {spread:.1f} points apart (standard deviation). There were {repeats:,} repeats of each line
+({fewest:,} with 10,000 rows), and {former:,} of what is called former: the standard error of a
+coverage of 95 % is {error:.1%} ({fewest_error:.1%}), and {former_error:.1%}.
+
+No interval holds what other train rows would change, and nothing here says it.
+
+## Intervals
+
+Seeds and test rows are drawn anew in each repeat. *Former* intervals drew seeds and rows again, and
+widened both by Student's t for few seeds; former differences were Student's, over seeds alone. Of
+several seeds intervals are of the mean over all seeds. Of one seed they are over test rows alone,
+and of the features that this seed drew: that is what they are held against.
+"""
+
+CLASSES_HEAD = """
+## Who pays
+
+All classes lose the same by the part. *Seeds by class* is the standard deviation of a seed's skill
+on a class, in units of the rows' difficulty: 0.1 is about 2.5 points of accuracy. Of one seed the
+claim is about this seed's features, so that there is none. There were {tests:,} repeats of each
+line: the standard error of 0.05 is {test_error:.3f}.
+"""
+
+
+def page(repeats: int, former: int, sizes: str, jobs: int = 1) -> str:
+    """Simulate in so many processes, and return the page."""
+    asked = SIZES[sizes]
+    lines = list(product(asked["seeds"], asked["rows"]))
+    tests = [
+        (*shape, n_seeds, wobble)
+        for shape, n_seeds in product(CLASSES[sizes], asked["seeds"])
+        for wobble in (WOBBLES if n_seeds > 1 else WOBBLES[:1])
+    ]
+    # the long ones first
+    tasks = [(coverage, (*line, repeats, former)) for line in reversed(lines)]
+    tasks += [(errors, (*test, 2 * repeats, former)) for test in tests]
+    done = _done(tasks, jobs)
+    held, called = done[: len(lines)][::-1], done[len(lines) :]
+    rows = []
+    for place in range(len(NAMES)):
+        for (n_seeds, n), each in zip(lines, held, strict=True):
+            name, now, before = each[place]
+            known = not np.isnan(before.width)
+            was = [f"{before.share:.1%}", f"{before.width:.3f}"] if known else ["", ""]
+            rows.append([name, n_seeds, f"{n:,}", f"{now.share:.1%}", f"{now.width:.3f}", *was])
+    classes = [
+        [f"{n_classes} x {per_class}", n_seeds, f"{wobble:g}", *(f"{each:.3f}" for each in both)]
+        for (n_classes, per_class, n_seeds, wobble), both in zip(tests, called, strict=True)
+    ]
+    head = HEAD.format(
+        full=ACCURACIES[WHOLE],
+        tenth=ACCURACIES[TENTH],
+        repeats=repeats,
+        fewest=min(repeats, MOST_ROWS // 10_000),
+        former=former,
+        spread=100
+        * SEED_SPREAD[TENTH]
+        * norm.pdf(norm.ppf(ACCURACIES[TENTH]))
+        / np.sqrt(1 + REST**2),
+        error=np.sqrt(0.0475 / repeats),
+        fewest_error=np.sqrt(0.0475 / min(repeats, MOST_ROWS // 10_000)),
+        former_error=np.sqrt(0.0475 / former),
+    )
+    headings = ["of", "seeds", "test rows", "coverage", "width", "former coverage", "former width"]
+    of_tests = CLASSES_HEAD.format(tests=2 * repeats, test_error=np.sqrt(0.0475 / 2 / repeats))
+    of_classes = ["classes x rows", "seeds", "seeds by class", "called unequal", "formerly"]
+    return "\n".join([head, *_table(headings, rows), of_tests, *_table(of_classes, classes), ""])
+
+
+def _done(tasks: Sequence[tuple[Callable[..., Any], tuple]], jobs: int) -> list[Any]:
+    """Return what each of the functions returns, called in so many processes."""
+    if jobs == 1:
+        return [function(*arguments) for function, arguments in tasks]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        found = [pool.submit(function, *arguments) for function, arguments in tasks]
+        return [each.result() for each in found]
+
+
+def _table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    lines = [headings, ["--:"] * len(headings), *rows]
+    return ["| " + " | ".join(map(str, line)) + " |" for line in lines]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print the page, or write it."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--repeats", type=int, default=2000)
+    parser.add_argument("--former", type=int, default=200, help="repeats of what was replaced")
+    parser.add_argument("--sizes", choices=list(SIZES), default="full")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--out", type=Path)
+    asked = parser.parse_args(arguments)
+    text = page(asked.repeats, min(asked.former, asked.repeats), asked.sizes, asked.jobs)
+    if asked.out:
+        asked.out.write_text(text)
+    else:
+        print(text)
+
+
+if __name__ == "__main__":
+    main()

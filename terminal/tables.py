@@ -159,10 +159,14 @@ def of_curves(table, lay_out) -> list[Table | str]:
 def of_stores(stores) -> Table:
     """Lay out the stores under the store root, one a row, by what tells them apart."""
     shown = Table(**PLAIN)
-    for heading in ("store", "dataset", "taps", "input, weights"):
+    # a narrow terminal leaves out the last columns: what tells a store's state comes before
+    for heading in ("store", "dataset"):
         shown.add_column(heading, overflow="fold")
-    for heading in ("made", "rows", "size", "blocks"):
+    for heading in ("rows", "blocks", "made"):
         shown.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("taps", "input, weights"):
+        shown.add_column(heading, overflow="fold")
+    shown.add_column("size", justify="right", no_wrap=True)
     for store in stores:
         spec = store.spec
         rows = sum(split.n_rows for split in spec.splits)
@@ -170,12 +174,12 @@ def of_stores(stores) -> Table:
         shown.add_row(
             store.path.name,
             spec.dataset,
+            f"{rows:,}",
+            _state(store),
+            str(store.provenance.get("created", ""))[2:10],
             taps,
             "\n".join(filter(None, (_input(spec.transform), _weights(spec.weights)))),
-            str(store.provenance.get("created", ""))[2:10],
-            f"{rows:,}",
             size(store.bytes_on_disk()),
-            _state(store),
         )
     return shown
 

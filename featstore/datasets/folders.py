@@ -86,6 +86,14 @@ def _opened(folder: str, data_dir: Path | None) -> tuple[Path, "_Top", list[str]
     return root, top, there
 
 
+def _is_folder(entry: os.DirEntry) -> bool:
+    """Return whether an entry is a folder; a link that leads to itself is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
 @dataclass(frozen=True)
 class _Top:
     """What lies directly in a folder: folders that are no clutter, by name, and images."""
@@ -99,7 +107,7 @@ class _Top:
         for entry in os.scandir(folder):
             if _is_clutter(entry.name):
                 continue
-            if entry.is_dir():
+            if _is_folder(entry):
                 folders.append(entry.name)
             elif entry.name.lower().endswith(EXTENSIONS):
                 images.append(entry.name)
@@ -128,7 +136,7 @@ class _Found:
                         path = f"{folder}/{name}"
                         if _is_clutter(name):
                             self.clutter.append(path)
-                        elif entry.is_dir():
+                        elif _is_folder(entry):
                             if entry.is_symlink() and _leads_back(entry.path):
                                 self.clutter.append(path)
                             else:

@@ -178,7 +178,7 @@ def test_a_rank_waits_until_the_holder_says_whose_it_is(tmp_path, note, monkeypa
 
         def say():
             time.sleep(0.2)
-            path.write_text('{"job": "mine"}')
+            path.write_text('{"pid": 1, "job": "mine"}')
             fcntl.flock(held, fcntl.LOCK_SH)
 
         thread = threading.Thread(target=say)

@@ -40,7 +40,7 @@ def usual(folder):
 @pytest.fixture(scope="module")
 def hostile(folder):
     """A page whose every name is hostile."""
-    table = probes(modes=HOSTILE, seeds=(1, 2), tap=HOSTILE[2], status=HOSTILE[1])
+    table = probes(modes=HOSTILE, seeds=(1, 2), tap=HOSTILE[2])
     return _written(folder, "hostile", table, by_class(table, HOSTILE), title=HOSTILE[0])
 
 

@@ -1,9 +1,9 @@
 """Make the study's untrained controls: `python controls.py [FOLDER]`.
 
-`untrained-S.pth` is EfficientNet-Lite0 as timm initialises it under seed S; its batch norms divide by a
-variance of 1, whatever the activations' is. `calibrated-TASK-S.pth` has the same weights, and the means
-and variances of its batch norms are those of activations on 2,000 train images of the task, as they
-would be after one epoch with a learning rate of 0.
+`untrained-S.pth` is EfficientNet-Lite0 as timm initialises it under seed S; its batch norms divide
+by a variance of 1, whatever the activations' is. `calibrated-TASK-S.pth` has the same weights, and
+the means and variances of its batch norms are those of activations on 2,000 train images of the
+task, as they would be after one epoch with a learning rate of 0.
 
 With both, what comes of random weights can be told from what comes of their scale.
 """

@@ -190,7 +190,13 @@ class Checkpoint:
             )
         except Exception:  # written for one layout, a conversion may raise anything for another
             return None
-        lost = (key for key in inside if key not in made and model.is_beside(key))
+        # a tensor that is there under another name is not lost
+        kept = {id(tensor) for tensor in made.values()}
+        lost = (
+            key
+            for key in inside
+            if key not in made and id(inside[key]) not in kept and model.is_beside(key)
+        )
         beside |= {f"{prefix}{key}": inside[key] for key in lost}
         return Network(place, prefix, made, beside, changes=changes)
 

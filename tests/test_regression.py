@@ -144,7 +144,7 @@ def test_sweep_prints_r2(tmp_path):
     summary = probe.summary(result.table)
     assert list(summary["r2"]) == list(result.table.groupby("fraction")["r2"].mean())
     assert "accuracy" not in summary
-    assert "of the full layer's R² (" in probe.sentence(result.table)
+    assert "of the full layer's R², 0." in probe.sentence(result.table)
     (shown,) = of_sweep(result.table)
     assert [column.header for column in shown.columns][2] == "test R²"
     accuracy_against_fraction(result.table, tmp_path / "r.svg")

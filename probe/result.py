@@ -224,7 +224,7 @@ def without_features(class_counts: np.ndarray, labels: np.ndarray) -> dict[str, 
     """
     commonest = int(np.argmax(class_counts))
     return {
-        "chance": 1 / np.count_nonzero(class_counts),
+        "chance": 1 / int(np.count_nonzero(class_counts)),
         "majority": float((labels == commonest).mean()),
     }
 

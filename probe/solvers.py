@@ -140,7 +140,8 @@ class Solver:
 
     def depends_on_seed(self, options: Mapping[str, Any]) -> bool:
         """Return whether, under these options, seeds change more than the order of features."""
-        return self.seeded and not options.get("one_start", Recipe.one_start)
+        shares_start = "one_start" in self.options()
+        return self.seeded and not (shares_start and options.get("one_start", Recipe.one_start))
 
     def options(self) -> tuple[str, ...]:
         """Return the names of the solver's own options."""

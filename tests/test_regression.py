@@ -145,7 +145,7 @@ def test_sweep_prints_r2(tmp_path):
     assert list(summary["r2"]) == list(result.table.groupby("fraction")["r2"].mean())
     assert "accuracy" not in summary
     assert "of the full layer's R², 0." in probe.sentence(result.table)
-    (shown,) = of_sweep(result.table)
+    shown = of_sweep(result.table)[0]
     assert [column.header for column in shown.columns][2] == "test R²"
     accuracy_against_fraction(result.table, tmp_path / "r.svg")
     picture = (tmp_path / "r.svg").read_text()

@@ -93,8 +93,9 @@ def test_arrays_may_be_mapped_from_files(tmp_path):
         np.save(tmp_path / f"{name}.npy", getattr(problem, name))
     x, x_test = (np.load(tmp_path / f"{n}.npy", mmap_mode="r") for n in ("x", "x_test"))
     result = probe.sweep(
-        (x, problem.y), (x_test, problem.y_test), fractions=[0.5], solver="ridge", device="cpu"
-    )
+        (x, problem.y), (x_test, problem.y_test), fractions=[0.5], solver="ridge", device="cpu",
+        l2=1e-3,
+    )  # fmt: skip
     assert (
         result.table["accuracy"].tolist()
         == sweep(problem, fractions=[0.5], seeds=[1]).table["accuracy"].tolist()
@@ -118,7 +119,7 @@ def test_fit_then_score_on_other_rows():
 def test_declared_classes_without_rows_are_allowed():
     problem = tall()
     train, test = (ArrayBlocks(*rows, 9) for rows in (problem.train, problem.test))
-    wide = probe.sweep(train, test, fractions=[0.5], solver="ridge", device="cpu")
+    wide = probe.sweep(train, test, fractions=[0.5], solver="ridge", device="cpu", l2=1e-3)
     narrow = sweep(problem, fractions=[0.5], seeds=[1])
     assert wide.table["accuracy"].tolist() == narrow.table["accuracy"].tolist()
     assert np.isnan(wide.per_class()[:, 5:]).all()
@@ -299,8 +300,9 @@ def test_test_rows_play_no_part_in_the_fit():
     other = clusters(900, 300, 40, 5, seed=1)
     first = sweep(problem)
     second = probe.sweep(
-        problem.train, other.test, fractions=[0.1, 0.5], seeds=[1, 2], solver="ridge", device="cpu"
-    )
+        problem.train, other.test, fractions=[0.1, 0.5], seeds=[1, 2], solver="ridge",
+        device="cpu", l2=1e-3,
+    )  # fmt: skip
     for row in range(len(first)):
         assert (first.weights(row).coef == second.weights(row).coef).all()
 

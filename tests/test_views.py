@@ -36,7 +36,7 @@ def test_views_are_rows(solver):
 
 def test_all_views_of_an_image_are_held_out_together():
     names = np.tile(np.arange(120.0), VIEWS)[:, None]
-    remainder, held_out = Remembered(views(names)).parts(0.2, seed=0)
+    ((remainder, held_out),) = Remembered(views(names)).parts(0.2, seed=0)
     kept, spared = (np.concatenate([x[:, 0] for x, _ in part]) for part in (remainder, held_out))
     assert not set(kept) & set(spared)
     assert (np.bincount(spared.astype(int)) % VIEWS == 0).all()

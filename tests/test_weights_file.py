@@ -167,7 +167,7 @@ def test_rows_that_cannot_be_predicted_for(file):
 
 def test_files_that_hold_no_probes(tmp_path):
     path = tmp_path / "p.safetensors"
-    with pytest.raises(FileError, match="cannot be read as safetensors"):
+    with pytest.raises(FileError, match="cannot be read: No such file"):
         probe.load_weights(path)
     path.write_bytes(b"not at all")
     with pytest.raises(FileError, match="cannot be read as safetensors"):

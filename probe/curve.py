@@ -671,8 +671,9 @@ def _wilson(
     """
     square = ndtri((1 + level) / 2) ** 2
     spread = mean * (1 - mean)
-    rows = np.divide(square * spread, reach**2, out=np.full(len(mean), float(n)), where=spread > 0)
-    rows = np.where(spread > 0, rows, n)
+    # a reach of 0, of seeds that agree, is that of rows without end
+    rows = np.where(spread > 0, np.inf, float(n))
+    np.divide(square * spread, reach**2, out=rows, where=(spread > 0) & (reach > 0))
     middle = (mean + square / (2 * rows)) / (1 + square / rows)
     half = np.sqrt(square) / (1 + square / rows) * np.sqrt(spread / rows + square / (4 * rows**2))
     unknown = np.where(np.isnan(reach), np.nan, 0)

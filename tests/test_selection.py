@@ -10,7 +10,7 @@ import probe
 from probe import selection
 from probe.blocks import ArrayBlocks
 from probe.errors import DataError, MemoryBudgetError, SelectionWarning, UsageError
-from probe.logistic import lockstep, passes, solver
+from probe.logistic import lockstep, solver
 from probe.moments import moments
 from probe.penalties import LADDER
 from probe.ranking import ranked

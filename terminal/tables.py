@@ -164,7 +164,7 @@ def of_stores(stores) -> Table:
         shown.add_column(heading, overflow="fold")
     for heading in ("rows", "blocks", "made"):
         shown.add_column(heading, justify="right", no_wrap=True)
-    for heading in ("taps", "input, weights"):
+    for heading in ("input, weights", "taps"):
         shown.add_column(heading, overflow="fold")
     shown.add_column("size", justify="right", no_wrap=True)
     for store in stores:
@@ -177,8 +177,8 @@ def of_stores(stores) -> Table:
             f"{rows:,}",
             _state(store),
             str(store.provenance.get("created", ""))[2:10],
-            taps,
             "\n".join(filter(None, (_input(spec.transform), _weights(spec.weights)))),
+            taps,
             size(store.bytes_on_disk()),
         )
     return shown

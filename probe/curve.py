@@ -17,7 +17,7 @@ so no interval holds what other ones would change.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TypeAlias
 
@@ -336,6 +336,14 @@ class Curve:
             known = known[:1]
         seeds = [self.seeds[number] for number in known]
         return seeds, self.scores[known, place], self._influence(known, place, ratio=False)
+
+    def pair(self, place: int, other: int) -> "Curve":
+        """Return the curve of two places alone, in which `other` is what ratios are to."""
+        both = [place, other]
+        grids = {name: getattr(self, name)[:, both] for name in ("scores", "rows")}
+        places = None if self.places is None else self.places[:, both]
+        fractions = np.array([self.fractions[place], 1.0])
+        return replace(self, fractions=fractions, sizes=self.sizes[both], places=places, **grids)
 
     @cached_property
     def _of_scores(self) -> "_Shares":

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from probe import statuses
-from probe.curve import Curve, Evidence, curve_table, curves, difference
+from probe.curve import Curve, Difference, Evidence, curve_table, curves, difference
 from probe.curve_names import CURVE, as_curves, curves_of, score_of, shared_and_own
 
 __all__ = [
@@ -133,7 +133,7 @@ def answers(
     found, parts = curves(table, correct), curves_of(curve_table(table, correct, level))
     names = [f"{own}: " if own else "" for own in shared_and_own(parts)[1]]
     return [
-        Answer(name, _text(curve, part, fraction, level), tuple(_remarks(curve, table)))
+        Answer(name, _text(curve, part, fraction, level), tuple(_remarks(curve, table, level)))
         for name, curve, part in zip(names, found, parts, strict=True)
     ]
 
@@ -153,11 +153,34 @@ def _text(curve: Curve, rows: pd.DataFrame, fraction: float, level: float) -> st
     if not curve.above_floor:
         return _no_share(curve, whole)
     near = parts.loc[(parts["fraction"] - fraction).abs().idxmin()]
+    beaten = _beaten_by(curve)
+    if beaten is not None:
+        return _of_the_best(curve, near, whole, beaten[0], level)
     kept = _with_interval(100 * near.ratio, 100 * near.ratio_low, 100 * near.ratio_high, 1, " %")
     part = _with_interval(near[score], near[f"{score}_low"], near[f"{score}_high"], 3)
     return (
         f"{percent(near.fraction)} of the features keep {kept} of the full layer's {name}, {part} "
         f"of {whole:.3f}, {_how(curve)} ({_behind(curve, near, level)})."
+    )
+
+
+def _of_the_best(curve: Curve, near: pd.Series, whole: float, best: int, level: float) -> str:
+    """Say what a part reaches where the full layer is beaten by another part, or by this one.
+
+    A share of the full layer would then read as if that were at its best; it is of the best part.
+    """
+    score, name = curve.score, NAMES[curve.score]
+    part = _with_interval(near[score], near[f"{score}_low"], near[f"{score}_high"], 3)
+    share = ""
+    place = int(np.flatnonzero(curve.fractions == near.fraction)[0])
+    if place != best:
+        pair = curve.pair(place, best)
+        (kept, _), (low, high, _) = pair.ratio(), pair.ratio_interval(level)
+        kept = _with_interval(100 * kept, 100 * low[0], 100 * high[0], 1, " %")
+        share = f", {kept} of the {curve.mean()[best]:.3f} of {percent(curve.fractions[best])}"
+    return (
+        f"{percent(near.fraction)} of the features reach an {name} of {part}{share}, and the full "
+        f"layer {whole:.3f}, {_how(curve)} ({_behind(curve, near, level)})."
     )
 
 
@@ -215,39 +238,62 @@ def _with_interval(value: float, low: float, high: float, digits: int, unit: str
     return f"{value:.{digits}f}{unit}{ends}"
 
 
-def _remarks(curve: Curve, table: pd.DataFrame) -> Iterator[str]:
+def _remarks(curve: Curve, table: pd.DataFrame, level: float) -> Iterator[str]:
     """Yield what stands against the answer of a curve."""
     if curve.above_floor:
-        yield from _beaten(curve)
+        yield from _beaten(curve, level)
         yield from _at_an_end(curve, table)
     yield from _left_out(curve, table)
 
 
-def _beaten(curve: Curve) -> Iterator[str]:
-    """Say that a part is better than the full layer by more than noise, which is then no measure.
+def _beaten_by(curve: Curve) -> tuple[int, Difference] | None:
+    """Return the place of the best part and by how much it beats the full layer beyond noise.
 
-    Noise is two standard errors of the difference, where it is known, and `MARGIN`.
+    Noise is two standard errors of the difference, where it is known, and `MARGIN`; test rows are
+    paired. None if no part does.
     """
     whole, mean = curve.whole, curve.mean()
     if whole is None or not np.isfinite(mean[:whole]).any() or np.isnan(mean[whole]):
-        return
+        return None
     best = int(np.nanargmax(mean[:whole]))
     gap = difference(curve, curve, best, whole)
-    if not gap.value - max(MARGIN, 2 * np.nan_to_num(gap.error)) > 0:
+    return (best, gap) if gap.value - max(MARGIN, 2 * np.nan_to_num(gap.error)) > 0 else None
+
+
+def _beaten(curve: Curve, level: float) -> Iterator[str]:
+    """Say that a part beats the full layer by more than noise: it is then no measure."""
+    beaten = _beaten_by(curve)
+    if beaten is None:
         return
-    part = f"{percent(curve.fractions[best])} of the features reach {mean[best]:.3f}"
+    best, gap = beaten
+    part = f"{percent(curve.fractions[best])} of the features"
     if curve.names["l2_choice"] == "given":
         solver, l2 = curve.names["solver"], curve.names["l2"]
         remedy = "take --l2 auto" if solver == "sgd" else "leave --l2 out"
         yield (
-            f"The full layer is overfitted at l2 = {l2:g} ({part}): the ratio is too high; "
-            f"{remedy}."
+            f"The full layer is overfitted at l2 = {l2:g} ({part} reach {curve.mean()[best]:.3f}): "
+            f"a ratio to it is too high; {remedy}."
         )
         return
     yield (
-        f"A part does better than the full layer ({part}), though its l2 was chosen: the full "
-        "layer is not at its best here, and the ratio is too high."
+        f"The full layer is beaten by {part} by {_gap(curve, gap, level)}: more features make this "
+        "probe worse here; read ratios against the best fraction."
     )
+
+
+def _gap(curve: Curve, gap: Difference, level: float) -> str:
+    """Write a difference that is beyond noise, with its interval.
+
+    Student's quantile of two or three seeds can reach 0 where two standard errors do not: it is
+    the standard error that is then written.
+    """
+    low, high = gap.interval(level)
+    unit, digits, points = (100, 1, " points") if curve.score == "accuracy" else (1, 3, "")
+    found = f"{unit * gap.value:.{digits}f}{points}"
+    if low > 0:
+        return f"{found} ({unit * low:.{digits}f} to {unit * high:.{digits}f})"
+    known = not math.isnan(gap.error)
+    return f"{found} (standard error {unit * gap.error:.{digits}f})" if known else found
 
 
 def _at_an_end(curve: Curve, table: pd.DataFrame) -> Iterator[str]:

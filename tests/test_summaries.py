@@ -1,6 +1,7 @@
 """The summary of a sweep against numbers worked out by hand."""
 
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -93,13 +94,16 @@ def test_a_full_layer_beaten_by_its_part_is_said_in_the_sentence():
     probes = [(1, 0.5, 10, 0.8), (2, 0.5, 10, 0.84), (1, 1.0, 20, 0.7), (2, 1.0, 20, 0.7)]
     said = sentence(table(probes).assign(status="ok"))
     assert said.endswith(
-        " The full layer is overfitted at l2 = 0.001 (50 % of the features reach 0.820): the ratio "
-        "is too high; leave --l2 out."
+        " The full layer is overfitted at l2 = 0.001 (50 % of the features reach 0.820): a ratio "
+        "to it is too high; leave --l2 out."
     )
     assert sentence(table(probes, solver="sgd")).endswith("take --l2 auto.")
     chosen = sentence(table(probes).assign(l2_choice="loo"))
     assert "ridge, l2 chosen by leave-one-out (2 seeds" in chosen
-    assert "A part does better than the full layer (50 % of the features reach 0.820)" in chosen
+    assert chosen.endswith(
+        " The full layer is beaten by 50 % of the features by 12.0 points (standard error 2.0): "
+        "more features make this probe worse here; read ratios against the best fraction."
+    )
     lucky = [(1, 0.5, 10, 0.704), (1, 1.0, 20, 0.7)]  # one seed, without a spread
     assert "overfitted" not in sentence(table(lucky))
     within_spread = [(1, 0.5, 10, 0.6), (2, 0.5, 10, 0.84), *probes[2:]]
@@ -147,6 +151,54 @@ def test_a_part_that_beats_the_full_layer_within_noise_of_the_test_rows_is_not_s
     assert "overfitted" in sentence(probes, correct=rows_of(probes))
 
 
+def worse_with_more(n: int = 1000) -> tuple[pd.DataFrame, np.ndarray]:
+    """Probes of chosen penalties whose score falls beyond half of the features, with their rows."""
+    random, seeds = np.random.default_rng(1), range(1, 6)
+    at = [(0.1, 0.6), (0.5, 0.8), (1.0, 0.7)]
+    correct = {seed: {f: random.random(n) < p for f, p in at} for seed in seeds}
+    for own in correct.values():
+        own[1.0] = correct[1][1.0]  # no seed changes the full layer
+    probes = [(seed, f, int(20 * f), own[f].mean()) for seed, own in correct.items() for f in own]
+    made = table(probes, solver="logistic").assign(l2_choice="validation", **FACTS)
+    return made, np.stack([rows for own in correct.values() for rows in own.values()])
+
+
+def test_a_full_layer_that_a_part_beats_is_not_what_shares_are_of():
+    probes, correct = worse_with_more()
+    mean = probes.groupby("fraction")["accuracy"].mean()
+    said = sentence(probes, correct=correct)
+    # the same share and interval as if half of the features were the layer
+    halves = probes["fraction"] < 1
+    as_whole = probes[halves].assign(fraction=probes["fraction"].where(probes["fraction"] < 0.5, 1))
+    row = summary(as_whole, correct[halves]).iloc[0]
+    share = f"{100 * row.ratio:.1f} % ({100 * row.ratio_low:.1f} to {100 * row.ratio_high:.1f})"
+    assert f"{share} of the {mean[0.5]:.3f} of 50 %, and the full layer {mean[1.0]:.3f}," in said
+    assert "of the full layer's" not in said
+    assert f"beaten by 50 % of the features by {100 * (mean[0.5] - mean[1.0]):.1f} points (" in said
+    # where the part that is asked for is the best, there is no share at all
+    said = sentence(probes, 0.5, correct)
+    assert said.startswith(f"50 % of the features reach an accuracy of {mean[0.5]:.3f} (")
+    assert "%," not in said.partition(", and the full layer")[0]
+    # a smaller fraction that is the best one is told likewise
+    falling = probes.assign(accuracy=probes["fraction"].map({0.1: 0.8, 0.5: 0.75, 1.0: 0.7}))
+    assert "93.8 % (93.8 to 93.8) of the 0.800 of 10 %" in sentence(falling, 0.5)
+
+
+def test_the_interval_of_how_far_a_full_layer_is_beaten_pairs_test_rows():
+    probes, correct = worse_with_more()
+    n = correct.shape[1]
+    told = re.search(
+        r"by ([\d.]+) points \(([\d.]+) to ([\d.]+)\)", sentence(probes, correct=correct)
+    )
+    gap, low, high = map(float, told.groups())
+    of_five = correct.reshape(5, 3, n)
+    by_row = of_five[:, 1].mean(0) - of_five[0, 2]
+    reach = 1.96 * by_row.std() / math.sqrt(n)
+    assert gap == pytest.approx(100 * by_row.mean(), abs=0.06)
+    # what seeds alone change comes on top of it
+    assert 100 * reach - 0.1 < (high - low) / 2 < 140 * reach
+
+
 def test_a_full_layer_within_noise_of_no_features_has_no_share():
     probes = [(1, 0.1, 2, 0.108), (2, 0.1, 2, 0.110), (1, 1.0, 20, 0.09), (2, 1.0, 20, 0.09)]
     probes = table(probes).assign(**FACTS | {"n_test": 450})
@@ -156,7 +208,8 @@ def test_a_full_layer_within_noise_of_no_features_has_no_share():
     )
     assert summary(probes)["ratio"].isna().all()
     assert with_ratio(probes)["ratio"].isna().all()
-    assert "keep 121.1 %" in sentence(probes.drop(columns=["chance", "majority"]))
+    unknown = sentence(probes.drop(columns=["chance", "majority"]))
+    assert "and the full layer 0.090, ridge" in unknown
 
 
 def test_an_r2_that_is_not_above_0_has_no_share():

@@ -27,7 +27,7 @@ from probe.tables import SUFFIXES
 from studies.errors import UsageError
 from studies.layers import Layer, layers_of
 from studies.report import provenance
-from studies.sweeping import validation_rows
+from studies.sweeping import departures_of, validation_rows
 
 # how far a fraction that was probed may lie from the one that is meant
 NEAR = 0.02
@@ -125,6 +125,21 @@ def compare(
     return Comparison(
         probes, table, _agreement(table, score, found, level), shared, score, correct
     )  # fmt: skip
+
+
+def departures(
+    places: Sequence[str | Path | Url], taps: Sequence[str] = (), test_split: str | None = None
+) -> list[str]:
+    """Return in which respects SGD on these stores departs from the released code, each once.
+
+    Arguments: as of `compare`.
+    """
+    stores = [place for place in places if not _is_results(place)]
+    found = [
+        departures_of(layer.store, layer.tap, layer.store.test_split(test_split))
+        for layer in (layers_of(stores, taps) if stores else [])
+    ]
+    return list(dict.fromkeys(line for lines in found for line in lines))
 
 
 def _is_results(place: str | Path | Url) -> bool:

@@ -70,9 +70,12 @@ def _of_feature(
     try:
         sweeps = sweeps_of(plan.study, feature.name, sources(feature, store))
         left = todo(sweeps, feature.name, made, only)
+        departs = dict.fromkeys(line for sweep in left for line in sweep.departures())
     except Exception as error:
         return [outcome, failed(f"{feature.name}.*", error, told)]
     outcomes = [outcome]
+    for line in departs:
+        told(f"{feature.name}: {line}")
     for sweep in sweeps:
         if sweep in left:
             outcomes.append(_solved(sweep, made, progress, told, command))

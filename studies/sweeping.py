@@ -59,6 +59,13 @@ class Sweep:
         """The name of its record."""
         return f"results/{self.name}"
 
+    def departures(self) -> list[str]:
+        """Return in which respects it departs from the released code; of other solvers none."""
+        if self.arguments["solver"] != "sgd":
+            return []
+        store, options = self.source.store, of_fit(self.arguments)
+        return departures_of(store, self.source.tap, store.test_split(), **options)
+
     def fingerprint(self) -> str:
         """Return what decides about its numbers: arguments, modes, rows."""
         wanted = {key: each for key, each in self.arguments.items() if key not in _HOW}
@@ -131,6 +138,21 @@ def validation_rows(solver: str, store: featstore.Store, tap: str, tested: str) 
     if split is None or not SOLVERS[solver].validates or store.missing(split):
         return None
     return store.tap(split, tap, view=0)
+
+
+def departures_of(store: featstore.Store, tap: str, tested: str, **options: Any) -> list[str]:
+    """Return in which respects SGD on a tap departs from the released code, a sentence each.
+
+    Arguments:
+        store: whose rows are probed.
+        tap: which features.
+        tested: the split that is tested on.
+        options: of solver sgd, those that were given.
+    """
+    from probe.sgd import departures
+
+    own = validation_rows("sgd", store, tap, tested)
+    return departures(store.tap("train", tap), own, **options)
 
 
 def sweeps_of(study: Study, feature: str, found: Sequence[Source]) -> list[Sweep]:

@@ -177,7 +177,18 @@ def test_a_store_s_own_validation_split_chooses_the_epoch(tmp_path):
     said = re.sub(r"\s+", " ", ran.output)
     assert "not as released: train images look the same in every epoch" in said
     assert "not as released: lr is 0.05, where it was 0.1" in said
-    command("study", file, "--only", "own*", "--out", tmp_path / "out")
+    ran = command("study", file, "--only", "own*", "--out", tmp_path / "out")
+    said = re.sub(r"\s+", " ", ran.output)
+    once = "own: not as released: train images look the same in every epoch"
+    assert said.count(once) == said.count("train images look the same") == 1
+    assert "own: not as released: epochs is 6, where it was 100" in said
+    # what is there is not made, and departs from nothing
+    again = command("study", file, "--only", "own*", "--out", tmp_path / "out")
+    assert "not as released" not in again.output
+    ran = command("compare", store.path, f"{store.path}#high", "--solver", "sgd", "--fractions",
+                  "0.5", "--seeds", "1")  # fmt: skip
+    said = re.sub(r"\s+", " ", ran.output)
+    assert said.count("not as released: train images look the same in every epoch") == 1
     results = {
         "probe": tmp_path / "probe.csv", "sgd": tmp_path / "out" / "results" / "own.sgd.csv",
         "ridge": tmp_path / "out" / "results" / "own.ridge.csv",

@@ -58,8 +58,11 @@ def compare(
     first_notice(f"reading {', '.join(map(str, places))}")
     from probe.answers import of_comparison
     from probe.tables import save_table
-    from studies.comparing import compare
+    from studies.comparing import compare, departures
 
+    if options["solver"] == "sgd":
+        for line in departures(places, tap, options["test_split"]):
+            notice(line)
     with Progress() as progress:
         found = compare(
             places, fractions, seeds, taps=tap, fraction=fraction, delta=delta, rule=rule,

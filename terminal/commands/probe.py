@@ -197,13 +197,12 @@ def run_probe(store, out, plot, *, tap=None, split="test", heading="", **options
         main = "r2" if store.spec.targets else "accuracy"
         options["metrics"] = tuple(dict.fromkeys((main, *options["metrics"])))
     if options.get("solver") == "sgd":
-        from probe.sgd import departures
-        from studies.sweeping import validation_rows
+        from studies.sweeping import departures_of, validation_rows
 
         own = validation_rows("sgd", store, tap, split)
         if own is not None:
             options["validation"] = own
-        for line in departures(store.tap("train", tap), own, **solver_options()):
+        for line in departures_of(store, tap, split, **solver_options()):
             notice(line)
     with Progress() as progress:
         result = sweep(

@@ -219,10 +219,17 @@ def read_rows(results: Path, table: pd.DataFrame, score: str) -> list[np.ndarray
     there.
     """
     found = load_rows(results, table, score)
-    if found is None:
-        return None
-    rows, probes = found
-    every: list[np.ndarray | None] = [None] * len(table)
+    return None if found is None else unpacked(*found)
+
+
+def unpacked(rows: RowScores, probes: np.ndarray) -> list[np.ndarray | None]:
+    """Return what is known of the probe of each row of a table, as `read_rows` does.
+
+    Arguments:
+        rows: of P probes.
+        probes: int64 (R,), the probe of each row of the table.
+    """
+    every: list[np.ndarray | None] = [None] * len(probes)
     known = np.flatnonzero(rows.known[probes])
     for place, own in zip(known, rows.of(probes[known]), strict=True):
         every[place] = own

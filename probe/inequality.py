@@ -308,7 +308,8 @@ class _Pair:
         if self.rows is None:
             return crossed(loss[known])
         of_class = np.flatnonzero(self.rows.labels == place)
-        full, part = self.rows.correct[self.probes[seeds[known]].T][:, :, of_class].astype(float)
+        probes = self.probes[seeds[known]].T[:, :, None]
+        full, part = self.rows.correct[probes, of_class].astype(float)
         variance = crossed(loss[known], full - part)
         # that no row differs is not certainty: of n rows, up to 4 / n may differ elsewhere
         return replace(variance, rows=np.maximum(variance.rows, (2 / max(len(of_class), 1)) ** 2))

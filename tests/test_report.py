@@ -15,6 +15,7 @@ from cli import main
 from probe.by_row import RowScores, RowSink
 from probe.errors import DataError, RowsWarning, UsageError
 from probe.figures.style import PALETTE
+from probe.inequality import class_losses, inequality_table
 from probe.redundancy import diffused_redundancy
 from probe.summaries import summary
 from probe.tables import save_table
@@ -440,3 +441,31 @@ def test_a_full_layer_within_noise_has_no_share_on_the_page(tmp_path):
     assert noise["redundancy"] is None
     alone = page_of(tmp_path, table[table["store"] == "noise.zarr"])
     assert "no share of it is told" in alone.text
+
+
+def test_losses_of_classes_have_intervals_over_test_rows_too(tmp_path):
+    path, table, right = kept_with_rows(tmp_path, "results.csv", probes())
+    labels, names = np.arange(400) % 4, ["cat", "dog", "eel", "fox"]
+    shares = np.stack([right[:, labels == each].mean(1) for each in range(4)], axis=1)
+    classes = by_class(table, names).assign(class_accuracy=shares.ravel())
+    save_table(classes, tmp_path / "classes.csv")
+    page = Page(write([path], tmp_path / "r.html", per_class=[tmp_path / "classes.csv"]))
+    losses, unequal = (
+        function(classes, right, labels) for function in (class_losses, inequality_table)
+    )
+    wanted = losses[losses["fraction"] == 0.1]
+    shown = page.data["classes"][0]["losses"][2]["table"]
+    assert column(shown, "class") == wanted["class"].tolist()
+    (ends,) = [each for each in shown["columns"] if each["title"] == "95 % interval"]
+    assert ends["low"] == pytest.approx(wanted["low"].tolist(), rel=1e-6)
+    alone = class_losses(classes)
+    narrow = alone[alone["fraction"] == 0.1].set_index("class").loc[wanted["class"]]
+    assert ends["low"] != pytest.approx(narrow["low"].tolist(), rel=1e-6)
+    rises = [each for each in page.data["tables"]["inequality"]["columns"] if "low" in each]
+    assert rises[0]["high"][:4] == pytest.approx(unequal["gini_rise_high"][:4].tolist(), rel=1e-6)
+    assert "Intervals of what classes lose are over seeds and test rows." in page.text
+    assert "Intervals of the rise are over seeds and test rows." in page.text
+    # of other probes under these names, which the accuracies by class show
+    save_table(classes.assign(class_accuracy=shares[:, ::-1].ravel()), tmp_path / "classes.csv")
+    page = Page(write([path], tmp_path / "r.html", per_class=[tmp_path / "classes.csv"]))
+    assert "Intervals of what classes lose are over seeds alone." in page.text

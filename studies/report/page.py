@@ -72,7 +72,9 @@ def page(material: Material, title: str | None = None) -> str:
         answer="\n".join(f"<p>{_unbroken(each)}</p>" for each in answer(curves)),
         about=escape(_about(material, curves)),
         warnings=_warnings([*remarks(curves), *warnings(material.table)]),
-        sections="\n".join(_section(*each) for each in SECTIONS if data[each[0]]),
+        sections="\n".join(
+            _section(*each, data["over_classes"]) for each in SECTIONS if data[each[0]]
+        ),
         making=made(material.sources),
         data=script_json(data),
         plotly=scripts[0],
@@ -94,11 +96,11 @@ SECTIONS = (
 def _data(material: Material, curves: Sequence[Curve]) -> dict[str, Any]:
     redundancies = content.redundancies(material.table, material.correct)
     score = score_of(material.table)
-    classes = of_classes(material.per_class, curves) if material.per_class is not None else None
+    classes = of_classes(material, curves)
     drawn = [content.drawn(curve, redundancies.get(curve.key)) for curve in curves]
     tables = content.tables(curves, material.table, material.correct)
     if classes:
-        tables["inequality"] = classes.pop("inequality")
+        tables["inequality"] = classes["inequality"]
     return {
         "score": {"key": score, "name": f"test {NAMES[score]}"},
         "over": over_of(curves),
@@ -110,6 +112,7 @@ def _data(material: Material, curves: Sequence[Curve]) -> dict[str, Any]:
         "cka": any(each["cka"] for each in drawn),
         "classes": classes and classes["curves"],
         "inequality": classes is not None,
+        "over_classes": classes["over"] if classes else "",
         "probes": True,
     }
 
@@ -122,9 +125,13 @@ NOTES = {
 """What is said of a table that no figure explains."""
 
 
-def _section(name: str, heading: str, table: str | None) -> str:
+def _section(name: str, heading: str, table: str | None, over_classes: str) -> str:
     figure = "" if name in ("inequality", "probes") else f'<div class="figure" id="{name}"></div>'
-    note = f'<p class="note">{escape(NOTES[name])}</p>' if name in NOTES else ""
+    notes = [NOTES[name]] if name in NOTES else []
+    if name in ("classes", "inequality") and over_classes:
+        what = "what classes lose" if name == "classes" else "the rise"
+        notes.append(f"Intervals of {what} are over {over_classes}.")
+    note = f'<p class="note">{escape(" ".join(notes))}</p>' if notes else ""
     rows = f'<div class="table" id="table-{table}"></div>' if table else ""
     return (
         f'<section aria-labelledby="heading-{name}">'

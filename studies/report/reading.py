@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from probe.by_row import read_rows
+from probe.by_row import load_rows, unpacked
 from probe.curve_names import CURVE, NOT_RUN, as_curves
 from probe.errors import ProbeError, RowsWarning, UsageError
-from probe.reading import judged, read_per_class
+from probe.reading import Judged, judged, read_per_class
 from probe.tables import SUFFIXES, as_computed, read_table
 from studies.report import provenance
 
@@ -51,12 +51,15 @@ class Material:
         sources: the files, in order.
         correct: of each row of the table, which test rows its probe has right, None where that is
             not known; None if it is known of none.
+        labels: of each row of the table, the classes (or targets) of those test rows, or None;
+            None where `correct` is.
     """
 
     table: pd.DataFrame
     per_class: pd.DataFrame | None
     sources: tuple[Source, ...]
     correct: list[np.ndarray | None] | None = None
+    labels: list[np.ndarray | None] | None = None
 
 
 def read(
@@ -94,7 +97,7 @@ def read(
     classes = [_per_class(Path(path)) for path in [*beside, *per_class]]
     return Material(
         _joined(files, tables), pd.concat(classes, ignore_index=True) if classes else None,
-        tuple(sources), _correct(files, tables, predictions),
+        tuple(sources), *_test_rows(files, tables, predictions),
     )  # fmt: skip
 
 
@@ -145,33 +148,52 @@ def _per_class(path: Path) -> pd.DataFrame:
     return table.assign(store=table["store"].map(provenance.public))
 
 
-def _correct(
+Known = list[np.ndarray | None] | None
+
+
+def _test_rows(
     files: Sequence[Path], tables: Sequence[pd.DataFrame], predictions: Sequence[str | Path]
-) -> list[np.ndarray | None] | None:
-    if not predictions:
-        scores = (_score(table, path) for path, table in zip(files, tables, strict=True))
-        found = [
-            read_rows(path, table, score) or _of_study(path, table) or [None] * len(table)
-            for path, table, score in zip(files, tables, scores, strict=True)
-        ]
-        rows = [row for each in found for row in each]
-        return rows if any(row is not None for row in rows) else None
-    if len(predictions) != len(files):
+) -> tuple[Known, Known]:
+    """Return which test rows each probe has right, and their labels; None if no probe's are known.
+
+    Raises:
+        UsageError, DataError: as `read`.
+    """
+    if predictions and len(predictions) != len(files):
         raise UsageError(
             f"{len(predictions)} files of predictions for {len(files)} of results: give one for "
             "each, in the same order"
         )
-    found = [judged(*each).correct for each in zip(tables, predictions, strict=True)]
-    return [row for correct in found for row in correct]
+    correct, labels = [], []
+    for number, (path, table) in enumerate(zip(files, tables, strict=True)):
+        found = (
+            _of_judged(judged(table, predictions[number])) if predictions else
+            _kept(path, table) or _of_study(path, table)
+        )  # fmt: skip
+        every, classes = found or ([None] * len(table), None)
+        correct += every
+        labels += [None if own is None else classes for own in every]
+    known = any(own is not None for own in correct)
+    return (correct, labels) if known else (None, None)
 
 
-def _of_study(path: Path, table: pd.DataFrame) -> list[np.ndarray | None] | None:
+def _kept(path: Path, table: pd.DataFrame) -> tuple[list[np.ndarray | None], np.ndarray] | None:
+    """Return what lies beside a file of results says of its probes; None if nothing does."""
+    found = load_rows(path, table, _score(table, path))
+    return None if found is None else (unpacked(*found), found[0].labels)
+
+
+def _of_judged(found: Judged) -> tuple[list[np.ndarray], np.ndarray]:
+    return list(found.correct), found.labels
+
+
+def _of_study(path: Path, table: pd.DataFrame) -> tuple[list[np.ndarray], np.ndarray] | None:
     """Return what a study's own predictions say of a file of its results; None if there is none."""
     predictions = path.parent.parent / "predictions" / f"{path.stem}.npz"
     if path.parent.name != "results" or not predictions.is_file():
         return None
     try:
-        return list(judged(table, predictions).correct)
+        return _of_judged(judged(table, predictions))
     except ProbeError as error:
         warnings.warn(f"{predictions} is not used: {error}", RowsWarning, stacklevel=2)
         return None

@@ -6,9 +6,10 @@ import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
-from featstore import remote_stores
+from featstore import durable, remote_stores
 from featstore.catalog import store_root, stores
 from featstore.contract import Store
 from featstore.errors import UsageError
@@ -20,12 +21,13 @@ from featstore.store import remove
 
 DAY = 86400.0
 
-# What is built or removed lies aside under such a name; moments are kept under a digest.
-_ASIDE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.aside")
-# A result is written under such a name, with the number of its process, before it is renamed.
-_RESULT = re.compile(
+# A result, and what lies beside it, is written under such a name before it is renamed, and locked.
+_RESULT = re.compile(r"\..+\.\d+-[0-9a-f]{8}(\.[^.]+)?")
+# Formerly it was not locked, and told by the number of its process alone.
+_OLD_RESULT = re.compile(
     r"\..+\.(\d+)\.(csv|json|parquet|npz|npy|safetensors|svg|png|pdf|html|md|txt|toml)"
 )
+# Moments are kept under a digest.
 _STORES = (".zarr", ".h5", ".hdf5")
 _TOKEN = re.compile(r"[0-9a-f]{32}(\.staged/[0-9a-f]{32})?")
 _MOMENTS = re.compile(r"[0-9a-f]{32}\.npz")
@@ -76,6 +78,8 @@ def collect(item: Abandoned) -> None:
             else:
                 remote_stores.clear(item.path)
     elif _RESULT.fullmatch(item.path.name):
+        durable.delete_unheld(item.path)
+    elif _OLD_RESULT.fullmatch(item.path.name):
         item.path.unlink(missing_ok=True)
     else:
         with locked(_store_of(item.path)):
@@ -91,7 +95,9 @@ def _partial(store: Store) -> Abandoned:
 
 
 def _local_leavings(root: Path) -> Iterator[Abandoned]:
-    for entry in sorted(root.iterdir()) if root.is_dir() else []:
+    entries = sorted(root.iterdir()) if root.is_dir() else []
+    inside = [entry.glob(".*") for entry in entries if entry.suffix == ".moments"]
+    for entry in [*entries, *chain.from_iterable(inside)]:
         what = _kind(entry)
         if what == "lock" and is_locked(entry):
             continue
@@ -113,9 +119,9 @@ def _lstat(path: Path) -> os.stat_result | None:
 
 def _kind(path: Path) -> str | None:
     """What lies at a path, by its name and what is in it; None where it is not of featstore's."""
-    if _ASIDE.fullmatch(path.name) or replaced(path) != path:
+    if durable.ASIDE.fullmatch(path.name) or replaced(path) != path:
         return "unfinished"
-    if _of_a_dead_process(path):
+    if _is_result(path) or _of_a_dead_process(path):
         return "unfinished"
     if path.suffix == ".lock" and not path.is_symlink() and is_note(path):
         # An empty one says nothing of whose it is; its store's name does.
@@ -123,14 +129,19 @@ def _kind(path: Path) -> str | None:
         return "lock" if ours or path.stat().st_size else None
     if path.suffix == ".moments" and path.is_dir():
         names = os.listdir(path)
-        if all(_MOMENTS.fullmatch(name) for name in names):
+        if all(_MOMENTS.fullmatch(name) or _is_result(path / name) for name in names):
             return "moments"
     return None
 
 
+def _is_result(path: Path) -> bool:
+    """Whether a file is a result that is being written, or was when its process was killed."""
+    return bool(_RESULT.fullmatch(path.name)) and not path.is_symlink() and path.is_file()
+
+
 def _of_a_dead_process(path: Path) -> bool:
-    """Whether a file is a result that its process did not finish."""
-    found = _RESULT.fullmatch(path.name)
+    """Whether a file is a result that its process did not finish, before such were locked."""
+    found = _OLD_RESULT.fullmatch(path.name)
     if not found or path.is_symlink() or not path.is_file():
         return False
     try:
@@ -144,7 +155,7 @@ def _of_a_dead_process(path: Path) -> bool:
 
 def _store_of(path: Path) -> Path:
     """The store that something beside it is of."""
-    aside = _ASIDE.fullmatch(path.name)
+    aside = durable.ASIDE.fullmatch(path.name)
     if replaced(path) != path:
         return replaced(path)
     return replaced(path.with_name(aside[1])) if aside else path.with_suffix("")

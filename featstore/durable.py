@@ -2,14 +2,21 @@
 
 import ctypes
 import errno
+import fcntl
+import glob
 import os
+import re
 import stat
+import uuid
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+# What is made or removed lies aside under such a name.
+ASIDE = re.compile(r"\.(.+)\.[0-9a-f]{8}\.aside")
 
 # Linux moves at most 2 GiB in one call.
 _LARGEST_CALL = 1 << 30
@@ -81,6 +88,58 @@ def sync_tree(root: Path) -> None:
             sync_files([Path(folder)])
     else:
         sync_files([root])
+
+
+def aside(path: Path) -> Path:
+    """Return a new name beside a path, hidden, for what is to be renamed or deleted."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.aside")
+
+
+def asides(path: Path) -> Iterator[Path]:
+    """Give what lies beside a path under such names, of writers that live and of killed ones."""
+    return path.parent.glob(f".{glob.escape(path.name)}.*.aside")
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Give a name aside to write a file to, and rename it to `path` once the block ends well.
+
+    The file is locked while it is written, so that what a killed process left is told from it:
+    that is deleted first. Raises `OSError`.
+    """
+    for leftover in asides(path):
+        delete_unheld(leftover)
+    name, fd = _made_aside(path)
+    try:
+        yield name
+        os.fsync(fd)
+        os.replace(name, path)
+    finally:
+        name.unlink(missing_ok=True)
+        os.close(fd)
+
+
+def _made_aside(path: Path) -> tuple[Path, int]:
+    while True:
+        name = aside(path)
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = name.exists()
+        except BlockingIOError:
+            ours = False  # somebody takes it for what a killed one left, and deletes it
+        except OSError:
+            ours = True  # where nothing can be locked, nothing is deleted
+        if ours:
+            return name, fd
+        os.close(fd)
+
+
+def delete_unheld(path: Path) -> None:
+    """Delete a file unless a living process has locked it, or it cannot be known."""
+    with suppress(OSError), opened(path, os.O_RDWR | os.O_NOFOLLOW) as fd:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()
 
 
 # Linux: the two names change places in one step.

@@ -1,25 +1,20 @@
 """The compact representation: some features of a tap, with their indices, for use elsewhere."""
 
-import fcntl
-import glob
 import hashlib
 import json
-import os
-import uuid
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from featstore import copying
+from featstore import copying, durable
 from featstore.contract import Progress, Store, no_progress
 from featstore.converting import format_of
 from featstore.copying import Rows, SplitRows
 from featstore.errors import FeatstoreError, UsageError
-from featstore.locks import is_locked
 from featstore.places import Url, place
 from featstore.spec import Tap
 from featstore.store import check_apart, open_or_create
@@ -201,25 +196,9 @@ def _list(rows: np.ndarray, kind) -> Any:
 
 @contextmanager
 def _whole(path: Path) -> Iterator[Path]:
-    """A name aside to write to, renamed to `path` once the block ends well.
-
-    The file is locked while it is written, so that what a killed process left is told from it.
-    """
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.aside"):
-        if not is_locked(leftover):
-            leftover.unlink(missing_ok=True)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.aside")
-    fd = -1
+    """Give a name aside to write to, renamed to `path` once the block ends well."""
     try:
-        fd = os.open(aside, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-        with suppress(OSError):
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield aside
-        os.fsync(fd)
-        os.replace(aside, path)
+        with durable.written_whole(path) as aside:
+            yield aside
     except OSError as error:
         raise FeatstoreError(f"{path} cannot be written: {error.strerror or error}") from None
-    finally:
-        aside.unlink(missing_ok=True)
-        if fd >= 0:
-            os.close(fd)

@@ -15,7 +15,6 @@ import os
 import re
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -162,8 +161,10 @@ class Hdf5Store(Store):
         if seal is None:
             _append_seal(self.path, self.header, self._offsets, _size(self.path))
         else:
-            with tempfile.TemporaryDirectory(dir=self.path.parent, prefix=".featstore-") as folder:
-                made = Path(folder, "skeleton.h5")
+            for leftover in durable.asides(self.path):
+                durable.delete_unheld(leftover)
+            made = durable.aside(self.path)
+            try:
                 _build(made, self.header)
                 made_as = _metadata_checksum(made, _size(made), self._extents())
                 if made_as != seal.metadata:
@@ -175,6 +176,8 @@ class Hdf5Store(Store):
                     data = bytearray(stop - start)
                     durable.read_at(made, start, memoryview(data))
                     durable.write_at(self.path, start, memoryview(data))
+            finally:
+                made.unlink(missing_ok=True)
         durable.sync_files([self.path])
 
     def _extents(self) -> list[tuple[int, int]]:

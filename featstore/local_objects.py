@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -58,10 +57,8 @@ class LocalObjects:
         """Write the file aside, and rename it."""
         file = self._root / key
         file.parent.mkdir(parents=True, exist_ok=True)
-        aside = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}.aside")
-        durable.write_at(aside, 0, memoryview(body))
-        durable.sync_files([aside])
-        os.replace(aside, file)
+        with durable.written_whole(file) as aside:
+            durable.write_at(aside, 0, memoryview(body))
         durable.sync_files([file.parent])
 
     def plant(self, documents: Mapping[str, bytes]) -> None:

@@ -1,14 +1,12 @@
 """Creation, opening and removal of stores, in any format and place."""
 
 import contextlib
-import glob
 import importlib
 import json
 import os
 import platform
 import shutil
 import time
-import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib import metadata
@@ -302,7 +300,7 @@ def remove(path: str | Path | Url) -> None:
             return
         _check_removable(store)
         # Renamed first: a removal that is killed leaves nothing that passes for a store.
-        aside = _aside(path)
+        aside = durable.aside(path)
         _drop_replacement(path)
         os.replace(path, aside)
         _delete(aside)
@@ -316,7 +314,8 @@ def _check_removable(store: Store) -> None:
         remote_stores.check_removable(store)
     elif store.path.is_dir():
         ours = {"zarr.json"} | {split.name for split in store.spec.splits}
-        foreign = sorted({entry.name for entry in store.path.iterdir()} - ours)
+        there = {entry.name for entry in store.path.iterdir()}
+        foreign = sorted(name for name in there - ours if not durable.ASIDE.fullmatch(name))
         if foreign:
             raise NotAStore(
                 f"{store.path} holds {foreign[0]!r}, which featstore did not write; move it"
@@ -410,7 +409,7 @@ def _swap(store: Store, path: Place) -> None:
         os.replace(store.path, path)
         durable.sync_files([path.parent])
         return
-    aside = _aside(path)
+    aside = durable.aside(path)
     if not os.path.lexists(path):
         os.rename(store.path, path)
     elif durable.exchange(store.path, path):
@@ -478,7 +477,7 @@ def _drop_replacement(path: Place) -> None:
 
         remote_stores.remove(open(aside))
         return
-    away = _aside(path)
+    away = durable.aside(path)
     os.rename(aside, away)
     _delete(away)
 
@@ -492,9 +491,9 @@ def _backend(format: str) -> type[Store]:
 
 def _build_aside(backend: type[Store], path: Path, header: Header) -> None:
     """Build at a name aside, then rename; the caller holds the lock, so no one else is building."""
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.aside"):
+    for leftover in durable.asides(path):
         _delete(leftover)
-    aside = _aside(path)
+    aside = durable.aside(path)
     try:
         backend.build(aside, header)
         durable.sync_tree(aside)
@@ -509,10 +508,6 @@ def _build_aside(backend: type[Store], path: Path, header: Header) -> None:
                 " free; make room, or choose a path on another disk"
             ) from None
         raise FeatstoreError(f"{path} cannot be made: {error}; choose another path") from error
-
-
-def _aside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.aside")
 
 
 def _delete(path: Path) -> None:

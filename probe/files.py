@@ -7,11 +7,16 @@ import re
 import secrets
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
 from probe.errors import FileError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # a system without such locks
+    fcntl = None
 
 
 @contextmanager
@@ -20,7 +25,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
 
     Whatever goes wrong in between, `path` is as it was and nothing is left beside it. The name
     keeps the suffix, by which some writers choose their format; it is new, so that no link that
-    lies there is written through.
+    lies there is written through. It is locked until then: what writers of the same file left
+    that were killed is not, and is deleted first.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -31,8 +37,8 @@ def written_whole(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     stem = path.stem[:80]  # a long name and what is added to it may be too long together
-    aside = path.with_name(f".{stem}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
-    os.close(os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    _clear(path.parent, f".{stem}.", path.suffix)
+    aside, lock = _made_aside(path, stem)
     try:
         yield aside
         aside.replace(path)
@@ -44,6 +50,50 @@ def written_whole(path: str | Path) -> Iterator[Path]:
         raise OSError(full.errno, full.strerror, str(path)) from error
     finally:
         aside.unlink(missing_ok=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _clear(folder: Path, start: str, suffix: str) -> None:
+    """Delete the files aside of this start and suffix that no living process holds."""
+    left = re.compile(rf"{re.escape(start)}\d+-[0-9a-f]{{8}}{re.escape(suffix)}")
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in [entry for entry in entries if left.fullmatch(entry.name)]:
+            with suppress(OSError):
+                _delete_unheld(entry.path)
+
+
+def _delete_unheld(path: str) -> None:
+    if fcntl is None:
+        return
+    # to be locked over a network, it has to be open for writing
+    number = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if stat.S_ISREG(os.fstat(number).st_mode):
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)
+    finally:
+        os.close(number)
+
+
+def _made_aside(path: Path, stem: str) -> tuple[Path, int | None]:
+    """Return an empty new file beside `path`, and what it is held by until that is closed."""
+    while True:
+        aside = path.with_name(f".{stem}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+        number = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        if fcntl is None:
+            os.close(number)
+            return aside, None
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = aside.exists()
+        except BlockingIOError:
+            ours = False  # somebody takes it for what a killed one left, and deletes it
+        except OSError:
+            ours = True  # where nothing can be locked, nothing is deleted
+        if ours:
+            return aside, number
+        os.close(number)
 
 
 def _no_room(error: BaseException | None) -> OSError | None:

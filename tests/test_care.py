@@ -7,11 +7,13 @@ import subprocess
 import sys
 import time
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
+from forked import processes
 from loopback import no_network  # noqa: F401
 from s3 import fresh_bucket  # noqa: F401
 from store_examples import (
@@ -27,7 +29,7 @@ from store_examples import (
 
 import featstore
 from cli import main
-from featstore import collecting, layout
+from featstore import collecting, durable, layout
 from featstore.errors import (
     FeatstoreError,
     FeatureError,
@@ -39,6 +41,7 @@ from featstore.errors import (
     WriterBusy,
 )
 from probe.chains import random_chain
+from probe.files import written_whole
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 VIEWED = {"n_train": 70, "dims": (40, 6), "views": 2}
@@ -392,6 +395,85 @@ def test_gc_clears_what_killed_processes_left(store_root, tmp_path):
         run("gc", "--yes", "--days", "0")
         assert featstore.abandoned(days=0) == []
     assert sorted(os.listdir(store_root)) == sorted(["a.zarr", "b.zarr", *kept])
+
+
+def killed_while_writing(path: Path, writes) -> Path:
+    """Begin to write a file in a process that is killed in the middle; return what it left."""
+    before = set(path.parent.iterdir())
+    ready = processes.Event()
+    process = processes.Process(target=_write_for_ever, args=(path, writes, ready))
+    process.start()
+    assert ready.wait(60)
+    process.kill()
+    process.join()
+    (left,) = set(path.parent.iterdir()) - before
+    return left
+
+
+def _write_for_ever(path, writes, ready) -> None:
+    with writes(path) as aside:
+        aside.write_text("half of")
+        ready.set()
+        time.sleep(600)
+
+
+RESULTS = ["r.csv", "r.csv.rows.npz", "r.csv.sha256", "tex"]
+
+
+@pytest.mark.parametrize("name", RESULTS)
+@pytest.mark.parametrize("writes", [written_whole, durable.written_whole], ids=["probe", "store"])
+def test_what_killed_writers_of_a_file_left_goes_with_the_next(tmp_path, name, writes):
+    path = tmp_path / name
+    path.write_text("old")
+    others = tmp_path / f"other-{name}"
+    left, of_another = (killed_while_writing(each, writes) for each in (path, others))
+    assert path.read_text() == "old"
+    with writes(path) as living:
+        living.write_text("first")
+        assert not left.exists()
+        with writes(path) as second:
+            second.write_text("second")
+        assert living.read_text() == "first"
+    assert path.read_text() == "first"
+    assert set(tmp_path.iterdir()) == {path, of_another}
+
+
+def test_gc_clears_what_killed_writers_of_results_left(store_root):
+    store = filled(store_root / "a.zarr", "zarr")
+    folder = store_root / "a.zarr.moments"
+    folder.mkdir()
+    moments = folder / f"{'0' * 32}.npz"
+    left = [killed_while_writing(store_root / name, written_whole) for name in RESULTS]
+    left.append(killed_while_writing(moments, written_whole))
+    left.append(killed_while_writing(store_root / "report.csv", durable.written_whole))
+    moments.touch()
+    precious = store_root / f".notes.1-{'a' * 8}.csv"
+    precious.symlink_to(store_root / "nowhere")
+    with written_whole(store_root / "living.csv") as living:
+        assert {item.path for item in featstore.abandoned(days=0)} == set(left)
+        assert featstore.abandoned(days=1) == []
+        run("gc", "--yes", "--days", "0")
+        assert living.exists()
+    assert not [path for path in left if path.exists()]
+    assert precious.is_symlink()
+    assert moments.exists()
+    # with its store go its moments, whatever is among them
+    killed_while_writing(moments, written_whole)
+    featstore.remove(store.path)
+    run("gc", "--yes", "--days", "0")
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("format", featstore.FORMATS)
+def test_a_store_whose_repair_was_killed_is_removed_with_what_that_left(tmp_path, format):
+    store = filled(tmp_path / "a.store", format)
+    document = store.path / "zarr.json" if format == "zarr" else store.path
+    left = killed_while_writing(document, durable.written_whole)
+    store.restate()
+    assert left.exists() == (format == "zarr")  # where that document had to be written
+    featstore.remove(store.path)
+    featstore.create(store.path, spec_of(), format)
+    assert list(tmp_path.iterdir()) == [store.path]
 
 
 def test_gc_goes_on_where_one_thing_cannot_be_deleted(store_root, monkeypatch):

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from featstore import durable
 from featstore.datasets.rows import Rows, Unreadable
 from featstore.errors import DatasetError
 
@@ -59,15 +59,13 @@ def without(rows: T, unreadable: Sequence[Unreadable]) -> T:
 def save_report(path: str | Path, unreadable: Iterable[Unreadable]) -> None:
     """Write a CSV of split, id and why, a row each; the file is whole, or is not there."""
     path = Path(path)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(aside, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            lines = csv.writer(file)
-            lines.writerow(("split", "id", "why"))
-            lines.writerows((one.split, one.id, one.why) for one in unreadable)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with (
+        durable.written_whole(path) as aside,
+        open(aside, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        lines = csv.writer(file)
+        lines.writerow(("split", "id", "why"))
+        lines.writerows((one.split, one.id, one.why) for one in unreadable)
 
 
 def _scanned(rows: Rows, start: int) -> list[Unreadable]:

@@ -13,6 +13,7 @@ import platformdirs
 import pyarrow as pa
 from pyarrow import parquet
 
+from featstore import durable
 from featstore.datasets.rows import utf8
 from featstore.errors import DatasetError
 
@@ -128,12 +129,8 @@ def _kept(kept: Path, stamp: dict[bytes, bytes]) -> TarIndex | None:
 
 def _keep(kept: Path, index: TarIndex, stamp: dict[bytes, bytes]) -> None:
     table = pa.table(dict(zip(_COLUMNS, (index.names, index.offsets, index.sizes), strict=True)))
-    aside = kept.with_name(f".{kept.name}.{os.getpid()}")
     # A full or read-only cache costs the next run some time, and this one nothing.
     with suppress(OSError):
         kept.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with durable.written_whole(kept) as aside:
             parquet.write_table(table.replace_schema_metadata(stamp), aside, compression="zstd")
-            os.replace(aside, kept)
-        finally:
-            aside.unlink(missing_ok=True)

@@ -42,7 +42,8 @@ def predict(
     Raises:
         FileError: the file holds no probes.
         UsageError: the probes predict numbers, not classes.
-        DataError: the features are not those that the probes were fitted on, or not finite.
+        DataError: the features are not those that the probes were fitted on, or not finite, or so
+            large that a probe has no finite largest logit.
         MemoryBudgetError: predictions or a probe take more than `memory`.
     """
     saved = weights if isinstance(weights, SavedWeights) else load_weights(weights)
@@ -62,7 +63,7 @@ def predict(
     limit = budget.parse(memory)
     by_probe = room(blocks.n_rows, len(numbers), saved.n_classes, limit)
     for together in _groups(saved, limit // 2):
-        _fill(by_probe, blocks, {n: saved.probe(n) for n in together}, progress)
+        _fill(by_probe, blocks, {n: saved.probe(n) for n in together}, saved.path.name, progress)
     hits = (by_probe == labels[:, None]).mean(0) if comparable else np.full(len(numbers), np.nan)
     table = saved.table.assign(n_test=blocks.n_rows, accuracy=hits[saved.tensors])
     # of the rows that the probes were tested on, and not of these
@@ -104,13 +105,24 @@ def _groups(saved: SavedWeights, limit: int) -> list[list[int]]:
 
 
 def _fill(
-    by_probe: np.ndarray, rows: RowBlocks, probes: Mapping[int, Weights], progress: Progress
-) -> None:
+    by_probe: np.ndarray, rows: RowBlocks, probes: Mapping[int, Weights], file: str,
+    progress: Progress,
+) -> None:  # fmt: skip
     done = 0
     for features, labels in rows:
         raise_non_finite(features, done, "these rows")
         wide = features.astype(np.float64)
         for number, weights in probes.items():
-            by_probe[done : done + len(labels), number] = weights.logits(wide).argmax(1)
+            with np.errstate(over="ignore", invalid="ignore"):
+                logits = weights.logits(wide)
+            largest = logits.max(1)  # NaN if one is; classes without train rows have -inf
+            wrong = np.flatnonzero(~np.isfinite(largest))
+            if len(wrong):
+                raise DataError(
+                    f"probe {number} of {file} has {largest[wrong[0]]} as the largest logit of row "
+                    f"{done + wrong[0]}: the features are far larger than those it was fitted on: "
+                    "give rows in the same units, or fit anew"
+                )
+            by_probe[done : done + len(labels), number] = logits.argmax(1)
         done += len(labels)
         progress("rows", done, rows.n_rows)

@@ -13,6 +13,7 @@ import probe
 from probe.blocks import ArrayBlocks
 from probe.chains import random_chain, subset_chain
 from probe.errors import UsageError
+from probe.logistic.curvature import Curvature
 from probe.logistic.lbfgs import Lbfgs
 
 
@@ -299,3 +300,17 @@ def test_every_product_of_a_softmax_probe_is_of_full_precision():
         torch.set_float32_matmul_precision(before)
     assert len(seen.rounded) > 50
     assert not any(seen.rounded)
+
+
+@pytest.mark.parametrize("size", [1e-150, 1e-155, 1e-158, 1e-170])
+def test_steps_too_small_to_be_divided_by_teach_nothing_and_warn_of_nothing(size):
+    """Products of them are subnormal or 0, and what divides by these overflows."""
+    step = torch.tensor([[3.0, -1.0]], dtype=torch.float64)
+    gradient, learnt = -step, Curvature(step, 3)
+    with np.errstate(all="raise", under="ignore"):
+        learnt.advance(np.array([True]), size * step, size * step, gradient)
+        direction, slope, _ = learnt.advance(np.array([False]), 0 * step, 0 * step, gradient)
+    # curvature 1, whether it was learnt or not
+    assert direction[0].tolist() == pytest.approx(step[0].tolist())
+    assert slope[0] == pytest.approx(-10)
+    assert learnt.known()[0] == (10 * size**2 > 2.3e-308)

@@ -165,6 +165,20 @@ def test_rows_that_cannot_be_predicted_for(file):
         probe.predict(file, PROBLEM.test, memory=800)
 
 
+@pytest.mark.parametrize("solver", ["ridge", "logistic"])
+def test_logits_that_are_no_finite_numbers_predict_nothing(tmp_path, solver):
+    path = tmp_path / "p.safetensors"
+    small = changed(PROBLEM, lambda x: x.astype(np.float64) / 1e6)
+    probe.save_weights(solved(small, solver=solver, l2=0.1), path)
+    large = small.x_test.copy()
+    large[7] *= 1e300 / np.abs(large[7]).max()
+    large[7] *= 1e8
+    with pytest.raises(
+        DataError, match=r"probe \d of p.safetensors has .* logit of row 7: the fea"
+    ):
+        probe.predict(path, (large, PROBLEM.y_test))
+
+
 def test_files_that_hold_no_probes(tmp_path):
     path = tmp_path / "p.safetensors"
     with pytest.raises(FileError, match="cannot be read: No such file"):

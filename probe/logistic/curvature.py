@@ -40,8 +40,8 @@ class Curvature:
     ) -> tuple[Array, np.ndarray, np.ndarray]:
         """Take in the latest pairs and return -H g, its slope -g'H g, and g'g.
 
-        A pair with s'y <= 0, which only rounding makes of a convex function, is left out; a
-        function without pairs gets -g.
+        A pair with s'y <= 0, which only rounding makes of a convex function, is left out, and so is
+        one with s'y or y'y too small to be divided by; a function without pairs gets -g.
 
         Arguments:
             moved: bool (P,), the functions that took a step; of the others nothing is learnt.
@@ -58,7 +58,9 @@ class Curvature:
             new = products[which, :, number]
             self._products[which, :, place[which]] = new
             self._products[which, place[which], :] = new
-        kept = self._products[which, slots[which], slots[which] + self._pairs] > 0
+        own, other = slots[which], slots[which] + self._pairs
+        sy, yy = self._products[which, own, other], self._products[which, other, other]
+        kept = np.minimum(sy, yy) >= np.finfo(np.float64).tiny
         self._filled[which, slots[which]] = kept
         self._next[which] = (slots[which] + kept) % self._pairs
         squares = _host(xp.sum(gradient * gradient, axis=1))
@@ -93,7 +95,8 @@ class Curvature:
         yy = self._products[:, m:, m:]
         newest_first = (self._next[:, None] - 1 - np.arange(m)) % m
         last = newest_first[:, 0]
-        with np.errstate(divide="ignore", invalid="ignore"):
+        # of places without a pair
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
             rho = np.where(self._filled, 1 / np.einsum("pii->pi", sy), 0.0)
             gamma = sy[rows, last, last] / yy[rows, last, last]
         gamma = np.where(self._filled[rows, last], gamma, 1.0)

@@ -132,6 +132,10 @@ def run(
     return module.measure(chosen(module.SIZES, sizes), setup)
 
 
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
 def main(stage: str) -> None:
     """Measure a stage as the command line of its module says, and print its report."""
     entry = STAGES[stage]
@@ -140,7 +144,7 @@ def main(stage: str) -> None:
     parser.add_argument("--json", type=Path, help="write machine, sizes and results here")
     given = parser.add_argument_group("options of some stages")
     if entry.loops:
-        given.add_argument("--against", type=lambda text: text.split(","), help="loops to run")
+        given.add_argument("--against", type=_names, help="loops to run, or ''")
     if entry.stored:
         given.add_argument("--store", type=Path, help="real features: the train split of a store")
     if entry.solves:

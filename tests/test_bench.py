@@ -259,6 +259,8 @@ def test_logistic_takes_the_rows_of_a_store(tiny_store):
         "logistic", "small,seeds=1,fractions=2", store=tiny_store.path, against=[]
     )
     assert (found.sizes["rows"], found.sizes["features of"]) == (240, tiny_store.path.name)
+    (choice,) = found.tables["choice"]
+    assert choice["times"] == pytest.approx(choice["chosen, s"] / choice["fixed, s"])
     with pytest.raises(UsageError, match="stage ridge makes up its rows"):
         benchmarks.run("ridge", TINY, store=tiny_store.path)
 

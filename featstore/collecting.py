@@ -72,11 +72,11 @@ def collect(item: Abandoned) -> None:
         with locked(item.path.with_name(item.path.name.removesuffix(".lock"))):
             return
     elif isinstance(item.path, Url):
-        with locked(replaced(item.path)):
+        with locked(replaced(item.path)) as hold:
             if remote_stores.lies_at(item.path) != item.path:
-                remote_stores.finish_move(item.path)
+                remote_stores.finish_move(item.path, hold)
             else:
-                remote_stores.clear(item.path)
+                remote_stores.clear(item.path, hold)
     elif _RESULT.fullmatch(item.path.name):
         durable.delete_unheld(item.path)
     elif _OLD_RESULT.fullmatch(item.path.name):

@@ -170,6 +170,7 @@ class RemoteObjects:
         if hold is None or hold.staging is None:
             self.put(key, body)
             return
+        hold.check()
         staging, name = RemoteObjects(hold.staging), f"{uuid.uuid4().hex}"
         staging.put(name, body)
         hold.check()
@@ -181,6 +182,10 @@ class RemoteObjects:
                 " what is committed is intact, run the same command again, it goes on from there"
             ) from None
         staging.drop(name)
+
+    def put_held(self, key: str, body: bytes) -> None:
+        """Write an object, unless the lease is lost under which objects are written here."""
+        self._put_held(key, body, self.hold)
 
     @patient
     def put(self, key: str, body: bytes, *, new: bool = False) -> bool:
@@ -216,6 +221,8 @@ class RemoteObjects:
 
     @patient
     def _rm(self, key: str) -> None:
+        if self.hold is not None:
+            self.hold.check()
         with explained(self._url):
             fs, path = _filesystem(self._url / key)
             try:
@@ -231,6 +238,8 @@ class RemoteObjects:
     @patient
     def copy(self, key: str, to: Url) -> None:
         """Copy an object within the storage; `FileNotFoundError` where there is none."""
+        if self.hold is not None:
+            self.hold.check()
         with explained(self._url):
             fs, path = _filesystem(self._url / key)
             fs.cp_file(path, _filesystem(to)[1])

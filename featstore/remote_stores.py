@@ -14,6 +14,7 @@ from typing import Any
 
 from featstore.errors import NotAStore, UsageError
 from featstore.header import ATTRIBUTE, Header
+from featstore.locks import Hold
 from featstore.places import Url, replacement
 from featstore.remote_objects import RemoteObjects
 from featstore.zarr_store import METADATA, ZarrStore
@@ -57,13 +58,24 @@ def check(url: Url) -> None:
         raise UsageError(f"{url} is a whole bucket; name a place in it, as {url}/mine.zarr")
 
 
-def build(url: Url, header: Header) -> None:
-    """Make an empty store, over unfinished things at most; the caller holds the lease."""
+def _held(url: Url, hold: Hold) -> RemoteObjects:
+    """The objects at a URL, changed only while the lease is held: who was stopped learns it here.
+
+    What is put is staged, so that nothing comes too late. A deletion cannot be: one that was
+    stopped between its look at the lease and its request is done when it wakes.
+    """
     objects = RemoteObjects(url)
+    objects.hold = hold
+    return objects
+
+
+def build(url: Url, header: Header, hold: Hold) -> None:
+    """Make an empty store, over unfinished things at most, under the lease."""
+    objects = _held(url, hold)
     if objects.get(METADATA) == _MARK:
         _clear(objects)
-    objects.put(METADATA, _MARK)
-    ZarrStore.build(url, header)
+    objects.put_held(METADATA, _MARK)
+    ZarrStore.plant(objects, header)
 
 
 def check_removable(store: ZarrStore) -> None:
@@ -78,38 +90,38 @@ def check_removable(store: ZarrStore) -> None:
         )
 
 
-def remove(store: ZarrStore) -> None:
-    """Delete the store; the caller holds the lease. `NotAStore` names what is not a store's."""
+def remove(store: ZarrStore, hold: Hold) -> None:
+    """Delete the store under the lease. `NotAStore` names what is not a store's."""
     check_removable(store)
-    objects = RemoteObjects(store.path)
-    objects.put(METADATA, _MARK)
+    objects = _held(store.path, hold)
+    objects.put_held(METADATA, _MARK)
     _clear(objects)
 
 
-def take_place(new: Url, url: Url) -> None:
-    """Let the complete store at `new` be the one at `url`; the caller holds the lease of that."""
+def take_place(new: Url, url: Url, hold: Hold) -> None:
+    """Let the complete store at `new` be the one at `url`, under the lease of that."""
     mark = {_MOVED: new.name}
     document = {"zarr_format": 3, "node_type": "group", "attributes": {ATTRIBUTE: mark}}
-    RemoteObjects(url).put(METADATA, json.dumps(document).encode())
-    finish_move(url)
+    _held(url, hold).put_held(METADATA, json.dumps(document).encode())
+    finish_move(url, hold)
 
 
-def finish_move(url: Url) -> None:
-    """Move the objects of the store that `lies_at` another URL to this one; the lease is held."""
-    new, objects = RemoteObjects(lies_at(url)), RemoteObjects(url)
+def finish_move(url: Url, hold: Hold) -> None:
+    """Move the objects of the store that `lies_at` another URL to this one, under the lease."""
+    new, objects = _held(lies_at(url), hold), _held(url, hold)
     root = new.get(METADATA)
     if lies_at(url) == url or root is None:
         return
     objects.drop_all([key for key in objects.all_keys() if key != METADATA])
     new.copy_all([key for key in new.all_keys() if key != METADATA], url)
-    objects.put(METADATA, root)
-    new.put(METADATA, _MARK)
+    objects.put_held(METADATA, root)
+    new.put_held(METADATA, _MARK)
     _clear(new)
 
 
-def clear(url: Url) -> None:
-    """Delete what a creation or a removal that was cut short left; the caller holds the lease."""
-    _clear(RemoteObjects(url))
+def clear(url: Url, hold: Hold) -> None:
+    """Delete what a creation or a removal that was cut short left, under the lease."""
+    _clear(_held(url, hold))
 
 
 def _clear(objects: RemoteObjects) -> None:

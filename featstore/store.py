@@ -26,7 +26,7 @@ from featstore.errors import (
     WriterBusy,
 )
 from featstore.header import ATTRIBUTE, Header
-from featstore.locks import JobBusy, locked
+from featstore.locks import Hold, JobBusy, locked
 from featstore.places import Place, Url, place
 from featstore.spec import Spec
 
@@ -148,10 +148,10 @@ def _create_remote(url: Url, header: Header, job: str | None) -> None:
     from featstore import remote_stores
 
     remote_stores.check(url)
-    with locked(places.replaced(url), job, alone=True):
+    with locked(places.replaced(url), job, alone=True) as hold:
         if remote_stores.exists(url):
             raise _Occupied(f"{url} exists already; open it, or choose another place")
-        remote_stores.build(url, header)
+        remote_stores.build(url, header, hold)
 
 
 def _create_local(backend: type[Store], path: Path, header: Header, job: str | None) -> None:
@@ -291,17 +291,17 @@ def remove(path: str | Path | Url) -> None:
     path = place(path)
     _settle(path)
     store = open(path)
-    with locked(places.replaced(path)):
+    with locked(places.replaced(path)) as hold:
         if isinstance(path, Url):
             from featstore import remote_stores
 
-            remote_stores.remove(store)
-            remote_stores.clear(places.replacement(path))
+            remote_stores.remove(store, hold)
+            remote_stores.clear(places.replacement(path), hold)
             return
         _check_removable(store)
         # Renamed first: a removal that is killed leaves nothing that passes for a store.
         aside = durable.aside(path)
-        _drop_replacement(path)
+        _drop_replacement(path, hold)
         os.replace(path, aside)
         _delete(aside)
 
@@ -342,12 +342,12 @@ def _replacing(
     _check_removable(old)
     aside = places.replacement(path)
     replaces = _identity(old)
-    with locked(path):
+    with locked(path) as hold:
         if exists(aside):
             begun = open(aside)
             same = begun.provenance.get(_REPLACES) == replaces
             if not same or _differences(begun, spec, format, codec):
-                _drop_replacement(path)
+                _drop_replacement(path, hold)
     return aside, {**(provenance or {}), _REPLACES: replaces}
 
 
@@ -368,9 +368,9 @@ def finish(store: Store) -> Store:
         if not complete:
             return store
         try:
-            with locked(path, alone=True):
+            with locked(path, alone=True) as hold:
                 if exists(store.path) and not _stands_for(path, store):
-                    _swap(store, path)
+                    _swap(store, path, hold)
         except WriterBusy:
             if time.monotonic() > until:
                 raise
@@ -398,12 +398,12 @@ def _identity(store: Store) -> str:
     return store.header.to_json()["checksum"]
 
 
-def _swap(store: Store, path: Place) -> None:
+def _swap(store: Store, path: Place, hold: Hold) -> None:
     """Put a complete store at `path`, and delete what was there; the caller holds the lock."""
     if isinstance(path, Url):
         from featstore import remote_stores
 
-        remote_stores.take_place(store.path, path)
+        remote_stores.take_place(store.path, path, hold)
         return
     if store.path.is_file() and path.is_file():
         os.replace(store.path, path)
@@ -452,8 +452,8 @@ def _settle(path: Place, spec: Spec | None = None) -> None:
         from featstore import remote_stores
 
         if remote_stores.lies_at(path) != path:
-            with locked(path):
-                remote_stores.finish_move(path)
+            with locked(path) as hold:
+                remote_stores.finish_move(path, hold)
         return
     if os.path.lexists(path) or not os.path.lexists(places.replacement(path)):
         return
@@ -466,7 +466,7 @@ def _settle(path: Place, spec: Spec | None = None) -> None:
                     os.rename(begun.path, path)
 
 
-def _drop_replacement(path: Place) -> None:
+def _drop_replacement(path: Place, hold: Hold) -> None:
     """Delete what was being built to replace the store at a path; the caller holds the lock."""
     aside = places.replacement(path)
     if not exists(aside):
@@ -475,7 +475,7 @@ def _drop_replacement(path: Place) -> None:
     if isinstance(aside, Url):
         from featstore import remote_stores
 
-        remote_stores.remove(open(aside))
+        remote_stores.remove(open(aside), hold)
         return
     away = durable.aside(path)
     os.rename(aside, away)

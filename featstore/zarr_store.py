@@ -42,9 +42,14 @@ class ZarrStore(Store):
     @classmethod
     def build(cls, path: Place, header: Header) -> None:
         """Write the metadata of all groups and arrays, the root's last: then there is a store."""
+        cls.plant(objects_at(path), header)
+
+    @staticmethod
+    def plant(objects: Objects, header: Header) -> None:
+        """Write what `build` writes by these objects, under what lock they have."""
         documents = _documents(header)
         root = documents.pop(METADATA)
-        objects_at(path).plant({**documents, METADATA: root})
+        objects.plant({**documents, METADATA: root})
 
     @classmethod
     def at(cls, path: Place) -> Self:

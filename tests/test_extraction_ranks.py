@@ -74,6 +74,27 @@ def test_any_number_of_ranks_makes_the_same_store(images, tmp_path, reference, c
     assert [path.name for path in out.parent.iterdir()] == ["store"]
 
 
+@pytest.mark.parametrize("format", ["zarr", "hdf5"])
+def test_two_ranks_overwrite_a_store_together(images, tmp_path, reference, format):
+    """Killed before they are done, they leave the old one; run again, they make what one makes."""
+    out = tmp_path / "all" / "store"
+    assert rank_jobs.extract(1, *request(images, out, format=format, image_size=40)) == [0]
+    old = files(out)
+    assert old != reference[format]
+    job = rank_jobs.start(2, *request(images, out, format=format, overwrite=True), pause=0.05)
+    deadline = time.monotonic() + 60
+    while not (out.parent / ".store.replacement").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    for process in job:
+        process.kill()
+    rank_jobs.exit_statuses(job)
+    assert files(out) == old
+    again = request(images, out, format=format, overwrite=True)
+    assert rank_jobs.extract(2, *again) == [0, 0]
+    assert files(out) == reference[format]
+    assert [path.name for path in out.parent.iterdir()] == ["store"]
+
+
 def test_views_and_left_out_images_are_the_same_for_any_number_of_ranks(tmp_path):
     folder = tmp_path / "set" / "train"
     for number in range(70):

@@ -300,9 +300,31 @@ def test_tensors_outside_the_folder_are_refused(tmp_path, where):
     assert b"w.bin" in text
     for place in (b"../w.bin", str(secret).encode()):
         changed = onnx.load(file, load_external_data=False)
-        for tensor in onnx_graphs._tensors_of(changed):
+        for tensor in onnx_graphs._messages(changed, "TensorProto"):
             for entry in tensor.external_data:
                 entry.value = place.decode()
         (tmp_path / "a" / "n.onnx").write_bytes(changed.SerializeToString())
         with pytest.raises(BackboneError, match="outside its folder"):
             backbones.load(f"onnx:{tmp_path / 'a' / 'n.onnx'}#y", transform=SMALL)
+
+
+@pytest.mark.parametrize("kind", ["zeros", "expanded", "padded", "nodes"])
+def test_a_graph_larger_than_any_model_is_refused_before_it_is_computed(tmp_path, kind):
+    proto = onnx.load(graph(tmp_path / "g.onnx", ["n", 3, 8, 8], MATRIX))
+    large = numpy_helper.from_array(np.array([50_000, 40_000]), "large")
+    zeros = helper.make_node("ConstantOfShape", ["large"], ["vast"])
+    scalar = numpy_helper.from_array(np.float32([1]), "one")
+    nodes = {
+        "zeros": [zeros],
+        "expanded": [helper.make_node("Expand", ["one", "large"], ["vast"])],
+        "padded": [helper.make_node("Pad", ["one", "around"], ["vast"])],
+        "nodes": [helper.make_node("Relu", ["x"], [f"r{i}"]) for i in range(100_001)],
+    }[kind]  # fmt: skip
+    proto.graph.node.extend(nodes)
+    around = numpy_helper.from_array(np.array([0, 2_000_000_000]), "around")
+    proto.graph.initializer.extend([large, scalar, around])
+    onnx.save(proto, tmp_path / "large.onnx")
+    told = "100,004 nodes" if kind == "nodes" else r"'vast' of shape \("
+    with pytest.raises(BackboneError, match=f"{told}.* no model has more than") as caught:
+        backbones.load(f"onnx:{tmp_path / 'large.onnx'}#y", transform=SMALL)
+    assert "\n" not in str(caught.value)

@@ -22,6 +22,7 @@ from store_examples import (
 import featstore
 from featstore import durable, layout, places, remote_stores
 from featstore.errors import NotAStore, SpecMismatch, StoreNotFound, UsageError, WriterBusy
+from featstore.locks import Hold
 from featstore.places import Url, place
 from featstore.remote_objects import RemoteObjects
 
@@ -238,7 +239,7 @@ def test_cut_short_at_any_step_a_url_gives_one_of_the_two(bucket, monkeypatch, n
     with monkeypatch.context() as patched:
         steps = cut_at(patched, number)
         with contextlib.suppress(Cut):
-            remote_stores.take_place(new.path, path)
+            remote_stores.take_place(new.path, path, Hold())
     there = featstore.open(path)
     assert there.spec == (OLD if len(steps) == 1 and number == 0 else NEW)
     assert_holds_known_contents(there)
@@ -259,8 +260,8 @@ def test_an_unfinished_move_is_finished_by_gc_or_removed(bucket, monkeypatch):
         new = featstore.open_or_create(path, NEW, overwrite=True)
         fill(new)
         with monkeypatch.context() as patched:
-            patched.setattr(remote_stores, "finish_move", lambda url: None)
-            remote_stores.take_place(new.path, path)
+            patched.setattr(remote_stores, "finish_move", lambda *_: None)
+            remote_stores.take_place(new.path, path, Hold())
         assert [store.spec for store in featstore.stores(bucket)] == [NEW]
         if remedy == "gc":
             (item,) = featstore.abandoned(bucket, days=0)

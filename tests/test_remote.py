@@ -1,5 +1,6 @@
 """Stores beyond this machine: damage, kills, leases and refusals."""
 
+import itertools
 import json
 import os
 import pickle
@@ -173,7 +174,7 @@ def test_a_killed_writer_costs_its_blocks_in_flight(s3, monkeypatch):
 
 def test_a_creation_that_was_cut_short_is_made_anew(bucket, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(ZarrStore, "build", stop_after(2))
+        patched.setattr(ZarrStore, "plant", stop_after(2))
         with pytest.raises(KeyboardInterrupt):
             featstore.create(bucket / "store", spec_of())
     assert len(everything(bucket / "store")) == 3
@@ -188,12 +189,12 @@ def test_a_creation_that_was_cut_short_is_made_anew(bucket, monkeypatch):
 def stop_after(n):
     """A construction that is cut short after so many objects, one of which will not be needed."""
 
-    def build(path, header):
+    def plant(objects, header):
         for key in ("val/zarr.json", "train/zarr.json")[:n]:
-            RemoteObjects(path).put(key, b"{}")
+            objects.put(key, b"{}")
         raise KeyboardInterrupt
 
-    return build
+    return plant
 
 
 def test_a_removal_that_was_cut_short_leaves_no_store(bucket, monkeypatch):
@@ -409,6 +410,54 @@ def test_a_stopped_writer_that_wakes_does_not_write_into_its_successors_store(s3
         assert store.complete == finished
         featstore.remove(path)
         assert RemoteObjects(s3 / "stopped").all_keys() == []
+
+
+def change_slowly(path, what, at, ready):
+    """Create or remove a store, with a pause before every request that changes it from `at` on."""
+    leases.BEAT, leases.LAPSE = 0.2, 2.0
+    asked = {"create": "copy", "remove": "copy", "delete": "_rm"}[what]
+    request, count = getattr(RemoteObjects, asked), itertools.count()
+
+    def late(self, key, *more):
+        of_store = (".lock" in str(self._url)) == (asked == "copy")
+        if of_store and next(count) >= at:
+            ready.set()
+            time.sleep(0.5)
+        return request(self, key, *more)
+
+    setattr(RemoteObjects, asked, late)
+    featstore.create(path, SPEC) if what == "create" else featstore.remove(path)
+
+
+@pytest.mark.parametrize(
+    ("what", "at"), [("create", 0), ("create", 3), ("remove", 0), ("delete", 0)]
+)
+def test_who_is_stopped_in_creation_or_removal_does_not_harm_the_next_store(
+    s3, monkeypatch, what, at
+):
+    monkeypatch.setattr(leases, "BEAT", 0.2)
+    monkeypatch.setattr(leases, "LAPSE", 2.0)
+    path = s3 / f"halted-{what}{at}" / "store"
+    if what != "create":
+        filled(path, "zarr", SPEC)
+    ready = processes.Event()
+    stopped = processes.Process(target=change_slowly, args=(path, what, at, ready))
+    stopped.start()
+    assert ready.wait(60)
+    os.kill(stopped.pid, signal.SIGSTOP)
+    try:
+        if what == "remove":
+            featstore.remove(path)
+        other = spec_of(n_train=32 * 6, n_test=40, dims=(24, 7), backbone="other")
+        store = filled(path, "zarr", other)
+        before = everything(path)
+    finally:
+        os.kill(stopped.pid, signal.SIGCONT)
+    stopped.join(60)
+    assert stopped.exitcode == 1
+    assert everything(path) == before
+    assert store.verify() == []
+    featstore.remove(path)
 
 
 # Refusals.

@@ -1,6 +1,7 @@
 """An ONNX graph whose inner tensors can be read: any of them becomes an output of a session."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -13,6 +14,10 @@ import torch
 from featstore.backbones.extras import needed
 from featstore.errors import BackboneError
 from featstore.weights import lies_in
+
+# The largest graphs that there are have some ten thousand nodes, and activations of some 10^8
+# numbers. What is beyond would be read for hours, or fill the memory before a word is said.
+_MOST_NODES, _MOST_NUMBERS = 100_000, 10**9
 
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16, "tensor(uint8)": np.uint8}
 
@@ -47,6 +52,7 @@ class Graph(torch.nn.Module):
                 f"{path} is no ONNX file: {_one_line(error)}; fetch it again, or give another one"
             ) from None
         self._data = _external_files(self._proto, path)
+        _check_sizes(self._proto, path, onnx)
         self._sessions: dict[tuple[str, ...], object] = {}
         self.input = self._only_input()
         self.tensors = self._tensors()
@@ -144,7 +150,7 @@ def _external_files(model, path: Path) -> tuple[Path, ...]:
     """Files beside the graph that hold its tensors; one that lies elsewhere is refused."""
     places = {
         entry.value
-        for tensor in _tensors_of(model)
+        for tensor in _messages(model, "TensorProto")
         for entry in tensor.external_data
         if entry.key == "location"
     }
@@ -160,15 +166,38 @@ def _external_files(model, path: Path) -> tuple[Path, ...]:
     return tuple(path.parent / place for place in sorted(places))
 
 
-def _tensors_of(message) -> Iterator[Any]:
-    """Every tensor anywhere in a model: initialisers, constants of nodes, subgraphs, functions."""
-    if message.DESCRIPTOR.name == "TensorProto":
+def _check_sizes(model, path: Path, onnx) -> None:
+    """Refuse a graph of more nodes, or of larger tensors between them, than any model has."""
+    nodes = sum(1 for each in _messages(model, "NodeProto"))
+    if nodes > _MOST_NODES:
+        raise BackboneError(
+            f"{path} has {nodes:,} nodes, and no model has more than {_MOST_NODES:,}: give another"
+            " file"
+        )
+    try:
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    except Exception:
+        return  # onnxruntime says what is wrong with it
+    for value in _messages(model, "ValueInfoProto"):
+        dims = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        # a side that is free is 0 here
+        if math.prod(max(dim, 1) for dim in dims) > _MOST_NUMBERS:
+            raise BackboneError(
+                f"{path} computes a tensor {value.name!r} of shape {tuple(dims)}, and no model has"
+                f" more than {_MOST_NUMBERS:,} numbers in one: give another file"
+            )
+
+
+def _messages(message, kind: str) -> Iterator[Any]:
+    """Every message of a kind in a model: of its graph, of nodes, subgraphs and functions."""
+    if message.DESCRIPTOR.name == kind:
         yield message
+    if message.DESCRIPTOR.name == "TensorProto":
         return
     for field, value in message.ListFields():
         if field.message_type is not None:
             for each in (value,) if hasattr(value, "DESCRIPTOR") else value:
-                yield from _tensors_of(each)
+                yield from _messages(each, kind)
 
 
 def _one_line(error: Exception) -> str:

@@ -133,7 +133,7 @@ def test_files_that_were_swapped(tmp_path):
         sorted(file for file in store.path.rglob("*") if file.is_file()) for store in (one, other)
     ]
     with Record("swap: zarr") as record:
-        for _ in range(attempts(40, 5)):
+        for _ in range(attempts(20, 5)):
             to = draw.choice(files[0])
             source = draw.choice(draw.choice(files))
             data = to.read_bytes()

@@ -155,7 +155,7 @@ def hostile_folder(vit, folder, canary, draw) -> str:
 def test_hostile_folders_of_hugging_face(vit, tmp_path):
     draw, canary, told = instants("hf"), tmp_path / "canary", []
     with Record("hostile Hugging Face folders") as record:
-        for number in range(attempts(10, 2)):
+        for number in range(attempts(6, 2)):
             folder = tmp_path / str(number) / "m"
             folder.parent.mkdir()
             kind = hostile_folder(vit, folder, canary, draw)
@@ -223,7 +223,7 @@ def test_hostile_graphs_of_onnx(tmp_path):
     draw, told = instants("onnx"), []
     stated = {"size": 8, "layout": "NCHW"}
     with Record("hostile ONNX graphs") as record:
-        for number in range(attempts(20, 3)):
+        for number in range(attempts(8, 3)):
             file = tmp_path / str(number) / "m.onnx"
             file.parent.mkdir()
             kind = hostile_graph(file, draw)

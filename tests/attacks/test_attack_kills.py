@@ -108,7 +108,7 @@ def test_killed_while_it_is_made(sources, tmp_path, name):
     out = tmp_path / "killed" / file
     with Record(f"kill: {name}") as record:
         there: set = set()
-        for _ in range(attempts(3, 0.3)):
+        for _ in range(attempts(1, 0.3)):
             at_work = Command(*made(sources, out), said=said).kill_after(draw.uniform(0, took))
             if file.endswith((".npz", ".parquet")):
                 assert readable(out) in (None, expected)
@@ -177,7 +177,7 @@ def test_killed_while_it_is_overwritten(sources, tmp_path, name):
     before = readable(out)
     assert before not in (None, expected)
     with Record(f"kill: {name}") as record:
-        for _ in range(attempts(3, 0.3)):
+        for _ in range(attempts(1, 0.3)):
             command = Command(*made(sources, out), "--overwrite", said=said)
             at_work = command.kill_after(draw.uniform(0, took))
             found = readable(out)

@@ -132,7 +132,7 @@ def test_no_damage_of_a_file_is_a_wrong_number_or_a_traceback(written, tmp_path,
     expected, whole = reader(path), path.read_bytes()
     draw = instants(f"damage {name} {digest}")
     with Record(f"damage of {name}, {digest}") as record:
-        for _ in range(attempts(8, 10)):
+        for _ in range(attempts(4, 10)):
             path.write_bytes(damaged(whole, draw))
             with warnings.catch_warnings(record=True) as said, no_longer_than(20):
                 warnings.simplefilter("always")
@@ -166,7 +166,7 @@ def test_a_killed_sweep_is_resumed_to_the_same_bytes(tmp_path):
     took = duration(*sweep, "--out", whole, said=said)
     draw = instants("kills of probe")
     with Record("kills of probe --out, resumed") as record:
-        for _ in range(attempts(3)):
+        for _ in range(attempts(1)):
             killed = Running(*sweep, "--out", out, "--resume", said=said)
             record("killed" if killed.kill_after(draw.uniform(0, took)) else "done")
             status, text = run_command(*sweep, "--out", out, "--resume", said=said)
@@ -275,7 +275,7 @@ def test_no_command_line_is_a_traceback_or_a_hang(tiny_store, written, nasty_fol
     good = good_words(tiny_store, written, nasty_folder)
     draw = instants(f"lines of {name}")
     with Record(f"command lines of {name}") as record:
-        for _ in range(attempts(3)):
+        for _ in range(attempts(1)):
             line = Line.of(name, main.commands[name], draw, good)
             with no_longer_than(30):
                 ran = CliRunner().invoke(main, line.words)

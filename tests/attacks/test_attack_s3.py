@@ -53,7 +53,7 @@ def test_writers_that_are_killed(s3, monkeypatch):
     old = contents(path)
     new = contents(filled(s3 / "whole" / "store", "zarr", SPEC).path)
     with Record("kill: overwriting on S3") as record:
-        for _ in range(attempts(2, 0.3)):
+        for _ in range(attempts(1, 0.3)):
             process = begun(path, SPEC, overwrite=True)
             process.join(draw.uniform(0, 4))
             process.kill()

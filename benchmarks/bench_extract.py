@@ -24,9 +24,10 @@ from benchmarks.floors import percent
 from benchmarks.loops import Disagreement
 from benchmarks.report import Report
 from benchmarks.sizes import as_dict
-from featstore import backbones, datasets, quickstart, taps
-from featstore.inference import precision_for
-from featstore.loading import Encoder, Job, Workers, batches, decoded
+from featstore import data, downloads, models
+from featstore.extraction.inference import precision_for
+from featstore.extraction.loading import Encoder, Job, Workers, batches, decoded
+from featstore.models import taps
 
 JPEG = (400, 300)
 TAPS = ("penultimate", "layer1", "layer2", "layer3", "layer4")
@@ -51,8 +52,8 @@ SIZES = {
     "medium": ExtractSizes((("resnet18", 96), ("resnet18", 224)), 512, 32, 1),
     "full": ExtractSizes(
         (
-            (quickstart.MODEL, 96),
-            (quickstart.MODEL, 224),
+            (downloads.MODEL, 96),
+            (downloads.MODEL, 224),
             ("resnet18", 96),
             ("resnet18", 224),
             ("resnet50", 224),
@@ -115,7 +116,7 @@ def bare_rate(reader: taps.Taps, inputs: torch.Tensor, count: int) -> float:
     return passes * len(inputs) / taken
 
 
-def decode_rate(encode: Encoder, rows: datasets.Rows, batch_size: int) -> float:
+def decode_rate(encode: Encoder, rows: data.Rows, batch_size: int) -> float:
     """Return images/s of the decoder that `extract` would have, with nothing to compute beside."""
     pinned = torch.cuda.is_available()
     device = "cuda" if pinned else "cpu"
@@ -146,7 +147,7 @@ def case(
     name: str, px: int, sizes: ExtractSizes, folder: Path, rates: dict
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return a row of each table: the medians of alternating runs, and of their ratios."""
-    weights = quickstart.weights_file() if name == quickstart.MODEL else None
+    weights = downloads.weights_file() if name == downloads.MODEL else None
     network = {"weights": weights, "pretrained": weights is not None, "image_size": px}
     batch_size, count = sizes.batch_size, images_of(sizes, px)
     images = source(folder, count)
@@ -154,8 +155,8 @@ def case(
         **network, **images, "model": name, "batch_size": batch_size,
         "splits": ("train",), "limit": count,
     }  # fmt: skip
-    backbone = backbones.load(name, **network)
-    rows = datasets.load(images["dataset"], "train", limit=count)
+    backbone = models.load(name, **network)
+    rows = data.load(images["dataset"], "train", limit=count)
     batch = backbone.encode_batch([rows[row][0] for row in range(batch_size)])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone.model.to(device, memory_format=torch.channels_last)

@@ -19,8 +19,9 @@ from benchmarks.floors import percent
 from benchmarks.loops import Disagreement
 from benchmarks.report import Report
 from benchmarks.sizes import as_dict
-from probe.arrays import Array, Backend, to_host
-from probe.kernels import choice, reference
+from featstore.probe import kernels
+from featstore.probe.arrays import Array, Backend, to_host
+from featstore.probe.kernels import reference
 
 NOTE = "of copy: a step counts as moving each number once in and, if it writes, once out."
 ALONE = "No CUDA device with CuPy serves here: these are the times of the reference, by itself."
@@ -130,7 +131,7 @@ def row(step: Step, served: ModuleType, rates: Mapping[str, Any]) -> dict[str, A
 def measure(sizes: KernelSizes, setup: stages.Setup) -> Report:
     """Return the report of what serves the arrays of this backend."""
     rates = machine.facts(setup.backend)
-    served = choice.serving(setup.backend.zeros((1,), "float32"))
+    served = kernels.serving(setup.backend.zeros((1,), "float32"))
     rows = [row(step, served, rates) for step in steps(sizes, setup.backend)]
     notes = [NOTE, *([ALONE] if served is reference else [])]
     return Report("kernels", as_dict(sizes), rates, {"kernels": rows}, (), notes)

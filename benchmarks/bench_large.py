@@ -23,12 +23,10 @@ from benchmarks.bench_memory import in_fresh_process
 from benchmarks.loops import Disagreement
 from benchmarks.report import Report
 from benchmarks.sizes import as_dict
-from featstore.checksums import checksum, raw_bytes
-from featstore.commits import Record, slot_bytes
-from featstore.contract import Piece
-from probe.budget import parse
-from probe.moments import Moments, moments
-from probe.settings import Settings
+from featstore.probe.memory import Settings, parse
+from featstore.probe.moments import Moments, moments
+from featstore.store.base import Piece
+from featstore.store.blocks import Record, checksum, raw_bytes, slot_bytes
 
 SPLIT, TAP = "train", "tap"
 # of sums of products, relative to the squares that they are sums of
@@ -93,7 +91,9 @@ def info(path: Path) -> None:
 
 def info_process(path: Path) -> None:
     """Run the command, its start and its imports with it."""
-    subprocess.run([sys.executable, "-m", "cli", "info", path], check=True, capture_output=True)
+    subprocess.run(
+        [sys.executable, "-m", "featstore", "info", path], check=True, capture_output=True
+    )
 
 
 def verify(path: Path) -> None:

@@ -19,20 +19,20 @@ from typing import Any
 import numpy as np
 
 import featstore
-import probe
 from benchmarks import loops, machine, problems, softmax_loops, stages
 from benchmarks.floors import floor_row
 from benchmarks.growth import grown
 from benchmarks.problems import Pair
 from benchmarks.report import Report
 from benchmarks.sizes import ProbeSizes, as_dict
-from probe import budget, logistic
-from probe.axes import Axes
-from probe.blocks import as_blocks
-from probe.chains import Chain, random_chain
-from probe.logistic.solver import LogisticFit
-from probe.remembered import remembered
-from probe.settings import Settings
+from featstore import probe
+from featstore.probe import memory
+from featstore.probe.memory import Settings
+from featstore.probe.moments import remembered
+from featstore.probe.rows import as_blocks
+from featstore.probe.solvers import logistic
+from featstore.probe.solvers.logistic import LogisticFit
+from featstore.probe.subsets import Axes, Chain, random_chain
 
 L2 = 1e-4
 FRACTIONS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.8)
@@ -233,7 +233,7 @@ def until(
     axes = Axes(tuple(chains(sizes)), (L2,))
     share = np.append(np.tile(excess[:-1], sizes.seeds), excess[-1])
     goals = dict(enumerate((optimum * share).tolist()))
-    settings = Settings(memory=budget.parse(setup.memory), backend=setup.backend)
+    settings = Settings(memory=memory.parse(setup.memory), backend=setup.backend)
     rows = remembered(as_blocks(train))
     return machine.seconds(
         lambda: LogisticFit(rows, axes, settings, logistic.TOL, logistic.MAX_ITER, goals)

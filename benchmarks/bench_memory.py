@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 
 import featstore
-import probe
 from benchmarks import machine, stages
 from benchmarks.loops import Disagreement
 from benchmarks.report import Report
 from benchmarks.sizes import as_dict
-from probe.budget import parse
+from featstore import probe
+from featstore.probe.memory import parse
 
 FRACTIONS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
 SEEDS = range(1, 6)

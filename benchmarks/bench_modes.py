@@ -9,19 +9,18 @@ from typing import Any
 import numpy as np
 import torch
 
-import probe
 from benchmarks import machine, problems, stages
 from benchmarks.bench_ridge import grid
 from benchmarks.loops import Disagreement
 from benchmarks.report import Report
 from benchmarks.sizes import SweepSizes, as_dict
-from probe import arrays
-from probe.basis import FEATURES, Frame, directions
-from probe.blocks import as_blocks
-from probe.modes import MODES
-from probe.moments import moments
-from probe.remembered import Remembered
-from probe.settings import Settings
+from featstore import probe
+from featstore.probe import arrays
+from featstore.probe.bases import FEATURES, Frame, directions
+from featstore.probe.memory import Settings
+from featstore.probe.modes import MODES
+from featstore.probe.moments import Remembered, moments
+from featstore.probe.rows import as_blocks
 
 L2 = 1e-3
 # what a sweep of every mode may take, in sweeps of random ones

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-import probe
 from benchmarks import machine, stages
 from benchmarks.loops import Disagreement
 from benchmarks.report import Report
 from benchmarks.sizes import as_dict
 from benchmarks.softmax_loops import fitted, objective
-from probe.chains import random_chain
+from featstore import probe
+from featstore.probe.subsets import random_chain
 
 FRACTIONS = (0.25, 1.0)
 PENALTIES = (1e-2, 1e-4)

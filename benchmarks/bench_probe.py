@@ -5,11 +5,11 @@ python -m benchmarks.bench_probe --sizes small
 
 from typing import Any
 
-import probe
 from benchmarks import bench_logistic, bench_ridge, bench_sgd, machine, problems, stages
 from benchmarks.report import Report
 from benchmarks.sizes import EpochSizes, as_dict
-from probe.chains import random_chain
+from featstore import probe
+from featstore.probe.subsets import random_chain
 
 SIZES = {
     "small": EpochSizes(600, 256, 5, 5, 2, loop_probes=2, repeats=1, test_rows=200),

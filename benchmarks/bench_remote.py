@@ -21,7 +21,7 @@ import featstore
 from benchmarks import bench_store, machine, stages
 from benchmarks.report import Report
 from benchmarks.sizes import as_dict
-from featstore.remote_objects import CONNECTIONS
+from featstore.store.remote import CONNECTIONS
 
 _SERVER = """
 import logging, sys

@@ -16,8 +16,8 @@ import pandas as pd
 from benchmarks import machine, stages
 from benchmarks.report import Report
 from benchmarks.sizes import as_dict
-from probe.tables import save_table
-from studies.report.page import write
+from featstore.probe.results.tables import save_table
+from featstore.report.page import write
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-import probe
 from benchmarks import loops, machine, problems, ridge_stages, stages
 from benchmarks.growth import grown
 from benchmarks.report import Report
 from benchmarks.ridge_loops import FITS
 from benchmarks.sizes import SweepSizes, as_dict
-from probe.arrays import full_precision
+from featstore import probe
+from featstore.probe.arrays import full_precision
 
 L2 = 1e-3
 # how many times as many fractions the second sweep has

@@ -13,16 +13,16 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-import probe
 from benchmarks import loops, machine, problems, stages
 from benchmarks.floors import floor_row
 from benchmarks.growth import grown
 from benchmarks.problems import Pair
 from benchmarks.report import Report
 from benchmarks.sizes import EpochSizes, as_dict
-from probe.chains import Chain, random_chain
-from probe.sgd.recipe import Recipe
-from probe.validation import Parts, random_parts
+from featstore import probe
+from featstore.probe.solvers.sgd.training import Recipe
+from featstore.probe.splits import Parts, random_parts
+from featstore.probe.subsets import Chain, random_chain
 
 WEIGHT_DECAY = 5e-4
 WORST_LOSS = 1e-4

@@ -18,7 +18,7 @@ from benchmarks import machine, stages
 from benchmarks.floors import percent
 from benchmarks.report import Report
 from benchmarks.sizes import as_dict
-from featstore import codecs
+from featstore.store import layout
 
 MEMORY = Path("/dev/shm")
 # zarr-python's codec pipelines by the package that brings them
@@ -149,7 +149,7 @@ def compressed(folder: Path, x: np.ndarray, repeats: int) -> list[dict]:
         with zarr.config.set({"codec_pipeline.path": pipeline}):
             zarr.create_array(
                 theirs, shape=x.shape, dtype=x.dtype, chunks=like.chunks, filters=None,
-                compressors=codecs.metadata("zstd"),
+                compressors=layout.metadata("zstd"),
             )[:] = x  # fmt: skip
 
     runs: dict[str, Callable[[], object]] = {"featstore write": ours}

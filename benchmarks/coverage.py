@@ -26,9 +26,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm, t
 
-from probe.affected import affected_classes
-from probe.curve import Curve, difference
-from probe.redundancy import interpolated, of_curve
+from featstore.probe.analysis.classes import affected_classes
+from featstore.probe.analysis.redundancy import interpolated, of_curve
+from featstore.probe.results.curves import Curve, difference
 
 LEVEL = 0.95
 REST = 0.9

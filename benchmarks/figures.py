@@ -12,8 +12,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from benchmarks.growth import Growth, slope
 from benchmarks.report import Report
-from probe.figures.style import COLUMN_WIDTH, GREY, PALETTE, STYLE
-from probe.files import written_whole
+from featstore.probe.figures.style import COLUMN_WIDTH, GREY, PALETTE, STYLE
+from featstore.probe.results.files import written_whole
 
 NAMES = {
     "fractions": "fractions",

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks import machine
-from probe.errors import ProbeError, UsageError
+from featstore.probe.errors import ProbeError, UsageError
 
 PACKAGES = {"sklearn": "sklearn", "torch-loop": "torch", "cuml": "cuml"}
 REMEDIES = {

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from probe.arrays import Backend, full_precision
+from featstore.probe.arrays import Backend, full_precision
 
 LIBRARIES = ("numpy", "scipy", "torch", "scikit-learn", "zarr", "h5py", "cupy-cuda13x")
 # a product this large runs at full speed, on a CPU and on an accelerator

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.report import Report, Row
 from benchmarks.ridge_stages import Work
 from benchmarks.sheet import H200
-from probe.chains import sizes
+from featstore.probe.subsets import sizes
 
 EPOCHS, TRAIN, TEST, SEEDS = 100, 50_000, 10_000, 5
 FEATURES, CLASSES = 2_048, 10

@@ -15,15 +15,16 @@ import numpy as np
 import pandas as pd
 
 import featstore
-from probe import ArrayBlocks, logistic
-from probe.chains import Chain, random_chain, subset_chain
-from probe.metrics import Scores
-from probe.penalties import LADDER
-from probe.selection import Losses
-from probe.settings import Settings
-from probe.solvers import SOLVERS
-from probe.solving import solve, solve_left_out
-from probe.validation import stratified_parts
+from featstore.probe import ArrayBlocks
+from featstore.probe.memory import Settings
+from featstore.probe.metrics import Scores
+from featstore.probe.penalties import LADDER
+from featstore.probe.selection import Losses
+from featstore.probe.solvers import logistic
+from featstore.probe.solvers.registry import SOLVERS
+from featstore.probe.solvers.routes import solve, solve_left_out
+from featstore.probe.splits import stratified_parts
+from featstore.probe.subsets import Chain, random_chain, subset_chain
 
 RESULTS = Path(__file__).parent / "results" / "penalty_rules.csv"
 ROWS, TEST_ROWS, FEATURES, FOLDS = 1000, 3000, 128, 5

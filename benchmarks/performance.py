@@ -13,8 +13,8 @@ from pathlib import Path
 from benchmarks import paper, plan, speed
 from benchmarks.figures import growth_figures
 from benchmarks.report import Report, Row, cell, load
-from probe.errors import FileError
-from probe.files import written_whole
+from featstore.probe.errors import FileError
+from featstore.probe.results.files import written_whole
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "performance.md"

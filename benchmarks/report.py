@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.growth import Growth
-from probe.files import written_whole
+from featstore.probe.results.files import written_whole
 
 WIDTH = 80
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from probe.arrays import full_precision
+from featstore.probe.arrays import full_precision
 
 Coefficients = tuple[np.ndarray, np.ndarray]
 

@@ -11,18 +11,16 @@ from benchmarks.floors import floor_row
 from benchmarks.problems import Pair, standardised
 from benchmarks.sizes import SweepSizes
 from benchmarks.stages import Setup
-from probe.arrays import Array, Backend, full_precision, solve_lower
-from probe.blocks import as_blocks
-from probe.budget import FORWARD_WIDTH, MAX_ROWS, parse
-from probe.chains import Chain, grid
-from probe.factor import factorise
-from probe.forward import Forward, forward
-from probe.metrics import Scores
-from probe.modes import Layer, modes_of
-from probe.moments import Moments, moments, panels
-from probe.ridge import equations, from_moments
-from probe.settings import Settings
-from probe.sweep_plan import sweep_chains
+from featstore.probe.arrays import Array, Backend, full_precision, solve_lower
+from featstore.probe.memory import FORWARD_WIDTH, MAX_ROWS, Settings, parse
+from featstore.probe.metrics import Scores
+from featstore.probe.modes import Layer, modes_of
+from featstore.probe.moments import Moments, moments, panels
+from featstore.probe.plans import sweep_chains
+from featstore.probe.rows import as_blocks
+from featstore.probe.solvers.closed_form import equations, ridge_from_moments
+from featstore.probe.solvers.factor import Forward, factorise, forward
+from featstore.probe.subsets import Chain, grid
 
 # shares of the rate of products
 TARGETS = {"moments": ">= 70 %", "substitution": ">= 70 %"}
@@ -78,7 +76,7 @@ def measure(
     chains = sweep_chains(layer, modes_of("random"), seeds, True).chains
     lengths = [chain.length for chain in chains]
     shape = (sizes.rows, sizes.features, sizes.classes, sizes.test_rows)
-    fitted = from_moments(gathered, chains, [l2], settings)
+    fitted = ridge_from_moments(gathered, chains, [l2], settings)
     matrices = [_system(gathered, chain, l2, settings) for chain in chains]
     ready = [
         (_forward(matrix, gathered, chain, settings), chain.sizes)
@@ -88,7 +86,7 @@ def measure(
 
     def fit() -> None:
         # what was worked out of these moments before is not to be found again
-        from_moments(replace(gathered), chains, [l2], settings)
+        ridge_from_moments(replace(gathered), chains, [l2], settings)
 
     def score() -> None:
         fitted.score(test_blocks, Scores(len(fitted.axes), sizes.classes, ("accuracy",), False))

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TypeVar
 
-from probe.errors import UsageError
+from featstore.probe.errors import UsageError
 
 DEFAULT = "medium"
 

@@ -4,7 +4,7 @@ from typing import Any
 
 from benchmarks.bench_optimum import EXCESS
 from benchmarks.report import Report, Row, cell
-from probe.errors import FileError
+from featstore.probe.errors import FileError
 
 
 def where(reports: dict[str, Report]) -> str:

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from probe.errors import UsageError
+from featstore.probe.errors import UsageError
 
 DEFAULT_MEMORY = "4GiB"
 
@@ -115,8 +115,9 @@ def run(
         raise UsageError(f"no stage is called {stage!r}: there are {', '.join(STAGES)}")
     from benchmarks import loops
     from benchmarks.sizes import chosen
-    from probe import arrays, budget
-    from probe.settings import silent
+    from featstore.probe import arrays
+    from featstore.probe import memory as budget
+    from featstore.probe.memory import silent
 
     entry = STAGES[stage]
     if store is not None and not entry.stored:

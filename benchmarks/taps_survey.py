@@ -17,10 +17,11 @@ from PIL import Image
 
 from benchmarks.performance import markdown
 from benchmarks.report import Row, table
-from featstore import backbones, taps
-from featstore.backbones import Backbone
+from featstore import models
 from featstore.errors import FeatstoreError
-from probe.files import written_whole
+from featstore.models import taps
+from featstore.models.network import Backbone
+from featstore.probe.results.files import written_whole
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "timm.md"
 BLOCK = re.compile(r"<!-- survey -->\n.*?<!-- end -->\n", re.DOTALL)
@@ -51,7 +52,7 @@ def surveyed(name: str) -> Row:
     Every tap of "all" has the width that was said and is finite; penultimate is what timm's own
     `forward_head(..., pre_logits=True)` gives. Of what fails the row holds the message.
     """
-    backbone = backbones.load(name, pretrained=False)
+    backbone = models.load(name, pretrained=False)
     row: dict[str, object] = {"module": _module(name), "model": name}
     try:
         with torch.inference_mode():

@@ -3,7 +3,7 @@
 The one module of the library that knows of it.
 """
 
-from cli import main
+from featstore.cli import main
 
 if __name__ == "__main__":
     main(prog_name="featstore")

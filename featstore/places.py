@@ -27,7 +27,8 @@ class Url:
 
     >>> url = Url("s3://bucket/stores/vit.zarr")
     >>> url.name, str(url.parent), str(url.with_name("b.zarr")), str(url / "train")
-    ('vit.zarr', 's3://bucket/stores', 's3://bucket/stores/b.zarr', 's3://bucket/stores/vit.zarr/train')
+    ('vit.zarr', 's3://bucket/stores', 's3://bucket/stores/b.zarr',
+    's3://bucket/stores/vit.zarr/train')
     """
 
     text: str

@@ -16,7 +16,7 @@ import scipy.linalg
 import torch
 from array_api_compat import array_namespace, is_cupy_array, is_torch_array
 
-from probe.errors import UsageError
+from featstore.probe.errors import UsageError
 
 Array: TypeAlias = Any
 """An array of NumPy, torch or CuPy."""

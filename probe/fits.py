@@ -7,21 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from probe import arrays
-from probe.blocks import RowBlocks, Rows, as_blocks, validation_of, views_of
-from probe.chains import Chain, check_chains
-from probe.checks import check_labels, check_train
-from probe.device_memory import Grant, grant
-from probe.errors import UsageError
-from probe.parts import WithValidation
-from probe.penalties import AUTO, L2, Penalties, planned
-from probe.ranks import least
-from probe.remembered import remembered
-from probe.result import ProbeResult, probe_table
-from probe.selection import fit_chosen, mean_variance
-from probe.settings import Progress, Settings, silent
-from probe.solvers import Fitted, Solver, solver_named
-from probe.solving import solve
+from featstore.probe import arrays
+from featstore.probe.devices import Grant, grant
+from featstore.probe.errors import UsageError
+from featstore.probe.memory import Progress, Settings, least, silent
+from featstore.probe.moments import remembered
+from featstore.probe.penalties import AUTO, L2, Penalties, planned
+from featstore.probe.result import ProbeResult, probe_table
+from featstore.probe.rows import (
+    RowBlocks,
+    Rows,
+    as_blocks,
+    check_labels,
+    check_train,
+    validation_of,
+    views_of,
+)
+from featstore.probe.selection import fit_chosen, mean_variance
+from featstore.probe.solvers.registry import Fitted, Solver, solver_named
+from featstore.probe.solvers.routes import solve
+from featstore.probe.splits import WithValidation
+from featstore.probe.subsets import Chain, check_chains
 
 
 def fit(
@@ -43,9 +49,10 @@ def fit(
         train: row blocks, or (features (N, D), labels (N,)); floats for labels are numbers to be
             predicted.
         chains: orderings of features with their prefix sizes.
-        solver: a key of `probe.solvers.SOLVERS`.
+        solver: a key of `featstore.probe.solvers.registry.SOLVERS`.
         l2: penalty or rising penalties of the objective mean loss + (l2/2) ||W||^2, each solved;
-            or "auto", to choose for each probe from `probe.penalties.LADDER`, which is what
+            or "auto", to choose for each probe from `featstore.probe.penalties.LADDER`, which is
+            what
             happens by default, save for sgd, whose protocol fixes it.
         select: "validation" or "loo" (ridge, lda) to choose for each probe from `l2`; by default
             leave-one-out where there is a closed form for it.
@@ -54,7 +61,7 @@ def fit(
         standardize: divide each feature by its train standard deviation.
         validation: of `sgd` alone: rows by which the epoch is chosen, in place of a tenth of train.
         memory: what arrays may take, on host and device each: "4GiB", bytes, or "auto", as in
-            `probe.device_memory.Grant`. A device with less is met with half, and a warning.
+            `featstore.probe.devices.Grant`. A device with less is met with half, and a warning.
         device: "auto", "cpu" or "cuda".
         backend: "torch", "numpy" or "cupy".
         store: what to call the features in the table.
@@ -69,7 +76,7 @@ def fit(
         MemoryBudgetError: `memory` is too small; the message says how much would do.
 
     Example:
-        >>> from probe.chains import subset_chain
+        >>> from featstore.probe.subsets import subset_chain
         >>> x, y = np.eye(6, 3, dtype=np.float32), np.arange(6) % 3
         >>> fit((x, y), [subset_chain([0, 2], n_features=3)]).weights(0).coef.shape
         (2, 3)
@@ -138,7 +145,7 @@ def described(
     """Return the penalties that `fit` would take from these arguments, and its column "options".
 
     Arguments:
-        solver: a key of `probe.solvers.SOLVERS`.
+        solver: a key of `featstore.probe.solvers.registry.SOLVERS`.
         arguments: of `fit`.
         n_views: of the rows.
         validation: the rows of their own by which epochs are chosen, if train has some.
@@ -163,7 +170,7 @@ def options_text(
     """Return all that decides about the probes and has no column of its own, as "name=value ...".
 
     Example:
-        >>> from probe.solvers import SOLVERS
+        >>> from featstore.probe.solvers.registry import SOLVERS
         >>> options_text(SOLVERS["ridge"], planned([0.1, 1], "validation"), True, {})
         'standardize=True path=0.1,1 rule=squared held_out=0.1 held_out_seed=0'
     """

@@ -1,20 +1,280 @@
-"""Scores with a leading probe axis, summed over row blocks as the logits go by."""
+"""Metrics: what is counted while logits go by."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from probe.accuracy import Accuracy
-from probe.arrays import Array, to_host
-from probe.by_row import RowScores, RowSink
-from probe.calibration import Calibration
-from probe.errors import UsageError
-from probe.kernels import Judged, judged
-from probe.ranks import all_sum
-from probe.regression import Errors, Regression, errors
-from probe.top5 import TopFive
+from featstore.probe.arrays import Array, to_host
+from featstore.probe.errors import UsageError
+from featstore.probe.kernels import judged
+from featstore.probe.kernels.reference import Judged
+from featstore.probe.memory import all_sum
+from featstore.probe.results.tables import RowScores, RowSink
+
+
+class Accuracy:
+    """The share of rows whose largest logit is their label's; of equal logits the first wins.
+
+    Two columns: `accuracy`, over all rows, and `mean_per_class`, the plain mean over the classes
+    that have rows (what Flowers and Pets report).
+
+    Attributes:
+        hits: int64 (P, C), rows of each class that each probe gets right.
+        counts: int64 (P, C), rows of each class that each probe has seen.
+        sink: takes which rows are right; None where that is not kept.
+    """
+
+    def __init__(self, n_probes: int, n_classes: int, sink: RowSink | None = None):
+        self.sink = sink
+        self.hits = np.zeros((n_probes, n_classes), np.int64)
+        self.counts = np.zeros((n_probes, n_classes), np.int64)
+        self._pending: list[tuple[np.ndarray, Array]] = []
+
+    @property
+    def sums(self) -> list[np.ndarray]:
+        """What adds up over rows."""
+        return [self.hits, self.counts]
+
+    def add(self, probes: np.ndarray, stand: Judged) -> None:
+        """Note which rows each probe gets right; they are counted at the end of the set."""
+        self._pending.append((probes, stand.among_first(1)))
+
+    def finish(self, labels: Array) -> None:
+        """Count the hits of the set by class, with one product for all probes."""
+        if not self._pending:
+            return
+        xp = array_namespace(labels)
+        hits = xp.concat([hit for _, hit in self._pending], axis=0)
+        rows = np.concatenate([probes for probes, _ in self._pending])
+        classes = xp.arange(self.counts.shape[1], device=labels.device)
+        one_hot = xp.astype(labels[:, None] == classes, xp.float32)
+        # whole numbers under 2^24: exact in float32
+        by_class = to_host(xp.astype(hits, xp.float32) @ one_hot)
+        self.hits[rows] += by_class.astype(np.int64)
+        if self.sink:
+            self.sink.add(rows, to_host(hits))
+        self.counts[rows] += to_host(xp.sum(one_hot, axis=0)).astype(np.int64)
+        self._pending.clear()
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return {"accuracy": ..., "mean_per_class": ...}, float64 (P,) each."""
+        return {
+            "accuracy": self.hits.sum(1) / self.counts.sum(1),
+            "mean_per_class": np.nanmean(self.per_class(), axis=1),
+        }
+
+    def per_class(self) -> np.ndarray:
+        """Return the accuracy on each class, float64 (P, C); NaN for a class without rows."""
+        known = np.maximum(self.counts, 1)
+        return np.where(self.counts > 0, self.hits / known, np.nan)
+
+
+def label_is_first_max(logits: Array, labels: Array) -> Array:
+    """Return whether argmax(logits) is the label, bool (P, rows); of equal logits the first wins.
+
+    Arguments:
+        logits: (P, rows, C), any strides; left as they are.
+        labels: int64 (rows,).
+    """
+    return judged(logits, labels).among_first(1)
+
+
+BINS = 15
+
+
+class Calibration:
+    """Negative log-likelihood, and expected calibration error of the top probability.
+
+    With p = softmax(logits), `nll` is the mean of -log p[label] in nats, and
+
+        ece = sum_b |sum over the rows of bin b of (hit - max p)| / N
+
+    over 15 bins (i/15, (i+1)/15] of max p; a hit is as in `Accuracy`. Both speak of probabilities:
+    of a least-squares score there are none, so `Scores` gives NaN for solvers without them.
+
+    Attributes:
+        surprise: float64 (P,), sum over rows of -log p[label].
+        gaps: float64 (P, 15), sum over the rows of each bin of hit - max p.
+        rows: int64 (P,), rows that each probe has seen.
+
+    Reference:
+        Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+    """
+
+    def __init__(self, n_probes: int, n_classes: int):
+        self.surprise = np.zeros(n_probes)
+        self.gaps = np.zeros((n_probes, BINS))
+        self.rows = np.zeros(n_probes, np.int64)
+
+    @property
+    def sums(self) -> list[np.ndarray]:
+        """What adds up over rows."""
+        return [self.surprise, self.gaps, self.rows]
+
+    def add(self, probes: np.ndarray, stand: Judged) -> None:
+        """Sum -log p[label] and the gaps of each bin; sums are float64."""
+        confidence = stand.confidence
+        xp = array_namespace(confidence)
+        gap = xp.astype(stand.among_first(1), xp.float64) - confidence
+        bins = xp.ceil(confidence * BINS) - 1
+        binned = [xp.sum(xp.where(bins == b, gap, xp.zeros_like(gap)), axis=1) for b in range(BINS)]
+        self.surprise[probes] += to_host(xp.sum(stand.surprise, axis=1))
+        self.gaps[probes] += to_host(xp.stack(binned, axis=1))
+        self.rows[probes] += stand.n_rows
+
+    def finish(self, labels: Array) -> None:
+        """Nothing is left to do: rows are summed as they come."""
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return {"nll": ..., "ece": ...}, float64 (P,) each."""
+        nll = self.surprise / self.rows
+        ece = np.abs(self.gaps).sum(1) / self.rows
+        # logits that are not finite fall into no bin
+        return {"nll": nll, "ece": np.where(np.isfinite(nll), ece, np.nan)}
+
+
+@dataclass(frozen=True)
+class Errors:
+    """How far predicted numbers are off.
+
+    Attributes:
+        off: float64 (p, rows, T), what is predicted less the target.
+        targets: float64 (rows, T).
+    """
+
+    off: Array
+    targets: Array
+
+    @property
+    def finite(self) -> Array:
+        """Whether everything that a probe predicts is a finite number, bool (p,)."""
+        xp = array_namespace(self.off)
+        return xp.all(xp.isfinite(self.off), axis=(1, 2))
+
+
+def errors(predicted: Array, targets: Array) -> Errors:
+    """Return the errors of predictions (p, rows, T) of targets, float64 (rows,) or (rows, T)."""
+    xp = array_namespace(predicted)
+    targets = xp.reshape(targets, (predicted.shape[1], -1))
+    return Errors(xp.astype(predicted, xp.float64) - targets, targets)
+
+
+class Regression:
+    """Errors of T predicted numbers f against targets y, summed over rows in float64.
+
+    Three columns, each the plain mean over the targets:
+
+        r2 = 1 - sum (y - f)^2 / sum (y - mean y)^2,   mse = mean (y - f)^2,   mae = mean |y - f|
+
+    with the mean of y over the rows that are scored. A target that is the same in all of them has
+    an r2 of NaN.
+
+    Attributes:
+        squares: float64 (P, T), sum of (y - f)^2.
+        magnitudes: float64 (P, T), sum of |y - f|.
+        first, second: float64 (P, T), sums of y and of y^2.
+        rows: int64 (P,), rows that each probe has seen.
+        sink: takes the part of each row in R^2; None where that is not kept.
+    """
+
+    def __init__(self, n_probes: int, n_targets: int, sink: RowSink | None = None):
+        self.sink = sink
+        if sink:
+            targets = sink.rows.labels.reshape(len(sink.rows.labels), -1)
+            squares = (targets - targets.mean(0)) ** 2
+            variance = squares.mean(0)
+            self._variance = np.where(variance > 0, variance, np.nan)
+            self._deviations = squares / self._variance
+        self.squares, self.magnitudes = np.zeros((2, n_probes, n_targets))
+        self.first, self.second = np.zeros((2, n_probes, n_targets))
+        self.rows = np.zeros(n_probes, np.int64)
+
+    @property
+    def sums(self) -> list[np.ndarray]:
+        """What adds up over rows."""
+        return [self.squares, self.magnitudes, self.first, self.second, self.rows]
+
+    def add(self, probes: np.ndarray, stand: "Errors") -> None:
+        """Sum what these probes are off by, and what the targets are."""
+        off, targets = stand.off, stand.targets
+        xp = array_namespace(off)
+        self.squares[probes] += to_host(xp.sum(off * off, axis=1))
+        self.magnitudes[probes] += to_host(xp.sum(xp.abs(off), axis=1))
+        self.first[probes] += to_host(xp.sum(targets, axis=0))
+        self.second[probes] += to_host(xp.sum(targets * targets, axis=0))
+        self.rows[probes] += len(targets)
+        if self.sink:
+            self.sink.add(probes, (to_host(off) ** 2 / self._variance).mean(2))
+
+    def finish(self, labels: Array) -> None:
+        """Nothing is left to do: rows are summed as they come."""
+
+    def close(self) -> None:
+        """Turn what the sink has of each row into values whose mean is R^2, in place.
+
+        With q = (y - f)^2 / v and d = (y - mean y)^2 / v, v the mean of (y - mean y)^2, R^2 is
+        1 - mean q. Of drawn rows v is another, and to first order so is the mean of
+
+            1 - q + (1 - R^2) (d - 1),
+
+        averaged over the targets: its values are R^2 plus each row's influence on it, so that their
+        variance over n is the variance of R^2 over test rows.
+        """
+        missed = self.squares / self.rows[:, None] / self._variance
+        kept, targets = self.sink.rows.kept, self._deviations.shape[1]
+        for probe, share in enumerate(missed):
+            further = (self._deviations - 1) @ share / targets
+            kept[probe] = (1 - kept[probe].astype(np.float64) + further).astype(np.float32)
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return {"r2": ..., "mse": ..., "mae": ...}, float64 (P,) each."""
+        rows = self.rows[:, None]
+        around_mean = self.second - self.first**2 / rows
+        with np.errstate(invalid="ignore", divide="ignore"):
+            r2 = 1 - self.squares / np.where(around_mean > 0, around_mean, np.nan)
+            mse, mae = self.squares / rows, self.magnitudes / rows
+        return {"r2": r2.mean(1), "mse": mse.mean(1), "mae": mae.mean(1)}
+
+
+FIRST = 5
+
+
+class TopFive:
+    """The share of rows whose label's logit is among the five largest; of equal ones the first.
+
+    With five classes or fewer every row would count, which says nothing: the column is NaN. Classes
+    that no train row has are none.
+
+    Attributes:
+        hits: int64 (P,), rows that each probe gets right.
+        rows: int64 (P,), rows that each probe has seen.
+    """
+
+    def __init__(self, n_probes: int, n_classes: int):
+        self.hits, self.rows = np.zeros((2, n_probes), np.int64)
+        self._tells = n_classes > FIRST
+
+    @property
+    def sums(self) -> list[np.ndarray]:
+        """What adds up over rows."""
+        return [self.hits, self.rows]
+
+    def add(self, probes: np.ndarray, stand: Judged) -> None:
+        """Count the rows that each of these probes gets right."""
+        if self._tells:
+            found = stand.among_first(FIRST)
+            self.hits[probes] += to_host(array_namespace(found).sum(found, axis=1))
+            self.rows[probes] += stand.n_rows
+
+    def finish(self, labels: Array) -> None:
+        """Nothing is left to do: rows are counted as they come."""
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return {"top5": float64 (P,)}."""
+        return {"top5": np.where(self.rows > 0, self.hits / np.maximum(self.rows, 1), np.nan)}
 
 
 class Metric(Protocol):

@@ -1,4 +1,4 @@
-"""The modes by name: which features, or which directions among them, a sweep probes."""
+"""Modes: by which rule features are chosen or ordered."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -8,13 +8,144 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from probe.basis import Basis
-from probe.chains import Chain, Grid, feature_indices, random_order, subset_chain
-from probe.errors import UsageError
-from probe.files import opened
-from probe.moments import Moments
-from probe.ranking import ranked
-from probe.settings import Progress, silent
+from featstore.probe.bases import Basis
+from featstore.probe.errors import UsageError
+from featstore.probe.memory import Progress, silent
+from featstore.probe.moments import Moments
+from featstore.probe.results.files import opened
+from featstore.probe.subsets import Chain, Grid, feature_indices, random_order, subset_chain
+
+L2 = 1e-3
+"""The penalty that features are selected with, whatever the probes' own."""
+
+REPORTED = 64
+
+
+def greedy_order(
+    train: Moments, count: int, standardize: bool = True, l2: float = L2,
+    progress: Progress = silent,
+) -> np.ndarray:  # fmt: skip
+    """Return the first `count` features of forward selection, int64 (count,).
+
+    Each is the one whose addition lowers the minimum of the ridge objective on the features before
+    the most. With A = X'X/N + l2 I and B = X'Y/N of the centred, scaled features, that minimum on
+    the features S is a constant less tr(B_S' A_SS^-1 B_S) / 2, and feature j adds to that trace
+
+        |r_j|^2 / d_j,   r_j = B_j - A_jS A_SS^-1 B_S,   d_j = A_jj - A_jS A_SS^-1 A_Sj.
+
+    r and d are what a Cholesky factorisation that takes its pivots in this order leaves of B and of
+    the diagonal of A: O(D K (K + C)) operations for K features, and K columns of D numbers beside
+    the moments. Of equal gains the first feature is taken.
+
+    Arguments:
+        train: moments of train rows, of classes or of targets.
+        count: K, at most D.
+        standardize: as for probes.
+        l2: penalty.
+        progress: callback.
+
+    Reference:
+        Chen, Cowan, Grant, "Orthogonal least squares learning algorithm for radial basis function
+        networks", IEEE Transactions on Neural Networks 1991; here with a penalty.
+    """
+    matrix = train.covariance(standardize)
+    matrix[np.diag_indices(len(matrix))] += l2
+    residual = train.cross(standardize)  # r
+    diagonal = np.diagonal(matrix).copy()  # d
+    factor = np.empty((count, len(matrix)))  # a row a step: L' of the columns taken
+    order = np.empty(count, np.int64)
+    taken = np.zeros(len(matrix), bool)
+    for step in range(count):
+        gain = np.where(taken, -1.0, (residual**2).sum(1) / np.where(taken, 1.0, diagonal))
+        best = order[step] = int(gain.argmax())
+        taken[best] = True
+        root = np.sqrt(diagonal[best])
+        column = (matrix[best] - factor[:step, best] @ factor[:step]) / root
+        factor[step] = column
+        residual -= np.outer(column, residual[best] / root)
+        # rounding may carry what is left of a duplicate below the penalty that it must keep
+        diagonal = np.maximum(diagonal - column**2, np.finfo(float).tiny)
+        if step % REPORTED == 0 or step + 1 == count:
+            progress("features", step + 1, count)
+    return order
+
+
+OF_LABELS = ("fisher", "greedy")
+"""The orders that labels decide about."""
+
+ORDERS = ("variance", *OF_LABELS)
+"""The names of the orders that come from train rows."""
+
+
+def ranked(
+    name: str,
+    train: Moments,
+    count: int,
+    standardize: bool = True,
+    progress: Progress = silent,
+) -> np.ndarray:
+    """Return at least the first `count` features of an order, int64.
+
+    Arguments:
+        name: one of `ORDERS`.
+        train: moments of the rows that the order is to come from.
+        count: features that are needed.
+        standardize: as for probes.
+        progress: callback.
+
+    Raises:
+        UsageError: the labels are numbers, and the order is by Fisher score.
+    """
+    if name == "greedy":
+        return greedy_order(train, count, standardize, progress=progress)
+    return by_fisher(train) if name == "fisher" else by_variance(train)
+
+
+def by_variance(train: Moments) -> np.ndarray:
+    """Return the features by falling variance in their own units, int64 (D,); of equals the first.
+
+    Features that never change are last.
+    """
+    return _falling(train.variance)
+
+
+def by_fisher(train: Moments) -> np.ndarray:
+    """Return the features by falling Fisher score, int64 (D,); of equals the first.
+
+    Raises:
+        UsageError: the labels are numbers.
+    """
+    if not len(train.class_counts):
+        raise UsageError(
+            "mode fisher compares the variance between classes with that within them, and these "
+            "labels are numbers: take mode greedy, or variance"
+        )
+    return _falling(fisher_scores(train))
+
+
+def fisher_scores(train: Moments) -> np.ndarray:
+    """Return the variance between classes over that within them, float64 (D,).
+
+        F_j = sum_c n_c (m_cj - m_j)^2 / sum_c sum_{i in c} (x_ij - m_cj)^2
+
+    It rises with the F statistic of an analysis of variance, F_j (N - C) / (C - 1). Features that
+    never change have 0, those that never change within a class infinity.
+
+    Reference:
+        Gu, Li, Han, "Generalized Fisher score for feature selection", UAI 2011, equation 2.
+    """
+    counts = np.maximum(train.counts, 1)
+    means = train.class_sums / counts - train.offset[:, None]
+    between = (means**2) @ train.counts / train.n
+    total = train.variance
+    within = total - np.minimum(between, total)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(total > 0, between / within, 0.0)
+
+
+def _falling(scores: np.ndarray) -> np.ndarray:
+    return np.argsort(-scores, kind="stable")
+
 
 Mode: TypeAlias = str | Sequence[int]
 """What a mode may be given as: a name, "indices:FILE", or the indices themselves."""

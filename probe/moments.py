@@ -1,19 +1,28 @@
-"""Sufficient statistics of labelled rows: mergeable, subtractable, gathered in one pass."""
+"""Moments of rows: sums that add and subtract, kept on disk."""
 
-from collections.abc import Callable, Hashable
+import hashlib
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from probe.arrays import Array, full_precision, set_at_labels, to_host
-from probe.blocks import RowBlocks, has_targets
-from probe.budget import moment_rows
-from probe.errors import DataError, MemoryBudgetError
-from probe.ranks import all_sum, share
-from probe.rows import first_rows, gathered
-from probe.settings import Settings
+from featstore.probe.arrays import Array, full_precision, set_at_labels, to_host
+from featstore.probe.errors import DataError, FileError, MemoryBudgetError
+from featstore.probe.memory import Settings, all_sum, everywhere, moment_rows, rank, share
+from featstore.probe.results.files import load_arrays, save_arrays
+from featstore.probe.rows import RowBlocks, has_targets, validation_of, views_of
+from featstore.probe.splits import (
+    Parts,
+    RowRange,
+    RowSubset,
+    WithValidation,
+    every_view,
+    stratified_parts,
+)
+from featstore.probe.streams import first_rows, gathered
 
 # mean squares below this are of features whose products vanish in float32, or lose their digits
 VANISHING = 2.0**-100
@@ -231,7 +240,8 @@ def moments(
         precise: compute products in float64 in any case.
 
     Raises:
-        DataError: as `probe.rows.gathered`; or products of features overflow or vanish.
+        DataError: as `featstore.probe.streams.gathered`; or products of features overflow or
+        vanish.
         MemoryBudgetError: the matrices do not fit into `settings.memory`.
     """
     shift, dtype = first_rows(blocks)
@@ -371,3 +381,187 @@ def panels(width: int) -> list[slice]:
     """Return about 8 column ranges of equal size; with 8, 9/16 of a full product is computed."""
     panel = max(MIN_PANEL, -(-width // PANELS))
     return [slice(left, min(width, left + panel)) for left in range(0, width, panel)]
+
+
+VERSION = 4
+ARRAYS = ("shift", "counts", "sums", "class_sums", "gram")
+
+
+@runtime_checkable
+class KnowsMoments(Protocol):
+    """Rows that can say what their moments are without being read once more."""
+
+    def moments(self, settings: Settings) -> Moments:
+        """Return the moments of all rows."""
+
+
+def cached_moments(
+    blocks: RowBlocks, settings: Settings, split: str = "train", precise: bool = False
+) -> Moments:
+    """Return the moments of all rows, from `settings.moments_cache` if they are kept there.
+
+    Rows that know their moments are asked for them. Without a cache folder, or of blocks without
+    a fingerprint, they are computed and not kept. The file says by its key what made it: rows,
+    backend, device and precision. One that is damaged, not finite, or has another key or other
+    labels, is computed and written anew; a folder that cannot be written to is done without, since
+    a cache only saves time. With `precise` products are computed in float64, and kept in a file
+    beside.
+
+    Raises:
+        DataError, MemoryBudgetError: as `featstore.probe.moments.moments`.
+    """
+    if isinstance(blocks, KnowsMoments):
+        return blocks.moments(settings)
+    if settings.moments_cache is None or blocks.fingerprint is None:
+        return moments(blocks, settings, split, precise)
+    key = cache_key(settings, blocks, precise)
+    path = cache_path(settings.moments_cache, key)
+
+    def again() -> Moments:
+        return cached_moments(blocks, settings, split, precise=True)
+
+    kept = load(path, key)
+    if everywhere(kept is not None and _fits(kept, blocks)):
+        settings.progress("rows", blocks.n_rows, blocks.n_rows, cached=True)
+        return replace(kept, again=again)
+    computed = replace(moments(blocks, settings, split, precise), again=again)
+    if rank() > 0:
+        return computed
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save(computed, path, key)
+    except OSError as error:
+        settings.progress("rows", blocks.n_rows, blocks.n_rows, not_cached=str(error))
+    return computed
+
+
+def cache_key(settings: Settings, blocks: RowBlocks, precise: bool = False) -> str:
+    """Return what tells moments apart: the rows, and where and in what their products are made."""
+    where = f"{settings.backend.name} {settings.backend.device}"
+    products = "float64" if precise else "as rows"
+    return (
+        f"{VERSION} {blocks.fingerprint} {blocks.n_features} {blocks.n_classes} {where} {products}"
+    )
+
+
+def cache_path(folder: Path, key: str) -> Path:
+    """Return where the moments of a key are kept."""
+    return Path(folder) / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
+
+
+def save(computed: Moments, path: Path, key: str) -> None:
+    """Write moments to a .npz file with their key and a digest, whole or not at all."""
+    arrays = {name: getattr(computed, name) for name in ARRAYS}
+    facts = {"n": computed.n, "precision": computed.precision, "products": computed.products}
+    save_arrays(path, {**arrays, **facts, "key": key})
+
+
+def load(path: Path, key: str) -> Moments | None:
+    """Return moments from a .npz file, or None if there is none that is whole and of this key."""
+    try:
+        held = load_arrays(path)
+        if str(held["key"]) != key:
+            return None
+        arrays = {name: held[name] for name in ARRAYS}
+        if not all(np.isfinite(array).all() for array in arrays.values()):
+            return None
+        dtypes = {name: str(held[name]) for name in ("precision", "products")}
+        return Moments(int(held["n"]), **arrays, **dtypes)
+    except (FileError, KeyError, TypeError, ValueError):
+        return None
+
+
+def _fits(kept: Moments, blocks: RowBlocks) -> bool:
+    width, classes = blocks.n_features, blocks.n_classes
+    outputs = classes or len(target_means(blocks))
+    return (
+        kept.n == blocks.n_rows
+        and kept.shift.shape == kept.sums.shape == (width,)
+        and kept.gram.shape == (width, width)
+        and kept.class_counts.shape == (classes,)
+        and kept.counts.shape == (outputs,)
+        and kept.class_sums.shape == (width, outputs)
+        and {kept.precision, kept.products} <= set(RESOLUTION)
+        and all(getattr(kept, name).dtype == np.float64 for name in ARRAYS if name != "counts")
+        and _of_labels(kept.counts, blocks)
+    )
+
+
+def _of_labels(counts: np.ndarray, blocks: RowBlocks) -> bool:
+    """Return whether counts are those of the rows' labels, as far as these are known."""
+    labels = blocks.labels()
+    if labels.dtype.kind == "f":
+        sums = labels.reshape(len(labels), -1).sum(0, dtype=np.float64)
+        rounding = 1e-9 * np.abs(labels).reshape(len(labels), -1).sum(0, dtype=np.float64)
+        return bool((np.abs(counts - sums) <= rounding).all())
+    return np.array_equal(counts, np.bincount(labels, minlength=blocks.n_classes))
+
+
+class Remembered:
+    """Row blocks whose moments are gathered when first asked for, and then kept.
+
+    Arguments:
+        blocks: the rows.
+        gather: how to come by their moments; by default one pass over the rows.
+    """
+
+    def __init__(self, blocks: RowBlocks, gather: Callable[[Settings], Moments] | None = None):
+        self._blocks = blocks
+        self._gather = gather or (lambda settings: cached_moments(blocks, settings))
+        self._moments: Moments | None = None
+        self._parts: dict[tuple[float, int, int], list[tuple[Remembered, RowSubset]]] = {}
+        self.n_rows, self.n_features = blocks.n_rows, blocks.n_features
+        self.n_classes, self.block_rows = blocks.n_classes, blocks.block_rows
+        self.fingerprint, self.n_views = blocks.fingerprint, views_of(blocks)
+        self.validation = validation_of(blocks)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return iter(self._blocks)
+
+    def labels(self) -> np.ndarray:
+        """Return every label, int64 (N,)."""
+        return self._blocks.labels()
+
+    def part(self, start: int, stop: int) -> RowRange:
+        """Return the rows from `start` up to `stop`."""
+        return RowRange(self._blocks, start, stop)
+
+    def moments(self, settings: Settings) -> Moments:
+        """Return the moments of all rows."""
+        if self._moments is None:
+            self._moments = self._gather(settings)
+        return self._moments
+
+    def parts(
+        self, share: float, seed: int, count: int = 1
+    ) -> list[tuple["Remembered", RowSubset]]:
+        """Return, for each of `count` draws, the rows without a held-out part, and that part.
+
+        The parts are those of `featstore.probe.splits.stratified_parts`. All views of an image are
+        in
+        the same part. The moments of the remainder are those of all rows less those of the part,
+        so that one pass over the part is all that they cost.
+
+        Raises:
+            UsageError: `share` is outside (0, 1).
+            DataError: no row can be held out.
+        """
+        if (share, seed, count) not in self._parts:
+            images = self.n_rows // self.n_views
+            drawn = stratified_parts(self.labels()[:images], share, seed, count)
+            self._parts[share, seed, count] = [self._without(one) for one in drawn]
+        return self._parts[share, seed, count]
+
+    def _without(self, drawn: Parts) -> tuple["Remembered", RowSubset]:
+        held_out = every_view(self._blocks, drawn.validation)
+        kept = every_view(self._blocks, drawn.train)
+        remainder = Remembered(
+            kept if self.validation is None else WithValidation(kept, self.validation),
+            lambda settings: self.moments(settings) - cached_moments(held_out, settings),
+        )
+        return remainder, held_out
+
+
+def remembered(blocks: RowBlocks) -> Remembered:
+    """Return the rows as ones that keep their moments; as they are if they do so already."""
+    return blocks if isinstance(blocks, Remembered) else Remembered(blocks)

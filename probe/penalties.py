@@ -8,9 +8,9 @@ from typing import TypeAlias
 
 import numpy as np
 
-from probe.errors import UsageError
-from probe.ranking import OF_LABELS
-from probe.validation import check_share
+from featstore.probe.errors import UsageError
+from featstore.probe.modes import OF_LABELS
+from featstore.probe.splits import check_share
 
 L2: TypeAlias = float | Sequence[float] | str | None
 """What `l2` may be: a penalty, several, "auto", or None for what the solver does by itself."""

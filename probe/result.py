@@ -1,4 +1,4 @@
-"""What a fit or a sweep returns: a table in long form, and the probes behind it."""
+"""Results of probes: the long table, predictions, classes."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,23 +6,160 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from array_api_compat import array_namespace
 
-from probe import statuses
-from probe.arrays import own_settings
-from probe.axes import Axes
-from probe.blocks import RowBlocks, Rows, as_blocks
-from probe.budget import parse
-from probe.by_row import MOST, RowScores, room, save_with_rows
-from probe.checks import check_test
-from probe.errors import ProbeFailed, UsageError
-from probe.html import sweep_as_html
-from probe.metrics import Scores, metrics_of
-from probe.penalties import Penalties
-from probe.predictions import Predicted, Predictions
-from probe.predictions import room as room_of_classes
-from probe.ranks import share
-from probe.solvers import SOLVERS, Fitted, n_outputs, n_targets, n_train
-from probe.weights import Weights
+from featstore.probe import statuses
+from featstore.probe.arrays import Array, own_settings, to_host
+from featstore.probe.errors import MemoryBudgetError, ProbeFailed, UsageError
+from featstore.probe.memory import parse, share, text
+from featstore.probe.metrics import Scores, metrics_of
+from featstore.probe.penalties import Penalties
+from featstore.probe.results.files import save_arrays, writable, written_with_digest
+from featstore.probe.results.tables import MOST, RowScores, escaped_texts, room, save_with_rows
+from featstore.probe.results.text import sweep_as_html
+from featstore.probe.rows import RowBlocks, Rows, as_blocks, check_test
+from featstore.probe.solvers.registry import SOLVERS, Fitted, n_outputs, n_targets, n_train
+from featstore.probe.solvers.weights import Weights
+from featstore.probe.subsets import Axes
+
+SUFFIXES = (".csv", ".parquet", ".npz")
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """The classes that probes predict for rows.
+
+    Attributes:
+        table: one row a probe, with `accuracy` on these rows; NaN where their labels are of other
+            classes.
+        labels: int64 (N,), of the rows.
+        by_probe: unsigned (N, P), the class that each distinct probe predicts for each row; of
+            equal logits the first class.
+        probes: int64 (rows of the table,), which column of `by_probe` each row means.
+        class_names: what the predicted classes are called, C of them; () where they have numbers.
+        label_names: what the classes of `labels` are called; other rows may have others.
+    """
+
+    table: pd.DataFrame
+    labels: np.ndarray
+    by_probe: np.ndarray
+    probes: np.ndarray
+    class_names: tuple[str, ...] = ()
+    label_names: tuple[str, ...] = ()
+
+    @property
+    def classes(self) -> np.ndarray:
+        """The classes predicted by the probe of each row of the table, (N, rows of the table)."""
+        return self.by_probe[:, self.probes]
+
+    @property
+    def correct(self) -> np.ndarray | None:
+        """Whether each probe of the table has each row right, bool (rows of the table, N).
+
+        None where the rows are of other classes than the probes.
+        """
+        if self.table["accuracy"].isna().all():
+            return None
+        return np.ascontiguousarray((self.classes == self.labels[:, None]).T)
+
+    def save(self, path: str | Path) -> None:
+        """Write to a .csv, .parquet or .npz file, whole or not at all.
+
+        Tables have a line a row: its label, and a column "probe_<n>" for each row of the results,
+        counted from 0. Both are names of classes where they have names, and the label's number is
+        a column of its own, "label_number". In .npz are labels (N,) and classes (N, probes), in the
+        same order and as numbers, and what is called so in `class_names` and `label_names`. An
+        .npz file holds its own digest; that of a table lies beside it (see
+        `featstore.probe.results.files`).
+
+        Raises:
+            UsageError: the name ends in something else.
+        """
+        path = writable(path, SUFFIXES)
+        if path.suffix.lower() == ".npz":
+            names = {"class_names": self.class_names, "label_names": self.label_names}
+            called = {key: np.array(value, str) for key, value in names.items() if value}
+            save_arrays(path, {"labels": self.labels, "classes": self.classes, **called})
+            return
+        is_text = path.suffix.lower() == ".csv"
+        with written_with_digest(path) as aside:
+            named = bool(self.class_names and self.label_names) and not (
+                _are_numbers(self.class_names) and _are_numbers(self.label_names)
+            )
+            columns = {"row": np.arange(len(self.labels)), "label": self.labels}
+            if named:
+                class_names, label_names = (
+                    escaped_texts(names) if is_text else names
+                    for names in (self.class_names, self.label_names)
+                )
+                columns["label"] = pd.Categorical.from_codes(*_coded(self.labels, label_names))
+                columns["label_number"] = self.labels
+            for row, probe in enumerate(self.probes):
+                predicted = self.by_probe[:, probe]
+                if named:
+                    predicted = pd.Categorical.from_codes(*_coded(predicted, class_names))
+                columns[f"probe_{row}"] = predicted
+            table = pd.DataFrame(columns)
+            if is_text:
+                table.to_csv(aside, index=False)
+            else:
+                table.to_parquet(aside, index=False)
+
+
+def _are_numbers(names: Sequence[str]) -> bool:
+    """Return whether each class is called by its number."""
+    return list(names) == [str(number) for number in range(len(names))]
+
+
+def _coded(numbers: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Return codes and categories: of two classes with one name both are that category."""
+    categories = list(dict.fromkeys(names))
+    place = {name: code for code, name in enumerate(categories)}
+    return np.array([place[name] for name in names])[numbers], categories
+
+
+def room_of_classes(n_rows: int, n_probes: int, n_classes: int, memory: int) -> np.ndarray:
+    """Return an unsigned array (N, P) for predicted classes.
+
+    Raises:
+        MemoryBudgetError: it takes more than half of `memory`.
+    """
+    dtype = np.min_scalar_type(max(0, n_classes - 1))
+    needed = 2 * n_rows * n_probes * dtype.itemsize
+    if needed > memory:
+        raise MemoryBudgetError(
+            f"{text(memory)} of memory is too little for {n_probes} predictions of {n_rows} rows: "
+            f"allow {text(needed)}, or take fewer probes"
+        )
+    return np.zeros((n_rows, n_probes), dtype)
+
+
+class Predicted:
+    """Stands where scores stand, and keeps the class of the largest logit.
+
+    Attributes:
+        by_probe: (N, P), filled as the rows go by.
+        not_finite: bool (P,), probes with a row whose largest logit is no finite number.
+    """
+
+    def __init__(self, by_probe: np.ndarray):
+        self.by_probe = by_probe
+        self.not_finite = np.zeros(by_probe.shape[1], bool)
+        self._done = np.zeros(by_probe.shape[1], np.int64)
+
+    def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
+        """Take logits (p, rows, C) of these probes on the rows that follow those before."""
+        xp = array_namespace(logits)
+        largest = to_host(xp.argmax(logits, axis=-1))
+        told = xp.all(xp.isfinite(xp.max(logits, axis=-1)), axis=1)
+        self.not_finite[probes] |= ~to_host(told)
+        for probe, classes in zip(probes, largest, strict=True):
+            start = self._done[probe]
+            self.by_probe[start : start + len(classes), probe] = classes
+            self._done[probe] = start + len(classes)
+
+    def finish(self, labels: Array) -> None:
+        """Nothing is left to be done at the end of a set of rows."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +219,8 @@ class ProbeResult:
 
         Arguments:
             test: row blocks, or (features, labels).
-            metrics: keys of `probe.metrics.METRICS`; by default accuracy, or R^2 for targets.
+            metrics: keys of `featstore.probe.metrics.METRICS`; by default accuracy, or R^2 for
+            targets.
             row_bytes: what may be taken by which rows each probe has right, a bit each (of numbers
                 4 bytes). Where it needs more it is not kept, with a warning; 0 keeps nothing.
 
@@ -183,7 +321,7 @@ class ProbeResult:
         """Write the table to a .csv, .json or .parquet file, whole or not at all.
 
         Which test rows each probe has right, where that was kept, is written into a file beside it,
-        `probe.by_row.rows_path`.
+        `featstore.probe.results.tables.rows_path`.
 
         Raises:
             UsageError: the name ends in something else.
@@ -273,3 +411,29 @@ def probe_table(
     table = identity_table(fitted.axes, solver, penalties, n_train(fitted), names)
     # a solver that chose penalties says which; that column keeps its place
     return table.assign(**fitted.facts, options=options)
+
+
+KEYS = ("store", "tap", "mode", "solver", "l2", "l2_choice", "seed", "fraction", "k")
+
+
+def per_class_table(result: ProbeResult, classes: Sequence[str] | None = None) -> pd.DataFrame:
+    """Return a row for each probe and class: the probe's columns `KEYS`, class, class_accuracy.
+
+    Arguments:
+        result: scored probes, R rows.
+        classes: names of the C classes; by default they are numbered.
+
+    Returns:
+        R * C rows; class_accuracy is in [0, 1], and NaN for classes that test has no row of.
+
+    Raises:
+        UsageError: the probes have not been scored by accuracy, or there are not C names.
+    """
+    accuracy = result.per_class()
+    n_classes = accuracy.shape[1]
+    if classes is not None and len(classes) != n_classes:
+        raise UsageError(f"{len(classes)} class names given for {n_classes} classes")
+    names = [str(number) for number in range(n_classes)] if classes is None else list(classes)
+    rows = np.repeat(np.arange(len(result)), n_classes)
+    table = result.table.iloc[rows][list(KEYS)].reset_index(drop=True)
+    return table.assign(**{"class": names * len(result), "class_accuracy": accuracy.ravel()})

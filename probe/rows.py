@@ -1,178 +1,360 @@
-"""Rows from blocks of any size, brought to the device in equal pieces, shifted and checked."""
+"""Blocks of labelled rows from anywhere, and what is checked of them."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
-from array_api_compat import array_namespace
+import xxhash
+from numpy.typing import ArrayLike
 
-from probe.arrays import Array, Backend, difference_into, to_host
-from probe.blocks import RowBlocks
-from probe.errors import DataError
+from featstore.probe.errors import DataError, UsageError
 
-SHIFT_ROWS = 1024
-
-
-def first_rows(blocks: RowBlocks) -> tuple[np.ndarray, str]:
-    """Return a shift for the features, and the dtype in which products of them are computed.
-
-    Returns:
-        float64 (D,), the mean of the first rows rounded to that dtype. Moments of x - shift do
-            not cancel, and a feature that never changes becomes exactly 0.
-        "float64" if the features are float64, else "float32".
-    """
-    features = next(iter(blocks))[0][:SHIFT_ROWS]
-    dtype = "float64" if features.dtype == np.float64 else "float32"
-    with np.errstate(all="ignore"):  # non-finite features are found, and named, by `gathered`
-        mean = features.mean(0, dtype=np.float64).astype(dtype)
-    return np.where(np.isfinite(mean), mean, 0).astype(np.float64), dtype
+BLOCK_BYTES = 8 << 20
 
 
-@dataclass(frozen=True)
-class Standardizing:
-    """The map x -> (x - mean) / scale of stored rows, rounded to the precision of `dtype` last.
-
-    In float32 the mean is subtracted in two parts where one would be off by more than rounding of
-    the result: features at 10,000,000 that change by 1 keep all of their digits. Where 1 / scale
-    is no good float32, as for features at 1e-40, the map is computed in float64.
+@runtime_checkable
+class RowBlocks(Protocol):
+    """Labelled feature rows that can be read, in order, any number of times.
 
     Attributes:
-        dtype: of the result, "float32" or "float64".
-        first: (D,), the mean in that precision, on the device; or in float64 if `wide`.
-        rest: (D,), what the mean is more than that; None where nobody would notice.
-        inverse: (D,), 1 / scale; None for 1.
-        wide: whether the map is computed in float64.
+        n_rows: number of rows N.
+        n_features: number of features D.
+        n_classes: declared classes C; every label lies in [0, C). With 0 classes, labels are
+            targets: float64 (b,), or (b, T) for T of them.
+        block_rows: the most rows that one block has.
+        fingerprint: identifies the content, labels included, for caches and for sweeps that are
+            resumed; None means that nothing is cached, and that a sweep reads the rows once more
+            to know them again.
+
+    Rows that show the same images several times, each time augmented otherwise, also have
+
+        n_views: number of views V; all rows of the first view stand first, then those of the
+            second in the same order, ..., and `n_rows` and the labels count every view's.
+
+    Rows whose classes have names may say them: `classes`, C texts.
+
+    Rows of which some can be read without the others may have a method `part(start, stop)` that
+    returns the row blocks of that range.
     """
 
-    dtype: str
-    first: Array
-    rest: Array | None
-    inverse: Array | None
-    wide: bool = False
+    n_rows: int
+    n_features: int
+    n_classes: int
+    block_rows: int
+    fingerprint: str | None
 
-    @classmethod
-    def of(
-        cls, mean: np.ndarray, scale: np.ndarray | None, backend: Backend, dtype: str
-    ) -> "Standardizing":
-        """Return the map for mean and scale, float64 (D,); a scale of None stands for 1."""
-        unit = np.ones_like(mean) if scale is None else scale
-        if dtype == "float32" and not ((unit > NARROWEST) & (unit < WIDEST)).all():
-            return cls(dtype, backend.put(mean), None, backend.put(1 / unit), wide=True)
-        rest = mean - mean.astype(dtype).astype(np.float64)
-        # without scales nothing is known of deviations
-        seen = (np.abs(rest) > (0 if (unit == 1).all() else UNSEEN * unit)).any()
-        return cls(
-            dtype,
-            backend.put(mean, dtype),
-            backend.put(rest, dtype) if seen else None,
-            None if scale is None else backend.put(1 / scale, dtype),
-        )
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (features (b, D) float16, float32 or float64, labels (b,) int64) in row order."""
 
-    def into(self, out: Array, rows: Array) -> None:
-        """Write the standardised rows to `out`; both (r, D), on the device."""
-        if self.wide:
-            xp = array_namespace(out)
-            wide = (xp.astype(rows, xp.float64) - self.first) * self.inverse
-            out[...] = xp.astype(wide, out.dtype)
-            return
-        difference_into(out, rows, self.first)
-        if self.rest is not None:
-            out -= self.rest
-        if self.inverse is not None:
-            out *= self.inverse
+    def labels(self) -> np.ndarray:
+        """Return every label, int64 (N,), without reading features."""
 
 
-NARROWEST, WIDEST = 2.0**-100, 2.0**100
-"""Scales between which 1 / scale, and what is divided by it, are good float32 numbers."""
-
-UNSEEN = 2.0**-22
-"""Share of its deviation that the mean of a feature may be off by: some roundings of float32."""
+Rows: TypeAlias = RowBlocks | tuple[ArrayLike, ArrayLike]
+"""What the public functions take: row blocks, or a pair (features, labels) of plain arrays."""
 
 
-def gathered(
-    blocks: RowBlocks,
-    rows: int,
-    backend: Backend,
-    dtype: str,
-    shift: np.ndarray,
-    split: str,
-    spare: int = 0,
-    scale: np.ndarray | None = None,
-) -> Iterator[tuple[Array, Array]]:
-    """Yield the rows in pieces of `rows` (the last may be shorter), whatever the blocks' sizes.
+class ArrayBlocks:
+    """Row blocks over an array in memory or a memory-mapped file.
 
     Arguments:
-        blocks: where the rows come from.
-        rows: rows of a piece.
-        backend: where the pieces go.
-        dtype: of the pieces, "float32" or "float64".
-        shift: float64 (D,), subtracted from every row.
-        split: what to call the rows in errors.
-        spare: columns left for the caller's use behind the D features.
-        scale: float64 (D,), what every row is divided by then; None for nothing.
-
-    Yields:
-        features (r, D + spare), a buffer that the next piece overwrites.
-        labels (r,) int64.
+        features: (N, D), float16, float32 or float64; other numbers are read as float32.
+        labels: (N,) integers in [0, C); or numbers to be predicted, (N,) or (N, T) floats.
+        n_classes: C; by default the largest label plus one. It is 0 for floats.
+        block_rows: rows of a block; by default about 8 MB of them.
+        fingerprint: identifies the content if moments may be cached under it.
+        n_views: V, where the rows are V views of the same N / V images, view after view.
 
     Raises:
-        DataError: a feature is NaN or infinite, a label is outside [0, C), or the blocks hold
-            another number of rows than they announce.
+        DataError: the shapes do not fit together, a label is negative or not an integer, or the
+            labels of two views differ.
+
+    Example:
+        >>> blocks = ArrayBlocks(np.zeros((5, 3), np.float32), [0, 1, 1, 0, 1], block_rows=2)
+        >>> [x.shape for x, _ in blocks]
+        [(2, 3), (2, 3), (1, 3)]
     """
-    width = blocks.n_features
-    buffer = backend.empty((min(rows, max(1, blocks.n_rows)), width + spare), dtype)
-    brought = Standardizing.of(shift, scale, backend, dtype)
-    labels: list[np.ndarray] = []
-    first, columns = getattr(blocks, "start", 0), getattr(blocks, "columns", None)
-    done = filled = 0
-    for features, block_labels in blocks:
-        start = 0
-        while start < len(features):
-            stop = min(len(features), start + len(buffer) - filled)
-            taken = stop - start
-            target = buffer[filled : filled + taken, :width]
-            brought.into(target, backend.put(features[start:stop]))
-            labels.append(block_labels[start:stop])
-            filled, start = filled + taken, stop
-            if filled == len(buffer):
-                _check_finite(buffer[:, :width], first + done, split, columns)
-                yield buffer, backend.put(np.concatenate(labels))
-                done, filled, labels = done + filled, 0, []
-    if filled:
-        _check_finite(buffer[:filled, :width], first + done, split, columns)
-        yield buffer[:filled], backend.put(np.concatenate(labels))
-    if done + filled != blocks.n_rows:
+
+    def __init__(
+        self,
+        features: ArrayLike,
+        labels: ArrayLike,
+        n_classes: int | None = None,
+        block_rows: int | None = None,
+        fingerprint: str | None = None,
+        n_views: int = 1,
+    ):
+        # a memory map stays one: asarray would drop the class but not copy, asanyarray keeps it
+        self._features = np.asanyarray(features)
+        self._labels = _checked_labels(np.asarray(labels))
+        if self._features.ndim != 2:
+            raise DataError(
+                f"features have shape {self._features.shape}: rows x features, so two axes, "
+                "are wanted"
+            )
+        if len(self._features) != len(self._labels):
+            raise DataError(
+                f"{len(self._features)} rows of features but {len(self._labels)} labels: "
+                "give one label for each row"
+            )
+        self.n_rows, self.n_features = self._features.shape
+        self.n_classes = _n_classes(self._labels, n_classes)
+        row_bytes = max(1, self.n_features * self._features.itemsize)
+        self.block_rows = block_rows or max(1, min(self.n_rows, BLOCK_BYTES // row_bytes))
+        if self.block_rows < 1:
+            raise UsageError(f"block_rows is {block_rows}: a block has at least one row")
+        self.fingerprint = fingerprint
+        self.n_views = _checked_views(self._labels, n_views)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start in range(0, self.n_rows, self.block_rows):
+            rows = slice(start, start + self.block_rows)
+            features = np.asarray(self._features[rows])
+            if features.dtype not in (np.float16, np.float32, np.float64):
+                features = features.astype(np.float32)
+            yield features, self._labels[rows]
+
+    def part(self, start: int, stop: int) -> "ArrayBlocks":
+        """Return the rows from `start` up to `stop`."""
+        rows = slice(start, stop)
+        return ArrayBlocks(
+            self._features[rows], self._labels[rows], self.n_classes, self.block_rows
+        )
+
+    def labels(self) -> np.ndarray:
+        """Return every label, int64 (N,)."""
+        return self._labels
+
+
+def _checked_labels(labels: np.ndarray) -> np.ndarray:
+    if labels.dtype.kind == "f" and labels.size and labels.ndim in (1, 2):
+        return labels.astype(np.float64, copy=False)
+    if labels.ndim != 1:
         raise DataError(
-            f"{split} holds {done + filled} rows but announces {blocks.n_rows}: "
-            "its blocks and its n_rows must agree"
+            f"labels have shape {labels.shape}: one label a row, so one axis, is wanted"
+        )
+    if labels.size and labels.dtype.kind not in "iub":
+        raise DataError(f"labels are {labels.dtype}: class indices are integers")
+    return labels.astype(np.int64, copy=False)
+
+
+def _n_classes(labels: np.ndarray, declared: int | None) -> int:
+    if labels.dtype.kind == "f":
+        return 0
+    largest = int(labels.max()) if len(labels) else -1
+    return largest + 1 if declared is None else declared
+
+
+def _checked_views(labels: np.ndarray, n_views: int) -> int:
+    if n_views < 1 or len(labels) % n_views:
+        raise DataError(
+            f"{len(labels)} rows are not {n_views} views of the same images: "
+            "give as many rows of each view, view after view"
+        )
+    by_view = labels.reshape(n_views, len(labels) // n_views, *labels.shape[1:])
+    if n_views > 1 and (by_view != by_view[:1]).any():
+        raise DataError(
+            f"the labels of the {n_views} views differ: every view has the same images in the "
+            "same order"
+        )
+    return n_views
+
+
+def content_digest(blocks: RowBlocks) -> str:
+    """Return 32 hex digits for the features, their precision, and the labels of all rows.
+
+    The sizes of the blocks play no part.
+    """
+    digest = xxhash.xxh3_128(
+        f"{blocks.n_rows} {blocks.n_features} {blocks.n_classes} {views_of(blocks)}".encode()
+    )
+    precision = None
+    for features, _ in blocks:
+        if features.dtype != precision:
+            precision = features.dtype
+            digest.update(precision.str.encode())
+        digest.update(np.ascontiguousarray(features))
+    digest.update(np.ascontiguousarray(blocks.labels()))
+    return digest.hexdigest()
+
+
+def views_of(blocks: RowBlocks) -> int:
+    """Return how many times these rows show every image: V, or 1 where nothing is said."""
+    return getattr(blocks, "n_views", 1)
+
+
+def has_targets(blocks: RowBlocks) -> bool:
+    """Return whether the labels are numbers to be predicted."""
+    return blocks.n_classes == 0
+
+
+def targets_of(blocks: RowBlocks) -> int:
+    """Return T, how many numbers are to be predicted for each row; 0 where labels are classes."""
+    if not has_targets(blocks):
+        return 0
+    labels = blocks.labels()
+    return 1 if labels.ndim == 1 else labels.shape[1]
+
+
+def as_blocks(rows: Rows, n_classes: int | None = None) -> RowBlocks:
+    """Return `rows` as row blocks, wrapping a pair (features, labels) of arrays.
+
+    Raises:
+        UsageError: `rows` is neither.
+    """
+    if isinstance(rows, tuple) and len(rows) == 2:
+        return ArrayBlocks(*rows, n_classes=n_classes)
+    if isinstance(rows, RowBlocks):
+        return rows
+    raise UsageError(
+        f"{type(rows).__name__} given for rows: pass (features, labels) or an object that "
+        "satisfies probe.RowBlocks"
+    )
+
+
+def validation_of(train: RowBlocks) -> RowBlocks | None:
+    """Return the validation rows that train rows have of their own, or None."""
+    return getattr(train, "validation", None)
+
+
+SMALLEST, LARGEST = 1e-152, 1e152
+"""Between these must lie how much a target changes, so that its square is a float64 number."""
+
+MOST_SEEDS = 10_000
+"""Seeds of a sweep; more are a slip, and of a million no sweep would come to an end."""
+
+
+def as_pair(train: Rows, test: Rows) -> tuple[RowBlocks, RowBlocks]:
+    """Return train and test as row blocks that agree in features and classes.
+
+    Raises:
+        DataError: a split is empty, train has fewer than 2 rows or classes, the numbers of
+            features differ, or a class of test does not occur in train.
+    """
+    train_blocks, test_blocks = as_blocks(train), as_blocks(test)
+    counts = check_train(train_blocks)
+    check_test(test_blocks, train_blocks.n_features, counts, targets_of(train_blocks))
+    return train_blocks, test_blocks
+
+
+def check_train(train: RowBlocks) -> np.ndarray:
+    """Return the rows of each class, int64 (C,), if a probe can be fitted on these labels.
+
+    Labels that are targets make an empty one.
+
+    Raises:
+        DataError: fewer than 2 rows or classes, no feature, a label outside [0, C), or a target
+            that is not finite or never changes.
+    """
+    if train.n_rows < 2:
+        raise DataError(f"train has {train.n_rows} row(s): a probe needs at least 2")
+    if train.n_features < 1:
+        raise DataError("train has no features: give at least one column")
+    labels = train.labels()
+    if has_targets(train):
+        check_targets(labels, "train")
+        constant = np.flatnonzero(np.ptp(labels.reshape(len(labels), -1), axis=0) == 0)
+        if constant.size:
+            raise DataError(
+                f"target {constant[0]} is {labels.reshape(len(labels), -1)[0, constant[0]]:g} in "
+                "every train row: there is nothing to predict, so leave it out"
+            )
+        check_spread(labels)
+        return np.zeros(0, np.int64)
+    check_labels(labels, train.n_classes, "train")
+    counts = np.bincount(labels, minlength=train.n_classes)
+    if np.count_nonzero(counts) < 2:
+        name = _called(int(labels[0]), tuple(getattr(train, "classes", ())))
+        raise DataError(f"every train row is of class {name}: a probe needs 2 classes")
+    return counts
+
+
+def check_test(test: RowBlocks, n_features: int, train_counts: np.ndarray, n_targets: int) -> None:
+    """Raise DataError unless a probe fitted on such train rows can be scored on `test`.
+
+    Arguments:
+        test: the rows to score.
+        n_features: D of train.
+        train_counts: int64 (C,), train rows of each class.
+        n_targets: T of train, 0 if its labels are classes.
+    """
+    if test.n_rows < 1:
+        raise DataError("test is empty: a score needs at least one row")
+    if test.n_features != n_features:
+        raise DataError(
+            f"train has {n_features} features and test {test.n_features}: "
+            "both must come from the same layer"
+        )
+    if targets_of(test) != n_targets:
+        told = [f"{n} target(s)" if n else "classes" for n in (n_targets, targets_of(test))]
+        raise DataError(
+            f"the labels of train are {told[0]} and those of test {told[1]}: both must be alike "
+            "(integers are classes, floats are targets)"
+        )
+    labels = test.labels()
+    if n_targets:
+        check_targets(labels, "test")
+        return
+    check_labels(labels, test.n_classes, "test")
+    present = np.flatnonzero(np.bincount(labels))
+    unseen = [c for c in present if c >= len(train_counts) or not train_counts[c]]
+    if unseen:
+        names = tuple(getattr(test, "classes", ()))
+        there = [name for name, count in zip(names, train_counts, strict=False) if count]
+        told = ", ".join(_called(c, names) for c in unseen[:5])
+        alike = [
+            name
+            for name in there
+            if _plain(name) in {_plain(names[c]) for c in unseen[:5] if c < len(names)}
+        ]
+        hint = f" (train has {', '.join(map(repr, alike))})" if alike else ""
+        raise DataError(
+            f"class {told}{', ...' if len(unseen) > 5 else ''} occurs in test but not in train"
+            f"{hint}: add train rows of it, or drop its test rows"
         )
 
 
-def _check_finite(features: Array, first_row: int, split: str, columns: np.ndarray | None) -> None:
-    xp = array_namespace(features)
-    # one sum tells whether all entries are finite; only if not are they looked at one by one
-    if not bool(xp.isfinite(xp.sum(features))):
-        raise_non_finite(features, first_row, split, columns)
+def _called(number: int, names: Sequence[str]) -> str:
+    """Return the name and number of a class, or its number where that is its name."""
+    if number >= len(names) or names[number] == str(number):
+        return str(number)
+    return f"{names[number]!r} ({number})"
 
 
-def raise_non_finite(
-    features: Array, first_row: int, split: str, columns: np.ndarray | None = None
-) -> None:
-    """Raise DataError naming the first NaN or infinity of (r, D) features, if there is one.
+def _plain(name: str) -> str:
+    """Return a name without what two spellings of one class differ in."""
+    return (
+        unicodedata.normalize("NFKC", name).casefold().strip().replace("-", "_").replace(" ", "_")
+    )
 
-    Arguments:
-        features: some rows.
-        first_row: number of the first of them.
-        split: what to call the rows.
-        columns: int64 (D,), numbers of the features; by default 0 to D - 1.
-    """
-    xp = array_namespace(features)
-    wrong = to_host(~xp.isfinite(features))
-    if wrong.any():
-        row, column = np.argwhere(wrong)[0]
-        value = float(features[int(row), int(column)])
-        column = column if columns is None else columns[column]
+
+def check_targets(targets: np.ndarray, split: str) -> None:
+    """Raise DataError that names the first target, of (N,) or (N, T), that is not finite."""
+    wrong = np.argwhere(~np.isfinite(targets))
+    if len(wrong):
         raise DataError(
-            f"row {first_row + row} of {split} has {value} as feature {column}: "
-            "features must be finite; mend or drop the row"
+            f"row {wrong[0][0]} of {split} has {targets[tuple(wrong[0])]} as a target: "
+            "targets must be finite; mend or drop the row"
+        )
+
+
+def check_spread(targets: np.ndarray) -> None:
+    """Raise DataError that names the first target whose squares are no good float64 numbers."""
+    spread = np.ptp(targets.reshape(len(targets), -1), axis=0)
+    for column in np.flatnonzero(~((spread > SMALLEST) & (spread < LARGEST))):
+        what, remedy = ("little", "multiply") if spread[column] <= SMALLEST else ("much", "divide")
+        raise DataError(
+            f"target {column} changes by {spread[column]:g} over the train rows, which is too "
+            f"{what} for squared errors in float64: {remedy} it by a constant"
+        )
+
+
+def check_labels(labels: np.ndarray, n_classes: int, split: str) -> None:
+    """Raise DataError that names the first label outside [0, C)."""
+    if labels.size and (labels.min() < 0 or labels.max() >= n_classes):
+        row = int(np.argmax((labels < 0) | (labels >= n_classes)))
+        raise DataError(
+            f"row {row} of {split} has label {labels[row]}: "
+            f"labels of {n_classes} classes lie in 0 to {n_classes - 1}"
         )

@@ -8,26 +8,29 @@ from typing import Any, Protocol
 import numpy as np
 from array_api_compat import array_namespace
 
-from probe import statuses
-from probe.arrays import Array, at_labels, to_host
-from probe.axes import Axes
-from probe.blocks import RowBlocks, has_targets
-from probe.budget import text
-from probe.chains import Chain
-from probe.dual import wide_plan
-from probe.errors import MemoryBudgetError, SelectionWarning
-from probe.joined import Joined, Taken, release
-from probe.kernels import judged
-from probe.logistic import Metrics
-from probe.moments_cache import cached_moments
-from probe.penalties import LOO, Penalties
-from probe.ranking import ranked
-from probe.ranks import all_sum, rank, share
-from probe.regression import Regression, errors
-from probe.remembered import Remembered
-from probe.settings import Progress, Settings
-from probe.solvers import Fitted, Solver, n_outputs
-from probe.solving import problem, solve, solve_left_out, solve_path
+from featstore.probe import statuses
+from featstore.probe.arrays import Array, at_labels, to_host
+from featstore.probe.errors import MemoryBudgetError, SelectionWarning
+from featstore.probe.kernels import judged
+from featstore.probe.memory import Progress, Settings, all_sum, rank, share, text
+from featstore.probe.metrics import Regression, errors
+from featstore.probe.modes import ranked
+from featstore.probe.moments import Remembered, cached_moments
+from featstore.probe.penalties import LOO, Penalties
+from featstore.probe.rows import RowBlocks, has_targets
+from featstore.probe.solvers.dual import wide_plan
+from featstore.probe.solvers.logistic import Metrics
+from featstore.probe.solvers.registry import Fitted, Solver, n_outputs
+from featstore.probe.solvers.routes import (
+    Joined,
+    Taken,
+    problem,
+    release,
+    solve,
+    solve_left_out,
+    solve_path,
+)
+from featstore.probe.subsets import Axes, Chain
 
 ENOUGH = 1000
 """Held-out rows to choose by; where one part has fewer, several are taken, and MOST at most."""

@@ -1,33 +1,126 @@
-"""The whole way from feature blocks to a table of accuracies against fractions."""
+"""Sweeps: probes group by group, in a table that is kept while it grows."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from probe.arrays import Backend, backend, own_settings
-from probe.basis import Frame
-from probe.blocks import RowBlocks, Rows, has_targets, targets_of
-from probe.by_row import SHARE, room
-from probe.chains import Chain
-from probe.checks import as_pair
-from probe.device_memory import Grant, grant
-from probe.errors import MemoryBudgetError, UsageError
-from probe.fits import described, fit, with_validation
-from probe.forecast import EPOCHS, Outlook, Shape, products, seconds, trials_of
-from probe.groupwise import solved
-from probe.joined import release
-from probe.metrics import metrics_of
-from probe.modes import WITHOUT_MOMENTS, Mode
-from probe.moments import Moments
-from probe.prefix_similarity import PrefixSimilarity, check_room
-from probe.progress import Progress, silent
-from probe.ranks import least
-from probe.remembered import Remembered, remembered
-from probe.result import ProbeResult
-from probe.resume import ResultsFile
-from probe.settings import Settings
-from probe.solvers import SOLVERS, solver_named
-from probe.sweep_plan import SweepPlan, Wanted, sweep_plan
+import numpy as np
+import pandas as pd
+
+from featstore.probe.arrays import Backend, backend, own_settings
+from featstore.probe.bases import Frame
+from featstore.probe.devices import Grant, grant
+from featstore.probe.errors import MemoryBudgetError, UsageError
+from featstore.probe.fits import described, fit, with_validation
+from featstore.probe.memory import Progress, Settings, least, rank, silent
+from featstore.probe.metrics import metrics_of
+from featstore.probe.modes import WITHOUT_MOMENTS, Mode
+from featstore.probe.moments import Moments, Remembered, remembered
+from featstore.probe.plans import (
+    EPOCHS,
+    Outlook,
+    ResultsFile,
+    Shape,
+    SweepPlan,
+    Wanted,
+    products,
+    seconds,
+    sweep_plan,
+    trials_of,
+)
+from featstore.probe.result import ProbeResult
+from featstore.probe.results.tables import SHARE, RowScores, room
+from featstore.probe.rows import RowBlocks, Rows, as_pair, has_targets, targets_of
+from featstore.probe.similarity import PrefixSimilarity, check_room
+from featstore.probe.solvers.registry import SOLVERS, solver_named
+from featstore.probe.solvers.routes import Joined, release
+from featstore.probe.subsets import Chain
+
+
+def solved(
+    plan: SweepPlan,
+    solve: Callable[[Sequence[Chain]], ProbeResult],
+    file: ResultsFile | None,
+    finished: pd.DataFrame | None,
+    rows: RowScores | None = None,
+    each: Callable[[ProbeResult], object] | None = None,
+    outlook: Outlook | None = None,
+) -> ProbeResult:
+    """Return the result of a sweep.
+
+    Arguments:
+        plan: what to solve.
+        solve: returns the scored probes of a group.
+        file: where to keep what is finished; None for nowhere.
+        finished: probes that need not be solved, indexed by their numbers; None for none.
+        rows: room for the part of each test row in the scores of all probes, with what is known of
+            the finished ones; None where that is not kept.
+        each: called with every group's scored probes before the file counts them as finished, so
+            that whatever it keeps of them is there whenever the file says so.
+        outlook: says how long what is left will take; None for a callback that is silent.
+    """
+    results: list[ProbeResult | None] = []
+    numbers: list[np.ndarray] = []
+    start = 0
+    for place, group in enumerate(plan.groups):
+        count = sum(map(len, group)) * len(plan.axes.penalties)
+        numbers.append(np.arange(start, start + count))
+        start += count
+        if finished is not None and np.isin(numbers[-1], finished.index).all():
+            results.append(None)
+            continue
+        if outlook:
+            outlook.begin(place)
+        result = solve(group)
+        table = result.table.assign(options=plan.identity["options"].iloc[0])
+        finished = _with(finished, table.set_axis(numbers[-1]))
+        if each:
+            each(result)
+        if rows is not None:
+            rows.put(numbers[-1], result.by_row)
+            result = result.without_rows()  # those of all groups are kept once
+        if file and rank() == 0:
+            file.write(finished, rows)
+        if len(plan.groups) > 1:
+            release(result.fitted)
+        results.append(result)
+        if outlook:
+            outlook.end(place)
+    if outlook:
+        outlook.close()
+    return _result(plan, results, numbers, finished, rows)
+
+
+def _with(finished: pd.DataFrame | None, table: pd.DataFrame) -> pd.DataFrame:
+    """Return the finished probes and those of the table, which takes the place of any before."""
+    if finished is None:
+        return table
+    before = finished.drop(index=finished.index.intersection(table.index))
+    before = before.reindex(columns=table.columns)
+    return pd.concat([before, table]).sort_index() if len(before) else table
+
+
+def _result(
+    plan: SweepPlan,
+    results: Sequence[ProbeResult | None],
+    numbers: Sequence[np.ndarray],
+    finished: pd.DataFrame,
+    rows: RowScores | None,
+) -> ProbeResult:
+    parts = [result.fitted if result else None for result in results]
+    fitted = parts[0]
+    if len(parts) > 1 or fitted is None:
+        fitted = Joined(plan.axes, parts, numbers)
+    here = [result for result in results if result and result.by_class is not None]
+    by_class = None
+    if here:
+        by_class = np.full((len(plan.axes), here[0].by_class.shape[1]), np.nan)
+        for result, probes in zip(results, numbers, strict=True):
+            if result:
+                by_class[probes] = result.by_class
+    table = plan.layout.arranged(finished)
+    solver = str(plan.identity["solver"].iloc[0])
+    return ProbeResult(table, fitted, plan.layout.probes, solver, by_class, rows)
 
 
 def sweep(
@@ -53,17 +146,19 @@ def sweep(
         test: row blocks, or (features, labels), to score on.
         fractions: shares in (0, 1]; k = int(fraction * D); the whole layer is always probed too.
         seeds: what the random subsets are drawn with; for one seed they are nested.
-        solver: a key of `probe.solvers.SOLVERS`.
-        mode: which features: a key of `probe.modes.MODES`, or several; "indices:FILE", or a list
+        solver: a key of `featstore.probe.solvers.registry.SOLVERS`.
+        mode: which features: a key of `featstore.probe.modes.MODES`, or several; "indices:FILE", or
+        a list
             of indices, for one's own.
         every_k: probe every number of features from 1 to D, in place of `fractions`; for the
             solvers ridge and lda.
         cka: add a column, the similarity of what a probe sees to the whole layer
-            (`probe.prefix_similarity`).
-        metrics: keys of `probe.metrics.METRICS`; by default accuracy, or R^2 of numbers.
+            (`featstore.probe.similarity`).
+        metrics: keys of `featstore.probe.metrics.METRICS`; by default accuracy, or R^2 of numbers.
         out: .csv, .json or .parquet file to keep the table in. The probes are solved group by
             group, and after each the file is written, the others in it as "not run". Beside it
-            lies a file that says which test rows each probe has right (`probe.by_row`).
+            lies a file that says which test rows each probe has right
+            (`featstore.probe.results.tables`).
         resume: solve only the probes that `out` does not have.
         each: called with every group's scored probes before they are written to `out`.
         arguments: the other arguments of `fit`.

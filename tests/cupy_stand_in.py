@@ -18,8 +18,8 @@ import numpy as np
 import scipy.linalg
 from host_kernels import HostModule
 
-from probe.kernels import choice
-from probe.kernels import cuda as cuda_kernels
+from featstore.probe import kernels
+from featstore.probe.kernels import cuda as cuda_kernels
 
 REFLECTED = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or")
 BINARY = (*REFLECTED, "lt", "le", "gt", "ge", "eq", "ne")
@@ -242,7 +242,7 @@ def installed(free=1 << 33):
         return [name for name in sys.modules if name.startswith(names)]
 
     # what has been compiled and checked is of the one package or of the other
-    forget = cuda_kernels.kernel.cache_clear, choice.on_cuda.cache_clear
+    forget = cuda_kernels.kernel.cache_clear, kernels.on_cuda.cache_clear
     before = {name: sys.modules.pop(name) for name in of_cupy()}
     sys.modules.update(ours)
     try:

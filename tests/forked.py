@@ -9,8 +9,9 @@ import multiprocessing
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
     [
-        "featstore.extraction", "featstore.hdf5_store", "featstore.remote_objects",
-        "featstore.zarr_store", "probe.sweeps", "s3fs", "timm.data", "torchvision.datasets", "zarr",
+        "featstore.extraction.run", "featstore.store.hdf5", "featstore.store.remote",
+        "featstore.store.zarr", "featstore.probe.sweeps", "s3fs", "timm.data",
+        "torchvision.datasets", "zarr",
         # what the files of the tests import, in which a process finds what it is to run
         "hypothesis", "pytest", "scipy.io",
     ]

@@ -33,12 +33,12 @@ def _load(told, name: str, variables: dict[str, str]) -> None:
     os.environ.update(variables)
     for module in [module for module in sys.modules if module.partition(".")[0] in _READERS]:
         del sys.modules[module]
-    from featstore import backbones
+    from featstore import models
     from featstore.errors import FeatstoreError
 
     began = time.monotonic()
     try:
-        found = {"id": backbones.load(name).weights_id}
+        found = {"id": models.load(name).weights_id}
     except FeatstoreError as error:
         found = {"error": type(error).__name__, "text": str(error)}
     told.send({**found, "seconds": time.monotonic() - began})

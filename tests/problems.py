@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from probe import arrays
-from probe.arrays import to_host
-from probe.errors import UsageError
+from featstore.probe import arrays
+from featstore.probe.arrays import to_host
+from featstore.probe.errors import UsageError
 
 
 @dataclass(frozen=True)

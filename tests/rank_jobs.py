@@ -8,7 +8,7 @@ from collections.abc import Callable
 from forked import processes
 
 import featstore
-from featstore import layout
+from featstore.store import layout
 
 
 def free_port() -> int:

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-import probe
-from probe import budget, ranks
-from probe.blocks import ArrayBlocks
-from probe.errors import UsageError
-from probe.modes import MODES
+from featstore import probe
+from featstore.probe import memory
+from featstore.probe.errors import UsageError
+from featstore.probe.modes import MODES
+from featstore.probe.rows import ArrayBlocks
 
 N, D = 600, 24
 
@@ -78,12 +78,12 @@ def refusal() -> str:
 
 def main(folder: str, out: str) -> None:
     """Write the numbers of every sweep to `out`, and a results file into `folder`."""
-    budget.MOMENT_ROWS = 64  # so that every process has some
-    with ranks.joined():
+    memory.MOMENT_ROWS = 64  # so that every process has some
+    with memory.joined():
         found = sweeps(folder)
-        shares = np.zeros(ranks.world(), np.int64)
-        shares[ranks.rank()] = ranks.share(ArrayBlocks(*rows(N, 1)), 64).n_rows
-        ranks.all_sum(shares)
-        said = refusal() if ranks.world() > 1 else ""
-        if ranks.rank() == 0:
+        shares = np.zeros(memory.world(), np.int64)
+        shares[memory.rank()] = memory.share(ArrayBlocks(*rows(N, 1)), 64).n_rows
+        memory.all_sum(shares)
+        said = refusal() if memory.world() > 1 else ""
+        if memory.rank() == 0:
             np.savez(out, shares=shares, said=np.array(said), **found)

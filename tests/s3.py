@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from featstore.places import Url
-from featstore.remote_objects import RemoteObjects
+from featstore.store.remote import RemoteObjects
 
 _SETTINGS = {
     "AWS_ACCESS_KEY_ID": "testing",

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 import featstore
-from featstore import layout
 from featstore.places import Url
+from featstore.store import layout
 
 # What differs from one creation to the next; a store's provenance may say it itself.
 FIXED = {"created": "then", "versions": {}, "folder": "there", "sequence": 0}

@@ -1,16 +1,29 @@
-"""How every picture looks and how it is saved: no global state, same table, same bytes."""
+"""The style of figures: colours, labels, curves with bands."""
 
 import io
+import textwrap
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 from matplotlib import style
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from probe.errors import UsageError
-from probe.files import written_whole
+from featstore.probe.errors import UsageError
+from featstore.probe.results.curves import over_of
+from featstore.probe.results.files import written_whole
+from featstore.probe.results.names import CURVE
+from featstore.probe.results.summaries import percent
+from featstore.probe.statuses import NOT_RUN
 
 SUFFIXES = (".png", ".svg", ".pdf")
 """What a picture's file name may end in."""
@@ -121,3 +134,257 @@ def saved(figure: ColumnFigure, path: str | Path | None, title: str) -> ColumnFi
     with written_whole(path) as aside:
         aside.write_bytes(drawn.getvalue())
     return figure
+
+
+LINE = 1.25 * SMALL / 72
+"""Inches: the height of a line of small text."""
+
+WIDEST_LABEL = 0.95
+"""Inches: how wide names beside lines may be."""
+
+HANDLE, GAP = 0.3, 0.1
+"""Inches: what stands before a name in a legend, and what between two columns."""
+
+
+def legend_above(figure: ColumnFigure, handles: Sequence[Artist], names: Sequence[str]) -> None:
+    """Name curves above the axes, where no data are, in as many columns as fit.
+
+    The figure grows by the legend's height, so that the axes keep theirs. Names that are wider
+    than the figure are broken into lines.
+    """
+    columns = _columns([width(figure, name) for name in names])
+    broken = [wrapped(figure, name, COLUMN_WIDTH - HANDLE - GAP) for name in names]
+    # placeholders first: before 3.10, matplotlib leaves out names that begin with an underscore
+    legend = figure.legend(
+        handles, [str(n) for n in range(len(names))], loc="outside upper left", ncols=columns,
+        frameon=False, handlelength=2.4, handletextpad=0.5, columnspacing=1.0, labelspacing=0.25,
+        borderpad=0.3, borderaxespad=0.0,
+    )  # fmt: skip
+    for text, name in zip(legend.get_texts(), broken, strict=True):
+        text.set_text(name)
+    rows = -(-len(names) // columns)
+    lines = rows + sum(name.count("\n") for name in broken)
+    figure.set_figheight(figure.get_figheight() + lines * LINE + 0.06)
+
+
+def _columns(widths: Sequence[float]) -> int:
+    """Return in how many columns, filled one after the other, names of these widths fit."""
+    for columns in range(min(4, len(widths)), 1, -1):
+        deep = -(-len(widths) // columns)
+        wide = [max(widths[start : start + deep]) for start in range(0, len(widths), deep)]
+        if sum(wide) + len(wide) * (HANDLE + GAP) <= COLUMN_WIDTH:
+            return columns
+    return 1
+
+
+def width(figure: ColumnFigure, text: str) -> float:
+    """Return how wide a line of small text is, in inches."""
+    drawn = figure.text(0, 0, text, fontsize=SMALL)
+    box = drawn.get_window_extent(figure.canvas.get_renderer())
+    drawn.remove()
+    return box.width / figure.dpi
+
+
+def wrapped(figure: ColumnFigure, text: str, most: float) -> str:
+    """Break a name into lines of at most so many inches, at spaces and hyphens where it can be."""
+    wide = width(figure, text)
+    if wide <= most:
+        return text
+    return textwrap.fill(text, max(4, int(0.95 * len(text) * most / wide)))
+
+
+def spread_out(centres: np.ndarray, heights: np.ndarray, low: float, high: float) -> np.ndarray:
+    """Return centres near the given ones at which labels of these heights do not overlap.
+
+    Labels keep their order. Runs of labels that touch are centred on where they wish to be, and
+    then moved between `low` and `high` if they fit there.
+
+    Arguments:
+        centres: float64 (n,), where labels wish to be, in any order.
+        heights: float64 (n,), how much room each takes.
+        low: the lower end of the room.
+        high: the upper end.
+
+    Example:
+        >>> spread_out(np.array([0.0, 0.1, 5.0]), np.ones(3), -10, 10).round(2).tolist()
+        [-0.45, 0.55, 5.0]
+    """
+    order = np.argsort(centres, kind="stable")
+    runs: list[tuple[float, float, list[int]]] = []  # sum of wished starts, height, members
+    for place in order:
+        total, height, members = centres[place] - heights[place] / 2, heights[place], [place]
+        while runs and _start(runs[-1], low, high) + runs[-1][1] > _start(
+            (total, height, members), low, high
+        ):
+            before, above, earlier = runs.pop()
+            # each member wishes the run's start to be its own wish less what lies below it
+            total = before + total - len(members) * above
+            height, members = above + height, earlier + members
+        runs.append((total, height, members))
+    found = np.empty(len(centres))
+    for run in runs:
+        start = _start(run, low, high)
+        for place in run[2]:
+            found[place] = start + heights[place] / 2
+            start += heights[place]
+    return found
+
+
+def _start(run: tuple[float, float, list[int]], low: float, high: float) -> float:
+    total, height, members = run
+    return max(low, min(total / len(members), high - height))
+
+
+def label_ends(
+    figure: ColumnFigure,
+    axes: Axes,
+    ends: Sequence[tuple[float, float]],
+    names: Sequence[str],
+    colours: Sequence[str],
+) -> None:
+    """Name lines at the right edge, each by a thin leader from its end, without overlaps.
+
+    Arguments:
+        figure: the figure, laid out but for these labels.
+        axes: the axes, whose y limits stay.
+        ends: n points (x, y) where lines end, in data units.
+        names: n of them.
+        colours: of the leaders.
+    """
+    figure.draw_without_rendering()  # a layout, to know how high the axes are
+    bottom, top = axes.get_ylim()
+    inch = (top - bottom) / (axes.get_window_extent().height / figure.dpi)
+    broken = [wrapped(figure, name, WIDEST_LABEL) for name in names]
+    heights = np.array([(1 + name.count("\n")) * LINE * inch for name in broken])
+    places = spread_out(np.array([y for _, y in ends]), heights, bottom, top)
+    axes.set_ylim(bottom, top)
+    for end, place, name, colour in zip(ends, places, broken, colours, strict=True):
+        axes.annotate(
+            name, end, (1.06, place), textcoords=("axes fraction", "data"), va="center",
+            fontsize=SMALL,
+            annotation_clip=False, linespacing=1.1,
+            arrowprops={"arrowstyle": "-", "lw": 0.6, "color": colour, "shrinkA": 1, "shrinkB": 0},
+        )  # fmt: skip
+
+
+MOST_MARKERS = 40
+"""Points of a curve up to which each has its marker; longer ones are lines with a few."""
+
+TICKS = [float(f"{m}e{e}") for e in range(-7, 0) for m in (1, 2, 5)] + [1.0]
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A mean with its band along x.
+
+    Attributes:
+        x: float64 (n,), rising.
+        mean: float64 (n,); NaN where nothing is known.
+        low: float64 (n,), of the band; NaN where there is none.
+        high: float64 (n,).
+        rows: the rows that the curve was condensed from.
+    """
+
+    x: np.ndarray
+    mean: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    rows: pd.DataFrame
+
+
+def with_interval(rows: pd.DataFrame, value: str, unit: float) -> Curve:
+    """Return a mean at each fraction, with its interval as band.
+
+    Arguments:
+        rows: one curve, as `featstore.probe.results.curves.curve_table` gives it: what the tables
+        show.
+        value: the column to draw, which `_low` and `_high` belong to.
+        unit: what they are multiplied by.
+    """
+    columns = (floats(rows[f"{value}{end}"]) for end in ("", "_low", "_high"))
+    mean, low, high = (unit * column for column in columns)
+    return Curve(floats(rows["fraction"]), mean, low, high, rows)
+
+
+def bands_of(rows: pd.DataFrame, level: float) -> str:
+    """Say what the bands of curves are, as `featstore.probe.results.curves.curve_table` gives
+    them.
+    """
+    over = over_of(rows)
+    if not over:
+        return "one seed: no intervals"
+    return f"bands: {percent(level)} intervals over {over}".replace(", or ", ",\nor ")
+
+
+def along_fraction(rows: pd.DataFrame, value: str, unit: float) -> Curve:
+    """Condense the rows of one curve to a mean at each fraction.
+
+    The band is the sample standard deviation over seeds or, where the table has them, the columns
+    `low` and `high`.
+
+    Arguments:
+        rows: one curve, with the column `fraction`.
+        value: the column to draw.
+        unit: what it, `low` and `high` are multiplied by.
+    """
+    if "status" in rows:
+        rows = rows[rows["status"] != NOT_RUN]
+    groups = rows.groupby("fraction")
+    numbers = groups[value].agg(["mean", "std"])
+    mean, spread = (floats(numbers[name]) for name in ("mean", "std"))
+    low, high = mean - spread, mean + spread
+    if {"low", "high"} <= set(rows.columns):
+        low, high = (floats(groups[end].mean()) for end in ("low", "high"))
+    x = floats(numbers.index)
+    return Curve(x, unit * mean, unit * low, unit * high, rows)
+
+
+def floats(values: pd.Series | pd.Index) -> np.ndarray:
+    """Return float64 (n,), NaN for what is not known, also of a table that was read."""
+    return values.astype("float64").to_numpy()
+
+
+def draw(axes: Axes, curve: Curve, number: int) -> Line2D:
+    """Add a line through the means and its band; return the line."""
+    looks = look(number)
+    axes.fill_between(curve.x, curve.low, curve.high, color=looks["color"], alpha=0.16, lw=0)
+    (line,) = axes.plot(curve.x, curve.mean, ms=3, lw=1.1, mew=0.5, **looks)
+    if len(curve.x) > MOST_MARKERS:
+        line.set_markevery(_few(curve.x, number))
+    return line
+
+
+def _few(x: np.ndarray, number: int) -> list[int]:
+    """Return the points of a long curve that get a marker: evenly in log x, a few, shifted."""
+    wanted = (np.arange(6) + 0.4 + 0.6 * (number % 4) / 4) / 6.5
+    places = np.log(x[0]) + wanted * (np.log(x[-1]) - np.log(x[0]))
+    return sorted(set(np.searchsorted(np.log(x), places).clip(0, len(x) - 1).tolist()))
+
+
+def keys_in(table: pd.DataFrame, *more: str) -> list[str]:
+    """Return the columns that tell this table's curves apart."""
+    return [key for key in (*CURVE, *more) if key in table]
+
+
+def fraction_axis(axes: Axes, fractions: Sequence[float], note: str = "") -> None:
+    """Make x logarithmic, labelled 1, 2, 5, 10 ... per cent, by decades where that is crowded.
+
+    A note stands in a line of its own below the label.
+    """
+    axes.set_xscale("log")
+    low = min([0.5, *fractions])
+    axes.set_xlim(low / 1.2, 1.2)
+    ticks = [tick for tick in TICKS if tick >= low / 1.1]
+    if len(ticks) > 9:
+        ticks = [tick for tick in TICKS[::3] if tick >= low / 1.1]
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{100 * tick:.4g}"))
+    axes.set_xlabel("features kept (%)" + (f"\n{note}" if note else ""))
+
+
+def value_axis(axes: Axes, label: str) -> None:
+    """Label y, with a few round ticks and a pale grid."""
+    axes.set_ylabel(label)
+    axes.yaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
+    axes.grid(axis="y", linewidth=0.4, alpha=0.35)

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from array_api_compat import array_namespace, is_torch_array
 
-from probe.arrays import Array
+from featstore.probe.arrays import Array
 
 OPTIONS = ("--std=c++17",)
 # threads of a block; and where there are many classes, so that fewer blocks share the L2 cache
@@ -30,12 +30,12 @@ def kernel(source: str, name: str) -> Any:
     """Return a kernel of one of the sources, compiled on each device where it is first launched."""
     import cupy
 
-    code = files("probe.kernels").joinpath("sources", f"{source}.cu").read_text()
+    code = files("featstore.probe.kernels").joinpath("sources", f"{source}.cu").read_text()
     return cupy.RawModule(code=code, options=OPTIONS).get_function(name)
 
 
 def residuals(logits: Array, labels: Array, scale: float = 1.0) -> Array:
-    """Return what `probe.kernels.residuals` is to return."""
+    """Return what `featstore.probe.kernels.residuals` is to return."""
     with current(logits):
         view = shared(logits)
         launch = Launch(view)
@@ -47,7 +47,7 @@ def residuals(logits: Array, labels: Array, scale: float = 1.0) -> Array:
 
 
 def judged(logits: Array, labels: Array) -> "Ranked":
-    """Return what `probe.kernels.judged` is to return."""
+    """Return what `featstore.probe.kernels.judged` is to return."""
     shape = logits.shape[:2]
     with current(logits):
         view = shared(logits).swapaxes(1, 2)
@@ -62,7 +62,7 @@ def judged(logits: Array, labels: Array) -> "Ranked":
 
 
 class Ranked:
-    """Where the label of each row stands: see `probe.kernels.Judged`.
+    """Where the label of each row stands: see `featstore.probe.kernels.Judged`.
 
     Arguments:
         ranks: int32 (P, r), how many classes come before the label.
@@ -86,7 +86,7 @@ class Ranked:
 
 
 def permuted_blocks(matrix: Array, orders: Array, penalties: Array) -> Array:
-    """Return what `probe.kernels.permuted_blocks` is to return."""
+    """Return what `featstore.probe.kernels.permuted_blocks` is to return."""
     systems, length = orders.shape
     blocks = empty(matrix, (systems, length, length), "float64")
     with current(matrix):

@@ -6,7 +6,7 @@ from typing import Protocol
 import numpy as np
 from array_api_compat import array_namespace, is_torch_array
 
-from probe.arrays import Array, add_to_diagonal, at_labels, set_at_labels
+from featstore.probe.arrays import Array, add_to_diagonal, at_labels, set_at_labels
 
 DTYPES = ("float32", "float64")
 
@@ -36,7 +36,9 @@ class Judged(Protocol):
 
 
 def residuals(logits: Array, labels: Array, scale: float = 1.0) -> Array:
-    """Return what `probe.kernels.residuals` is to return, and do to the logits what it is to do."""
+    """Return what `featstore.probe.kernels.residuals` is to return, and do to the logits what it is
+    to do.
+    """
     xp = array_namespace(logits)
     largest = xp.max(logits, axis=-2)
     logits -= largest[..., None, :]
@@ -73,7 +75,7 @@ def _index(logits: Array, labels: Array) -> Array:
 
 
 def judged(logits: Array, labels: Array) -> "JudgedWhenAsked":
-    """Return what `probe.kernels.judged` is to return."""
+    """Return what `featstore.probe.kernels.judged` is to return."""
     return JudgedWhenAsked(logits, labels)
 
 
@@ -188,7 +190,7 @@ def label_among_first(logits: Array, labels: Array, first: int) -> Array:
 
 
 def permuted_blocks(matrix: Array, orders: Array, penalties: Array) -> Array:
-    """Return what `probe.kernels.permuted_blocks` is to return."""
+    """Return what `featstore.probe.kernels.permuted_blocks` is to return."""
     xp = array_namespace(matrix)
     systems, length = orders.shape
     # filled one by one and not stacked, which would hold every block twice

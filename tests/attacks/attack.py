@@ -20,7 +20,7 @@ import numpy as np
 from forked import processes
 
 import featstore
-from featstore import layout
+from featstore.store import layout
 
 # Attempts of each attack; seconds after which something hangs.
 ATTEMPTS = int(os.environ.get("FEATSTORE_ATTACKS", "0"))
@@ -58,7 +58,7 @@ class Record:
 def _command(arguments, said, limits, ready) -> None:
     import resource
 
-    from cli import main
+    from featstore.cli import main
 
     layout.BLOCK_BYTES = 1
     for limit, value in limits.items():

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from store_examples import filled, spec_of
 
 import featstore
-from cli import main
-from featstore import backbones
+from featstore import models
+from featstore.cli import main
 from featstore.errors import FeatstoreError
 
 ENTRIES = {
@@ -161,7 +161,7 @@ def test_hostile_folders_of_hugging_face(vit, tmp_path):
             kind = hostile_folder(vit, folder, canary, draw)
             with no_longer_than(60):
                 try:
-                    backbone = backbones.load(f"hf:{folder}")
+                    backbone = models.load(f"hf:{folder}")
                 except FeatstoreError as error:
                     told.append(str(error))
                     record(f"{kind}: refused")
@@ -229,7 +229,7 @@ def test_hostile_graphs_of_onnx(tmp_path):
             kind = hostile_graph(file, draw)
             with no_longer_than(60):
                 try:
-                    backbones.load(f"onnx:{file}#y", transform=stated)
+                    models.load(f"onnx:{file}#y", transform=stated)
                 except FeatstoreError as error:
                     told.append(str(error))
                     record(f"{kind}: refused")
@@ -254,7 +254,7 @@ def test_stores_that_are_someone_elses(tmp_path):
         {"classes": []},
         {"nonsense": 1},
     ]
-    from featstore.checksums import checksum_text
+    from featstore.store.blocks import checksum_text
 
     with Record("headers of others") as record:
         for number in range(attempts(len(claims), 1)):

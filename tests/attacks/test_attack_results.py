@@ -12,16 +12,14 @@ from attack import Record, arrays, assert_plain, attempts, duration, instants, n
 from attack import run as run_command
 from click.testing import CliRunner
 
-import probe
-from cli import main
-from probe.by_row import load_rows, rows_path
-from probe.errors import ChangedWarning, FileError, ProbeError, RowsWarning
-from probe.files import digest_path
-from probe.moments import Moments
-from probe.moments_cache import ARRAYS, load, save
-from probe.per_class import per_class_table
-from probe.reading import read_per_class, read_predictions, read_results
-from probe.tables import read_table, save_table
+from featstore import probe
+from featstore.cli import main
+from featstore.probe.errors import ChangedWarning, FileError, ProbeError, RowsWarning
+from featstore.probe.moments import ARRAYS, Moments, load, save
+from featstore.probe.result import per_class_table
+from featstore.probe.results.files import digest_path
+from featstore.probe.results.reading import read_per_class, read_predictions, read_results
+from featstore.probe.results.tables import load_rows, read_table, rows_path, save_table
 
 SUFFIXES = (".csv", ".json", ".parquet")
 
@@ -38,7 +36,7 @@ def of_results(path):
 
 def of_resume(path):
     table = read_table(path, unchanged=True)
-    if "accuracy" not in table:  # as `probe.resume` refuses it
+    if "accuracy" not in table:  # as `featstore.probe.plans` refuses it
         raise FileError("it has no column 'accuracy'")
     return table["accuracy"].tolist()
 

@@ -14,9 +14,9 @@ from s3 import everything
 from store_examples import FIXED, fill, filled, small_blocks, spec_of  # noqa: F401
 
 import featstore
-from featstore import layout, leases, remote_objects
 from featstore.errors import FeatstoreError, StoreNotFound, WriterBusy
-from featstore.remote_objects import RemoteObjects
+from featstore.store import layout, locks, remote
+from featstore.store.remote import RemoteObjects
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 SPEC = spec_of(n_train=32 * 6, n_test=40, dims=(24, 7))
@@ -25,7 +25,7 @@ OTHER = spec_of(n_train=32 * 6, n_test=40, dims=(24, 7), backbone="other")
 
 def write(path, spec, overwrite, ready):
     layout.BLOCK_BYTES = 1
-    leases.BEAT, leases.LAPSE = 0.2, 2.0
+    locks.BEAT, locks.LAPSE = 0.2, 2.0
     ready.set()
     store = featstore.open_or_create(path, spec, provenance=FIXED, overwrite=overwrite)
     fill(store)
@@ -41,9 +41,9 @@ def begun(path, spec=SPEC, overwrite=False):
 
 
 def quickly(monkeypatch):
-    monkeypatch.setattr(leases, "BEAT", 0.2)
-    monkeypatch.setattr(leases, "LAPSE", 2.0)
-    monkeypatch.setattr(remote_objects, "WAITS", (0.01,) * 4)
+    monkeypatch.setattr(locks, "BEAT", 0.2)
+    monkeypatch.setattr(locks, "LAPSE", 2.0)
+    monkeypatch.setattr(remote, "WAITS", (0.01,) * 4)
 
 
 def test_writers_that_are_killed(s3, monkeypatch):
@@ -130,13 +130,13 @@ class Lossy:
 
 def test_a_storage_that_fails_now_and_then(s3, monkeypatch):
     quickly(monkeypatch)
-    draw, filesystem = instants("s3 faults"), remote_objects._filesystem
+    draw, filesystem = instants("s3 faults"), remote._filesystem
 
     def lossy(url):
         fs, path = filesystem(url)
         return Lossy(fs, draw), path
 
-    monkeypatch.setattr(remote_objects, "_filesystem", lossy)
+    monkeypatch.setattr(remote, "_filesystem", lossy)
     with Record("lost requests: S3") as record, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for number in range(attempts(1, 0.1)):

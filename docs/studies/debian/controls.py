@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from featstore import backbones, datasets
+from featstore import data, models
 
 HERE = Path(__file__).parent
 MODEL, IMAGE_SIZE, SEEDS, ROWS, BATCH = "tf_efficientnet_lite0", 96, (0, 1, 2), 2000, 100
@@ -24,15 +24,15 @@ TASKS = {
 }
 
 
-def pixels(task: str, backbone: backbones.Backbone) -> torch.Tensor:
+def pixels(task: str, backbone: models.Backbone) -> torch.Tensor:
     """Return evenly spaced train images of a task as the backbone sees them, uint8 (n, H, W, 3)."""
     name, folder = TASKS[task]
-    rows = datasets.load(name, "train", data_dir=folder)
+    rows = data.load(name, "train", data_dir=folder)
     chosen = np.linspace(0, len(rows) - 1, ROWS).astype(int)
     return torch.cat([backbone.encode_batch([rows[int(row)][0]]) for row in chosen])
 
 
-def calibrate(backbone: backbones.Backbone, images: torch.Tensor) -> None:
+def calibrate(backbone: models.Backbone, images: torch.Tensor) -> None:
     """Set the statistics of every batch norm to the mean over batches of images."""
     norms = [m for m in backbone.model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     for norm in norms:
@@ -53,7 +53,7 @@ if __name__ == "__main__":
     for seed in SEEDS:
         for task in ("", *TASKS):
             path = folder / f"{f'calibrated-{task}' if task else 'untrained'}-{seed}.pth"
-            backbone = backbones.load(MODEL, pretrained=False, image_size=IMAGE_SIZE, seed=seed)
+            backbone = models.load(MODEL, pretrained=False, image_size=IMAGE_SIZE, seed=seed)
             if task:
                 if task not in seen:
                     seen[task] = pixels(task, backbone)

@@ -1,0 +1,581 @@
+"""`featstore cka`, `classes`, `compare`, `redundancy` and `spectrum`."""
+
+import math
+from pathlib import Path
+
+import click
+from rich.table import Table
+
+from featstore.cli import screen
+from featstore.cli.common import (
+    DEVICE,
+    FILE,
+    PICTURE,
+    STORE,
+    TABLE,
+    TABLE_OR_PICTURE,
+    Command,
+    Names,
+    NumberList,
+    Penalties,
+    Seeds,
+)
+from featstore.cli.screen import Progress, first_notice, notice, tested_on
+
+MOST_LAYERS = 10  # columns of a printed matrix
+
+
+@click.command(cls=Command)
+@click.argument("stores", type=STORE, nargs=-1, required=True, metavar="STORE[#TAP]...")
+@click.option("--tap", type=Names(), default=(), metavar="LIST|all",
+              help="Which taps of stores without #TAP.  [default: the first]")  # fmt: skip
+@click.option(
+    "--fractions", type=NumberList(float, "0.01,0.1"), metavar="LIST",
+    help="Shares of the features, in (0, 1].  [default: 0.01,0.02,0.05,0.1,0.2,0.5]",
+)  # fmt: skip
+@click.option("--seeds", type=Seeds(int, "3,7"), default="5", metavar="N|LIST",
+              help="5 for seeds 1 to 5, or a list such as 3,7.")  # fmt: skip
+@click.option("--split", help="On which rows to compare.  [default: test, or validation]")
+@click.option("--rows", type=int, help="How many of them, drawn at random.  [default: all]")
+@click.option("--row-seed", type=int, default=0, help="Of that draw.")
+@click.option("--debiased", is_flag=True, help="The unbiased estimate of HSIC; one more pass.")
+@click.option("--standardize", is_flag=True, help="Scale features to unit std first.")
+@click.option("--memory", default="auto", help="What arrays may take, as 4GiB.")
+@click.option("--device", type=DEVICE, default="auto")
+@click.option(
+    "--out", type=TABLE, metavar="FILE",
+    help="Save one row a subset, and one a pair of them: .csv, .json or .parquet.",
+)  # fmt: skip
+@click.option("--matrix", type=TABLE_OR_PICTURE, metavar="FILE",
+              help="Save or draw the similarity of layers to each other.")  # fmt: skip
+@click.option("--plot", type=PICTURE, metavar="FILE",
+              help="Draw CKA with the whole layer against fraction.")  # fmt: skip
+def cka(stores, tap, split, rows, out, matrix, plot, **options) -> None:
+    """Compare random subsets of a layer with all of it, and with each other, by linear CKA.
+
+    Several layers, of one store or of stores of the same rows (by their ids; labels may differ),
+    are compared with each other too. As published, CKA is the biased estimate on features that are
+    centred and not scaled; the paper takes 1,000 test images.
+
+    \b
+    Example:
+      featstore cka mine.zarr --fractions 0.05,0.1,0.5 --seeds 5 --rows 1000
+      featstore cka resnet.zarr#layer4 vit.zarr --matrix cka.pdf
+    """
+    import pandas as pd
+
+    from featstore.probe.analysis.layers import layer_similarity
+    from featstore.probe.results.sentences import of_layers, of_similarity
+    from featstore.probe.results.tables import save_table
+    from featstore.study.layers import check_same_rows, layers_of
+
+    layers = layers_of(stores, tap)
+    if matrix and len(layers) < 2:
+        raise click.UsageError("a matrix needs two layers: name several stores, or --tap all")
+    split = tested_on(layers[0].store, split)
+    check_same_rows(layers, split)
+    with Progress() as progress:
+        found = layer_similarity(
+            {layer.name: layer.rows(split) for layer in layers}, n_rows=rows,
+            moments_cache=layers[0].store.moments_folder, progress=progress, **options,
+        )  # fmt: skip
+    how = f"{'debiased' if options['debiased'] else 'biased'}, {found.n_rows:,} {split} rows"
+    screen.show(
+        *(_subsets(layer.name, found, how) for layer in layers),
+        *_matrix(found.layers, how),
+        of_similarity(found.to_full, found.pairs),
+        *([of_layers(found.layers)] if len(layers) > 1 else []),
+    )
+    if out:
+        save_table(pd.concat([found.to_full, found.pairs], ignore_index=True), out)
+    if matrix:
+        _save_matrix(found.layers, matrix)
+    if plot:
+        from featstore.probe.figures import cka_against_fraction
+
+        cka_against_fraction(found.to_full, plot)
+    for path in filter(None, (out, matrix, plot)):
+        notice(f"wrote {path}")
+
+
+def _subsets(name: str, found, how: str) -> Table:
+    """Lay out CKA of subsets with their layer and with each other, a row a fraction."""
+    from featstore.probe.results.summaries import percent, plus_minus
+
+    shown = Table(title=f"{name}: linear CKA ({how})", **screen.PLAIN)
+    for heading in ("fraction", "features", "with the whole", "seeds", "with each other", "pairs"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    pairs = found.pairs[found.pairs["name"] == name]
+    mine = found.to_full[found.to_full["name"] == name]
+    for (fraction, k), rows in mine.groupby(["fraction", "k"]):
+        other = pairs.loc[pairs["fraction"] == fraction, "cka"]
+        shown.add_row(
+            percent(fraction), f"{k:,}", plus_minus(rows["cka"].mean(), rows["cka"].std(), 3),
+            str(len(rows)),
+            plus_minus(other.mean(), other.std(), 3) if len(other) else "-", str(len(other)),
+        )  # fmt: skip
+    return shown
+
+
+def _matrix(table, how: str) -> list[Table]:
+    """Lay out the similarity of layers, where there are several and they fit."""
+    if len(table) < 2:
+        return []
+    if len(table) > MOST_LAYERS:
+        notice(f"{len(table)} layers are too many to print: --matrix saves or draws them")
+        return []
+    shown = Table(title=f"linear CKA of whole layers ({how})", **screen.PLAIN)
+    shown.add_column("layer", overflow="fold")
+    for number in range(len(table)):
+        shown.add_column(str(number + 1), justify="right", no_wrap=True)
+    for number, (name, row) in enumerate(table.iterrows(), 1):
+        shown.add_row(f"{number} {name}", *(f"{value:.2f}" for value in row))
+    return [shown]
+
+
+def _save_matrix(table, path) -> None:
+    if path.suffix.lower() in PICTURE.suffixes:
+        from featstore.probe.figures import cka_matrix
+
+        cka_matrix(table, path)
+        return
+    from featstore.probe.results.tables import save_table
+
+    save_table(table.rename_axis("name").reset_index(), path)
+
+
+@click.command(cls=Command)
+@click.argument("per_class", type=FILE)
+@click.option("--fraction", type=float, default=0.1, help="Where losses are told; the nearest.")
+@click.option(
+    "--predictions", type=FILE, metavar="FILE",
+    help="What --save-predictions of the same run wrote: tests whether some classes are affected "
+    "more than others.",
+)  # fmt: skip
+@click.option("--most", type=click.IntRange(1), default=10, help="How many classes to show.")
+@click.option("--level", type=float, default=0.95, help="Coverage of the intervals.")
+@click.option("--resamples", type=int, default=2000, help="Draws behind the test of classes.")
+@click.option("--seed", type=int, default=0, help="Of these draws.")
+@click.option(
+    "--out", type=TABLE, metavar="FILE",
+    help="Save what each class loses at each fraction: .csv, .json or .parquet.",
+)  # fmt: skip
+@click.option(
+    "--inequality", type=TABLE, metavar="FILE",
+    help="Save the inequality over classes at each fraction, likewise.",
+)  # fmt: skip
+@click.option(
+    "--plot", type=PICTURE, metavar="FILE",
+    help="Draw the accuracy on each class against the fraction: .png, .svg or .pdf.",
+)  # fmt: skip
+def classes(
+    per_class, fraction, predictions, most, out, inequality, plot, level, resamples, seed
+) -> None:
+    """Show which classes pay for fewer features, and how unequal classes become.
+
+    PER_CLASS is what `featstore probe --per-class` wrote. The Gini coefficient is of each seed's
+    accuracies on classes and, as published, of their means over seeds. What classes lose is paired
+    by seed, with intervals over seeds and, with predictions, over test rows too: for all classes at
+    once then, as an excess over the mean of the classes.
+
+    \b
+    Example:
+      featstore probe mine.zarr --fractions 0.01,0.05,0.1,0.5 --seeds 5 \\
+        --per-class per_class.csv --save-predictions predictions.npz
+      featstore classes per_class.csv --predictions predictions.npz \\
+        --fraction 0.1 --plot classes.pdf
+    """
+    from featstore.probe.analysis.classes import (
+        affected_of_curves,
+        class_losses,
+        inequality_table,
+        near,
+    )
+    from featstore.probe.results.reading import judged_by_class, read_per_class
+    from featstore.probe.results.sentences import of_affected, of_classes
+    from featstore.probe.results.tables import save_table
+
+    table = read_per_class(per_class)
+    judged = judged_by_class(table, predictions) if predictions else None
+    known = (judged.correct, judged.labels) if judged else (None, None)
+    unequal, losses = (read(table, *known, level) for read in (inequality_table, class_losses))
+    affected = None
+    if judged:
+        with Progress() as progress:
+            affected = affected_of_curves(
+                judged.probes, judged.correct, judged.labels, list(table["class"].unique()),
+                fraction, resamples, level, seed, progress,
+            )  # fmt: skip
+    here, lost = near(unequal, fraction), near(losses, fraction)
+    screen.show(
+        *screen.of_curves(unequal, _unequal),
+        *(_affected(affected, lost, most) if judged else _lost(lost, most)),
+        of_classes(here, lost, level),
+        *([of_affected(affected, resamples)] if judged else []),
+    )
+    for path, saved in ((out, losses), (inequality, unequal)):
+        if path:
+            save_table(saved, path)
+    if plot:
+        from featstore.probe.figures import class_lines
+
+        class_lines(table, plot, fraction=fraction)
+    for path in filter(None, (out, inequality, plot)):
+        notice(f"wrote {path}")
+
+
+def _unequal(curve, title: str) -> Table:
+    """Lay out the inequality of one curve against fraction."""
+    from featstore.probe.results.summaries import percent, plus_minus
+    from featstore.probe.results.text import some_fractions
+
+    shown = Table(title=title, **screen.PLAIN)
+    for heading in ("fraction", "mean", "Gini", "of means", "CV", "max-min"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    shown.add_column("worst class", overflow="fold")
+    for row in some_fractions(curve).itertuples():
+        shown.add_row(
+            percent(row.fraction), f"{row.mean_per_class:.3f}",
+            plus_minus(row.gini, row.gini_std, 3), f"{row.gini_of_mean:.3f}", f"{row.cv:.3f}",
+            f"{row.range:.3f}", f"{row.worst_accuracy:.3f} {row.worst_class}",
+        )  # fmt: skip
+    return shown
+
+
+def _lost(losses, most: int) -> list[Table]:
+    """Lay out the classes that lose most, a table a curve."""
+    return [_losers(name, curve.head(most), "loss") for name, curve in _curves(losses)]
+
+
+def _affected(affected, losses, most: int) -> list[Table]:
+    """Lay out the classes that lose most, with what they lose beyond the mean of classes."""
+    from featstore.probe.results.names import CURVE
+
+    beyond = affected[[*CURVE, "fraction", "class", "excess", "low", "high"]]
+    joined = losses.drop(columns=["low", "high"]).merge(beyond, on=[*CURVE, "fraction", "class"])
+    return [_losers(name, curve.head(most), "excess") for name, curve in _curves(joined)]
+
+
+def _curves(losses) -> list:
+    from featstore.probe.results.sentences import named
+
+    known = losses[losses["loss"].notna()] if len(losses) else losses
+    return list(named(known)) if len(known) else []
+
+
+def _losers(name: str, curve, measure: str) -> Table:
+    from featstore.probe.results.summaries import percent
+
+    part = percent(curve["fraction"].iloc[0])
+    shown = Table(title=f"{name}who loses most at {part}", **screen.PLAIN)
+    shown.add_column("class", overflow="fold")
+    told = "beyond the mean class" if measure == "excess" else "loss"
+    for heading in ("all", part, *(["loss"] if measure == "excess" else []), told):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for row in curve.itertuples():
+        value = getattr(row, measure)
+        interval = "" if row.low != row.low else f" [{row.low:+.3f}, {row.high:+.3f}]"
+        shown.add_row(
+            row[curve.columns.get_loc("class") + 1], f"{row.full:.3f}", f"{row.part:.3f}",
+            *([f"{row.loss:.3f}"] if measure == "excess" else []), f"{value:+.3f}{interval}",
+        )  # fmt: skip
+    return shown
+
+
+@click.command(cls=Command)
+@click.argument("places", type=STORE, nargs=-1, required=True, metavar="STORE[#TAP]|RESULTS...")
+@click.option("--tap", type=Names(), default=(), metavar="LIST|all",
+              help="Which taps of stores without #TAP.  [default: the first]")  # fmt: skip
+@click.option("--fractions", type=NumberList(float, "0.01,0.1"), metavar="LIST",
+              help="Shares of the features to probe stores at.")  # fmt: skip
+@click.option("--seeds", type=Seeds(int, "3,7"), default="5", metavar="N|LIST",
+              help="5 for seeds 1 to 5, or a list such as 3,7.")  # fmt: skip
+@click.option("--mode", type=Names(), default="random", metavar="LIST", help="As of `probe`.")
+@click.option("--solver", default="logistic", help="logistic, ridge, lda or sgd.")
+@click.option("--l2", type=Penalties(float, "0.001,0.01"), metavar="LIST|auto",
+              help="As of `probe`.  [default: auto]")  # fmt: skip
+@click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
+@click.option("--memory", default="auto", help="What arrays may take, as 4GiB.")
+@click.option("--device", type=DEVICE, default="auto")
+@click.option("--test-split", help="On which split to test.  [default: test, or validation]")
+@click.option("--fraction", type=float,
+              help="Where to compare.  [default: the nearest to 0.1 that all have]")  # fmt: skip
+@click.option("--delta", type=float, default=0.9, help="Of DR(delta).")
+@click.option("--rule", default="interpolated", help="How DR is read off, as of `redundancy`.")
+@click.option("--level", type=float, default=0.95, help="Coverage of the intervals.")
+@click.option("--out-dir", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
+              help="Keep a results file for each store, and go on with those there.")  # fmt: skip
+@click.option("--out", type=TABLE, metavar="FILE", help="Save the table: .csv, .json or .parquet.")
+@click.option("--plot", type=PICTURE, metavar="FILE",
+              help="Draw a line a curve: accuracy, or its ratio of several data sets.")  # fmt: skip
+def compare(
+    places, tap, fractions, seeds, mode, fraction, delta, rule, level, out_dir,
+    out, plot, **options,
+) -> None:  # fmt: skip
+    """Probe several stores, or read results, and set them side by side.
+
+    Shows accuracy with all features and at one fraction, its share of the full layer's, DR(delta)
+    and the ranks by each, with intervals over seeds and test rows. Accuracies are ranked among
+    what is tested on the same data set; ratios and redundancies among all. A layer within noise of
+    what is reached without any feature has no rank, and what cannot be told apart is said to be so.
+
+    \b
+    Example:
+      featstore compare resnet.zarr vit.zarr --fractions 0.01,0.05,0.1,0.5 \\
+        --seeds 5 --out-dir compared --plot compared.pdf
+      featstore compare mine.zarr --tap all --fractions 0.1 --solver ridge
+      featstore compare results.csv vit.zarr#last --fractions 0.1 --delta 0.8
+    """
+    first_notice(f"reading {', '.join(map(str, places))}")
+    from featstore.probe.results.sentences import of_comparison
+    from featstore.probe.results.tables import save_table
+    from featstore.study.compare import compare, departures
+
+    if options["solver"] == "sgd":
+        for line in departures(places, tap, options["test_split"]):
+            notice(line)
+    with Progress() as progress:
+        found = compare(
+            places, fractions, seeds, taps=tap, fraction=fraction, delta=delta, rule=rule,
+            level=level, out_dir=out_dir,
+            progress=progress, mode=list(mode), **options,
+        )  # fmt: skip
+    screen.show(
+        _numbers(found, delta), _ranks(found, delta),
+        of_comparison(found.table, found.agreement, delta, level),
+    )  # fmt: skip
+    if out:
+        save_table(found.table, out)
+    if plot:
+        from featstore.probe import figures
+
+        one_task = found.table["task"].nunique() == 1
+        draw = figures.accuracy_against_fraction if one_task else figures.ratio_against_fraction
+        draw(found.probes, plot, found.correct)
+    for path in filter(None, (out_dir, out, plot)):
+        notice(f"wrote {path}")
+
+
+def _numbers(found, delta: float) -> Table:
+    """Lay out scores, ratios and redundancies, a row a curve."""
+    from featstore.probe.results.summaries import NAMES, percent
+    from featstore.probe.results.text import between
+
+    part, score = percent(found.table["fraction"].iloc[0]), found.score
+    shown = Table(title=", ".join([*found.shared, f"test {NAMES[score]}"]), **screen.PLAIN)
+    shown.add_column("curve", overflow="fold")
+    for heading in ("all", f"at {part}", "of full", f"DR({delta:g})"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for row in found.table.itertuples():
+        # intervals of the scores are in the saved table: 80 columns hold two of them
+        bound = f"{row.bound} {row.redundancy:.3f}" if row.bound else None
+        shown.add_row(
+            row.name, _number(row.full, ".3f"), _number(getattr(row, score), ".3f"),
+            between(100 * row.ratio, 100 * row.ratio_low, 100 * row.ratio_high, 1, " %"),
+            bound or between(row.redundancy, row.low, row.high, 3),
+        )  # fmt: skip
+    return shown
+
+
+def _ranks(found, delta: float) -> Table:
+    """Lay out the ranks by each of these, within a data set where they are of accuracies."""
+    from featstore.probe.results.summaries import percent
+
+    part = percent(found.table["fraction"].iloc[0])
+    tasks = found.table["task"].nunique() > 1
+    shown = Table(title="ranks", **screen.PLAIN)
+    shown.add_column("curve", overflow="fold")
+    if tasks:
+        shown.add_column("tested on", overflow="fold")
+    for heading in ("features", "all", f"at {part}", "of full", f"DR({delta:g})"):
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for row in found.table.to_dict("records"):
+        ranks = (row[f"{name}_rank"] for name in ("full", found.score, "ratio", "redundancy"))
+        shown.add_row(
+            row["name"], *([row["task"]] if tasks else []), _number(row["features"], ","),
+            *(_number(rank, "d") for rank in ranks),
+        )  # fmt: skip
+    return shown
+
+
+def _number(value, how: str) -> str:
+    """Write a number, or a dash where there is none."""
+    import pandas as pd
+
+    return "-" if pd.isna(value) else format(value, how)
+
+
+@click.command(cls=Command)
+@click.argument("results", type=FILE, nargs=-1, required=True)
+@click.option(
+    "--delta", type=NumberList(float, "0.9,0.95"), default="0.9", metavar="LIST",
+    help="Shares of the full layer's accuracy to keep, in (0, 1].",
+)  # fmt: skip
+@click.option(
+    "--rule", type=Names(), default="interpolated", metavar="LIST",
+    help="How the fraction is read off a curve: interpolated, threshold, nearest.",
+)  # fmt: skip
+@click.option(
+    "--predictions", type=FILE, metavar="FILE",
+    help="What --save-predictions of the same run wrote, for test rows of results that lack the "
+    "file .rows.npz beside them.",
+)  # fmt: skip
+@click.option("--level", type=float, default=0.95, help="Coverage of the intervals.")
+@click.option("--curve", is_flag=True, help="Show every delta from 0.50 to 1.00.")
+@click.option("--out", type=TABLE, metavar="FILE", help="Save the table: .csv, .json or .parquet.")
+@click.option(
+    "--plot", type=PICTURE, metavar="FILE",
+    help="Draw DR against delta, by the first rule: .png, .svg or .pdf.",
+)  # fmt: skip
+def redundancy(results, delta, rule, predictions, curve, out, plot, level) -> None:
+    """Show the diffused redundancy DR(delta) of every curve of results files.
+
+    DR(delta) = 1 - f, where a fraction f of the features keeps delta of the full layer's
+    accuracy: interpolated, where the curve first reaches delta between two fractions that were
+    probed. By --rule threshold f is the smallest one that was probed and keeps delta, as in the
+    paper's text; by nearest, the one whose share is nearest delta, as in its code. Intervals are
+    over seeds and, where the file beside the results says which are right, over test rows; none
+    holds what other train rows would change.
+
+    \b
+    Example:
+      featstore probe mine.zarr --fractions 0.01,0.05,0.1,0.5 --seeds 5 \\
+        --out results.csv
+      featstore redundancy results.csv --delta 0.9,0.95 --plot redundancy.pdf
+    """
+    from featstore.probe.analysis.redundancy import DELTAS, diffused_redundancy
+    from featstore.probe.results.names import score_of
+    from featstore.probe.results.reading import judged, read_correct, read_results
+    from featstore.probe.results.sentences import of_redundancy
+    from featstore.probe.results.summaries import NAMES
+    from featstore.probe.results.tables import save_table
+
+    if predictions and len(results) > 1:
+        raise click.UsageError(
+            f"predictions belong to one results file, and {len(results)} are given: name one"
+        )
+    probes = read_results(*results)
+    correct = judged(probes, predictions).correct if predictions else read_correct(*results)
+    asked = list(dict.fromkeys(DELTAS if curve else delta))
+    deltas = asked + [one for one in DELTAS if plot and one not in asked]
+    with Progress() as progress:
+        every = diffused_redundancy(probes, deltas, rule, correct, level=level, progress=progress)
+    table = every[every["delta"].isin(asked)]
+    screen.show(
+        *screen.of_curves(table, _curve), of_redundancy(table, level, NAMES[score_of(probes)])
+    )
+    if (table["low"].isna() & table["redundancy"].notna()).any():
+        notice(
+            "one seed, or a mode without seeds, has no interval where it is not known which test "
+            "rows its probes have right"
+        )
+    if out:
+        save_table(table, out)
+    if plot:
+        from featstore.probe.figures import redundancy_curve
+
+        redundancy_curve(every[every["rule"] == rule[0]], plot)
+    for path in filter(None, (out, plot)):
+        notice(f"wrote {path}")
+
+
+def _curve(curve, title: str) -> Table:
+    """Lay out DR of one curve: a row a delta, a column a rule."""
+    from featstore.probe.results.summaries import percent
+
+    shown = Table(title=title, **screen.PLAIN)
+    shown.add_column("keeping", justify="right", no_wrap=True)
+    for rule in curve["rule"].unique():
+        heading = f"DR {'' if rule == 'interpolated' else 'by '}{rule}"
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for delta, readings in curve.groupby("delta", sort=False):
+        shown.add_row(percent(delta), *(_reading(row) for row in readings.itertuples()))
+    return shown
+
+
+def _reading(row) -> str:
+    from featstore.probe.results.sentences import redundant
+
+    if math.isnan(row.redundancy):
+        return "-"
+    return redundant(row)
+
+
+@click.command(cls=Command)
+@click.argument("stores", type=STORE, nargs=-1, required=True, metavar="STORE[#TAP]...")
+@click.option("--tap", type=Names(), default=(), metavar="LIST|all",
+              help="Which taps of stores without #TAP.  [default: the first]")  # fmt: skip
+@click.option("--split", default="train", help="Which rows.")
+@click.option("--standardize/--no-standardize", default=True,
+              help="Of the features at unit std, as probes see them, or as they are.")  # fmt: skip
+@click.option("--list", "listed", is_flag=True, help="Number the dead and repeated features.")
+@click.option("--memory", default="auto", help="What arrays may take, as 4GiB.")
+@click.option("--device", type=DEVICE, default="auto")
+@click.option("--out", type=TABLE, metavar="FILE", help="Save the table: .csv, .json or .parquet.")
+@click.option("--eigenvalues", type=TABLE, metavar="FILE", help="Save every eigenvalue, likewise.")
+@click.option("--plot", type=PICTURE, metavar="FILE", help="Draw the spectra.")
+def spectrum(stores, tap, split, listed, out, eigenvalues, plot, **options) -> None:
+    """Show what explains a layer's redundancy: its spectrum, correlations and repeated features.
+
+    Effective rank is exp of the entropy of the singular values; participation ratio is
+    (sum lambda)^2 / sum lambda^2 of the eigenvalues of the correlation matrix. A dead feature never
+    changes; a duplicate is an affine function of an earlier feature.
+
+    \b
+    Example:
+      featstore spectrum mine.zarr --tap all --plot spectrum.pdf
+      featstore spectrum resnet.zarr#layer4 vit.zarr --list
+    """
+    import pandas as pd
+
+    from featstore.probe.analysis.spectrum import layer_spectrum
+    from featstore.probe.results.sentences import of_spectrum
+    from featstore.probe.results.tables import save_table
+    from featstore.study.layers import layers_of
+
+    found = {}
+    with Progress() as progress:
+        for layer in layers_of(stores, tap):
+            found[layer.name] = layer_spectrum(
+                layer.rows(split), moments_cache=layer.store.moments_folder, progress=progress,
+                **options,
+            )  # fmt: skip
+    table = pd.DataFrame([{"name": name, **each.numbers} for name, each in found.items()])
+    values = pd.concat([
+        pd.DataFrame({"name": name, "index": range(1, len(each.eigenvalues) + 1),
+                      "eigenvalue": each.eigenvalues})
+        for name, each in found.items()
+    ])  # fmt: skip
+    lists = [line for each in found.items() for line in _listed(*each)] if listed else []
+    screen.show(_table(table), of_spectrum(table), *lists)
+    for path, saved in ((out, table), (eigenvalues, values)):
+        if path:
+            save_table(saved, path)
+    if plot:
+        from featstore.probe.figures import spectra
+
+        spectra(values, plot)
+    for path in filter(None, (out, eigenvalues, plot)):
+        notice(f"wrote {path}")
+
+
+def _table(table) -> Table:
+    shown = Table(**screen.PLAIN)
+    shown.add_column("layer", overflow="fold")
+    for heading in ("features", "eff.\nrank", "part.\nratio", "for\n90 %", "for\n99 %",
+                    "mean\n|corr.|", "dead", "dupl."):  # fmt: skip
+        shown.add_column(heading, justify="right", no_wrap=True)
+    for row in table.itertuples():
+        shown.add_row(
+            row.name, f"{row.features:,}", f"{row.effective_rank:.1f}",
+            f"{row.participation_ratio:.1f}", f"{row.components_90:,}", f"{row.components_99:,}",
+            f"{row.mean_abs_correlation:.3f}", f"{row.dead:,}", f"{row.duplicates:,}",
+        )  # fmt: skip
+    return shown
+
+
+def _listed(name: str, found) -> list[str]:
+    """Number the dead features, and the duplicates with what they repeat."""
+    dead = ", ".join(map(str, found.dead)) or "none"
+    copies = ", ".join(f"{copy} (as {original})" for copy, original in found.duplicates) or "none"
+    return [f"{name}, dead: {dead}", f"{name}, duplicates: {copies}"]

@@ -1,0 +1,334 @@
+"""What commands share: failures on one line, values of options."""
+
+import codecs
+import importlib.util
+import os
+import re
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+# ASCII for characters of tables and sentences; others become escapes such as \\u4e2d.
+_IN_ASCII = {
+    "±": "+-", "…": "...", "–": "-", "—": "-", "−": "-", "×": "x", "≤": "<=", "≥": ">=", "→": "->",
+    "·": "*", "²": "^2", "‘": "'", "’": "'", "“": '"', "”": '"', "\u00a0": " ", "─": "-",
+}  # fmt: skip
+_ERRORS = "featstore.in_ascii"
+
+
+def _in_ascii(error: UnicodeError) -> tuple[str, int]:
+    """Replace the characters that an encoding lacks; what `codecs` calls in place of raising."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    piece = error.object[error.start : error.end]
+    plain = (_IN_ASCII.get(c) or c.encode("ascii", "backslashreplace").decode() for c in piece)
+    return "".join(plain), error.end
+
+
+codecs.register_error(_ERRORS, _in_ascii)
+
+
+def printable(text: str, encoding: str) -> str:
+    """Return a text as a terminal of this encoding can show it, without control characters.
+
+    >>> printable("0.512 ± 0.010", "ascii"), printable("0.512 ± 0.010", "latin-1")
+    ('0.512 +- 0.010', '0.512 ± 0.010')
+    """
+    return visible(text).encode(encoding, _ERRORS).decode(encoding)
+
+
+# Names come with data sets and stores, and could move the cursor, colour what follows, or turn
+# the direction of what is read; a line feed and a tab are layout.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def visible(text: str) -> str:
+    r"""Return a text with its control characters as escapes.
+
+    >>> visible("red \x1b[31m"), visible("two\nlines")
+    ('red \\x1b[31m', 'two\nlines')
+    """
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+
+
+def line(text: object) -> str:
+    r"""Return a text as one line: `visible`, and line feeds as escapes too.
+
+    >>> line("a\nWarning: b")
+    'a\\nWarning: b'
+    """
+    return visible(str(text).strip().replace("\n", "\\n"))
+
+
+KEPT = {
+    "extract": "every block committed so far is kept; run the same command again to go on",
+    "quickstart": "every block committed so far is kept; run the same command again to go on",
+    "import": "every block committed so far is kept; run the same command again to go on",
+    "study": "every part finished so far is kept; run the same command again to go on",
+    "compare": "finished probes are in --out-dir, if given; run the same command again to go on",
+    "probe": "finished probes are in the file of --out, if one was named; --resume solves the rest",
+}
+
+
+def _remember(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    ctx.meta[param.name] = value or ctx.meta.get(param.name, False)
+
+
+SWITCHES = [
+    click.Option(["--quiet"], is_flag=True, expose_value=False, callback=_remember,
+                 help="No progress and no notices."),
+    click.Option(["--debug"], is_flag=True, expose_value=False, callback=_remember,
+                 envvar="FEATSTORE_DEBUG", help="Show the traceback of an error."),
+]  # fmt: skip
+
+
+class Command(click.Command):
+    """A command that takes the switches which every command takes."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.params += SWITCHES
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Refuse words that no option can use, before one is parsed."""
+        for word in args:
+            _check_word(word)
+        return super().parse_args(ctx, args)
+
+
+def _check_word(word: str) -> None:
+    if "\0" in word:
+        raise click.UsageError(f"{word!r} holds a zero byte, which no name has")
+    for part in re.split("[=,]", word):
+        if re.fullmatch(r"[+-]?\d{19,}", part) and not (
+            len(part) < 25 and -(2**63) <= int(part) < 2**63
+        ):
+            raise click.UsageError(f"{part[:40]} does not fit in 64 bits: give a smaller number")
+        if part.startswith("~"):
+            try:
+                Path(part).expanduser()
+            except RuntimeError:
+                raise click.UsageError(
+                    f"{part} is below the home folder of nobody here: write the path in full"
+                ) from None
+
+
+class Group(click.Group):
+    """A group whose commands fail with one line that says what to do, not with a traceback."""
+
+    command_class = Command
+
+    def main(self, *args, **kwargs):
+        """Run the command line on streams that take any character."""
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors=_ERRORS)
+        return super().main(*args, **kwargs)
+
+    def invoke(self, ctx: click.Context):
+        """Run the command; turn what the library raises into a message and an exit status."""
+        try:
+            with warnings.catch_warnings():
+                warnings.showwarning = _show_warning
+                return super().invoke(ctx)
+        except click.ClickException as error:
+            error.message = visible(error.message)
+            raise
+        except (click.exceptions.Exit, click.Abort, BrokenPipeError):
+            raise
+        except KeyboardInterrupt:
+            kept = KEPT.get(ctx.invoked_subcommand, "nothing was changed")
+            click.echo(f"\nInterrupted: {kept}.", err=True)
+            ctx.exit(130)
+        except Exception as error:
+            if ctx.meta["debug"]:
+                raise
+            raise _failure(error) from error
+
+
+def _show_warning(message, *place) -> None:
+    """Say on one line what a library warns of, and not where in its code."""
+    click.echo(f"Warning: {line(message)}", err=True)
+
+
+def _lacking(error: Exception) -> str:
+    """Say what a computer lacked, or was asked for beyond reason; "" for other errors."""
+    message = str(error).partition("\n")[0]
+    words = message.lower()
+    memory = (
+        "can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory",
+        "failed to map segment", "can't start new thread", "bad_alloc", "unable to allocate",
+        "malloc of size",
+    )  # fmt: skip
+    # torch, Arrow and the loader have errors of their own for what is a MemoryError elsewhere
+    if isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError | ImportError | OSError | SystemError)
+        and any(word in words for word in memory)
+    ):
+        said = f" ({message})" if message else ""
+        return f"there is not enough memory{said}: give less --memory, smaller batches, or more RAM"
+    if isinstance(error, RecursionError):
+        return "a file or value is nested too deeply to be read"
+    if isinstance(error, RuntimeError) and "home directory" in words:
+        return "a path begins with ~ and the name of nobody here: write the path in full"
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in words:
+        return f"a name holds {error.object[error.start]!r}, which is no character"
+    if isinstance(error, ValueError) and "embedded null" in words:
+        return "a name holds a zero byte, which no file's name has"
+    return ""
+
+
+def _failure(error: Exception) -> click.ClickException:
+    """Say on one line what went wrong; exit status 2 for arguments that cannot be used."""
+    import featstore.errors
+    import featstore.probe.errors
+
+    message, status = str(error), 1
+    errors, probing = featstore.errors, featstore.probe.errors
+    usage = (errors.UsageError, errors.BadStudy, probing.UsageError)
+    known = (errors.FeatstoreError, errors.StudyError, probing.ProbeError)
+    if isinstance(error, usage):
+        status = 2
+    elif lacking := _lacking(error):
+        message = lacking
+    elif isinstance(error, OSError) and error.strerror:
+        message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    elif not isinstance(error, known):
+        message = (
+            f"unexpected {type(error).__name__}: {message}; "
+            "add --debug for the traceback, and please report it"
+        )
+    failure = click.ClickException(line(message))
+    failure.exit_code = status
+    return failure
+
+
+class Place(click.ParamType):
+    """A path of this machine, or a URL such as s3://bucket/mine.zarr."""
+
+    name = "store"
+
+    def convert(self, value, param, ctx) -> Path | str:
+        """Return the path, or the URL as it is."""
+        return value if "://" in str(value) else Path(value)
+
+
+STORE = Place()
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FORMAT = click.Choice(["zarr", "hdf5"])
+CODEC = click.Choice(["none", "zstd"])
+DTYPE = click.Choice(["float16", "float32"])
+DEVICE = click.Choice(["auto", "cpu", "cuda"])
+
+
+class NumberList(click.ParamType):
+    """Numbers separated by commas."""
+
+    name = "list"
+
+    def __init__(self, number: type, example: str):
+        self.number, self.example = number, example
+
+    def convert(self, value, param, ctx) -> tuple:
+        """Return the numbers; what they may be is for the library to say."""
+        if not isinstance(value, str):
+            return value
+        try:
+            numbers = tuple(self.number(part) for part in value.split(",") if part.strip())
+        except ValueError:
+            numbers = ()
+        return numbers or self.fail(f"{value!r} is not a list such as {self.example}", param, ctx)
+
+
+class Penalties(NumberList):
+    """Numbers separated by commas, or `auto`."""
+
+    def convert(self, value, param, ctx) -> tuple[float, ...] | str:
+        """Return the penalties, or "auto"."""
+        return value if value == "auto" else super().convert(value, param, ctx)
+
+
+class Seeds(NumberList):
+    """A count, `5` for seeds 1 to 5, or a list, `3,7` for those two and `3,` for one."""
+
+    def convert(self, value, param, ctx) -> tuple[int, ...]:
+        """Return the seeds."""
+        numbers = super().convert(value, param, ctx)
+        if not isinstance(value, str) or "," in value:
+            return numbers
+        if numbers[0] < 1:
+            self.fail(f"{value} seeds are none; 5 is seeds 1 to 5, {self.example} those two",
+                      param, ctx)  # fmt: skip
+        from featstore.probe.rows import MOST_SEEDS
+
+        if numbers[0] > MOST_SEEDS:  # before they are listed
+            self.fail(
+                f"{numbers[0]:,} seeds are as many probes of every mode, fraction and penalty; "
+                f"give {MOST_SEEDS:,} or fewer, or a list, {numbers[0]}, for that seed alone",
+                param, ctx,
+            )  # fmt: skip
+        return tuple(range(1, numbers[0] + 1))
+
+
+PICTURES = (".png", ".svg", ".pdf")
+
+
+class OutFile(click.ParamType):
+    """A file to write, refused before any work where its folder or suffix will not do."""
+
+    name = "file"
+
+    def __init__(self, *suffixes: str):
+        self.suffixes = suffixes
+
+    def convert(self, value, param, ctx) -> Path:
+        """Return the path."""
+        path = Path(value)
+        if path.suffix.lower() not in self.suffixes:
+            self.fail(f"{str(path)!r} must end in {' or '.join(self.suffixes)}", param, ctx)
+        if path.suffix.lower() in PICTURES and importlib.util.find_spec("matplotlib") is None:
+            self.fail(f"{str(path)!r} needs matplotlib: pip install matplotlib", param, ctx)
+        if path.is_dir():
+            self.fail(f"{str(path)!r} is a folder", param, ctx)
+        if not path.parent.is_dir():
+            self.fail(f"there is no folder {str(path.parent)!r}; make it first", param, ctx)
+        if not os.access(path.parent, os.W_OK):
+            self.fail(f"cannot write into {str(path.parent)!r}; choose another folder", param, ctx)
+        return path
+
+
+TABLE = OutFile(".csv", ".json", ".parquet")
+PICTURE = OutFile(*PICTURES)
+TABLE_OR_PICTURE = OutFile(*TABLE.suffixes, *PICTURE.suffixes)
+
+
+class Names(click.ParamType):
+    """Names separated by commas."""
+
+    name = "list"
+
+    def convert(self, value, param, ctx) -> tuple[str, ...]:
+        """Return the names."""
+        return tuple(value.split(",")) if isinstance(value, str) else value
+
+
+KEY = "solver options"
+
+
+def solver_option(*names: str, **attributes: Any) -> Callable:
+    """Declare an option of some solvers, as `click.option` does."""
+
+    def keep(ctx: click.Context, param: click.Parameter, value):
+        if value is not None:
+            ctx.meta.setdefault(KEY, {})[param.name] = value
+
+    return click.option(*names, expose_value=False, callback=keep, **attributes)
+
+
+def solver_options() -> dict[str, Any]:
+    """Return those that were given, by name."""
+    return click.get_current_context().meta.get(KEY, {})

@@ -1,0 +1,243 @@
+"""`featstore extract`, `taps` and `import`: stores are made."""
+
+import contextlib
+import sys
+from pathlib import Path
+
+import click
+
+from featstore.cli.common import DEVICE, FILE, FORMAT, STORE, Command, Names, OutFile
+from featstore.cli.screen import PLAIN, Progress, notice, show
+
+# Rows that could not be read and are named; the others are counted.
+_NAMED = 20
+
+
+@click.command(cls=Command)
+@click.option(
+    "--model",
+    required=True,
+    help="A timm model, torchvision:NAME, hf:NAME, open_clip:NAME or onnx:FILE.",
+)
+@click.option(
+    "--dataset",
+    required=True,
+    help="A torchvision data set, digits, folder:DIR (class folders), npz:FILE, csv:FILE,"
+    " parquet:FILE, jsonl:FILE, hf:NAME or wds:PATTERN.",
+)
+@click.option("--weights", type=FILE, help="A local .pth, .pt or .safetensors, not the hub's.")
+@click.option("--weights-key", help="The entry of a checkpoint that holds the network: teacher.")
+@click.option("--weights-prefix", help="What stands before the network's keys there: backbone.")
+@click.option("--pretrained/--no-pretrained", default=True, help="Trained or random weights.")
+@click.option(
+    "--transform", type=FILE, help="A TOML file: how images become input, where nothing says so."
+)
+@click.option(
+    "--trust", type=click.Choice(["none"]), default="none", help="No code of a checkpoint is run."
+)
+@click.option("--taps", type=Names(), default="penultimate", help="Layers, or all.")
+@click.option(
+    "--pool", type=Names(),
+    help="How maps become vectors: max, or layer1=flatten.  [default: the model's way, or avg]",
+)  # fmt: skip
+@click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set's files lie.")
+@click.option("--splits", type=Names(), default="train,test", help="Which splits to extract.")
+@click.option("--label-column", help="The labels of a table.  [default: a usual name]")
+@click.option("--image-column", help="The image files of a table.  [default: a usual name]")
+@click.option("--text-column", help="The texts of a table.  [default: a usual name]")
+@click.option("--split-column", help="What split each row of a table is in.")
+@click.option(
+    "--label-kind", type=click.Choice(["class", "number"]),
+    help="What labels are, where they do not tell.",
+)  # fmt: skip
+@click.option(
+    "--delimiter", help="What parts the cells of a CSV file.  [default: as its head says]"
+)
+@click.option("--encoding", help="Of a CSV file, such as cp1252.  [default: UTF-8]")
+@click.option(
+    "--bit-depth", type=click.Choice(["8", "10", "12", "14", "16"]),
+    help="How many bits of 16-bit images count.",
+)  # fmt: skip
+@click.option("--target-columns", type=Names(), help="Numbers to regress on, not labels.")
+@click.option("--limit", type=click.IntRange(1), help="Rows of each split, evenly spaced.")
+@click.option(
+    "--on-error", type=click.Choice(["raise", "skip"]), default="raise",
+    help="Stop at a row that cannot be read or lacks a label, or leave such out.",
+)  # fmt: skip
+@click.option("--report", type=OutFile(".csv"), help="Which rows were left out, and why.")
+@click.option(
+    "--views", type=click.IntRange(1), default=1, help="Augmented passes of train; 1 is clean."
+)
+@click.option("--augment", help="How views are made.  [default: paper, for several]")
+@click.option("--seed", type=click.IntRange(0), default=0, help="What the views are drawn from.")
+@click.option("--out", type=STORE, help="The store.  [default: named under the store root]")
+@click.option("--format", type=FORMAT, default="zarr")
+@click.option("--codec", type=click.Choice(["none", "zstd"]), help="Compression.  [default: none]")
+@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16")
+@click.option("--overwrite", is_flag=True, help="Replace a store that holds something else.")
+@click.option("--image-size", type=click.IntRange(1), help="Pixels.  [default: the weights' own]")
+@click.option("--device", type=DEVICE, default="auto")
+@click.option(
+    "--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto",
+    help="What the model computes in.  [auto: float16 on CUDA, else float32]",
+)  # fmt: skip
+@click.option("--compile", is_flag=True, default=None, help="Pass the model to torch.compile.")
+@click.option(
+    "--batch-size", type=click.IntRange(1),
+    help="Images at once.  [default: 64, or what the store was begun with]",
+)  # fmt: skip
+@click.option(
+    "--workers", type=click.IntRange(0),
+    help="Processes that decode; 0: threads.  [default: 0 on the CPU, cores - 1 with CUDA]",
+)  # fmt: skip
+def extract(**options) -> None:
+    """Run a data set through a backbone once and store its features.
+
+    Killed and run again, it goes on where it stopped; run once more, it has nothing to do. Under
+    torchrun or srun, every process does its share.
+
+    \b
+    Example:
+      featstore extract --model resnet50 --dataset cifar100
+      featstore extract --model vit_small_patch16_224 --weights vit.pth \\
+        --dataset folder:flowers --image-size 224 --out flowers.zarr
+      torchrun --nproc-per-node 8 -m featstore extract --model resnet50 \\
+        --dataset cifar100
+    """
+    run_extract(columns=_columns(options), **options)
+
+
+def _columns(options: dict):
+    from featstore.data.columns import Columns
+
+    names = ("label", "image", "text", "split")
+    chosen = {name: options.pop(f"{name}_column") for name in names}
+    chosen["kind"] = options.pop("label_kind")
+    chosen |= {name: options.pop(name) for name in ("delimiter", "encoding")}
+    return Columns(**chosen, targets=options.pop("target_columns") or ())
+
+
+def run_extract(report: Path | None = None, **options):
+    """Extract as the options say, tell what was done, and return the store."""
+    from featstore import data
+    from featstore.extraction.request import Request
+
+    if options.get("bit_depth"):
+        options["bit_depth"] = int(options["bit_depth"])
+    # Before torch is imported, which takes seconds, and anything is fetched.
+    asked = Request(**options)
+    data.check(asked.dataset, asked.splits, data_dir=asked.data_dir, columns=asked.columns)
+    from featstore import extract
+    from featstore.extraction.ranks import Ranks
+
+    # torch.hub announces its downloads on stdout, which is for tables
+    with Progress() as progress, contextlib.redirect_stdout(sys.stderr):
+        if Ranks.of().rank == 0:
+            options["progress"] = progress
+        done = extract(**options)
+    if done.ranks.rank == 0:
+        _tell_of_inputs(done)
+        if report:
+            data.save_report(report, done.unreadable)
+    if done.reused and done.ranks.rank == 0:
+        notice(f"reusing {done.store.path}: complete and intact, nothing to extract")
+    elif not done.reused:
+        _tell_what_was_done(done)
+    return done.store
+
+
+def _tell_of_inputs(done) -> None:
+    for note in done.notes:
+        notice(note)
+    for one in done.notices:
+        notice(str(one))
+    for row in done.unreadable[:_NAMED]:
+        notice(f"left out: {row.why}")
+    if len(done.unreadable) > _NAMED:
+        notice(
+            f"left out: {len(done.unreadable) - _NAMED:,} more; the store's provenance names all"
+        )
+
+
+def _tell_what_was_done(done) -> None:
+    before = f" ({done.images_reused:,} were there already)" if done.images_reused else ""
+    who = f"rank {done.ranks.rank} of {done.ranks.count} " if done.ranks.count > 1 else ""
+    notice(
+        f"{who}stored {done.images_done:,} {done.modality}s{before} in {done.seconds:.1f} s, "
+        f"{done.images_done / done.seconds:,.0f} {done.modality}s/s: {done.store.path}"
+    )
+
+
+@click.command(cls=Command)
+@click.argument("model")
+@click.option("--modules", is_flag=True, help="Every layer that runs, not the stages alone.")
+@click.option("--image-size", type=click.IntRange(1), help="Pixels.  [default: the weights' own]")
+@click.option("--transform", type=FILE, help="How images become input, as for extract.")
+def taps(model: str, modules: bool, image_size: int | None, transform: Path | None) -> None:
+    """List the layers of a model: their shapes, and the features they give.
+
+    The weights do not matter here and are not fetched. Any path in the list may stand after --taps
+    of extract; `all` there stands for the list without --modules.
+
+    \b
+    Example:
+      featstore taps resnet50
+      featstore extract --model resnet50 --dataset cifar100 \\
+        --taps penultimate,layer4,layer1 --pool layer1=flatten
+    """
+    from rich.table import Table
+
+    from featstore import models
+    from featstore.models.taps import layers
+
+    backbone = models.load(
+        model,
+        pretrained=model.startswith("onnx:"),
+        image_size=image_size,
+        transform=transform,
+    )
+    shown = Table(title=backbone.name, **PLAIN)
+    shown.add_column("tap", overflow="fold")
+    shown.add_column("shape", justify="right", no_wrap=True)
+    shown.add_column("pooling")
+    shown.add_column("features", justify="right", no_wrap=True)
+    for layer in layers(backbone, modules=modules):
+        shape = " x ".join(f"{side:,}" for side in layer.shape)
+        if backbone.modality == "text" and layer.kind == "tokens":
+            shape = f"tokens x {layer.shape[1]:,}"
+        shown.add_row(layer.path, shape, layer.pooling, f"{layer.dim:,}")
+    show(shown)
+    if not modules:
+        notice("--modules lists every layer that runs")
+
+
+@click.command("import", cls=Command)
+@click.option("--train-features", type=FILE, required=True, help=".npy of shape (rows, features).")
+@click.option("--train-labels", type=FILE, required=True, help=".npy of integers from 0.")
+@click.option("--test-features", type=FILE, required=True, help=".npy, as many features.")
+@click.option("--test-labels", type=FILE, required=True, help=".npy of integers from 0.")
+@click.option("--out", type=STORE, required=True, help="The store.")
+@click.option("--format", type=FORMAT, default="zarr")
+@click.option("--targets", type=Names(), help="Labels are numbers to regress on, called so.")
+def import_(train_features, train_labels, test_features, test_labels, out, format, targets) -> None:
+    """Make a store of features that were computed elsewhere.
+
+    The files are memory-mapped and never loaded whole.
+
+    \b
+    Example:
+      featstore import --train-features X.npy --train-labels y.npy \\
+        --test-features Xt.npy --test-labels yt.npy --out mine.zarr
+    """
+    import featstore
+
+    with Progress() as progress:
+        store = featstore.import_arrays(
+            train=(train_features, train_labels),
+            test=(test_features, test_labels),
+            out=out,
+            format=format,
+            targets=targets or (),
+            progress=progress,
+        )
+    notice(f"stored {sum(split.n_rows for split in store.spec.splits):,} rows: {store.path}")

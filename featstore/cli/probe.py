@@ -1,0 +1,316 @@
+"""`featstore probe`, `predict` and `quickstart`."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from featstore.cli import screen
+from featstore.cli.common import (
+    DEVICE,
+    FILE,
+    STORE,
+    Command,
+    Names,
+    NumberList,
+    OutFile,
+    Penalties,
+    Seeds,
+    solver_option,
+    solver_options,
+)
+from featstore.cli.extract import run_extract
+from featstore.cli.screen import Progress, first_notice, notice, tested_on
+
+
+@click.command(cls=Command)
+@click.argument("store", type=STORE)
+@click.option("--weights", type=FILE, required=True, help="What `probe --save-weights` wrote.")
+@click.option(
+    "--split", "--test-split", help="Which rows of the store.  [default: test, or validation]"
+)
+@click.option("--memory", default="4GiB", help="How much memory arrays may take.")
+@click.option(
+    "--out", type=OutFile(".csv", ".parquet", ".npz"), metavar="FILE",
+    help="Save the class that each probe predicts for each row: .csv, .parquet or .npz.",
+)  # fmt: skip
+def predict(store, weights, split, memory, out) -> None:
+    """Apply saved probes to the rows of a store.
+
+    The store must hold the features that the probes were fitted on: the same backbone, weights,
+    transform and tap. Accuracy is shown where the classes are the same too.
+
+    \b
+    Example:
+      featstore probe mine.zarr --fractions 0.1 --seeds 1 \\
+        --save-weights probes.safetensors
+      featstore predict mine.zarr --weights probes.safetensors --split test \\
+        --out predictions.csv
+    """
+    import featstore
+    from featstore.probe import load_weights, predict
+
+    opened, saved = featstore.open(store), load_weights(weights)
+    split = tested_on(opened, split)
+    tap = saved.source.get("tap", opened.spec.taps[0].name)
+    with Progress() as progress:
+        predicted = predict(
+            saved, opened.tap(split, tap), source=opened.spec.of_tap(tap),
+            classes=opened.spec.classes, memory=memory, progress=progress,
+        )  # fmt: skip
+    if out:
+        predicted.save(out)
+    screen.show(*screen.of_sweep(predicted.table, predicted.correct))
+    if predicted.table["accuracy"].isna().all():
+        notice("no accuracy: the classes of this store are not those of the probes")
+    if out:
+        notice(f"wrote {out}")
+
+
+@click.command(cls=Command)
+@click.argument("store", type=STORE, required=False)
+@click.option(
+    "--fractions", type=NumberList(float, "0.01,0.05,0.1"), metavar="LIST",
+    help="Shares of the features, in (0, 1]; the full layer comes by itself.",
+)  # fmt: skip
+@click.option(
+    "--every-k", is_flag=True,
+    help="Every number of features in place of --fractions; with --solver ridge or lda.",
+)  # fmt: skip
+@click.option(
+    "--seeds", type=Seeds(int, "3,7"), required=True, metavar="N|LIST",
+    help="5 for seeds 1 to 5, or a list such as 3,7.",
+)  # fmt: skip
+@click.option(
+    "--mode", type=Names(), default="random", metavar="LIST",
+    help="Which features: random, independent, first, last, variance, fisher, greedy, "
+    "indices:FILE; or directions: pca, pca-least, pca-uncentred, random-projection, "
+    "random-projection-orthogonal, random-projection-uniform.  [default: random]",
+)  # fmt: skip
+@click.option("--solver", default="logistic", help="logistic, ridge, lda or sgd.")
+@click.option(
+    "--l2", type=Penalties(float, "0.001,0.01"), metavar="LIST|auto",
+    help="The penalty of mean loss + (l2/2) ||W||^2; a list solves each; auto chooses for each "
+    "probe, on train rows alone.  [default: auto; sgd: 0.0005]",
+)  # fmt: skip
+@click.option(
+    "--select", type=click.Choice(["validation", "loo"]),
+    help="How penalties are chosen: on held-out parts of train, or by leave-one-out.  "
+    "[default: loo; logistic: validation]",
+)  # fmt: skip
+@click.option("--held-out", type=float, default=0.1, help="Share of train held out to choose.")
+@click.option("--held-out-seed", type=int, default=0, help="Of the draw of that part.")
+@click.option(
+    "--metrics", type=Names(), metavar="LIST",
+    help="Scores to keep: accuracy, mean_per_class, top5, nll, ece; of numbers r2, mse, mae.  "
+    "[default: accuracy, or r2]",
+)  # fmt: skip
+@click.option(
+    "--cka", is_flag=True, help="Compare what each probe sees with the whole layer, on test rows."
+)
+@click.option("--tap", help="Which tap of the store.  [default: its first]")
+@click.option("--test-split", help="On which split to test.  [default: test, or validation]")
+@click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
+@click.option("--memory", default="auto", help="What arrays may take, as 4GiB.")
+@click.option("--device", type=DEVICE, default="auto")
+@click.option("--backend", type=click.Choice(["torch", "cupy", "numpy"]), default="torch")
+@click.option(
+    "--out", type=OutFile(".csv", ".json", ".parquet"), metavar="FILE",
+    help="Save one row a probe: .csv, .json or .parquet.",
+)  # fmt: skip
+@click.option("--resume", is_flag=True, help="Solve only the probes that --out does not have.")
+@click.option(
+    "--plot", type=OutFile(".png", ".svg", ".pdf"), metavar="FILE",
+    help="Draw accuracy against fraction: .png, .svg or .pdf.",
+)  # fmt: skip
+@click.option(
+    "--save-weights", type=OutFile(".safetensors"), metavar="FILE",
+    help="Save the probes themselves, for `featstore predict`: .safetensors.",
+)  # fmt: skip
+@click.option(
+    "--save-predictions", type=OutFile(".csv", ".parquet", ".npz"), metavar="FILE",
+    help="Save the class that each probe predicts for each test row: .csv, .parquet or .npz.",
+)  # fmt: skip
+@click.option(
+    "--per-class", type=OutFile(".csv", ".json", ".parquet"), metavar="FILE",
+    help="Save each probe's accuracy on each class: .csv, .json or .parquet.",
+)  # fmt: skip
+@solver_option("--tol", type=float, help="logistic: gradient norm to stop at.")
+@solver_option("--max-iter", type=int, help="logistic: most iterations.")
+@solver_option(
+    "--fast", is_flag=True, default=None,
+    help="logistic on CUDA: round the first steps' products to TF32; the last are exact.",
+)  # fmt: skip
+@solver_option("--epochs", type=int, help="sgd: passes over train.  [default: 100]")
+@solver_option("--lr", type=float, help="sgd: first learning rate.  [default: 0.1]")
+@solver_option("--momentum", type=float, help="sgd: momentum.  [default: 0.9]")
+@solver_option("--step-every", type=int, help="sgd: epochs a rate.  [default: a fifth of all]")
+@solver_option("--gamma", type=float, help="sgd: factor between rates.  [default: 0.1]")
+@solver_option("--batch-size", type=int, help="sgd: rows a step.  [default: 256]")
+@solver_option("--val-fraction", type=float, help="sgd: validation part.  [default: 0.1]")
+@solver_option("--split-seed", type=int, help="sgd: of the validation draw.  [default: 0]")
+@solver_option(
+    "--validate-every", type=int, help="sgd: epochs among which the best is chosen.  [default: 5]"
+)
+@solver_option(
+    "--one-start/--own-starts", default=None,
+    help="sgd: start all seeds from one layer, or each from its own.  [default: one]",
+)  # fmt: skip
+@solver_option("--order-seed", type=int, help="sgd: of the order of rows.  [default: 0]")
+def probe(
+    store, out, plot, save_weights, save_predictions, per_class, test_split, **options
+) -> None:
+    """Solve a linear probe for every (fraction, seed) at once.
+
+    Prints the test accuracy and its share of the full layer's, with intervals over seeds and test
+    rows, and says before it starts how long it will take.
+
+    STORE is a path; without it, the newest complete store under the store root is taken,
+    one that was made in this folder before all others.
+    Features are drawn at random, nested along the fractions of one seed, unless --mode says
+    otherwise.
+
+    \b
+    Example:
+      featstore probe --fractions 0.01,0.05,0.1 --seeds 5
+      featstore probe mine.zarr --fractions 0.1,0.5 --seeds 3,7 --l2 0.01 \\
+        --out results.csv --plot accuracy.pdf
+      featstore probe mine.zarr --fractions 0.1 --seeds 5 \\
+        --save-weights probes.safetensors
+      featstore probe mine.zarr --every-k --seeds 5 --solver ridge \\
+        --mode random,variance
+      torchrun --nproc-per-node 8 -m featstore probe --fractions 0.1 --seeds 5
+    """
+    if options["resume"] and (save_weights or save_predictions or per_class):
+        raise click.UsageError(
+            "--resume reads finished probes from the results file, which holds neither weights "
+            "nor predictions: leave it out to solve every probe"
+        )
+    first_notice(f"reading {store or 'the newest complete store'}")
+    import featstore
+    from featstore.probe.memory import joined, rank
+
+    with joined():
+        if rank() > 0:
+            click.get_current_context().meta["quiet"] = True
+        heading = ""
+        if store is None:
+            chosen = featstore.newest_complete()
+            notice(f"probing the newest complete store: {chosen.path}")
+            heading = _taken(chosen)
+        else:
+            chosen = featstore.open(store)
+        tested = tested_on(chosen, test_split)
+        if chosen.spec.targets and (save_predictions or per_class):
+            raise click.UsageError(
+                f"the labels of {chosen.path} are numbers, and "
+                f"{'--per-class' if per_class else '--save-predictions'} is for classes alone: "
+                "leave it out; --save-weights keeps the probes"
+            )
+        result = run_probe(
+            chosen, out, plot, split=tested, heading=heading, **options, **solver_options()
+        )
+        if rank() == 0 and (save_weights or save_predictions or per_class):
+            _save(
+                result, chosen, tested, save_weights, save_predictions, per_class,
+                options["memory"],
+            )  # fmt: skip
+
+
+def _taken(store) -> str:
+    """Say which store was taken where none was named, and whose it is if not of this folder."""
+    import os
+
+    folder = store.provenance.get("folder")
+    elsewhere = f", made in {folder}" if folder and folder != os.getcwd() else ""
+    return f"Store: {store.path}, the newest complete one{elsewhere}.\n"
+
+
+def _save(result, store, split, weights, predictions, per_class, memory) -> None:
+    from featstore.probe import per_class_table, save_weights
+    from featstore.probe.results.tables import save_table
+
+    tap, classes = result.table["tap"].iloc[0], store.spec.classes
+    if weights:
+        save_weights(result, weights, source=store.spec.of_tap(tap), classes=classes)
+    if per_class:
+        save_table(per_class_table(result, classes), per_class, digest=True)
+    if predictions:
+        result.predict(store.tap(split, tap), memory).save(predictions)
+    for path in filter(None, (weights, per_class, predictions)):
+        notice(f"wrote {path}")
+
+
+def run_probe(store, out, plot, *, tap=None, split="test", heading="", **options):
+    """Sweep an open store as the options say, show the table, and return the result."""
+    from featstore.probe import sentence, sweep
+    from featstore.probe.memory import rank
+    from featstore.probe.results.summaries import warnings
+
+    tap = tap or store.spec.taps[0].name
+    if options.get("metrics"):
+        # the table and the sentence are of this one
+        main = "r2" if store.spec.targets else "accuracy"
+        options["metrics"] = tuple(dict.fromkeys((main, *options["metrics"])))
+    if options.get("solver") == "sgd":
+        from featstore.study.sweeps import departures_of, validation_rows
+
+        own = validation_rows("sgd", store, tap, split)
+        if own is not None:
+            options["validation"] = own
+        for line in departures_of(store, tap, split, **solver_options()):
+            notice(line)
+    with Progress() as progress:
+        result = sweep(
+            store.tap("train", tap), store.tap(split, tap), store=str(store.path), tap=tap,
+            moments_cache=store.moments_folder, progress=progress,
+            out=out, **options,
+        )  # fmt: skip
+    if rank() > 0:
+        return result
+    if out:
+        from featstore.report import provenance
+
+        provenance.write(out, [store], sys.argv)
+    table, correct = result.to_pandas(), result.correct
+    if plot:
+        from featstore.probe.figures import accuracy_against_fraction
+
+        accuracy_against_fraction(table, plot, correct)
+    shown = [*filter(None, [heading]), *screen.of_sweep(table, correct)]
+    screen.show(*shown, sentence(table, correct=correct))
+    for each in warnings(table):
+        click.echo(f"Warning: {each}", err=True)
+    for path in filter(None, (out, plot)):
+        notice(f"wrote {path}")
+    return result
+
+
+QUICKSTART_FOLDER = Path("featstore-quickstart")
+
+
+@click.command(cls=Command)
+def quickstart() -> None:
+    """Extract, probe and plot, on real weights and images.
+
+    Needs no download: EfficientNet-Lite0 with its ImageNet weights (a package that the extra
+    `quickstart` installs) on scikit-learn's 1,797 handwritten digits. Writes
+    ./featstore-quickstart/.
+
+    \b
+    Example:
+      featstore quickstart
+    """
+    first_notice("extracting 1,797 digits under EfficientNet-Lite0")
+    from featstore.downloads import extraction
+
+    store = run_extract(**extraction())
+    QUICKSTART_FOLDER.mkdir(exist_ok=True)
+    run_probe(
+        store,
+        QUICKSTART_FOLDER / "results.csv",
+        QUICKSTART_FOLDER / "accuracy.png",
+        fractions=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
+        seeds=(1, 2, 3, 4, 5),
+        solver="ridge",
+    )

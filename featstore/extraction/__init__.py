@@ -1,0 +1,1 @@
+"""Extraction: rows through a network, into the blocks of a store."""

@@ -1,0 +1,247 @@
+"""Batches of decoded rows, prepared by threads or processes while the model computes.
+
+Pillow and the tokenizers give up the interpreter lock while they work, so that threads run in
+parallel; what Python does between takes the lock, and beside many cores and a GPU that fed from it
+is what limits them. Processes have a lock each.
+"""
+
+import math
+import os
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol
+
+import torch
+from PIL import Image
+
+from featstore.data.augment import Views
+from featstore.data.rows import Part, Rows
+from featstore.errors import DatasetError
+from featstore.extraction.decoding import Begun, Decoder, Processes
+from featstore.extraction.inference import Batch
+from featstore.models.network import Backbone
+from featstore.models.transforms import light
+
+# Rows that one thread or process decodes at a time: a batch is ready sooner when several share it.
+PIECE = 8
+# Batches that are ready or nearly so, beyond those that keep every worker busy.
+AHEAD = 2
+# Rows from which processes are worth their start, half a second each.
+MANY = 2048
+_MOST_WORKERS = 32
+
+
+@dataclass(frozen=True)
+class Job:
+    """One batch: which rows of which split, and which augmented view of them, None for clean.
+
+    When it is done, `seen` says how many of its rows each of `notices.REMARKS` is true of.
+    """
+
+    rows: Rows
+    numbers: range
+    view: int | None = None
+    seen: Counter[str] = field(default_factory=Counter, compare=False)
+
+    def parts(self) -> list[Part]:
+        """The batch in pieces."""
+        return [self.rows.part(numbers) for numbers in batches(self.numbers, PIECE)]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """From jobs to what the backbone takes."""
+
+    backbone: Backbone
+    views: Views | None = None
+
+    @cached_property
+    def decoder(self) -> Decoder:
+        """What turns images into pixels, in this process or another."""
+        return Decoder(light(self.backbone.transform.geometry), self.views)
+
+    @cached_property
+    def shape(self) -> tuple[int, ...]:
+        """Pixels of one image: (H, W, 3)."""
+        return self.backbone.transform.pixels(Image.new("RGB", (64, 64))).shape
+
+    def empty(self, n_rows: int, pinned: bool = False) -> torch.Tensor:
+        """Memory for a batch of pixels, uint8 (b, H, W, 3)."""
+        return torch.empty((n_rows, *self.shape), dtype=torch.uint8, pin_memory=pinned)
+
+    def tokens(self, job: Job) -> dict[str, torch.Tensor]:
+        """Token tensors (b, L) by name, of a batch of texts."""
+        part = job.rows.part(job.numbers)
+        texts = []
+        for place in range(len(part)):
+            text, remarks = part.met(place)
+            texts.append(text)
+            job.seen.update(remarks)
+        tokens, remarks = self.backbone.transform.met(texts)
+        job.seen.update(remarks)
+        without = (tokens["attention_mask"].sum(1) == 0).nonzero().flatten().tolist()
+        if without:
+            row = job.numbers[without[0]]
+            raise DatasetError(
+                f"row {job.rows.ids[row]} of the {job.rows.split} split of {job.rows.dataset} is"
+                f" the text {texts[without[0]][:20]!r}, of which {self.backbone.name} makes no"
+                " token; take the row out"
+            )
+        return tokens
+
+    def __call__(self, job: Job) -> Batch:
+        """A batch, made here and now."""
+        if self.backbone.modality == "text":
+            return self.tokens(job)
+        batch = self.empty(len(job.numbers))
+        job.seen.update(self.decoder.decode(job.rows.part(job.numbers), job.view, batch.numpy()))
+        return batch
+
+
+@dataclass(frozen=True)
+class Workers:
+    """Who decodes: so many processes, or where there are none, so many threads of this one."""
+
+    processes: int
+    threads: int
+
+    @classmethod
+    def chosen(
+        cls, asked: int | None, device: str, modality: str, passes: int, sharing: int = 1
+    ) -> "Workers":
+        """`asked` processes, none where that is 0; or what suits the device.
+
+        Beside a CUDA device all cores but one decode, each in a process, where there are many rows.
+        Beside a model on the CPU, which has the cores' time itself, and for texts, whose tokenizers
+        need no interpreter lock, threads do. `sharing` processes of a job share the machine.
+        """
+        threads = cores(sharing)
+        if asked is None:
+            fed = device == "cuda" and modality == "image" and passes >= MANY
+            return cls(processes=threads - 1 if fed else 0, threads=threads)
+        if modality == "text":
+            return cls(processes=0, threads=asked or threads)
+        return cls(processes=asked, threads=threads)
+
+
+def cores(sharing: int = 1) -> int:
+    """Cores of this machine for each of `sharing` processes, 1 to 32."""
+    affine = hasattr(os, "sched_getaffinity")
+    count = len(os.sched_getaffinity(0)) if affine else os.cpu_count()
+    return min(_MOST_WORKERS, max(1, (count or 1) // sharing))
+
+
+def batches(rows: range, batch_size: int) -> list[range]:
+    """Consecutive runs of at most `batch_size` rows.
+
+    >>> batches(range(32, 42), 4)
+    [range(32, 36), range(36, 40), range(40, 42)]
+    """
+    return [rows[start : start + batch_size] for start in range(0, len(rows), batch_size)]
+
+
+def decoded(
+    jobs: Iterable[Job], encode: Encoder, workers: Workers, batch_size: int, pinned: bool = False
+) -> Iterator[Batch]:
+    """The batch of each job, in order, in page-locked memory where `pinned`.
+
+    Pixels are uint8 (b, H, W, 3), texts token tensors (b, L) by name. A batch holds until the next
+    one is asked for. In memory are at most two batches, and two pieces for each worker.
+    A row that cannot be read raises here, after the batches before it.
+    """
+    count = workers.processes or workers.threads
+    ahead = AHEAD + math.ceil(2 * count * min(1, PIECE / batch_size))
+    pool: _Pool
+    if encode.backbone.modality == "text":
+        pool = _TextThreads(encode, count, pinned)
+    elif workers.processes:
+        pool = _ImageProcesses(encode, count, batch_size, ahead, pinned)
+    else:
+        pool = _ImageThreads(encode, count, pinned)
+    pending: deque = deque()
+    try:
+        for job in jobs:
+            pending.append(pool.begin(job))
+            if len(pending) >= ahead:
+                yield pool.finish(pending.popleft())
+        while pending:
+            yield pool.finish(pending.popleft())
+    finally:
+        pool.close()
+
+
+class _Pool(Protocol):
+    """Makes batches: begun in order, and finished in that order."""
+
+    def begin(self, job: Job) -> Any: ...
+
+    def finish(self, begun: Any) -> Batch: ...
+
+    def close(self) -> None: ...
+
+
+class _TextThreads:
+    """Batches of tokens, each made by a thread."""
+
+    def __init__(self, encode: Encoder, count: int, pinned: bool):
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="featstore-tokenize")
+        self._encode, self._pinned = encode, pinned
+
+    def begin(self, job: Job) -> Future:
+        return self._pool.submit(self._encode.tokens, job)
+
+    def finish(self, begun: Future) -> Batch:
+        tokens = begun.result()
+        return {name: ids.pin_memory() for name, ids in tokens.items()} if self._pinned else tokens
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+class _ImageThreads:
+    """Batches of pixels, each in pieces by threads of this process."""
+
+    def __init__(self, encode: Encoder, count: int, pinned: bool):
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="featstore-decode")
+        self._encode, self._pinned = encode, pinned
+
+    def begin(self, job: Job) -> tuple[Job, torch.Tensor, list[Future]]:
+        batch = self._encode.empty(len(job.numbers), self._pinned)
+        pixels, first, pieces = batch.numpy(), 0, []
+        for part in job.parts():
+            place = pixels[first : first + len(part)]
+            pieces.append(self._pool.submit(self._encode.decoder.decode, part, job.view, place))
+            first += len(part)
+        return job, batch, pieces
+
+    def finish(self, begun: tuple[Job, torch.Tensor, list[Future]]) -> Batch:
+        job, batch, pieces = begun
+        for piece in pieces:
+            job.seen.update(piece.result())
+        return batch
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+
+class _ImageProcesses:
+    """Batches of pixels, each in pieces by processes, in memory that they share with this one."""
+
+    def __init__(self, encode: Encoder, count: int, batch_size: int, ahead: int, pinned: bool):
+        self._processes = Processes(encode.decoder, encode.shape, batch_size, ahead, count)
+        self._pinned = pinned
+
+    def begin(self, job: Job) -> tuple[Job, Begun]:
+        return job, self._processes.begin(job.parts(), job.view)
+
+    def finish(self, begun: tuple[Job, Begun]) -> Batch:
+        job, ordered = begun
+        batch = torch.from_numpy(self._processes.finish(ordered))
+        job.seen.update(ordered.seen)
+        return batch.pin_memory() if self._pinned else batch
+
+    def close(self) -> None:
+        self._processes.close()

@@ -1,0 +1,243 @@
+"""Extraction: each row through the backbone once, its features into a store, block by block."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from importlib import metadata
+
+import torch
+
+from featstore.data.rows import Unreadable
+from featstore.extraction import inference, pipeline
+from featstore.extraction import request as inputs
+from featstore.extraction.inference import Inference
+from featstore.extraction.loading import Encoder, Job, Workers, cores
+from featstore.extraction.pipeline import Work
+from featstore.extraction.ranks import Meeting, Ranks, Tally
+from featstore.extraction.request import Inputs, Request
+from featstore.notices import Notice, distinct, of_remarks
+from featstore.spec import Spec
+from featstore.store import catalog, creation
+from featstore.store.base import Block, Progress, Store, no_progress
+
+BATCH_SIZE = 64
+_LIBRARIES = ("torch", "torchvision", "timm", "pillow")
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What one call did: rows passed through the model, and rows that were in the store before.
+
+    Each view of a row counts. `reused` says that the store was complete and intact; `seconds` is
+    the time of the whole call; `notes` tells what a person should know of the weights;
+    `notices` what was left out of the data or read otherwise than it is, which the store keeps too;
+    `unreadable` are the rows that were left out. Of several ranks each tells its own `images_done`,
+    and the others may still be at work.
+    """
+
+    store: Store
+    images_done: int
+    images_reused: int
+    seconds: float
+    reused: bool
+    notes: tuple[str, ...] = ()
+    notices: tuple[Notice, ...] = ()
+    unreadable: tuple[Unreadable, ...] = ()
+    modality: str = "image"
+    ranks: Ranks = field(default_factory=Ranks)
+
+
+def extract(model: str, dataset: str, *, progress: Progress = no_progress, **options) -> Extraction:
+    """Store the features of `dataset` under `model`; go on where a store stopped.
+
+    `options` are those of `featstore.extraction.request.Request`. Without `out` the store lies
+    under the store
+    root, named by what it holds. A store of the same spec is reused: every checksum is checked, and
+    only blocks that are missing or damaged are computed, with the batch size they were begun with,
+    hence with the same bits as in one go.
+
+    Under `torchrun` or `srun` each process computes its share of the blocks and writes them itself;
+    the store has the same bits as one process makes. A process that dies costs the blocks that it
+    had not committed: the same call, by any number of processes, completes the store.
+
+    Calls `progress("blocks", ...)` while it checks, `progress("images", done, total, ...)`, or
+    "texts", while it computes: those of all ranks, the others' as far as they are committed.
+
+    Raises `UsageError`, `BackboneError`, `DatasetError`, `DownloadRefused`; `SpecMismatch` where
+    `out` holds something else; `FeatureError` naming a row whose features are not finite or exceed
+    float16; `FeatstoreError` where a decoding process died. Committed blocks stay in any case.
+    """
+    started = time.perf_counter()
+    request = Request(model=model, dataset=dataset, **options)
+    ranks = Ranks.of()
+    device = inference.device_for(request.device, ranks.local_rank)
+    with ranks.meeting() as meeting:
+        taken = meeting.in_turn(lambda: inputs.load(request))
+        unreadable = ()
+        if request.on_error == "skip":
+            threads = request.workers or cores(ranks.local_count)
+            taken, unreadable = inputs.readable(taken, threads, ranks, meeting, progress)
+        inference.check_engine(taken.backbone, request.precision, request.compile)
+        spec = taken.spec(request, _precision(taken, request, device))
+        store = _store(taken, spec, request, device, unreadable, ranks, meeting)
+        todo = pipeline.missing(store, ranks, meeting, progress)
+        job = meeting.job if ranks.count > 1 else None
+    if ranks.rank == 0 and (misstated := store.misstated()):
+        with store.writer(job) as writer:
+            writer.withdraw(misstated)
+    work = _work(store, taken, ranks.share(todo), request)
+    remarks: dict[str, Counter[str]] = {}
+    if work.blocks:
+        mine = set(work.blocks)
+        with Tally(store, [block for block in todo if block not in mine]) as others:
+            told = _counted(progress, work, todo, ranks, others)
+            remarks = _fill(work, taken, request, device, ranks, job, told)
+    finished = creation.finish(store)
+    if not todo and ranks.rank == 0:
+        pipeline.tidy(finished)
+    return Extraction(
+        store=finished,
+        images_done=work.passes,
+        images_reused=pipeline.passes(store, store.blocks()) - pipeline.passes(store, todo),
+        seconds=time.perf_counter() - started,
+        reused=not todo,
+        notes=taken.backbone.notes,
+        notices=_notices(taken, finished, remarks),
+        unreadable=unreadable,
+        modality=work.modality,
+        ranks=ranks,
+    )
+
+
+def _notices(taken: Inputs, store: Store, remarks: dict[str, Counter[str]]) -> tuple[Notice, ...]:
+    """What was left out or read otherwise than it is, by this call and those before it."""
+    said = list(taken.notices)
+    for split in taken.rows:
+        # A union of counters keeps the larger: what this call saw is in the store, if it had room.
+        said += of_remarks(split, store.seen(split) | remarks.get(split, Counter()))
+    return distinct(said)
+
+
+def _precision(taken: Inputs, request: Request, device: torch.device) -> str:
+    if taken.backbone.engine != "torch":
+        return "float32"
+    return inference.precision_for(request.precision, device)
+
+
+def _store(
+    taken: Inputs,
+    spec: Spec,
+    request: Request,
+    device: torch.device,
+    unreadable: tuple[Unreadable, ...],
+    ranks: Ranks,
+    meeting: Meeting,
+) -> Store:
+    """The store, new or as it is; rank 0 makes it, the others open it afterwards."""
+    path = request.out or catalog.default_path(spec, request.format)
+
+    def opened(overwrite: bool, provenance: dict) -> Store:
+        ids = (id_ for rows in taken.rows.values() for id_ in rows.ids)
+        return creation.open_or_create(
+            path,
+            spec,
+            request.format,
+            overwrite=overwrite,
+            codec=request.codec,
+            id_width=max(64, *(len(id_.encode()) for id_ in ids)),
+            provenance=provenance,
+        )
+
+    if ranks.rank == 0:
+        provenance = _provenance(taken, request, device, unreadable, ranks)
+        if spec.precision != "float32" and (request.overwrite or not creation.exists(path)):
+            provenance["precision_change"] = _precision_change(taken, spec, request, device)
+        store = opened(request.overwrite, provenance)
+    # Where it is written: what overwrites a store is built beside it.
+    where = meeting.said(str(store.path) if ranks.rank == 0 else "")[0]
+    if ranks.rank > 0:
+        path = where
+        store = opened(False, {})
+    return store
+
+
+def _work(store: Store, taken: Inputs, blocks: list[Block], request: Request) -> Work:
+    recorded = store.provenance.get("batch_size")
+    return Work(
+        store=store,
+        rows=taken.rows,
+        augmented=taken.views is not None,
+        blocks=blocks,
+        batch_size=request.batch_size or recorded or BATCH_SIZE,
+    )
+
+
+def _fill(
+    work: Work,
+    taken: Inputs,
+    request: Request,
+    device: torch.device,
+    ranks: Ranks,
+    job: str | None,
+    progress,
+) -> dict[str, Counter[str]]:
+    compiled = request.compile
+    if compiled is None:
+        compiled = work.store.provenance.get("compile", False)
+    precision = work.store.spec.precision
+    infer = Inference(taken.backbone, taken.reader, device, precision, compiled)
+    encode = Encoder(taken.backbone, taken.views)
+    workers = Workers.chosen(
+        request.workers, device.type, work.modality, work.passes, ranks.local_count
+    )
+    return pipeline.fill(work, encode, infer, workers=workers, job=job, progress=progress)
+
+
+def _counted(progress: Progress, work: Work, todo: list[Block], ranks: Ranks, others: Tally):
+    """Progress of the whole store: what was there before, and what all ranks have added."""
+    total = pipeline.passes(work.store, work.store.blocks())
+    reused = total - pipeline.passes(work.store, todo)
+    facts = {"reused": reused}
+    if ranks.count > 1:
+        facts["ranks"] = ranks.count
+    stage = f"{work.modality}s"
+    progress(stage, reused, total, **facts)
+    return lambda done, **more: progress(stage, reused + done + others.rows, total, **facts, **more)
+
+
+def _precision_change(
+    taken: Inputs, spec: Spec, request: Request, device: torch.device
+) -> dict[str, float]:
+    """By tap, how far the reduced precision is from float32 on the first batch of rows."""
+    rows = next(iter(taken.rows.values()))
+    first = range(min(len(rows), request.batch_size or BATCH_SIZE))
+    batch = Encoder(taken.backbone)(Job(rows, first))
+    with torch.inference_mode():
+        reduced = Inference(taken.backbone, taken.reader, device, spec.precision)
+        return inference.change(reduced, Inference(taken.backbone, taken.reader, device), batch)
+
+
+def _provenance(
+    taken: Inputs,
+    request: Request,
+    device: torch.device,
+    unreadable: tuple[Unreadable, ...],
+    ranks: Ranks,
+) -> dict:
+    made = {
+        "batch_size": request.batch_size or BATCH_SIZE,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "libraries": {
+            name: metadata.version(name) for name in (*_LIBRARIES, *taken.backbone.libraries)
+        },
+    }
+    if ranks.count > 1:
+        made["ranks"] = ranks.count
+    if request.compile:
+        made["compile"] = True
+    said = [Notice("weights", note) for note in taken.backbone.notes] + list(taken.notices)
+    if said:
+        made["notices"] = [notice.to_json() for notice in said]
+    if unreadable:
+        made["unreadable"] = [f"{one.split}: {one.id}" for one in unreadable]
+    return made

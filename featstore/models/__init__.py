@@ -1,0 +1,76 @@
+"""Pretrained backbones by name: the network, its weights' identity and its own transform."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from featstore.errors import UsageError
+from featstore.models import classifiers, hugging_face, onnx, open_clip
+from featstore.models.network import Backbone
+from featstore.models.transforms import ImageRecipe, checked, stated
+
+__all__ = ["TRUST", "Backbone", "load"]
+
+# Whose code may run: nobody's. The option is there so that a script can say what it relies on.
+TRUST = ("none",)
+
+
+def load(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    pretrained: bool = True,
+    image_size: int | None = None,
+    seed: int = 0,
+    transform: str | Path | Mapping[str, Any] | None = None,
+    trust: str = "none",
+    weights_key: str | None = None,
+    weights_prefix: str | None = None,
+) -> Backbone:
+    """The backbone called `name`, ready to read features from.
+
+    A timm model by its name; `torchvision:NAME`; `hf:NAME` or `hf:FOLDER`, an encoder of images or
+    of texts that transformers knows; `open_clip:MODEL/TAG`, its image tower; `onnx:FILE#TENSOR`.
+
+    Weights come from the library's hub, or from the file `weights` (.pth, .pt, .safetensors: safe
+    loading only), or with `pretrained=False` from the library's own initialisation under `seed`.
+    Of a file that holds several networks, `weights_key` is the entry that holds the one to take, as
+    "teacher", and `weights_prefix` what stands before its keys there, as "backbone."; else
+    `weights.Checkpoint.network` says which is taken, and the backbone's notes tell it.
+
+    The transform is the one the weights were trained with; `image_size` replaces its crop of
+    S x S pixels, and the resize before the crop keeps its proportion to it. `transform`, a TOML
+    or JSON file or its fields, states another one (`stated_transforms.ImageRecipe`, `TextRecipe`).
+    `trust` says whose code may run: "none", the only value, runs nothing that comes with a model.
+
+    Raises `UsageError` for a name or size that cannot be, `BackboneError` for weights that do not
+    fit, `DownloadRefused` where the hub does not answer.
+    """
+    if trust not in TRUST:
+        raise UsageError(
+            f"trust {trust!r} cannot be had: nothing that comes with a checkpoint is ever run;"
+            " leave --trust out, or give none"
+        )
+    if weights is not None and not pretrained:
+        raise UsageError(
+            f"weights from {weights} and an untrained model exclude each other; drop one of them"
+        )
+    if weights is None and (weights_key is not None or weights_prefix is not None):
+        raise UsageError(
+            "--weights-key and --weights-prefix are of a weight file; give it with --weights FILE"
+        )
+    if image_size is not None and image_size < 1:
+        raise UsageError(f"an image of {image_size} px cannot be; give a positive --image-size")
+    options = {"weights": weights, "pretrained": pretrained, "image_size": image_size}
+    fields = None if transform is None else stated(transform)
+    if name.startswith(hugging_face.PREFIX):
+        return hugging_face.load(name, **options, seed=seed, transform=fields)
+    if name.startswith(onnx.PREFIX):
+        return onnx.load(name, **options, transform=fields)
+    library = open_clip if name.startswith(open_clip.PREFIX) else classifiers
+    place = {"weights_key": weights_key, "weights_prefix": weights_prefix}
+    backbone = library.load(name, **options, **place, seed=seed)
+    if fields is None:
+        return backbone
+    return replace(backbone, transform=checked(ImageRecipe, fields, name).transform())

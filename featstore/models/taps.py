@@ -1,0 +1,351 @@
+"""Taps: which activations to keep, by name, and how positions are pooled."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+from PIL import Image
+
+from featstore.errors import BackboneError, UsageError
+from featstore.models.network import (
+    Activation,
+    Backbone,
+    Inputs,
+    at_last_token,
+    reader,
+    reading,
+)
+from featstore.spec import PENULTIMATE, RESERVED, Tap
+
+POOLINGS = ("avg", "max", "cls", "last", "patch-mean", "flatten", "none")
+
+
+def pooled(activation: Activation, how: str) -> torch.Tensor:
+    """The features (b, D) of an activation, float32, in memory of their own.
+
+    * avg, max: over all positions: of a map (b, C, H, W), D = C; of tokens (b, L, C) that are no
+      padding, D = C;
+    * cls: the first token;
+    * last: the last token of a text that is no padding;
+    * patch-mean: the mean of the tokens that are patches: all but class and register tokens;
+    * flatten: every value, in the order C, H, W of a map and L, C of tokens;
+    * none: a vector (b, D), as it is.
+
+    >>> maps = Activation(torch.arange(8.0).reshape(1, 2, 2, 2))
+    >>> pooled(maps, "avg"), pooled(maps, "flatten").shape
+    (tensor([[1.5000, 5.5000]]), torch.Size([1, 8]))
+    """
+    values = activation.values
+    if how in ("none", "flatten"):
+        features = values.reshape(len(values), -1).to(torch.float32)
+        return features.clone() if features.data_ptr() == values.data_ptr() else features
+    if activation.kind == "map":
+        if how == "max":
+            return values.amax((2, 3)).to(torch.float32)
+        return values.mean((2, 3), dtype=torch.float32)
+    if how == "cls":
+        return values[:, 0].to(torch.float32, copy=True)
+    if how == "last":
+        return at_last_token(values, activation.mask).to(torch.float32)
+    if how == "patch-mean":
+        return values[:, activation.tokens.prefix :].mean(1, dtype=torch.float32)
+    return _over_tokens(activation, how)
+
+
+def _over_tokens(activation: Activation, how: str) -> torch.Tensor:
+    """Mean or maximum over the tokens (b, L, C) that are no padding."""
+    values = activation.values.to(torch.float32)
+    if activation.mask is None:
+        return values.amax(1) if how == "max" else values.mean(1)
+    there = activation.mask[:, :, None].to(torch.bool)
+    if how == "max":
+        return values.masked_fill(~there, -torch.inf).amax(1)
+    return (values * there).sum(1) / there.sum(1).clamp_min(1)
+
+
+def parse(pool: str | Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
+    """Poolings by path, the one for all other taps under "".
+
+    Raises `UsageError` for a pooling that there is not, and for two of one tap.
+
+    >>> parse(["max", "layer1=flatten"])
+    {'': 'max', 'layer1': 'flatten'}
+    """
+    if pool is None:
+        return {}
+    if isinstance(pool, Mapping):
+        pairs = list(pool.items())
+    else:
+        texts = [pool] if isinstance(pool, str) else pool
+        pairs = [(path, how) for path, _, how in (text.rpartition("=") for text in texts)]
+    for path, how in pairs:
+        if how not in POOLINGS:
+            raise UsageError(f"there is no pooling {how!r}; choose among {', '.join(POOLINGS)}")
+        if [other for other, _ in pairs].count(path) > 1:
+            whose = f"the tap {path}" if path else "all taps"
+            raise UsageError(f"two poolings are given for {whose}; give one")
+    return dict(pairs)
+
+
+def by_default(activation: Activation, own: str) -> str:
+    """How a tap is pooled where nobody says: maps by their mean, tokens as the model pools its own.
+
+    `own` is the pooling of the model's penultimate features.
+    """
+    if activation.kind == "vector":
+        return "none"
+    if activation.kind == "map":
+        return "avg"
+    if activation.mask is not None:
+        own = own.partition(",")[0]
+        return own if own in ("avg", "max", "cls") and applies(own, activation) else "avg"
+    return "cls" if own == "cls" and activation.tokens.cls else "patch-mean"
+
+
+def applies(how: str, activation: Activation) -> bool:
+    """Whether a layer of this kind can be pooled so."""
+    if activation.kind == "vector":
+        return how in ("none", "flatten")
+    if activation.kind == "map":
+        return how in ("avg", "max", "patch-mean", "flatten")
+    if activation.mask is not None:
+        return how in ("avg", "max", "last") or (how == "cls" and activation.tokens.cls)
+    return how not in ("none", "last") and (how != "cls" or activation.tokens.cls)
+
+
+def chosen(
+    path: str, activation: Activation, asked: Mapping[str, str], own: str, model: str
+) -> str:
+    """The pooling of one tap: the one asked for, or the default; `UsageError` if it cannot be.
+
+    What is asked of all taps passes over those that are vectors already.
+    """
+    if path == PENULTIMATE:
+        if asked.get(path, own) not in (own, "none"):
+            raise UsageError(
+                f"{path} of {model} is pooled by the model itself ({own}), not by"
+                f" {asked[path]}; tap a layer before it (featstore taps {model} lists them)"
+            )
+        return own
+    how = asked.get(path)
+    if how is None and activation.kind != "vector":
+        how = asked.get("")
+    if how is None:
+        return by_default(activation, own)
+    if not applies(how, activation):
+        shape = " x ".join(map(str, activation.shape))
+        why = {
+            "map": "a map has positions and no tokens",
+            "vector": "it is a vector already",
+            "tokens": "it has no class token"
+            if activation.mask is None and how == "cls"
+            else "it reads from left to right, and the first token sees nothing of the text"
+            if how == "cls"
+            else "only texts have a last token"
+            if how == "last"
+            else "texts differ in length"
+            if activation.mask is not None
+            else "its tokens have to be pooled",
+        }[activation.kind]
+        fitting = ", ".join(name for name in POOLINGS if applies(name, activation))
+        raise UsageError(
+            f"{path} of {model} ({shape}) cannot be pooled by {how}: {why}; choose {fitting}"
+        )
+    return how
+
+
+ALL = "all"
+
+Pool = str | Sequence[str] | Mapping[str, str] | None
+
+
+@dataclass(frozen=True)
+class Taps:
+    """What is read: `taps` in order, and `read`, prepared inputs to {tap's name: (b, D) float32}.
+
+    Inputs are what `backbone.prepare` gives, on the model's device; one pass reads every tap.
+    """
+
+    taps: tuple[Tap, ...]
+    read: Callable[[Inputs], dict[str, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer that can be tapped: its `path`, one row's `shape`, its default pooling, its width.
+
+    `kind` is "vector" (D,), "map" (C, H, W) or "tokens" (L, C); texts differ in L.
+    """
+
+    path: str
+    kind: str
+    shape: tuple[int, ...]
+    pooling: str
+    dim: int
+
+
+def resolve(backbone: Backbone, names: Sequence[str] = (PENULTIMATE,), pool: Pool = None) -> Taps:
+    """The taps called `names`, their widths found by one forward pass of a blank input.
+
+    "penultimate" is what the classifier sees, pooled as the model does; "last" the features before
+    that pooling, where the library shows them; "all" the layers that `layers` lists; anything else
+    the path of a module, or of an ONNX file's tensor. `pool` says how maps and tokens become
+    vectors: "max" for every tap that is none yet, {"layer1": "flatten"} or ["layer1=flatten"] for
+    one. A tap's name in a store is its path with "_" for what a name cannot hold.
+
+    Raises `UsageError` for layers that the model does not have, a pooling that does not fit, and
+    an image size that the model cannot take.
+    """
+    network = backbone.network
+    asked = parse(pool)
+    named, paths = _expanded(names, network.stages)
+    unread = [path for path in asked if path and path not in paths]
+    if unread:
+        raise UsageError(
+            f"a pooling is given for {unread[0]}, which is not tapped; tapped: {', '.join(paths)}"
+        )
+    network.check(backbone.name, paths)
+    seen = _blank_pass(backbone, paths)
+    paths = [path for path in paths if path in named or _has_a_row_each(seen.get(path))]
+    _check_each_row_is_there(backbone, paths, seen)
+    seen = {path: seen[path] for path in paths}
+    hows, taps = {}, []
+    for path, activation in seen.items():
+        hows[path] = chosen(path, activation, asked, network.pooling, backbone.name)
+        dim = pooled(activation, _reduction(path, hows[path])).shape[1]
+        taps.append(Tap(name=_store_name(path), dim=dim, pooling=hows[path]))
+    _check_names(paths, taps)
+    _check_pool_is_used(asked, seen, backbone.name)
+    read = reader(
+        network,
+        {path: partial(pooled, how=_reduction(path, hows[path])) for path in paths},
+    )
+    stored = {path: tap.name for path, tap in zip(paths, taps, strict=True)}
+    return Taps(
+        taps=tuple(taps),
+        read=lambda inputs: {stored[path]: values for path, values in read(inputs).items()},
+    )
+
+
+def layers(backbone: Backbone, *, modules: bool = False) -> list[Layer]:
+    """The layers that "all" stands for, in order, or with `modules` every layer that runs.
+
+    Shapes are those of one forward pass of a blank input.
+    """
+    network = backbone.network
+    known = network.stages
+    if modules:
+        known = (*network.own, *(path for path in network.modules() if path not in network.own))
+    found = []
+    for path, activation in _blank_pass(backbone, known).items():
+        if not _has_a_row_each(activation):
+            continue
+        how = chosen(path, activation, {}, network.pooling, backbone.name)
+        dim = pooled(activation, _reduction(path, how)).shape[1]
+        found.append(Layer(path, activation.kind, activation.shape, how, dim))
+    return found
+
+
+def _expanded(names: Sequence[str], stages: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The paths that were named, and all paths in order, with those that "all" stands for."""
+    names = [names] if isinstance(names, str) else list(names)
+    repeated = [name for name in names if names.count(name) > 1]
+    if not names or repeated:
+        what = f"tap {repeated[0]!r} is named twice" if repeated else "no tap is named"
+        raise UsageError(f"{what}; name each once, as in penultimate,layer1")
+    paths = (path for name in names for path in (stages if name == ALL else [name]))
+    # no model is without its penultimate features: where they fail, "all" does
+    return [PENULTIMATE, *(name for name in names if name != ALL)], list(dict.fromkeys(paths))
+
+
+def _reduction(path: str, how: str) -> str:
+    """How the reader pools: the model has pooled its penultimate features already."""
+    return "none" if path == PENULTIMATE else how
+
+
+def _store_name(path: str) -> str:
+    name = re.sub(r"[^A-Za-z0-9_.\-]+", "_", path)
+    return f"{name}_" if name in RESERVED else re.sub(r"^[.\-]", "_", name)
+
+
+def _check_names(paths: Sequence[str], taps: Sequence[Tap]) -> None:
+    names = [tap.name for tap in taps]
+    for name in names:
+        same = [path for path, other in zip(paths, names, strict=True) if other == name]
+        if len(same) > 1:
+            raise UsageError(
+                f"{' and '.join(same)} would both be stored as {name}; tap them in two stores"
+            )
+
+
+def _check_pool_is_used(asked: Mapping[str, str], seen: Mapping[str, Activation], name: str):
+    how = asked.get("", "none")
+    if how not in ("none", "flatten") and all(
+        path == PENULTIMATE or activation.kind == "vector" for path, activation in seen.items()
+    ):
+        raise UsageError(
+            f"nothing is left to pool by {how}: {', '.join(seen)} of {name} are pooled by the"
+            f" model itself; tap a layer before (featstore taps {name} lists them)"
+        )
+
+
+def _blank_pass(backbone: Backbone, paths: Sequence[str]) -> dict[str, Activation]:
+    """Activations of two blank rows: two, so that a layer without a row for each is seen."""
+    blank = ["a", "two words"] if backbone.modality == "text" else [Image.new("RGB", (64, 64))] * 2
+    batch = _moved(backbone.encode_batch(blank), backbone.model)
+    keep = dict.fromkeys(paths, _shape_alone)
+    try:
+        with torch.inference_mode(), reading(backbone.network, keep) as read:
+            return read(backbone.prepare(batch))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        what = "texts" if backbone.modality == "text" else f"images of {batch.shape[1]} px"
+        raise UsageError(
+            f"{backbone.name} cannot take {what}:"
+            f" {' '.join(str(error).split())[:300]}; choose another --image-size"
+        ) from None
+
+
+def _shape_alone(activation: Activation) -> Activation:
+    """The activation without its numbers, so that every layer of a model can be asked at once."""
+    mask = activation.mask if activation.mask is None else activation.mask.to("meta")
+    return replace(activation, values=activation.values.to("meta"), mask=mask)
+
+
+def _has_a_row_each(activation: Activation | None) -> bool:
+    """Whether a layer ran and gave a vector, map or tokens for each of the two blank rows."""
+    return activation and activation.kind != "other" and len(activation.values) == 2
+
+
+def _check_each_row_is_there(backbone: Backbone, paths, seen: Mapping[str, Activation]) -> None:
+    for path in paths:
+        if path not in seen:
+            modules = backbone.network.modules()
+            below = next((member for member in modules if member.startswith(f"{path}.")), None)
+            other = [stage for stage in backbone.network.stages if stage in modules][-3:]
+            inside = f"; tap a layer inside, as {below}" if below else "; tap another layer"
+            inside += f", as {', '.join(other)}" if other and not below else ""
+            raise UsageError(
+                f"{path} of {backbone.name} gives no activations in a forward pass{inside}"
+            )
+        shape = tuple(seen[path].values.shape)
+        if path == PENULTIMATE and len(shape) != 2:
+            raise BackboneError(
+                f"{backbone.name} has no penultimate features: two images gave {shape}, not (2, D);"
+                " take another model, or tap another layer"
+            )
+        if seen[path].kind == "other" or shape[0] != 2:
+            raise UsageError(
+                f"{path} of {backbone.name} gave {shape} for two inputs: no vector (D,), map"
+                " (C, H, W) or tokens (L, C) for each; tap another layer"
+            )
+
+
+def _moved(batch: Inputs, model: torch.nn.Module) -> Inputs:
+    weight = next(model.parameters(), None)
+    if weight is None:
+        return batch
+    if isinstance(batch, dict):
+        return {name: tensor.to(weight.device) for name, tensor in batch.items()}
+    return batch.to(weight.device)

@@ -1,0 +1,268 @@
+"""Transforms: from pixels to what a network takes, resized and cropped as its authors did."""
+
+import json
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from featstore.errors import UsageError
+
+
+def in_turn(steps: Sequence[Callable], image: Image.Image) -> Image.Image:
+    """The image after each of the steps."""
+    for step in steps:
+        image = step(image)
+    return image
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Resize and crop by `geometry`, then (pixels / scale - mean) / std channel by channel.
+
+    `channels` is their order, "RGB" or "BGR", in which `mean` and `std` are given too. `text` is
+    the canonical description: two transforms of one text give the same input.
+    """
+
+    geometry: Callable[[Image.Image], Image.Image]
+    mean: Sequence[float]
+    std: Sequence[float]
+    text: str
+    scale: float = 255.0
+    channels: str = "RGB"
+    modality: ClassVar[str] = "image"
+
+    def pixels(self, image: Image.Image) -> np.ndarray:
+        """The resized and cropped pixels of an RGB image, uint8 (H, W, 3)."""
+        return np.asarray(self.geometry(image))
+
+    def batch(self, images: Sequence[Image.Image]) -> torch.Tensor:
+        """The pixels of RGB images, uint8 (b, H, W, 3)."""
+        return torch.from_numpy(np.stack([self.pixels(image) for image in images]))
+
+    def normalized(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Pixels uint8 (b, H, W, 3) as input float32 (b, 3, H, W), channels last in memory."""
+        if self.channels == "BGR":
+            pixels = pixels.flip(3)
+        count, height, width, _ = pixels.shape
+        # Rows of whole images: an inner loop over three channels takes five times as long.
+        mean, std = (
+            torch.tensor(values, device=pixels.device).repeat(width)
+            for values in (self.mean, self.std)
+        )
+        batch = pixels.reshape(count * height, width * 3).to(torch.float32)
+        batch = batch.div_(self.scale).sub_(mean).div_(std)
+        return batch.view(count, height, width, 3).permute(0, 3, 1, 2)
+
+    def __call__(self, image: Image.Image) -> torch.Tensor:
+        """One RGB image as input float32 (3, H, W)."""
+        return self.normalized(self.batch([image]))[0]
+
+
+Geometry = Callable[[Image.Image], Image.Image]
+
+# A broad picture, a narrow one, and one that is enlarged.
+_TRIED = ((150, 110), (61, 197), (13, 9))
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+@dataclass(frozen=True)
+class ResizeAndCrop:
+    """torchvision's `Resize(shorter)` and `CenterCrop(size)` of an RGB image.
+
+    The shorter side becomes `shorter` pixels, the longer one int(shorter * longer / before); then
+    the centre of `size`, (height, width), no larger than `shorter`, is cut out.
+
+    >>> ResizeAndCrop(8, Image.Resampling.BICUBIC, (6, 6))(Image.new("RGB", (40, 30))).size
+    (6, 6)
+    """
+
+    shorter: int
+    filter: int
+    size: tuple[int, int]
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """The resized and cropped image."""
+        short, long = sorted(image.size)
+        longer = int(self.shorter * long / short)
+        to = (self.shorter, longer) if image.width <= image.height else (longer, self.shorter)
+        if image.size != to:
+            image = image.resize(to, self.filter)
+        height, width = self.size
+        left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+        return image.crop((left, top, left + width, top + height))
+
+
+def light(geometry: Geometry) -> Geometry:
+    """A geometry of the same pixels that does without torch, where one is known; else `geometry`.
+
+    Known are torchvision's `Resize` of the shorter side and `CenterCrop` after it. It is held
+    against `geometry` on noise, bit by bit, before it is taken.
+    """
+    known = _known(geometry)
+    return known if known is not None and _agree(known, geometry) else geometry
+
+
+def _known(geometry: Geometry) -> ResizeAndCrop | None:
+    """What a geometry seems to be: the steps of a timm transform, or torchvision's preset."""
+    given = geometry.args if isinstance(geometry, partial) else ()
+    if len(given) == 1 and isinstance(given[0], list) and len(given[0]) == 2:
+        resize, crop = given[0]
+        shorter, mode = getattr(resize, "size", None), getattr(resize, "interpolation", None)
+        size = getattr(crop, "size", None)
+    elif len(given) == 3:
+        preset, shorter, size = given
+        mode, size = getattr(preset, "interpolation", None), (size, size)
+    else:
+        return None
+    how = _FILTERS.get(getattr(mode, "value", None))
+    if how is None or not isinstance(shorter, int) or not isinstance(size, tuple):
+        return None
+    return ResizeAndCrop(shorter, how, size) if max(size) <= shorter else None
+
+
+def _agree(ours: Geometry, theirs: Geometry) -> bool:
+    random = np.random.default_rng(0)
+    shapes = [(height, width, 3) for width, height in _TRIED]
+    tried = [Image.fromarray(random.integers(0, 256, shape, np.uint8)) for shape in shapes]
+    return all(np.array_equal(np.asarray(ours(one)), np.asarray(theirs(one))) for one in tried)
+
+
+if TYPE_CHECKING:
+    pass
+
+Size = Annotated[int, Field(ge=1)]
+Three = tuple[float, float, float]
+
+EXAMPLE = 'size = 224, resize = 256, channels = "RGB", scale = 255, mean = [...], std = [...]'
+
+_STATED_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+
+class ImageRecipe(BaseModel):
+    """How an RGB image becomes a network's input.
+
+    Its shorter side is resized to `resize` pixels, or the whole of it to [height, width]; then the
+    centre of `size` x `size`, or [height, width], is cut out; then (pixels / scale - mean) / std,
+    with `mean` and `std` in the order of `channels`. Without `resize` the image is squashed into
+    `size`. `layout` is the order of the network's axes: "NHWC" or "NCHW".
+
+    >>> recipe = ImageRecipe(size=224, channels="BGR", scale=1, mean=(104, 117, 123))
+    >>> recipe.transform().mean, recipe.layout
+    ((104.0, 117.0, 123.0), 'NCHW')
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    size: Size | tuple[Size, Size]
+    resize: Size | tuple[Size, Size] | None = None
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bilinear"
+    channels: Literal["RGB", "BGR"] = "RGB"
+    scale: Annotated[float, Field(gt=0)] = 255.0
+    mean: Three = (0.0, 0.0, 0.0)
+    std: Annotated[Three, Field()] = (1.0, 1.0, 1.0)
+    layout: Literal["NCHW", "NHWC"] = "NCHW"
+
+    @model_validator(mode="after")
+    def _can_be(self):
+        if min(self.std) <= 0:
+            raise ValueError("std has to be positive")
+        if self.resize is not None:
+            resized, wanted = _pair(self.resize), _pair(self.size)
+            if resized[0] < wanted[0] or resized[1] < wanted[1]:
+                raise ValueError(f"resize {self.resize} is smaller than size {self.size}")
+        return self
+
+    def transform(self) -> "Transform":
+        """The transform, described by every field."""
+        # It brings in torch, which a process that decodes does without.
+
+        facts = self.model_dump(mode="json")
+        return Transform(
+            geometry=partial(_geometry, self),
+            mean=self.mean,
+            std=self.std,
+            scale=self.scale,
+            channels=self.channels,
+            text=f"stated {json.dumps(facts, sort_keys=True)}",
+        )
+
+
+class TextRecipe(BaseModel):
+    """How a text becomes tokens: `prompt` is put before it, `max_length` tokens are kept."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_length: Size | None = None
+    prompt: str | None = None
+
+
+def stated(given: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+    """The fields in a TOML or JSON file, or in a mapping as they are.
+
+    Raises `UsageError` for a file that is not there or cannot be read so.
+    """
+    if isinstance(given, Mapping):
+        return dict(given)
+    path = Path(given).expanduser()
+    try:
+        text = path.read_text(encoding="utf-8")
+        fields = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UsageError(
+            f"the transform {path} cannot be read: {error}; give a TOML file with lines such as"
+            f" {EXAMPLE}"
+        ) from None
+    if not isinstance(fields, dict):
+        raise UsageError(f"the transform {path} holds no fields; give lines such as {EXAMPLE}")
+    return fields
+
+
+def checked(recipe: type[BaseModel], fields: Mapping[str, Any], source: object) -> BaseModel:
+    """A recipe of these fields; `UsageError` names the first that cannot be and those there are."""
+    try:
+        return recipe.model_validate(dict(fields))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "its fields"
+        raise UsageError(
+            f"the transform of {source} cannot be used: {where}: {first['msg']};"
+            f" its fields are {', '.join(recipe.model_fields)}"
+        ) from None
+
+
+def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else size
+
+
+def _geometry(recipe: ImageRecipe, image: Image.Image) -> Image.Image:
+    """Resize and cut out the centre; sizes are (height, width), Pillow's (width, height)."""
+    height, width = _pair(recipe.size)
+    how = _STATED_FILTERS[recipe.interpolation]
+    if recipe.resize is None:
+        return image.resize((width, height), how)
+    if isinstance(recipe.resize, int):
+        shorter = min(image.size)
+        to = tuple(max(recipe.resize, round(side * recipe.resize / shorter)) for side in image.size)
+    else:
+        to = recipe.resize[::-1]
+    image = image.resize(to, how)
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    return image.crop((left, top, left + width, top + height))

@@ -1,0 +1,1 @@
+"""Stores: features on disk or at a URL, sealed block by block."""

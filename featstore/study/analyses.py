@@ -1,0 +1,359 @@
+"""What a study works out of its results: a table each."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from featstore.probe.analysis.classes import affected_classes, class_losses, inequality_table
+from featstore.probe.analysis.redundancy import DELTAS, diffused_redundancy
+from featstore.probe.analysis.spectrum import spectrum_of
+from featstore.probe.memory import Progress, Settings, silent
+from featstore.probe.moments import cached_moments
+from featstore.probe.results.curves import Curve, curve_table, curves, difference
+from featstore.probe.results.names import as_curves
+from featstore.probe.results.reading import read_per_class
+from featstore.probe.results.tables import save_table
+from featstore.probe.rows import RowBlocks
+from featstore.probe.similarity import cka_pair_table, cka_table, pairwise_hsic
+from featstore.probe.splits import RowSubset
+from featstore.probe.subsets import Chain, random_order
+from featstore.study.features import Source
+from featstore.study.records import VERSION, Made, content, digest
+from featstore.study.spec import Analyses, Study, seeds_of, several
+from featstore.study.sweeps import Held
+
+KINDS = ("cka", "cka_pairs", "spectrum", "eigenvalues")
+"""The tables of each source, and of all of them together."""
+
+
+def describe_features(study: Study, source: Source, made: Made, progress=silent) -> list[str]:
+    """Write a source's tables that are not there; return the names of those written.
+
+    CKA is linear and biased, on test rows and features at their own scale, as published; the
+    spectrum is of the correlations of the train rows, as probes see them.
+    """
+    written = []
+    for name, wanted, found in (
+        ("cka", study.analyses.cka, _similarity),
+        ("spectrum", study.analyses.spectrum, _spectrum),
+    ):
+        part = f"features/{name}.{source.name}"
+        files = [made.folder / "features" / f"{source.name}.{kind}.csv" for kind in KINDS
+                 if kind in _OF[name]]  # fmt: skip
+        fingerprint = digest([VERSION, source.identity(), _asked(study, name)])
+        if not wanted or made.fresh(part, fingerprint):
+            continue
+        files[0].parent.mkdir(parents=True, exist_ok=True)
+        for table, path in zip(found(study, source, progress), files, strict=True):
+            save_table(table.assign(store=source.name, tap=source.tap), path)
+        made.write(part, fingerprint, files)
+        written.append(f"{name} of {source.name}")
+    return written
+
+
+_OF = {"cka": ("cka", "cka_pairs"), "spectrum": ("spectrum", "eigenvalues")}
+
+
+def _asked(study: Study, name: str) -> list:
+    asked = study.analyses
+    if name == "spectrum":
+        return [name]
+    fractions = list(asked.cka_fractions or study.fractions)
+    rows = asked.cka_rows if asked.cka_rows_from == "spread" else f"first {asked.cka_rows}"
+    return [name, fractions, list(asked.cka_sizes), rows, seeds_of(study.seeds)]
+
+
+def joined(folder: Path, names: list[str], kind: str) -> pd.DataFrame:
+    """Return one table of all sources, in their order."""
+    files = [folder / "features" / f"{name}.{kind}.csv" for name in names]
+    tables = [pd.read_csv(path) for path in files if path.exists()]
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
+
+
+def chains(dim: int, fractions: list[float], sizes: list[int], seeds: list[int]) -> list[Chain]:
+    """Return for each seed the chain of random features with all these sizes, rising.
+
+    >>> [(chain.sizes, chain.seed) for chain in chains(40, [0.1, 0.5], [4, 8, 99], [1])]
+    [((4, 8, 20), 1)]
+    """
+    asked = {int(f * dim): f for f in fractions if 1 <= int(f * dim) <= dim}
+    asked |= {k: asked.get(k, k / dim) for k in sizes if k <= dim}
+    counts = tuple(sorted(asked))
+    shares = tuple(asked[k] for k in counts)
+    return [Chain(random_order(dim, seed), counts, shares, "random", seed) for seed in seeds]
+
+
+def _similarity(study: Study, source: Source, progress) -> list[pd.DataFrame]:
+    asked = study.analyses
+    blocks: RowBlocks = source.store.tap(source.store.test_split(), source.tap)
+    settings = Settings(moments_cache=source.store.moments_folder, progress=progress)
+    if asked.cka_rows is not None and asked.cka_rows < blocks.n_rows:
+        rows = np.arange(asked.cka_rows)
+        if asked.cka_rows_from == "spread":
+            rows = np.linspace(0, blocks.n_rows - 1, asked.cka_rows).round().astype(int)
+        blocks = RowSubset(blocks, rows)
+    hsic = pairwise_hsic(cached_moments(blocks, settings, "test"))
+    _, fractions, sizes, _, seeds = _asked(study, "cka")
+    subsets = chains(len(hsic), fractions, sizes, seeds)
+    return [cka_table(hsic, subsets), cka_pair_table(hsic, subsets)]
+
+
+def _spectrum(study: Study, source: Source, progress) -> list[pd.DataFrame]:
+    settings = Settings(moments_cache=source.store.moments_folder, progress=progress)
+    found = spectrum_of(cached_moments(source.store.tap("train", source.tap), settings))
+    index = np.arange(1, len(found.eigenvalues) + 1)
+    eigenvalues = pd.DataFrame({"index": index, "eigenvalue": found.eigenvalues})
+    return [pd.DataFrame([found.numbers]), eigenvalues]
+
+
+def differences(sweeps: Sequence[Held], level: float) -> pd.DataFrame:
+    """Return differences between probes on the same features, and between modes and random.
+
+    `what` is "solver" (`probe` minus `other`, of one mode) or "mode" (`mode` minus `other`, of one
+    probe), in accuracy or R^2. Test rows are paired, and seeds where both have the same. `error` is
+    the standard error, `low` and `high` are of coverage `level`, and `over` says of what: test rows
+    are known where the study keeps predictions.
+    """
+    rows: list[dict] = []
+    held = [_Curves.of(each) for each in sweeps]
+    for one, other in combinations(held, 2):
+        if one.store != other.store:
+            continue
+        for mode in one.by_mode:
+            if mode in other.by_mode:
+                pair = one.by_mode[mode], other.by_mode[mode]
+                rows += one.compared(*pair, "solver", other.probe, level)
+    for each in held:
+        random = each.by_mode.get("random")
+        for mode, curve in each.by_mode.items():
+            if random is not None and mode != "random":
+                rows += each.compared(curve, random, "mode", "random", level)
+    return pd.DataFrame(rows)
+
+
+class _Curves:
+    """The curves of a sweep by mode; of several penalties none, since it is not said which counts.
+
+    Attributes:
+        store: the sweep's store.
+        probe: its probe's name.
+        by_mode: its curves.
+    """
+
+    def __init__(self, store: str, probe: str, found: Sequence[Curve]):
+        self.store, self.probe = store, probe
+        modes = [curve.names["mode"] for curve in found]
+        self.by_mode: dict[str, Curve] = {
+            str(mode): curve
+            for mode, curve in zip(modes, found, strict=True)
+            if modes.count(mode) == 1
+        }
+
+    @classmethod
+    def of(cls, each: Held) -> "_Curves":
+        table, rows = each.grid()
+        known = each.correct()
+        found = curves(table, None if known is None else known[1][rows])
+        return cls(table["store"].iloc[0], each.probe, found)
+
+    def compared(
+        self, one: Curve, other: Curve, what: str, against: str, level: float
+    ) -> Iterator[dict]:
+        """Yield a row for each fraction that both curves have; of two modes for parts alone."""
+        places = {float(fraction): place for place, fraction in enumerate(other.fractions)}
+        if one.score != other.score:
+            return
+        for place, fraction in enumerate(one.fractions.tolist()):
+            if fraction not in places or (what == "mode" and fraction == 1):
+                continue
+            found = difference(one, other, place, places[fraction])
+            low, high = found.interval(level)
+            names = {"store": self.store, "tap": one.names["tap"], "what": what}
+            names |= {"probe": self.probe, "mode": one.names["mode"], "fraction": fraction}
+            names |= {"k": int(one.sizes[place]), "other": against}
+            means = {"mean": one.mean()[place], "other_mean": other.mean()[places[fraction]]}
+            gap = {"difference": found.value, "error": found.error, "low": low, "high": high}
+            yield names | means | gap | {"paired": found.paired, "over": found.variance.over[0]}
+
+
+def accuracy(held: Held, asked: Analyses) -> pd.DataFrame:
+    """Mean, spread and interval of accuracy and ratio: a row for each curve and fraction."""
+    table, rows = held.grid()
+    known = held.correct()
+    correct = None if known is None else known[1][rows]
+    return curve_table(table, correct, asked.level)
+
+
+def redundancy(held: Held, asked: Analyses) -> pd.DataFrame:
+    """Diffused redundancy of each curve by each rule: at the study's deltas and along `DELTAS`."""
+    known = held.correct()
+    return diffused_redundancy(
+        held.results(),
+        sorted({*asked.deltas, *DELTAS}),
+        several(asked.rules),
+        None if known is None else known[1],
+        asked.level,
+    )
+
+
+def classes(held: Held, asked: Analyses) -> pd.DataFrame:
+    """What each class loses at the study's `classes_at`, the largest losses first."""
+    if not held.sweep.per_class:
+        return pd.DataFrame()
+    table = read_per_class(held.files[2])
+    wanted = [*asked.classes_at, 1.0]
+    near = np.isclose(table["fraction"].to_numpy()[:, None], wanted).any(1)
+    labels, correct = held.correct()
+    n_classes = table["class"].nunique()
+    return class_losses(table[near], correct[near[::n_classes]], labels, asked.level)
+
+
+def inequality(held: Held, asked: Analyses) -> pd.DataFrame:
+    """The inequality of accuracies over classes at each fraction."""
+    if not held.sweep.per_class:
+        return pd.DataFrame()
+    labels, correct = held.correct()
+    return inequality_table(read_per_class(held.files[2]), correct, labels, asked.level)
+
+
+def affected(held: Held, asked: Analyses) -> pd.DataFrame:
+    """What each class loses beyond the mean of all, tested on test rows: a p-value a fraction."""
+    if not held.sweep.per_class:
+        return pd.DataFrame()
+    known, found = held.correct(), []
+    table, rows = held.grid()
+    labels, correct = known[0], known[1][rows]
+    names = held.sweep.source.store.spec.classes
+    for mode, curve in as_curves(table).groupby("mode", sort=False):
+        full = curve[curve["fraction"] == 1].sort_values("seed")
+        for fraction in asked.classes_at:
+            part = curve[np.isclose(curve["fraction"], fraction)].sort_values("seed")
+            if len(part) and len(part) == len(full):
+                of_part, of_full = correct[part.index], correct[full.index]
+                at = affected_classes(of_part, of_full, labels, names, asked.resamples, asked.level)
+                facts = {"mode": mode, "fraction": fraction, "p_value": at.p_value}
+                found.append(at.table.assign(**facts))
+    return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
+
+
+def cka(held: Held, asked: Analyses) -> pd.DataFrame:
+    """CKA with the whole layer, where it was asked for: mean and spread over seeds."""
+    table = held.grid()[0]
+    if "cka" not in table:
+        return pd.DataFrame()
+    groups = table.groupby(["mode", "fraction", "k"], sort=False)
+    return groups["cka"].agg(seeds="count", cka="mean", cka_std="std").reset_index()
+
+
+READINGS: dict[str, Callable[[Held, Analyses], pd.DataFrame]] = {
+    "accuracy": accuracy,
+    "redundancy": redundancy,
+    "classes": classes,
+    "inequality": inequality,
+    "affected": affected,
+    "cka": cka,
+}
+"""Readings by name."""
+
+
+READ = 2
+"""Of how tables are read off results; a higher one makes tables anew, and no result."""
+
+KEY = ["store", "tap", "probe", "mode"]
+"""Columns that name a curve of a study: `store` is the feature, `probe` the study's probe."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What tables are made of."""
+
+    study: Study
+    sweeps: Sequence[Held]
+    folder: Path
+
+
+def _at_deltas(table: pd.DataFrame, asked: Analyses) -> pd.DataFrame:
+    return table[_among(table["delta"], asked.deltas)]
+
+
+def _along_deltas(table: pd.DataFrame, asked: Analyses) -> pd.DataFrame:
+    first = table["rule"] == several(asked.rules)[0]
+    return table[first & _among(table["delta"], DELTAS)]
+
+
+def _all(table: pd.DataFrame, asked: Analyses) -> pd.DataFrame:
+    return table
+
+
+Part = Callable[[pd.DataFrame, Analyses], pd.DataFrame]
+OF_SWEEPS: dict[str, tuple[str, Part]] = {
+    "accuracy": ("accuracy", _all),
+    "redundancy": ("redundancy", _at_deltas),
+    "redundancy_curve": ("redundancy", _along_deltas),
+    "classes": ("classes", _all),
+    "inequality": ("inequality", _all),
+    "affected": ("affected", _all),
+    "cka": ("cka", _all),
+}
+"""Tables that join a reading of every sweep, and which of its rows."""
+
+TABLES = (*OF_SWEEPS, "differences")
+
+
+def make_table(context: Context, name: str, made: Made, progress: Progress = silent) -> bool:
+    """Write a table if it is not there, or something that it is of has changed; say whether."""
+    asked = context.study.analyses
+    inputs = [content(path) for each in context.sweeps for path in each.files]
+    names = [each.sweep.name for each in context.sweeps]
+    fingerprint = digest([VERSION, READ, name, names, inputs, asked.model_dump()])
+    part, path = f"tables/{name}", context.folder / "tables" / f"{name}.csv"
+    if made.fresh(part, fingerprint):
+        return False
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if name == "differences":
+        table = differences(context.sweeps, asked.level)
+    else:
+        table = _joined(context, name, made, progress)
+    save_table(table if len(table.columns) else pd.DataFrame(columns=KEY), path)
+    made.write(part, fingerprint, [path])
+    return True
+
+
+def _joined(context: Context, name: str, made: Made, progress: Progress) -> pd.DataFrame:
+    reading, part_of = OF_SWEEPS[name]
+    tables = []
+    for number, each in enumerate(context.sweeps):
+        progress(name, number, len(context.sweeps), of=each.sweep.name)
+        table = _reading(each, reading, context.study.analyses, made)
+        if not table.empty:
+            tables.append(part_of(table, context.study.analyses))
+    if not tables:
+        return pd.DataFrame()
+    joined = pd.concat(tables, ignore_index=True)
+    return joined[[*KEY, *(column for column in joined if column not in KEY)]]
+
+
+def _reading(each: Held, name: str, asked: Analyses, made: Made) -> pd.DataFrame:
+    """Return a reading of one sweep, from the file that it was kept in if it is still true."""
+    part = f"readings/{each.sweep.name}.{name}"
+    path = made.folder / ".made" / f"{part}.parquet"
+    fingerprint = digest(
+        [VERSION, READ, [content(file) for file in each.files], asked.model_dump()]
+    )
+    if not made.fresh(part, fingerprint):
+        table = READINGS[name](each, asked)
+        if not table.empty:
+            source = each.sweep.source
+            table = table.assign(store=source.name, tap=source.tap, probe=each.probe)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_table(table if len(table.columns) else pd.DataFrame(columns=KEY), path)
+        made.write(part, fingerprint, [path])
+    return pd.read_parquet(path)
+
+
+def _among(values: pd.Series, known: Sequence[float]) -> np.ndarray:
+    return np.isclose(values.to_numpy(float)[:, None], list(known)).any(1)

@@ -1,0 +1,536 @@
+"""Facts of a study by name, and the sheets that lay them out."""
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from featstore.errors import BadStudy
+from featstore.probe.results.summaries import percent, plus_minus
+from featstore.probe.results.tables import unescaped
+from featstore.study.analyses import joined
+from featstore.study.spec import nearest
+
+
+@dataclass(frozen=True)
+class Number:
+    """A measured number, its spread over seeds and its interval; NaN for what is not known.
+
+    `bound` is "at least" or "at most" of a number that is one.
+    """
+
+    mean: float
+    std: float = float("nan")
+    low: float = float("nan")
+    high: float = float("nan")
+    scale: float = 1.0
+    unit: str = ""
+    digits: int = 2
+    sign: bool = False
+    bound: str = ""
+
+    def text(self, part: str = "") -> str:
+        """Write it: with its interval, else with its spread, else alone; or one part of it.
+
+        >>> Number(0.9312, 0.01, 0.92, 0.945, 100, " %", 1).text()
+        '93.1 % (92.0 to 94.5)'
+        >>> Number(0.9312, 0.01, scale=100, unit=" %", digits=1).text()
+        '93.1 ± 1.0 %'
+        >>> Number(0.9, low=0.9, high=1, digits=1, bound="at least").text()
+        'at least 0.9 (0.9 to 1.0)'
+        >>> Number(-0.0002, scale=100, unit=" points", digits=1, sign=True).text()
+        '+0.0 points'
+        """
+        if part == "pm" or (not part and np.isnan(self.low + self.high)):
+            spread = "" if np.isnan(self.std) else f" ± {self._write(self.std, False)}"
+            bound = f"{self.bound} " if self.bound else ""
+            return f"{bound}{self._write(self.mean, self.sign)}{spread}{self.unit}"
+        if part:
+            return f"{self._write(getattr(self, part), self.sign and part != 'std')}{self.unit}"
+        low, high = (self._write(end, self.sign) for end in (self.low, self.high))
+        mean = f"{self._write(self.mean, self.sign)}{self.unit}"
+        if self.bound:
+            least = f"{self.bound} {mean}"
+            return f"{least} ({low} to {high})" if self.low < self.high else least
+        return f"{mean} ({low} to {high})"
+
+    def _write(self, value: float, sign: bool) -> str:
+        return f"{value * self.scale:{'+' if sign else ''}z.{self.digits}f}"
+
+
+PARTS = ("mean", "std", "low", "high", "pm")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a study's folder knows. `sources` are the names of its features, in order."""
+
+    folder: Path
+    sources: list[str]
+
+    @cached_property
+    def _tables(self) -> dict[str, pd.DataFrame]:
+        return {}
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Return a table of the study by its name, empty if there is none."""
+        if name not in self._tables:
+            path = self.folder / "tables" / f"{name}.csv"
+            kind = name.removeprefix("features/")
+            if name.startswith("features/"):
+                self._tables[name] = joined(self.folder, self.sources, kind)
+            else:
+                text = dict.fromkeys(("class", "worst_class", "store", "mode", "probe"), str)
+                found = pd.read_csv(path, dtype=text) if path.exists() else _NOTHING
+                self._tables[name] = unescaped(found)
+        return self._tables[name]
+
+    def row(self, table: str, **keys: str | float) -> pd.Series:
+        """Return the one row that has these values; numbers are compared as numbers.
+
+        Raises:
+            UsageError: there is none; the message names the nearest value that there is.
+        """
+        rows = self.table(table)
+        for key, value in keys.items():
+            if key not in rows:
+                raise BadStudy(f"the table {table} is empty: nothing in this study makes it")
+            known = list(dict.fromkeys(rows[key]))
+            same = _same(rows[key], value)
+            if not same.any():
+                names = [str(each) for each in known]
+                if pd.api.types.is_numeric_dtype(rows[key]):
+                    meant = f"there are {', '.join(names)}"
+                else:
+                    meant = nearest(str(value), names)
+                raise BadStudy(f"no {key} {value} in {table}; {meant}")
+            rows = rows[same]
+        return rows.iloc[0]
+
+    def fact(self, text: str) -> str:
+        """Return what a fact is, as text.
+
+        Raises:
+            UsageError: there is no such fact, or the study does not know it.
+        """
+        name, _, rest = text.partition(":")
+        name, _, part = name.strip().partition(".")
+        if name not in FACTS:
+            raise BadStudy(f"there is no fact {name!r}; {nearest(name, list(FACTS))}")
+        if part and part not in PARTS:
+            raise BadStudy(f"a fact has no part {part!r}; {nearest(part, PARTS)}")
+        arguments = [word.strip() for word in rest.split(",")] if rest else []
+        try:
+            found = FACTS[name](self, *arguments)
+        except TypeError as error:
+            raise BadStudy(f"fact {text!r}: {str(error).partition(' ')[2]}") from None
+        except (BadStudy, ValueError) as error:
+            raise BadStudy(f"fact {text!r}: {error}") from None
+        return found.text(part) if isinstance(found, Number) else found
+
+
+_NOTHING = pd.DataFrame()
+
+
+def _same(column: pd.Series, value: str | float) -> np.ndarray:
+    if pd.api.types.is_numeric_dtype(column):
+        return np.isclose(column.to_numpy(float), float(value))
+    return (column == str(value)).to_numpy()
+
+
+def _of_curve(name: str, scale: float = 100, unit: str = " %", digits: int = 1):
+    def fact(facts: Facts, feature: str, mode: str, probe: str, fraction: str) -> Number:
+        row = facts.row("accuracy", store=feature, mode=mode, probe=probe, fraction=fraction)
+        score = "r2" if name == "accuracy" and "r2" in row and pd.isna(row.get(name)) else name
+        values = [row[f"{score}{end}"] for end in ("", "_std", "_low", "_high")]
+        return Number(*values, scale, unit, digits) if score != "r2" else Number(*values, digits=3)
+
+    return fact
+
+
+def _k(facts: Facts, feature: str, fraction: str) -> str:
+    return f"{facts.row('accuracy', store=feature, fraction=fraction)['k']:,}"
+
+
+def _features(facts: Facts, feature: str) -> str:
+    return _k(facts, feature, "1")
+
+
+def _redundancy(
+    facts: Facts, feature: str, mode: str, probe: str, delta: str, rule: str = "interpolated"
+) -> Number:
+    row = facts.row("redundancy", store=feature, mode=mode, probe=probe, delta=delta, rule=rule)
+    return Number(row["redundancy"], np.nan, row["low"], row["high"], digits=3, bound=bound_of(row))
+
+
+def _share(
+    facts: Facts, feature: str, mode: str, probe: str, delta: str, rule: str = "interpolated"
+) -> Number:
+    dr = _redundancy(facts, feature, mode, probe, delta, rule)
+    bound = "at most" if dr.bound else ""
+    return Number(1 - dr.mean, np.nan, 1 - dr.high, 1 - dr.low, 100, " %", 1, bound=bound)
+
+
+def bound_of(row: pd.Series) -> str:
+    """Return whether the DR of a row is a bound: "at least", or nothing."""
+    return "" if pd.isna(row.get("bound")) else str(row["bound"])
+
+
+def _cka(table: str):
+    def fact(facts: Facts, feature: str, fraction: str) -> Number:
+        facts.row(table, store=feature, fraction=fraction)
+        rows = facts.table(table)
+        rows = rows[_same(rows["store"], feature) & _same(rows["fraction"], fraction)]
+        return Number(rows["cka"].mean(), rows["cka"].std(), digits=2)
+
+    return fact
+
+
+def _cka_mode(facts: Facts, feature: str, mode: str, probe: str, fraction: str) -> Number:
+    row = facts.row("cka", store=feature, mode=mode, probe=probe, fraction=fraction)
+    return Number(row["cka"], row["cka_std"], digits=2)
+
+
+def _gini(facts: Facts, feature: str, mode: str, probe: str, fraction: str) -> Number:
+    row = facts.row("inequality", store=feature, mode=mode, probe=probe, fraction=fraction)
+    return Number(row["gini"], row["gini_std"], digits=3)
+
+
+def _gini_rise(facts: Facts, feature: str, mode: str, probe: str, fraction: str) -> Number:
+    row = facts.row("inequality", store=feature, mode=mode, probe=probe, fraction=fraction)
+    ends = row["gini_rise_low"], row["gini_rise_high"]
+    return Number(row["gini_rise"], np.nan, *ends, digits=3, sign=True)
+
+
+def _losers(
+    facts: Facts, feature: str, mode: str, probe: str, fraction: str, count: str = "3"
+) -> str:
+    facts.row("classes", store=feature, mode=mode, probe=probe, fraction=fraction)
+    table = facts.table("classes")
+    for key, value in {
+        "store": feature,
+        "mode": mode,
+        "probe": probe,
+        "fraction": fraction,
+    }.items():
+        table = table[_same(table[key], value)]
+    first = table.sort_values("loss", ascending=False, kind="stable").head(int(count))
+    return ", ".join(f"{row['class']} ({100 * row.loss:.1f} points)" for _, row in first.iterrows())
+
+
+def _p(facts: Facts, feature: str, mode: str, probe: str, fraction: str) -> str:
+    row = facts.row("affected", store=feature, mode=mode, probe=probe, fraction=fraction)
+    return f"{row['p_value']:.2g}"
+
+
+def _spectrum(facts: Facts, feature: str, column: str) -> str:
+    row = facts.row("features/spectrum", store=feature)
+    if column not in row or column in ("store", "tap"):
+        raise BadStudy(f"a spectrum has no {column}; {nearest(column, list(row.index))}")
+    value = float(row[column])
+    return (
+        f"{value:,.0f}"
+        if value == int(value)
+        else f"{value:,.3g}"
+        if value < 10
+        else f"{value:,.1f}"
+    )
+
+
+def _solver(facts: Facts, feature: str, mode: str, probe: str, other: str, fraction: str) -> Number:
+    table, turned = facts.table("differences"), 1
+    if len(table) and not (_same(table["probe"], probe) & _same(table["other"], other)).any():
+        probe, other, turned = other, probe, -1
+    keys = {"store": feature, "mode": mode, "probe": probe, "other": other, "fraction": fraction}
+    return _gap(facts.row("differences", what="solver", **keys), turned)
+
+
+def _mode(facts: Facts, feature: str, mode: str, probe: str, fraction: str) -> Number:
+    keys = {"store": feature, "mode": mode, "probe": probe, "fraction": fraction}
+    return _gap(facts.row("differences", what="mode", **keys), 1)
+
+
+def _gap(row: pd.Series, turned: int) -> Number:
+    ends = sorted((turned * row["low"], turned * row["high"]))
+    return Number(turned * row["difference"], np.nan, *ends, 100, " points", 1, True)
+
+
+def _span(facts: Facts, name: str, pattern: str, mode: str, probe: str, fraction: str) -> str:
+    """From the smallest to the largest mean over the features that a pattern matches."""
+    table = facts.table("accuracy")
+    facts.row("accuracy", mode=mode, probe=probe, fraction=fraction)
+    if name not in ("accuracy", "ratio"):
+        raise BadStudy(f"a span is of accuracy or ratio, not of {name}")
+    for key, value in {"mode": mode, "probe": probe, "fraction": fraction}.items():
+        table = table[_same(table[key], value)]
+    chosen = table[[fnmatchcase(store, pattern) for store in table["store"]]]
+    if chosen.empty:
+        raise BadStudy(f"no feature matches {pattern}; {nearest(pattern, facts.sources)}")
+    return f"{100 * chosen[name].min():.1f} to {100 * chosen[name].max():.1f} %"
+
+
+FACTS: dict[str, Callable[..., Number | str]] = {
+    "accuracy": _of_curve("accuracy"),
+    "ratio": _of_curve("ratio"),
+    "k": _k,
+    "features": _features,
+    "dr": _redundancy,
+    "share": _share,
+    "cka": _cka("features/cka"),
+    "cka_pairs": _cka("features/cka_pairs"),
+    "cka_mode": _cka_mode,
+    "gini": _gini,
+    "gini_rise": _gini_rise,
+    "losers": _losers,
+    "p": _p,
+    "spectrum": _spectrum,
+    "solver": _solver,
+    "mode": _mode,
+    "span": _span,
+}
+"""Facts by name: their arguments are those of the functions, after the first."""
+
+
+NAN = float("nan")
+NOTHING = "*Nothing of this has been made yet.*"
+
+
+def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
+    r"""Return a table of markdown, its first `left` columns aligned to the left.
+
+    >>> print(markdown(["a", "b"], [["x|y", "1"]]))
+    | a | b |
+    |:--|--:|
+    | x\|y | 1 |
+    """
+    lines = [headings, *rows]
+    shown = ["| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |"
+             for line in lines]  # fmt: skip
+    if len(shown) == 1:
+        return NOTHING
+    rule = "|" + "|".join([":--"] * left + ["--:"] * (len(headings) - left)) + "|"
+    return "\n".join([shown[0], rule, *shown[1:]])
+
+
+def _against_fraction(name: str) -> Callable[..., str]:
+    def sheet(facts: Facts, probe: str, pattern: str = "*") -> str:
+        table = _chosen(facts, "accuracy", probe, pattern)
+        numbers = "r2" in table and table["r2"].notna().any()
+        score = "r2" if name == "accuracy" and numbers else name
+        scale, digits = (1, 3) if score == "r2" else (100, 1)
+        fractions = sorted(table["fraction"].unique())
+        rows = []
+        for (store, mode, l2), curve in table.groupby(["store", "mode", "l2"], sort=False,
+                                                      dropna=False):  # fmt: skip
+            at = curve.set_index("fraction")
+            cells = [_spread(at, f, score, scale, digits) for f in fractions]
+            given = "" if math.isnan(l2) else f" (l2 = {l2:g})"
+            rows.append([f"{store}{given}", mode, *cells])
+        return markdown(["features", "mode", *map(percent, fractions)], rows, 2)
+
+    return sheet
+
+
+def _spread(at: pd.DataFrame, fraction: float, name: str, scale: float, digits: int) -> str:
+    if fraction not in at.index:
+        return ""
+    row = at.loc[fraction]
+    std = float("nan") if fraction == 1 else scale * row[f"{name}_std"]
+    return plus_minus(scale * row[name], std, digits)
+
+
+def _redundancy_sheet(facts: Facts, rule: str = "") -> str:
+    """Lay out DR by a rule, by default the study's first."""
+    table = facts.table("redundancy")
+    if table.empty:
+        return NOTHING
+    table = table[table["rule"] == (rule or table["rule"].iloc[0])]
+    deltas = sorted(table["delta"].unique())
+    rows = []
+    for key, curve in table.groupby(["store", "probe", "mode"], sort=False):
+        at = curve.drop_duplicates("delta").set_index("delta")
+        rows.append([*key, *(_interval(at.loc[d], "redundancy", 1, 2) for d in deltas)])
+    return markdown(["features", "probe", "mode", *(f"DR({d:g})" for d in deltas)], rows, 3)
+
+
+def _interval(row: pd.Series, name: str, scale: float, digits: int, sign: bool = False) -> str:
+    low, high = ("low", "high") if "low" in row else (f"{name}_low", f"{name}_high")
+    if pd.isna(row[name]):
+        return "not reached"
+    bound = bound_of(row)
+    return Number(row[name], NAN, row[low], row[high], scale, "", digits, sign, bound).text()
+
+
+def _similarity(name: str) -> Callable[..., str]:
+    def sheet(facts: Facts) -> str:
+        table = facts.table(f"features/{name}")
+        if table.empty:
+            return NOTHING
+        rows, fractions = [], sorted(table["fraction"].unique())
+        for store, part in table.groupby("store", sort=False):
+            by = part.groupby("fraction")["cka"].agg(["mean", "std"])
+            cells = [plus_minus(*by.loc[f], 2) if f in by.index else "" for f in fractions]
+            rows.append([store, *cells])
+        return markdown(["features", *map(percent, fractions)], rows)
+
+    return sheet
+
+
+def _classes(facts: Facts, count: str = "5") -> str:
+    table, rows = facts.table("classes"), []
+    if table.empty:
+        return NOTHING
+    for key, part in table.groupby(["store", "probe", "mode", "fraction"], sort=False):
+        part = part.sort_values("loss", ascending=False, kind="stable")
+        named = [f"{row['class']} {100 * row['full']:.0f} to {100 * row['part']:.0f}"
+                 for _, row in part.head(int(count)).iterrows()]  # fmt: skip
+        p = _p_value(facts, key)
+        rows.append([*key[:3], percent(key[3]), ", ".join(named), p])
+    headings = ["features", "probe", "mode", "kept", "lose most (accuracy, %)", "p"]
+    return markdown(headings, rows, 5)
+
+
+def _p_value(facts: Facts, key: tuple) -> str:
+    keys = dict(zip(("store", "probe", "mode", "fraction"), key, strict=True))
+    try:
+        return f"{facts.row('affected', **keys)['p_value']:.2g}"
+    except BadStudy:
+        return ""
+
+
+def _inequality(facts: Facts) -> str:
+    table, rows = facts.table("inequality"), []
+    if table.empty:
+        return NOTHING
+    for _, row in table.iterrows():
+        rows.append([
+            row["store"], row["probe"], row["mode"], percent(row["fraction"]),
+            plus_minus(row["gini"], row["gini_std"], 3), f"{row['gini_of_mean']:.3f}",
+            f"{row['cv']:.3f}", f"{100 * row['worst_accuracy']:.1f} ({row['worst_class']})",
+        ])  # fmt: skip
+    headings = ["features", "probe", "mode", "kept", "Gini", "of the mean", "cv", "worst class, %"]
+    return markdown(headings, rows, 4)
+
+
+def _spectrum_sheet(facts: Facts) -> str:
+    table, rows = facts.table("features/spectrum"), []
+    for _, row in table.iterrows():
+        rows.append([
+            row["store"], f"{row['features']:,.0f}", f"{row['effective_rank']:,.0f}",
+            f"{row['participation_ratio']:,.1f}", f"{row['components_90']:,.0f}",
+            f"{row['components_99']:,.0f}", f"{row['mean_abs_correlation']:.3f}",
+            f"{row['dead']:,.0f}", f"{row['duplicates']:,.0f}",
+        ])  # fmt: skip
+    headings = [
+        "features", "D", "effective rank", "participation ratio", "components for 90 %",
+        "for 99 %", "mean abs. correlation", "dead", "duplicates",
+    ]  # fmt: skip
+    return markdown(headings, rows)
+
+
+def _differences(what: str) -> Callable[..., str]:
+    def sheet(facts: Facts, probe: str = "*", pattern: str = "*") -> str:
+        table, rows = facts.table("differences"), []
+        if table.empty:
+            return NOTHING
+        table = table[table["what"] == what]
+        fractions = sorted(table["fraction"].unique())
+        named = "mode" if what == "mode" else "probe"
+        for key, part in table.groupby(["store", "probe", "mode", "other"], sort=False):
+            if not (fnmatchcase(key[1], probe) and fnmatchcase(key[0], pattern)):
+                continue
+            at = part.drop_duplicates("fraction").set_index("fraction")
+            cells = [_interval(at.loc[f], "difference", 100, 1, True) if f in at.index else ""
+                     for f in fractions]  # fmt: skip
+            which = f"{key[1] if named == 'probe' else key[2]} - {key[3]}"
+            also = key[2] if named == "probe" else key[1]
+            rows.append([key[0], also, which, *cells])
+        also = "mode" if named == "probe" else "probe"
+        return markdown(["features", also, "difference", *map(percent, fractions)], rows, 3)
+
+    return sheet
+
+
+def _chosen(facts: Facts, name: str, probe: str, pattern: str) -> pd.DataFrame:
+    table = facts.table(name)
+    if table.empty:
+        raise BadStudy("no probe of this study has been solved yet")
+    known = list(dict.fromkeys(table["probe"]))
+    if probe not in known:
+        raise BadStudy(f"no results of a probe {probe}; {nearest(probe, known)}")
+    table = table[table["probe"] == probe]
+    return table[[fnmatchcase(store, pattern) for store in table["store"]]]
+
+
+SHEETS: dict[str, Callable[..., str]] = {
+    "accuracy": _against_fraction("accuracy"),
+    "ratio": _against_fraction("ratio"),
+    "redundancy": _redundancy_sheet,
+    "cka": _similarity("cka"),
+    "cka_pairs": _similarity("cka_pairs"),
+    "classes": _classes,
+    "inequality": _inequality,
+    "spectrum": _spectrum_sheet,
+    "solvers": _differences("solver"),
+    "modes": _differences("mode"),
+}
+"""Tables by name; their arguments are those of the functions, after the first."""
+
+
+FILTERS = {
+    "features": "store", "probe": "probe", "mode": "mode", "fraction": "fraction",
+    "delta": "delta", "other": "other",
+}  # fmt: skip
+"""Columns by which the rows of a table can be chosen."""
+
+
+@dataclass(frozen=True)
+class Chosen(Facts):
+    """Facts whose tables have the rows that patterns choose."""
+
+    filters: Mapping[str, str]
+
+    def table(self, name: str) -> pd.DataFrame:
+        """Return the rows of a table for which every filter, if it has that column, holds."""
+        rows = super().table(name)
+        for key, patterns in self.filters.items():
+            if FILTERS[key] in rows:
+                words = [word.strip() for word in patterns.split("|")]
+                rows = rows[[_matches(value, words) for value in rows[FILTERS[key]]]]
+        return rows
+
+
+def _matches(value: str | float, words: Sequence[str]) -> bool:
+    if isinstance(value, str):
+        return any(fnmatchcase(value, word) for word in words)
+    return any(math.isclose(value, float(word)) for word in words)
+
+
+def sheet(facts: Facts, name: str, *arguments: str) -> str:
+    """Return a table of a study as markdown.
+
+    Arguments:
+        facts: the study's numbers.
+        name: a key of `SHEETS`.
+        arguments: those of that sheet; and filters such as "mode=random|pca", "probe=logistic",
+            "features=lite0-*", "fraction=0.1": patterns of the rows to show, `|` between several.
+
+    Raises:
+        UsageError: there is no such table, or it does not know what is asked of it.
+    """
+    if name not in SHEETS:
+        raise BadStudy(f"there is no table {name!r}; {nearest(name, list(SHEETS))}")
+    filters = dict(word.split("=", 1) for word in arguments if "=" in word)
+    for key in filters:
+        if key not in FILTERS:
+            raise BadStudy(f"a table has no filter {key!r}; {nearest(key, list(FILTERS))}")
+    chosen = Chosen(facts.folder, facts.sources, filters)
+    try:
+        return SHEETS[name](chosen, *(word for word in arguments if "=" not in word))
+    except TypeError as error:
+        raise BadStudy(f"table {name}: {str(error).partition(' ')[2]}") from None

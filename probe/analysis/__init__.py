@@ -1,0 +1,1 @@
+"""Analyses of tables and of layers."""

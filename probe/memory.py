@@ -1,0 +1,315 @@
+"""What a fit is granted: memory, backend, progress, ranks."""
+
+import math
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.distributed as dist
+
+from featstore.probe.arrays import Array, Backend
+from featstore.probe.arrays import backend as backend_named
+from featstore.probe.errors import MemoryBudgetError, UsageError
+from featstore.probe.rows import RowBlocks
+from featstore.probe.splits import RowRange
+
+
+class Progress(Protocol):
+    """A callback that learns how far a stage has come."""
+
+    def __call__(self, stage: str, done: int, total: int, **facts: Any) -> None:
+        """Take the stage ("rows", "probes", ...), units done and in all, and further facts."""
+
+
+def silent(stage: str, done: int, total: int, **facts: Any) -> None:
+    """Report to nobody: the default progress callback."""
+
+
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+
+# what the host grants unless it is told a size
+AUTO, HOST_DEFAULT = "auto", 4 << 30
+# rows of one piece: enough to keep a matrix product at full speed
+MOMENT_ROWS = 4096
+MIN_ROWS = 16
+# test rows of a piece, on a CPU and on an accelerator
+MAX_ROWS = (2048, 16384)
+# working set that keeps a CPU's cores busy: about a last-level cache
+CACHE_BYTES = 24 << 20
+# rows of the triangular factor that are eliminated at once
+FORWARD_WIDTH = 256
+
+
+def parse(memory: str | int) -> int:
+    """Return a number of bytes from text such as "8GiB", "500 MB" or "2g"; "auto" is 4 GiB.
+
+    Raises:
+        UsageError: the text is not a positive size.
+
+    Example:
+        >>> parse("1GiB"), parse("1.5 kB"), parse(4096)
+        (1073741824, 1500, 4096)
+    """
+    if memory == AUTO:
+        return HOST_DEFAULT
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", str(memory), re.IGNORECASE)
+    unit = match and {**UNITS, **BINARY_UNITS}.get(match[2].lower())
+    size = int(float(match[1]) * unit) if match and unit else 0
+    if size < 1:
+        raise UsageError(f"memory {memory!r} is not a size: write for example 4GiB or 500MB")
+    return size
+
+
+def text(size: int) -> str:
+    """Return a number of bytes for a person to read, rounded up so that it is enough.
+
+    Example:
+        >>> text(3 << 30), text((3 << 30) + 1)
+        ('3.0 GiB', '3.1 GiB')
+    """
+    value, unit = float(size), "B"
+    for larger in ("KiB", "MiB", "GiB", "TiB"):
+        if value < 1024:
+            break
+        value, unit = value / 1024, larger
+    return f"{math.ceil(10 * value) / 10:.1f} {unit}" if unit != "B" else f"{size} B"
+
+
+def moment_rows(memory: int, n_features: int, n_classes: int, dtype: str) -> int:
+    """Return how many rows to multiply at once when summing moments.
+
+    Held meanwhile: the float64 sums (D x (D + C)), one panel of products, the piece itself and a
+    block as it was read.
+
+    Raises:
+        MemoryBudgetError: not even a few rows fit.
+    """
+    size = 8 if dtype == "float64" else 4
+    width = n_features + n_classes
+    fixed = 8 * n_features * width + size * width * max(128, -(-n_features // 8))
+    row = 2 * size * width
+    return rows_within(memory, spared(fixed), spared(row), MOMENT_ROWS, "the moments")
+
+
+def spared(size: int) -> int:
+    """Return what to allow for arrays of `size` bytes: an eighth is for readers and allocators."""
+    return size * 8 // 7 + 1
+
+
+def rows_within(memory: int, fixed: int, row_bytes: int, wanted: int, purpose: str) -> int:
+    """Return how many rows of `row_bytes` fit beside `fixed` bytes, at most `wanted`.
+
+    Raises:
+        MemoryBudgetError: fewer than MIN_ROWS fit; the message says how much would do.
+    """
+    least = min(wanted, MIN_ROWS)
+    fitting = (memory - fixed) // max(1, row_bytes)
+    if fitting < least:
+        need = fixed + least * row_bytes
+        raise MemoryBudgetError(
+            f"{text(memory)} of memory is too little for {purpose}: "
+            f"allow at least {text(need)}, or probe a layer with fewer features"
+        )
+    return int(min(wanted, fitting))
+
+
+@dataclass(frozen=True)
+class SolvePlan:
+    """How much of solving and scoring is done at a time.
+
+    Attributes:
+        rows: test rows of a piece.
+        held: bytes of factors that are held at once; test rows are read once for all of them.
+        transient: bytes that one batch of factorisations may take.
+        working: bytes that one batch's rows may take.
+    """
+
+    rows: int
+    held: int
+    transient: int
+    working: int
+
+
+def solve_plan(
+    memory: int, n_features: int, n_classes: int, system: "SystemSize", accelerator: bool
+) -> SolvePlan:
+    """Return the plan for systems of which `system` is the largest.
+
+    On a CPU the rows of a batch are to stay in cache; an accelerator wants them as many as fit.
+
+    Raises:
+        MemoryBudgetError: not even one system fits.
+    """
+    # the Gram, its scaled copy and one more while that is made; class sums likewise; eigenvectors
+    # of two bases, and as much while they are found
+    fixed = 8 * (n_features * (3 * n_features + 3 * n_classes) + 4 * system.width**2)
+    least = spared(fixed + system.held + system.transient)
+    # a block as it was read, the piece, and the piece transposed
+    row = spared(3 * system.itemsize * n_features + system.row)
+    rows = rows_within(memory, least, row, MAX_ROWS[accelerator], "one chain of probes")
+    free = (memory - least - rows * row) * 7 // 8
+    working = rows * system.row + (free // 4 if accelerator else min(free // 4, CACHE_BYTES))
+    transient = system.transient + free // 4
+    return SolvePlan(rows, system.held + free // 2, transient, working)
+
+
+@dataclass(frozen=True)
+class SystemSize:
+    """Bytes that one (chain, penalty) takes.
+
+    Attributes:
+        length: m, the features of its largest prefix.
+        n_classes: C.
+        n_prefixes: the number of its probes.
+        itemsize: bytes of a number in the precision of the rows.
+        width: D, where the chain is of directions, each of which takes all features; else 0.
+    """
+
+    length: int
+    n_classes: int
+    n_prefixes: int
+    itemsize: int
+    width: int = 0
+
+    @property
+    def held(self) -> int:
+        """What is kept between rows: the factor as it meets them, and its targets."""
+        return self.itemsize * self.length * (max(self.length, self.width) + self.n_classes)
+
+    @property
+    def transient(self) -> int:
+        """What factorising takes in float64: the matrix, its factor and two copies; the targets.
+
+        Directions, products with them, and the inverse factor times them come on top.
+        """
+        system = self.length * (4 * self.length + 2 * self.n_classes)
+        return 8 * (system + 5 * self.width**2)
+
+    @property
+    def row(self) -> int:
+        """What one row being scored takes: features, logits, a strip of products, hits."""
+        return self.itemsize * (self.length + self.n_classes + FORWARD_WIDTH) + 5 * self.n_prefixes
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to solve, whatever the solver.
+
+    Attributes:
+        standardize: divide each feature by its train standard deviation (the mean is always
+            subtracted).
+        memory: bytes that arrays may take above the interpreter's own, on host and device each.
+        backend: the array module and device on which to compute.
+        moments_cache: folder where moments are kept, one file a fingerprint; None for nowhere.
+        progress: callback.
+    """
+
+    standardize: bool = True
+    memory: int = 4 << 30
+    backend: Backend = field(default_factory=Backend)
+    moments_cache: Path | None = None
+    progress: Progress = silent
+
+
+def settings_of(
+    standardize: bool,
+    moments_cache: Path | None = None,
+    memory: str | int = AUTO,
+    device: str = "auto",
+    backend: str = "torch",
+    progress: Progress = silent,
+) -> Settings:
+    """Return settings from what a person gives, "4GiB" and "cuda".
+
+    Raises:
+        UsageError: the memory is no size, or this machine has no such device or backend.
+    """
+    return Settings(
+        standardize, parse(memory), backend_named(backend, device), moments_cache, progress
+    )
+
+
+def world() -> int:
+    """Return the number of processes."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """Return the number of this process, 0 to world - 1."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+def launched() -> bool:
+    """Return whether a launcher such as `torchrun` started this process as one of several."""
+    return "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Join the other processes of the launch while this lasts; alone, do nothing.
+
+    Arrays on the CPU are summed by gloo, those on a GPU by NCCL; each process takes the GPU of its
+    number on the machine.
+    """
+    if not launched():
+        yield
+        return
+    kinds = "gloo"
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+        kinds = "cpu:gloo,cuda:nccl"
+    dist.init_process_group(kinds)
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def all_sum(*arrays: Array) -> None:
+    """Replace each array, in place, by its sum over all processes, the same bits in each.
+
+    Every process calls this with arrays of the same shapes and dtypes, in the same order.
+
+    Arguments:
+        arrays: NumPy, torch or CuPy, of floats, int64 or uint8, contiguous.
+    """
+    if world() > 1:
+        for array in arrays:
+            dist.all_reduce(torch.as_tensor(array))
+
+
+def least(value: int) -> int:
+    """Return the smallest value that a process has."""
+    smallest = np.array([value])
+    if world() > 1:
+        dist.all_reduce(torch.as_tensor(smallest), dist.ReduceOp.MIN)
+    return int(smallest[0])
+
+
+def everywhere(fact: bool) -> bool:
+    """Return whether something is so in every process."""
+    return least(int(fact)) == 1
+
+
+def share(blocks: RowBlocks, unit: int = 1) -> RowBlocks:
+    """Return this process's rows: a range of whole units of rows, of about equal size for all.
+
+    With units of the rows that are multiplied at once, the products are the same numbers however
+    many processes there are, and only the order of float64 sums differs.
+
+    Arguments:
+        blocks: the rows of all.
+        unit: rows that stay together.
+    """
+    if world() == 1:
+        return blocks
+    units = -(-blocks.n_rows // unit)
+    start, stop = (units * (rank() + step) // world() * unit for step in (0, 1))
+    return RowRange(blocks, min(start, blocks.n_rows), min(stop, blocks.n_rows))

@@ -1,0 +1,1 @@
+"""Results: tables, curves, sentences and files."""

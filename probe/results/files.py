@@ -1,0 +1,299 @@
+"""Files of results: written whole, sealed by a digest."""
+
+import errno
+import hashlib
+import math
+import os
+import re
+import secrets
+import stat
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import xxhash
+
+from featstore.probe.errors import FileError, UsageError
+
+try:
+    import fcntl
+except ImportError:  # a system without such locks
+    fcntl = None
+
+
+@contextmanager
+def written_whole(path: str | Path) -> Iterator[Path]:
+    """Give a name aside to write to, and rename it to `path` once the block ends well.
+
+    Whatever goes wrong in between, `path` is as it was and nothing is left beside it. The name
+    keeps the suffix, by which some writers choose their format; it is new, so that no link that
+    lies there is written through. It is locked until then: what writers of the same file left
+    that were killed is not, and is deleted first.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> with written_whole(folder / "a.txt") as aside:
+    ...     _ = aside.write_text("all of it")
+    >>> [file.name for file in folder.iterdir()]
+    ['a.txt']
+    """
+    path = Path(path)
+    stem = path.stem[:80]  # a long name and what is added to it may be too long together
+    _clear(path.parent, f".{stem}.", path.suffix)
+    aside, lock = _made_aside(path, stem)
+    try:
+        yield aside
+        aside.replace(path)
+    except Exception as error:
+        full = _no_room(error)
+        if full is None:
+            raise
+        # some writers hide it behind an error of closing what they had begun
+        raise OSError(full.errno, full.strerror, str(path)) from error
+    finally:
+        aside.unlink(missing_ok=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _clear(folder: Path, start: str, suffix: str) -> None:
+    """Delete the files aside of this start and suffix that no living process holds."""
+    left = re.compile(rf"{re.escape(start)}\d+-[0-9a-f]{{8}}{re.escape(suffix)}")
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in [entry for entry in entries if left.fullmatch(entry.name)]:
+            with suppress(OSError):
+                _delete_unheld(entry.path)
+
+
+def _delete_unheld(path: str) -> None:
+    if fcntl is None:
+        return
+    # to be locked over a network, it has to be open for writing
+    number = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        if stat.S_ISREG(os.fstat(number).st_mode):
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.unlink(path)
+    finally:
+        os.close(number)
+
+
+def _made_aside(path: Path, stem: str) -> tuple[Path, int | None]:
+    """Return an empty new file beside `path`, and what it is held by until that is closed."""
+    while True:
+        aside = path.with_name(f".{stem}.{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+        number = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        if fcntl is None:
+            os.close(number)
+            return aside, None
+        try:
+            fcntl.flock(number, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = aside.exists()
+        except BlockingIOError:
+            ours = False  # somebody takes it for what a killed one left, and deletes it
+        except OSError:
+            ours = True  # where nothing can be locked, nothing is deleted
+        if ours:
+            return aside, number
+        os.close(number)
+
+
+def _no_room(error: BaseException | None) -> OSError | None:
+    """Return the error of a disk, full or broken, behind an error."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in _DISK:
+            return error
+        error = error.__cause__ or error.__context__
+    return None
+
+
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+@contextmanager
+def written_with_digest(path: str | Path) -> Iterator[Path]:
+    """Write a file as `written_whole` does, and its SHA-256 beside it, as `sha256sum` writes it.
+
+    Killed at any instant, what lies there is as it was written: until the new file has taken its
+    place, the digest of the old one stands beside its own.
+    """
+    path = Path(path)
+    with written_whole(path) as aside:
+        yield aside
+        new = _sha256(aside)
+        _note(path, new, *([_sha256(path)] if as_written(path) else []))
+    _note(path, new)
+
+
+def digest_path(path: str | Path) -> Path:
+    """Return the file beside a file that holds the digest of its bytes."""
+    return Path(f"{path}.sha256")
+
+
+def as_written(path: str | Path) -> bool | None:
+    """Return whether a file is what was written, by the digest beside it; None without one."""
+    try:
+        with opened(digest_path(path)) as file:
+            known = re.findall(rb"^([0-9a-f]{64})  ", file.read(1000), re.MULTILINE)
+        return _sha256(path).encode() in known if known else None
+    except FileError:
+        return None
+
+
+def _note(path: Path, *digests: str) -> None:
+    with written_whole(digest_path(path)) as aside:
+        name = path.name.replace("\n", "_")
+        aside.write_text("".join(f"{digest}  {name}\n" for digest in digests), encoding="utf-8")
+
+
+def _sha256(path: str | Path) -> str:
+    with opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def opened(path: str | Path) -> Iterator[BinaryIO]:
+    """Open a regular file to be read; a pipe, which may never say anything, is not opened.
+
+    Raises:
+        FileError: there is no such file, it is none, or it cannot be read.
+    """
+    path = Path(path)
+    try:
+        number = os.open(
+            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+        )
+    except (OSError, ValueError) as error:  # a NUL in a name is a ValueError
+        said = getattr(error, "strerror", None) or str(error)
+        raise FileError(f"{path} cannot be read: {said}; name another file") from None
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise FileError(f"{path} is not a regular file: name one")
+    with os.fdopen(number, "rb") as file:
+        yield file
+
+
+def writable(path: str | Path, suffixes: Sequence[str]) -> Path:
+    """Return the path if a file can be written under its name.
+
+    Raises:
+        UsageError: it ends in none of `suffixes`, or its folder does not exist.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in suffixes:
+        raise UsageError(f"{path.name!r} ends in none of {', '.join(suffixes)}: name it so")
+    if not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent} to write {path.name} to: make it first")
+    return path
+
+
+DIGEST = "digest_of_arrays"
+"""The member that holds the digest of all others."""
+
+
+def save_arrays(path: str | Path, arrays: Mapping[str, object]) -> None:
+    """Write arrays, numbers and texts to a .npz file with their digest, whole or not at all.
+
+    NumPy reads the file as any other; the digest is one more text in it.
+    """
+    held = {name: np.asarray(value) for name, value in arrays.items()}
+    with written_whole(path) as aside, _FullDisk(aside) as file:
+        np.savez(file, **held, **{DIGEST: np.array(digest_of(held))})
+
+
+class _FullDisk:
+    """A file whose first failure is raised when it is closed, and not before.
+
+    zipfile, if a write fails, fails once more while it closes, and again when it is collected.
+    """
+
+    def __init__(self, path: Path):
+        self._file, self._error = path.open("wb"), None
+        self.read = self._file.read  # by which NumPy knows a file
+        self.seek, self.tell = self._file.seek, self._file.tell
+
+    def write(self, data: bytes) -> int:
+        """Write, unless that has failed before."""
+        try:
+            if self._error is None:
+                self._file.write(data)
+        except OSError as error:
+            self._error = error
+        return len(data)
+
+    def flush(self) -> None:
+        """Leave it to the end."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *raised) -> None:
+        try:
+            self._file.close()
+        except OSError as error:
+            self._error = self._error or error
+        if self._error is not None:
+            raise self._error
+
+
+def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
+    """Return the arrays of a .npz file that are what was written; nothing is unpickled.
+
+    Each array's size is held against the bytes that are there before any of it is allocated.
+    A file of before digests were written is returned as it is.
+
+    Raises:
+        FileError: it is not there, damaged, no such file, or not a regular file.
+    """
+    path = Path(path)
+    with opened(path) as file:
+        try:
+            held = _read(file)
+        # on damage zipfile, zlib and NumPy's parser raise a dozen kinds between them
+        except Exception as error:
+            first = (str(error) or type(error).__name__).partition("\n")[0]
+            raise FileError(f"{path} is damaged, or is no .npz file ({first})") from None
+    digest = held.pop(DIGEST, None)
+    if digest is not None and str(digest) != digest_of(held):
+        raise FileError(f"{path} is damaged: its arrays have another digest than was written")
+    return held
+
+
+def digest_of(arrays: Mapping[str, np.ndarray]) -> str:
+    """Return 32 hex digits for names, dtypes, shapes and values of arrays, in any order.
+
+    >>> x = np.arange(3)
+    >>> digest_of({"a": x, "b": x}) == digest_of({"b": x, "a": x})
+    True
+    >>> digest_of({"a": x}) == digest_of({"a": x + 1})
+    False
+    """
+    found = xxhash.xxh3_128()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        found.update(f"{name} {array.dtype.str} {np.shape(arrays[name])}\n".encode())
+        found.update(array.reshape(-1).view(np.uint8).data if array.nbytes else b"")
+    return found.hexdigest()
+
+
+def _read(file: BinaryIO) -> dict[str, np.ndarray]:
+    there = os.fstat(file.fileno()).st_size
+    held = {}
+    with zipfile.ZipFile(file) as archive:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if member.compress_type != zipfile.ZIP_STORED or member.file_size > there:
+                raise ValueError(f"{name} is compressed, or longer than the file")
+            with archive.open(member) as stream:
+                if np.lib.format.read_magic(stream) != (1, 0):
+                    raise ValueError(f"{name} is of another version of NumPy's format")
+                shape, _, dtype = np.lib.format.read_array_header_1_0(stream)
+                n_bytes = dtype.itemsize * math.prod(shape)
+                if dtype.hasobject or n_bytes != member.file_size - stream.tell():
+                    raise ValueError(f"{name} says {dtype} {shape}, which is not what it holds")
+            with archive.open(member) as stream:
+                held[name] = np.lib.format.read_array(stream, allow_pickle=False)
+    return held

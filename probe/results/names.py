@@ -1,0 +1,105 @@
+"""Which rows are of one curve, and what to call curves side by side."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from featstore.probe.statuses import NOT_RUN
+
+CURVE = ["store", "tap", "mode", "solver", "l2_choice", "l2"]
+"""Columns that stay the same along one accuracy-against-fraction curve, after `as_curves`."""
+
+CHOICES = {"validation": "validation", "loo": "leave-one-out"}
+
+
+def as_curves(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows that were run, with one l2 along each curve.
+
+    Where each probe chose its own penalty, the penalty no longer tells curves apart: l2 is NaN
+    there. A table without the column `l2_choice` has penalties that were given.
+    """
+    run = table[table["status"] != NOT_RUN] if "status" in table else table
+    run = run.assign(l2_choice=run.get("l2_choice", "given"))
+    run = run.assign(l2_choice=_choice_of_parts(run))
+    return run.assign(l2=run["l2"].where(run["l2_choice"] == "given"))
+
+
+def _choice_of_parts(table: pd.DataFrame) -> pd.Series:
+    """Return how the penalties along each curve were chosen, for its full layer too.
+
+    The parts of an order that labels made, and they alone, are chosen for by other rows.
+    """
+    choice, whole = table["l2_choice"], table["fraction"] == 1
+    keys = [name for name in CURVE if name in table and not name.startswith("l2")]
+    parts = table.loc[~whole & (choice != "given"), [*keys, "l2_choice"]].drop_duplicates()
+    alone = parts.drop_duplicates(keys, keep=False)
+    joined = table[keys].merge(alone, on=keys, how="left")["l2_choice"].set_axis(table.index)
+    return choice.where(~whole | (choice == "given") | joined.isna(), joined)
+
+
+def score_of(table: pd.DataFrame) -> str:
+    """Return the column that a table is summed up by: accuracy, or r2 where numbers are predicted.
+
+    >>> score_of(pd.DataFrame({"r2": [0.5]}))
+    'r2'
+    """
+    return "r2" if "r2" in table and "accuracy" not in table else "accuracy"
+
+
+def penalty(choice: str, l2: float) -> str:
+    """Say what penalty a curve has.
+
+    >>> penalty("given", 0.001), penalty("loo", float("nan"))
+    ('l2 = 0.001', 'l2 by leave-one-out')
+    """
+    return f"l2 = {l2:g}" if choice == "given" else f"l2 by {CHOICES.get(choice, choice)}"
+
+
+def curves_of(table: pd.DataFrame, keys: Sequence[str] = tuple(CURVE)) -> list[pd.DataFrame]:
+    """Return the rows of each curve, curves in the order in which the table first has them.
+
+    Arguments:
+        table: any table in long form.
+        keys: the columns that stay the same along a curve; those that it lacks do not count.
+    """
+    known = [key for key in keys if key in table]
+    if not known:
+        return [table]
+    return [rows for _, rows in table.groupby(known, dropna=False, sort=False)]
+
+
+def shared_and_own(
+    curves: Sequence[pd.DataFrame], keys: Sequence[str] = tuple(CURVE)
+) -> tuple[list[str], list[str]]:
+    """Return the words that all curves share, and for each the words that set it apart.
+
+    Arguments:
+        curves: the rows of each curve, at least one curve.
+        keys: the columns that stay the same along a curve.
+
+    Example:
+        >>> row = {"store": "a/resnet.zarr", "tap": "last", "solver": "ridge", "l2": 0.01}
+        >>> curves = [pd.DataFrame([row | {"mode": mode}]) for mode in ("random", "pca")]
+        >>> shared_and_own(curves)
+        (['resnet', 'last', 'ridge', 'l2 = 0.01'], ['random', 'pca'])
+    """
+    firsts = [curve.iloc[0] for curve in curves]
+    columns = [key for key in keys if key != "l2_choice" and key in curves[0]]
+    words = {key: _words(firsts, key) for key in columns}
+    differing = [key for key in columns if len(set(words[key])) > 1]
+    shared = [words[key][0] for key in columns if key not in differing]
+    own = [", ".join(words[key][n] for key in differing) for n in range(len(curves))]
+    return [word for word in shared if word], own
+
+
+def _words(firsts: list[pd.Series], key: str) -> list[str]:
+    """Return what each curve says of one column."""
+    if key == "l2":
+        return [penalty(first.get("l2_choice", "given"), first["l2"]) for first in firsts]
+    values = ["" if pd.isna(first[key]) else str(first[key]) for first in firsts]
+    if key != "store":
+        return values
+    stems = [Path(value).stem for value in values]
+    # two stores of one name in different folders keep their paths
+    return stems if len(set(stems)) == len(set(values)) else values

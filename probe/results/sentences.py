@@ -1,0 +1,348 @@
+"""What an analysis says, in a sentence: one a curve, for a person who reads nothing else."""
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import combinations
+from typing import Any
+
+import pandas as pd
+
+from featstore.probe.results.names import CURVE, curves_of, shared_and_own
+from featstore.probe.results.summaries import percent, plus_minus
+
+READ = {
+    "threshold": "{fraction} is the smallest fraction probed that keeps {delta} of {full}",
+    "interpolated": "{delta} of {full} is reached at {fraction} of the features, between the "
+    "fractions probed",
+    "nearest": "of the fractions probed, {fraction} keeps a share nearest {delta} of {full}",
+}
+
+LEAST = "at least"
+"""What the column `bound` says of a DR that is one."""
+
+BOUND = "{fraction} of the features, the smallest share probed, keep {delta} of {full} already"
+
+
+def of_redundancy(table: pd.DataFrame, level: float, score: str = "accuracy") -> str:
+    """Say what the first rule reads off each curve at the first delta.
+
+    Arguments:
+        table: as `featstore.probe.analysis.redundancy.diffused_redundancy` gives it.
+        level: coverage of its intervals.
+        score: what the full layer is measured by.
+    """
+    return "\n".join(
+        f"{name}{_redundancy(curve.iloc[0], level, score)}" for name, curve in named(table)
+    )
+
+
+def _redundancy(row: pd.Series, level: float, score: str) -> str:
+    if math.isnan(row.redundancy):
+        return (
+            "The full layer was not probed, or is right about nothing: no fraction can be held "
+            "against it."
+        )
+    told = (BOUND if row.bound == LEAST else READ[row.rule]).format(
+        fraction=percent(row.fraction), delta=percent(row.delta), full=f"the full layer's {score}"
+    )
+    seeds = _count(row.seeds, "seed")
+    ends = f"from {row.low:.3f}" if row.bound == LEAST else f"{row.low:.3f} to {row.high:.3f}"
+    spread = (
+        f"no interval, {seeds}"
+        if math.isnan(row.low)
+        else f"{percent(level)} interval over {row.over} {ends}, {seeds}"
+    )
+    found = f"is {row.bound}" if row.bound == LEAST else "="
+    sentence = f"{told}: DR({row.delta:g}) {found} {row.redundancy:.3f} ({spread})."
+    return sentence[0].upper() + sentence[1:]
+
+
+def of_classes(inequality: pd.DataFrame, losses: pd.DataFrame, level: float) -> str:
+    """Say of each curve how much more unequal classes become, and which one pays most.
+
+    Arguments:
+        inequality: as `featstore.probe.analysis.classes.inequality_table` gives it, of one fraction
+        below 1.
+        losses: as `featstore.probe.analysis.classes.class_losses` gives them, of the same fraction.
+        level: coverage of the intervals.
+    """
+    lines = []
+    for name, curve in named(inequality):
+        row = curve.iloc[0]
+        if math.isnan(row.gini_rise):
+            lines.append(f"{name}The full layer was not probed: what classes lose is not known.")
+            continue
+        mine = _same_curve(losses, row)
+        lines.append(name + _classes(row, mine[mine["loss"].notna()], level))
+    return "\n".join(lines)
+
+
+def _classes(row: pd.Series, losses: pd.DataFrame, level: float) -> str:
+    most, mean = losses.iloc[0], losses["loss"].mean()
+    seeds = _count(most.probes, "seed")
+    rise = f"{row.gini_rise:+.3f}{_between(row.gini_rise_low, row.gini_rise_high, 1, 3)}"
+    level_text = "" if math.isnan(row.gini_rise_low) else f", {percent(level)} intervals"
+    return (
+        f"At {percent(row.fraction)} of the features a class loses {100 * mean:.1f} points of "
+        f"accuracy on average, and {most['class']!r} most, {100 * most.loss:.1f}"
+        f"{_between(most.low, most.high, 100, 1)}; the Gini coefficient over classes changes by "
+        f"{rise} ({seeds}{level_text})."
+    )
+
+
+def of_affected(affected: pd.DataFrame, resamples: int) -> str:
+    """Say of each curve whether some classes are affected more than others, and how surely.
+
+    Arguments:
+        affected: as `featstore.probe.analysis.classes.affected_of_curves` gives it.
+        resamples: how many draws stand behind the p-value.
+    """
+    lines = []
+    for name, curve in named(affected):
+        p_value = curve["p_value"].iloc[0]
+        surely = f"p = {p_value:.3g}, test rows drawn again {resamples:,} times"
+        if p_value > 0.05:
+            lines.append(
+                f"{name}That some classes are affected more than others could be chance: {surely}."
+            )
+            continue
+        more, less = (
+            curve.loc[beyond, "class"] for beyond in (curve["low"] > 0, curve["high"] < 0)
+        )
+        lines.append(
+            f"{name}Some classes are affected more than others: {surely}. More than the mean class "
+            f"lose {_some(more)}; less, {_some(less)}; all of that at once."
+        )
+    return "\n".join(lines)
+
+
+def of_similarity(to_full: pd.DataFrame, pairs: pd.DataFrame, fraction: float = 0.1) -> str:
+    """Say of each layer how alike its subsets are to the whole, and to each other.
+
+    Arguments:
+        to_full: of `featstore.probe.analysis.layers.Similarity`.
+        pairs: likewise.
+        fraction: which one to speak of; the nearest is taken.
+    """
+    lines = []
+    layers = list(dict.fromkeys(to_full["name"]))
+    for name in layers:
+        mine = to_full[to_full["name"] == name]
+        near = mine["fraction"].iloc[(mine["fraction"] - fraction).abs().argmin()]
+        mine = mine[mine["fraction"] == near]
+        line = (
+            f"{f'{name}: ' if len(layers) > 1 else ''}{percent(near)} of the features "
+            f"({mine['k'].iloc[0]:,}) have a CKA of {_mean(mine['cka'])} with the whole layer "
+            f"({_count(len(mine), 'seed')})"
+        )
+        other = pairs[(pairs["name"] == name) & (pairs["fraction"] == near)]
+        if len(other):
+            line += (
+                f", and two such subsets one of {_mean(other['cka'])} with each other "
+                f"({_count(len(other), 'pair')})"
+            )
+        lines.append(line + ".")
+    return "\n".join(lines)
+
+
+def of_layers(matrix: pd.DataFrame) -> str:
+    """Say which two of several layers are most alike, and which two least.
+
+    >>> matrix = pd.DataFrame([[1, 0.9, 0.2], [0.9, 1, 0.4], [0.2, 0.4, 1]], [*"abc"], [*"abc"])
+    >>> of_layers(matrix)
+    'Of 3 layers, a and b are most alike (CKA 0.900), a and c least (0.200).'
+    """
+    cells = [
+        (matrix.iat[i, j], matrix.index[i], matrix.columns[j])
+        for i, j in combinations(range(len(matrix)), 2)
+        if not math.isnan(matrix.iat[i, j])
+    ]
+    if not cells:
+        return "No two of the layers that were compared change at all."
+    (most, a, b), (least, c, d) = max(cells), min(cells)
+    if len(cells) == 1:
+        return f"{a} and {b} have a CKA of {most:.3f}."
+    return (
+        f"Of {len(matrix)} layers, {a} and {b} are most alike (CKA {most:.3f}), {c} and {d} least "
+        f"({least:.3f})."
+    )
+
+
+def of_spectrum(table: pd.DataFrame) -> str:
+    """Say of each layer in how many directions it varies, and how much of it is repetition.
+
+    Arguments:
+        table: as `featstore.probe.analysis.spectrum.spectrum_table` gives it.
+    """
+    lines = []
+    for row in table.itertuples():
+        name = f"{row.name}: " if len(table) > 1 else ""
+        dead, copies = _count(row.dead, "feature"), _count(row.duplicates, "feature")
+        repeated = (
+            f"{dead} never change{'s' if row.dead == 1 else ''} and {copies} "
+            f"repeat{'s' if row.duplicates == 1 else ''} another"
+        )
+        lines.append(
+            f"{name}{row.features:,} features vary like {row.effective_rank:.0f} equal directions "
+            f"(effective rank); {_count(row.components_90, 'component')} "
+            f"hold{'s' if row.components_90 == 1 else ''} 90 % of the variance; {repeated}."
+        )
+    return "\n".join(lines)
+
+
+def of_comparison(table: pd.DataFrame, agreement: pd.DataFrame, delta: float, level: float) -> str:
+    """Say which curve is the most redundant, and whether the best in full is the best in part.
+
+    Arguments:
+        table: as `featstore.study.compare.compare` gives it.
+        agreement: likewise.
+        delta: of its redundancies.
+        level: coverage of their intervals.
+    """
+    part, lines = percent(table["fraction"].iloc[0]), []
+    noise = [row["name"] for _, row in table.iterrows() if not row.get("above_chance", True)]
+    if noise:
+        one = len(noise) == 1
+        lines.append(
+            f"The full layer of {_and(noise)} is within noise of what is reached without any "
+            f"feature: {'it has' if one else 'they have'} no ratio and no rank."
+        )
+    known = table[table["redundancy"].notna()]
+    if len(known) > 1:
+        lines.append(_most_redundant(known, delta, level))
+    for row in agreement.itertuples():
+        where = f"On {row.task}, " if len(agreement) > 1 else ""
+        order = "" if row.curves < 3 else (
+            f"; the orders of {row.curves} agree with Kendall's tau {row.tau:.2f}"
+        )  # fmt: skip
+        lines.append(f"{where}{_best(row, part)}{order}.")
+    return "\n".join(lines) or f"There is one curve alone: nothing to compare at {part}."
+
+
+def _most_redundant(known: pd.DataFrame, delta: float, level: float) -> str:
+    """Say which curve is the most redundant, if it can be told apart from the others.
+
+    Two are told apart where their difference exceeds the root of the summed squares of what their
+    intervals reach towards each other.
+    """
+    in_order = known.sort_values("redundancy", ascending=False, kind="stable")
+    most, least = in_order.iloc[0], in_order.iloc[-1]
+    alike = [
+        row["name"] for _, row in in_order.iloc[1:].iterrows()
+        if not most.redundancy - row.redundancy
+        > math.hypot(most.redundancy - most.low, row.high - row.redundancy)
+    ]  # fmt: skip
+    over = dict.fromkeys(each for each in known.get("over", pd.Series(dtype=str)) if each)
+    told = f"{percent(level)} intervals over {' or '.join(over)}" if over else "no intervals"
+    equal = "" if most.bound == LEAST else "= "
+    ends = f"{most['name']} has DR({delta:g}) {equal}{redundant(most)}, {least['name']} "
+    ends += redundant(least)
+    if not alike:
+        return (
+            f"Most redundant is {most['name']}, DR({delta:g}) {equal}{redundant(most)}; least is "
+            f"{least['name']}, {redundant(least)} ({told})."
+        )
+    if len(alike) == len(known) - 1:
+        return f"None is distinguishably more redundant than the others: {ends} ({told})."
+    return (
+        f"Most redundant are {_and([most['name'], *alike])}, which cannot be told apart: {ends} "
+        f"({told})."
+    )
+
+
+def _best(row: Any, part: str) -> str:
+    """Say which curve is best in full and in part, as far as it can be told apart."""
+    if not row.full_ties and not row.part_ties:
+        same = "and also" if row.best_part == row.best_full else f"and {row.best_part}"
+        return f"{row.best_full} is best with all features {same} at {part}"
+    told = []
+    full = row.best_full, row.full_ties, "with all features"
+    at_part = row.best_part, row.part_ties, f"at {part}"
+    for best, ties, where in (full, at_part):
+        if not ties:
+            told.append(f"{where} {best} is best")
+        elif len(ties) == row.curves - 1:
+            told.append(f"{where} none is distinguishably best")
+        else:
+            told.append(f"{where} {_and([best, *ties])} are best and cannot be told apart")
+    text = ", ".join(told)
+    return text[0].upper() + text[1:]
+
+
+def _and(names: Sequence[str], most: int = 5) -> str:
+    """List names in a sentence, the first of many.
+
+    >>> _and(["a"]), _and(["a", "b", "c"]), _and(list("abcdefg"), 3), _and(["a, x", "b, x"])
+    ('a', 'a, b and c', 'a, b, c and 4 others', "'a, x' and 'b, x'")
+    """
+    if any("," in name for name in names):
+        names = [f"'{name}'" for name in names]
+    if len(names) > most:
+        return f"{', '.join(names[:most])} and {len(names) - most} others"
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def redundant(row: Any) -> str:
+    """Write a DR with its interval, or as the bound that it is.
+
+    >>> redundant(pd.Series({"redundancy": 0.9, "low": 0.9, "high": 1, "bound": "at least"}))
+    'at least 0.900'
+    """
+    if row.bound == LEAST:  # a table that was read has NaN for none
+        return f"{row.bound} {row.redundancy:.3f}"
+    return f"{row.redundancy:.3f}{_between(row.low, row.high, 1, 3)}"
+
+
+def _mean(values: pd.Series) -> str:
+    return plus_minus(float(values.mean()), float(values.std()), 3)
+
+
+def _count(number: int, what: str) -> str:
+    """Write a number of things.
+
+    >>> _count(1, "seed"), _count(1200, "pair")
+    ('1 seed', '1,200 pairs')
+    """
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+def _some(names: pd.Series, most: int = 5) -> str:
+    """List names, the first of many.
+
+    >>> _some(pd.Series(["cat", "dog"])), _some(pd.Series([])), _some(pd.Series(list("abcd")), 2)
+    ("'cat', 'dog'", 'none', "'a', 'b' and 2 others")
+    """
+    told = ", ".join(repr(str(name)) for name in names[:most])
+    further = len(names) - most
+    return (f"{told} and {further} others" if further > 0 else told) or "none"
+
+
+def _same_curve(table: pd.DataFrame, row: pd.Series) -> pd.DataFrame:
+    """Return the rows of the curve that a row of another table is of."""
+    same = pd.Series(True, table.index)
+    for key in CURVE:
+        same &= table[key].isna() if pd.isna(row[key]) else table[key] == row[key]
+    return table[same]
+
+
+def _between(low: float, high: float, unit: float, digits: int) -> str:
+    """Write an interval, or nothing where there is none.
+
+    >>> _between(0.1, 0.25, 100, 1), _between(float("nan"), 1.0, 1, 2)
+    (' [10.0, 25.0]', '')
+    """
+    if math.isnan(low) or math.isnan(high):
+        return ""
+    return f" [{unit * low:.{digits}f}, {unit * high:.{digits}f}]"
+
+
+def named(table: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield what sets each curve of a table apart, as `random: ` or nothing for one, and its rows.
+
+    >>> rows = pd.DataFrame({"mode": ["random", "pca", "random"], "k": [1, 2, 3]})
+    >>> [(name, part["k"].tolist()) for name, part in named(rows)]
+    [('random: ', [1, 3]), ('pca: ', [2])]
+    """
+    curves = curves_of(table)
+    for own, curve in zip(shared_and_own(curves)[1], curves, strict=True):
+        yield (f"{own}: " if own else ""), curve

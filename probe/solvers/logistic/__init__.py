@@ -1,0 +1,426 @@
+"""Exact softmax regression for every chain, prefix and penalty, with a certificate."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from featstore.probe.arrays import Array, full_precision
+from featstore.probe.errors import UsageError
+from featstore.probe.kernels import permuted_blocks
+from featstore.probe.memory import Settings, share
+from featstore.probe.metrics import Scores
+from featstore.probe.moments import cached_moments
+from featstore.probe.rows import RowBlocks
+from featstore.probe.solvers.factor import like
+from featstore.probe.solvers.logistic.lockstep import (
+    Descent,
+    Running,
+    Solution,
+    Standing,
+    lockstep_plan,
+    minimise,
+    stages,
+)
+from featstore.probe.solvers.logistic.products import (
+    LARGEST,
+    Sheet,
+    Tiles,
+    Whitening,
+    add_up_logits,
+    lay_out,
+)
+from featstore.probe.solvers.weights import Weights
+from featstore.probe.subsets import Axes, Chain
+
+REMEDIES = {
+    "max_iter": "the steps allowed did not suffice: give a larger max_iter, tol or l2",
+    "line_search": "rounding hides any further decrease: give a larger tol or l2, or float64 "
+    "features",
+    "separable": "without a penalty the weights of separated classes grow for ever: give an l2 "
+    "above 0",
+}
+
+UNFINISHED = ("max_iter", "line_search")
+
+TOL = 1e-4
+MAX_ITER = 2000
+# of probes that are compared with each other alone
+LOOSE_TOL = 2e-2
+UNSOLVED = Solution(np.zeros((0, 0)), np.nan, np.nan, 0, "")
+# first trial, in gradients, from zero and from the solution of another penalty
+COLD_STEP, WARM_STEP = 4.0, 1.0
+
+
+def fit(
+    train: RowBlocks,
+    chains: Sequence[Chain],
+    penalties: Sequence[float],
+    settings: Settings,
+    *,
+    tol: float = TOL,
+    max_iter: int = MAX_ITER,
+    fast: bool = False,
+) -> "LogisticFit":
+    """Return every softmax probe, the minimisers of
+
+        f(W, b) = mean over rows of -log softmax(W'x + b)[y] + (l2/2) ||W||^2,
+
+    where x are the centred, scaled features of the probe's prefix; b is free. With three classes
+    or more scikit-learn's `LogisticRegression(C=1 / (N * l2))` has the same solution; with two,
+    where it penalises one vector w = W_1 - W_0 in place of two, `C=2 / (N * l2)`.
+
+    All prefixes of all chains advance together, by L-BFGS in the metric of Boehning's bound, so
+    that each pass over the rows serves every probe. Penalties are taken from the largest down,
+    each starting where the one before ended. A probe ends as
+
+    * "converged": g'H g <= tol^2 f, with the gradient g and the inverse curvature H that the run
+      has learnt; the last fifth of its steps gained at most 200 tol^2 of f; and g'A^-1 g is at
+      most 3 tol^2 f, with Boehning's bound A, in which nothing is learnt. With tol = 1e-4 f is
+      then within about 1e-6 of its minimum, whatever the features' scales;
+    * "max_iter": it took that many steps before;
+    * "line_search": no step decreases f beyond rounding;
+    * "separable": l2 is 0 and the classes are separated, so that there is no solution.
+
+    Classes without train rows have logits of minus infinity.
+
+    With `fast` the first steps on a CUDA device, down to a norm of 1e-3, are of products whose
+    factors are rounded to TF32. The steps after them, and all that is reported, are of full
+    precision, so that `tol` means the same.
+
+    Raises:
+        UsageError: tol or max_iter cannot be used.
+        DataError: train cannot be probed.
+        MemoryBudgetError: not even one probe fits into `settings.memory`.
+    """
+    axes = Axes(tuple(chains), tuple(penalties))
+    return LogisticFit(train, axes, settings, *checked(tol, max_iter), fast=fast)
+
+
+def path(
+    train: RowBlocks,
+    chains: Sequence[Chain],
+    penalties: Sequence[float],
+    settings: Settings,
+    *,
+    tol: float = TOL,
+    max_iter: int = MAX_ITER,
+    fast: bool = False,
+    loosely: bool = False,
+    metrics: "Metrics | None" = None,
+) -> "LogisticPath":
+    """Return softmax probes that are solved when they are asked for, some penalties at a time.
+
+    They are those of `fit`. With `loosely` they are only to be compared with each other, for which
+    a `tol` of `LOOSE_TOL` will do. Paths of much the same rows may share their `metrics`.
+
+    Raises:
+        UsageError, DataError, MemoryBudgetError: as `fit`.
+    """
+    tol, max_iter = checked(tol, max_iter)
+    tol = max(tol, LOOSE_TOL) if loosely else tol
+    axes = Axes(tuple(chains), tuple(penalties))
+    return LogisticPath(train, axes, settings, tol, max_iter, fast=fast, metrics=metrics)
+
+
+class Metrics:
+    """Whitenings of one penalty, which serve further parts of the same rows as well.
+
+    A metric decides about the number of steps and not about where they end.
+    """
+
+    def __init__(self):
+        self._penalty, self._made = np.nan, {}
+
+    def __call__(self, key: tuple[Any, ...], make: Callable[[], Whitening]) -> Whitening:
+        """Return the whitening of a key, whose last part is a penalty, made by the first to ask."""
+        if key[-1] != self._penalty:
+            self._penalty, self._made = key[-1], {}
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+
+def checked(tol: float, max_iter: int) -> tuple[float, int]:
+    """Return both as numbers.
+
+    Raises:
+        UsageError: one cannot be used.
+    """
+    if not (np.isfinite(tol) and tol > 0):
+        raise UsageError(f"tol is {tol}: a positive number is wanted, 1e-4 is usual")
+    if not isinstance(max_iter, int | np.integer) or max_iter < 1:
+        raise UsageError(f"max_iter is {max_iter}: at least one step is wanted, 2000 is usual")
+    return float(tol), int(max_iter)
+
+
+class LogisticPath:
+    """Softmax probes that are solved when they are asked for, and the certificate of each.
+
+    A probe starts where the last penalty of its (chain, prefix) ended, unless it is told where.
+
+    Arguments:
+        goals: by probe number, an objective at which its run may end before `tol` is reached, so
+            that it can be compared with a solver that ends there; None for none.
+        metrics: shared with other paths, or None.
+
+    Attributes:
+        axes: which probe is which.
+        n_features: D of the layer.
+        class_counts: int64 (C,), train rows of each class.
+        facts: "status", (P,) as in `fit`, "" where a probe has not been solved; "objective",
+            float64 (P,), f in nats; "gradient_norm", float64 (P,), sqrt(g'H g / f), what `tol`
+            bounds; "iterations", int64 (P,).
+        passes: passes over the train rows, all penalties and groups together.
+    """
+
+    def __init__(
+        self, train: RowBlocks, axes: Axes, settings: Settings, tol: float, max_iter: int,
+        goals: Mapping[int, float] | None = None, fast: bool = False,
+        metrics: Metrics | None = None,
+    ):  # fmt: skip
+        self.axes, self.n_features, self.passes = axes, train.n_features, 0
+        self._settings, self._tol, self._max_iter = settings, tol, max_iter
+        self._goals = goals or {}
+        moments = cached_moments(train, settings)
+        self.class_counts = moments.counts
+        self._present = np.flatnonzero(moments.counts)
+        self._mean, self._scale = moments.mean, moments.scale(settings.standardize)
+        # features are solved at unit variance, raw ones with a penalty each, so that no scale
+        # decides about steps or their end; one that never changes becomes 0
+        self._unit = np.where(moments.variance == 0, np.inf, moments.scale())
+        self._ratio = self._scale / self._unit
+        self._dtype = moments.precision
+        self._stages = stages(fast, settings.backend, self._dtype)
+        self._plan = lockstep_plan(settings, axes, self.n_features, len(self._present), self._dtype)
+        # of several groups, all metrics would be held at once; of raw features, a penalty is in
+        # units of each part's own deviations
+        shared = len(self._plan.groups) == 1 and settings.standardize
+        self._metrics = metrics if shared else None
+        self._solutions: dict[int, Solution] = {}
+        self._latest: dict[tuple[int, int], np.ndarray] = {}
+        self._asked = np.zeros(0, np.int64)
+        self._train, self._moments = train, moments
+        self._rows: Tiles | None = None
+        self._before = self._whole = 0  # probes that were solved before, and all that are to be
+
+    @property
+    def facts(self) -> dict[str, np.ndarray]:
+        """What is known of each probe without test rows."""
+        found = [self._solutions.get(probe, UNSOLVED) for probe in range(len(self.axes))]
+        return {
+            "status": np.array([s.status for s in found]),
+            "objective": np.array([s.objective for s in found]),
+            "gradient_norm": np.array([s.gradient_norm for s in found]),
+            "iterations": np.array([s.iterations for s in found]),
+        }
+
+    def solve(self, probes: np.ndarray, starts: Mapping[int, np.ndarray] | None = None) -> None:
+        """Solve some probes, of one penalty or of several, in passes that serve all of them.
+
+        Arguments:
+            probes: int64, their numbers.
+            starts: by number, standardised coefficients (C, 1 + k) of present classes to start
+                from, the intercept first, as `solution` has them.
+        """
+        self._asked, axes, starts = np.asarray(probes, np.int64), self.axes, starts or {}
+        penalty, place = (
+            axes.penalty,
+            list(zip(axes.chain.tolist(), axes.prefix.tolist(), strict=True)),
+        )
+        wanted = set(self._asked.tolist())
+        self._before = 0 if self._whole else len(self._solutions)
+        for group in self._plan.groups:
+            numbers = np.array(
+                [n for c, p in group for n in self._numbers(c, p) if n in wanted], np.int64
+            )
+            running = []
+            for one in np.unique(penalty[numbers])[::-1].tolist():
+                running += self._running(numbers[penalty[numbers] == one], one, starts)
+            if running:
+                self._solutions |= minimise(self._train_tiles(), running, self._reporter())
+        for number in self._asked.tolist():
+            self._latest[place[number]] = self._solutions[number].coefficients
+
+    def solution(self, probe: int) -> np.ndarray | None:
+        """Return where a probe has ended, standardised coefficients (C, 1 + k); None if nowhere."""
+        return self._solutions[probe].coefficients if probe in self._solutions else None
+
+    def forget(self, kept: np.ndarray) -> None:
+        """Drop all solutions but those of these probes."""
+        known = set(np.asarray(kept).tolist())
+        self._solutions = {n: found for n, found in self._solutions.items() if n in known}
+
+    def release(self) -> None:
+        """Let go of train rows, which are read again when a further probe is asked for."""
+        self._rows = None
+
+    def score(self, test: RowBlocks, scores: Scores) -> None:
+        """Feed the logits of the probes that were asked for last, on every row, to `scores`."""
+        backend = self._settings.backend
+        groups = [np.intersect1d(numbers, self._asked) for numbers in self._plan.scored]
+        groups = [numbers for numbers in groups if len(numbers)]
+        tiles = self._tiles(test, "test", self._plan.kept if len(groups) > 1 else 0)
+        for numbers in groups:
+            sheets = self._sheets(numbers)
+            arranged = [
+                sheet.arranged(backend.put(self._stacked(sheet, sheet.numbers), self._dtype))
+                for sheet in sheets
+            ]
+            places = [slice(0, len(sheet)) for sheet in sheets]
+            done = 0
+            for tile, labels in tiles:
+                for sheet, weights, place in zip(sheets, arranged, places, strict=True):
+                    shape = (len(sheet), len(self._present), tile.shape[1])
+                    logits = backend.empty(shape, self._dtype)
+                    with full_precision():
+                        add_up_logits([sheet], [weights], tile, logits, [place])
+                    by_row = backend.xp.permute_dims(self._with_absent(logits), (0, 2, 1))
+                    scores.add(sheet.numbers, by_row, labels)
+                scores.finish(labels)
+                done += len(labels)
+                self._settings.progress("test rows", done, test.n_rows)
+
+    def weights(self, probe: int) -> Weights:
+        """Return the affine map of one probe."""
+        held = self._solutions[probe].coefficients.astype(np.float64)
+        features, classes = self.axes.features(probe), len(self.class_counts)
+        coef = np.zeros((len(features), classes))
+        intercept = np.full(classes, -np.inf)
+        coef[:, self._present] = held[:, 1:].T * self._ratio[features, None]
+        intercept[self._present] = held[:, 0]
+        mean, scale = self._mean[features], self._scale[features]
+        return Weights.from_standardized(features, coef, intercept, mean, scale)
+
+    def _numbers(self, chain: int, prefix: int) -> list[int]:
+        """Return the probes of a (chain, prefix), one a penalty."""
+        return [self.axes.prefixes(chain, r)[prefix] for r in range(len(self.axes.penalties))]
+
+    def _train_tiles(self) -> Tiles:
+        if self._rows is None:
+            lookup = np.cumsum(self.class_counts > 0) - 1
+            self._rows = self._tiles(share(self._train), "train", self._plan.kept, lookup)
+        return self._rows
+
+    def _running(
+        self, numbers: np.ndarray, penalty: int, starts: Mapping[int, np.ndarray]
+    ) -> list[Running]:
+        """Return the probes of one penalty, each where it is told to start."""
+        l2, n_rows = self.axes.penalties[penalty], int(self.class_counts.sum())
+        correlation = self._settings.backend.put(
+            self._moments.once("correlation", self._moments.covariance)
+        )
+        whitenings = self._whitenings(numbers, correlation, l2)
+        axes, running = self.axes, []
+        for sheet in self._sheets(numbers):
+            places = zip(axes.chain[sheet.numbers], axes.prefix[sheet.numbers], strict=True)
+            known = [
+                starts.get(number, self._latest.get(place))
+                for number, place in zip(sheet.numbers.tolist(), places, strict=True)
+            ]
+            warm = all(found is not None for found in known)
+            descent = Descent(
+                l2, self._tol, self._max_iter, WARM_STEP if warm else COLD_STEP, self._goals,
+                self._stages,
+            )  # fmt: skip
+            start = self._start(sheet)
+            for place, found in zip(start, known, strict=True):
+                if found is not None:
+                    place[:, : found.shape[1]] = found
+            running.append(Running(sheet, whitenings, start, n_rows, descent))
+        return running
+
+    def _whitenings(
+        self, numbers: np.ndarray, correlation: Array, l2: float
+    ) -> dict[int, Whitening]:
+        chain, size = self.axes.chain, self.axes.size
+        with np.errstate(over="ignore"):  # of features of unit variance, which raw ones are not
+            penalties = np.minimum(l2 * self._ratio**2, LARGEST)
+        whitenings = {}
+        for number in np.unique(chain[numbers]).tolist():
+            own = self.axes.chains[number]
+            longest = int(size[numbers[chain[numbers] == number]].max())
+            features = own.order[:longest]
+            make = partial(self._whitening, correlation, features, penalties[features])
+            key = (own.mode, own.seed, features.tobytes(), l2)
+            whitenings[number] = self._metrics(key, make) if self._metrics else make()
+        return whitenings
+
+    def _whitening(
+        self, correlation: Array, features: np.ndarray, penalties: np.ndarray
+    ) -> Whitening:
+        xp, put = array_namespace(correlation), self._settings.backend.put
+        nothing = xp.zeros_like(correlation[0, :1])
+        own = permuted_blocks(correlation, put(features)[None], nothing)[0]
+        return Whitening(own, put(penalties), self._dtype)
+
+    def _start(self, sheet: Sheet) -> np.ndarray:
+        """Return coefficients (P, C, 1 + m) of probes that see no feature: the log priors."""
+        start = np.zeros((len(sheet), len(self._present), sheet.length))
+        priors = np.log(self.class_counts[self._present])
+        start[:, :, 0] = priors - priors.mean()
+        return start
+
+    def _stacked(self, sheet: Sheet, numbers: Sequence[int]) -> np.ndarray:
+        """Return the solutions of these probes, float64 (P, C, 1 + m), zero beyond prefixes."""
+        stacked = np.zeros((len(sheet), len(self._present), sheet.length))
+        for place, number in zip(stacked, numbers, strict=True):
+            held = self._solutions[number].coefficients
+            place[:, : held.shape[1]] = held
+        return stacked
+
+    def _with_absent(self, logits: Array) -> Array:
+        """Return logits (P, C, r) of all classes, those without train rows minus infinity."""
+        xp = array_namespace(logits)
+        if len(self._present) == len(self.class_counts):
+            return logits
+        shape = (len(logits), len(self.class_counts), logits.shape[2])
+        out = xp.full(shape, -xp.inf, **like(logits))
+        out[:, self._settings.backend.put(self._present)] = logits
+        return out
+
+    def _tiles(
+        self, blocks: RowBlocks, split: str, kept: int, lookup: np.ndarray | None = None
+    ) -> Tiles:
+        return Tiles(
+            blocks, self._plan.rows, self._mean, self._unit, self._dtype,
+            self._settings.backend, split, kept, lookup,
+        )  # fmt: skip
+
+    def _sheets(self, numbers: np.ndarray) -> list[Sheet]:
+        backend, classes = self._settings.backend, len(self._present)
+        return lay_out(self.axes, numbers, self.n_features, classes, backend)
+
+    def _reporter(self) -> Callable[[Standing], None]:
+        done, whole = len(self._solutions) - self._before, self._whole or len(self._asked)
+
+        def report(standing: Standing) -> None:
+            self.passes += 1
+            self._settings.progress(
+                "probes", done + int(standing.worth), whole,
+                converged=done + standing.solved, passes=self.passes,
+                objective=f"{standing.objective:.4f}",
+            )  # fmt: skip
+
+        return report
+
+
+class LogisticFit(LogisticPath):
+    """Softmax probes, all of them solved, from the largest penalty down.
+
+    Arguments, attributes: as of `LogisticPath`.
+    """
+
+    def __init__(
+        self, train: RowBlocks, axes: Axes, settings: Settings, tol: float, max_iter: int,
+        goals: Mapping[int, float] | None = None, fast: bool = False,
+    ):  # fmt: skip
+        super().__init__(train, axes, settings, tol, max_iter, goals, fast)
+        self._whole = len(axes)
+        for penalty in np.argsort(axes.penalties)[::-1].tolist():
+            self.solve(np.flatnonzero(axes.penalty == penalty))
+        self.release()
+        self._asked, self._latest = np.arange(len(axes)), {}
+        self._train = self._moments = None

@@ -1,0 +1,469 @@
+"""The products of a pass: tiles of rows with sheets of weights, whitened."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from array_api_compat import array_namespace
+
+from featstore.probe.arrays import (
+    Array,
+    Backend,
+    Precision,
+    add_product,
+    full_precision,
+    solve_lower,
+    take_into,
+    to_host,
+)
+from featstore.probe.kernels import residuals
+from featstore.probe.memory import all_sum
+from featstore.probe.rows import RowBlocks
+from featstore.probe.solvers.factor import factorise, like
+from featstore.probe.streams import gathered
+from featstore.probe.subsets import Axes, Chain, Segment, segments
+
+# features and columns of a product below which it is too thin to run at full speed
+LEAST_FEATURES = 128
+THIN_COLUMNS = 128
+# share of the features from which a few wasted zeros cost less than thin products
+BROAD = 0.5
+
+
+@dataclass(frozen=True)
+class Span:
+    """The probes of one chain in a sheet: neighbours, smallest prefix first.
+
+    Attributes:
+        chain: number of the chain.
+        order: int64 (1 + m,), rows of a tile (1 + D, r) that the chain takes; the constant first.
+        first: the sheet's first probe of this chain.
+        sizes: rows that each probe sees, 1 + k, non-decreasing.
+        cuts: `segments` of `sizes`.
+    """
+
+    chain: int
+    order: Array
+    first: int
+    sizes: tuple[int, ...]
+    cuts: tuple[Segment, ...]
+
+    @property
+    def probes(self) -> slice:
+        """The sheet's probes of this chain."""
+        return slice(self.first, self.first + len(self.sizes))
+
+
+class Sheet:
+    """P probes of chains of one length: arrays (P, C, 1 + m), zero beyond each probe's prefix.
+
+    Every product with the rows is over a segment of a chain: all probes of the chain that reach
+    it share the rows, so that thin products become wide ones and nearly no zero is multiplied.
+
+    Attributes:
+        numbers: int64 (P,), what the probes are called outside.
+        sizes: int64 (P,), 1 + k of each.
+        spans: the chains' shares of the probes.
+        n_classes: C.
+        length: 1 + m.
+    """
+
+    def __init__(
+        self, chains: Sequence[Chain], members: np.ndarray, prefixes: np.ndarray,
+        numbers: np.ndarray, n_features: int, n_classes: int, backend: Backend,
+    ):  # fmt: skip
+        self.numbers, self.n_classes = numbers, n_classes
+        self._width = 1 + n_features
+        self._buffers: list[Array] = []
+        self._members, self._backend = members, backend
+        self.sizes = np.array(
+            [1 + chains[c].sizes[p] for c, p in zip(members, prefixes, strict=True)], np.int64
+        )
+        self.length = int(self.sizes.max())
+        self._orders = {
+            c: backend.put(np.append(0, 1 + chains[c].order[: chains[c].length]))
+            for c in dict.fromkeys(members.tolist())
+        }
+        self._lay()
+
+    def _lay(self) -> None:
+        chains, starts = np.unique(self._members, return_index=True)
+        self.spans = []
+        for chain, first in sorted(zip(chains, starts, strict=True), key=lambda pair: pair[1]):
+            sizes = tuple(self.sizes[self._members == chain].tolist())
+            cuts = tuple(segments(sizes, LEAST_FEATURES))
+            self.spans.append(Span(int(chain), self._orders[chain], int(first), sizes, cuts))
+        seen = np.arange(self.length) < self.sizes[:, None]
+        self.mask = self._backend.put(seen)[:, None, :]
+
+    def keep(self, kept: np.ndarray) -> None:
+        """Drop all but the probes in a mask, of which there is at least one."""
+        self.numbers, self.sizes = self.numbers[kept], self.sizes[kept]
+        self._members = self._members[kept]
+        self._lay()
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def arranged(self, coefficients: Array) -> Array:
+        """Return coefficients (P, C, 1 + m) in the form in which they meet rows: here, as is."""
+        return coefficients
+
+    def restored(self, gradient: Array) -> Array:
+        """Return a gradient in the form of `arranged` as (P, C, 1 + m), garbage beyond prefixes."""
+        return gradient
+
+    def taken(self, tile: Array) -> list[Array]:
+        """Return for each span the rows (1 + m, r) of a tile (1 + D, r) that its chain takes.
+
+        They are buffers, which the next call overwrites.
+        """
+        lengths = [span.sizes[-1] for span in self.spans]
+        if [tuple(b.shape) for b in self._buffers] != [(n, tile.shape[1]) for n in lengths]:
+            xp = array_namespace(tile)
+            self._buffers = [xp.empty((n, tile.shape[1]), **like(tile)) for n in lengths]
+        for span, buffer in zip(self.spans, self._buffers, strict=True):
+            take_into(buffer, tile, span.order[: span.sizes[-1]])
+        return self._buffers
+
+    def add_logits(self, arranged: Array, rows: list[Array], out: Array) -> None:
+        """Add the logits of every probe to `out`.
+
+        Arguments:
+            arranged: coefficients as from `arranged`.
+            rows: as from `taken`.
+            out: (P, C, r).
+        """
+        weights, logits = flat(arranged), flat(out)
+        for span, features in zip(self.spans, rows, strict=True):
+            for cut, lines in self._products(span):
+                part = slice(cut.start, cut.stop)
+                add_product(logits[lines], weights[lines, part], features[part])
+
+    def add_gradient(self, residuals: Array, rows: list[Array], total: Array) -> None:
+        """Add the products of the residuals (P, C, r) with the rows to `total`, as `arranged`."""
+        residual, gradient = flat(residuals), flat(total)
+        for span, features in zip(self.spans, rows, strict=True):
+            for cut, lines in self._products(span):
+                part = slice(cut.start, cut.stop)
+                add_product(gradient[lines, part], residual[lines], features[part].T)
+
+    def _products(self, span: Span) -> list[tuple[Segment, slice]]:
+        """Return each segment and the lines of flat arrays (P C, ...) that reach it."""
+        stop = span.probes.stop * self.n_classes
+        return [(cut, slice((span.first + cut.first) * self.n_classes, stop)) for cut in span.cuts]
+
+
+class BroadSheet(Sheet):
+    """Probes that see most features: one product with whole tiles, zeros and all.
+
+    Of large prefixes few probes reach the last segments, so that those products would be thin.
+    Together, over all features, they are wide, and no rows need to be taken.
+    """
+
+    def arranged(self, coefficients: Array) -> Array:
+        """Return (P, C, 1 + D): coefficients in the features' own order, zero where unseen."""
+        xp = array_namespace(coefficients)
+        probes, classes, _ = coefficients.shape
+        out = xp.zeros((probes, classes, self._width), **like(coefficients))
+        for span in self.spans:
+            own = span.order[: span.sizes[-1]]
+            out[span.probes][:, :, own] = coefficients[span.probes][:, :, : len(own)]
+        return out
+
+    def restored(self, gradient: Array) -> Array:
+        """Return (P, C, 1 + m) of a gradient (P, C, 1 + D) in the features' own order."""
+        xp = array_namespace(gradient)
+        shape = (len(self), self.n_classes, self.length)
+        out = xp.zeros(shape, **like(gradient))
+        for span in self.spans:
+            own = span.order[: span.sizes[-1]]
+            out[span.probes][:, :, : len(own)] = gradient[span.probes][:, :, own]
+        return out
+
+    def taken(self, tile: Array) -> list[Array]:
+        """Return the tile itself."""
+        return [tile]
+
+    def add_logits(self, arranged: Array, rows: list[Array], out: Array) -> None:
+        """Add the logits of every probe to `out` (P, C, r)."""
+        add_product(flat(out), flat(arranged), rows[0])
+
+    def add_gradient(self, residuals: Array, rows: list[Array], total: Array) -> None:
+        """Add the products of the residuals (P, C, r) with the rows to `total` (P, C, 1 + D)."""
+        add_product(flat(total), flat(residuals), rows[0].T)
+
+
+def flat(array: Array) -> Array:
+    """Return (P, C, n) as (P C, n), sharing memory."""
+    return array_namespace(array).reshape(array, (-1, array.shape[2]))
+
+
+def lay_out(
+    axes: Axes, numbers: np.ndarray, n_features: int, n_classes: int, backend: Backend
+) -> list[Sheet]:
+    """Return sheets that hold these probes of `axes`, int64 (P,), each in exactly one.
+
+    Broad probes share a sheet; the others are laid out by the largest prefix of their chain, so
+    that little is padded.
+    """
+    chain, prefix, size = axes.chain, axes.prefix, axes.size
+    numbers = numbers[np.lexsort((numbers, prefix[numbers], chain[numbers]))]
+    broad = _broad(chain[numbers], size[numbers], n_features, n_classes)
+    reach = np.zeros(len(axes.chains), np.int64)
+    np.maximum.at(reach, chain[numbers][~broad], size[numbers][~broad])
+    kinds = np.where(broad, 0, reach[chain[numbers]])
+    sheets = []
+    for kind in np.unique(kinds):
+        own = numbers[kinds == kind]
+        make = Sheet if kind else BroadSheet
+        sheets.append(
+            make(axes.chains, chain[own], prefix[own], own, n_features, n_classes, backend)
+        )
+    return sheets
+
+
+def _broad(chain: np.ndarray, size: np.ndarray, n_features: int, n_classes: int) -> np.ndarray:
+    large = size >= BROAD * n_features
+    columns = n_classes * np.bincount(chain, weights=large)[chain]
+    return (size == n_features) | (large & (columns < THIN_COLUMNS))
+
+
+class Tiles:
+    """The rows of a split as tiles (1 + D, r), features by rows behind a constant 1.
+
+    The coefficient of the constant is the intercept. With rows innermost, taking the features of
+    a chain copies whole vectors. Tiles are kept up to `kept_bytes`; what does not fit is read and
+    standardised anew in each pass, so that a store larger than memory works.
+
+    Arguments:
+        blocks: where the rows come from.
+        rows: rows of a tile; the last may have fewer.
+        mean: float64 (D,), subtracted from each feature.
+        scale: float64 (D,), by which it is divided.
+        dtype: of the tiles, "float32" or "float64".
+        backend: where they live.
+        split: what to call the rows in errors.
+        kept_bytes: bytes that tiles may occupy between passes.
+        lookup: int64 (C,), what to call each label; None to leave labels as they are.
+    """
+
+    def __init__(
+        self, blocks: RowBlocks, rows: int, mean: np.ndarray, scale: np.ndarray, dtype: str,
+        backend: Backend, split: str, kept_bytes: int, lookup: np.ndarray | None = None,
+    ):  # fmt: skip
+        self.n_rows, self.n_features = blocks.n_rows, blocks.n_features
+        self._blocks, self._rows, self._mean, self._scale = blocks, rows, mean, scale
+        self._dtype, self._backend, self._split = dtype, backend, split
+        self._lookup = None if lookup is None else backend.put(lookup)
+        itemsize = 8 if dtype == "float64" else 4
+        fits = itemsize * blocks.n_rows * (1 + blocks.n_features) <= kept_bytes
+        self._kept: list[tuple[Array, Array]] | None = [] if fits else None
+
+    def __iter__(self) -> Iterator[tuple[Array, Array]]:
+        """Yield tiles (1 + D, r) and their labels (r,); a tile is valid until the next.
+
+        Raises:
+            DataError: as `featstore.probe.streams.gathered`.
+        """
+        if self._kept:
+            yield from self._kept
+            return
+        kept = []
+        for tile, labels in self._read():
+            if self._kept is not None:
+                kept.append((tile, labels))
+            yield tile, labels
+        if self._kept is not None:
+            self._kept = kept
+
+    def _read(self) -> Iterator[tuple[Array, Array]]:
+        backend, width = self._backend, self.n_features
+        tile = None
+        for piece, labels in gathered(
+            self._blocks, self._rows, backend, self._dtype, self._mean, self._split,
+            scale=self._scale,
+        ):  # fmt: skip
+            if tile is None or self._kept is not None or tile.shape[1] != len(piece):
+                tile = backend.empty((1 + width, len(piece)), self._dtype)
+                tile[0] = 1
+            tile[1:] = piece.T
+            yield tile, labels if self._lookup is None else self._lookup[labels]
+
+
+# least curvature that the metric may have, as a share of a feature's own. In directions that no row
+# reaches (more features than rows) a smaller one lets rounding grow, and costs ten times the steps;
+# real features take as many steps as without a floor
+FLOOR = 2e-2
+# least curvature that the bound may have: what products of float32, or float64, can tell from none
+LEAST = {"float32": 1e-7, "float64": 1e-13}
+# penalties above this leave no weight that a float32 could hold beside the intercept
+LARGEST = 1e30
+
+
+class Whitening:
+    """The change of variables V = L_k' W in which all prefixes of a chain are well scaled.
+
+    For C classes the Hessian of the mean cross-entropy plus (l2/2) ||W||^2 is at most
+
+        (1/2) (I - 11'/C) (x) X'X/N + l2 I   <=   I (x) A,   A = X'X/(2N) + l2 I = L L'.
+
+    In V the curvature is thus at most 1, whatever the features. The leading block of L is the
+    factor of the leading block of A, and a prefix's coefficients are zero beyond its features, so
+    one triangle serves all prefixes: W = L^-T V, and the gradient in V is L^-1 times that in W.
+    The intercept stands before the features, with its own bound 1/2.
+
+    Steps are taken in an A whose diagonal is at least a little of each feature's own curvature.
+    That hides directions in which features hardly differ, so that `decrement` asks the A without
+    it.
+
+    Arguments:
+        correlation: float64 (m, m), X'X/N of the chain's features, in its order, of variance 1 or,
+            where they never change, 0.
+        penalty: float64 (m,), l2 of each of these features.
+        dtype: "float32" or "float64", of the vectors to be changed.
+
+    Reference:
+        Boehning, "Multinomial logistic regression algorithm", Ann. Inst. Stat. Math. 1992.
+    """
+
+    def __init__(self, correlation: Array, penalty: Array, dtype: str):
+        xp = array_namespace(correlation)
+        self.penalty = penalty
+        self._bound = _factor(correlation, xp.clip(penalty, LEAST[dtype], LARGEST))
+        self.lower = _factor(correlation, xp.clip(penalty, FLOOR / 2, LARGEST))
+        size = len(correlation)
+        identity = xp.eye(size, dtype=xp.float64, device=correlation.device)
+        inverse = solve_lower(self.lower[None], identity[None])[0]
+        self.inverse = xp.zeros((1 + size, 1 + size), dtype=getattr(xp, dtype),
+                                device=correlation.device)  # fmt: skip
+        self.inverse[0, 0] = 2**0.5
+        self.inverse[1:, 1:] = xp.astype(inverse, getattr(xp, dtype))
+
+    def decrement(self, gradient: Array) -> float:
+        """Return g'A^-1 g for a gradient (C, 1 + k) in W of one prefix, all in float64.
+
+        No metric that a run has learnt is in it, and no scale of a feature changes it. It is at
+        most g'H^-1 g with the Hessian H, since H is at most A.
+        """
+        xp, size = array_namespace(gradient), gradient.shape[1] - 1
+        own = xp.astype(gradient, xp.float64)
+        turned = solve_lower(self._bound[None, :size, :size], own[:, 1:].T[None])
+        return float(2 * xp.sum(own[:, 0] ** 2) + xp.sum(turned * turned))
+
+    def gradient(self, gradient: Array, cuts: Sequence[Segment]) -> Array:
+        """Return L^-1 G for gradients G (P, C, 1 + m) in W of the prefixes that `cuts` cuts.
+
+        Arguments:
+            gradient: (P, C, 1 + m); what lies beyond a prefix is ignored.
+            cuts: `segments` of the P prefix sizes, the constant included.
+        """
+        probes, classes, size = gradient.shape
+        xp = array_namespace(gradient)
+        rows = xp.reshape(gradient, (probes * classes, size))
+        out = xp.zeros_like(rows)
+        for cut in cuts:
+            reach, span = slice(cut.first * classes, None), slice(cut.start, cut.stop)
+            out[reach, span] = rows[reach, : cut.stop] @ self.inverse[span, : cut.stop].T
+        return xp.reshape(out, gradient.shape)
+
+    def coefficients(self, variables: Array, cuts: Sequence[Segment]) -> Array:
+        """Return W = L^-T V for V (P, C, 1 + m) that is zero beyond each prefix."""
+        probes, classes, size = variables.shape
+        xp = array_namespace(variables)
+        rows = xp.reshape(variables, (probes * classes, size))
+        out, stop = xp.zeros_like(rows), cuts[-1].stop
+        for cut in cuts:
+            reach, span = slice(cut.first * classes, None), slice(cut.start, cut.stop)
+            beyond = slice(cut.start, stop)
+            out[reach, span] = rows[reach, beyond] @ self.inverse[beyond, span]
+        return xp.reshape(out, variables.shape)
+
+    def variables(self, coefficients: Array) -> Array:
+        """Return V = L_k' W, float64, for W (P, C, 1 + m), float64, zero beyond each prefix."""
+        xp = array_namespace(coefficients)
+        out = xp.zeros_like(coefficients)
+        stop = min(coefficients.shape[2], 1 + len(self.lower))
+        out[..., 0] = coefficients[..., 0] / 2**0.5
+        out[..., 1:stop] = coefficients[..., 1:stop] @ self.lower[: stop - 1, : stop - 1]
+        return out
+
+
+def _factor(correlation: Array, spare: Array) -> Array:
+    """Return the factor L of A = correlation / 2 + diag(spare), lower, float64 (m, m).
+
+    A is brought to a diagonal of 1 meanwhile, so that features of other scales lose no digits.
+    """
+    xp = array_namespace(correlation)
+    matrix = correlation / 2
+    diagonal = xp.reshape(matrix, (-1,))[:: len(matrix) + 1]
+    diagonal += spare
+    deviation = xp.sqrt(diagonal)
+    matrix /= deviation
+    matrix /= deviation[:, None]
+    return factorise(matrix[None]).lower[0] * deviation[:, None]
+
+
+# tiles whose gradients are summed in the precision of the rows before they join the float64 sum
+SUMMED = 16
+
+
+def losses_and_gradients(
+    tiles: Tiles, sheets: Sequence[Sheet], coefficients: Sequence[Array],
+    precision: Precision = full_precision,
+) -> tuple[list[np.ndarray], list[Array]]:  # fmt: skip
+    """Return each sheet's losses (P,) and their gradients (P, C, 1 + m), float64, summed over rows.
+
+    Each tile is met once: its logits, their softmax, and the products of the residuals with it
+    while all of that is in cache. The softmax is one step for all sheets. Of several processes
+    each passes over its own rows; the sums are of all.
+
+    Arguments:
+        tiles: the rows; labels among the C classes of the sheets.
+        sheets: the probes.
+        coefficients: for each sheet (P, C, 1 + m).
+        precision: of the products; losses and sums are in that of the rows, or float64, always.
+    """
+    xp = array_namespace(coefficients[0])
+    arranged = [sheet.arranged(w) for sheet, w in zip(sheets, coefficients, strict=True)]
+    parts = [xp.zeros_like(array) for array in arranged]
+    totals = [xp.zeros_like(array, dtype=xp.float64) for array in arranged]
+    bounds = np.cumsum([0, *map(len, sheets)]).tolist()
+    places = [slice(*pair) for pair in pairwise(bounds)]
+    losses = xp.zeros(bounds[-1], dtype=xp.float64, device=arranged[0].device)
+    logits = None
+    with precision():
+        for number, (tile, labels) in enumerate(tiles, start=1):
+            if logits is None or logits.shape[2] != tile.shape[1]:
+                shape = (bounds[-1], sheets[0].n_classes, tile.shape[1])
+                logits = xp.empty(shape, **like(tile))
+            rows = add_up_logits(sheets, arranged, tile, logits, places)
+            losses += residuals(logits, labels)
+            for sheet, own, part, place in zip(sheets, rows, parts, places, strict=True):
+                sheet.add_gradient(logits[place], own, part)
+            if number % SUMMED == 0:
+                _flush(parts, totals)
+        _flush(parts, totals)
+    all_sum(losses, *totals)
+    host = to_host(losses)
+    gradients = [sheet.restored(total) for sheet, total in zip(sheets, totals, strict=True)]
+    return [host[place] for place in places], gradients
+
+
+def add_up_logits(
+    sheets: Sequence[Sheet], arranged: Sequence[Array], tile: Array, out: Array,
+    places: Sequence[slice],
+) -> list[list[Array]]:  # fmt: skip
+    """Write the logits of the sheets to `out` (all P, C, r); return the rows each has taken."""
+    out[...] = 0
+    rows = [sheet.taken(tile) for sheet in sheets]
+    for sheet, own, weights, place in zip(sheets, rows, arranged, places, strict=True):
+        sheet.add_logits(weights, own, out[place])
+    return rows
+
+
+def _flush(parts: list[Array], totals: list[Array]) -> None:
+    for part, total in zip(parts, totals, strict=True):
+        total += part
+        part[...] = 0

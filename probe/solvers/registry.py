@@ -1,0 +1,202 @@
+"""The solvers by name, and what each must offer: fit once, then score and weights of any probe."""
+
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from featstore.probe import statuses
+from featstore.probe.errors import UsageError
+from featstore.probe.memory import Settings
+from featstore.probe.metrics import Scores
+from featstore.probe.rows import RowBlocks
+from featstore.probe.solvers import closed_form, logistic, prefixes, sgd
+from featstore.probe.solvers.sgd.training import Recipe
+from featstore.probe.solvers.weights import Weights
+from featstore.probe.subsets import Axes, Chain
+
+
+class Fitted(Protocol):
+    """All probes of a fit, solved.
+
+    Attributes:
+        axes: which probe is which.
+        n_features: D of the layer.
+        class_counts: int64 (C,), train rows of each class; empty where labels are targets, and then
+            `n_targets` and `n_train` say how many numbers are predicted, and from how many rows.
+        facts: a column of values, one a probe, for each thing known without test rows. "status"
+            is always among them; a solver adds its own ("objective", "iterations", ...).
+    """
+
+    axes: Axes
+    n_features: int
+    class_counts: np.ndarray
+    facts: Mapping[str, np.ndarray]
+
+    def score(self, test: RowBlocks, scores: Scores) -> None:
+        """Feed the logits of every probe on every test row to `scores`, block by block."""
+
+    def weights(self, probe: int) -> Weights:
+        """Return the affine map of one probe."""
+
+
+def n_targets(fitted: Fitted) -> int:
+    """Return T, how many numbers the probes predict; 0 if they predict classes."""
+    return 0 if len(fitted.class_counts) else fitted.n_targets
+
+
+def n_outputs(fitted: Fitted) -> int:
+    """Return how many logits, or predicted numbers, a row has: C or T."""
+    return len(fitted.class_counts) or fitted.n_targets
+
+
+def n_train(fitted: Fitted) -> int:
+    """Return how many rows the probes were fitted on."""
+    return int(fitted.class_counts.sum()) if len(fitted.class_counts) else fitted.n_train
+
+
+class Fit(Protocol):
+    """Solves every probe; keyword-only arguments after `settings` are the solver's options."""
+
+    def __call__(
+        self,
+        train: RowBlocks,
+        chains: Sequence[Chain],
+        penalties: Sequence[float],
+        settings: Settings,
+        **options: Any,
+    ) -> Fitted:
+        """Return all probes of these chains and penalties, solved."""
+
+
+@dataclass(frozen=True)
+class Solver:
+    """One entry of the registry.
+
+    Attributes:
+        fit: solves all probes.
+        remedies: for each kind of status that means failure, a sentence of cause and remedy.
+        unfinished: those of them that leave a usable probe, which is scored all the same.
+        seeded: whether a probe may depend on its chain's seed by more than the order of features;
+            where it does not, the whole layer is solved once for all seeds.
+        zero_penalty: whether l2 = 0 is allowed.
+        default_l2: the penalty if none is given and none chosen.
+        choice: how a penalty is chosen if none is given: "validation" or "loo"; "given" where the
+            default is taken.
+        loss: by what one is chosen: "log", the mean of -log p[label]; "squared"; or "errors", the
+            share of rows that are missed.
+        batch: penalties that are tried at once.
+        path: like `fit`, but the probes are solved when they are asked for, some penalties at a
+            time (`featstore.probe.solvers.logistic.LogisticPath`); None where each penalty is
+            solved alone.
+        probabilities: whether the softmax of the logits are class probabilities, so that
+            likelihood and calibration mean something.
+        leave_one_out: like `fit`, but the probes are scored on their own train rows, each row as
+            if it had not been there; None where there is no closed form for that.
+        moments: whether it gathers moments.
+        targets: whether it can predict numbers in place of classes.
+        validates: whether it chooses by validation rows of their own where train has some.
+        raw: whether it takes features as they are, neither centred nor scaled.
+        every_prefix: whether all prefixes of a chain come from one factorisation.
+        together: how many (chain, penalty) are solved and scored together when a sweep is cut
+            into groups: few enough that an interruption loses little.
+    """
+
+    fit: Fit
+    remedies: Mapping[str, str] = field(default_factory=dict)
+    unfinished: tuple[str, ...] = ()
+    seeded: bool = False
+    zero_penalty: bool = True
+    default_l2: float = 1e-3
+    choice: str = "validation"
+    loss: str = "log"
+    batch: int = 1
+    path: Fit | None = None
+    probabilities: bool = True
+    leave_one_out: Fit | None = None
+    moments: bool = True
+    targets: bool = False
+    validates: bool = False
+    raw: bool = False
+    every_prefix: bool = False
+    together: int = 16
+
+    @property
+    def penalties(self) -> dict[str, Any]:
+        """What `featstore.probe.penalties.planned` needs to know of the solver."""
+        return {"default": self.default_l2, "zero": self.zero_penalty, "choice": self.choice}
+
+    @property
+    def failures(self) -> dict[str, str]:
+        """Cause and remedy of each kind of status that means failure, the solver's own or any's."""
+        return {**statuses.REMEDIES, **self.remedies}
+
+    @property
+    def unusable(self) -> list[str]:
+        """The kinds of statuses of probes that are not worth scoring."""
+        return [kind for kind in self.failures if kind not in self.unfinished]
+
+    def depends_on_seed(self, options: Mapping[str, Any]) -> bool:
+        """Return whether, under these options, seeds change more than the order of features."""
+        shares_start = "one_start" in self.options()
+        return self.seeded and not (shares_start and options.get("one_start", Recipe.one_start))
+
+    def options(self) -> tuple[str, ...]:
+        """Return the names of the solver's own options."""
+        parameters = inspect.signature(self.fit).parameters.values()
+        return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+
+
+SOLVERS: dict[str, Solver] = {
+    "ridge": Solver(
+        closed_form.fit_ridge,
+        prefixes.REMEDIES,
+        choice="loo",
+        loss="squared",
+        probabilities=False,
+        leave_one_out=closed_form.fit_left_out,
+        targets=True,
+        every_prefix=True,
+    ),
+    "lda": Solver(
+        closed_form.fit_lda,
+        prefixes.REMEDIES,
+        choice="loo",
+        loss="errors",
+        leave_one_out=closed_form.leave_one_out,
+        every_prefix=True,
+    ),
+    "logistic": Solver(logistic.fit, logistic.REMEDIES, logistic.UNFINISHED, path=logistic.path),
+    "sgd": Solver(
+        sgd.fit,
+        sgd.REMEDIES,
+        seeded=True,
+        default_l2=sgd.WEIGHT_DECAY,
+        choice="given",
+        batch=15,
+        moments=False,
+        validates=True,
+        raw=True,
+        together=sys.maxsize,
+    ),
+}
+
+
+def solver_named(name: str, options: Mapping[str, Any] | None = None) -> Solver:
+    """Return the solver of that name, having checked that it knows the options.
+
+    Raises:
+        UsageError: no solver has the name, or it has no such option.
+    """
+    if name not in SOLVERS:
+        raise UsageError(f"no solver is called {name!r}: there are {', '.join(SOLVERS)}")
+    entry = SOLVERS[name]
+    known = entry.options()
+    for option in options or {}:
+        if option not in known:
+            has = f"it has {', '.join(known)}" if known else "it has none"
+            raise UsageError(f"solver {name} has no option {option!r}: {has}")
+    return entry

@@ -1,0 +1,304 @@
+"""Parts of rows: held out, left over, and in parts."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from featstore.probe.errors import DataError, UsageError
+from featstore.probe.rows import RowBlocks, validation_of, views_of
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The rows to fit on and the rows to choose by; each row is in exactly one.
+
+    Attributes:
+        train: int64 (n,) row numbers.
+        validation: int64 (v,) row numbers.
+    """
+
+    train: np.ndarray
+    validation: np.ndarray
+
+
+def check_share(share: float) -> None:
+    """Raise UsageError unless `share` lies between 0 and 1."""
+    if not 0 < share < 1:
+        raise UsageError(f"validation fraction {share} is outside (0, 1): 0.1 is usual")
+
+
+def random_parts(n_rows: int, share: float, seed: int) -> Parts:
+    """Return int(share * N) rows drawn for validation, as `torch.utils.data.random_split` draws.
+
+    The first N - v rows of one permutation are for training, in that order, the rest for
+    validation. Classes are not looked at.
+
+    Raises:
+        UsageError: `share` is outside (0, 1), or no row at all would be drawn.
+
+    Example:
+        >>> random_parts(10, 0.2, seed=0).validation
+        array([6, 2])
+    """
+    check_share(share)
+    held = int(share * n_rows)
+    if not held:
+        raise UsageError(
+            f"validation fraction {share} of {n_rows} rows is no row at all: "
+            f"take at least {1 / n_rows:.2g}"
+        )
+    order = _shuffled(n_rows, seed)
+    return Parts(order[: n_rows - held], order[n_rows - held :])
+
+
+def stratified_parts(labels: np.ndarray, share: float, seed: int, count: int = 1) -> list[Parts]:
+    """Return `count` draws of validation rows, no row in two of them, each alike to all rows.
+
+    Classes have the same share in every draw: of n rows of a class round(share * n) are for
+    validation, but at least one, while there are any left that no earlier draw has taken. One row
+    at least stays for training, so that a class with a single row is never held out. Numbers to be
+    predicted are sorted, of several the sums of the standardised ones, and of every 1/share
+    neighbours one is drawn, so that each draw has small, middle and large ones in the same shares.
+
+    Arguments:
+        labels: int64 (N,); or targets, float64 (N,) or (N, T).
+        share: in (0, 1).
+        seed: of the draws.
+        count: draws; `share * count` is at most 1.
+
+    Returns:
+        the parts, both in row order. Draws that would hold nothing out are left out.
+
+    Raises:
+        UsageError: `share` is outside (0, 1).
+        DataError: no row at all can be held out.
+
+    Example:
+        >>> (parts,) = stratified_parts(np.array([0, 0, 0, 1, 1, 1, 1]), 0.3, seed=0)
+        >>> parts.train, parts.validation
+        (array([1, 2, 3, 5, 6]), array([0, 4]))
+    """
+    check_share(share)
+    order = _shuffled(len(labels), seed)
+    of_draw = np.full(len(labels), -1)
+    for rows, taken in _strata(labels, order, share):
+        for draw in range(count):
+            of_draw[rows[draw * taken : (draw + 1) * taken]] = draw
+    drawn = [np.flatnonzero(of_draw == draw) for draw in range(count)]
+    if not any(map(len, drawn)):
+        raise DataError(
+            "no row can be held out to choose a penalty by, since every class has one train row: "
+            "fix the penalty with l2, or add rows"
+        )
+    return [Parts(np.flatnonzero(of_draw != n), own) for n, own in enumerate(drawn) if len(own)]
+
+
+def _strata(
+    labels: np.ndarray, order: np.ndarray, share: float
+) -> Iterator[tuple[np.ndarray, int]]:
+    """Yield rows that are alike, in the order of the draw, and how many a part takes of them."""
+    if labels.dtype.kind == "f":
+        targets = labels.reshape(len(labels), -1)
+        deviation = targets.std(0)
+        scaled = (targets - targets.mean(0)) / np.where(deviation > 0, deviation, 1)
+        rising = order[np.argsort(scaled.sum(1)[order], kind="stable")]
+        place = np.empty(len(order), np.int64)
+        place[order] = np.arange(len(order))
+        # neighbours, of which one is taken, or all but one
+        strata = max(1, round(min(share, 1 - share) * len(labels)))
+        for rows in np.array_split(rising, strata):
+            yield rows[np.argsort(place[rows])], (1 if share <= 0.5 else len(rows) - 1)
+        return
+    for label, n in zip(*np.unique(labels, return_counts=True), strict=True):
+        rows = order[labels[order] == label]
+        yield rows, (min(max(1, round(share * n)), n - 1) if n > 1 else 0)
+
+
+def _shuffled(n_rows: int, seed: int) -> np.ndarray:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randperm(n_rows, generator=generator, device="cpu").numpy()
+
+
+class RowSubset:
+    """The view of row blocks that shows only some rows.
+
+    Every pass reads the blocks beneath once, from the first row chosen to the last, and takes the
+    chosen rows of each.
+
+    Arguments:
+        blocks: the rows beneath, N of them.
+        rows: int64 (n,), which rows, rising, in [0, N).
+        n_views: V, if they are the same images of each of V views.
+
+    Raises:
+        UsageError: `rows` is empty, does not rise or leaves [0, N).
+
+    Example:
+        >>> from featstore.probe.rows import ArrayBlocks
+        >>> blocks = ArrayBlocks(np.arange(10.0).reshape(5, 2), [0, 1, 0, 1, 0], block_rows=2)
+        >>> [x[:, 0].tolist() for x, _ in RowSubset(blocks, np.array([1, 4]))]
+        [[2.0], [8.0]]
+    """
+
+    def __init__(self, blocks: RowBlocks, rows: np.ndarray, n_views: int = 1):
+        if not len(rows) or rows[0] < 0 or rows[-1] >= blocks.n_rows or (np.diff(rows) <= 0).any():
+            raise UsageError(
+                f"{len(rows)} row numbers are no subset of {blocks.n_rows} rows: "
+                "give at least one, rising, counted from 0"
+            )
+        self._blocks, self._rows = blocks, rows
+        self.n_rows, self.n_features = len(rows), blocks.n_features
+        self.n_classes, self.block_rows = blocks.n_classes, blocks.block_rows
+        self.fingerprint = _derived(blocks.fingerprint, rows)
+        self.n_views = n_views
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        start = int(self._rows[0])
+        for features, labels in RowRange(self._blocks, start, int(self._rows[-1]) + 1):
+            first, last = np.searchsorted(self._rows, [start, start + len(labels)])
+            if last > first:
+                inside = self._rows[first:last] - start
+                yield features[inside], labels[inside]
+            start += len(labels)
+
+    def part(self, start: int, stop: int) -> "RowSubset":
+        """Return the rows from `start` up to `stop` of these, at least one."""
+        return RowSubset(self._blocks, self._rows[start:stop])
+
+    def labels(self) -> np.ndarray:
+        """Return every label, int64 (n,)."""
+        return self._blocks.labels()[self._rows]
+
+
+class RowRange:
+    """The view of row blocks that shows the rows from `start` up to `stop`, perhaps none.
+
+    Blocks that have a method `part(start, stop)` are asked for that range, and need not read the
+    others; else all rows before `stop` are read.
+    """
+
+    def __init__(self, blocks: RowBlocks, start: int, stop: int):
+        self._blocks, self.start, self._stop = blocks, start, stop
+        self.n_rows, self.n_features = stop - start, blocks.n_features
+        self.n_classes, self.block_rows = blocks.n_classes, blocks.block_rows
+        self.fingerprint = None
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        if not self.n_rows:
+            return
+        if hasattr(self._blocks, "part"):
+            yield from self._blocks.part(self.start, self._stop)
+            return
+        done = 0
+        for features, labels in self._blocks:
+            first, last = max(self.start - done, 0), min(self._stop - done, len(labels))
+            if last > first:
+                yield features[first:last], labels[first:last]
+            done += len(labels)
+            if done >= self._stop:
+                return
+
+    def part(self, start: int, stop: int) -> "RowRange":
+        """Return the rows from `start` up to `stop` of these."""
+        return RowRange(self._blocks, self.start + start, self.start + stop)
+
+    def labels(self) -> np.ndarray:
+        """Return every label, int64 (n,)."""
+        return self._blocks.labels()[self.start : self._stop]
+
+
+class ColumnSubset:
+    """The view of row blocks that shows some columns, in any order; every pass reads all.
+
+    Arguments:
+        blocks: the rows beneath, of D features.
+        columns: int64 (m,), which of them.
+    """
+
+    def __init__(self, blocks: RowBlocks, columns: np.ndarray):
+        self._blocks, self.columns = blocks, columns
+        self.n_rows, self.n_features = blocks.n_rows, len(columns)
+        self.n_classes, self.block_rows = blocks.n_classes, blocks.block_rows
+        self.fingerprint, self.n_views = None, views_of(blocks)
+        own = validation_of(blocks)
+        self.validation = None if own is None else ColumnSubset(own, columns)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for features, labels in self._blocks:
+            yield features.take(self.columns, axis=1), labels
+
+    def part(self, start: int, stop: int) -> "ColumnSubset":
+        """Return the same columns of the rows from `start` up to `stop`."""
+        return ColumnSubset(RowRange(self._blocks, start, stop), self.columns)
+
+    def labels(self) -> np.ndarray:
+        """Return every label, int64 (n,)."""
+        return self._blocks.labels()
+
+
+class WithValidation:
+    """Train rows with validation rows of their own, by which `sgd` chooses its epoch.
+
+    All else is of the train rows alone.
+
+    Arguments:
+        train: the rows to be fitted.
+        validation: the others, of the same features and classes.
+
+    Raises:
+        DataError: they do not go together.
+
+    Attributes:
+        validation: the validation rows.
+    """
+
+    def __init__(self, train: RowBlocks, validation: RowBlocks):
+        for name in ("n_features", "n_classes"):
+            ours, theirs = getattr(train, name), getattr(validation, name)
+            # arrays are declared the classes that occur in them
+            if theirs > ours or (name == "n_features" and theirs != ours):
+                kind = "features" if name == "n_features" else "classes"
+                raise DataError(
+                    f"train has {ours} {kind} and validation {theirs}: both must be of one layer "
+                    "and one data set"
+                )
+        self._train, self.validation = train, validation
+        self.n_rows, self.n_features = train.n_rows, train.n_features
+        self.n_classes, self.block_rows = train.n_classes, train.block_rows
+        self.fingerprint, self.n_views = train.fingerprint, views_of(train)
+        self.classes = tuple(getattr(train, "classes", ()))
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return iter(self._train)
+
+    def labels(self) -> np.ndarray:
+        """Return every label of train, int64 (N,)."""
+        return self._train.labels()
+
+    def part(self, start: int, stop: int) -> RowBlocks:
+        """Return the train rows from `start` up to `stop`."""
+        return RowRange(self._train, start, stop)
+
+
+def every_view(blocks: RowBlocks, images: np.ndarray) -> RowSubset:
+    """Return all views of some images, whose numbers int64 (n,) rise.
+
+    Example:
+        >>> from featstore.probe.rows import ArrayBlocks
+        >>> blocks = ArrayBlocks(np.arange(6.0)[:, None], [0, 1, 2, 0, 1, 2], n_views=2)
+        >>> [x[:, 0].tolist() for x, _ in every_view(blocks, np.array([0, 2]))]
+        [[0.0, 2.0, 3.0, 5.0]]
+    """
+    n_views = views_of(blocks)
+    starts = np.arange(n_views) * (blocks.n_rows // n_views)
+    return RowSubset(blocks, (starts[:, None] + images).ravel(), n_views)
+
+
+def _derived(fingerprint: str | None, rows: np.ndarray) -> str | None:
+    if fingerprint is None:
+        return None
+    digest = hashlib.sha256(np.ascontiguousarray(rows, np.int64).tobytes()).hexdigest()
+    return f"{fingerprint} rows {digest}"

@@ -1,0 +1,198 @@
+"""Values beyond reason, names with control characters, disks that are full: one line each."""
+
+import errno
+
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+
+from featstore import probe
+from featstore.cli import main
+from featstore.cli.common import _failure, line, visible
+from featstore.errors import BadStudy as StudyUsageError
+from featstore.probe.errors import FileError, UsageError
+from featstore.probe.modes import read_indices
+from featstore.probe.plans import check_seeds
+from featstore.probe.results.files import load_arrays, opened, save_arrays, written_whole
+from featstore.probe.results.tables import escaped, read_table, save_table
+from featstore.study import spec
+
+X, Y = np.eye(12, 4, dtype=np.float32), np.arange(12) % 3
+
+
+def said(*words, status=2):
+    ran = CliRunner().invoke(main, list(words))
+    assert ran.exit_code == status, ran.output
+    return ran.output.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        ("1000000", "1,000,000 seeds are as many probes of every mode, fraction and penalty"),
+        ("100000000000000000000", "100000000000000000000 does not fit in 64 bits"),
+        ("3,100000000000000000000", "100000000000000000000 does not fit in 64 bits"),
+        ("9" * 5000, "does not fit in 64 bits"),
+    ],
+)
+def test_seeds_beyond_reason_are_refused_before_they_are_listed(tiny_store, seeds, message):
+    assert message in said("probe", str(tiny_store.path), "--fractions", "0.5", "--seeds", seeds)
+
+
+def test_the_library_refuses_them_too():
+    with pytest.raises(UsageError, match="10,001 seeds are as many probes"):
+        probe.sweep((X, Y), (X, Y), fractions=[0.5], seeds=range(10_001))
+    for seed in (2**63, -(2**63) - 1):
+        with pytest.raises(UsageError, match="does not fit in 64 bits"):
+            check_seeds([seed])
+    assert check_seeds([2**63 - 1, -(2**63)]) == [2**63 - 1, -(2**63)]
+    with pytest.raises(StudyUsageError, match="1,000,000,000,000 seeds"):
+        spec.seeds_of(10**12)
+
+
+@pytest.mark.parametrize("word", ["a\0b", "~nobody-here/a.zarr"])
+@pytest.mark.parametrize("command", ["info", "probe", "verify", "export"])
+def test_names_that_no_file_has_are_refused(command, word):
+    message = "zero byte" if "\0" in word else "home folder of nobody here"
+    assert message in said(command, word)
+
+
+def test_nesting_without_end_is_one_line(tmp_path):
+    (tmp_path / "deep.toml").write_text("a = " + "[" * 100_000)
+    assert "nested too deeply" in said("study", str(tmp_path / "deep.toml"))
+    (tmp_path / "deep.json").write_text("[" * 100_000)
+    with pytest.raises(UsageError, match=r"deep.json is no table of results \("):
+        read_table(tmp_path / "deep.json")
+
+
+def test_a_shape_that_is_not_there_is_not_allocated(tmp_path):
+    header = b"{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000, 100)}"
+    npy = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    (tmp_path / "huge.npy").write_bytes(npy)
+    with pytest.raises(UsageError, match="holds no feature indices"):
+        read_indices(tmp_path / "huge.npy")
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "huge.npz", "w") as archive:
+        archive.writestr("labels.npy", npy)
+    with pytest.raises(FileError, match="which is not what it holds"):
+        load_arrays(tmp_path / "huge.npz")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate"),
+        ImportError("libtorch.so: failed to map segment from shared object"),
+        RuntimeError("can't start new thread"),
+    ],
+)
+def test_a_lack_of_memory_is_said_as_such(error):
+    assert _failure(error).message.startswith("there is not enough memory")
+
+
+# --- disks ------------------------------------------------------------------------------------
+
+
+class Full:
+    """A disk without room: every write of more than a few bytes fails."""
+
+    def __init__(self, monkeypatch, room):
+        import builtins
+        import io
+
+        class File(io.FileIO):
+            def write(self, data):
+                if self.tell() + len(data) > room:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return super().write(data)
+
+        def open_(file, mode="r", *arguments, **options):
+            if "w" in mode and "b" in mode:
+                return io.BufferedWriter(File(file, "w"), 16)
+            return real(file, mode, *arguments, **options)
+
+        real = io.open
+        monkeypatch.setattr(io, "open", open_)
+        monkeypatch.setattr(builtins, "open", open_)
+
+
+@pytest.mark.parametrize("suffix", [".pdf", ".svg", ".png"])
+def test_a_plot_on_a_full_disk_is_one_error_and_no_file(tmp_path, monkeypatch, suffix):
+    from featstore.probe.figures import accuracy_against_fraction
+
+    table = probe.sweep((X, Y), (X, Y), fractions=[0.5], solver="ridge", l2=0.1).table
+    Full(monkeypatch, 1000)
+    with pytest.raises(OSError, match="No space left") as raised:
+        accuracy_against_fraction(table, tmp_path / f"a{suffix}")
+    assert raised.value.filename == str(tmp_path / f"a{suffix}")
+    assert not list(tmp_path.iterdir())
+
+
+def test_arrays_on_a_full_disk_are_one_error_and_no_file(tmp_path, monkeypatch):
+    Full(monkeypatch, 1000)
+    with pytest.raises(OSError, match="No space left") as raised:
+        save_arrays(tmp_path / "a.npz", {"x": np.zeros(100_000)})
+    assert raised.value.filename == str(tmp_path / "a.npz")
+    assert not list(tmp_path.iterdir())
+
+
+def test_nothing_is_written_through_a_link_or_read_from_a_pipe(tmp_path):
+    import os
+
+    os.mkfifo(tmp_path / "a.csv")
+    with pytest.raises(FileError, match="is not a regular file"), opened(tmp_path / "a.csv"):
+        pass
+    with pytest.raises(FileError, match="cannot be read"), opened(tmp_path / "a\0b"):
+        pass
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    with written_whole(tmp_path / "b.csv") as aside:
+        assert aside.name not in (f".b.{os.getpid()}.csv", "b.csv")
+        aside.write_text("new")
+    assert precious.read_text() == "mine"
+
+
+# --- names ------------------------------------------------------------------------------------
+
+
+def test_control_characters_of_names_are_shown(tmp_path):
+    assert visible("\x1b[2Ja\x9b\x7f\u202eb\r") == r"\x1b[2Ja\x9b\x7f\u202eb\r"
+    assert line("a\nError: b") == r"a\nError: b"
+    path = tmp_path / "\x1b[31mred.zarr"
+    assert r"\x1b[31mred.zarr" in said("info", str(path), status=1)
+
+
+def test_texts_that_a_spreadsheet_would_run_are_texts_and_come_back(tmp_path):
+    names = ["=cmd|' /C calc'!A0", "+a", "-b", "@c", "\td", "'=e", "''=f", "'g", "-1", "+2.5", "h"]
+    table = pd.DataFrame({"class": names, "class_accuracy": np.linspace(0, 1, len(names))})
+    assert escaped(table)["class"].tolist() == [
+        *(f"'{name}" for name in names[:7]), *names[7:]
+    ]  # fmt: skip
+    for suffix in (".csv", ".json", ".parquet"):
+        save_table(table, tmp_path / f"t{suffix}", digest=True)
+        assert read_table(tmp_path / f"t{suffix}")["class"].tolist() == names
+    cells = pd.read_csv(tmp_path / "t.csv", dtype=str)["class"]
+    assert not any(cell[0] in "=@\t" or (cell[0] in "+-" and cell[1] > "9") for cell in cells)
+
+
+# --- studies ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["page", "template"])
+def test_a_study_writes_and_shows_files_of_its_own_folder_alone(tmp_path, key):
+    (tmp_path / "study").mkdir()
+    file = tmp_path / "study" / "s.toml"
+    (tmp_path / "study" / "link").symlink_to(tmp_path)
+    rest = '[stores]\na = {store = "a.zarr"}\n[probes.ridge]\n'
+    for inside in ("page.md", "sub/page.md", str(tmp_path / "study" / "p.md"), "x/../p.md"):
+        file.write_text(f'{key} = "{inside}"\n{rest}')
+        spec.read(file)
+    for outside in ("../page.md", "/etc/passwd", "link/page.md", "x/../../p.md"):
+        file.write_text(f'{key} = "{outside}"\n{rest}')
+        with pytest.raises(StudyUsageError, match=rf"{key} = '.*--allow-paths if you trust"):
+            spec.read(file)
+        assert getattr(spec.read(file, allow_paths=True), key) == outside
+    assert "lies outside of the study's folder" in said("study", str(file), "--dry-run")

@@ -1,0 +1,81 @@
+"""The transform cut in two gives what the library's whole transform gives, bit for bit."""
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torchvision
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from timm.data import create_transform, resolve_model_data_config
+
+from featstore import models
+
+# Between them: bicubic and bilinear; crops of all and of a part; means of ImageNet, CLIP and 0.5.
+TIMM = ["test_vit", "test_resnet", "tf_efficientnet_lite0", "vit_base_patch32_clip_224"]
+TORCHVISION = ["squeezenet1_1", "mobilenet_v3_small", "efficientnet_v2_s"]
+
+
+def picture(width: int, height: int, seed: int = 0) -> Image.Image:
+    levels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    return Image.fromarray(levels)
+
+
+@pytest.fixture(scope="module")
+def transforms():
+    """Ours and the library's, by model."""
+    pairs = {}
+    for name in TIMM:
+        model = timm.create_model(name)
+        theirs = create_transform(**resolve_model_data_config(model), is_training=False)
+        pairs[name] = (models.timm_models.transform(model, name, None), theirs)
+    for name in TORCHVISION:
+        theirs = torchvision.models.get_model_weights(name).DEFAULT.transforms()
+        pairs[name] = (models.torchvision_models.transform(None, name, None), theirs)
+    return pairs
+
+
+@pytest.mark.parametrize("name", [*TIMM, *TORCHVISION])
+@given(width=st.integers(1, 400), height=st.integers(1, 400))
+@settings(max_examples=8, deadline=None, phases=[Phase.generate])
+def test_image_by_image(transforms, name, width, height):
+    ours, theirs = transforms[name]
+    image = picture(width, height)
+    assert torch.equal(ours(image), theirs(image))
+
+
+@pytest.mark.parametrize("name", ["test_vit", "squeezenet1_1"])
+def test_batch_has_the_bits_of_each_image(transforms, name):
+    ours, theirs = transforms[name]
+    images = [picture(40 + 30 * seed, 200, seed) for seed in range(5)]
+    pixels = torch.from_numpy(np.stack([ours.pixels(image) for image in images]))
+    batch = ours.normalized(pixels)
+    assert pixels.dtype == torch.uint8
+    assert batch.is_contiguous(memory_format=torch.channels_last)
+    assert torch.equal(batch, torch.stack([theirs(image) for image in images]))
+
+
+def test_image_size_of_timm_keeps_the_share_of_the_crop():
+    model = timm.create_model("tf_efficientnet_lite0")
+    ours = models.timm_models.transform(model, "tf_efficientnet_lite0", 96)
+    config = {**resolve_model_data_config(model), "input_size": (3, 96, 96)}
+    theirs = create_transform(**config, is_training=False)
+    image = picture(150, 130)
+    assert "size=109" in str(theirs)
+    assert torch.equal(ours(image), theirs(image))
+    assert '"input_size": [3, 96, 96]' in ours.text
+
+
+def test_image_size_of_torchvision_keeps_the_share_of_the_crop():
+    ours = models.torchvision_models.transform(None, "squeezenet1_1", 112)
+    weights = torchvision.models.get_model_weights("squeezenet1_1").DEFAULT
+    theirs = weights.transforms(crop_size=112, resize_size=128)
+    image = picture(150, 130)
+    assert torch.equal(ours(image), theirs(image))
+
+
+def test_text_tells_transforms_apart(transforms):
+    texts = {ours.text for ours, _ in transforms.values()}
+    assert len(texts) >= 5
+    assert all("mean" in text and "std" in text for text in texts)

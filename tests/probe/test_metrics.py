@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+import torch
+from array_api_compat import array_namespace
+from hypothesis import given
+from hypothesis import strategies as st
+
+from featstore.probe.kernels import judged
+from featstore.probe.metrics import Accuracy, Scores, label_is_first_max
+
+
+@given(
+    probes=st.integers(1, 4),
+    rows=st.integers(1, 30),
+    classes=st.integers(2, 6),
+    seed=st.integers(0, 10**6),
+    backend=st.sampled_from([np.asarray, torch.from_numpy]),
+    transposed=st.booleans(),
+)
+def test_hits_are_those_of_argmax_however_many_logits_tie(
+    probes, rows, classes, seed, backend, transposed
+):
+    random = np.random.default_rng(seed)
+    logits = random.integers(-2, 3, size=(probes, rows, classes)).astype(np.float32)
+    labels = random.integers(0, classes, size=rows)
+    array = backend(logits.copy())
+    if transposed:  # the same values with other strides
+        xp = array_namespace(array)
+        array = backend(np.ascontiguousarray(logits.transpose(0, 2, 1)))
+        array = xp.permute_dims(array, (0, 2, 1))
+    hits = np.asarray(label_is_first_max(array, backend(labels)))
+    assert (hits == (logits.argmax(-1) == labels)).all()
+    assert (np.asarray(array) == logits).all()  # as they were
+
+
+def test_per_class_counts_add_up_whatever_the_pieces():
+    random = np.random.default_rng(0)
+    logits = torch.from_numpy(random.normal(size=(3, 50, 4)).astype(np.float32))
+    labels = torch.from_numpy(random.integers(0, 4, size=50))
+    whole, cut = Accuracy(3, 4), Scores(3, 4)
+    whole.add(np.arange(3), judged(logits, labels))
+    whole.finish(labels)
+    for rows in (slice(0, 20), slice(20, 50)):
+        for probes in (np.array([2, 0]), np.array([1])):
+            cut.add(probes, logits[probes][:, rows], labels[rows])
+            cut.finish(labels[rows])
+    assert (cut.per_class() == whole.per_class()).all()
+    assert whole.counts.sum(1).tolist() == [50, 50, 50]
+    assert (whole.hits.sum(1) == (logits.argmax(-1) == labels).sum(1).numpy()).all()
+
+
+@pytest.mark.parametrize("backend", [np.asarray, torch.from_numpy])
+def test_a_tie_goes_to_the_first_class(backend):
+    logits = backend(np.zeros((1, 3, 3), np.float32))
+    labels = backend(np.arange(3))
+    assert np.asarray(label_is_first_max(logits, labels)).tolist() == [[True, False, False]]

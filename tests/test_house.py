@@ -1,6 +1,7 @@
 """The house rules that a machine can hold: who imports whom, and how long things may get."""
 
 import ast
+from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -134,3 +135,15 @@ def test_rules_see_a_breach():
 
 def test_every_file_says_what_it_is():
     assert [m for m in MODULES if not ast.get_docstring(tree(m))] == []
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_no_top_level_name_is_given_twice(module):
+    """Hold that no later definition hides an earlier one of the same module."""
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+    names = [node.name for node in tree(module).body if isinstance(node, kinds)]
+    for node in tree(module).body:
+        targets = node.targets if isinstance(node, ast.Assign) else []
+        targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
+        names += [target.id for target in targets if isinstance(target, ast.Name)]
+    assert [name for name, count in Counter(names).items() if count > 1] == []

@@ -179,7 +179,7 @@ def read(
     classes = [_per_class(Path(path)) for path in [*beside, *per_class]]
     return Material(
         _joined(files, tables), pd.concat(classes, ignore_index=True) if classes else None,
-        tuple(sources), *_test_rows(files, tables, predictions),
+        tuple(sources), *_known_rows(files, tables, predictions),
     )  # fmt: skip
 
 
@@ -233,7 +233,7 @@ def _per_class(path: Path) -> pd.DataFrame:
 Known = list[np.ndarray | None] | None
 
 
-def _test_rows(
+def _known_rows(
     files: Sequence[Path], tables: Sequence[pd.DataFrame], predictions: Sequence[str | Path]
 ) -> tuple[Known, Known]:
     """Return which test rows each probe has right, and their labels; None if no probe's are known.
@@ -250,7 +250,7 @@ def _test_rows(
     for number, (path, table) in enumerate(zip(files, tables, strict=True)):
         found = (
             _of_judged(judged(table, predictions[number])) if predictions else
-            _kept(path, table) or _of_study(path, table)
+            _beside(path, table) or _of_study(path, table)
         )  # fmt: skip
         every, classes = found or ([None] * len(table), None)
         correct += every
@@ -259,7 +259,7 @@ def _test_rows(
     return (correct, labels) if known else (None, None)
 
 
-def _kept(path: Path, table: pd.DataFrame) -> tuple[list[np.ndarray | None], np.ndarray] | None:
+def _beside(path: Path, table: pd.DataFrame) -> tuple[list[np.ndarray | None], np.ndarray] | None:
     """Return what lies beside a file of results says of its probes; None if nothing does."""
     found = load_rows(path, table, _score(table, path))
     return None if found is None else (unpacked(*found), found[0].labels)

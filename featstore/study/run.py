@@ -119,9 +119,6 @@ def _published(plan: Plan, facts: Facts) -> dict[str, Callable[[], str]]:
     return {name: partial(beside.sheet, facts, numbers, name) for name in beside.TABLES}
 
 
-Told = Callable[[str], Any]
-
-
 def run(
     plan: Plan,
     *,

@@ -17,6 +17,9 @@ from featstore.probe.solvers.prefixes import Batch, Normal, PrefixFit, System, r
 from featstore.probe.solvers.weights import Weights
 from featstore.probe.subsets import Axes, Chain
 
+UNDETERMINED = 1000
+"""Units of rounding under which what a row leaves of S (1 less its leverage) says nothing."""
+
 
 def fit_ridge(
     train: RowBlocks, chains: Sequence[Chain], penalties: Sequence[float], settings: Settings
@@ -272,10 +275,6 @@ class LdaLeaveOneOut(PrefixFit):
         return xp.where(known, logits - (n - 1) / (2 * n) * quadratic, logits)
 
 
-UNDETERMINED = 1000
-"""Units of rounding under which what a row leaves of S says nothing."""
-
-
 def fit_left_out(
     train: RowBlocks, chains: Sequence[Chain], penalties: Sequence[float], settings: Settings
 ) -> "LeaveOneOut":
@@ -368,10 +367,6 @@ class _LeftOut:
             subtract_targets(others, xp.full_like(leverage[:1], 1 / self._n_rows), labels)
             logits = xp.where(known, logits, others * (self._n_rows / (self._n_rows - 1)))
         self._scores.add(probes, logits, labels)
-
-
-UNDETERMINED = 1000
-"""Units of rounding under which 1 less a leverage says nothing."""
 
 
 def subtract_targets(logits: Array, shares: Array, labels: Array) -> None:

@@ -507,14 +507,14 @@ def _of_several(curves: Sequence[Curve], mode: str) -> str:
     drawn = ", drawn at random," if mode == "random" else f" by mode {mode}"
     over = over_of_curves(curves)
     told = f"; {percent(LEVEL)} intervals over {over}" if over else ""
+    score = NAMES[score_of(curves[0].points)]
     return (
-        f"{share} of the features{drawn} keep between {_kept(least)} ({low}) and {_kept(most)} "
-        f"({high}) of the full layer's {NAMES[score_of(curves[0].points)]}, in {len(curves)} "
-        f"curves{told}."
+        f"{share} of the features{drawn} keep between {_kept_share(least)} ({low}) and "
+        f"{_kept_share(most)} ({high}) of the full layer's {score}, in {len(curves)} curves{told}."
     )
 
 
-def _kept(near: pd.Series) -> str:
+def _kept_share(near: pd.Series) -> str:
     kept = f"{100 * near['ratio']:.1f} %"
     if pd.isna(near["ratio_low"]):
         return kept
@@ -550,7 +550,7 @@ def of_classes(material: Material, curves: Sequence[Curve]) -> dict[str, Any] | 
     if kept.empty:
         return None
     labels = curve_labels(kept, curves)
-    known, parts, unequal, over = _test_rows(material), [], {}, []
+    known, parts, unequal, over = _rows_by_size(material), [], {}, []
     for key, rows in by_curve(kept):
         judged = _judged(rows, key, known)
         losses, unequal[key] = class_losses(rows, *judged), inequality_table(rows, *judged)
@@ -560,7 +560,7 @@ def of_classes(material: Material, curves: Sequence[Curve]) -> dict[str, Any] | 
     return {"curves": parts, "inequality": _inequality(unequal, labels), "over": told}
 
 
-def _test_rows(material: Material) -> dict[tuple, tuple[np.ndarray, np.ndarray]]:
+def _rows_by_size(material: Material) -> dict[tuple, tuple[np.ndarray, np.ndarray]]:
     """Return which test rows each probe has right, and their classes, by curve, seed and size."""
     if material.correct is None:
         return {}

@@ -341,7 +341,7 @@ def test_classes_of_splits_have_to_agree(images, tmp_path, monkeypatch):
         classes = (*rows.classes, "more") if split == "test" else rows.classes
         return dataclasses.replace(rows, classes=classes)
 
-    monkeypatch.setattr(request.datasets, "load", one_more)
+    monkeypatch.setattr(request.data, "load", one_more)
     with pytest.raises(DatasetError, match="has 7 classes in train and 8 others in test"):
         extract(images, tmp_path / "store")
 

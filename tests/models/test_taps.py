@@ -130,7 +130,7 @@ def swin() -> models.Backbone:
     model = timm.models.SwinTransformer(
         img_size=32, patch_size=4, embed_dim=16, depths=(1, 2), num_heads=(2, 2), window_size=4
     ).eval()
-    network = models.classifiers.timm_models.network(model, ("head.fc",))
+    network = models.classifiers.timm.network(model, ("head.fc",))
     small = models.load("test_resnet", pretrained=False, image_size=32)
     return replace(small, name="swin", model=model, network=network)
 
@@ -206,7 +206,7 @@ def test_readers_of_one_model_do_not_meet():
 def test_flattened_layer_of_the_papers_study_has_802816_features():
     with torch.device("meta"):
         model = timm.create_model("resnet50")
-    network = models.classifiers.timm_models.network(model, ("fc",))
+    network = models.classifiers.timm.network(model, ("fc",))
     small = models.load("test_resnet", pretrained=False, image_size=224)
     backbone = replace(small, model=model, network=network)
     (tap,) = taps.resolve(backbone, ["layer1"], "flatten").taps
@@ -273,7 +273,7 @@ def test_every_module_that_is_listed_can_be_tapped():
 def test_stages_of_models_that_do_not_name_theirs(name, first, count):
     with torch.device("meta"):
         model = torchvision.models.get_model(name)
-    head = models.classifiers.torchvision_models.head(model)
+    head = models.classifiers.torchvision.head(model)
     found = hooked.stages(model, head)
     assert (found[0], len(found)) == (first, count)
 

@@ -65,7 +65,7 @@ def test_what_all_leaves_out_is_refused_by_name():
 def test_a_stage_without_a_path_is_none():
     model = timm.create_model("test_resnet")
     model.feature_info = [{"module": ""}, {"module": "layer1"}, {"module": "gone"}]
-    assert models.classifiers.timm_models.stages(model) == ("layer1",)
+    assert models.classifiers.timm.stages(model) == ("layer1",)
 
 
 def test_the_smallest_model_of_a_module_is_chosen():

@@ -81,7 +81,10 @@ def _browser() -> tuple[str | None, str]:
     if path is None:
         return None, "No Chromium is on PATH, so that the page was made and not opened."
     if find_spec("playwright") is None:
-        return None, 'The page was not opened: pip install "featstore[bench]" brings playwright.'
+        return (
+            None,
+            'The page was not opened: pip install "featstore-probe[bench]" brings playwright.',
+        )
     return path, ""
 
 

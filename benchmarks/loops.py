@@ -12,7 +12,7 @@ from featstore.probe.errors import ProbeError, UsageError
 
 PACKAGES = {"sklearn": "sklearn", "torch-loop": "torch", "cuml": "cuml"}
 REMEDIES = {
-    "sklearn": 'pip install "featstore[bench]"',
+    "sklearn": 'pip install "featstore-probe[bench]"',
     "cuml": "a CUDA device and RAPIDS' package for its CUDA (pip install cuml-cu13)",
 }
 

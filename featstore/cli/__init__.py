@@ -6,6 +6,7 @@ commands, so that `featstore --help` answers at once.
 
 import click
 
+from featstore import __version__
 from featstore.cli import analyse, extract, probe, stores, study
 from featstore.cli.common import SWITCHES, Group
 
@@ -38,7 +39,7 @@ COMMANDS = (
 @click.group(
     cls=Group, context_settings={"help_option_names": ["-h", "--help"], "show_default": True}
 )
-@click.version_option(package_name="featstore")
+@click.version_option(__version__, prog_name="featstore")
 def main() -> None:
     """Extract a backbone's features once, then probe hundreds of subsets of them at once.
 

@@ -30,7 +30,7 @@ from featstore.data.files import EncodedImages, below, rows_of_encoded
 from featstore.data.rows import ImageRows, Rows, Unreadable
 from featstore.data.tables import of_texts
 from featstore.downloads import downloading, from_network
-from featstore.errors import DatasetError, UsageError
+from featstore.errors import DatasetError, UsageError, with_extra
 
 # Before this major version the library ran scripts that came with a set.
 _SCRIPTLESS = 4
@@ -151,12 +151,12 @@ def _library():
     except ImportError as error:
         raise DatasetError(
             f"hf: sets are read by Hugging Face's datasets, and {error.name} is not installed:"
-            ' pip install "featstore[hf]"'
+            f" {with_extra('hf')}"
         ) from None
     if int(datasets.__version__.split(".")[0]) < _SCRIPTLESS:
         raise DatasetError(
             f"datasets {datasets.__version__} runs scripts that come with a set; featstore takes"
-            f' {_SCRIPTLESS}.0 or newer: pip install --upgrade "featstore[hf]"'
+            f" {_SCRIPTLESS}.0 or newer: {with_extra('hf', upgrade=True)}"
         )
     return datasets
 

@@ -5,6 +5,7 @@ nothing: results name their own sweep and data in the column `options`. It is fo
 asks, later, what made a number.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -23,9 +24,19 @@ from featstore.probe.results.files import written_whole
 FORMAT = 1
 
 LIBRARIES = (
-    "featstore", "torch", "torchvision", "timm", "transformers", "open_clip_torch", "onnxruntime",
-    "cupy-cuda13x", "numpy", "scipy", "pandas", "zarr", "h5py",
-)  # fmt: skip
+    "torch",
+    "torchvision",
+    "timm",
+    "transformers",
+    "open_clip_torch",
+    "onnxruntime",
+    "cupy-cuda13x",
+    "numpy",
+    "scipy",
+    "pandas",
+    "zarr",
+    "h5py",
+)
 """What may have had a part in a number; those that are installed are noted."""
 
 PROGRAM = ("__main__.py", "cli.py", "featstore")
@@ -127,13 +138,11 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Return Python's version and those of `LIBRARIES` that are installed."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python, of featstore and of those `LIBRARIES` that are installed."""
+    found = {"python": platform.python_version(), "featstore": featstore.__version__}
     for name in LIBRARIES:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)
-        except PackageNotFoundError:  # featstore itself, where it is run from a checkout
-            continue
     return found
 
 

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import featstore
 from featstore import durable, places
 from featstore.errors import (
     DiskFull,
@@ -506,8 +507,8 @@ def _delete(path: Path) -> None:
 
 def _versions(format: str) -> dict[str, Any]:
     library = {"zarr": "zarr", "hdf5": "h5py"}[format]
-    versions = {"python": platform.python_version()}
-    for name in ("featstore", "numpy", library):
+    versions = {"python": platform.python_version(), "featstore": featstore.__version__}
+    for name in ("numpy", library):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
     made = {"created": datetime.now(UTC).isoformat(timespec="seconds"), "versions": versions}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from featstore.errors import FeatstoreError, UsageError
+from featstore.errors import FeatstoreError, UsageError, with_extra
 from featstore.spec import LABELS
 from featstore.store import layout
 from featstore.store.base import Piece, Store
@@ -50,7 +50,7 @@ def to_dask(store: Store, split: str, tap: str, *, verify: bool = True) -> "dask
         import dask
         import dask.array
     except ImportError:
-        raise FeatstoreError('dask is not installed: pip install "featstore[dask]"') from None
+        raise FeatstoreError(f"dask is not installed: {with_extra('dask')}") from None
 
     array = store.array(split, store.spec.tap(tap).name)
     records = store.require_complete(split)

@@ -16,7 +16,7 @@ from urllib.request import getproxies
 
 import numpy as np
 
-from featstore.errors import PlaceError, UsageError, WriterBusy
+from featstore.errors import PlaceError, UsageError, WriterBusy, with_extra
 from featstore.places import Url
 
 # File systems whose URLs are known not to be served, by class and options.
@@ -390,9 +390,7 @@ def explained(url: Url) -> Iterator[None]:
         raise
     except ImportError:
         extra = EXTRAS.get(url.scheme)
-        remedy = (
-            f'pip install "featstore[{extra}]"' if extra else f"install what {url.scheme} needs"
-        )
+        remedy = with_extra(extra) if extra else f"install what {url.scheme} needs"
         raise PlaceError(f"{url} needs a package that is not installed: {remedy}") from None
     except PermissionError as error:
         raise PlaceError(f"{url}: access denied ({_line(error)}); check the credentials") from None

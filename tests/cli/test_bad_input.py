@@ -304,7 +304,7 @@ def test_the_quickstart_without_its_extra_names_it(store_root, tmp_path, monkeyp
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(downloads, "_PACKAGE", "a-package-that-is-not-there")
-    refuse(["quickstart"], 1, 'pip install "featstore[quickstart]"')
+    refuse(["quickstart"], 1, 'pip install "featstore-probe[quickstart]"')
     assert snapshot(tmp_path) == {}
 
 

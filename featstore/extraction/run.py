@@ -8,13 +8,13 @@ from importlib import metadata
 import torch
 
 from featstore.data.rows import Unreadable
-from featstore.extraction import inference, pipeline
-from featstore.extraction import request as inputs
+from featstore.extraction import inference, inputs, pipeline
 from featstore.extraction.inference import Inference
+from featstore.extraction.inputs import Inputs
 from featstore.extraction.loading import Encoder, Job, Workers, cores
 from featstore.extraction.pipeline import Work
 from featstore.extraction.ranks import Meeting, Ranks, Tally
-from featstore.extraction.request import Inputs, Request
+from featstore.extraction.request import Request
 from featstore.notices import Notice, distinct, of_remarks
 from featstore.spec import Spec
 from featstore.store import catalog, creation

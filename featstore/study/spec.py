@@ -258,7 +258,7 @@ def parsed(text: str, base: Path, name: str = "the study") -> Study:
     (0.1, 5)
     >>> parsed("[probes.ridge]\\nsede = 3", Path(), "a.toml")
     Traceback (most recent call last):
-    featstore.errors.UsageError: a.toml: there is no key probes.ridge.sede; did you mean seeds?
+    featstore.errors.BadStudy: a.toml: there is no key probes.ridge.sede; did you mean seeds?
     """
     try:
         fields = tomllib.loads(text)

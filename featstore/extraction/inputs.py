@@ -1,0 +1,156 @@
+"""The inputs of an extraction: a network, its taps, the rows, their views, the spec of it all."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from featstore import data, models
+from featstore.data import augment
+from featstore.data.augment import Views
+from featstore.data.rows import Rows, Unreadable
+from featstore.errors import DatasetError, UsageError
+from featstore.extraction.ranks import Meeting, Ranks
+from featstore.extraction.request import Request
+from featstore.models import taps as tap_names
+from featstore.models.network import Backbone
+from featstore.models.taps import Taps
+from featstore.notices import Notice, distinct
+from featstore.spec import Spec, Split
+from featstore.store.base import Progress
+
+# The split that is augmented.
+TRAIN = "train"
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Rows by split, the network and its taps, and the views of train rows, None where clean."""
+
+    backbone: Backbone
+    reader: Taps
+    rows: Mapping[str, Rows]
+    views: Views | None
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """What was left out of the data, or is read otherwise than it is."""
+        return distinct(notice for rows in self.rows.values() for notice in rows.notices)
+
+    def spec(self, request: Request, precision: str) -> Spec:
+        """What a store of these inputs holds."""
+        first = next(iter(self.rows.values()))
+        return Spec(
+            backbone=self.backbone.name,
+            weights=self.backbone.weights_id,
+            transform=self.backbone.transform_text,
+            dataset=first.dataset,
+            splits=tuple(
+                Split(
+                    name=split,
+                    n_rows=len(rows),
+                    fingerprint=rows.fingerprint,
+                    views=request.views if split == TRAIN else 1,
+                )
+                for split, rows in self.rows.items()
+            ),
+            taps=self.reader.taps,
+            dtype=request.dtype,
+            classes=first.classes,
+            targets=first.targets,
+            limit=request.limit,
+            precision=precision,
+            augment=self.views.text if self.views else None,
+        )
+
+
+def load(request: Request) -> Inputs:
+    """The inputs that a request names; raises what loading each of them raises."""
+    data.check(request.dataset, request.splits, data_dir=request.data_dir, columns=request.columns)
+    backbone = models.load(
+        request.model,
+        weights=request.weights,
+        pretrained=request.pretrained,
+        image_size=request.image_size,
+        transform=request.transform,
+        trust=request.trust,
+        weights_key=request.weights_key,
+        weights_prefix=request.weights_prefix,
+    )
+    reader = tap_names.resolve(backbone, request.taps, request.pool)
+    augmented = _views(request, backbone) if request.augmentation else None
+    rows = {
+        split: data.load(
+            request.dataset,
+            split,
+            data_dir=request.data_dir,
+            limit=request.limit,
+            columns=request.columns,
+            bit_depth=request.bit_depth,
+            missing_ok=request.on_error == "skip",
+        )
+        for split in request.splits
+    }
+    _check(backbone, list(rows.values()))
+    return Inputs(backbone, reader, rows, augmented)
+
+
+def readable(
+    inputs: Inputs, threads: int, ranks: Ranks, meeting: Meeting, progress: Progress
+) -> tuple[Inputs, tuple[Unreadable, ...]]:
+    """The inputs without the rows that cannot be read, and those; each rank reads its share.
+
+    `threads` of each rank read.
+    """
+    kept, left_out = {}, []
+    for split, rows in inputs.rows.items():
+        share = np.arange(ranks.rank, len(rows), ranks.count)
+        found = (
+            data.scan(rows.kept(share), workers=threads, progress=progress) if len(share) else ()
+        )
+        mine = [asdict(replace(one, row=int(share[one.row]))) for one in found]
+        said = meeting.said(json.dumps(mine))
+        unreadable = [Unreadable(**one) for text in said for one in json.loads(text)]
+        unreadable.sort(key=lambda one: one.row)
+        kept[split] = data.without(rows, unreadable)
+        left_out += [*rows.left_out, *unreadable]
+    # A damaged line that belongs to no split was told by each.
+    once = {(one.id, one.why): one for one in reversed(left_out)}
+    return replace(inputs, rows=kept), tuple(reversed(once.values()))
+
+
+def _views(request: Request, backbone: Backbone) -> Views:
+    if backbone.modality != "image":
+        raise UsageError(
+            f"{backbone.name} takes {backbone.modality}s, which have no views; leave --views and"
+            " --augment out"
+        )
+    height, width, _ = backbone.transform.pixels(Image.new("RGB", (64, 64))).shape
+    if height != width:
+        raise UsageError(
+            f"{backbone.name} sees images of {height} x {width} px, and views are square; leave"
+            " --views and --augment out"
+        )
+    return augment.parse(request.augmentation, height, request.seed)
+
+
+def _check(backbone: Backbone, splits: list[Rows]) -> None:
+    first = splits[0]
+    if first.modality != backbone.modality:
+        raise UsageError(
+            f"{first.dataset} holds {first.modality}s and {backbone.name} takes"
+            f" {backbone.modality}s; give a model or a data set of the other kind"
+        )
+    for rows in splits:
+        if rows.classes != first.classes:
+            raise DatasetError(
+                f"{first.dataset} has {len(first.classes)} classes in {first.split} and"
+                f" {len(rows.classes)} others in {rows.split}; their numbers would not agree"
+            )
+        if rows.targets != first.targets:
+            raise DatasetError(
+                f"{first.dataset} has the targets {', '.join(first.targets)} in {first.split} and"
+                f" {', '.join(rows.targets)} in {rows.split}; name the same columns for each"
+            )

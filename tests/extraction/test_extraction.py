@@ -24,7 +24,7 @@ from featstore.errors import (
     SpecMismatch,
     UsageError,
 )
-from featstore.extraction import loading, pipeline, request
+from featstore.extraction import inputs, loading, pipeline
 from featstore.store import layout
 from featstore.store.base import Piece
 
@@ -341,7 +341,7 @@ def test_classes_of_splits_have_to_agree(images, tmp_path, monkeypatch):
         classes = (*rows.classes, "more") if split == "test" else rows.classes
         return dataclasses.replace(rows, classes=classes)
 
-    monkeypatch.setattr(request.data, "load", one_more)
+    monkeypatch.setattr(inputs.data, "load", one_more)
     with pytest.raises(DatasetError, match="has 7 classes in train and 8 others in test"):
         extract(images, tmp_path / "store")
 

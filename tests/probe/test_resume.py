@@ -296,7 +296,7 @@ probe.sweep(problem.train, problem.test, fractions=list(np.linspace(0.01, 1, 60)
 
 def test_ctrl_c_on_a_real_process_leaves_the_finished_probes(tmp_path):
     out = tmp_path / "results.parquet"
-    script = SCRIPT.format(tests=str(Path(__file__).parent))
+    script = SCRIPT.format(tests=str(Path(__file__).parents[1]))
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
         [sys.executable, "-c", script, str(out)], cwd=root, stdout=subprocess.DEVNULL,

@@ -221,7 +221,7 @@ def test_hdf5_may_crash_or_hang_over_a_file(tmp_path, monkeypatch, does, said):
 def test_no_room_for_a_new_file_is_told_and_leaves_nothing(tmp_path, room):
     ran = subprocess.run(
         [sys.executable, "-c", NO_ROOM, str(tmp_path / "store"), str(room)],
-        capture_output=True, text=True, timeout=60, cwd=Path(__file__).parent,
+        capture_output=True, text=True, timeout=60, cwd=Path(__file__).parents[1],
     )  # fmt: skip
     assert "no room to make" in ran.stderr.splitlines()[-1]
     assert "DiskFull" in ran.stderr.splitlines()[-1]

@@ -1,11 +1,13 @@
 """Facts of a study by name, and the sheets that lay them out."""
 
+import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -94,7 +96,7 @@ class Facts:
         """Return the one row that has these values; numbers are compared as numbers.
 
         Raises:
-            UsageError: there is none; the message names the nearest value that there is.
+            BadStudy: there is none; the message names the nearest value that there is.
         """
         rows = self.table(table)
         for key, value in keys.items():
@@ -112,26 +114,33 @@ class Facts:
             rows = rows[same]
         return rows.iloc[0]
 
-    def fact(self, text: str) -> str:
-        """Return what a fact is, as text.
+    def fact(self, name: str, /, *arguments: Any, part: str = "", **named: Any) -> str:
+        """Return a fact as text, or one part of a number: "mean", "std", "low", "high" or "pm".
+
+        Arguments:
+            name: a key of `FACTS`.
+            arguments: those of that function, after the first.
+            part: which part of a number; empty for the number with its interval or spread.
+            named: the same arguments by name.
 
         Raises:
-            UsageError: there is no such fact, or the study does not know it.
+            BadStudy: there is no such fact, or the study does not know it.
         """
-        name, _, rest = text.partition(":")
-        name, _, part = name.strip().partition(".")
         if name not in FACTS:
             raise BadStudy(f"there is no fact {name!r}; {nearest(name, list(FACTS))}")
         if part and part not in PARTS:
             raise BadStudy(f"a fact has no part {part!r}; {nearest(part, PARTS)}")
-        arguments = [word.strip() for word in rest.split(",")] if rest else []
-        try:
-            found = FACTS[name](self, *arguments)
-        except TypeError as error:
-            raise BadStudy(f"fact {text!r}: {str(error).partition(' ')[2]}") from None
-        except (BadStudy, ValueError) as error:
-            raise BadStudy(f"fact {text!r}: {error}") from None
+        found = _called(FACTS[name], self, arguments, named)
         return found.text(part) if isinstance(found, Number) else found
+
+
+def _called(function: Callable, facts: Facts, arguments: Sequence, named: Mapping) -> Any:
+    """Call a fact or a sheet; arguments that do not fit, or are no numbers, are a BadStudy."""
+    try:
+        bound = inspect.signature(function).bind(facts, *arguments, **named)
+        return function(*bound.args, **bound.kwargs)
+    except (TypeError, ValueError) as error:
+        raise BadStudy(str(error)) from None
 
 
 _NOTHING = pd.DataFrame()
@@ -144,7 +153,7 @@ def _same(column: pd.Series, value: str | float) -> np.ndarray:
 
 
 def _of_curve(name: str, scale: float = 100, unit: str = " %", digits: int = 1):
-    def fact(facts: Facts, feature: str, mode: str, probe: str, fraction: str) -> Number:
+    def fact(facts: Facts, feature: str, mode: str, probe: str, fraction: float) -> Number:
         row = facts.row("accuracy", store=feature, mode=mode, probe=probe, fraction=fraction)
         score = "r2" if name == "accuracy" and "r2" in row and pd.isna(row.get(name)) else name
         values = [row[f"{score}{end}"] for end in ("", "_std", "_low", "_high")]
@@ -153,23 +162,23 @@ def _of_curve(name: str, scale: float = 100, unit: str = " %", digits: int = 1):
     return fact
 
 
-def _k(facts: Facts, feature: str, fraction: str) -> str:
+def _k(facts: Facts, feature: str, fraction: float) -> str:
     return f"{facts.row('accuracy', store=feature, fraction=fraction)['k']:,}"
 
 
 def _features(facts: Facts, feature: str) -> str:
-    return _k(facts, feature, "1")
+    return _k(facts, feature, 1)
 
 
 def _redundancy(
-    facts: Facts, feature: str, mode: str, probe: str, delta: str, rule: str = "interpolated"
+    facts: Facts, feature: str, mode: str, probe: str, delta: float, rule: str = "interpolated"
 ) -> Number:
     row = facts.row("redundancy", store=feature, mode=mode, probe=probe, delta=delta, rule=rule)
     return Number(row["redundancy"], np.nan, row["low"], row["high"], digits=3, bound=bound_of(row))
 
 
 def _share(
-    facts: Facts, feature: str, mode: str, probe: str, delta: str, rule: str = "interpolated"
+    facts: Facts, feature: str, mode: str, probe: str, delta: float, rule: str = "interpolated"
 ) -> Number:
     dr = _redundancy(facts, feature, mode, probe, delta, rule)
     bound = "at most" if dr.bound else ""
@@ -182,7 +191,7 @@ def bound_of(row: pd.Series) -> str:
 
 
 def _cka(table: str):
-    def fact(facts: Facts, feature: str, fraction: str) -> Number:
+    def fact(facts: Facts, feature: str, fraction: float) -> Number:
         facts.row(table, store=feature, fraction=fraction)
         rows = facts.table(table)
         rows = rows[_same(rows["store"], feature) & _same(rows["fraction"], fraction)]
@@ -191,39 +200,35 @@ def _cka(table: str):
     return fact
 
 
-def _cka_mode(facts: Facts, feature: str, mode: str, probe: str, fraction: str) -> Number:
+def _cka_mode(facts: Facts, feature: str, mode: str, probe: str, fraction: float) -> Number:
     row = facts.row("cka", store=feature, mode=mode, probe=probe, fraction=fraction)
     return Number(row["cka"], row["cka_std"], digits=2)
 
 
-def _gini(facts: Facts, feature: str, mode: str, probe: str, fraction: str) -> Number:
+def _gini(facts: Facts, feature: str, mode: str, probe: str, fraction: float) -> Number:
     row = facts.row("inequality", store=feature, mode=mode, probe=probe, fraction=fraction)
     return Number(row["gini"], row["gini_std"], digits=3)
 
 
-def _gini_rise(facts: Facts, feature: str, mode: str, probe: str, fraction: str) -> Number:
+def _gini_rise(facts: Facts, feature: str, mode: str, probe: str, fraction: float) -> Number:
     row = facts.row("inequality", store=feature, mode=mode, probe=probe, fraction=fraction)
     ends = row["gini_rise_low"], row["gini_rise_high"]
     return Number(row["gini_rise"], np.nan, *ends, digits=3, sign=True)
 
 
 def _losers(
-    facts: Facts, feature: str, mode: str, probe: str, fraction: str, count: str = "3"
+    facts: Facts, feature: str, mode: str, probe: str, fraction: float, count: int = 3
 ) -> str:
     facts.row("classes", store=feature, mode=mode, probe=probe, fraction=fraction)
     table = facts.table("classes")
-    for key, value in {
-        "store": feature,
-        "mode": mode,
-        "probe": probe,
-        "fraction": fraction,
-    }.items():
+    keys = {"store": feature, "mode": mode, "probe": probe, "fraction": fraction}
+    for key, value in keys.items():
         table = table[_same(table[key], value)]
     first = table.sort_values("loss", ascending=False, kind="stable").head(int(count))
     return ", ".join(f"{row['class']} ({100 * row.loss:.1f} points)" for _, row in first.iterrows())
 
 
-def _p(facts: Facts, feature: str, mode: str, probe: str, fraction: str) -> str:
+def _p(facts: Facts, feature: str, mode: str, probe: str, fraction: float) -> str:
     row = facts.row("affected", store=feature, mode=mode, probe=probe, fraction=fraction)
     return f"{row['p_value']:.2g}"
 
@@ -233,16 +238,14 @@ def _spectrum(facts: Facts, feature: str, column: str) -> str:
     if column not in row or column in ("store", "tap"):
         raise BadStudy(f"a spectrum has no {column}; {nearest(column, list(row.index))}")
     value = float(row[column])
-    return (
-        f"{value:,.0f}"
-        if value == int(value)
-        else f"{value:,.3g}"
-        if value < 10
-        else f"{value:,.1f}"
-    )
+    if value == int(value):
+        return f"{value:,.0f}"
+    return f"{value:,.3g}" if value < 10 else f"{value:,.1f}"
 
 
-def _solver(facts: Facts, feature: str, mode: str, probe: str, other: str, fraction: str) -> Number:
+def _solver(
+    facts: Facts, feature: str, mode: str, probe: str, other: str, fraction: float
+) -> Number:
     table, turned = facts.table("differences"), 1
     if len(table) and not (_same(table["probe"], probe) & _same(table["other"], other)).any():
         probe, other, turned = other, probe, -1
@@ -250,7 +253,7 @@ def _solver(facts: Facts, feature: str, mode: str, probe: str, other: str, fract
     return _gap(facts.row("differences", what="solver", **keys), turned)
 
 
-def _mode(facts: Facts, feature: str, mode: str, probe: str, fraction: str) -> Number:
+def _mode(facts: Facts, feature: str, mode: str, probe: str, fraction: float) -> Number:
     keys = {"store": feature, "mode": mode, "probe": probe, "fraction": fraction}
     return _gap(facts.row("differences", what="mode", **keys), 1)
 
@@ -260,7 +263,7 @@ def _gap(row: pd.Series, turned: int) -> Number:
     return Number(turned * row["difference"], np.nan, *ends, 100, " points", 1, True)
 
 
-def _span(facts: Facts, name: str, pattern: str, mode: str, probe: str, fraction: str) -> str:
+def _span(facts: Facts, name: str, pattern: str, mode: str, probe: str, fraction: float) -> str:
     """From the smallest to the largest mean over the features that a pattern matches."""
     table = facts.table("accuracy")
     facts.row("accuracy", mode=mode, probe=probe, fraction=fraction)
@@ -308,9 +311,8 @@ def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]], left: int =
     |:--|--:|
     | x\|y | 1 |
     """
-    lines = [headings, *rows]
-    shown = ["| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |"
-             for line in lines]  # fmt: skip
+    lines = [[str(cell).replace("|", r"\|") for cell in line] for line in [headings, *rows]]
+    shown = ["| " + " | ".join(line) + " |" for line in lines]
     if len(shown) == 1:
         return NOTHING
     rule = "|" + "|".join([":--"] * left + ["--:"] * (len(headings) - left)) + "|"
@@ -325,8 +327,8 @@ def _against_fraction(name: str) -> Callable[..., str]:
         scale, digits = (1, 3) if score == "r2" else (100, 1)
         fractions = sorted(table["fraction"].unique())
         rows = []
-        for (store, mode, l2), curve in table.groupby(["store", "mode", "l2"], sort=False,
-                                                      dropna=False):  # fmt: skip
+        keys = ["store", "mode", "l2"]
+        for (store, mode, l2), curve in table.groupby(keys, sort=False, dropna=False):
             at = curve.set_index("fraction")
             cells = [_spread(at, f, score, scale, digits) for f in fractions]
             given = "" if math.isnan(l2) else f" (l2 = {l2:g})"
@@ -381,14 +383,16 @@ def _similarity(name: str) -> Callable[..., str]:
     return sheet
 
 
-def _classes(facts: Facts, count: str = "5") -> str:
+def _classes(facts: Facts, count: int = 5) -> str:
     table, rows = facts.table("classes"), []
     if table.empty:
         return NOTHING
     for key, part in table.groupby(["store", "probe", "mode", "fraction"], sort=False):
         part = part.sort_values("loss", ascending=False, kind="stable")
-        named = [f"{row['class']} {100 * row['full']:.0f} to {100 * row['part']:.0f}"
-                 for _, row in part.head(int(count)).iterrows()]  # fmt: skip
+        named = [
+            f"{row['class']} {100 * row['full']:.0f} to {100 * row['part']:.0f}"
+            for _, row in part.head(int(count)).iterrows()
+        ]
         p = _p_value(facts, key)
         rows.append([*key[:3], percent(key[3]), ", ".join(named), p])
     headings = ["features", "probe", "mode", "kept", "lose most (accuracy, %)", "p"]
@@ -408,29 +412,33 @@ def _inequality(facts: Facts) -> str:
     if table.empty:
         return NOTHING
     for _, row in table.iterrows():
-        rows.append([
-            row["store"], row["probe"], row["mode"], percent(row["fraction"]),
-            plus_minus(row["gini"], row["gini_std"], 3), f"{row['gini_of_mean']:.3f}",
-            f"{row['cv']:.3f}", f"{100 * row['worst_accuracy']:.1f} ({row['worst_class']})",
-        ])  # fmt: skip
+        gini = plus_minus(row["gini"], row["gini_std"], 3)
+        worst = f"{100 * row['worst_accuracy']:.1f} ({row['worst_class']})"
+        which = [row["store"], row["probe"], row["mode"], percent(row["fraction"])]
+        rows.append([*which, gini, f"{row['gini_of_mean']:.3f}", f"{row['cv']:.3f}", worst])
     headings = ["features", "probe", "mode", "kept", "Gini", "of the mean", "cv", "worst class, %"]
     return markdown(headings, rows, 4)
 
 
+SPECTRUM = {
+    "features": ("D", ",.0f"),
+    "effective_rank": ("effective rank", ",.0f"),
+    "participation_ratio": ("participation ratio", ",.1f"),
+    "components_90": ("components for 90 %", ",.0f"),
+    "components_99": ("for 99 %", ",.0f"),
+    "mean_abs_correlation": ("mean abs. correlation", ".3f"),
+    "dead": ("dead", ",.0f"),
+    "duplicates": ("duplicates", ",.0f"),
+}
+"""Columns of the sheet of spectra: heading and format."""
+
+
 def _spectrum_sheet(facts: Facts) -> str:
-    table, rows = facts.table("features/spectrum"), []
-    for _, row in table.iterrows():
-        rows.append([
-            row["store"], f"{row['features']:,.0f}", f"{row['effective_rank']:,.0f}",
-            f"{row['participation_ratio']:,.1f}", f"{row['components_90']:,.0f}",
-            f"{row['components_99']:,.0f}", f"{row['mean_abs_correlation']:.3f}",
-            f"{row['dead']:,.0f}", f"{row['duplicates']:,.0f}",
-        ])  # fmt: skip
-    headings = [
-        "features", "D", "effective rank", "participation ratio", "components for 90 %",
-        "for 99 %", "mean abs. correlation", "dead", "duplicates",
-    ]  # fmt: skip
-    return markdown(headings, rows)
+    rows = [
+        [row["store"], *(format(row[column], form) for column, (_, form) in SPECTRUM.items())]
+        for _, row in facts.table("features/spectrum").iterrows()
+    ]
+    return markdown(["features", *(heading for heading, _ in SPECTRUM.values())], rows)
 
 
 def _differences(what: str) -> Callable[..., str]:
@@ -445,8 +453,10 @@ def _differences(what: str) -> Callable[..., str]:
             if not (fnmatchcase(key[1], probe) and fnmatchcase(key[0], pattern)):
                 continue
             at = part.drop_duplicates("fraction").set_index("fraction")
-            cells = [_interval(at.loc[f], "difference", 100, 1, True) if f in at.index else ""
-                     for f in fractions]  # fmt: skip
+            cells = [
+                _interval(at.loc[f], "difference", 100, 1, True) if f in at.index else ""
+                for f in fractions
+            ]
             which = f"{key[1] if named == 'probe' else key[2]} - {key[3]}"
             also = key[2] if named == "probe" else key[1]
             rows.append([key[0], also, which, *cells])
@@ -482,10 +492,9 @@ SHEETS: dict[str, Callable[..., str]] = {
 """Tables by name; their arguments are those of the functions, after the first."""
 
 
-FILTERS = {
-    "features": "store", "probe": "probe", "mode": "mode", "fraction": "fraction",
-    "delta": "delta", "other": "other",
-}  # fmt: skip
+FILTERS = {"features": "store"} | {
+    name: name for name in ("probe", "mode", "fraction", "delta", "other")
+}
 """Columns by which the rows of a table can be chosen."""
 
 
@@ -493,44 +502,45 @@ FILTERS = {
 class Chosen(Facts):
     """Facts whose tables have the rows that patterns choose."""
 
-    filters: Mapping[str, str]
+    filters: Mapping[str, Any]
 
     def table(self, name: str) -> pd.DataFrame:
         """Return the rows of a table for which every filter, if it has that column, holds."""
         rows = super().table(name)
-        for key, patterns in self.filters.items():
+        for key, wanted in self.filters.items():
             if FILTERS[key] in rows:
-                words = [word.strip() for word in patterns.split("|")]
+                words = wanted if isinstance(wanted, list | tuple) else str(wanted).split("|")
                 rows = rows[[_matches(value, words) for value in rows[FILTERS[key]]]]
         return rows
 
 
-def _matches(value: str | float, words: Sequence[str]) -> bool:
+def _matches(value: str | float, words: Sequence) -> bool:
     if isinstance(value, str):
-        return any(fnmatchcase(value, word) for word in words)
+        return any(fnmatchcase(value, str(word).strip()) for word in words)
     return any(math.isclose(value, float(word)) for word in words)
 
 
-def sheet(facts: Facts, name: str, *arguments: str) -> str:
+def sheet(facts: Facts, name: str, /, *arguments: Any, **named: Any) -> str:
     """Return a table of a study as markdown.
 
     Arguments:
         facts: the study's numbers.
         name: a key of `SHEETS`.
-        arguments: those of that sheet; and filters such as "mode=random|pca", "probe=logistic",
-            "features=lite0-*", "fraction=0.1": patterns of the rows to show, `|` between several.
+        arguments: those of that sheet.
+        named: the same by name; and filters such as mode="random|pca", probe="logistic",
+            features="lite0-*", fraction=0.1: patterns or numbers of the rows to show, several as a
+            list or with `|` between them.
 
     Raises:
-        UsageError: there is no such table, or it does not know what is asked of it.
+        BadStudy: there is no such table, or it does not know what is asked of it.
     """
     if name not in SHEETS:
         raise BadStudy(f"there is no table {name!r}; {nearest(name, list(SHEETS))}")
-    filters = dict(word.split("=", 1) for word in arguments if "=" in word)
-    for key in filters:
-        if key not in FILTERS:
+    parameters = inspect.signature(SHEETS[name]).parameters
+    own, filters = {}, {}
+    for key, value in named.items():
+        required = key in parameters and parameters[key].default is inspect.Parameter.empty
+        if key not in parameters and key not in FILTERS:
             raise BadStudy(f"a table has no filter {key!r}; {nearest(key, list(FILTERS))}")
-    chosen = Chosen(facts.folder, facts.sources, filters)
-    try:
-        return SHEETS[name](chosen, *(word for word in arguments if "=" not in word))
-    except TypeError as error:
-        raise BadStudy(f"table {name}: {str(error).partition(' ')[2]}") from None
+        (filters if key in FILTERS and not required else own)[key] = value
+    return _called(SHEETS[name], Chosen(facts.folder, facts.sources, filters), arguments, own)

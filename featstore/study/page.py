@@ -1,8 +1,11 @@
 """The page and the figures of a study."""
 
+import json
 import math
 import os
 import re
+import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +14,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from jinja2 import StrictUndefined, TemplateSyntaxError, meta, nodes
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from featstore.errors import BadStudy, StudyError
 from featstore.probe import figures as figuress
@@ -371,7 +376,8 @@ BESIDE = {
 }
 """Titles of tables of published numbers."""
 
-_BRACES = re.compile(r"\{\{([^{}]+)\}\}")
+_OLD = re.compile(r"\{\{\s*([a-z_]+)(?:\.([a-z]+))?:([^{}]*)\}\}")
+"""A fact, table or figure as templates had it before they were jinja: {{ratio:one,random}}."""
 
 
 @dataclass(frozen=True)
@@ -412,59 +418,137 @@ def write(page: Page) -> list[str]:
     return wanting
 
 
-def filled(template: str, page: Page) -> tuple[str, list[str]]:
-    """Return the text with every brace filled in, and why some could not be.
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """Templates that call facts, tables and figures, and reach nothing else.
 
-    What cannot be filled in stands in the text as **not known**.
+    There are no files, no filters and none of jinja's own functions; a product is an error, since
+    a study may be somebody else's and `"a" * 10**12` fills the memory.
     """
-    facts, wanting = page.facts, []
 
-    def found(match: re.Match) -> str:
+    intercepted_binops = frozenset(("*", "**"))
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        raise SecurityError(f"a template has no {operator}; write numbers out")
+
+
+def filled(template: str, page: Page) -> tuple[str, list[str]]:
+    """Return the text of a jinja template, and why some of what it asks for is not known.
+
+    What is not known stands in the text as **not known**.
+
+    Raises:
+        BadStudy: the template is of the old form, names what there is not, or is no jinja; the line
+            that says so names the line of the template.
+    """
+    old = _OLD.search(template)
+    if old is not None:
+        line = template.count("\n", 0, old.start()) + 1
+        raise BadStudy(f"line {line} of the template: {old[0]} is now written {_modern(old)}")
+    environment = _Sandbox(undefined=StrictUndefined, keep_trailing_newline=True)
+    environment.filters.clear()
+    wanting: list[str] = []
+    environment.globals = {
+        name: _or_not_known(name, function, wanting) for name, function in _names(page).items()
+    }
+    environment.globals["title"] = page.context.study.title
+    try:
+        _check_names(environment.parse(template), list(environment.globals))
+        return environment.from_string(template).render(), wanting
+    except TemplateSyntaxError as error:
+        raise BadStudy(f"line {error.lineno} of the template: {error.message}") from None
+    except BadStudy:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next(each.lineno for each in reversed(frames) if each.filename == "<template>")
+        raise BadStudy(f"line {line} of the template: {error}") from None
+
+
+def _names(page: Page) -> dict[str, Callable[..., str]]:
+    """Return the functions that a template may call."""
+    facts = page.facts
+    own = {"made": lambda: made(page), "missing": lambda: missing(page), **page.more}
+
+    def table(name: str, /, *arguments: Any, **named: Any) -> str:
+        if name in own and not arguments and not named:
+            return own[name]()
+        if name not in sheets.SHEETS:
+            known = [*sheets.SHEETS, *own]
+            raise BadStudy(f"there is no table {name!r}; {nearest(str(name), known)}")
+        return sheets.sheet(facts, name, *arguments, **named)
+
+    every: dict[str, Callable[..., str]] = {n: partial(facts.fact, n) for n in sheets.FACTS}
+    return {**every, "table": table, "figure": partial(_figure, page)}
+
+
+def _or_not_known(name: str, function: Callable, wanting: list[str]) -> Callable[..., str]:
+    """Return a function that notes what is not known, with the template's line, and goes on."""
+
+    def call(*arguments: Any, **named: Any) -> str:
+        """Call the function; where it does not know, say so."""
         try:
-            return _filled(match[1].strip(), facts, page)
-        except StudyError as error:
-            wanting.append(f"{match[0]}: {error}")
+            return function(*arguments, **named)
+        except (StudyError, TypeError) as error:
+            frame = sys._getframe(1)
+            while "__jinja_template__" not in frame.f_globals:
+                frame = frame.f_back
+            line = frame.f_globals["__jinja_template__"].get_corresponding_lineno(frame.f_lineno)
+            wanting.append(f"line {line}: {_call(name, *arguments, **named)}: {error}")
             return "**not known**"
 
-    return _BRACES.sub(found, template), wanting
+    return call
 
 
-def _filled(text: str, facts: Facts, page: Page) -> str:
-    kind, _, rest = text.partition(":")
-    if kind == "figure":
-        return _figure(rest, page)
-    if kind != "table":
-        return facts.fact(text)
-    name, *arguments = (word.strip() for word in rest.split(","))
-    own = {"made": lambda: made(page), "missing": lambda: missing(page), **page.more}
-    if name in own and not arguments:
-        return own[name]()
-    if name not in sheets.SHEETS:
-        known = [*sheets.SHEETS, *own]
-        raise BadStudy(f"there is no table {name!r}; {nearest(name, known)}")
-    return sheets.sheet(facts, name, *arguments)
+def _check_names(tree: nodes.Template, known: Sequence[str]) -> None:
+    for name in tree.find_all(nodes.Name):
+        if name.name in meta.find_undeclared_variables(tree) and name.name not in known:
+            raise BadStudy(
+                f"line {name.lineno} of the template: there is no {name.name!r}; "
+                f"{nearest(name.name, known)}"
+            )
 
 
-def _figure(text: str, page: Page) -> str:
-    name, _, caption = text.partition("|")
-    name = name.strip()
+def _call(function: str, /, *arguments: Any, **named: Any) -> str:
+    """Write a call as a template has it.
+
+    >>> _call("table", "ratio", "ridge", mode="random")
+    '{{ table("ratio", "ridge", mode="random") }}'
+    """
+    words = [json.dumps(each, default=str) for each in arguments]
+    words += [f"{key}={json.dumps(value, default=str)}" for key, value in named.items()]
+    return f"{{{{ {function}({', '.join(words)}) }}}}"
+
+
+def _modern(old: re.Match) -> str:
+    """Write a brace of the old form as the call that it is now."""
+    function, part, rest = old[1], old[2], old[3].strip()
+    if function == "figure":
+        return _call(function, *(word.strip() for word in rest.split("|", 1)))
+    words = [word.strip() for word in rest.split(",")] if rest else []
+    named = dict(word.split("=", 1) for word in words if "=" in word)
+    named |= {"part": part} if part else {}
+    return _call(function, *(_value(word) for word in words if "=" not in word), **named)
+
+
+def _value(word: str) -> str | float:
+    return json.loads(word) if re.fullmatch(r"\d+(\.\d+)?", word) else word
+
+
+def _figure(page: Page, name: str, caption: str = "") -> str:
     if name not in page.figures:
-        raise BadStudy(f"no figure {name} is drawn; {nearest(name, list(page.figures))}")
+        raise BadStudy(f"no figure {name} is drawn; {nearest(str(name), list(page.figures))}")
     path = page.context.folder / "figures" / f"{name}.svg"
-    return (
-        f"![{caption.strip() or name}]({Path(os.path.relpath(path, page.path.parent)).as_posix()})"
-    )
+    return f"![{caption or name}]({Path(os.path.relpath(path, page.path.parent)).as_posix()})"
 
 
 def default(page: Page) -> str:
     """Return the template of a study that brings none: every table, and the figures beside them."""
-    study = page.context.study
     probes = list(dict.fromkeys(each.probe for each in page.context.sweeps))
-    parts = [f"# {study.title}"]
+    parts = ["# {{ title }}"]
     for probe in probes:
-        parts += [f"## {probe}: accuracy, %", f"{{{{table:accuracy,{probe}}}}}"]
+        parts += [f"## {probe}: accuracy, %", _call("table", "accuracy", probe)]
         parts += _drawn(page, f"accuracy.{probe}", f".{probe}", "accuracy.")
-        parts += ["Of the full layer's, %:", f"{{{{table:ratio,{probe}}}}}"]
+        parts += ["Of the full layer's, %:", _call("table", "ratio", probe)]
         parts += _drawn(page, f"ratio.{probe}", f".{probe}", "ratio.")
     by_title = {
         "Diffused redundancy": ("redundancy", "redundancy."),
@@ -478,23 +562,23 @@ def default(page: Page) -> str:
     }
     modes = [mode for each in page.context.sweeps for mode in each.sweep.modes]
     # of many modes the random features alone: their classes are the paper's question
-    random = ",mode=random" if "random" in modes else ""
+    random = {"mode": "random"} if "random" in modes else {}
     for title, (table, figure) in by_title.items():
-        shown = random if table in ("classes", "inequality") else ""
-        parts += [f"## {title}", f"{{{{table:{table}{shown}}}}}"]
+        shown = random if table in ("classes", "inequality") else {}
+        parts += [f"## {title}", _call("table", table, **shown)]
         parts += _drawn(page, None, "", figure) if figure else []
     for name in page.more:
-        parts += [f"## {BESIDE[name]}", f"{{{{table:{name}}}}}"]
+        parts += [f"## {BESIDE[name]}", _call("table", name)]
     if page.missing:
-        parts += ["## What is missing", "{{table:missing}}"]
-    return "\n\n".join([*parts, "## How it was made", "{{table:made}}"]) + "\n"
+        parts += ["## What is missing", _call("table", "missing")]
+    return "\n\n".join([*parts, "## How it was made", _call("table", "made")]) + "\n"
 
 
 def _drawn(page: Page, first: str | None, end: str, start: str) -> list[str]:
     names = [n for n in page.figures if n.startswith(start) and n.endswith(end) and n != first]
     if first in page.figures:
         names.insert(0, first)
-    return [f"{{{{figure:{name}}}}}" for name in names]
+    return [_call("figure", name) for name in names]
 
 
 def missing(page: Page) -> str:

@@ -23,6 +23,7 @@ from featstore.probe.results.tables import read_table
 from featstore.probe.solvers.registry import SOLVERS
 from featstore.study import analyses, spec, sweeps
 from featstore.study import facts as sheets
+from featstore.study import page as pages
 from featstore.study import run as running
 from featstore.study.facts import Facts
 from featstore.study.plan import plan
@@ -47,16 +48,18 @@ features = ["one"]
 [analyses]
 resamples = 100
 """
-TEMPLATE = """Ten per cent keep {{ratio:one,random,ridge,0.1}}, alone
-{{accuracy.mean:one,random,ridge,0.1}}.
-DR is {{dr:one,random,ridge,0.9}}, CKA {{cka:one,0.5}}, rank {{spectrum:two,effective_rank}}.
-{{solver:one,random,ridge,lda,0.5}}; {{mode:one,first,ridge,0.5}};
-{{losers:two,random,ridge,0.1,2}};
-{{k:one,0.1}} of {{features:one}}; {{span:ratio,*,random,ridge,0.1}}; {{p:one,random,ridge,0.1}}.
+TEMPLATE = """Ten per cent keep {{ ratio("one", "random", "ridge", 0.1) }}, alone
+{{ accuracy("one", "random", "ridge", 0.1, part="mean") }}.
+DR is {{ dr("one", "random", "ridge", 0.9) }}, CKA {{ cka("one", 0.5) }}, rank
+{{ spectrum("two", "effective_rank") }}.
+{{ solver("one", "random", "ridge", "lda", 0.5) }}; {{ mode("one", "first", "ridge", 0.5) }};
+{{ losers("two", "random", "ridge", 0.1, 2) }};
+{{ k("one", 0.1) }} of {{ features("one") }}; {{ span("ratio", "*", "random", "ridge", 0.1) }};
+{{ p("one", "random", "ridge", 0.1) }}.
 
-{{table:ratio,ridge}}
+{{ table("ratio", "ridge") }}
 
-{{figure:ratio.ridge|What is kept}}
+{{ figure("ratio.ridge", "What is kept") }}
 """
 
 
@@ -243,17 +246,18 @@ def test_numbers_of_the_page_are_those_of_the_tables(whole):
 
 def test_a_table_shows_the_rows_that_are_chosen(whole):
     facts = Facts(whole[1], ["one", "two"])
-    rows = sheets.sheet(facts, "redundancy", "mode=random", "probe=ridge|lda").splitlines()
+    rows = sheets.sheet(facts, "redundancy", mode="random", probe="ridge|lda").splitlines()
     assert [row.split(" | ")[:3] for row in rows[2:]] == [
         ["| one", "ridge", "random"], ["| one", "lda", "random"], ["| two", "ridge", "random"],
     ]  # fmt: skip
     assert rows[0].count("DR(") == 4
-    rows = sheets.sheet(facts, "accuracy", "ridge", "two", "fraction=0.1|1", "mode=f*").splitlines()
+    chosen = {"fraction": [0.1, 1], "mode": "f*"}
+    rows = sheets.sheet(facts, "accuracy", "ridge", "two", **chosen).splitlines()
     assert len(rows) == 3
     assert rows[0] == "| features | mode | 10 % | 100 % |"
     assert rows[2].startswith("| two (l2 = 0.1) | first | ")
     with pytest.raises(BadStudy, match="did you mean mode"):
-        sheets.sheet(facts, "redundancy", "modes=random")
+        sheets.sheet(facts, "redundancy", modes="random")
     with pytest.raises(BadStudy, match="did you mean ridge"):
         sheets.sheet(facts, "accuracy", "rigde")
 
@@ -261,25 +265,79 @@ def test_a_table_shows_the_rows_that_are_chosen(whole):
 def test_what_a_template_asks_for_in_vain_is_said(whole, stores, tmp_path):
     facts = Facts(whole[1], ["one", "two"])
     for asked, said in {
-        "ratoi:one,random,ridge,0.1": "did you mean ratio?",
-        "ratio:onee,random,ridge,0.1": "did you mean one?",
-        "ratio:one,random,ridge,0.3": "there are 0.1, 0.5, 1.0",
-        "ratio.men:one,random,ridge,0.1": "did you mean mean?",
-        "ratio:one,random": "missing 2 required",
-        "ratio:one,random,ridge,much": "could not convert",
-        "spectrum:one,effective": "effective_rank",
-        "span:gini,*,random,ridge,0.1": "of accuracy or ratio",
+        ("ratoi", "one", "random", "ridge", 0.1): "did you mean ratio?",
+        ("ratio", "onee", "random", "ridge", 0.1): "did you mean one?",
+        ("ratio", "one", "random", "ridge", 0.3): "there are 0.1, 0.5, 1.0",
+        ("ratio", "one", "random"): "missing a required argument: 'probe'",
+        ("ratio", "one", "random", "ridge", "much"): "could not convert",
+        ("spectrum", "one", "effective"): "effective_rank",
+        ("span", "gini", "*", "random", "ridge", 0.1): "of accuracy or ratio",
     }.items():
         with pytest.raises(BadStudy) as raised:
-            facts.fact(asked)
+            facts.fact(*asked)
         assert said in str(raised.value), asked
+    with pytest.raises(BadStudy, match="did you mean mean"):
+        facts.fact("ratio", "one", "random", "ridge", 0.1, part="men")
     path = study_file(tmp_path, stores)
-    (tmp_path / "page.md").write_text("{{ratio:one,random,ridge,0.3}} {{figure:x}} {{table:x}}")
+    (tmp_path / "page.md").write_text(
+        '{{ ratio("one", "random", "ridge", 0.3) }}\n{{ figure("x") }} {{ table("x") }}'
+    )
     done = running.run(plan(spec.read(path), tmp_path / "out"))
     assert [each.part for each in done if each.status == "missing"] == ["page"]
+    reason = done[-1].reason if done[-1].part == "page" else ""
+    assert reason.startswith('3 numbers of page.md are not known; line 1: {{ ratio("one", ')
     assert (tmp_path / "out" / "page.md").read_text().count("**not known**") == 3
     with pytest.raises(PartMissing, match=r"1 of \d+ parts are missing; the first is page: 3 numb"):
         require(done)
+
+
+@pytest.mark.parametrize(
+    ("template", "said"),
+    [
+        (
+            "a\n{{ ratoi('one') }}",
+            "line 2 of the template: there is no 'ratoi'; did you mean ratio",
+        ),
+        ("{{ title }}{{ range(9) }}", "there is no 'range'"),
+        (
+            "a\nb {{ratio.mean:one,random,ridge,0.1}}",
+            "line 2 of the template: {{ratio.mean:one,random,ridge,0.1}} is now written "
+            '{{ ratio("one", "random", "ridge", 0.1, part="mean") }}',
+        ),
+        (
+            "{{table:ratio,ridge,mode=random|pca}}",
+            'is now written {{ table("ratio", "ridge", mode="random|pca") }}',
+        ),
+        ("{{figure:ratio.ridge|What}}", '{{ figure("ratio.ridge", "What") }}'),
+        ("a\n\n{{ ratio( }}", "line 3 of the template: unexpected '}'"),
+        ("a\n{% include '/etc/passwd' %}", "line 2 of the template: no loader"),
+        ("{{ 'a' * 10000000000 }}", "line 1 of the template: a template has no *"),
+        ("{{ title.__class__.__mro__ }}", "line 1 of the template: access to attribute"),
+        ("{{ title|upper }}", "line 1 of the template: No filter named 'upper'"),
+        ("b\n{{ title.nothing }}", "line 2 of the template: 'str object' has no attribute"),
+        ("{{ title + 1 }}", "line 1 of the template: can only concatenate str"),
+    ],
+)
+def test_a_template_that_cannot_be_filled_in_is_an_error_of_a_line(whole, template, said):
+    path, out = whole
+    context = analyses.Context(spec.read(path), [], out)
+    page = pages.Page(context, [], [], [], out / "page.md", {})
+    with pytest.raises(BadStudy) as raised:
+        pages.filled(template, page)
+    assert said in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_lines_of_what_is_not_known_are_those_of_the_template(whole):
+    path, out = whole
+    context = analyses.Context(spec.read(path), [], out)
+    page = pages.Page(context, [], [], [], out / "page.md", {})
+    text = "a\n{{ k('one') }} {{ k('one', 7) }}\n"
+    text += "{% for f in [0.1, 3] %}\n{{ k('one', f) }}{% endfor %}\n"
+    done, wanting = pages.filled(text, page)
+    assert done == "a\n**not known** **not known**\n\n6\n**not known**\n"
+    assert [line.partition(":")[0] for line in wanting] == ["line 2", "line 2", "line 4"]
+    assert '{{ k("one", 3) }}: no fraction 3 in accuracy' in wanting[2]
 
 
 def test_what_cannot_be_had_is_named_and_the_rest_goes_on(stores, tmp_path):

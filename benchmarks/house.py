@@ -318,7 +318,16 @@ def public_names(module: Module) -> list[str]:
 
 
 def exported(module: Module) -> list[str]:
-    """Return the names of `__all__`: a literal, or `list(...)` or `[*...]` of a literal's keys."""
+    """Return the names of `__all__`.
+
+    It is a literal, `list(...)` or `[*...]` of a literal's keys, or what a stub beside the module
+    declares.
+    """
+    stub = module.path.with_suffix(".pyi")
+    if stub.exists():
+        declared = ast.parse(stub.read_text(encoding="utf-8")).body
+        named = [each for each in declared if isinstance(each, ast.ImportFrom)]
+        return [alias.asname or alias.name for each in named for alias in each.names]
     values = {
         name: node.value
         for name, node in _defined(module.tree)

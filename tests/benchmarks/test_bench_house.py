@@ -186,6 +186,9 @@ def test_exported_names_are_read_without_an_import(root):
     assert house.exported(modules["featstore"]) == ["open", "extract"]
     assert house.exported(modules["probe"]) == ["sweep", "fit"]
     assert house.exported(modules["probe.fits"]) == []
+    stub = "from . import errors as errors\nfrom .store import create as make\n"
+    modules["featstore"].path.with_suffix(".pyi").write_text(stub)
+    assert house.exported(modules["featstore"]) == ["errors", "make"]
 
 
 def test_functions_are_public_or_not(root):

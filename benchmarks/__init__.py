@@ -1,4 +1,4 @@
-"""Measurements that check the answers they time: `featstore bench`, `python -m benchmarks.NAME`."""
+"""Comparisons and their pages, from a checkout: `python -m benchmarks.bench_NAME`."""
 
 from benchmarks.stages import STAGES, run
 

@@ -9,27 +9,22 @@ block, and from the first pass to the last. Rounds alternate, and ratios are tak
 
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 import featstore
-from benchmarks import machine, stages
-from benchmarks.floors import percent
-from benchmarks.loops import Disagreement
-from benchmarks.report import Report
-from benchmarks.sizes import as_dict
-from featstore import data, downloads, models
+from benchmarks import stages
+from featstore import bench, data, downloads, measurements, models
 from featstore.extraction.inference import precision_for
 from featstore.extraction.loading import Encoder, Job, Workers, batches, decoded
+from featstore.measurements import Report, percent
 from featstore.models import taps
 
-JPEG = (400, 300)
 TAPS = ("penultimate", "layer1", "layer2", "layer3", "layer4")
 
 
@@ -71,24 +66,6 @@ def images_of(sizes: ExtractSizes, px: int) -> int:
     return sizes.batch_size * max(2, round(count))
 
 
-def source(folder: Path, count: int) -> dict:
-    """Return the arguments of `extract` for `count` JPEG files of 400 x 300, a folder a class.
-
-    They are smooth fields with a little noise, of about the size of a photograph's file.
-    """
-    random = np.random.default_rng(0)
-    for number in range(count):
-        path = folder / "images" / "train" / f"class{number % 10}" / f"{number:05}.jpg"
-        if path.exists():
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        field = Image.fromarray(random.integers(0, 256, (12, 16, 3), np.uint8))
-        levels = np.asarray(field.resize(JPEG, Image.Resampling.BICUBIC), np.int16)
-        levels = levels + random.integers(-8, 9, levels.shape, np.int16)
-        Image.fromarray(np.clip(levels, 0, 255).astype(np.uint8)).save(path, quality=90)
-    return {"dataset": f"folder:{folder / 'images'}"}
-
-
 class Stopwatch:
     """Takes the time from when the first file is about to be read: what is before is start-up."""
 
@@ -112,7 +89,7 @@ def bare_rate(reader: taps.Taps, inputs: torch.Tensor, count: int) -> float:
     reduced = torch.autocast(inputs.device.type, dtype, enabled=dtype != torch.float32)
     with torch.inference_mode(), reduced:
         reader.read(inputs)
-        taken, _ = machine.seconds(lambda: [reader.read(inputs) for _ in range(passes)])
+        taken, _ = measurements.seconds(lambda: [reader.read(inputs) for _ in range(passes)])
     return passes * len(inputs) / taken
 
 
@@ -123,7 +100,7 @@ def decode_rate(encode: Encoder, rows: data.Rows, batch_size: int) -> float:
     workers = Workers.chosen(None, device, "image", len(rows))
     jobs = [Job(rows, numbers) for numbers in batches(range(len(rows)), batch_size)]
     stream = decoded(jobs, encode, workers, batch_size, pinned)
-    taken, _ = machine.seconds(lambda: [len(batch) for batch in stream])
+    taken, _ = measurements.seconds(lambda: [len(batch) for batch in stream])
     return len(rows) / taken
 
 
@@ -150,13 +127,13 @@ def case(
     weights = downloads.weights_file() if name == downloads.MODEL else None
     network = {"weights": weights, "pretrained": weights is not None, "image_size": px}
     batch_size, count = sizes.batch_size, images_of(sizes, px)
-    images = source(folder, count)
+    dataset = bench.images(folder, count)
     options = {
-        **network, **images, "model": name, "batch_size": batch_size,
+        **network, "dataset": dataset, "model": name, "batch_size": batch_size,
         "splits": ("train",), "limit": count,
     }  # fmt: skip
     backbone = models.load(name, **network)
-    rows = data.load(images["dataset"], "train", limit=count)
+    rows = data.load(dataset, "train", limit=count)
     batch = backbone.encode_batch([rows[row][0] for row in range(batch_size)])
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     backbone.model.to(device, memory_format=torch.channels_last)
@@ -168,7 +145,7 @@ def case(
         rate, store = extraction_rate(options, folder)
         extracted.append(rate)
         decoding.append(decode_rate(Encoder(backbone), rows, batch_size))
-    check(reader, inputs, store)
+    bench.check_features(reader, inputs, store)
     each = operations(reader, inputs) / 1e9
     bare, decoding, extracted = map(np.array, (bare, decoding, extracted))
     row = {
@@ -205,9 +182,14 @@ def five_taps(name: str, px: int, sizes: ExtractSizes, folder: Path) -> dict[str
     """Return how much longer five taps take than one: the median of ratios of alternating runs."""
     count = images_of(sizes, px)
     options = {
-        **source(folder, count), "model": name, "pretrained": False, "image_size": px,
-        "batch_size": sizes.batch_size, "splits": ("train",), "limit": count,
-    }  # fmt: skip
+        "dataset": bench.images(folder, count),
+        "model": name,
+        "pretrained": False,
+        "image_size": px,
+        "batch_size": sizes.batch_size,
+        "splits": ("train",),
+        "limit": count,
+    }
     rates = {names: [] for names in (TAPS[:1], TAPS)}
     for _ in range(sizes.rounds):
         for names, found in rates.items():
@@ -223,19 +205,9 @@ def five_taps(name: str, px: int, sizes: ExtractSizes, folder: Path) -> dict[str
     }
 
 
-def check(reader: taps.Taps, inputs: torch.Tensor, store: featstore.Store) -> None:
-    """Raise Disagreement unless what was stored for the first batch is what the model gives."""
-    with torch.inference_mode():
-        features = reader.read(inputs)["penultimate"].float().cpu().numpy()
-    stored = store.read("train", "penultimate", 0, len(inputs))
-    if not np.allclose(stored, features, rtol=2e-2, atol=2e-2):
-        worst = np.abs(stored - features).max()
-        raise Disagreement(f"extract: stored features differ by {worst:.2g} from the model's")
-
-
 def measure(sizes: ExtractSizes, setup: stages.Setup) -> Report:
     """Return the report, having compared the stored features with the model's."""
-    found = machine.facts(setup.backend)
+    found = measurements.facts(setup.backend)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for place, (name, px) in enumerate(sizes.cases, start=1):
@@ -243,7 +215,7 @@ def measure(sizes: ExtractSizes, setup: stages.Setup) -> Report:
             setup.progress("models", place, len(sizes.cases))
         rows, limits = zip(*rows, strict=True)
         several = five_taps(*sizes.cases[-2:][0], sizes, Path(folder))
-    shown = {**as_dict(sizes), "cases": " ".join(f"{name}@{px}" for name, px in sizes.cases)}
+    shown = {**asdict(sizes), "cases": " ".join(f"{name}@{px}" for name, px in sizes.cases)}
     tables = {"images": rows, "limit": limits, "taps": [several]}
     return Report("extract", shown, found, tables, notes=[
         "bare/s: images a second of forward passes alone on one ready batch; extract/s: from the "

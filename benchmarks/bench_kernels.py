@@ -7,18 +7,17 @@ same; elsewhere the reference alone, which is what serves there.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from benchmarks import machine, stages
-from benchmarks.floors import percent
-from benchmarks.loops import Disagreement
-from benchmarks.report import Report
-from benchmarks.sizes import as_dict
+from benchmarks import stages
+from featstore import measurements
+from featstore.bench import Disagreement
+from featstore.measurements import Report, percent
 from featstore.probe import kernels
 from featstore.probe.arrays import Array, Backend, to_host
 from featstore.probe.kernels import reference
@@ -121,20 +120,20 @@ def compare(step: Step, served: ModuleType) -> None:
 def row(step: Step, served: ModuleType, rates: Mapping[str, Any]) -> dict[str, Any]:
     """Return the row of one step, whose answer has been checked."""
     compare(step, served)
-    seconds = machine.best(lambda: step.run(served))
+    seconds = measurements.best(lambda: step.run(served))
     found = {"what": step.what, "ms": 1e3 * seconds}
     if served is not reference:
-        found["eager/fused"] = machine.best(lambda: step.run(reference)) / seconds
+        found["eager/fused"] = measurements.best(lambda: step.run(reference)) / seconds
     return {**found, "of copy": percent(step.moved / seconds / 1e9 / rates["copy_gbs"])}
 
 
 def measure(sizes: KernelSizes, setup: stages.Setup) -> Report:
     """Return the report of what serves the arrays of this backend."""
-    rates = machine.facts(setup.backend)
+    rates = measurements.facts(setup.backend)
     served = kernels.serving(setup.backend.zeros((1,), "float32"))
     rows = [row(step, served, rates) for step in steps(sizes, setup.backend)]
     notes = [NOTE, *([ALONE] if served is reference else [])]
-    return Report("kernels", as_dict(sizes), rates, {"kernels": rows}, (), notes)
+    return Report("kernels", asdict(sizes), rates, {"kernels": rows}, (), notes)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 
 import featstore
-from benchmarks import bench_store, machine, stages
+from benchmarks import stages
 from benchmarks.bench_memory import in_fresh_process
-from benchmarks.loops import Disagreement
-from benchmarks.report import Report
-from benchmarks.sizes import as_dict
+from featstore import bench, measurements
+from featstore.bench import Disagreement
+from featstore.measurements import Report
 from featstore.probe.memory import Settings, parse
 from featstore.probe.moments import Moments, moments
 from featstore.store.base import Piece
@@ -129,20 +129,20 @@ def check(found: Moments, path: Path) -> None:
 def watched(run: Callable[[Path], Any], path: Path, warm_up: Path) -> tuple[float, int, Any]:
     """Return seconds, peak bytes above the libraries' own, and the result, in a fresh process."""
     run(warm_up)
-    before = machine.resident()
-    seconds, result = machine.seconds(lambda: run(path))
-    return seconds, machine.most_resident() - before, result
+    before = measurements.resident()
+    seconds, result = measurements.seconds(lambda: run(path))
+    return seconds, measurements.most_resident() - before, result
 
 
 def measured(folder: Path, format: str, sizes: LargeSizes, settings: Settings) -> dict[str, tuple]:
     """Return (seconds, bytes) of what is done with a store, by its name, having checked it."""
     path, tiny = folder / f"large.{format}", folder / f"tiny.{format}"
     for place, rows in ((path, sizes.rows), (tiny, 20_000)):
-        fill(featstore.create(place, bench_store.spec(rows, sizes.features), format))
+        fill(featstore.create(place, bench.store_spec(rows, sizes.features), format))
     found = {
-        "open": (machine.best(lambda: featstore.open(path)), None),
-        "info": (machine.best(lambda: info(path)), None),
-        "featstore info": (machine.best(lambda: info_process(path)), None),
+        "open": (measurements.best(lambda: featstore.open(path)), None),
+        "info": (measurements.best(lambda: info(path)), None),
+        "featstore info": (measurements.best(lambda: info_process(path)), None),
     }
     for what, run in {"verify": verify, "moments": partial(gather, settings=settings)}.items():
         seconds, taken, result = in_fresh_process(watched, run, path, tiny)
@@ -170,7 +170,7 @@ def measure(sizes: LargeSizes, setup: stages.Setup) -> Report:
                         "target": targets.get(what, ""),
                     }
                 )
-    return Report("large", as_dict(sizes), machine.facts(setup.backend), {"large": rows})
+    return Report("large", asdict(sizes), measurements.facts(setup.backend), {"large": rows})
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ store are synthetic, with a decaying spectrum.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +19,11 @@ from typing import Any
 import numpy as np
 
 import featstore
-from benchmarks import loops, machine, problems, softmax_loops, stages
+from benchmarks import loops, softmax_loops, stages
 from benchmarks.floors import floor_row
-from benchmarks.growth import grown
-from benchmarks.problems import Pair
-from benchmarks.report import Report
-from benchmarks.sizes import ProbeSizes, as_dict
-from featstore import probe
+from featstore import bench, measurements, probe
+from featstore.bench import Pair, ProbeSizes, grown
+from featstore.measurements import Report
 from featstore.probe import memory
 from featstore.probe.memory import Settings
 from featstore.probe.moments import remembered
@@ -34,8 +32,7 @@ from featstore.probe.solvers import logistic
 from featstore.probe.solvers.logistic import LogisticFit
 from featstore.probe.subsets import Axes, Chain, random_chain
 
-L2 = 1e-4
-FRACTIONS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.8)
+L2 = bench.L2["logistic"]
 SLACK = 1 + 1e-6
 # of the pairs that tell what choosing penalties costs
 USUAL, FIXED = (0.01, 0.05, 0.1), 1e-3
@@ -50,16 +47,6 @@ SIZES = {
 }
 
 
-def shares(sizes: ProbeSizes) -> list[float]:
-    """Return `FRACTIONS` for as many, and else 0.5 % to 80 %, evenly in the logarithm.
-
-    Of narrow layers the smallest take no feature, and are left out.
-    """
-    count = sizes.fractions
-    every = FRACTIONS if count == len(FRACTIONS) else np.geomspace(0.005, 0.8, count)
-    return [float(share) for share in every if share * sizes.features >= 1] or [0.5]
-
-
 def stored(path: Path) -> Pair:
     """Return the train features float32 (N, D) and labels (N,) of a store's first tap."""
     store = featstore.open(path)
@@ -68,9 +55,9 @@ def stored(path: Path) -> Pair:
 
 
 def chains(sizes: ProbeSizes, own: Sequence[float] | None = None) -> list[Chain]:
-    """Return a chain for each seed, at `shares` or others, and the whole layer."""
+    """Return a chain for each seed, at `bench.shares` or others, and the whole layer."""
     width, seeds = sizes.features, range(1, sizes.seeds + 1)
-    own = shares(sizes) if own is None else own
+    own = bench.shares(sizes) if own is None else own
     whole = Chain(np.arange(width), (width,), (1.0,), "random")
     return [*(random_chain(width, own, seed) for seed in seeds), whole]
 
@@ -88,14 +75,14 @@ def measure(sizes: ProbeSizes, setup: stages.Setup) -> Report:
         classes = int(train[1].max()) + 1
         sizes = replace(sizes, rows=len(train[1]), features=train[0].shape[1], classes=classes)
     else:
-        train = problems.clouds(sizes.rows, sizes.features, sizes.classes, decay=0.5)
-    found = machine.facts(setup.backend)
-    with machine.PeakMemory(setup.backend) as peak:
-        spent, best = machine.seconds(lambda: fit(train, sizes, setup))
+        train = bench.clouds(sizes.rows, sizes.features, sizes.classes, decay=0.5)
+    found = measurements.facts(setup.backend)
+    with measurements.PeakMemory(setup.backend) as peak:
+        spent, best = measurements.seconds(lambda: fit(train, sizes, setup))
     table = best.table
     return Report(
         "logistic",
-        {**as_dict(sizes), "features of": setup.store.name if setup.store else "synthetic"},
+        {**asdict(sizes), "features of": setup.store.name if setup.store else "synthetic"},
         found,
         {
             "convergence": [
@@ -133,12 +120,12 @@ def choosing(train: Pair, sizes: ProbeSizes, setup: stages.Setup) -> list[dict[s
     pairs = []
     for _ in range(sizes.repeats):
         solve = partial(probe.fit, train, asked, solver="logistic", **setup.arguments)
-        fixed, _ = machine.seconds(lambda solve=solve: solve(l2=FIXED))
-        chosen, found = machine.seconds(solve)
+        fixed, _ = measurements.seconds(lambda solve=solve: solve(l2=FIXED))
+        chosen, found = measurements.seconds(solve)
         pairs.append({"fixed, s": fixed, "chosen, s": chosen, "times": chosen / fixed})
         table = found.table
         if not ((table["status"] == "converged") & (table["l2_choice"] == "validation")).all():
-            raise loops.Disagreement("logistic: a probe was not solved at a penalty of its choice")
+            raise bench.Disagreement("logistic: a probe was not solved at a penalty of its choice")
     return [{"probes": len(table)} | min(pairs, key=lambda pair: pair["times"])]
 
 
@@ -149,7 +136,7 @@ def passes(train: Pair, sizes: ProbeSizes, setup, best, spent: float, rates) -> 
     for steps in (FEW, MANY):
         once = lambda steps=steps: fit(rows, sizes, setup, tol=NEVER, max_iter=steps)  # noqa: E731
         timed[steps] = min(
-            (machine.seconds(once) for _ in range(sizes.repeats)), key=lambda pair: pair[0]
+            (measurements.seconds(once) for _ in range(sizes.repeats)), key=lambda pair: pair[0]
         )
     (few_seconds, few), (many_seconds, many) = timed[FEW], timed[MANY]
     more = many.fitted.passes - few.fitted.passes
@@ -177,7 +164,7 @@ def against(train: Pair, sizes: ProbeSizes, setup: stages.Setup, every: np.ndarr
     `every` holds the objective of each probe at the default tolerance, chain by chain.
     """
     optimum = of_one_seed(every, sizes)
-    (x,), labels = problems.standardised(train), train[1]
+    (x,), labels = loops.standardised(train), train[1]
     order = chains(sizes)[0].order
     k = [*chains(sizes)[0].sizes, sizes.features]
     places = loops.picks(len(k), sizes.loop_probes)
@@ -212,7 +199,7 @@ def against(train: Pair, sizes: ProbeSizes, setup: stages.Setup, every: np.ndarr
     mine = of_one_seed(stopped.facts["objective"], sizes)
     behind = float((mine[places] / goal).max() - 1)
     if behind > 0:
-        raise loops.Disagreement(f"logistic: a probe ended {behind:.1e} above its goal")
+        raise bench.Disagreement(f"logistic: a probe ended {behind:.1e} above its goal")
     passes_made = f"ours, {stopped.passes} passes"
     ours = loops.compared(passes_made, probes, spent, spent, above(mine[places]))
     return [ours, *(loop.row(spent, above(loop.answers)) for loop in found)]
@@ -235,16 +222,16 @@ def until(
     goals = dict(enumerate((optimum * share).tolist()))
     settings = Settings(memory=memory.parse(setup.memory), backend=setup.backend)
     rows = remembered(as_blocks(train))
-    return machine.seconds(
+    return measurements.seconds(
         lambda: LogisticFit(rows, axes, settings, logistic.TOL, logistic.MAX_ITER, goals)
     )
 
 
 def solved(train: Pair, point: ProbeSizes, setup: stages.Setup) -> tuple[float, int, int]:
     """Return seconds, peak bytes and probes of a fit of some sizes, all of them the same steps."""
-    own = problems.part(train, point)
+    own = bench.part(train, point)
     run = lambda: fit(own, point, setup, tol=NEVER, max_iter=MANY)  # noqa: E731
-    spent, held, result = machine.measured(run, point.repeats, setup.backend)
+    spent, held, result = measurements.measured(run, point.repeats, setup.backend)
     return spent, held, len(result)
 
 

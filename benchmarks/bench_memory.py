@@ -6,7 +6,7 @@ python -m benchmarks.bench_memory --sizes small
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 
 import featstore
-from benchmarks import machine, stages
-from benchmarks.loops import Disagreement
-from benchmarks.report import Report
-from benchmarks.sizes import as_dict
-from featstore import probe
+from benchmarks import stages
+from featstore import measurements, probe
+from featstore.bench import Disagreement
+from featstore.measurements import Report
 from featstore.probe.memory import parse
 
 FRACTIONS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
@@ -97,10 +96,14 @@ def sweep(path: Path, solver: str, arguments: dict[str, Any]) -> probe.ProbeResu
 def measured(path: Path, warm_up: Path, solver: str, arguments: dict[str, Any]) -> dict:
     """Sweep in this fresh process; return seconds, peak bytes above the libraries', accuracy."""
     sweep(warm_up, solver, arguments)
-    before = machine.resident()
-    seconds, result = machine.seconds(lambda: sweep(path, solver, arguments))
+    before = measurements.resident()
+    seconds, result = measurements.seconds(lambda: sweep(path, solver, arguments))
     accuracy = float(result.table["accuracy"][result.table["fraction"] == 1].mean())
-    return {"seconds": seconds, "bytes": machine.most_resident() - before, "accuracy": accuracy}
+    return {
+        "seconds": seconds,
+        "bytes": measurements.most_resident() - before,
+        "accuracy": accuracy,
+    }
 
 
 def in_fresh_process(run: Callable[..., Any], *arguments) -> Any:
@@ -125,7 +128,7 @@ def measure(sizes: MemorySizes, setup: stages.Setup) -> Report:
                 found = in_fresh_process(measured, path, folder / "tiny.zarr", solver, arguments)
                 check(found, solver, memory, sizes)
                 rows.append(_row(solver, n_train, memory, found))
-    return Report("memory", as_dict(sizes), machine.facts(setup.backend), {"memory": rows})
+    return Report("memory", asdict(sizes), measurements.facts(setup.backend), {"memory": rows})
 
 
 def check(found: dict, solver: str, memory: int, sizes: MemorySizes) -> None:

@@ -3,18 +3,17 @@
 python -m benchmarks.bench_modes --sizes small
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks import machine, problems, stages
+from benchmarks import stages
 from benchmarks.bench_ridge import grid
-from benchmarks.loops import Disagreement
-from benchmarks.report import Report
-from benchmarks.sizes import SweepSizes, as_dict
-from featstore import probe
+from featstore import bench, measurements, probe
+from featstore.bench import Disagreement, SweepSizes
+from featstore.measurements import Report
 from featstore.probe import arrays
 from featstore.probe.bases import FEATURES, Frame, directions
 from featstore.probe.memory import Settings
@@ -49,15 +48,15 @@ def sweep(train, test, sizes: SweepSizes, setup: stages.Setup, mode, **how) -> p
 
 def measure(sizes: SweepSizes, setup: stages.Setup) -> Report:
     """Return the report, having checked the probes of every mode."""
-    train, test = problems.split(sizes, decay=0.5)
-    found = machine.facts(setup.backend)
+    train, test = bench.split(sizes, decay=0.5)
+    found = measurements.facts(setup.backend)
     together, result = against_random(train, test, sizes, setup)
     error = worst_error(train, result, setup)
     if error > WORST_ERROR:
         raise Disagreement(f"modes: W is off by {error:.1e} of itself from float64's")
     return Report(
         "modes",
-        as_dict(sizes),
+        asdict(sizes),
         found,
         {
             "together": together,
@@ -81,8 +80,8 @@ def against_random(train, test, sizes: SweepSizes, setup: stages.Setup):
     times, results = {"random": [], "all": []}, {}
     for _ in range(sizes.repeats):  # in turn, so that a busy moment hits both
         for name, mode in (("random", "random"), ("all", TOGETHER)):
-            with machine.PeakMemory(setup.backend) as peak:
-                seconds, results[name] = machine.seconds(lambda mode=mode: run(mode))
+            with measurements.PeakMemory(setup.backend) as peak:
+                seconds, results[name] = measurements.seconds(lambda mode=mode: run(mode))
             times[name].append(seconds)
     alone, every = min(times["random"]), min(times["all"])
     rows = [
@@ -102,7 +101,7 @@ def each(train, test, sizes: SweepSizes, setup: stages.Setup) -> list[dict[str, 
     rows = []
     for mode in MODES:
         how = {} if mode in APART else {"cka": True}
-        seconds, result = machine.seconds(
+        seconds, result = measurements.seconds(
             lambda mode=mode, how=how: sweep(*known, sizes, setup, mode, **how)
         )
         counted = len(set(result.probes.tolist())) - 1
@@ -115,11 +114,11 @@ def each(train, test, sizes: SweepSizes, setup: stages.Setup) -> list[dict[str, 
 def every_k(train, test, sizes: SweepSizes, setup: stages.Setup) -> list[dict[str, Any]]:
     """Return rows for some fractions and for every k, of fewer classes."""
     own = replace(sizes, classes=min(EVERY_K_CLASSES, sizes.classes))
-    pair = problems.part(train, own), problems.part(test, own, own.test_rows)
+    pair = bench.part(train, own), bench.part(test, own, own.test_rows)
     rows = []
     for what, how in ((f"{own.fractions} fractions", {}), ("every k", {"every_k": True})):
-        with machine.PeakMemory(setup.backend) as peak:
-            seconds, result = machine.seconds(
+        with measurements.PeakMemory(setup.backend) as peak:
+            seconds, result = measurements.seconds(
                 lambda how=how: sweep(*pair, own, setup, "random", **how)
             )
         rows.append(
@@ -152,7 +151,7 @@ def worst_error(train, result: probe.ProbeResult, setup: stages.Setup) -> float:
     return worst
 
 
-def float64(train: problems.Pair) -> tuple[torch.Tensor, torch.Tensor]:
+def float64(train: bench.Pair) -> tuple[torch.Tensor, torch.Tensor]:
     """Return X'X/N and X'Y/N of standardised features and centred one-hot labels."""
     x, y = torch.from_numpy(train[0]), train[1]
     mean, width = x.mean(0, dtype=torch.float64), x.shape[1]

@@ -8,16 +8,15 @@ they put into different classes, right or wrong.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from benchmarks import machine, stages
-from benchmarks.loops import Disagreement
-from benchmarks.report import Report
-from benchmarks.sizes import as_dict
+from benchmarks import stages
 from benchmarks.softmax_loops import fitted, objective
-from featstore import probe
+from featstore import measurements, probe
+from featstore.bench import Disagreement
+from featstore.measurements import Report
 from featstore.probe.subsets import random_chain
 
 FRACTIONS = (0.25, 1.0)
@@ -129,8 +128,8 @@ def measure(sizes: OptimumSizes, setup: stages.Setup) -> Report:
         f"many of {N_TEST:,} test rows the two differ. classes: rows that they put into "
         "different ones."
     ]
-    return Report("optimum", as_dict(sizes), machine.facts(setup.backend), {"optimum": rows}, (),
-                  notes)  # fmt: skip
+    found = measurements.facts(setup.backend)
+    return Report("optimum", asdict(sizes), found, {"optimum": rows}, (), notes)
 
 
 if __name__ == "__main__":

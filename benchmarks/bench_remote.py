@@ -12,15 +12,15 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from unittest import mock
 
 import numpy as np
 
 import featstore
-from benchmarks import bench_store, machine, stages
-from benchmarks.report import Report
-from benchmarks.sizes import as_dict
+from benchmarks import bench_store, stages
+from featstore import bench, measurements
+from featstore.measurements import Report
 from featstore.store.remote import CONNECTIONS
 
 _SERVER = """
@@ -96,9 +96,9 @@ def measure(sizes: RemoteSizes, setup: stages.Setup) -> Report:
     shape = (sizes.rows, sizes.features)
     x = random.standard_normal(shape, np.float32).astype(np.float16)
     with storage() as bucket:
-        store = featstore.create(f"{bucket}/x.zarr", bench_store.spec(*shape))
+        store = featstore.create(f"{bucket}/x.zarr", bench.store_spec(*shape))
         began = time.perf_counter()
-        bench_store.write(store, x)
+        bench.write_store(store, x)
         times = {"write": [time.perf_counter() - began]}
         assert np.array_equal(store.load("train", "tap"), x)
         runs = {
@@ -109,7 +109,7 @@ def measure(sizes: RemoteSizes, setup: stages.Setup) -> Report:
         }
         for _ in range(sizes.repeats):
             for what, run in runs.items():
-                times.setdefault(what, []).append(machine.seconds(run)[0])
+                times.setdefault(what, []).append(measurements.seconds(run)[0])
     targets = {"load": ">= 0.7", "load, verified": ">= 0.7", "blocks, verified": ">= 0.7"}
     best = {what: min(seconds) for what, seconds in times.items()}
     rows = [
@@ -122,7 +122,9 @@ def measure(sizes: RemoteSizes, setup: stages.Setup) -> Report:
         }
         for what, seconds in best.items()
     ]
-    return Report("remote", as_dict(sizes), machine.facts(setup.backend), {"S3 on loopback": rows})
+    return Report(
+        "remote", asdict(sizes), measurements.facts(setup.backend), {"S3 on loopback": rows}
+    )
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ python -m benchmarks.bench_report --sizes small
 
 import shutil
 import tempfile
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmarks import machine, stages
-from benchmarks.report import Report
-from benchmarks.sizes import as_dict
+from benchmarks import stages
+from featstore import measurements
+from featstore.measurements import Report
 from featstore.probe.results.tables import save_table
 from featstore.report.page import write
 
@@ -61,18 +61,18 @@ def results(sizes: ReportSizes) -> pd.DataFrame:
 
 def measure(sizes: ReportSizes, setup: stages.Setup) -> Report:
     """Return the report; without a browser, of the making alone, and it says so."""
-    found = machine.facts(setup.backend)
+    found = measurements.facts(setup.backend)
     with tempfile.TemporaryDirectory() as folder:
         table, page = results(sizes), Path(folder) / "page.html"
         save_table(table, Path(folder) / "results.csv")
-        making, _ = machine.seconds(lambda: write([Path(folder) / "results.csv"], page))
+        making, _ = measurements.seconds(lambda: write([Path(folder) / "results.csv"], page))
         row = {"rows": len(table), "MB": page.stat().st_size / 1e6, "made, s": making}
         browser, missing = _browser()
         tables: dict[str, Any] = {"page": [row]}
         if browser:
             tables["in a browser"] = _opened(browser, page, len(table), sizes)
     note = "Times in the browser are from the start of navigation; the shortest of each counts."
-    return Report("report", as_dict(sizes), found, tables, notes=[missing or note])
+    return Report("report", asdict(sizes), found, tables, notes=[missing or note])
 
 
 def _browser() -> tuple[str | None, str]:

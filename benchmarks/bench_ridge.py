@@ -3,20 +3,19 @@
 python -m benchmarks.bench_ridge --sizes small
 """
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import torch
 
-from benchmarks import loops, machine, problems, ridge_stages, stages
-from benchmarks.growth import grown
-from benchmarks.report import Report
+from benchmarks import loops, ridge_stages, stages
 from benchmarks.ridge_loops import FITS
-from benchmarks.sizes import SweepSizes, as_dict
-from featstore import probe
+from featstore import bench, measurements, probe
+from featstore.bench import SweepSizes, grown
+from featstore.measurements import Report
 from featstore.probe.arrays import full_precision
 
-L2 = 1e-3
+L2 = bench.L2["ridge"]
 # how many times as many fractions the second sweep has
 MANY = 10
 # of W, relative to float64; and rows classified otherwise, where two classes tie
@@ -43,18 +42,18 @@ def sweep(train, test, sizes: SweepSizes, setup: stages.Setup) -> probe.ProbeRes
 
 def measure(sizes: SweepSizes, setup: stages.Setup) -> Report:
     """Return the report, having checked that the answers agree."""
-    train, test = problems.split(sizes)
-    found = machine.facts(setup.backend)
+    train, test = bench.split(sizes)
+    found = measurements.facts(setup.backend)
     measured, result = sweeps(train, test, sizes, setup)
     ours = measured[1]["seconds"]
     error = worst_coefficient_error(train, result, every=max(1, len(result) // 10))
     if error > WORST_ERROR:
-        raise loops.Disagreement(f"ridge: W is off by {error:.1e} of itself from float64's")
+        raise bench.Disagreement(f"ridge: W is off by {error:.1e} of itself from float64's")
     beside = [loops.compared("all together", len(result), ours, ours, f"W to {error:.0e}")]
     beside += against(train, test, result, ours, sizes, setup)
     return Report(
         "ridge",
-        as_dict(sizes),
+        asdict(sizes),
         found,
         {
             "sweep": measured,
@@ -79,11 +78,11 @@ def sweeps(train, test, sizes: SweepSizes, setup: stages.Setup) -> tuple[list[di
     product, few_seconds, many_seconds = [], [], []
     for _ in range(sizes.repeats):  # in turn, so that a busy moment hits all alike
         with full_precision():
-            product.append(machine.seconds(lambda: x.T @ x)[0])
-        seconds, result = machine.seconds(lambda: sweep(train, test, sizes, setup))
+            product.append(measurements.seconds(lambda: x.T @ x)[0])
+        seconds, result = measurements.seconds(lambda: sweep(train, test, sizes, setup))
         few_seconds.append(seconds)
-        many_seconds.append(machine.seconds(lambda: sweep(train, test, many, setup))[0])
-    with machine.PeakMemory(setup.backend) as peak:
+        many_seconds.append(measurements.seconds(lambda: sweep(train, test, many, setup))[0])
+    with measurements.PeakMemory(setup.backend) as peak:
         sweep(train, test, sizes, setup)
     one, few, lots = min(product), min(few_seconds), min(many_seconds)
     probes = sizes.fractions * sizes.seeds, many.fractions * sizes.seeds
@@ -108,7 +107,7 @@ def _row(what: str, probes: int | str, seconds: float, ratio: float | str, targe
 
 def against(train, test, result, ours: float, sizes: SweepSizes, setup) -> list[dict]:
     """Return a row for each loop, whose predictions have been compared."""
-    x, x_test = problems.standardised(train, test)
+    x, x_test = loops.standardised(train, test)
     targets = np.eye(int(train[1].max()) + 1, dtype=np.float32)[train[1]]
     k = result.table["k"].to_numpy()
     places = loops.picks(len(result) // sizes.seeds, sizes.loop_probes)
@@ -126,7 +125,7 @@ def against(train, test, result, ours: float, sizes: SweepSizes, setup) -> list[
         accuracy = result.table["accuracy"].to_numpy()[places]
         off = round(np.abs(np.array(timed.answers) - accuracy).max() * len(test[1]))
         if off > TIES:
-            raise loops.Disagreement(f"ridge: {off} predictions differ from those of {name}")
+            raise bench.Disagreement(f"ridge: {off} predictions differ from those of {name}")
         rows.append(timed.row(ours, f"{off} rows off"))
     return rows
 
@@ -159,9 +158,9 @@ def worst_coefficient_error(train: tuple, result: probe.ProbeResult, every: int)
 
 def solved(train, test, point: SweepSizes, setup: stages.Setup) -> tuple[float, int, int]:
     """Return seconds, peak bytes and probes of a sweep of some sizes."""
-    own = problems.part(train, point), problems.part(test, point, point.test_rows)
+    own = bench.part(train, point), bench.part(test, point, point.test_rows)
     run = lambda: sweep(*own, point, setup)  # noqa: E731
-    spent, held, result = machine.measured(run, point.repeats, setup.backend)
+    spent, held, result = measurements.measured(run, point.repeats, setup.backend)
     return spent, held, len(result)
 
 

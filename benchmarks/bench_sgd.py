@@ -7,19 +7,18 @@ the protocol: the ratio is that of any number. The loop is a brisk one: each pro
 gathered once, and minibatches are index lookups, without a DataLoader.
 """
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import torch
 from torch.nn import functional
 
-from benchmarks import loops, machine, problems, stages
+from benchmarks import loops, stages
 from benchmarks.floors import floor_row
-from benchmarks.growth import grown
-from benchmarks.problems import Pair
-from benchmarks.report import Report
-from benchmarks.sizes import EpochSizes, as_dict
-from featstore import probe
+from featstore import bench, measurements, probe
+from featstore.bench import EpochSizes, Pair, grown
+from featstore.measurements import Report
 from featstore.probe.solvers.sgd.training import Recipe
 from featstore.probe.splits import Parts, random_parts
 from featstore.probe.subsets import Chain, random_chain
@@ -38,7 +37,7 @@ SIZES = {
 
 def problem(sizes: EpochSizes) -> Pair:
     """Return clouds about class centres, cut off at 0 as after a ReLU, and labels."""
-    features, labels = problems.clouds(sizes.rows, sizes.features, sizes.classes, apart=6.0)
+    features, labels = bench.clouds(sizes.rows, sizes.features, sizes.classes, apart=6.0)
     return (0.1 * np.maximum(features, 0)).astype(np.float32), labels
 
 
@@ -58,18 +57,20 @@ def measure(sizes: EpochSizes, setup: stages.Setup) -> Report:
     """Return the report, having compared the losses."""
     train = problem(sizes)
     fit(train, sizes, setup, 1)  # warms up
-    found = machine.facts(setup.backend)
-    with machine.PeakMemory(setup.backend) as peak:
-        runs = [machine.seconds(lambda: fit(train, sizes, setup, sizes.epochs))]
+    found = measurements.facts(setup.backend)
+    with measurements.PeakMemory(setup.backend) as peak:
+        runs = [measurements.seconds(lambda: fit(train, sizes, setup, sizes.epochs))]
     times = range(sizes.repeats - 1)
-    runs += [machine.seconds(lambda: fit(train, sizes, setup, sizes.epochs)) for _ in times]
+    runs += [measurements.seconds(lambda: fit(train, sizes, setup, sizes.epochs)) for _ in times]
     spent, result = min(runs, key=lambda pair: pair[0])
-    one = min(machine.seconds(lambda: fit(train, sizes, setup, 1))[0] for _ in range(sizes.repeats))
+    one = min(
+        measurements.seconds(lambda: fit(train, sizes, setup, 1))[0] for _ in range(sizes.repeats)
+    )
     probes, more = len(result), sizes.epochs - 1
     each = (spent - one) / more if more else spent
     return Report(
         "sgd",
-        as_dict(sizes),
+        asdict(sizes),
         found,
         {
             "stages": [epoch(sizes, result, each, found)],
@@ -122,7 +123,7 @@ def against(
     ours = result.fitted.losses[:, places].T
     error = float(np.abs(ours / np.array(timed.answers) - 1).max())
     if error > WORST_LOSS:
-        raise loops.Disagreement(f"sgd: losses differ by {error:.1e} of themselves from the loop's")
+        raise bench.Disagreement(f"sgd: losses differ by {error:.1e} of themselves from the loop's")
     return [timed.row(spent, f"loss {error:.0e}")]
 
 
@@ -157,9 +158,9 @@ def descended(
 
 def solved(train: Pair, point: EpochSizes, setup: stages.Setup) -> tuple[float, int, int]:
     """Return seconds, peak bytes and probes of one epoch of a training of some sizes."""
-    own = problems.part(train, point)
+    own = bench.part(train, point)
     run = lambda: fit(own, point, setup, 1)  # noqa: E731
-    spent, held, result = machine.measured(run, point.repeats, setup.backend)
+    spent, held, result = measurements.measured(run, point.repeats, setup.backend)
     return spent, held, len(result)
 
 

@@ -7,17 +7,16 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
 import featstore
-from benchmarks import machine, stages
-from benchmarks.floors import percent
-from benchmarks.report import Report
-from benchmarks.sizes import as_dict
+from benchmarks import stages
+from featstore import bench, measurements
+from featstore.measurements import Report, percent
 from featstore.store import layout
 
 MEMORY = Path("/dev/shm")
@@ -45,34 +44,6 @@ SIZES = {
 }
 
 
-def features(sizes: StoreSizes) -> np.ndarray:
-    """Return (rows, features) float16."""
-    random = np.random.default_rng(0)
-    return random.standard_normal((sizes.rows, sizes.features), np.float32).astype(np.float16)
-
-
-def spec(n_rows: int, n_features: int) -> featstore.Spec:
-    return featstore.Spec(
-        backbone="bench",
-        weights="none",
-        transform="none",
-        dataset="bench",
-        splits=(featstore.Split(name="train", n_rows=n_rows, fingerprint="none"),),
-        taps=(featstore.Tap(name="tap", dim=n_features, pooling="none"),),
-        dtype="float16",
-        classes=("one", "other"),
-    )
-
-
-def write(store: featstore.Store, x: np.ndarray) -> None:
-    """Write and commit all rows: on the disk when this returns."""
-    labels, ids = np.zeros(len(x), np.int64), [str(row) for row in range(len(x))]
-    with store.writer() as writer:
-        for block in range(store.n_blocks("train")):
-            rows = slice(store.rows_of("train", block).start, store.rows_of("train", block).stop)
-            writer.write("train", block, {"tap": x[rows]}, labels[rows], ids[rows])
-
-
 def save(path: Path, x: np.ndarray, *, sync: bool) -> None:
     np.save(path, x)
     if sync:
@@ -95,13 +66,13 @@ def writes(folder: Path, x: np.ndarray, repeats: int, against: str) -> list[dict
     times: dict[str, list[float]] = {}
     for _ in range(repeats):
         for what, run in runs.items():
-            times.setdefault(what, []).append(machine.seconds(run)[0])
+            times.setdefault(what, []).append(measurements.seconds(run)[0])
         for format in featstore.FORMATS:
             path = folder / format
             if path.exists():
                 featstore.remove(path)
-            store = featstore.create(path, spec(*x.shape), format)
-            seconds, _ = machine.seconds(lambda s=store: write(s, x))
+            store = featstore.create(path, bench.store_spec(*x.shape), format)
+            seconds, _ = measurements.seconds(lambda s=store: bench.write_store(s, x))
             times.setdefault(f"{format} write", []).append(seconds)
     return rows_of(times, x.nbytes, against, lambda what: ">= 0.4")
 
@@ -119,7 +90,7 @@ def reads(folder: Path, x: np.ndarray, repeats: int) -> list[dict]:
     times: dict[str, list[float]] = {what: [] for what in runs}
     for _ in range(repeats):
         for what, run in runs.items():
-            times[what].append(machine.seconds(run)[0])
+            times[what].append(measurements.seconds(run)[0])
     return rows_of(
         times, x.nbytes, "numpy.load", lambda what: ">= 0.5" if "verified" in what else ">= 0.8"
     )
@@ -137,7 +108,7 @@ def compressed(folder: Path, x: np.ndarray, repeats: int) -> list[dict]:
 
     def ours() -> None:
         shutil.rmtree(path, ignore_errors=True)
-        write(featstore.create(path, spec(*x.shape), codec="zstd"), x)
+        bench.write_store(featstore.create(path, bench.store_spec(*x.shape), codec="zstd"), x)
 
     def read(pipeline: str) -> np.ndarray:
         with zarr.config.set({"codec_pipeline.path": pipeline}):
@@ -162,7 +133,7 @@ def compressed(folder: Path, x: np.ndarray, repeats: int) -> list[dict]:
     times: dict[str, list[float]] = {}
     for _ in range(repeats):
         for what, run in runs.items():
-            seconds, found = machine.seconds(run)
+            seconds, found = measurements.seconds(run)
             assert found is None or np.array_equal(found, x)
             times.setdefault(what, []).append(seconds)
     assert (theirs / "c" / "0" / "0").read_bytes() == (chunks / "c.0.0").read_bytes()
@@ -177,13 +148,13 @@ def opens(folder: Path, sizes: StoreSizes) -> list[dict]:
     found = []
     for format in featstore.FORMATS:
         path = folder / f"many.{format}"
-        store = featstore.create(path, spec(sizes.many_rows, 512), format)
+        store = featstore.create(path, bench.store_spec(sizes.many_rows, 512), format)
         assert len(store.missing("train")) == store.n_blocks("train")
         for what, run in (
             ("open", lambda p=path: featstore.open(p)),
             ("find missing", lambda s=store: s.missing("train")),
         ):
-            seconds = round(machine.best(run), 5)
+            seconds = round(measurements.best(run), 5)
             what = f"{format} {what}, {store.n_blocks('train')} blocks"
             found.append({"what": what, "seconds": seconds})
     return found
@@ -211,7 +182,8 @@ def measure(sizes: StoreSizes, setup: stages.Setup) -> Report:
 
     Each ratio is to what makes the same promise: on a disk, numpy.save with an fsync.
     """
-    x, found = features(sizes), machine.facts(setup.backend)
+    x = bench.half_floats(sizes.rows, sizes.features)
+    found = measurements.facts(setup.backend)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         tables = {
@@ -226,7 +198,7 @@ def measure(sizes: StoreSizes, setup: stages.Setup) -> Report:
             tables["writes, no disk"] = writes(Path(name), x, sizes.repeats, "numpy.save")
     for title in ("writes", "reads"):
         tables[title] = [with_floor(row, x.nbytes, found) for row in tables[title]]
-    return Report("store", as_dict(sizes), found, tables)
+    return Report("store", asdict(sizes), found, tables)
 
 
 def with_floor(row: dict, n_bytes: int, found: dict) -> dict:

@@ -10,8 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
-from benchmarks.growth import Growth, slope
-from benchmarks.report import Report
+from featstore.measurements import Growth, Report, slope
 from featstore.probe.figures.style import COLUMN_WIDTH, GREY, PALETTE, STYLE
 from featstore.probe.results.files import written_whole
 

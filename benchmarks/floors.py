@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from featstore.measurements import percent
+
 
 def floor_row(
     what: str,
@@ -20,7 +22,7 @@ def floor_row(
         what: the stage.
         seconds: it took.
         work: operations, and bytes that are read or written at least; None where neither bounds it.
-        rates: as `machine.rates`.
+        rates: as `measurements.rates`.
         dtype: of the operations, "float32" or "float64".
         target: the share of the rate of products that is wanted.
 
@@ -49,8 +51,3 @@ def floor_row(
     if moved:
         row |= {"GB/s": moved / seconds / 1e9, "of copy": percent(moved / seconds / copied)}
     return row
-
-
-def percent(share: float) -> str:
-    """Write a share, as in `72 %`."""
-    return f"{100 * share:.0f} %"

@@ -7,18 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import machine
-from featstore.probe.errors import ProbeError, UsageError
+from featstore import measurements
+from featstore.bench import Pair
+from featstore.probe.errors import UsageError
 
 PACKAGES = {"sklearn": "sklearn", "torch-loop": "torch", "cuml": "cuml"}
 REMEDIES = {
     "sklearn": 'pip install "featstore-probe[bench]"',
     "cuml": "a CUDA device and RAPIDS' package for its CUDA (pip install cuml-cu13)",
 }
-
-
-class Disagreement(ProbeError):
-    """What was timed does not give the answers of what it is compared with."""
 
 
 def wanted(against: Sequence[str] | None, offered: Sequence[str]) -> tuple[str, ...]:
@@ -108,9 +105,17 @@ def timed(
     fit(places[0])  # warms up
     times, answers = [], []
     for place in places:
-        spent, answer = machine.seconds(lambda place=place: fit(place))
+        spent, answer = measurements.seconds(lambda place=place: fit(place))
         times.append(spent)
         answers.append(answer)
     known = np.log([sizes[place] for place in places])
     every = np.exp(np.interp(np.log(sizes), known, np.log(times)))
     return LoopTime(name, len(places), len(sizes), float(every.sum()), answers)
+
+
+def standardised(train: Pair, *others: Pair) -> list[np.ndarray]:
+    """Return features of train, then of the others, less train's mean and by its deviation."""
+    mean = train[0].mean(0, dtype=np.float64)
+    deviation = train[0].std(0, dtype=np.float64)
+    scale = np.where(deviation > 0, deviation, 1)
+    return [((x - mean) / scale).astype(np.float32) for x, _ in (train, *others)]

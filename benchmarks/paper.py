@@ -8,9 +8,9 @@ this machine's reports, and of a data sheet where that is said.
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.report import Report, Row
 from benchmarks.ridge_stages import Work
 from benchmarks.sheet import H200
+from featstore.measurements import Report, Row
 from featstore.probe.subsets import sizes
 
 EPOCHS, TRAIN, TEST, SEEDS = 100, 50_000, 10_000, 5

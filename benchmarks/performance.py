@@ -3,16 +3,17 @@
 python -m benchmarks.performance
 
 In a document a table stands between `<!-- STAGE: TABLE -->` and `<!-- end -->`. Run this in a
-checkout after `featstore bench STAGE --sizes full --json benchmarks/results/STAGE.json`.
+checkout after `python -m benchmarks.bench_STAGE --sizes full --json benchmarks/results/STAGE.json`.
 """
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from benchmarks import paper, plan, speed
 from benchmarks.figures import growth_figures
-from benchmarks.report import Report, Row, cell, load
+from featstore.measurements import Growth, Report, Row, cell
 from featstore.probe.errors import FileError
 from featstore.probe.results.files import written_whole
 
@@ -34,6 +35,14 @@ COMPUTED: dict[str, dict[str, Callable[[dict[str, Report]], list[Row]]]] = {
         "traffic": lambda reports: plan.traffic(),
     },
 }
+
+
+def load(path: Path) -> Report:
+    """Return the report that `Report.save` wrote."""
+    content = json.loads(path.read_text())
+    growth = [Growth(**grown) for grown in content["growth"]]
+    found = [content[name] for name in ("benchmark", "sizes", "machine", "tables")]
+    return Report(*found, growth, content["notes"])
 
 
 def reports(folder: Path = RESULTS) -> dict[str, Report]:
@@ -63,7 +72,9 @@ def _block(stage: str, title: str, found: dict[str, Report]) -> str:
     if title in COMPUTED.get(stage, {}):
         return markdown(COMPUTED[stage][title](found))
     if stage not in found:
-        raise FileError(f"there is no report of {stage}: run `featstore bench {stage}` with --json")
+        raise FileError(
+            f"there is no report of {stage}: run `python -m benchmarks.bench_{stage}` with --json"
+        )
     if title == "growth":
         return markdown([row for grown in found[stage].growth for row in grown.rows()])
     if title == "sizes":

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from benchmarks.report import Report, Row
 from benchmarks.ridge_stages import Work
 from benchmarks.sheet import H200
+from featstore.measurements import Report, Row
 from featstore.probe.solvers.logistic.lbfgs import PAIRS
 from featstore.probe.solvers.logistic.lockstep import VECTORS
 

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks import machine
 from benchmarks.floors import floor_row
-from benchmarks.problems import Pair, standardised
-from benchmarks.sizes import SweepSizes
+from benchmarks.loops import standardised
 from benchmarks.stages import Setup
+from featstore import measurements
+from featstore.bench import Pair, SweepSizes
 from featstore.probe.arrays import Array, Backend, full_precision, solve_lower
 from featstore.probe.memory import FORWARD_WIDTH, MAX_ROWS, Settings, parse
 from featstore.probe.metrics import Scores
@@ -100,7 +100,7 @@ def measure(
     }
     return [
         floor_row(
-            name, machine.best(run, sizes.repeats), work, rates,
+            name, measurements.best(run, sizes.repeats), work, rates,
             "float64" if name == "Cholesky" else "float32", TARGETS.get(name, ""),
         )
         for name, (run, work) in runs.items()

@@ -3,7 +3,7 @@
 from typing import Any
 
 from benchmarks.bench_optimum import EXCESS
-from benchmarks.report import Report, Row, cell
+from featstore.measurements import Report, Row, cell
 from featstore.probe.errors import FileError
 
 
@@ -89,5 +89,5 @@ def _row(reports: dict[str, Report], stage: str, title: str, first: str) -> dict
             return dict(row)
     raise FileError(
         f"the report of {stage} has no row {first!r} in its table {title!r}: run"
-        f" `featstore bench {stage} --sizes full` again, with everything installed"
+        f" `python -m benchmarks.bench_{stage} --sizes full` again, with everything installed"
     )

@@ -7,9 +7,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from featstore import bench
+from featstore.bench import DEFAULT_MEMORY
 from featstore.probe.errors import UsageError
-
-DEFAULT_MEMORY = "4GiB"
 
 
 @dataclass(frozen=True)
@@ -58,29 +58,16 @@ STAGES = {
 
 
 @dataclass(frozen=True)
-class Setup:
-    """How a stage is measured.
+class Setup(bench.Setup):
+    """Where a stage computes, and what it is compared with.
 
     Attributes:
-        backend: where probes are computed.
-        memory: what their arrays may take.
-        against: the loops to run beside.
+        against: the loops to run too.
         store: where train rows come from; None for made-up ones.
-        progress: callback.
     """
 
-    backend: Any
-    memory: str = DEFAULT_MEMORY
     against: tuple[str, ...] = ()
     store: Path | None = None
-    progress: Any = None
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The arguments of `probe.sweep` and `probe.fit` that say so."""
-        return {
-            "memory": self.memory, "device": self.backend.device, "backend": self.backend.name,
-        }  # fmt: skip
 
 
 def run(
@@ -114,7 +101,6 @@ def run(
     if stage not in STAGES:
         raise UsageError(f"no stage is called {stage!r}: there are {', '.join(STAGES)}")
     from benchmarks import loops
-    from benchmarks.sizes import chosen
     from featstore.probe import arrays
     from featstore.probe import memory as budget
     from featstore.probe.memory import silent
@@ -127,10 +113,10 @@ def run(
     module = import_module(f"benchmarks.{entry.module}")
     setup = Setup(
         arrays.backend(backend, device) if entry.solves else arrays.backend("torch", "cpu"),
-        memory, loops.wanted(against, entry.loops), Path(store) if store else None,
-        progress or silent,
+        memory, progress or silent, loops.wanted(against, entry.loops),
+        Path(store) if store else None,
     )  # fmt: skip
-    return module.measure(chosen(module.SIZES, sizes), setup)
+    return module.measure(bench.chosen(module.SIZES, sizes), setup)
 
 
 def _names(text: str) -> list[str]:
@@ -143,6 +129,7 @@ def main(stage: str) -> None:
     parser = argparse.ArgumentParser(description=f"Measure {entry.about}.")
     parser.add_argument("--sizes", default="medium", help="small, medium, full, or rows=1000,...")
     parser.add_argument("--json", type=Path, help="write machine, sizes and results here")
+    parser.add_argument("--figures", type=Path, help="draw growth into this folder, SVG")
     given = parser.add_argument_group("options of some stages")
     if entry.loops:
         given.add_argument("--against", type=_names, help="loops to run, or ''")
@@ -153,8 +140,12 @@ def main(stage: str) -> None:
         given.add_argument("--device", default="auto")
         given.add_argument("--backend", default="torch")
     options = vars(parser.parse_args())
-    path = options.pop("json")
+    path, figures = options.pop("json"), options.pop("figures")
     report = run(stage, **options)
     if path:
         report.save(path)
     print(report.text())
+    if figures:
+        from benchmarks.figures import growth_figures
+
+        growth_figures(report, figures)

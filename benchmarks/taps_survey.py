@@ -16,9 +16,9 @@ import torch
 from PIL import Image
 
 from benchmarks.performance import markdown
-from benchmarks.report import Row, table
 from featstore import models
 from featstore.errors import FeatstoreError
+from featstore.measurements import Row, table
 from featstore.models import taps
 from featstore.models.network import Backbone
 from featstore.probe.results.files import written_whole

@@ -16,6 +16,8 @@ FILES = [
     ROOT / "cli.py",
 ]
 PARTS = ("models", "data", "extraction", "store", "study", "report", "cli", "probe")
+# Modules beside the wings that may use `featstore.probe`: what measures the machine.
+BENCH = ("featstore.bench", "featstore.measurements")
 
 # What the modules of a package never import, at top level or inside a function. `featstore` stands
 # for its modules that lie in no package: what every wing may use.
@@ -29,7 +31,14 @@ FORBIDDEN = {
     "benchmarks.bench_report": {"featstore.cli"},
 }
 # Packages that join features and probes.
-JOINING = ("featstore.study", "featstore.report", "featstore.cli", "featstore.probe", "benchmarks")
+JOINING = (
+    "featstore.study",
+    "featstore.report",
+    "featstore.cli",
+    "featstore.probe",
+    "benchmarks",
+    *BENCH,
+)
 # What not every user has: imported where it is used, so that nothing else needs it.
 OPTIONAL = {"sklearn", "cuml", "cupy", "playwright"}
 MOST_LINES, MOST_FUNCTION_LINES = 700, 100
@@ -66,6 +75,8 @@ def imports(tree: ast.AST, modules=()) -> set[str]:
 
 def package(module: str) -> str:
     """Return the wing of a module: `featstore.store` of `featstore.store.zarr`."""
+    if module in BENCH:
+        return module
     parts = module.split(".")
     inside = parts[0] == "featstore" and len(parts) > 1 and parts[1] in PARTS
     return ".".join(parts[:2]) if inside else parts[0]
@@ -78,12 +89,13 @@ def test_imports_go_one_way(module):
     forbidden = FORBIDDEN.get(module, FORBIDDEN.get(package(module), set()))
     assert not wings & forbidden
     if package(module) not in JOINING:
+        assert not found & set(BENCH)
         assert "featstore.probe" not in wings
     tops = {each.split(".")[0] for each in found}
     if package(module) != "featstore.cli":
         assert not tops & {"click", "rich"}
     if module != "cli" and package(module) != "benchmarks":
-        assert "benchmarks" not in tops or module == "featstore.cli.study"
+        assert "benchmarks" not in tops
 
 
 def test_no_module_imports_itself_on_a_detour():

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import time
 from types import SimpleNamespace
 
 import cupy_stand_in
@@ -20,18 +19,15 @@ from benchmarks import (
     bench_kernels,
     bench_store,
     floors,
-    growth,
     loops,
-    machine,
-    problems,
-    report,
+    performance,
     ridge_loops,
     softmax_loops,
 )
 from benchmarks.figures import growth_figures
-from benchmarks.growth import Growth
 from benchmarks.ridge_stages import Work
-from benchmarks.sizes import EpochSizes, ProbeSizes, chosen
+from featstore import bench, measurements
+from featstore.measurements import Growth
 from featstore.probe.errors import UsageError
 from featstore.probe.kernels import reference
 
@@ -44,76 +40,10 @@ TINY = "small,rows=240,features=16,classes=3,fractions=2,seeds=2,loop_probes=2,p
 @pytest.fixture(autouse=True)
 def known_rates(monkeypatch):
     """A machine of which the rates need not be measured."""
-    monkeypatch.setattr(machine, "rates", lambda backend: dict(RATES))
+    monkeypatch.setattr(measurements, "rates", lambda backend: dict(RATES))
 
 
-# --- sizes ----------------------------------------------------------------------------------
-
-NAMED = {
-    "small": EpochSizes(10, 8, 2, 2, 1),
-    "medium": EpochSizes(1000, 64, 10, 5, 2),
-}
-
-
-def test_sizes_are_a_name_or_numbers_or_both():
-    assert chosen(NAMED, "small") == NAMED["small"]
-    assert chosen(NAMED, "") == NAMED["medium"]
-    mine = chosen(NAMED, "small, rows=50000,epochs=7")
-    assert (mine.rows, mine.epochs, mine.features) == (50_000, 7, 8)
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("huge", "'huge' is no size here: sizes are small, medium, or numbers such as rows=1000"),
-        ("rows=5,small", "'small' is no size here"),
-        ("colour=3", "no size is called 'colour' here: there are rows, features, classes"),
-        ("rows=0", "size rows is '0': a whole number of at least 1"),
-        ("rows=-3", "size rows is '-3'"),
-        ("rows=1e5", "size rows is '1e5'"),
-    ],
-)
-def test_sizes_that_cannot_be_are_refused(text, words):
-    with pytest.raises(UsageError, match=words):
-        chosen(NAMED, text)
-
-
-# --- growth, floors, times of loops ---------------------------------------------------------
-
-
-@given(st.floats(-2, 3), st.floats(1e-3, 1e3))
-@settings(max_examples=30, deadline=None)
-def test_the_slope_of_a_power_is_that_power(power, factor):
-    values = [3, 10, 40, 100]
-    assert growth.slope(values, [factor * v**power for v in values]) == pytest.approx(power)
-
-
-@given(st.integers(64, 500), st.integers(16, 300), st.integers(2, 50), st.integers(1, 20))
-@settings(max_examples=30, deadline=None)
-def test_every_axis_rises_within_the_problem(rows, features, classes, fractions):
-    sizes = ProbeSizes(rows, features, classes, min(fractions, features), 2)
-    for axis, problems_ in growth.points(sizes).items():
-        values = [getattr(problem, axis) for problem in problems_]
-        assert values == sorted(set(values))
-        for problem in problems_:
-            assert problem.rows <= rows
-            assert problem.features <= features
-            assert 2 <= problem.classes <= max(2, classes)
-            assert 1 <= problem.fractions <= problem.features
-
-
-def test_growth_shows_both_slopes_in_its_last_row():
-    grown = Growth("seeds", (1, 2, 4), (10, 20, 40), (0.5, 1.0, 2.0), (1 << 20,) * 3, 1.0)
-    first, *_, last = grown.rows()
-    assert (first["axis"], first["slope"]) == ("seeds", "")
-    assert (last["slope"], last["target"], last["memory"]) == ("1.00", "<= 1", "0.00")
-    assert last["probes/s"] == 20
-
-
-def test_memory_is_seen_against_probes_only_where_the_axis_makes_them():
-    held = (1 << 20, 2 << 20, 4 << 20)
-    features = Growth("features", (8, 16, 32), (5, 6, 7), (1.0, 1.0, 1.0), held)
-    assert features.memory_slope == pytest.approx(1)
+# --- floors, times of loops ---------------------------------------------------------
 
 
 def test_a_floor_is_the_longer_of_its_two():
@@ -140,7 +70,7 @@ def test_times_between_the_probes_that_were_run_follow_a_power_of_k(power, run):
         return 1e-3 * sizes[calls[-1] if (answer := fit()) is None else answer] ** power, answer
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(machine, "seconds", clock)
+        patch.setattr(measurements, "seconds", clock)
         found = loops.timed("loop", sizes, loops.picks(5, run), lambda place: place)
     assert found.seconds == pytest.approx(3e-3 * sum(k**power for k in sizes[:5]))
     assert (found.run, found.probes) == (run, 15)
@@ -164,13 +94,13 @@ def test_cuml_is_run_as_scikit_learn_is(monkeypatch):
     monkeypatch.setitem(sys.modules, "cuml", SimpleNamespace(linear_model=fake))
     monkeypatch.setitem(sys.modules, "cuml.linear_model", fake)
     for classes in (2, 3):
-        x, y = problems.clouds(90, 6, classes)
+        x, y = bench.clouds(90, 6, classes)
         assert softmax_loops.cuml(x, y, 0.1) == softmax_loops.scikit_learn(x, y, 0.1)
 
 
 @pytest.mark.parametrize("classes", [2, 4])
 def test_the_softmax_loops_reach_one_objective(classes):
-    x, y = problems.clouds(200, 6, classes)
+    x, y = bench.clouds(200, 6, classes)
     found = softmax_loops.scikit_learn(x, y, 0.1)
     goal = found * (1 + 1e-5)
     assert softmax_loops.torch_loop(x, y, 0.1, goal, "cpu") <= goal
@@ -181,37 +111,20 @@ def test_the_softmax_loops_reach_one_objective(classes):
 
 @pytest.fixture
 def made():
-    """A report with everything in it."""
+    """A report with growth in it."""
     rows = [{"what": "a", "seconds": 1.5, "ok": True}, {"what": "b", "seconds": "", "ok": False}]
     grown = Growth("rows", [10, 20, 40], [5, 5, 5], [1.0, 2.1, 3.9], [1 << 20, 2 << 20, 4 << 20], 1)
     facts = {
         "processor": "a", "cores": 2, "memory_gib": 1.0, "device": "cpu", **RATES,
     }  # fmt: skip
     note = "This is longer than a line of eighty columns may be, and so it has to be wrapped."
-    return report.Report("ridge", {"rows": 40}, facts, {"stages": rows}, [grown], [note])
+    return measurements.Report("ridge", {"rows": 40}, facts, {"stages": rows}, [grown], [note])
 
 
 def test_a_report_is_read_back_as_it_was_saved(made, tmp_path):
     made.save(tmp_path / "r.json")
-    assert report.load(tmp_path / "r.json") == made
+    assert performance.load(tmp_path / "r.json") == made
     assert json.loads((tmp_path / "r.json").read_text())["tables"]["stages"][0]["seconds"] == 1.5
-
-
-def test_a_report_s_text_fits_a_terminal(made):
-    text = made.text()
-    assert max(map(len, text.splitlines())) <= 80
-    assert "1 GiB" in text.replace("1.0", "1")
-    assert text.endswith("to be\n  wrapped.")
-
-
-@given(st.lists(st.text("abc", max_size=60), min_size=1, max_size=3), st.floats(1e-9, 1e9))
-@settings(max_examples=30, deadline=None)
-def test_a_table_always_fits_a_terminal(names, value):
-    columns = [f"column {number}" for number in range(5)]
-    rows = [{"what": name, **dict.fromkeys(columns, value)} for name in names]
-    lines = report.table(rows).splitlines()
-    assert max(map(len, lines)) <= 80
-    assert len(lines) == 2 + len(rows)
 
 
 def test_pictures_are_the_same_for_the_same_report(made, tmp_path):
@@ -221,14 +134,6 @@ def test_pictures_are_the_same_for_the_same_report(made, tmp_path):
     assert (path.name, path.read_bytes()) == ("ridge-rows.svg", before)
     for words in ("grows as 0.98", "at most 1", "train rows", "peak MiB", "5 probes"):
         assert words in before.decode()
-
-
-def test_peak_memory_sees_what_was_held_and_let_go():
-    with machine.PeakMemory() as peak:
-        held = np.ones(6 << 20)
-        time.sleep(0.2)
-        del held
-    assert 45 << 20 < peak.bytes < 100 << 20
 
 
 # --- stages ---------------------------------------------------------------------------------
@@ -244,7 +149,8 @@ def test_a_stage_reports_its_tables_and_its_growth(stage, tmp_path):
     assert any("torch-loop, 2 run" in what for what in whats)
     assert any("sklearn, 2 run" in what for what in whats) == (stage != "sgd")
     axes = [grown.axis for grown in found.growth]
-    assert axes == ([] if stage == "probe" else list(growth.points(NAMED["medium"])))
+    along = list(bench.points(bench.ProbeSizes(1000, 64, 10, 5, 2)))
+    assert axes == ([] if stage == "probe" else along)
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
@@ -270,11 +176,11 @@ def test_wrong_answers_of_a_loop_are_an_error(monkeypatch):
         return np.zeros((x.shape[1], targets.shape[1])), np.zeros(targets.shape[1])
 
     monkeypatch.setitem(ridge_loops.FITS, "sklearn", wrong)
-    with pytest.raises(loops.Disagreement, match="predictions differ from those of sklearn"):
+    with pytest.raises(bench.Disagreement, match="predictions differ from those of sklearn"):
         benchmarks.run("ridge", TINY, against=["sklearn"])
     # an objective that nothing can reach
     monkeypatch.setitem(softmax_loops.ON_THEIR_OWN, "sklearn", lambda x, y, l2: 1e-3)
-    with pytest.raises(loops.Disagreement, match=r"a probe ended .* above its goal"):
+    with pytest.raises(bench.Disagreement, match=r"a probe ended .* above its goal"):
         benchmarks.run("logistic", TINY, against=["sklearn"])
 
 
@@ -305,7 +211,7 @@ def test_kernels_are_timed_beside_their_reference_and_compared(monkeypatch):
         assert bench_kernels.ALONE not in found.notes
         wrong = lambda matrix, orders, penalties: 2 * matrix[None]  # noqa: E731
         monkeypatch.setattr(reference, "permuted_blocks", wrong)
-        with pytest.raises(loops.Disagreement, match="Gram blocks differs from the reference"):
+        with pytest.raises(bench.Disagreement, match="Gram blocks differs from the reference"):
             benchmarks.run("kernels", TILE, backend="cupy")
 
 

@@ -5,7 +5,8 @@ import shutil
 import pytest
 
 import benchmarks
-from benchmarks import bench_report, machine
+from benchmarks import bench_report
+from featstore import measurements
 
 SIZES = "small,curves=2,seeds=2,prefixes=4"
 
@@ -14,7 +15,7 @@ SIZES = "small,curves=2,seeds=2,prefixes=4"
 def known_rates(monkeypatch):
     """A machine of which the rates need not be measured."""
     rates = {"matmul_gflops": 100.0, "matmul64_gflops": 50.0, "copy_gbs": 10.0}
-    monkeypatch.setattr(machine, "rates", lambda backend: rates)
+    monkeypatch.setattr(measurements, "rates", lambda backend: rates)
 
 
 @pytest.mark.skipif(not any(map(shutil.which, bench_report.BROWSERS)), reason="no Chromium on PATH")

@@ -8,7 +8,6 @@ from .spec import Spec as Spec
 from .spec import Split as Split
 from .spec import Tap as Tap
 from .store.base import Damage as Damage
-from .store.base import Store as Store
 from .store.catalog import (
     Abandoned as Abandoned,
 )
@@ -56,5 +55,6 @@ from .store.creation import (
 )
 from .store.exchange import export as export
 from .store.exchange import import_arrays as import_arrays
+from .store.store import Store as Store
 from .store.transfer import convert as convert
 from .store.transfer import merge as merge

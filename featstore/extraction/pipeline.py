@@ -20,8 +20,9 @@ from featstore.extraction.inference import Batch, Inference
 from featstore.extraction.loading import Encoder, Job, Workers, batches, decoded
 from featstore.extraction.ranks import Meeting, Ranks
 from featstore.store import locks
-from featstore.store.base import Block, Progress, Store
+from featstore.store.base import Block, Progress
 from featstore.store.blocks import first_nonfinite_row
+from featstore.store.store import Store
 from featstore.store.writer import Writer
 
 

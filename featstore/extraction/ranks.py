@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from featstore.errors import FeatstoreError, UsageError
-from featstore.store.base import Block, Store
+from featstore.store.base import Block
+from featstore.store.store import Store
 
 # Rank 0 may be downloading a data set meanwhile.
 PATIENCE = 1800.0  # seconds

@@ -18,7 +18,8 @@ from featstore.extraction.request import Request
 from featstore.notices import Notice, distinct, of_remarks
 from featstore.spec import Spec
 from featstore.store import catalog, creation
-from featstore.store.base import Block, Progress, Store, no_progress
+from featstore.store.base import Block, Progress, no_progress
+from featstore.store.store import Store
 
 BATCH_SIZE = 64
 _LIBRARIES = ("torch", "torchvision", "timm", "pillow")

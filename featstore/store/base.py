@@ -1,4 +1,4 @@
-"""The contract that a store fulfils in any format, and all that formats do alike.
+"""The contract that a store fulfils in any format, and what all formats do with blocks alike.
 
 A store is one tree: `<split>/<tap>` features (n_rows, D), or (n_views, n_rows, D) where rows were
 seen in several ways, `<split>/labels` int64 (n_rows,), or float64 where they are targets,
@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import numpy as np
 
@@ -29,10 +29,6 @@ from featstore.store import locks
 from featstore.store.blocks import checksum
 from featstore.store.layout import Array, Header, Undecodable
 from featstore.store.objects import AHEAD, READERS
-
-if TYPE_CHECKING:
-    from featstore.store.reading import TapBlocks
-    from featstore.store.writer import Writer
 
 Progress = Callable[..., None]
 
@@ -77,8 +73,8 @@ class Damage:
         return f"{where}{self.array}: {self.why}"
 
 
-class Store(ABC):
-    """A store in one format. Formats differ only in where the bytes of a block lie."""
+class BlockStore(ABC):
+    """The blocks of a store in one format. Formats differ only in where the bytes of one lie."""
 
     format: ClassVar[str]
 
@@ -403,51 +399,3 @@ class Store(ABC):
                 if why:
                     found.append(Damage(split, block, array.pieces(name)[view], why))
         return found
-
-    def tap(
-        self, split: str, name: str, *, view: int | None = None, verify: bool = True
-    ) -> "TapBlocks":
-        """A tap of a complete split as re-iterable blocks of rows, read ahead while they are used.
-
-        The rows of all views come one view after another, or of one `view` alone. Raises
-        `StoreIncomplete`, `UsageError`, and while iterating with `verify` `StoreDamaged`.
-        """
-        from featstore.store.reading import TapBlocks
-
-        return TapBlocks(self, split, self.spec.tap(name).name, view=view, verify=verify)
-
-    def to_numpy(self, split: str, tap: str, *, mmap: bool = False) -> np.ndarray:
-        """A tap as a NumPy array, loaded or mapped: see `featstore.store.reading.to_numpy`."""
-        from featstore.store.reading import to_numpy
-
-        return to_numpy(self, split, tap, mmap=mmap)
-
-    def to_dask(self, split: str, tap: str, *, verify: bool = True) -> Any:
-        """A tap as a dask array with a chunk a block: see `featstore.store.reading.to_dask`."""
-        from featstore.store.reading import to_dask
-
-        return to_dask(self, split, tap, verify=verify)
-
-    def to_torch_dataset(self, split: str, tap: str, *, view: int = 0) -> Any:
-        """A tap as a data set of torch's: see `featstore.store.reading.to_torch_dataset`."""
-        from featstore.store.reading import to_torch_dataset
-
-        return to_torch_dataset(self, split, tap, view=view)
-
-    @contextmanager
-    def writer(self, job: str | None = None) -> Iterator["Writer"]:
-        """The one writer of the store, which commits what it was given before the context is left.
-
-        Processes that name the same `job`, such as the ranks of one, write at once; no block may be
-        written by two of them. Raises `WriterBusy` while another living process or job writes,
-        `DiskFull` where there is no room.
-        """
-        from featstore.store.writer import Writer
-
-        place = places.replaced(self.path)
-        with (
-            locks.locked(place, job) as hold,
-            self.staged(hold),
-            Writer(self, hold.check) as writer,
-        ):
-            yield writer

@@ -27,9 +27,10 @@ from featstore.errors import (
 from featstore.places import Place, Url, place
 from featstore.spec import Spec
 from featstore.store import layout
-from featstore.store.base import FOLDER, SEQUENCE, Store
+from featstore.store.base import FOLDER, SEQUENCE
 from featstore.store.layout import ATTRIBUTE, Codec, Header
 from featstore.store.locks import Hold, JobBusy, locked
+from featstore.store.store import Store
 
 # Modules by format, imported when first needed: h5py and zarr are slow to import.
 _BACKENDS = {

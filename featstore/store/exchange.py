@@ -18,11 +18,12 @@ from featstore.errors import DatasetError, FeatstoreError, FeatureError, UsageEr
 from featstore.places import Url, place
 from featstore.spec import Spec, Split, Tap
 from featstore.store import transfer
-from featstore.store.base import Progress, Store, no_progress
+from featstore.store.base import Progress, no_progress
 from featstore.store.blocks import Rounding, first_nonfinite_row, raw_bytes
 from featstore.store.creation import check_apart, finish, open_or_create
 from featstore.store.creation import open as open_store
 from featstore.store.layout import BLOCK_BYTES
+from featstore.store.store import Store
 from featstore.store.transfer import Rows, SplitRows, format_of
 
 # Names for the classes are kept for each number up to the largest label.

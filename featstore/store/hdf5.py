@@ -27,9 +27,10 @@ from featstore import durable
 from featstore.errors import NotAStore, StoreDamaged
 from featstore.spec import COMMITS
 from featstore.store import blocks
-from featstore.store.base import Block, Damage, Piece, Store
+from featstore.store.base import Block, Damage, Piece
 from featstore.store.blocks import checksum_text
 from featstore.store.layout import ATTRIBUTE, REMEDY, Array, Header, parse
+from featstore.store.store import Store
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
 

@@ -12,7 +12,7 @@ import numpy as np
 from featstore.errors import FeatstoreError, UsageError, with_extra
 from featstore.spec import LABELS
 from featstore.store import layout
-from featstore.store.base import Piece, Store
+from featstore.store.base import BlockStore, Piece
 from featstore.store.layout import Array
 from featstore.store.objects import AHEAD
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import dask.array
 
 
-def to_numpy(store: Store, split: str, tap: str, *, mmap: bool = False) -> np.ndarray:
+def to_numpy(store: BlockStore, split: str, tap: str, *, mmap: bool = False) -> np.ndarray:
     """A tap of a complete split, (n_rows, D), or (n_views, n_rows, D) where there are views.
 
     Loaded with every checksum checked; with `mmap` mapped from the file, read-only and unchecked,
@@ -40,7 +40,7 @@ def to_numpy(store: Store, split: str, tap: str, *, mmap: bool = False) -> np.nd
     return np.memmap(store.path, array.dtype, "r", offset, array.shape)
 
 
-def to_dask(store: Store, split: str, tap: str, *, verify: bool = True) -> "dask.array.Array":
+def to_dask(store: BlockStore, split: str, tap: str, *, verify: bool = True) -> "dask.array.Array":
     """A tap of a complete split as a dask array, (n_rows, D) or (n_views, n_rows, D).
 
     A chunk is a block, read and with `verify` checked when it is computed. Raises `FeatstoreError`
@@ -72,14 +72,14 @@ def to_dask(store: Store, split: str, tap: str, *, verify: bool = True) -> "dask
     )
 
 
-def _read(store: Store, piece: Piece, record: Any, shape: tuple[int, ...]) -> np.ndarray:
+def _read(store: BlockStore, piece: Piece, record: Any, shape: tuple[int, ...]) -> np.ndarray:
     array = store.array(piece.split, piece.array)
     out = np.empty(shape, array.dtype)
     store.fill(piece, record, out.reshape(-1, *array.row_shape))
     return out
 
 
-def to_torch_dataset(store: Store, split: str, tap: str, *, view: int = 0) -> "TapDataset":
+def to_torch_dataset(store: BlockStore, split: str, tap: str, *, view: int = 0) -> "TapDataset":
     """A tap of a complete split for `torch.utils.data.DataLoader`, in any order of rows.
 
     An item is (features (D,), label). Rows are read when asked for and unchecked, since checksums
@@ -91,7 +91,7 @@ def to_torch_dataset(store: Store, split: str, tap: str, *, view: int = 0) -> "T
 class TapDataset:
     """Rows of a tap by number, as torch's map-style data sets are; workers may be spawned."""
 
-    def __init__(self, store: Store, split: str, tap: str, view: int = 0):
+    def __init__(self, store: BlockStore, split: str, tap: str, view: int = 0):
         self._store, self._split, self._tap, self._view = store, split, tap, view
         store.require_view(split, store.spec.tap(tap).name, view)
         self._labels = store.load(split, LABELS)
@@ -148,7 +148,13 @@ class TapBlocks:
     """
 
     def __init__(
-        self, store: Store, split: str, tap: str, *, view: int | None = None, verify: bool = True
+        self,
+        store: BlockStore,
+        split: str,
+        tap: str,
+        *,
+        view: int | None = None,
+        verify: bool = True,
     ):
         self._store, self._split, self._tap, self._verify = store, split, tap, verify
         self._records = store.require_complete(split)

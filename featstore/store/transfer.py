@@ -13,13 +13,14 @@ from featstore.notices import distinct
 from featstore.places import Url
 from featstore.spec import IDS, LABELS, Spec, Tap
 from featstore.store import blocks
-from featstore.store.base import Piece, Progress, Store, no_progress
+from featstore.store.base import Piece, Progress, no_progress
 from featstore.store.blocks import Rounding
 from featstore.store.catalog import safe_name
 from featstore.store.creation import check_apart, finish, open_or_create
 from featstore.store.creation import open as open_store
 from featstore.store.layout import Codec
 from featstore.store.reading import read_ahead
+from featstore.store.store import Store
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from featstore.durable import NO_ROOM
 from featstore.errors import DiskFull, FeatureError, UsageError
 from featstore.spec import IDS, LABELS
 from featstore.store import blocks as row_ids
-from featstore.store.base import Block, Damage, Piece, Store
+from featstore.store.base import Block, BlockStore, Damage, Piece
 from featstore.store.blocks import Record, checksum, first_nonfinite_row, raw_bytes, slot_bytes
 
 # Blocks written but not yet on the disk. A kill loses these; a slow disk makes the writer wait.
@@ -31,7 +31,7 @@ class Writer:
     during the wait, and a record is never on the disk before its data.
     """
 
-    def __init__(self, store: Store, still_held: Callable[[], None]):
+    def __init__(self, store: BlockStore, still_held: Callable[[], None]):
         self._store, self._still_held = store, still_held
         self._committed = {
             (split.name, block)

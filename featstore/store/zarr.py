@@ -10,11 +10,12 @@ from featstore.errors import NotAStore, UsageError
 from featstore.places import Place, Url, replacement
 from featstore.spec import COMMITS
 from featstore.store import blocks, layout
-from featstore.store.base import Block, Damage, Piece, Store
+from featstore.store.base import Block, Damage, Piece
 from featstore.store.layout import ATTRIBUTE, REMEDY, Array, Header, parse
 from featstore.store.locks import Hold
 from featstore.store.objects import Objects, objects_at
 from featstore.store.remote import RemoteObjects
+from featstore.store.store import Store
 
 METADATA = "zarr.json"
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import featstore
 from featstore.errors import BadStudy, StudyError
 from featstore.places import Url
-from featstore.store.base import Store
 from featstore.store.reading import TapBlocks
+from featstore.store.store import Store
 
 ALL = "all"
 

@@ -1,5 +1,11 @@
 """What can go wrong in storing, extracting and studying; each message names its remedy."""
 
+import difflib
+import functools
+import inspect
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
 # What is installed: `featstore` is a stranger's name on the package index.
 DISTRIBUTION = "featstore-probe"
 
@@ -11,6 +17,31 @@ def with_extra(extra: str, *, upgrade: bool = False) -> str:
     'pip install "featstore-probe[hf]"'
     """
     return f'pip install {"--upgrade " if upgrade else ""}"{DISTRIBUTION}[{extra}]"'
+
+
+P, R = ParamSpec("P"), TypeVar("R")
+
+
+def suggesting(function: Callable[P, R]) -> Callable[P, R]:
+    """Return the function, whose `TypeError` for a misspelt argument names the nearest one.
+
+    >>> suggesting(lambda *, taps: None)(tap=1)
+    Traceback (most recent call last):
+    ...
+    TypeError: <lambda>() has no argument 'tap'; did you mean 'taps'?
+    """
+    known = list(inspect.signature(function).parameters)
+
+    @functools.wraps(function)
+    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+                meant = f"did you mean {close[0]!r}?" if close else f"it has {', '.join(known)}"
+                raise TypeError(f"{function.__name__}() has no argument {name!r}; {meant}")
+        return function(*args, **kwargs)
+
+    return called
 
 
 class FeatstoreError(Exception):

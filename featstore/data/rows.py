@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import BinaryIO, ClassVar, Self, TypeVar
+from typing import Any, BinaryIO, ClassVar, Protocol, Self, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -240,6 +240,18 @@ def of_texts(texts: pa.LargeStringArray, labels: np.ndarray) -> str:
     for text in texts.drop_null():
         digest.update(text.as_buffer())
     return f"texts:{digest.hexdigest()}"
+
+
+class MapStyle(Protocol):
+    """A map-style data set, or a sequence: row i is a pair of (tensor or PIL image, label)."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        ...
+
+    def __getitem__(self, row: int, /) -> Any:
+        """Return one row: a pair of (tensor or PIL image, label)."""
+        ...
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,19 @@ from PIL import Image
 
 from featstore import data, models
 from featstore.data import augment
+from featstore.data import own as own_data
 from featstore.data.augment import Views
-from featstore.data.rows import Rows, Unreadable
+from featstore.data.rows import Rows, Unreadable, limited
 from featstore.errors import DatasetError, UsageError
 from featstore.extraction.ranks import Meeting, Ranks
-from featstore.extraction.request import Request
+from featstore.extraction.request import TRAIN, Request
+from featstore.models import own as own_models
 from featstore.models import taps as tap_names
 from featstore.models.network import Backbone
 from featstore.models.taps import Taps
 from featstore.notices import Notice, distinct
 from featstore.spec import Spec, Split
 from featstore.store.base import Progress
-
-# The split that is augmented.
-TRAIN = "train"
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,25 @@ class Inputs:
 
 def load(request: Request) -> Inputs:
     """The inputs that a request names; raises what loading each of them raises."""
-    data.check(request.dataset, request.splits, data_dir=request.data_dir, columns=request.columns)
+    if not isinstance(request.model, str):
+        rows = _rows(request)
+        first = next(iter(rows.values())).part([0])[0]
+        backbone = own_models.backbone(
+            request.model,
+            first,
+            transform=request.transform,
+            name=request.name,
+            version=request.version,
+        )
+        _check(backbone, list(rows.values()))
+        reader = tap_names.resolve(backbone, request.taps, request.pool)
+        if request.augmentation:
+            _views(request, backbone)
+        return Inputs(own_models.checked(backbone, reader), reader, rows, None)
+    if isinstance(request.dataset, str):
+        data.check(
+            request.dataset, request.splits, data_dir=request.data_dir, columns=request.columns
+        )
     backbone = models.load(
         request.model,
         weights=request.weights,
@@ -81,7 +98,18 @@ def load(request: Request) -> Inputs:
     )
     reader = tap_names.resolve(backbone, request.taps, request.pool)
     augmented = _views(request, backbone) if request.augmentation else None
-    rows = {
+    rows = _rows(request)
+    _check(backbone, list(rows.values()))
+    return Inputs(backbone, reader, rows, augmented)
+
+
+def _rows(request: Request) -> dict[str, Rows]:
+    """The rows of every split, for a model by name or for a network of one's own."""
+    by_name = isinstance(request.model, str)
+    if not isinstance(request.dataset, str):
+        found = own_data.load(request.dataset, ids=request.ids, images=by_name)
+        return {split: limited(rows, request.limit) for split, rows in found.items()}
+    found = {
         split: data.load(
             request.dataset,
             split,
@@ -93,8 +121,9 @@ def load(request: Request) -> Inputs:
         )
         for split in request.splits
     }
-    _check(backbone, list(rows.values()))
-    return Inputs(backbone, reader, rows, augmented)
+    if by_name:
+        return found
+    return {split: own_data.as_tensors(rows) for split, rows in found.items()}
 
 
 def readable(

@@ -19,7 +19,7 @@ from PIL import Image
 
 from featstore.data.augment import Views
 from featstore.data.rows import Part, Rows
-from featstore.errors import DatasetError
+from featstore.errors import DatasetError, FeatstoreError
 from featstore.extraction.decoding import Begun, Decoder, Processes
 from featstore.extraction.inference import Batch
 from featstore.models.network import Backbone
@@ -92,10 +92,31 @@ class Encoder:
             )
         return tokens
 
+    def tensors(self, job: Job) -> torch.Tensor:
+        """The tensors (b, ...) of a batch of rows of one's own."""
+        part, made = job.rows.part(job.numbers), []
+        for place in range(len(part)):
+            item, remarks = part.met(place)
+            job.seen.update(remarks)
+            try:
+                made.append(self.backbone.transform.one(item))
+            except (MemoryError, FeatstoreError):
+                raise
+            except Exception as error:
+                raise DatasetError(
+                    f"{part.what} {part.ids[place]} of {part.whence} cannot be given to"
+                    f" {self.backbone.name}: {error}; mend the row, or the transform"
+                ) from error
+        return torch.stack(made)
+
+    def whole(self, job: Job) -> Batch:
+        """A batch of texts or tensors, made by one thread."""
+        return self.tokens(job) if self.backbone.modality == "text" else self.tensors(job)
+
     def __call__(self, job: Job) -> Batch:
         """A batch, made here and now."""
-        if self.backbone.modality == "text":
-            return self.tokens(job)
+        if self.backbone.modality != "image":
+            return self.whole(job)
         batch = self.empty(len(job.numbers))
         job.seen.update(self.decoder.decode(job.rows.part(job.numbers), job.view, batch.numpy()))
         return batch
@@ -116,14 +137,17 @@ class Workers:
 
         Beside a CUDA device all cores but one decode, each in a process, where there are many rows.
         Beside a model on the CPU, which has the cores' time itself, and for texts, whose tokenizers
-        need no interpreter lock, threads do. `sharing` processes of a job share the machine.
+        need no interpreter lock, threads do; one thread alone, unless more are asked for, where
+        data sets are objects of the user. `sharing` processes of a job share the machine.
         """
         threads = cores(sharing)
-        if asked is None:
+        if asked is None and modality != "tensor":
             fed = device == "cuda" and modality == "image" and passes >= MANY
             return cls(processes=threads - 1 if fed else 0, threads=threads)
         if modality == "text":
             return cls(processes=0, threads=asked or threads)
+        if modality == "tensor":
+            return cls(processes=0, threads=asked or 1)
         return cls(processes=asked, threads=threads)
 
 
@@ -155,8 +179,8 @@ def decoded(
     count = workers.processes or workers.threads
     ahead = AHEAD + math.ceil(2 * count * min(1, PIECE / batch_size))
     pool: _Pool
-    if encode.backbone.modality == "text":
-        pool = _TextThreads(encode, count, pinned)
+    if encode.backbone.modality != "image":
+        pool = _WholeThreads(encode, count, pinned)
     elif workers.processes:
         pool = _ImageProcesses(encode, count, batch_size, ahead, pinned)
     else:
@@ -183,19 +207,23 @@ class _Pool(Protocol):
     def close(self) -> None: ...
 
 
-class _TextThreads:
-    """Batches of tokens, each made by a thread."""
+class _WholeThreads:
+    """Batches of texts or tensors, each made by a thread."""
 
     def __init__(self, encode: Encoder, count: int, pinned: bool):
         self._pool = ThreadPoolExecutor(count, thread_name_prefix="featstore-tokenize")
         self._encode, self._pinned = encode, pinned
 
     def begin(self, job: Job) -> Future:
-        return self._pool.submit(self._encode.tokens, job)
+        return self._pool.submit(self._encode.whole, job)
 
     def finish(self, begun: Future) -> Batch:
-        tokens = begun.result()
-        return {name: ids.pin_memory() for name, ids in tokens.items()} if self._pinned else tokens
+        batch = begun.result()
+        if not self._pinned:
+            return batch
+        if isinstance(batch, torch.Tensor):
+            return batch.pin_memory()
+        return {name: ids.pin_memory() for name, ids in batch.items()}
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)

@@ -1,29 +1,40 @@
 """What an extraction is asked for: every option of `featstore.extract`, checked for form."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from featstore.data.columns import Columns
-from featstore.data.rows import DEPTHS
+from featstore.data.rows import DEPTHS, MapStyle
 from featstore.errors import UsageError
 from featstore.spec import PENULTIMATE
+
+if TYPE_CHECKING:
+    import torch
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 DTYPES = ("float16", "float32")
 CODECS = ("none", "zstd")
 ON_ERROR = ("raise", "skip")
+# The split that is augmented, and what a single data set is.
+TRAIN = "train"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
     """The options of `featstore.extract`. Raises `UsageError` for values that cannot be.
 
-    What goes in: `model`, `weights`, `weights_key`, `weights_prefix`, `pretrained`, `image_size`,
-    `transform` and `trust` as in `backbones.load`; `taps` and `pool` as in `taps.resolve`;
-    `dataset`, `data_dir`, `columns`, `limit` and `bit_depth` as in `datasets.load`, of each of
-    `splits`. With `on_error="skip"` every row is read once beforehand, and those that cannot be, or
-    lack a label, are left out; otherwise the first one that is met is an error.
+    `model` is a name, or a `torch.nn.Module` (see `models.own.backbone`, which takes `name`,
+    `version` and a callable `transform`), whose taps are as `named_modules` calls them, and
+    "output". `dataset` is a name, or a data set by split, or one data set, which is then "train"
+    (see `data.own.load`, which takes `ids`); `splits` are then all that it has.
+
+    What goes in by name: `model`, `weights`, `weights_key`, `weights_prefix`, `pretrained`,
+    `image_size`, `transform` and `trust` as in `models.load`; `taps` and `pool` as in
+    `taps.resolve`; `dataset`, `data_dir`, `columns`, `limit` and `bit_depth` as in `data.load`, of
+    each of `splits`. With `on_error="skip"` every row is read once beforehand, and those that
+    cannot be, or lack a label, are left out; otherwise the first one that is met is an error.
 
     `views` passes of augmented train images are stored; `augment` says how they are made (see
     `views.parse`; "paper" where there are several), from draws that `seed` decides. One view
@@ -40,19 +51,19 @@ class Request:
     `loading.Workers.chosen` says.
     """
 
-    model: str
-    dataset: str
+    model: "str | torch.nn.Module"
+    dataset: str | MapStyle | Mapping[str, MapStyle]
     weights: str | Path | None = None
     weights_key: str | None = None
     weights_prefix: str | None = None
     pretrained: bool = True
     image_size: int | None = None
-    transform: str | Path | Mapping | None = None
+    transform: str | Path | Mapping | Callable[..., object] | None = None
     trust: str = "none"
     taps: Sequence[str] = (PENULTIMATE,)
     pool: str | Sequence[str] | Mapping[str, str] | None = None
     data_dir: str | Path | None = None
-    columns: Columns = field(default_factory=Columns)
+    columns: Columns | None = None
     limit: int | None = None
     bit_depth: int | None = None
     splits: Sequence[str] = ("train", "test")
@@ -70,10 +81,22 @@ class Request:
     compile: bool | None = None
     batch_size: int | None = None
     workers: int | None = None
+    name: str | None = None
+    version: str | None = None
+    ids: Mapping[str, Sequence[str]] | Sequence[str] | None = None
 
     def __post_init__(self):
         if isinstance(self.splits, str):
             object.__setattr__(self, "splits", (self.splits,))
+        if self.columns is None:
+            object.__setattr__(self, "columns", Columns())
+        if not isinstance(self.dataset, str):
+            single = not isinstance(self.dataset, Mapping)
+            by_split = {TRAIN: self.dataset} if single else self.dataset
+            object.__setattr__(self, "dataset", by_split)
+            object.__setattr__(self, "splits", tuple(by_split))
+            if single and self.ids is not None and not isinstance(self.ids, Mapping):
+                object.__setattr__(self, "ids", {TRAIN: self.ids})
         repeated = [name for name in self.splits if list(self.splits).count(name) > 1]
         wrong = None
         if not self.splits:
@@ -97,12 +120,50 @@ class Request:
             wrong = f"{self.workers} workers cannot decode; give 0 for threads, or more"
         elif self.views < 1:
             wrong = f"{self.views} views cannot be; give 1 for the clean image, or more"
+        elif given := self._out_of_place():
+            wrong = given
         elif self.augmentation and "train" not in self.splits:
             wrong = (
                 "views are of train images, and train is not among the splits; leave --views out"
             )
         if wrong:
             raise UsageError(wrong)
+
+    def _out_of_place(self) -> str | None:
+        """Return what is wrong with options of names given with objects, or the reverse."""
+        by_name = {
+            "weights": self.weights,
+            "weights_key": self.weights_key,
+            "weights_prefix": self.weights_prefix,
+            "image_size": self.image_size,
+            "pretrained=False": not self.pretrained,
+        }
+        of_files = {
+            "data_dir": self.data_dir,
+            "columns": self.columns != Columns(),
+            "bit_depth": self.bit_depth,
+        }
+        of_objects = {"name": self.name, "version": self.version}
+        named, whose = isinstance(self.model, str), "a network of your own"
+        for option, value in (of_objects if named else by_name).items():
+            if value:
+                other = whose if named else "a model by name"
+                return f"{option} is an option of {other}; leave it out"
+        if not isinstance(self.dataset, str):
+            for option, value in of_files.items():
+                if value:
+                    return f"{option} is an option of a data set by name; leave it out"
+            if self.ids is not None and not isinstance(self.ids, Mapping):
+                return "ids are a list, and there are splits; give them by split, as the data"
+        elif self.ids is not None:
+            return "ids are for a data set of your own; leave them out"
+        if named and callable(self.transform):
+            return f"transform is a callable, which {whose} takes; give fields or a file"
+        if not named and tuple(self.taps) == (PENULTIMATE,):
+            layers = [path for path, _ in getattr(self.model, "named_modules", list)() if path]
+            shown = ", ".join(layers[-4:])
+            return f"the taps of {whose} have to be named; its last modules are {shown or 'none'}"
+        return None
 
     @property
     def augmentation(self) -> str | None:

@@ -2,12 +2,16 @@
 
 import time
 from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
+from pathlib import Path
 
 import torch
 
-from featstore.data.rows import Unreadable
+from featstore.data.columns import Columns
+from featstore.data.rows import MapStyle, Unreadable
+from featstore.errors import suggesting
 from featstore.extraction import inference, inputs, pipeline
 from featstore.extraction.inference import Inference
 from featstore.extraction.inputs import Inputs
@@ -16,7 +20,7 @@ from featstore.extraction.pipeline import Work
 from featstore.extraction.ranks import Meeting, Ranks, Tally
 from featstore.extraction.request import Request
 from featstore.notices import Notice, distinct, of_remarks
-from featstore.spec import Spec
+from featstore.spec import PENULTIMATE, Spec
 from featstore.store import catalog, creation
 from featstore.store.base import Block, Progress, no_progress
 from featstore.store.store import Store
@@ -48,28 +52,70 @@ class Extraction:
     ranks: Ranks = field(default_factory=Ranks)
 
 
-def extract(model: str, dataset: str, *, progress: Progress = no_progress, **options) -> Extraction:
+@suggesting
+def extract(
+    model: str | torch.nn.Module,
+    dataset: str | MapStyle | Mapping[str, MapStyle],
+    *,
+    weights: str | Path | None = None,
+    weights_key: str | None = None,
+    weights_prefix: str | None = None,
+    pretrained: bool = True,
+    image_size: int | None = None,
+    transform: str | Path | Mapping | Callable[..., object] | None = None,
+    trust: str = "none",
+    taps: Sequence[str] = (PENULTIMATE,),
+    pool: str | Sequence[str] | Mapping[str, str] | None = None,
+    data_dir: str | Path | None = None,
+    columns: Columns | None = None,
+    limit: int | None = None,
+    bit_depth: int | None = None,
+    splits: Sequence[str] = ("train", "test"),
+    on_error: str = "raise",
+    views: int = 1,
+    augment: str | None = None,
+    seed: int = 0,
+    out: str | Path | None = None,
+    format: str = "zarr",
+    codec: str | None = None,
+    dtype: str = "float16",
+    overwrite: bool = False,
+    device: str = "auto",
+    precision: str = "auto",
+    compile: bool | None = None,
+    batch_size: int | None = None,
+    workers: int | None = None,
+    name: str | None = None,
+    version: str | None = None,
+    ids: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
+    progress: Progress = no_progress,
+) -> Extraction:
     """Store the features of `dataset` under `model`; go on where a store stopped.
 
-    `options` are those of `featstore.extraction.request.Request`. Without `out` the store lies
-    under the store
-    root, named by what it holds. A store of the same spec is reused: every checksum is checked, and
-    only blocks that are missing or damaged are computed, with the batch size they were begun with,
-    hence with the same bits as in one go.
+    `featstore.extraction.request.Request` explains the arguments. Without `out` the store lies
+    under the store root, named by what it holds. A store of the same spec is reused: every checksum
+    is checked, and only blocks that are missing or damaged are computed, with the batch size they
+    were begun with, hence with the same bits as in one go.
 
     Under `torchrun` or `srun` each process computes its share of the blocks and writes them itself;
     the store has the same bits as one process makes. A process that dies costs the blocks that it
     had not committed: the same call, by any number of processes, completes the store.
 
     Calls `progress("blocks", ...)` while it checks, `progress("images", done, total, ...)`, or
-    "texts", while it computes: those of all ranks, the others' as far as they are committed.
+    "texts" or "tensors", while it computes: those of all ranks, the others' as far as they are
+    committed.
 
     Raises `UsageError`, `BackboneError`, `DatasetError`, `DownloadRefused`; `SpecMismatch` where
     `out` holds something else; `FeatureError` naming a row whose features are not finite or exceed
     float16; `FeatstoreError` where a decoding process died. Committed blocks stay in any case.
     """
+    given = dict(locals())
+    del given["progress"]
+    return _extracted(Request(**given), progress)
+
+
+def _extracted(request: Request, progress: Progress) -> Extraction:
     started = time.perf_counter()
-    request = Request(model=model, dataset=dataset, **options)
     ranks = Ranks.of()
     device = inference.device_for(request.device, ranks.local_rank)
     with ranks.meeting() as meeting:

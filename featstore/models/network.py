@@ -94,6 +94,8 @@ def _first_tensor(output: object) -> torch.Tensor | None:
 
 def _channels_last(shape: tuple[int, ...], layout: str) -> bool:
     first, second, third = shape
+    if layout == "as it is":
+        return False
     if (first == second) != (second == third):
         return first == second
     return layout == "NHWC"
@@ -108,7 +110,8 @@ class Network:
 
     `run(inputs, paths)` makes one forward pass and returns activations of those among `paths` that
     are in `own`; any other path is a module of `model` and is read by a hook. `stages` are the
-    paths worth listing. `pooling` is how the model makes its "penultimate" features.
+    paths worth listing. `pooling` is how the model makes its "penultimate" features, `layout` that
+    of its maps ("as it is": never turned), `listing` what lists its layers.
     """
 
     model: torch.nn.Module
@@ -118,6 +121,7 @@ class Network:
     pooling: str
     tokens: Tokens = field(default_factory=Tokens)
     layout: str = "NCHW"
+    listing: str = "featstore taps {name}"
 
     def modules(self) -> tuple[str, ...]:
         """Paths of all modules below the model itself."""
@@ -131,7 +135,7 @@ class Network:
                 close = difflib.get_close_matches(path, known, n=3) or self.stages[:8]
                 raise UsageError(
                     f"{name} has no layer {path!r}; did you mean {', '.join(close)}?"
-                    f" (featstore taps {name} lists them)"
+                    f" ({self.listing.format(name=name)} lists them)"
                 )
 
 
@@ -301,7 +305,7 @@ class Backbone:
 
     @property
     def modality(self) -> str:
-        """What the network takes: "image" or "text"."""
+        """What the network takes: "image", "text" or "tensor"."""
         return self.transform.modality
 
     @property

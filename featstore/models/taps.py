@@ -6,7 +6,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
-from PIL import Image
 
 from featstore.errors import BackboneError, UsageError
 from featstore.models.network import (
@@ -293,13 +292,20 @@ def _check_pool_is_used(asked: Mapping[str, str], seen: Mapping[str, Activation]
 
 def _blank_pass(backbone: Backbone, paths: Sequence[str]) -> dict[str, Activation]:
     """Activations of two blank rows: two, so that a layer without a row for each is seen."""
-    blank = ["a", "two words"] if backbone.modality == "text" else [Image.new("RGB", (64, 64))] * 2
-    batch = _moved(backbone.encode_batch(blank), backbone.model)
+    batch = _moved(backbone.encode_batch(backbone.transform.blank), backbone.model)
     keep = dict.fromkeys(paths, _shape_alone)
     try:
         with torch.inference_mode(), reading(backbone.network, keep) as read:
             return read(backbone.prepare(batch))
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except Exception as error:
+        if backbone.modality == "tensor":
+            raise UsageError(
+                f"{backbone.name} cannot take a batch {tuple(batch.shape)} of {batch.dtype}:"
+                f" {' '.join(f'{type(error).__name__}: {error}'.split())[:300]}; give data or"
+                " transform= that fit it"
+            ) from None
+        if not isinstance(error, RuntimeError | AssertionError | ValueError):
+            raise
         what = "texts" if backbone.modality == "text" else f"images of {batch.shape[1]} px"
         raise UsageError(
             f"{backbone.name} cannot take {what}:"

@@ -46,6 +46,7 @@ class TextTransform:
     text: str
     prompt: str = ""
     modality: ClassVar[str] = "text"
+    blank: ClassVar[Sequence[str]] = ("a", "two words")
 
     def batch(self, texts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Tokens of texts: "input_ids", "attention_mask" and what else the model takes.

@@ -38,6 +38,7 @@ class Transform:
     scale: float = 255.0
     channels: str = "RGB"
     modality: ClassVar[str] = "image"
+    blank: ClassVar[Sequence[Image.Image]] = (Image.new("RGB", (64, 64)),) * 2
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """The resized and cropped pixels of an RGB image, uint8 (H, W, 3)."""

@@ -1,0 +1,252 @@
+"""Data sets given as objects: rows of (tensor or image, label), told by a hash of what was read."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import torch
+import xxhash
+from PIL import Image
+from torch.utils.data import DataLoader, SequentialSampler
+
+from featstore.data.files import MOST_CLASSES
+from featstore.data.rows import ImageRows, MapStyle, Rows, rgb
+from featstore.errors import DatasetError, UsageError
+
+
+class TensorRows(Rows):
+    """Rows of a data set of one's own: `read` and `rows[i]` give a tensor, or a PIL image."""
+
+    modality = "tensor"
+
+    def _preparing(self):
+        return _as_it_is
+
+
+def _as_it_is(item: object) -> tuple[object, list[str]]:
+    return item, []
+
+
+def load(
+    splits: Mapping[str, MapStyle],
+    *,
+    ids: Mapping[str, Sequence[str]] | None = None,
+    images: bool = False,
+) -> dict[str, Rows]:
+    """Return the rows of each split of a data set given as objects.
+
+    Every row is read once beforehand. Its hash is part of the split's fingerprint, and a row that
+    is another one when it is read again is refused. With `ids` these tell the rows, and nothing is
+    hashed. Labels are whole numbers from 0, texts (then sorted, as the names of classes), or
+    floats to regress on; the names of classes are those of a data set's `classes`, if it has them.
+
+    Arguments:
+        splits: a map-style data set, a sequence, or a `DataLoader` in order, by split.
+        ids: by split, one text for each row, each once.
+        images: whether rows are images for a model that has a name; else images or tensors.
+
+    Raises `UsageError` for what is no such data set and for ids that do not fit, `DatasetError`
+    naming a row that cannot be read or has another kind of label.
+    """
+    if not splits:
+        raise UsageError("the data set has no split; give one at least, as {'train': data}")
+    data = {split: _map_style(split, given) for split, given in splits.items()}
+    dataset = type(next(iter(data.values()))).__name__
+    unknown = [split for split in ids or () if split not in data]
+    if unknown:
+        raise UsageError(f"ids are given for {unknown[0]}; the splits are {', '.join(data)}")
+    readers, labels = {}, {}
+    for split, one in data.items():
+        named = None if ids is None else ids.get(split)
+        readers[split] = _Reader(one, split, len(one), _checked_ids(split, named, len(one)))
+        labels[split] = readers[split].labels()
+    numbered, classes = _numbered(labels, data)
+    kind = ImageRows if images else TensorRows
+    found: dict[str, Rows] = {}
+    for split, reader in readers.items():
+        if images and not isinstance(reader(0), Image.Image):
+            raise UsageError(
+                f"row 0 of the {split} split is no PIL image, which a model by name takes; give"
+                " images, or a network of your own"
+            )
+        found[split] = kind(
+            dataset=dataset,
+            split=split,
+            labels=numbered[split],
+            ids=reader.ids or [str(row) for row in range(reader.n_rows)],
+            classes=classes,
+            fingerprint=reader.fingerprint(numbered[split]),
+            read=reader,
+            targets=() if classes else ("target",),
+        )
+    return found
+
+
+def as_tensors(rows: Rows) -> Rows:
+    """Return rows of RGB images, of a data set that has a name, for a network of one's own."""
+    if not isinstance(rows, ImageRows):
+        return rows
+    given = {one.name: getattr(rows, one.name) for one in fields(Rows)}
+    return TensorRows(**given | {"read": _Rgb(rows)})
+
+
+@dataclass(frozen=True)
+class _Rgb:
+    rows: ImageRows
+
+    def __call__(self, row: int) -> Image.Image:
+        return rgb(self.rows.read(row), self.rows.bit_depth)
+
+
+def _map_style(split: str, data: object) -> MapStyle:
+    if isinstance(data, DataLoader):
+        if not isinstance(data.sampler, SequentialSampler):
+            raise UsageError(
+                f"the DataLoader of {split} draws its rows; give one in order (shuffle=False)"
+            )
+        data = data.dataset
+    if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")) or isinstance(
+        data, str | Mapping
+    ):
+        raise UsageError(
+            f"the {split} split is of type {type(data).__name__}; give a data set with a length"
+            " whose row i is a pair (tensor or image, label)"
+        )
+    if len(data) == 0:
+        raise DatasetError(f"the {split} split has no row; give one at least")
+    return data
+
+
+def _checked_ids(split: str, ids: Sequence[str] | None, n_rows: int) -> list[str] | None:
+    if ids is None:
+        return None
+    ids = [str(one) for one in ids]
+    if len(ids) != n_rows:
+        raise UsageError(
+            f"{len(ids):,} ids are given for {n_rows:,} rows of {split}; give one each"
+        )
+    if len(set(ids)) < n_rows:
+        twice = next(one for one in ids if ids.count(one) > 1)
+        raise UsageError(f"id {twice!r} of {split} is given twice; give each row one of its own")
+    return ids
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads rows of a data set, each held against what it was in the first reading."""
+
+    data: MapStyle
+    split: str
+    n_rows: int
+    ids: list[str] | None = None
+    digests: list[bytes] = field(default_factory=list)
+
+    def __call__(self, row: int) -> object:
+        """Return the tensor or image of a row."""
+        item = self._pair(row)[0]
+        if self.digests and _digest(item) != self.digests[row]:
+            raise DatasetError(
+                f"row {row} of the {self.split} split is not what it was when it was read before:"
+                " the data set changes, or draws; leave its augmentation out"
+            )
+        return item
+
+    def labels(self) -> list:
+        """Return every label, and note every row's digest: the first reading."""
+        labels = []
+        for row in range(self.n_rows):
+            item, label = self._pair(row)
+            if not isinstance(item, Image.Image | torch.Tensor | np.ndarray):
+                raise DatasetError(
+                    f"row {row} of the {self.split} split holds a {type(item).__name__} in place of"
+                    " a tensor or PIL image; give pairs (tensor or image, label)"
+                )
+            if self.ids is None:
+                self.digests.append(_digest(item))
+            labels.append(_label(self.split, row, label))
+        return labels
+
+    def fingerprint(self, labels: np.ndarray) -> str:
+        """Return what tells these rows: the hash of all of them, or of their ids, and labels."""
+        digest = hashlib.sha256()
+        for one in self.digests if self.ids is None else map(str.encode, self.ids):
+            digest.update(len(one).to_bytes(8) + one)
+        digest.update(f"{labels.dtype.str}|{labels.shape}|".encode() + labels.tobytes())
+        return f"{'rows' if self.ids is None else 'ids'}:{digest.hexdigest()}"
+
+    def _pair(self, row: int) -> tuple[Any, Any]:
+        if len(self.data) != self.n_rows:
+            raise DatasetError(
+                f"the {self.split} split had {self.n_rows:,} rows at first and has"
+                f" {len(self.data):,} now; leave it as it is until the extraction is done"
+            )
+        try:
+            pair = self.data[row]
+        except Exception as error:
+            told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise DatasetError(
+                f"row {row} of the {self.split} split cannot be read ({told}); mend the data set"
+            ) from error
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise DatasetError(
+                f"row {row} of the {self.split} split is a {type(pair).__name__}; give pairs"
+                " (tensor or image, label)"
+            )
+        return pair[0], pair[1]
+
+
+def _digest(item: object) -> bytes:
+    """Return 16 bytes of an item's kind, shape and content."""
+    digest = xxhash.xxh3_128()
+    if isinstance(item, Image.Image):
+        digest.update(f"{item.mode}|{item.size}|{item.getpalette()}".encode())
+        digest.update(item.tobytes())
+        return digest.digest()
+    tensor = torch.as_tensor(item).detach().cpu().contiguous()
+    digest.update(f"{tensor.dtype}|{tuple(tensor.shape)}".encode())
+    digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.digest()
+
+
+def _label(split: str, row: int, label: object) -> int | float | str:
+    if isinstance(label, torch.Tensor | np.ndarray | np.generic) and label.ndim == 0:
+        label = label.item()
+    if isinstance(label, bool):
+        return int(label)
+    if not isinstance(label, int | float | str):
+        raise DatasetError(
+            f"row {row} of the {split} split has a label of type {type(label).__name__}; give a"
+            " whole number from 0, a text, or a float to regress on"
+        )
+    return label
+
+
+def _numbered(
+    labels: Mapping[str, list], data: Mapping[str, MapStyle]
+) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """Return the labels of each split as `Rows` has them, and the names of the classes."""
+    every = [label for some in labels.values() for label in some]
+    kinds = {type(label) for label in every}
+    if len(kinds) > 1:
+        names = " and ".join(sorted(kind.__name__ for kind in kinds))
+        raise DatasetError(f"labels are of several types, {names}; give one type to all rows")
+    if kinds == {float}:
+        return {split: np.array(some, np.float64) for split, some in labels.items()}, ()
+    if kinds == {str}:
+        names = sorted(set(every))
+        number = {name: place for place, name in enumerate(names)}
+        return {
+            split: np.array([number[label] for label in some], np.int64)
+            for split, some in labels.items()
+        }, tuple(names)
+    highest = max(every)
+    if highest >= MOST_CLASSES and highest >= 10 * len(every):
+        raise DatasetError(
+            f"there are labels up to {highest:,} in {len(every):,} rows; number the classes from 0"
+        )
+    stated = getattr(next(iter(data.values())), "classes", None)
+    stated = stated if isinstance(stated, list | tuple) and len(stated) > highest else None
+    classes = tuple(map(str, stated or range(highest + 1)))
+    return {split: np.array(some, np.int64) for split, some in labels.items()}, classes

@@ -1,0 +1,307 @@
+"""Networks and data sets given as objects: the features of hooks, kept as those of names are."""
+
+import inspect
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch import nn
+
+import featstore
+from featstore.errors import BackboneError, DatasetError, SpecMismatch, UsageError
+from featstore.extraction.request import Request
+from featstore.models import own
+
+TAPS = ["1", "3"]
+
+
+class Stopped(Exception):
+    """Raised in place of a kill."""
+
+
+class Net(nn.Sequential):
+    """A small network with batch statistics and dropout, which training mode would show."""
+
+
+class Changed(nn.Sequential):
+    """Another class with the same layers."""
+
+    def forward(self, x):
+        return super().forward(x)
+
+
+def net(seed: int = 0, kind: type[nn.Sequential] = Net) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return kind(
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.Flatten(),
+        nn.Linear(4 * 36, 16),
+        nn.Dropout(0.5),
+        nn.Linear(16, 10),
+    )
+
+
+@pytest.fixture(scope="module")
+def digits() -> dict[str, torch.utils.data.TensorDataset]:
+    images, labels = load_digits(return_X_y=True)
+    images = torch.tensor(images, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
+    labels = torch.tensor(labels)
+    parts = {"train": slice(0, 600), "test": slice(600, 800)}
+    return {
+        split: torch.utils.data.TensorDataset(images[part], labels[part])
+        for split, part in parts.items()
+    }
+
+
+def extract(model, data, out, **options):
+    options = {"taps": TAPS, "dtype": "float32", **options}
+    return featstore.extract(model, data, out=out, **options)
+
+
+def hooked(model: nn.Module, images: torch.Tensor, path: str, size: int = 64) -> np.ndarray:
+    """What a hook of one's own sees in evaluation mode, maps averaged, in batches of `size`."""
+    seen = []
+    handle = model.get_submodule(path).register_forward_hook(lambda *a: seen.append(a[2].clone()))
+    training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for start in range(0, len(images), size):
+            model(images[start : start + size])
+    model.train(training)
+    handle.remove()
+    values = torch.cat(seen)
+    return (values.mean((2, 3)) if values.ndim == 4 else values).numpy()
+
+
+def files(store: featstore.Store) -> dict[str, bytes]:
+    """The chunks of features, labels and ids, by their path."""
+    found = (path for path in store.path.rglob("*") if path.is_file() and "json" not in path.name)
+    return {str(path.relative_to(store.path)): path.read_bytes() for path in found}
+
+
+def test_the_features_are_those_of_hooks(digits, tmp_path):
+    model = net()
+    done = extract(model, digits, tmp_path / "mine.zarr")
+    spec = done.store.spec
+    assert [(tap.name, tap.dim) for tap in spec.taps] == [("1", 4), ("3", 16)]
+    assert (spec.backbone, spec.dataset, spec.classes) == (
+        "Net",
+        "TensorDataset",
+        tuple("0123456789"),
+    )
+    for split, data in digits.items():
+        for tap in TAPS:
+            features = done.store.to_numpy(split, tap)
+            np.testing.assert_array_equal(features, hooked(model, data.tensors[0], tap))
+            np.testing.assert_array_equal(done.store.labels(split), data.tensors[1])
+    assert extract(model, digits, tmp_path / "mine.zarr").reused
+    assert extract(net(), digits, tmp_path / "mine.zarr").reused  # the same weights, made anew
+
+
+def test_the_network_is_left_as_it_was(digits, tmp_path):
+    model = net().train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    done = extract(model, digits, tmp_path / "mine.zarr")
+    assert all(part.training for part in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not any(part._forward_hooks for part in model.modules())
+    assert any("training mode" in note for note in done.notes)
+    assert not extract(net().eval(), digits, tmp_path / "other.zarr").notes
+
+
+def test_an_interrupted_extraction_goes_on_with_the_same_bytes(digits, tmp_path):
+    whole = extract(net(), digits, tmp_path / "whole.zarr").store
+
+    def stop(stage, done, total, **facts):
+        if stage == "tensors" and done > 600:
+            raise Stopped
+
+    with pytest.raises(Stopped):
+        extract(net(), digits, tmp_path / "part.zarr", progress=stop)
+    done = extract(net(), digits, tmp_path / "part.zarr")
+    assert (done.images_reused, done.images_done) == (600, 200)
+    assert files(done.store) == files(whole) != {}
+
+
+@pytest.mark.parametrize("other", [net(1), net(0, Changed), nn.Sequential(*net(), nn.ReLU())])
+def test_a_changed_network_is_refused_by_name_of_the_field(other, digits, tmp_path):
+    extract(net(), digits, tmp_path / "mine.zarr", name="mine")
+    with pytest.raises(SpecMismatch, match="weights"):
+        extract(other, digits, tmp_path / "mine.zarr", name="mine")
+
+
+def test_a_version_and_changed_rows_are_told_too(digits, tmp_path):
+    extract(net(), digits, tmp_path / "mine.zarr")
+    with pytest.raises(SpecMismatch, match="version:2"):
+        extract(net(), digits, tmp_path / "mine.zarr", version="2")
+    images, labels = digits["test"].tensors
+    changed = images.clone()
+    changed[7, 0, 0, 0] += 1
+    data = digits | {"test": torch.utils.data.TensorDataset(changed, labels)}
+    with pytest.raises(SpecMismatch, match=r"splits\.test\.fingerprint"):
+        extract(net(), data, tmp_path / "mine.zarr")
+
+
+def test_ids_tell_rows_in_place_of_their_hash(digits, tmp_path):
+    images, labels = digits["test"].tensors
+    rows = list(zip(images, labels.tolist(), strict=True))
+    ids = [f"digit {row}" for row in range(len(rows))]
+    done = extract(net(), rows, tmp_path / "mine.zarr", ids=ids)
+    assert list(done.store.ids("train"))[:2] == ids[:2]
+    with pytest.raises(UsageError, match="199 ids are given for 200 rows"):
+        extract(net(), rows, tmp_path / "other.zarr", ids=ids[1:])
+    with pytest.raises(UsageError, match="'digit 0' of train is given twice"):
+        extract(net(), rows, tmp_path / "other.zarr", ids=[ids[0], *ids[:-1]])
+
+
+def test_images_pass_through_the_transform(digits, tmp_path):
+    tensors = digits["test"].tensors[0]
+    pixels = (tensors[:, 0] * 255).round().to(torch.uint8).numpy()
+    images = [(Image.fromarray(image), "odd") for image in pixels[:40]]
+    to_tensor = torchvision.transforms.ToTensor()
+    done = extract(net(), images, tmp_path / "mine.zarr", transform=to_tensor)
+    same = torch.stack([to_tensor(image) for image, _ in images])
+    np.testing.assert_array_equal(done.store.to_numpy("train", "3"), hooked(net(), same, "3"))
+    assert done.store.spec.classes == ("odd",)
+    with pytest.raises(UsageError, match="give transform=, a callable"):
+        extract(net(), images, tmp_path / "other.zarr")
+    with pytest.raises(UsageError, match="two different tensors for the first row"):
+        extract(net(), images, tmp_path / "x.zarr", transform=lambda image: torch.randn(1, 8, 8))
+
+
+def test_an_image_model_by_name_takes_a_data_set_of_ones_own(tmp_path):
+    draw = np.random.default_rng(0)
+    images = [
+        (Image.fromarray(draw.integers(0, 255, (40, 40, 3), np.uint8)), label % 2)
+        for label in range(6)
+    ]
+    options = {"pretrained": False, "image_size": 32, "taps": ["penultimate"]}
+    done = extract("test_resnet", images, tmp_path / "mine.zarr", **options)
+    assert done.store.to_numpy("train", "penultimate").shape == (6, 96)
+
+
+def test_a_network_of_ones_own_takes_a_data_set_by_name(tmp_path):
+    grey = torchvision.transforms.Compose(
+        [torchvision.transforms.Grayscale(), torchvision.transforms.ToTensor()]
+    )
+    done = extract(net(), "digits", tmp_path / "mine.zarr", transform=grey, limit=50)
+    rows = featstore.data.load("digits", "test", limit=50)
+    images = torch.stack([grey(rows[row][0]) for row in range(50)])
+    np.testing.assert_array_equal(done.store.to_numpy("test", "3"), hooked(net(), images, "3"))
+
+
+class Draws:
+    """A data set that augments: a row is another one each time."""
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, row):
+        return torch.randn(1, 8, 8), row % 2
+
+
+class Shrinks(Draws):
+    """A data set that loses its rows after the first reading."""
+
+    reads = 0
+
+    def __len__(self):
+        return 4 if self.reads < 6 else 3
+
+    def __getitem__(self, row):
+        self.reads += 1
+        return torch.full((1, 8, 8), float(row)), row % 2
+
+
+class Tuples(nn.Module):
+    """A module whose child returns text, and one child of which never runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.idle, self.last = Words(), nn.Linear(2, 2), nn.Flatten()
+
+    def forward(self, x):
+        self.words(x)
+        return self.last(x)
+
+
+class Words(nn.Module):
+    def forward(self, x):
+        return "no tensor"
+
+
+class Noisy(nn.Flatten):
+    def forward(self, x):
+        return super().forward(x) + torch.randn(())
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "options", "error", "says"),
+    [
+        (net(), Draws(), {}, DatasetError, "is not what it was when it was read before"),
+        (net(), Shrinks(), {}, DatasetError, "had 4 rows at first and has 3 now"),
+        (net(), [], {}, DatasetError, "has no row"),
+        (net(), 7, {}, UsageError, "is of type int"),
+        (net(), {}, {}, UsageError, "no split is named"),
+        (net(), [torch.ones(1, 8, 8)], {}, DatasetError, "is a Tensor; give pairs"),
+        (net(), [("text", 0)], {}, DatasetError, "holds a str in place of"),
+        (net(), [(torch.ones(1, 8, 8), None)], {}, DatasetError, "label of type NoneType"),
+        (net(), [(torch.ones(1, 8, 8), 0), (torch.ones(1, 8, 8), "a")], {}, DatasetError, "types"),
+        (net(), [(torch.ones(1, 8, 8), 0), (torch.ones(1, 9, 8), 0)], {}, DatasetError, "9, 8"),
+        (net(), [(torch.ones(2, 8, 8), 0)], {}, UsageError, r"cannot take a batch \(2, 2, 8, 8\)"),
+        (net(), [(torch.ones(1, 8, 8), 0)], {"taps": ["33"]}, UsageError, "has no layer '33'"),
+        (net(), [(torch.ones(1, 8, 8), 0)], {"taps": ("penultimate",)}, UsageError, "named; its"),
+        (
+            net(),
+            [(torch.ones(1, 8, 8), 0)],
+            {"weights": "x.pt"},
+            UsageError,
+            "weights is an option",
+        ),
+        (net(), [(torch.ones(1, 8, 8), 0)], {"views": 2}, UsageError, "have no views"),
+        (Tuples(), [(torch.ones(3), 0)], {"taps": ["words"]}, UsageError, "gives no activations"),
+        (Tuples(), [(torch.ones(3), 0)], {"taps": ["idle"]}, UsageError, "gives no activations"),
+        (len, [(torch.ones(3), 0)], {}, UsageError, "give a torch.nn.Module"),
+        ("test_resnet", "digits", {"name": "x"}, UsageError, "of a network of your own"),
+    ],
+)
+def test_what_cannot_be_is_told_on_one_line(model, data, options, error, says, tmp_path):
+    with pytest.raises(error, match=says) as caught:
+        extract(model, data, tmp_path / "mine.zarr", **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_cannot_be_copied_and_what_draws_is_said(tmp_path):
+    model = net()
+    model.held = model(torch.ones(2, 1, 8, 8))
+    with pytest.raises(BackboneError, match="cannot be copied"):
+        extract(model, [(torch.ones(1, 8, 8), 0)], tmp_path / "mine.zarr")
+    rows = [(torch.ones(3), 0.5), (torch.zeros(3), 1.5)]
+    done = extract(nn.Sequential(Noisy()), rows, tmp_path / "n.zarr", taps=["0", "output"])
+    assert any("it is random" in note for note in done.notes)
+    assert done.store.spec.targets == ("target",)
+
+
+def test_the_source_is_part_of_the_identity_and_lacking_source_is_said():
+    space = {"nn": nn}
+    exec("class Made(nn.Linear): pass", space)
+    backbone = own.backbone(space["Made"](2, 2).eval(), torch.ones(2))
+    assert "source of Made is not found" in backbone.notes[0]
+    assert own.backbone(space["Made"](2, 2).eval(), torch.ones(2), version="1").notes == ()
+
+
+def test_a_misspelt_argument_names_the_nearest():
+    with pytest.raises(TypeError, match="no argument 'tap'; did you mean 'taps'"):
+        featstore.extract("resnet50", "digits", tap=["layer1"])
+
+
+def test_arguments_of_extract_are_those_of_a_request():
+    ours = dict(inspect.signature(featstore.extract).parameters)
+    del ours["progress"]
+    theirs = inspect.signature(Request).parameters
+    defaults = {name: one.default for name, one in ours.items()}
+    assert defaults == {name: one.default for name, one in theirs.items()}

@@ -4,6 +4,8 @@ from .analysis.classes import inequality_table as inequality_table
 from .analysis.layers import layer_similarity as layer_similarity
 from .analysis.redundancy import diffused_redundancy as diffused_redundancy
 from .analysis.spectrum import layer_spectrum as layer_spectrum
+from .attribution import drop_one as drop_one
+from .attribution import shapley as shapley
 from .fits import fit as fit
 from .prediction import SavedWeights as SavedWeights
 from .prediction import load_weights as load_weights

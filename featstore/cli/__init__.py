@@ -20,6 +20,7 @@ COMMANDS = (
     analyse.cka,
     analyse.classes,
     analyse.spectrum,
+    analyse.attribute,
     analyse.compare,
     study.study,
     study.report,

@@ -1,4 +1,4 @@
-"""`featstore cka`, `classes`, `compare`, `redundancy` and `spectrum`."""
+"""`featstore attribute`, `cka`, `classes`, `compare`, `redundancy` and `spectrum`."""
 
 import math
 from pathlib import Path
@@ -579,3 +579,97 @@ def _listed(name: str, found) -> list[str]:
     dead = ", ".join(map(str, found.dead)) or "none"
     copies = ", ".join(f"{copy} (as {original})" for copy, original in found.duplicates) or "none"
     return [f"{name}, dead: {dead}", f"{name}, duplicates: {copies}"]
+
+
+@click.command(cls=Command)
+@click.argument("store", type=STORE, metavar="STORE[#TAP]")
+@click.option("--solver", default="ridge", help="ridge or lda, whose refits are exact.")
+@click.option("--l2", type=float, default=0.1, help="The penalty of the probes.")
+@click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
+@click.option("--test-split", help="On which split to test.  [default: test, or validation]")
+@click.option(
+    "--permutations",
+    type=click.IntRange(0),
+    default=100,
+    help="Orders behind the Shapley values, at most; 0 leaves these out.",
+)
+@click.option(
+    "--standard-error",
+    type=float,
+    help="Stop once no Shapley value has a larger one.  [default: all permutations]",
+)
+@click.option("--level", type=float, default=0.95, help="Coverage of the intervals.")
+@click.option("--resamples", type=int, default=2000, help="Draws behind the intervals.")
+@click.option("--seed", type=int, default=0, help="Seed of permutations and draws.")
+@click.option("--most", type=click.IntRange(1), default=10, help="How many features to show.")
+@click.option("--memory", default="auto", help="What arrays may take, as 4GiB.")
+@click.option("--device", type=DEVICE, default="auto")
+@click.option(
+    "--out", type=TABLE, metavar="FILE", help="Save a row a feature: .csv, .json or .parquet."
+)
+@click.option("--plot", type=PICTURE, metavar="FILE", help="Draw all attributions, sorted.")
+def attribute(
+    store, test_split, permutations, standard_error, resamples, most, out, plot, **options
+) -> None:
+    """Show what each feature of a layer is worth: left out, by Shapley value, and alone.
+
+    Every feature is left out of a probe that is refitted exactly, with intervals over test rows
+    that hold for all features at once; a degrading feature is one whose removal gains accuracy.
+    The Shapley value is the loss on test rows that a feature takes away, a mean over random orders
+    of the features.
+
+    \b
+    Example:
+      featstore attribute mine.zarr --out features.csv --plot features.pdf
+      featstore attribute mine.zarr#layer4 --solver lda --permutations 20
+    """
+    first_notice(f"reading {store}")
+    from featstore.probe.attribution import drop_one, shapley
+    from featstore.probe.results.sentences import of_attribution
+    from featstore.probe.results.tables import save_table
+    from featstore.study.layers import layers_of
+
+    (layer,) = layers_of([store])
+    split, found = tested_on(layer.store, test_split), None
+    rows, cache = (layer.rows("train"), layer.rows(split)), layer.store.moments_folder
+    with Progress() as progress:
+        options |= {"moments_cache": cache, "progress": progress}
+        table = drop_one(*rows, resamples=resamples, **options)
+        if permutations:
+            found = shapley(
+                *rows, permutations=permutations, standard_error=standard_error, **options
+            )
+            known = found.table.drop(columns="feature").add_prefix("shapley_")
+            table = table.join(known.rename(columns={"shapley_value": "shapley"}))
+    title = f"{layer.store.path.name}#{layer.tap}, {options['solver']}, l2 {options['l2']:g}"
+    screen.show(_attributed(table, title, most), of_attribution(table, found, options["level"]))
+    if out:
+        save_table(table, out)
+    if plot:
+        from featstore.probe.figures import attributions
+
+        attributions(table, plot)
+    for path in filter(None, (out, plot)):
+        notice(f"wrote {path}")
+
+
+def _attributed(table, title: str, most: int) -> Table:
+    """Lay out the features that are worth most, by Shapley value or by the loss without them."""
+    from featstore.probe.results.summaries import plus_minus
+    from featstore.probe.results.text import between
+
+    values = "shapley" in table
+    shown = Table(title=f"{title}: worth most", **screen.PLAIN)
+    headings = ("feature", *(["Shapley"] if values else []), "change without it, points", "alone")
+    for heading in headings:
+        shown.add_column(heading, justify="right", no_wrap=True)
+    ranked = table.sort_values("shapley" if values else "loss_change", ascending=False)
+    for row in ranked.head(most).itertuples():
+        value = [plus_minus(row.shapley, row.shapley_standard_error, 4)] if values else []
+        shown.add_row(
+            str(row.feature),
+            *value,
+            between(100 * row.change, 100 * row.low, 100 * row.high, 2),
+            f"{row.solo:.3f}",
+        )
+    return shown

@@ -455,6 +455,50 @@ def spectra(table: pd.DataFrame, path: str | Path | None = None) -> ColumnFigure
     return saved(figure, path, ", ".join(shared))
 
 
+def attributions(table: pd.DataFrame, path: str | Path | None = None) -> ColumnFigure:
+    """Draw what each feature is worth, sorted, with intervals as bands: a panel for each measure.
+
+    Arguments:
+        table: as `probe.drop_one` gives it (`change`, `low`, `high`), or `probe.shapley`
+            (`value`, `low`, `high`), or both joined by feature (`change`, `low`, `high`, `shapley`,
+            `shapley_low`, `shapley_high`).
+        path: file to write, `.png`, `.svg` or `.pdf`; replaced only once the picture is whole.
+
+    Raises:
+        DataError: the table has none of these measures.
+        UsageError: the suffix is none of `SUFFIXES`.
+    """
+    panels = [
+        (label, unit, floats(table[value]), floats(table[low]), floats(table[high]))
+        for value, low, high, unit, label in MEASURES
+        if value in table
+    ]
+    if not panels:
+        raise DataError("the table has no column change, value or shapley: no attribution to draw")
+    with styled():
+        figure = blank(0.4 + 1.9 * len(panels))
+        every = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
+        for axes, (label, unit, value, low, high) in zip(every, panels, strict=True):
+            order = np.argsort(-value, kind="stable")
+            rank = np.arange(1, len(order) + 1)
+            axes.axhline(0, color=GREY, linewidth=0.6, zorder=0)
+            axes.fill_between(
+                rank, unit * low[order], unit * high[order], color=PALETTE[0], alpha=0.2, lw=0
+            )
+            axes.plot(rank, unit * value[order], color=PALETTE[0], lw=1.1)
+            value_axis(axes, label)
+        every[-1].set_xlabel("features, each panel in its own order")
+    return saved(figure, path, "attribution")
+
+
+MEASURES = (
+    ("change", "low", "high", 100, "accuracy gained\nwithout it (points)"),
+    ("value", "low", "high", 1, "loss taken away\n(Shapley)"),
+    ("shapley", "shapley_low", "shapley_high", 1, "loss taken away\n(Shapley)"),
+)
+"""Columns of measures and their intervals, by what they are multiplied, and their axes."""
+
+
 def _powers(axis: Axis) -> None:
     """Label a logarithmic axis at powers of ten: in full from 0.001 to 10,000, else raised."""
     axis.set_major_locator(LogLocator(numticks=6))
@@ -472,6 +516,7 @@ def _power(tick: float) -> str:
 __all__ = [
     "SUFFIXES",
     "accuracy_against_fraction",
+    "attributions",
     "cka_against_fraction",
     "cka_matrix",
     "class_lines",

@@ -190,6 +190,36 @@ def of_spectrum(table: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def of_attribution(table: pd.DataFrame, found: Any, level: float) -> str:
+    """Say how many features help or degrade when left out, and how well values are known.
+
+    Arguments:
+        table: as `featstore.probe.attribution.drop_one` gives it.
+        found: what `featstore.probe.attribution.shapley` gives; None where it was not asked.
+        level: of the family of tests.
+    """
+    degrading = table[table["degrading"]].sort_values("p", kind="stable")
+    worse = int((table["high"] < 0).sum())
+    lines = [
+        f"Left out alone, {_count(worse, 'feature')} of {len(table):,} "
+        f"lose{'s' if worse == 1 else ''} accuracy for certain and {len(degrading):,} gain "
+        f"{'it, degrading ones' if len(degrading) != 1 else 'it, a degrading one'} "
+        f"(all at once, {percent(level)})"
+    ]
+    if len(degrading):
+        named = ", ".join(map(str, degrading["feature"][:10]))
+        lines[0] += f": {named}{', ...' if len(degrading) > 10 else ''}"
+    lines[0] += "."
+    if found is not None:
+        lines.append(
+            f"Shapley values of {_count(found.permutations, 'permutation')}: two halves of them "
+            f"correlate at {found.halves:.2f} +- {found.halves_error:.2f}, so as many others would "
+            f"at {found.reliability:.2f}; the features take the loss from {found.empty:.4f} to "
+            f"{found.full:.4f}."
+        )
+    return "\n".join(lines)
+
+
 def of_comparison(table: pd.DataFrame, agreement: pd.DataFrame, delta: float, level: float) -> str:
     """Say which curve is the most redundant, and whether the best in full is the best in part.
 

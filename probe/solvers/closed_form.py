@@ -99,9 +99,13 @@ def lda_from_moments(
     train: Moments, chains: Sequence[Chain], penalties: Sequence[float], settings: Settings
 ) -> "LdaFit":
     """Return every LDA probe of rows of which only the moments are known."""
+    return LdaFit(Axes(tuple(chains), tuple(penalties)), lda_equations(train, settings), settings)
+
+
+def lda_equations(train: Moments, settings: Settings) -> Normal:
+    """Return (S + l2 I) W = M, S the pooled covariance within classes and M the class means."""
     standardize = settings.standardize
-    normal = train.once(("lda", standardize), lambda: _lda_equations(train, standardize))
-    return LdaFit(Axes(tuple(chains), tuple(penalties)), normal, settings)
+    return train.once(("lda", standardize), lambda: _lda_equations(train, standardize))
 
 
 def _lda_equations(train: Moments, standardize: bool) -> Normal:
@@ -199,8 +203,7 @@ def leave_one_out(
     Reference:
         Golub, Van Loan, "Matrix Computations", section 2.1.4, for the inverse of A - g e e'.
     """
-    moments, standardize = cached_moments(train, settings), settings.standardize
-    normal = moments.once(("lda", standardize), lambda: _lda_equations(moments, standardize))
+    normal = lda_equations(cached_moments(train, settings), settings)
     return LdaLeaveOneOut(Axes(tuple(chains), tuple(penalties)), normal, settings)
 
 

@@ -57,6 +57,11 @@ INEQUALITY = pd.DataFrame([
 SQUARE = pd.DataFrame(
     [[1, 0.5, 0.2], [0.5, 1, 0.7], [0.2, 0.7, 1]], index=list("abc"), columns=list("abc")
 )
+ATTRIBUTED = pd.DataFrame({
+    "feature": range(4), "change": [-0.2, 0.1, 0, -0.1], "low": [-0.3, 0, -0.1, -0.2],
+    "high": [-0.1, 0.2, 0.1, 0], "shapley": [0.5, -0.1, 0, 0.2],
+    "shapley_low": [0.4, -0.2, -0.1, 0.1], "shapley_high": [0.6, 0, 0.1, 0.3],
+})  # fmt: skip
 SPECTRA = pd.DataFrame({
     "name": ["a"] * 4 + ["b"] * 3, "index": [0, 1, 2, 3, 0, 1, 2],
     "eigenvalue": [4.0, 2.0, 2.0, 0.0, 1.0, 6.0, 3.0],
@@ -71,8 +76,19 @@ DRAWN = {
     "inequality_against_accuracy": INEQUALITY,
     "redundancy_curve": REDUNDANCY,
     "spectra": SPECTRA,
+    "attributions": ATTRIBUTED,
 }
-VALUES = {"accuracy", "cka", "class_accuracy", "redundancy", "low", "gini", "eigenvalue"}
+VALUES = {
+    "accuracy",
+    "cka",
+    "class_accuracy",
+    "redundancy",
+    "low",
+    "gini",
+    "eigenvalue",
+    "change",
+    "shapley",
+}
 every = pytest.mark.parametrize("name", DRAWN)
 
 
@@ -301,6 +317,18 @@ def test_spectra_fall_and_add_up():
     assert above.lines[1].get_ydata().tolist() == [6, 3, 1]
     assert below.lines[0].get_ydata() == pytest.approx((50, 75, 100, 100))
     assert (above.get_xscale(), above.get_yscale()) == ("log", "log")
+
+
+def test_attributions_are_sorted_with_their_bands_and_a_panel_for_each_measure():
+    above, below = figures.attributions(ATTRIBUTED).axes
+    assert above.lines[1].get_ydata() == pytest.approx([10, 0, -10, -20])
+    assert below.lines[1].get_ydata() == pytest.approx([0.5, 0.2, 0, -0.1])
+    assert band(above)[1] == pytest.approx((0, 20))
+    assert band(below)[4] == pytest.approx((-0.2, 0))
+    shapley = ATTRIBUTED[["feature", "shapley", "low", "high"]].rename(columns={"shapley": "value"})
+    assert len(figures.attributions(shapley).axes) == 1
+    with pytest.raises(DataError, match="no attribution to draw"):
+        figures.attributions(ATTRIBUTED[["feature"]])
 
 
 def test_ticks_are_percentages_a_person_reads():

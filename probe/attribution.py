@@ -1,0 +1,573 @@
+"""Attribution: what each feature is worth to a probe, by leaving it out or by Shapley values.
+
+Both hold for ridge and LDA, whose probes of many subsets of features come from one factor. A probe
+of no feature has the logits `start`: the shares of the classes, or log q_c for LDA.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from array_api_compat import array_namespace
+from scipy.stats import norm
+
+from featstore.probe.arrays import Array, full_precision, own_settings, solve_lower, to_host
+from featstore.probe.errors import DataError, UsageError
+from featstore.probe.memory import CACHE_BYTES, Settings, rows_within, settings_of
+from featstore.probe.moments import cached_moments
+from featstore.probe.results.curves import check_level
+from featstore.probe.rows import RowBlocks, Rows, as_pair, has_targets
+from featstore.probe.solvers import closed_form
+from featstore.probe.solvers.factor import factorise
+from featstore.probe.solvers.prefixes import Normal
+from featstore.probe.streams import gathered
+
+# float64 matrices of (D, D) held at once: moments, equations, factor, inverse and their copies
+MATRICES = 8
+MOST_ROWS = 4096
+
+
+def drop_one(
+    train: Rows,
+    test: Rows,
+    solver: Any = "ridge",
+    l2: float = 0.1,
+    *,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    standardize: bool = True,
+    moments_cache: Path | None = None,
+    **computing: Any,
+) -> pd.DataFrame:
+    """Return what leaving each feature out does to the probe of all others, refitted exactly.
+
+    With A the matrix of the normal equations, W = A^-1 B, and T = X A^-1 of the test rows, the
+    logits of ridge without feature j are F - T_j W_j / (A^-1)_jj: one inverse stands for D refits.
+    For LDA, whose logits hold -m_c' A^-1 m_c / 2, it is F - (T_j W_jc - W_jc^2 / 2) / (A^-1)_jj.
+
+    Intervals are over test rows, paired: score intervals of the change of each row's hit, which
+    hold for all D features at once by the largest |t| of a multiplier bootstrap. A *degrading*
+    feature is one whose removal gains accuracy: `p` is that of McNemar's test, adjusted for D
+    one-sided tests by the bootstrap's largest t.
+
+    Arguments:
+        train: row blocks, or (features (N, D), labels (N,)), of classes.
+        test: row blocks, or (features, labels), on which the probes are scored.
+        solver: "ridge" or "lda", or an object with `name` and `l2`.
+        l2: the penalty, where `solver` is a name.
+        level: coverage of the intervals, all at once; 1 - level is the family-wise error.
+        resamples: draws of the bootstrap.
+        seed: what it is drawn with.
+        standardize: divide each feature by its deviation in train.
+        moments_cache: folder to keep moments in, under the blocks' fingerprint.
+        computing: `memory`, `device`, `backend` and `progress`, as of `probe.fit`.
+
+    Returns:
+        A row for each feature: `feature`; `accuracy` without it; `change`, that less the accuracy
+        with it; its `standard_error`, `low` and `high`; `p` and `degrading`; `loss_change` and
+        `loss_standard_error`, of the mean squared (ridge) or log loss (LDA, nats) on test; `solo`,
+        the accuracy of the feature alone; and `weight`, the norm of its coefficients.
+
+    Raises:
+        UsageError: another solver, a penalty below 0, or a level outside (0, 1).
+        DataError: labels are targets, or the features depend on each other and l2 is too small.
+        MemoryBudgetError: the matrices do not fit into `memory`.
+
+    References:
+        Hager, "Updating the inverse of a matrix", SIAM Review 1989.
+        Romano and Wolf, "Exact and approximate stepdown methods for multiple hypothesis testing",
+        JASA 2005, for the largest statistic of a bootstrap.
+        Tango, Statistics in Medicine 1998, for the score interval.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=(600, 5))
+        >>> y = (x[:, 2] > 0).astype(int)
+        >>> table = drop_one((x[:300], y[:300]), (x[300:], y[300:]))
+        >>> int(table["change"].idxmin()), bool(table["change"].min() < -0.3)
+        (2, True)
+    """
+    check_level(level)
+    if resamples < 1:
+        raise UsageError(f"resamples is {resamples}: a bootstrap takes at least 1")
+    settings = settings_of(standardize, moments_cache, **computing)
+    with own_settings(), full_precision():
+        probe, blocks = _solved(train, test, solver, l2, settings)
+        return _drop_one(probe, blocks, settings, level, resamples, seed)
+
+
+@dataclass(frozen=True)
+class _Probe:
+    """The probe of all features.
+
+    Attributes:
+        normal: the equations, A W = right with A = matrix + l2 I.
+        lower: float64 (D, D), L with L L' = A.
+        l2: the penalty.
+        log: whether the loss is -log p[label], and logits hold -m_c' A^-1 m_c / 2, as LDA's do.
+        start: float64 (C,), logits of the probe that sees no feature.
+    """
+
+    normal: Normal
+    lower: Array
+    l2: float
+    log: bool
+    start: Array
+
+
+def _named(solver: Any, l2: float) -> tuple[str, float]:
+    """Return the name and the penalty of a solver that is given as a text or as an object."""
+    name = solver if isinstance(solver, str) else getattr(solver, "name", None)
+    l2 = l2 if isinstance(solver, str) else getattr(solver, "l2", l2)
+    if name not in ("ridge", "lda"):
+        raise UsageError(f"solver is {solver!r}: attributions are exact for ridge and lda alone")
+    if not (np.ndim(l2) == 0 and isinstance(l2, int | float) and 0 <= l2 < np.inf):
+        raise UsageError(f"l2 is {l2!r}: give one number, 0 or more")
+    return name, float(l2)
+
+
+def _solved(
+    train: Rows, test: Rows, solver: Any, l2: float, settings: Settings
+) -> tuple[_Probe, RowBlocks]:
+    """Return the probe of all features, and the test rows as blocks."""
+    name, l2 = _named(solver, l2)
+    train, test = as_pair(train, test)
+    if has_targets(train):
+        raise DataError("the labels of train are targets: attributions are of classes")
+    rows_within(settings.memory, _held(train.n_features), 0, 1, "an attribution")
+    moments = cached_moments(train, settings)
+    make = closed_form.equations if name == "ridge" else closed_form.lda_equations
+    normal = make(moments, settings)
+    factors = _factors(normal, l2, settings)
+    if factors.doubtful.any() and normal.products != "float64":
+        # float32 products are too narrow for features that nearly depend on each other
+        better = normal.refined()
+        if better is not None:
+            normal, factors = better, _factors(better, l2, settings)
+    if np.isnan(factors.jitter[0]):
+        raise DataError(
+            f"{name} of all {len(normal.mean)} features with l2 {l2:g} has no solution: they are "
+            "linearly dependent, so give a larger l2"
+        )
+    start = normal.start
+    if name == "lda":
+        with np.errstate(divide="ignore"):
+            start = np.log(normal.counts / normal.counts.sum())
+    put = settings.backend.put
+    return _Probe(normal, factors.lower[0], l2, name == "lda", put(start)), test
+
+
+def _factors(normal: Normal, l2: float, settings: Settings):
+    put = settings.backend.put
+    matrix = normal.matrix + l2 * np.eye(len(normal.matrix))
+    squares = None if normal.squares is None else put(normal.squares + l2)[None]
+    return factorise(put(matrix)[None], squares, normal.products)
+
+
+def _held(width: int) -> int:
+    return 8 * MATRICES * width**2
+
+
+def _pieces(
+    test: RowBlocks, normal: Normal, rows: int, settings: Settings
+) -> Iterator[tuple[Array, Array]]:
+    """Yield test rows, float64 (r, D), centred and scaled as train was, and their labels."""
+    return gathered(
+        test, rows, settings.backend, "float64", normal.mean, "test", scale=normal.scale
+    )
+
+
+@dataclass
+class _Changes:
+    """Sums over test rows of what D changes of a probe do, and draws of the bootstrap.
+
+    Attributes:
+        hits: rows that the unchanged probe has right.
+        sums, squares: float64 (D,), of the change of each row's hit.
+        losses, squared_losses: float64 (D,), of the change of each row's loss.
+        draws: float64 (B, D), sums of g_b times the change of each row's hit, g_b normal.
+        weights: float64 (B,), sums of g_b.
+    """
+
+    draws: Array
+    weights: np.ndarray
+    hits: int = 0
+    sums: np.ndarray | float = 0.0
+    squares: np.ndarray | float = 0.0
+    losses: np.ndarray | float = 0.0
+    squared_losses: np.ndarray | float = 0.0
+
+
+def _drop_one(
+    probe: _Probe, test: RowBlocks, settings: Settings, level: float, resamples: int, seed: int
+) -> pd.DataFrame:
+    lower, put = probe.lower, settings.backend.put
+    xp, width = array_namespace(lower), len(lower)
+    right = put(probe.normal.right)
+    root = solve_lower(lower[None], xp.eye(width, dtype=lower.dtype, device=lower.device)[None])[0]
+    inverse = root.T @ root
+    coefficients = inverse @ right
+    lead = xp.linalg.diagonal(inverse)[:, None]
+    own = put(np.diagonal(probe.normal.matrix) + probe.l2)[:, None]
+    own = xp.where(own > 0, own, xp.ones_like(own))
+    without, alone = -coefficients / lead, right / own
+    offset = probe.start
+    plus = [xp.zeros_like(right)] * 2
+    if probe.log:
+        offset = offset - xp.sum(right * coefficients, axis=0) / 2
+        plus = [coefficients**2 / (2 * lead), -(right**2) / (2 * own)]
+    fixed, row = _held(width) + 16 * resamples * width, 8 * 9 * width + 8 * resamples
+    rows = rows_within(settings.memory, fixed, row, MOST_ROWS, "an attribution")
+    total = _Changes(settings.backend.zeros((resamples, width), "float64"), np.zeros(resamples))
+    solo, random, done = np.zeros(width), np.random.default_rng(seed), 0
+    for piece, labels in _pieces(test, probe.normal, rows, settings):
+        multipliers = put(random.standard_normal((len(labels), resamples), np.float32))
+        step = max(1, CACHE_BYTES // (8 * 8 * width))
+        for first in range(0, len(labels), step):
+            some, truth = piece[first : first + step], labels[first : first + step]
+            drawn = multipliers[first : first + step]
+            base = some @ coefficients + offset
+            # the unchanged probe is a change of one more feature that adds nothing
+            still = xp.zeros_like(base[:, :1]), xp.zeros_like(right[:1])
+            hit, loss = _judged(base, *still, still[1], truth, probe.log)
+            hits, losses = _judged(base, some @ inverse, without, plus[0], truth, probe.log)
+            start = xp.broadcast_to(probe.start, base.shape)
+            solo += _summed(_judged(start, some, alone, plus[1], truth, probe.log)[0])
+            change, loss_change = hits - hit, losses - loss
+            total.hits += int(_summed(hit)[0])
+            total.sums = total.sums + _summed(change)
+            total.squares = total.squares + _summed(change**2)
+            total.losses = total.losses + _summed(loss_change)
+            total.squared_losses = total.squared_losses + _summed(loss_change**2)
+            total.draws += drawn.T @ xp.astype(change, drawn.dtype)
+            total.weights += _summed(drawn)
+        done += len(labels)
+        settings.progress("rows", done, test.n_rows)
+    table = _table(total, done, level)
+    norms = np.sqrt((to_host(coefficients) ** 2).sum(1))
+    return table.assign(solo=solo / done, weight=norms)
+
+
+def _summed(values: Array) -> np.ndarray:
+    xp = array_namespace(values)
+    return to_host(xp.sum(values, axis=0, dtype=xp.float64))
+
+
+def _judged(
+    base: Array, along: Array, by: Array, plus: Array, labels: Array, log: bool
+) -> tuple[Array, Array]:
+    """Return hits and losses, float64 (r, D), of logits base_c + along_j by_jc + plus_jc.
+
+    Class by class, so that the logits of all probes are never held at once.
+
+    Arguments:
+        base: (r, C).
+        along: (r, D).
+        by: (D, C).
+        plus: (D, C).
+        labels: int64 (r,).
+        log: whether the loss is the log loss; else it is the squared one.
+    """
+    xp = array_namespace(base)
+    rows = xp.arange(len(labels), device=base.device)
+
+    def logits(number: int) -> Array:
+        return along * by[:, number] + plus[:, number] + base[:, number, None]
+
+    own = along * by.T[labels] + plus.T[labels] + base[rows, labels][:, None]
+    wrong = xp.zeros_like(own, dtype=xp.bool)
+    most, squares = own, xp.zeros_like(own)
+    for number in range(base.shape[1]):
+        other = logits(number)
+        # of equal logits the first wins
+        wrong |= (other > own) | ((other == own) & (labels > number)[:, None])
+        if log:
+            most = xp.maximum(most, other)
+        else:
+            squares += other * other
+    hits = xp.astype(~wrong, xp.float64)
+    if not log:
+        return hits, squares - 2 * own + 1
+    for number in range(base.shape[1]):
+        squares += xp.exp(logits(number) - most)
+    return hits, xp.log(squares) + most - own
+
+
+def _table(total: _Changes, n_rows: int, level: float) -> pd.DataFrame:
+    """Return changes, their intervals and tests, a row a feature."""
+    change, error = _mean_and_error(total.sums, total.squares, n_rows)
+    loss, loss_error = _mean_and_error(total.losses, total.squared_losses, n_rows)
+    drawn = to_host(total.draws) - total.weights[:, None] * change
+    # draws of a feature by which no hit changes are all 0
+    drawn /= n_rows * np.where(error > 0, error, 1.0)
+    largest = float(np.quantile(np.abs(drawn).max(1), level))
+    # McNemar's statistic: the rows that gain less those that lose, by its deviation under no change
+    t = total.sums / np.sqrt(np.maximum(1, total.squares))
+    beyond = len(drawn) - np.searchsorted(np.sort(drawn.max(1)), t, side="left")
+    p = np.where(t > 0, (1 + beyond) / (1 + len(drawn)), 1.0)
+    low, high = _score_interval(total.sums, total.squares, n_rows, largest)
+    return pd.DataFrame(
+        {
+            "feature": np.arange(len(change)),
+            "accuracy": total.hits / n_rows + change,
+            "change": change,
+            "standard_error": error,
+            "low": low,
+            "high": high,
+            "p": p,
+            "degrading": p <= 1 - level,
+            "loss_change": loss,
+            "loss_standard_error": loss_error,
+        }
+    )
+
+
+def _score_interval(
+    sums: np.ndarray, squares: np.ndarray, n_rows: int, largest: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the ends of score intervals of mean paired differences of hits, float64 (D,) each.
+
+    With g rows that gain and l that lose, the interval holds the d with (g - l - n d)^2 <=
+    z^2 n (2 q + d - d^2), q the likeliest probability of a loss if the true mean is d. Of few or
+    no rows that change, where +- z standard errors would be no interval at all, it is still good.
+
+    Arguments:
+        sums: g - l.
+        squares: g + l.
+        n_rows: n.
+        largest: z.
+
+    Reference:
+        Tango, "Equivalence test and confidence interval for the difference in proportions for the
+        paired-sample design", Statistics in Medicine 1998.
+    """
+    lost = (squares - sums) / 2
+
+    def inside(d: np.ndarray) -> np.ndarray:
+        half = (2 * n_rows - sums) * d - squares
+        root = np.sqrt(np.maximum(0.0, half**2 + 8 * n_rows * lost * d * (1 - d)))
+        q = np.maximum(0.0, (root - half) / (4 * n_rows))
+        spread = np.maximum(0.0, n_rows * (2 * q + d * (1 - d)))
+        return (sums - n_rows * d) ** 2 <= largest**2 * spread
+
+    ends = []
+    for end in (-1.0, 1.0):
+        within, beyond = sums / n_rows, np.full(len(sums), end)
+        for _ in range(50):
+            middle = (within + beyond) / 2
+            held = inside(middle)
+            within, beyond = np.where(held, middle, within), np.where(held, beyond, middle)
+        ends.append(within)
+    return ends[0], ends[1]
+
+
+def _mean_and_error(
+    sums: np.ndarray, squares: np.ndarray, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean of `count` numbers and its standard error, from their sums and squares."""
+    mean = sums / count
+    variance = np.maximum(squares / count - mean**2, 0.0)
+    # a variance that is rounding of its squares is none
+    variance = np.where(variance > 1e-15 * squares / count, variance, 0.0)
+    return mean, np.sqrt(variance / max(1, count - 1))
+
+
+@dataclass(frozen=True)
+class Shapley:
+    """Shapley values of features, estimated from permutations.
+
+    Attributes:
+        table: a row for each feature: `feature`, its `value` (the loss on test that it takes away),
+            and the value's `standard_error` over permutations, `low` and `high`.
+        permutations: how many were drawn.
+        halves: correlation, over features, of the means of two halves of the permutations.
+        halves_error: its standard error.
+        empty, full: the loss of the probes of no feature and of all.
+    """
+
+    table: pd.DataFrame = field(repr=False)
+    permutations: int
+    halves: float
+    halves_error: float
+    empty: float
+    full: float
+
+    @property
+    def reliability(self) -> float:
+        """The correlation to be expected with as many other permutations: 2r / (1 + r).
+
+        Reference:
+            Spearman, "Correlation calculated from faulty data", British J. of Psychology 1910.
+        """
+        return 2 * self.halves / (1 + self.halves) if self.halves > -1 else -1.0
+
+
+LEAST_PERMUTATIONS = 8
+"""Permutations after which a standard error is first trusted."""
+
+
+def shapley(
+    train: Rows,
+    test: Rows,
+    solver: Any = "ridge",
+    l2: float = 0.1,
+    *,
+    permutations: int = 100,
+    standard_error: float | None = None,
+    level: float = 0.95,
+    seed: int = 0,
+    standardize: bool = True,
+    moments_cache: Path | None = None,
+    **computing: Any,
+) -> Shapley:
+    """Return each feature's Shapley value: the loss on test that it takes away, over all orders.
+
+    With v(S) the loss of the probe of the features S, refitted, the value of feature j is the mean
+    over permutations of v(S) - v(S and j), S the features before j. Along one permutation every
+    prefix comes from one factor, so a permutation costs one factorisation and one substitution.
+    The values add up to the loss of the probe without features less that of all features. The loss
+    is the squared one for ridge, |f - y|^2, and the log loss for LDA, in nats; accuracies jump, so
+    their differences are mostly noise.
+
+    Arguments:
+        train: as of `drop_one`.
+        test: likewise.
+        solver: likewise.
+        l2: likewise.
+        permutations: how many to draw, at most.
+        standard_error: stop as soon as no value has a larger one; None for all permutations.
+        level: coverage of each value's interval over permutations.
+        seed: what permutations are drawn with.
+        standardize: as of `drop_one`.
+        moments_cache: likewise.
+        computing: likewise.
+
+    Raises:
+        UsageError, DataError, MemoryBudgetError: as `drop_one`; or fewer than 2 permutations.
+
+    Reference:
+        Castro, Gomez, Tejada, "Polynomial calculation of the Shapley value based on sampling",
+        Computers & Operations Research 2009.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=(600, 5))
+        >>> y = (x[:, 2] > 0).astype(int)
+        >>> found = shapley((x[:300], y[:300]), (x[300:], y[300:]), permutations=10)
+        >>> int(found.table["value"].idxmax())
+        2
+        >>> bool(np.isclose(found.table["value"].sum(), found.empty - found.full))
+        True
+    """
+    check_level(level)
+    if permutations < 2:
+        raise UsageError(f"permutations is {permutations}: a standard error takes at least 2")
+    if standard_error is not None and not standard_error > 0:
+        raise UsageError(f"standard_error is {standard_error}: give one above 0")
+    settings = settings_of(standardize, moments_cache, **computing)
+    with own_settings(), full_precision():
+        probe, blocks = _solved(train, test, solver, l2, settings)
+        return _shapley(probe, blocks, settings, permutations, standard_error, level, seed)
+
+
+def _shapley(
+    probe: _Probe,
+    test: RowBlocks,
+    settings: Settings,
+    permutations: int,
+    standard_error: float | None,
+    level: float,
+    seed: int,
+) -> Shapley:
+    width, random = len(probe.lower), np.random.default_rng(seed)
+    rows = rows_within(
+        settings.memory, _held(width), 8 * 4 * width, min(MOST_ROWS, test.n_rows), "Shapley values"
+    )
+    kept = None
+    if _held(width) + 8 * width * (test.n_rows + 4 * rows) <= settings.memory:
+        xp = array_namespace(probe.lower)
+        pieces = _pieces(test, probe.normal, rows, settings)
+        kept = [(xp.asarray(piece, copy=True), labels) for piece, labels in pieces]
+    halves, squares = np.zeros((2, width)), np.zeros(width)
+    done, error = 0, np.full(width, np.inf)
+    while done < permutations:
+        order = random.permutation(width)
+        losses = np.zeros(width + 1)
+        system = _permuted(probe, order, settings)
+        for piece, labels in kept or _pieces(test, probe.normal, rows, settings):
+            losses += _running_losses(probe, *system, piece, labels)
+        losses /= test.n_rows
+        gained = np.empty(width)
+        gained[order] = -np.diff(losses)
+        halves[done % 2] += gained
+        squares += gained**2
+        done += 1
+        settings.progress("permutations", done, permutations)
+        value, error = _mean_and_error(halves.sum(0), squares, done)
+        asked = standard_error if done >= LEAST_PERMUTATIONS else None
+        if asked is not None and error.max() <= asked:
+            break
+    means = halves / [[(done + 1) // 2], [done // 2]]
+    halves_are_alike = np.nan
+    if width > 1 and (np.ptp(means, axis=1) > 0).all():
+        halves_are_alike = float(np.corrcoef(means)[0, 1])
+    by = norm.ppf((1 + level) / 2) * error
+    table = pd.DataFrame(
+        {
+            "feature": np.arange(width),
+            "value": value,
+            "standard_error": error,
+            "low": value - by,
+            "high": value + by,
+        }
+    )
+    spread = (1 - halves_are_alike**2) / np.sqrt(max(1, width - 2))
+    return Shapley(table, done, halves_are_alike, float(spread), losses[0], losses[-1])
+
+
+def _permuted(probe: _Probe, order: np.ndarray, settings: Settings) -> tuple[Array, Array, Array]:
+    """Return an order (D,), the factor L (D, D) of A along it, and z = L^-1 R (D, C)."""
+    normal, put = probe.normal, settings.backend.put
+    squares = None if normal.squares is None else normal.squares[order]
+    along = replace(normal, matrix=normal.matrix[np.ix_(order, order)], squares=squares)
+    factors = _factors(along, probe.l2, settings)
+    if np.isnan(factors.jitter[0]):
+        raise DataError(
+            f"a permutation of the features has no factor with l2 {probe.l2:g}: they are linearly "
+            "dependent, so give a larger l2"
+        )
+    z = solve_lower(factors.lower, put(normal.right[order])[None])[0]
+    return put(order), factors.lower[0], z
+
+
+def _running_losses(
+    probe: _Probe, order: Array, lower: Array, z: Array, piece: Array, labels: Array
+) -> np.ndarray:
+    """Return the loss summed over rows of each prefix of an order, float64 (D + 1,).
+
+    The logits of the prefix of size k are start + t[:k]' z[:k], t = L^-1 x, less |z[:k]|^2 / 2
+    class by class for LDA.
+    """
+    xp = array_namespace(piece)
+    width, classes = z.shape
+    t = solve_lower(lower[None], xp.take(piece, order, axis=1).T[None])[0]
+    losses = xp.zeros(width + 1, dtype=xp.float64, device=piece.device)
+    step = max(1, CACHE_BYTES // (8 * 4 * width * classes))
+    for first in range(0, len(labels), step):
+        truth = labels[first : first + step]
+        adding = z.T[:, :, None] * t[None, :, first : first + step]
+        if probe.log:
+            adding = adding - (z.T**2 / 2)[:, :, None]
+        logits = xp.zeros((classes, width + 1, len(truth)), dtype=xp.float64, device=piece.device)
+        logits += probe.start[:, None, None]
+        logits[:, 1:] += xp.cumulative_sum(adding, axis=1)
+        own = logits[truth, :, xp.arange(len(truth), device=piece.device)]  # (r, D + 1)
+        if probe.log:
+            most = xp.max(logits, axis=0)
+            sums = xp.sum(xp.exp(logits - most), axis=0)
+            losses += xp.sum(xp.log(sums) + most, axis=1) - xp.sum(own, axis=0)
+        else:
+            losses += xp.sum(logits * logits, axis=(0, 2)) + xp.sum(1 - 2 * own, axis=0)
+    return to_host(losses)

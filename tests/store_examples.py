@@ -1,4 +1,4 @@
-"""Small stores with known contents, for the tests of the store."""
+"""Where the bytes of a small store lie, and what damages them."""
 
 from pathlib import Path
 
@@ -6,96 +6,7 @@ import numpy as np
 import pytest
 
 import featstore
-from featstore.places import Url
 from featstore.store import layout
-
-# What differs from one creation to the next; a store's provenance may say it itself.
-FIXED = {"created": "then", "versions": {}, "folder": "there", "sequence": 0}
-
-
-def spec_of(
-    n_train=100, n_test=33, dims=(16,), dtype="float16", n_classes=3, views=1, **fields
-) -> featstore.Spec:
-    """Two splits, train of several views where asked, and taps of these widths."""
-    return featstore.Spec(
-        **{
-            "backbone": "toy",
-            "weights": "random:0",
-            "transform": "none",
-            "dataset": "toy",
-            "splits": (
-                featstore.Split(name="train", n_rows=n_train, fingerprint="a", views=views),
-                featstore.Split(name="test", n_rows=n_test, fingerprint="b"),
-            ),
-            "taps": tuple(
-                featstore.Tap(name=f"tap{i}", dim=dim, pooling="avg") for i, dim in enumerate(dims)
-            ),
-            "dtype": dtype,
-            "classes": tuple(f"class {i}" for i in range(n_classes)),
-            **fields,
-        }
-    )
-
-
-def arrays_of(spec: featstore.Spec, split: str) -> dict[str, np.ndarray]:
-    """The whole contents of a split by array name; ids are a list."""
-    n_rows, n_views = spec.split(split).n_rows, spec.split(split).views
-    random = np.random.default_rng([len(split), n_rows])
-    rows = (n_rows,) if n_views == 1 else (n_views, n_rows)
-    features = {
-        tap.name: random.standard_normal((*rows, tap.dim)).astype(spec.dtype) for tap in spec.taps
-    }
-    # of their own draw, so that stores with other taps have the same labels
-    random = np.random.default_rng([n_rows, len(split)])
-    if spec.targets:
-        labels = random.standard_normal((n_rows, len(spec.targets)))
-        labels = labels[:, 0] if len(spec.targets) == 1 else labels
-    else:
-        labels = random.integers(0, spec.n_classes, n_rows)
-    return {**features, "labels": labels, "ids": [f"{split}/{i}.png" for i in range(n_rows)]}
-
-
-def block_of(store: featstore.Store, split: str, block: int) -> dict:
-    """The arguments of `Writer.write` for one block of the known contents."""
-    rows = slice(store.rows_of(split, block).start, store.rows_of(split, block).stop)
-    arrays = arrays_of(store.spec, split)
-    return {
-        "split": split,
-        "block": block,
-        "features": {tap.name: arrays[tap.name][..., rows, :] for tap in store.spec.taps},
-        "labels": arrays["labels"][rows],
-        "ids": arrays["ids"][rows],
-    }
-
-
-def fill(store: featstore.Store, *, pause=lambda: None) -> list[tuple[str, int]]:
-    """Write the missing blocks; returns which those were."""
-    written = []
-    with store.writer() as writer:
-        for split in (split.name for split in store.spec.splits):
-            for block in store.missing(split):
-                writer.write(**block_of(store, split, block))
-                written.append((split, block))
-                pause()
-    return written
-
-
-def filled(
-    path: Path | Url, format: str, spec: featstore.Spec | None = None, **options
-) -> featstore.Store:
-    """A complete store with the known contents."""
-    store = featstore.create(path, spec or spec_of(), format, provenance=FIXED, **options)
-    fill(store)
-    return store
-
-
-def assert_holds_known_contents(store: featstore.Store) -> None:
-    for split in (split.name for split in store.spec.splits):
-        expected = arrays_of(store.spec, split)
-        for tap in store.spec.taps:
-            np.testing.assert_array_equal(store.load(split, tap.name), expected[tap.name])
-        np.testing.assert_array_equal(store.labels(split), expected["labels"])
-        assert store.ids(split) == expected["ids"]
 
 
 def place(store: featstore.Store, split: str, array: str, block: int) -> tuple[Path, int]:

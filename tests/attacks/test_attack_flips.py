@@ -6,10 +6,11 @@ import shutil
 import numpy as np
 import pytest
 from attack import Record, attempts, contents, instants, no_longer_than
-from store_examples import filled, small_blocks, spec_of  # noqa: F401
+from store_examples import small_blocks  # noqa: F401
 
 import featstore
 from featstore.errors import FeatstoreError
+from featstore.testing import filled, spec_of
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 SPEC = spec_of(n_train=32 * 3 + 5, n_test=40, dims=(12, 3))

@@ -14,12 +14,12 @@ from attack import Record, attempts, instants, no_longer_than
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
-from store_examples import filled, spec_of
 
 import featstore
 from featstore import models
 from featstore.cli import main
 from featstore.errors import FeatstoreError
+from featstore.testing import filled, spec_of
 
 ENTRIES = {
     "pipe": lambda path, draw: os.mkfifo(path),

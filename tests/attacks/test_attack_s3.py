@@ -11,12 +11,13 @@ from attack import Record, attempts, contents, instants
 from forked import processes
 from loopback import no_network  # noqa: F401
 from s3 import everything
-from store_examples import FIXED, fill, filled, small_blocks, spec_of  # noqa: F401
+from store_examples import small_blocks  # noqa: F401
 
 import featstore
 from featstore.errors import FeatstoreError, StoreNotFound, WriterBusy
 from featstore.store import layout, locks, remote
 from featstore.store.remote import RemoteObjects
+from featstore.testing import FIXED, fill, filled, spec_of
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 SPEC = spec_of(n_train=32 * 6, n_test=40, dims=(24, 7))

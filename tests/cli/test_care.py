@@ -16,16 +16,7 @@ from click.testing import CliRunner
 from forked import processes
 from loopback import no_network  # noqa: F401
 from s3 import fresh_bucket  # noqa: F401
-from store_examples import (
-    arrays_of,
-    assert_holds_known_contents,
-    block_of,
-    filled,
-    flip_bit,
-    place,
-    small_blocks,  # noqa: F401
-    spec_of,
-)
+from store_examples import flip_bit, place, small_blocks  # noqa: F401
 
 import featstore
 from featstore import durable
@@ -43,6 +34,7 @@ from featstore.errors import (
 from featstore.probe.results.files import written_whole
 from featstore.probe.subsets import random_chain
 from featstore.store import catalog, layout
+from featstore.testing import arrays_of, assert_holds_known_contents, block_of, filled, spec_of
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 VIEWED = {"n_train": 70, "dims": (40, 6), "views": 2}

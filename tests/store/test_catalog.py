@@ -11,12 +11,12 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from store_examples import block_of, fill, filled, spec_of
 
 import featstore
 from featstore.cli import main
 from featstore.errors import FeatstoreError, StoreNotFound
 from featstore.store import catalog
+from featstore.testing import block_of, fill, filled, spec_of
 
 FORMATS = pytest.mark.parametrize("format", featstore.FORMATS)
 

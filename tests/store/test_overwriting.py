@@ -10,14 +10,7 @@ import pytest
 from forked import processes
 from loopback import no_network  # noqa: F401
 from s3 import everything, fresh_bucket  # noqa: F401
-from store_examples import (
-    FIXED,
-    assert_holds_known_contents,
-    fill,
-    filled,
-    small_blocks,  # noqa: F401
-    spec_of,
-)
+from store_examples import small_blocks  # noqa: F401
 
 import featstore
 from featstore import durable, places
@@ -26,6 +19,7 @@ from featstore.places import Url, place
 from featstore.store import layout, zarr
 from featstore.store.locks import Hold
 from featstore.store.remote import RemoteObjects
+from featstore.testing import FIXED, assert_holds_known_contents, fill, filled, spec_of
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 FORMATS = pytest.mark.parametrize("format", featstore.FORMATS)

@@ -19,15 +19,7 @@ import pytest
 from forked import processes
 from loopback import no_network  # noqa: F401
 from s3 import everything, fresh_bucket  # noqa: F401
-from store_examples import (
-    FIXED,
-    assert_holds_known_contents,
-    block_of,
-    fill,
-    filled,
-    small_blocks,  # noqa: F401
-    spec_of,
-)
+from store_examples import small_blocks  # noqa: F401
 
 import featstore
 from featstore.errors import (
@@ -43,6 +35,7 @@ from featstore.places import Url, cache_folder, place
 from featstore.store import layout, locks, remote, zarr
 from featstore.store.remote import RemoteObjects, read_signed
 from featstore.store.zarr import ZarrStore
+from featstore.testing import FIXED, assert_holds_known_contents, block_of, fill, filled, spec_of
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 SPEC = spec_of(n_train=32 * 6, n_test=40, dims=(24, 7))

@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from store_examples import spec_of
 
 from featstore import Spec, Split, Tap
 from featstore.errors import UsageError
+from featstore.testing import spec_of
 
 CHANGES = {
     "backbone": "other",

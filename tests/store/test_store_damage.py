@@ -14,19 +14,7 @@ import pytest
 import zarr
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store_examples import (
-    FIXED,
-    arrays_of,
-    assert_holds_known_contents,
-    block_of,
-    fill,
-    filled,
-    flip_bit,
-    overwrite,
-    place,
-    small_blocks,  # noqa: F401
-    spec_of,
-)
+from store_examples import flip_bit, overwrite, place, small_blocks  # noqa: F401
 
 import featstore
 from featstore import durable
@@ -46,6 +34,15 @@ from featstore.store import hdf5
 from featstore.store.blocks import checksum_text
 from featstore.store.layout import FORMAT_VERSION
 from featstore.store.locks import locked
+from featstore.testing import (
+    FIXED,
+    arrays_of,
+    assert_holds_known_contents,
+    block_of,
+    fill,
+    filled,
+    spec_of,
+)
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 FORMATS = pytest.mark.parametrize("format", featstore.FORMATS)
@@ -230,7 +227,7 @@ def test_no_room_for_a_new_file_is_told_and_leaves_nothing(tmp_path, room):
 
 NO_ROOM = """
 import resource, sys
-from store_examples import spec_of
+from featstore.testing import spec_of, spec_of
 import featstore
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 featstore.create(sys.argv[1], spec_of(), "hdf5")

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 from forked import processes
-from store_examples import FIXED, assert_holds_known_contents, fill, filled, spec_of
 
 import featstore
 from featstore.errors import StoreNotFound, WriterBusy
 from featstore.store import layout, locks
+from featstore.testing import FIXED, assert_holds_known_contents, fill, filled, spec_of
 
 SPEC = spec_of(n_train=32 * 20 + 5, n_test=40, dims=(24, 7))
 N_BLOCKS = 23

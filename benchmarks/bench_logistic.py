@@ -64,8 +64,8 @@ def chains(sizes: ProbeSizes, own: Sequence[float] | None = None) -> list[Chain]
 
 def fit(train: Pair, sizes: ProbeSizes, setup: stages.Setup, **options: Any) -> probe.ProbeResult:
     return probe.fit(
-        train, chains(sizes), solver="logistic", l2=L2, **options, **setup.arguments
-    )  # fmt: skip
+        train, chains(sizes), solver=probe.Logistic(l2=L2, **options), **setup.arguments
+    )
 
 
 def measure(sizes: ProbeSizes, setup: stages.Setup) -> Report:

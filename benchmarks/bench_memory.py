@@ -19,6 +19,7 @@ from featstore import measurements, probe
 from featstore.bench import Disagreement
 from featstore.measurements import Report
 from featstore.probe.memory import parse
+from featstore.probe.solvers.options import value_of
 
 FRACTIONS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
 SEEDS = range(1, 6)
@@ -88,7 +89,7 @@ def sweep(path: Path, solver: str, arguments: dict[str, Any]) -> probe.ProbeResu
     store = featstore.open(path)
     train, test = (store.tap(split, TAP) for split in ("train", "test"))
     return probe.sweep(
-        train, test, fractions=FRACTIONS, seeds=SEEDS, solver=solver, **OPTIONS[solver],
+        train, test, fractions=FRACTIONS, seeds=SEEDS, solver=value_of(solver, **OPTIONS[solver]),
         **arguments,
     )  # fmt: skip
 

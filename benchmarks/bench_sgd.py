@@ -19,11 +19,10 @@ from benchmarks.floors import floor_row
 from featstore import bench, measurements, probe
 from featstore.bench import EpochSizes, Pair, grown
 from featstore.measurements import Report
-from featstore.probe.solvers.sgd.training import Recipe
+from featstore.probe.solvers.sgd.training import orders
 from featstore.probe.splits import Parts, random_parts
 from featstore.probe.subsets import Chain, random_chain
 
-WEIGHT_DECAY = 5e-4
 WORST_LOSS = 1e-4
 # a coefficient is read for the logits; its velocity is read and written, and so is itself
 TOUCHES = 5
@@ -47,10 +46,8 @@ def chains(sizes: EpochSizes) -> list[Chain]:
 
 
 def fit(train: Pair, sizes: EpochSizes, setup: stages.Setup, epochs: int) -> probe.ProbeResult:
-    return probe.fit(
-        train, chains(sizes), solver="sgd", epochs=epochs, step_every=1, validate_every=1,
-        one_start=False, **setup.arguments,
-    )  # fmt: skip
+    solver = probe.SGD(epochs=epochs, step_every=1, validate_every=1, one_start=False)
+    return probe.fit(train, chains(sizes), solver=solver, **setup.arguments)
 
 
 def measure(sizes: EpochSizes, setup: stages.Setup) -> Report:
@@ -93,7 +90,7 @@ def epoch(sizes: EpochSizes, result, seconds: float, rates) -> dict[str, Any]:
     """Return the row of an epoch: 4 N C sum(k) operations, the coefficients' bytes each step."""
     rows = sizes.rows - int(0.1 * sizes.rows)
     entries = float((1 + result.table["k"].to_numpy()).sum()) * sizes.classes
-    steps = -(-rows // Recipe.batch_size)
+    steps = -(-rows // probe.SGD.batch_size)
     moved = steps * entries * 4 * TOUCHES + 4.0 * rows * sizes.features
     return floor_row("one epoch", seconds, (4 * rows * entries, moved), rates)
 
@@ -107,7 +104,7 @@ def against(
     """
     if "torch-loop" not in setup.against:
         return []
-    recipe = Recipe(epochs=sizes.epochs, step_every=1)
+    recipe = probe.SGD(epochs=sizes.epochs, step_every=1)
     device = setup.backend.device
     features, labels = (torch.from_numpy(array).to(device) for array in train)
     parts = random_parts(len(labels), recipe.val_fraction, recipe.split_seed)
@@ -128,16 +125,16 @@ def against(
 
 
 def descended(
-    layer: torch.nn.Linear, x: torch.Tensor, labels: torch.Tensor, parts: Parts, recipe: Recipe
+    layer: torch.nn.Linear, x: torch.Tensor, labels: torch.Tensor, parts: Parts, recipe: probe.SGD
 ) -> list[float]:
     """Train one probe, keeping its best epoch as the protocol does; return each epoch's loss."""
     optimizer = torch.optim.SGD(
-        layer.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=WEIGHT_DECAY
+        layer.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.l2
     )
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, recipe.step_every, recipe.gamma)
     rows, held = parts.train, torch.from_numpy(parts.validation).to(x.device)
     losses, accuracies, best = [], [], None
-    for order in recipe.orders(len(rows)):
+    for order in orders(recipe, len(rows)):
         total = torch.zeros((), dtype=torch.float64, device=x.device)
         for batch in torch.from_numpy(rows[order]).to(x.device).split(recipe.batch_size):
             optimizer.zero_grad()

@@ -23,6 +23,7 @@ from featstore.probe import arrays
 from featstore.probe.arrays import Backend
 from featstore.probe.errors import ProbeError, UsageError
 from featstore.probe.memory import parse, silent
+from featstore.probe.solvers.options import value_of
 
 # --- sizes ------------------------------------------------------------------------------------
 
@@ -255,9 +256,9 @@ def swept(train: Pair, test: Pair, sizes: EpochSizes, setup: Setup, solver: str)
     own: dict[str, Any] = {"l2": L2[solver]} if solver in L2 else {}
     if solver == "sgd":
         own = {"epochs": sizes.epochs, "step_every": 1, "validate_every": 1, "one_start": False}
-    seeds = range(1, sizes.seeds + 1)
-    own |= {"fractions": shares(sizes), "seeds": seeds, "solver": solver, **setup.arguments}
-    return measured(lambda: probe.sweep(train, test, **own), sizes.repeats, setup.backend)
+    told = {"fractions": shares(sizes), "seeds": sizes.seeds, "solver": value_of(solver, **own)}
+    told |= setup.arguments
+    return measured(lambda: probe.sweep(train, test, **told), sizes.repeats, setup.backend)
 
 
 def throughput(solver: str, spent: float, held: int, result: probe.ProbeResult) -> Row:

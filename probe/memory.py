@@ -3,6 +3,8 @@
 import math
 import os
 import re
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -29,6 +31,27 @@ class Progress(Protocol):
 
 def silent(stage: str, done: int, total: int, **facts: Any) -> None:
     """Report to nobody: the default progress callback."""
+
+
+class Lines:
+    """A progress callback: a line per stage, and then one a second, on standard error."""
+
+    def __init__(self):
+        self._stage, self._next = "", 0.0
+
+    def __call__(self, stage: str, done: int, total: int, **facts: Any) -> None:
+        """Write how far the stage has come, unless a line was written less than a second ago."""
+        now = time.monotonic()
+        if stage != self._stage or now >= self._next:
+            print(f"{stage}: {done:,} of {total:,}", file=sys.stderr, flush=True)
+            self._stage, self._next = stage, now + 1
+
+
+def callback(progress: Progress | bool) -> Progress:
+    """Return a progress callback: True stands for lines on standard error, False for silence."""
+    if isinstance(progress, bool):
+        return Lines() if progress else silent
+    return progress
 
 
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}

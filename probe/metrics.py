@@ -322,7 +322,7 @@ def check_metrics(names: Sequence[str]) -> None:
             raise UsageError(f"no metric is called {name!r}: there are {', '.join(METRICS)}")
 
 
-def metrics_of(names: Sequence[str] | None, targets: bool) -> tuple[str, ...]:
+def metrics_of(names: str | Sequence[str] | None, targets: bool) -> tuple[str, ...]:
     """Return the names of metrics, by default accuracy, or R^2 where labels are targets.
 
     Raises:
@@ -330,6 +330,7 @@ def metrics_of(names: Sequence[str] | None, targets: bool) -> tuple[str, ...]:
     """
     if names is None:
         return ("r2",) if targets else ("accuracy",)
+    names = (names,) if isinstance(names, str) else names
     check_metrics(names)
     for name in names:
         if (name in OF_TARGETS) != targets:

@@ -1,21 +1,13 @@
 """Which penalties to solve, and whether each stands for itself or one of them is to be chosen."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import TypeAlias
-
-import numpy as np
 
 from featstore.probe.errors import UsageError
 from featstore.probe.modes import OF_LABELS
+from featstore.probe.solvers.options import AUTO, L2, check_penalties
 from featstore.probe.splits import check_share
 
-L2: TypeAlias = float | Sequence[float] | str | None
-"""What `l2` may be: a penalty, several, "auto", or None for what the solver does by itself."""
-
-AUTO = "auto"
 GIVEN, VALIDATION, LOO = "given", "validation", "loo"
 CHOICES = (VALIDATION, LOO)
 
@@ -147,24 +139,3 @@ def planned(
     check_share(held_out)
     first = values.index(FIRST) if automatic else len(values) - 1
     return Penalties(values, chosen, held_out, seed, first, select is not None, automatic)
-
-
-def check_penalties(l2: float | Sequence[float], *, zero: bool = True) -> tuple[float, ...]:
-    """Return the penalties as a tuple, each finite and not negative (or positive, if not `zero`).
-
-    Raises:
-        UsageError: a penalty cannot be used, is given twice, or is smaller than the one before.
-    """
-    penalties = tuple(float(value) for value in np.atleast_1d(np.asarray(l2, dtype=float)))
-    if not penalties:
-        raise UsageError("no penalty given: a fit needs at least one l2")
-    for value in penalties:
-        if not np.isfinite(value) or value < 0 or (value == 0 and not zero):
-            wanted = "0 or a positive number" if zero else "a positive number"
-            raise UsageError(f"l2 is {value}: {wanted} is wanted")
-    for before, value in pairwise(penalties):
-        if before == value:
-            raise UsageError(f"l2 {value} is given twice: each penalty makes one row")
-        if before > value:
-            raise UsageError(f"l2 {value:g} comes after {before:g}: list penalties rising")
-    return penalties

@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from featstore.probe.arguments import seeds_of, several
 from featstore.probe.arrays import Backend, to_host
 from featstore.probe.errors import RowsWarning, UsageError
-from featstore.probe.fits import described
+from featstore.probe.fits import Setup, described
 from featstore.probe.memory import Progress
 from featstore.probe.metrics import METRICS
 from featstore.probe.modes import Layer, Mode, Recipe, modes_of
@@ -30,9 +30,9 @@ from featstore.probe.results.tables import (
     rows_path,
     save_with_rows,
 )
-from featstore.probe.rows import MOST_SEEDS, RowBlocks, content_digest, validation_of, views_of
+from featstore.probe.rows import RowBlocks, content_digest, validation_of, views_of
 from featstore.probe.selection import part_count
-from featstore.probe.solvers.registry import solver_named
+from featstore.probe.solvers.registry import Chosen
 from featstore.probe.statuses import NOT_RUN
 from featstore.probe.subsets import Axes, Chain, Grid, every_size, grid
 
@@ -224,8 +224,8 @@ class Wanted:
         cka: whether what each probe sees is compared with the whole layer.
     """
 
-    fractions: Sequence[float] | None
-    seeds: Sequence[int] = (1,)
+    fractions: float | Sequence[float] | None
+    seeds: int | Sequence[int] = (1,)
     mode: Mode | Sequence[Mode] = "random"
     every_k: bool = False
     cka: bool = False
@@ -248,16 +248,16 @@ class Wanted:
             return every_size(n_features)
         if self.fractions is None:
             raise UsageError("no fractions given: name some in (0, 1], or set every_k")
-        return grid(n_features, self.fractions)
+        return grid(n_features, several(self.fractions))
 
 
 def sweep_plan(
     train: RowBlocks,
     test: RowBlocks,
     wanted: Wanted,
-    solver: str,
+    how: Chosen,
     moments: Callable[[], Moments],
-    arguments: Mapping[str, Any],
+    setup: Setup,
 ) -> SweepPlan:
     """Return the plan of `probe.sweep` with these arguments.
 
@@ -265,29 +265,29 @@ def sweep_plan(
         train: the rows to fit on.
         test: the rows to score on.
         wanted: which probes.
-        solver: a key of `featstore.probe.solvers.registry.SOLVERS`.
+        how: the solver.
         moments: returns the moments of train, for the modes that need them.
-        arguments: of `probe.fit`.
+        setup: how to compute.
 
     Raises:
         UsageError: an argument cannot be used.
         MemoryBudgetError: a mode needs moments that do not fit.
     """
-    entry = solver_named(solver)
-    penalties, options = described(solver, arguments, views_of(train), validation_of(train))
+    entry = how.entry
+    penalties, options = described(how, setup.standardize, views_of(train), validation_of(train))
     if wanted.every_k and not entry.every_prefix:
         raise UsageError(
-            f"solver {solver} solves each prefix by itself, and every_k asks for all of them: take "
-            "solver ridge or lda, whose prefixes share one factorisation, or name fractions"
+            f"solver {how.name} solves each prefix by itself, and every_k asks for all of them: "
+            "take solver ridge or lda, whose prefixes share one factorisation, or name fractions"
         )
-    about = {name: arguments[name] for name in ("standardize", "progress") if name in arguments}
-    layer = Layer(train.n_features, wanted.grid(train.n_features), moments, **about)
+    shape = wanted.grid(train.n_features)
+    layer = Layer(train.n_features, shape, moments, setup.standardize, setup.progress)
     found = sweep_chains(
-        layer, modes_of(wanted.mode), wanted.seeds, not entry.depends_on_seed(arguments)
+        layer, modes_of(wanted.mode), wanted.seeds, not entry.depends_on_seed(how.options)
     )
     axes = Axes(tuple(found.chains), penalties.columns)
-    names = {name: arguments.get(name, "") for name in ("store", "tap")}
-    identity = identity_table(axes, solver, penalties, train.n_rows, names).assign(
+    names = {"store": setup.store, "tap": setup.tap}
+    identity = identity_table(axes, how.name, penalties, train.n_rows, names).assign(
         n_test=test.n_rows, options=f"{options}{wanted.words} data={data_digest(train, test)}"
     )
     return SweepPlan(
@@ -388,20 +388,15 @@ def _holds_whole(found: SweepChains, curve: Curve) -> bool:
     return bool(curve.chains) and found.chains[curve.chains[0]].fractions[-1] == 1
 
 
-def check_seeds(seeds: Sequence[int]) -> list[int]:
+def check_seeds(seeds: int | Sequence[int]) -> list[int]:
     """Return the seeds as a list of distinct integers.
 
     Raises:
         UsageError: there is none, one is no integer of 64 bits, one is given twice, or there are
-            more than `MOST_SEEDS`.
+            more than `featstore.probe.arguments.MOST_SEEDS`.
     """
-    if len(seeds) > MOST_SEEDS:
-        raise UsageError(
-            f"{len(seeds):,} seeds are as many probes of every mode, fraction and penalty: give "
-            f"{MOST_SEEDS:,} or fewer"
-        )
     checked = {}
-    for seed in seeds:
+    for seed in seeds_of(seeds):
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
             raise UsageError(f"seed {seed!r} is not an integer")
         if not -(2**63) <= seed < 2**63:
@@ -461,9 +456,6 @@ PASSES = {"choosing": 18, "solving": 45}
 SHARES = {"ridge": 0.35, "lda": 0.3, "logistic": 0.25, "sgd": 0.15}
 """What solvers reach of the rate of large matrix products."""
 
-EPOCHS = 100
-"""Of the solver sgd."""
-
 PASS_SECONDS = 0.003
 """What a pass takes however few rows there are: a few dozen small products."""
 
@@ -495,7 +487,7 @@ class Trials:
 
 def seconds(
     solver: str, chains: Sequence[Sequence[int]], shape: Shape, trials: Trials, rate: float,
-    epochs: int = EPOCHS,
+    epochs: int,
 ) -> dict[str, float]:  # fmt: skip
     """Return about how many seconds each of `PHASES` of a group of chains takes.
 

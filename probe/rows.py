@@ -221,9 +221,6 @@ def validation_of(train: RowBlocks) -> RowBlocks | None:
 SMALLEST, LARGEST = 1e-152, 1e152
 """Between these must lie how much a target changes, so that its square is a float64 number."""
 
-MOST_SEEDS = 10_000
-"""Seeds of a sweep; more are a slip, and of a million no sweep would come to an end."""
-
 
 def as_pair(train: Rows, test: Rows) -> tuple[RowBlocks, RowBlocks]:
     """Return train and test as row blocks that agree in features and classes.

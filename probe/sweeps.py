@@ -1,23 +1,22 @@
 """Sweeps: probes group by group, in a table that is kept while it grows."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from featstore.probe.arrays import Backend, backend, own_settings
+from featstore.probe.arrays import own_settings
 from featstore.probe.bases import Frame
 from featstore.probe.devices import Grant, grant
 from featstore.probe.errors import MemoryBudgetError, UsageError
-from featstore.probe.fits import described, fit, with_validation
-from featstore.probe.memory import Progress, Settings, least, rank, silent
+from featstore.probe.fits import Setup, described, fitted, with_validation
+from featstore.probe.memory import Progress, Settings, callback, least, rank, silent
 from featstore.probe.metrics import metrics_of
 from featstore.probe.modes import WITHOUT_MOMENTS, Mode
 from featstore.probe.moments import Moments, Remembered, remembered
 from featstore.probe.plans import (
-    EPOCHS,
     Outlook,
     ResultsFile,
     Shape,
@@ -32,7 +31,8 @@ from featstore.probe.result import ProbeResult
 from featstore.probe.results.tables import SHARE, RowScores, room
 from featstore.probe.rows import RowBlocks, Rows, as_pair, has_targets, targets_of
 from featstore.probe.similarity import PrefixSimilarity, check_room
-from featstore.probe.solvers.registry import SOLVERS, solver_named
+from featstore.probe.solvers.options import L2, Choice, Options, takes_solver
+from featstore.probe.solvers.registry import Chosen, chosen
 from featstore.probe.solvers.routes import Joined, release
 from featstore.probe.subsets import Chain
 
@@ -123,45 +123,71 @@ def _result(
     return ProbeResult(table, fitted, plan.layout.probes, solver, by_class, rows)
 
 
+@takes_solver
 def sweep(
     train: Rows,
     test: Rows,
     *,
-    fractions: Sequence[float] | None = None,
-    seeds: Sequence[int] = (1,),
-    solver: str = "logistic",
+    fractions: float | Sequence[float] | None = None,
+    seeds: int | Sequence[int] = (1,),
+    solver: str | Options = "logistic",
+    l2: L2 = None,
+    select: Choice | None = None,
+    held_out: float | None = None,
+    held_out_seed: int | None = None,
     mode: Mode | Sequence[Mode] = "random",
     every_k: bool = False,
     cka: bool = False,
-    metrics: Sequence[str] | None = None,
+    metrics: str | Sequence[str] | None = None,
+    standardize: bool = True,
+    validation: Rows | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     each: Callable[[ProbeResult], object] | None = None,
-    **arguments: Any,
+    memory: str | int | Grant = "auto",
+    device: str = "auto",
+    backend: str = "torch",
+    store: str = "",
+    tap: str = "",
+    moments_cache: Path | None = None,
+    progress: Progress | bool = silent,
 ) -> ProbeResult:
     """Return the scored probes of every fraction, seed and penalty, and of the whole layer.
 
     Arguments:
         train: row blocks, or (features (N, D), labels (N,)).
         test: row blocks, or (features, labels), to score on.
-        fractions: shares in (0, 1]; k = int(fraction * D); the whole layer is always probed too.
-        seeds: what the random subsets are drawn with; for one seed they are nested.
-        solver: a key of `featstore.probe.solvers.registry.SOLVERS`.
-        mode: which features: a key of `featstore.probe.modes.MODES`, or several; "indices:FILE", or
-        a list
-            of indices, for one's own.
+        fractions: one or several shares in (0, 1]; k = int(fraction * D); the whole layer is
+            always probed too.
+        seeds: what the random subsets are drawn with; for one seed they are nested; 5 stands for
+            seeds 1 to 5.
+        solver: as of `fit`, and so are `l2`, `select`, `held_out` and `held_out_seed`.
+        l2: as of `fit`.
+        select: as of `fit`.
+        held_out: as of `fit`.
+        held_out_seed: as of `fit`.
+        mode: which features: a key of `featstore.probe.modes.MODES`, or several; "indices:FILE",
+            or a list of indices, for one's own.
         every_k: probe every number of features from 1 to D, in place of `fractions`; for the
             solvers ridge and lda.
         cka: add a column, the similarity of what a probe sees to the whole layer
             (`featstore.probe.similarity`).
         metrics: keys of `featstore.probe.metrics.METRICS`; by default accuracy, or R^2 of numbers.
+        standardize: divide each feature by its train standard deviation.
+        validation: as of `fit`.
         out: .csv, .json or .parquet file to keep the table in. The probes are solved group by
             group, and after each the file is written, the others in it as "not run". Beside it
             lies a file that says which test rows each probe has right
             (`featstore.probe.results.tables`).
         resume: solve only the probes that `out` does not have.
         each: called with every group's scored probes before they are written to `out`.
-        arguments: the other arguments of `fit`.
+        memory: as of `fit`, and so are `device`, `backend`, `store`, `tap` and `moments_cache`.
+        device: as of `fit`.
+        backend: as of `fit`.
+        store: as of `fit`.
+        tap: as of `fit`.
+        moments_cache: as of `fit`.
+        progress: callback; True for lines on standard error.
 
     Raises:
         UsageError, DataError, MemoryBudgetError: as `fit`; and for fractions outside (0, 1] or
@@ -170,33 +196,42 @@ def sweep(
     Example:
         >>> import numpy as np
         >>> x, y = np.eye(6, 3, dtype=np.float32), np.arange(6) % 3
-        >>> result = sweep((x, y), (x, y), fractions=[0.4], seeds=[1, 2])
+        >>> result = sweep((x, y), (x, y), fractions=0.4, seeds=2)
         >>> result.table[["seed", "fraction", "k"]].values.tolist()
         [[1, 0.4, 1], [1, 1.0, 3], [2, 0.4, 1], [2, 1.0, 3]]
     """
+    how = chosen(solver, l2=l2, select=select, held_out=held_out, held_out_seed=held_out_seed)
     train_blocks, test_blocks = as_pair(train, test)
-    validation = arguments.pop("validation", None)
-    train_blocks = with_validation(solver_named(solver), train_blocks, validation)
+    train_blocks = with_validation(how.entry, train_blocks, validation)
     metrics = metrics_of(metrics, has_targets(train_blocks))
     if resume and out is None:
         raise UsageError("resume without out: name the results file that is to be completed")
     wanted = Wanted(fractions, seeds, mode, every_k, cka)
     kept = (Path(out), resume) if out is not None else None
-    return _swept(train_blocks, test_blocks, wanted, solver, metrics, kept, each, arguments)
+    setup = Setup(
+        standardize, memory, device, backend, store, tap, moments_cache, callback(progress)
+    )
+    return _swept(train_blocks, test_blocks, wanted, how, metrics, kept, each, setup)
 
 
 def _swept(
-    train: RowBlocks, test: RowBlocks, wanted: Wanted, solver: str, metrics: tuple[str, ...],
-    kept: tuple[Path, bool] | None, each: Callable[[ProbeResult], object] | None,
-    arguments: dict[str, Any],
-) -> ProbeResult:  # fmt: skip
-    where = backend(arguments.get("backend", "torch"), arguments.get("device", "auto"))
+    train: RowBlocks,
+    test: RowBlocks,
+    wanted: Wanted,
+    how: Chosen,
+    metrics: tuple[str, ...],
+    kept: tuple[Path, bool] | None,
+    each: Callable[[ProbeResult], object] | None,
+    setup: Setup,
+) -> ProbeResult:
+    where = setup.where
     # one grant for all groups, so that what one learns of the device the next ones know
-    arguments["memory"] = granted = grant(arguments.get("memory", "auto"), where)
+    granted = grant(setup.memory, where)
+    setup = replace(setup, memory=granted)
     rows, file, finished = remembered(train), None, None
-    moments = gatherer(rows, granted, where, arguments)
+    moments = gatherer(rows, granted, setup)
     with own_settings():
-        plan = sweep_plan(rows, test, wanted, solver, moments, arguments)
+        plan = sweep_plan(rows, test, wanted, how, moments, setup)
     scored_as = (*metrics, "cka") if wanted.cka else metrics
     known = None
     if "accuracy" in metrics or "r2" in metrics:
@@ -212,58 +247,62 @@ def _swept(
 
     def solve(group: Sequence[Chain]) -> ProbeResult:
         def scored(memory: int) -> ProbeResult:
-            found = fit(rows, group, solver=solver, **arguments).score(test, metrics, row_bytes)
+            found = fitted(rows, group, how, setup).score(test, metrics, row_bytes)
             if not wanted.cka:
                 return found
             release(found.fitted)  # factors make room for other matrices
             check_room(rows.n_features, memory)
-            raw, scaled = SOLVERS[solver].raw, arguments.get("standardize", True)
-            frame = Frame(rows.n_features, moments, scaled, centred=not raw)
-            of_test = gatherer(tested, granted, where, arguments)()
+            frame = Frame(rows.n_features, moments, setup.standardize, centred=not how.entry.raw)
+            of_test = gatherer(tested, granted, setup)()
             return PrefixSimilarity(of_test, frame, where).beside(found)
 
         with own_settings():
             return granted.spend(scored)
 
-    progress, outlook = arguments.get("progress", silent), None
-    if progress is not silent:
-        outlook = _outlook(progress, plan, solver, where, rows, test, arguments)
+    outlook = None
+    if setup.progress is not silent:
+        outlook = _outlook(plan, how, setup, rows, test)
     return solved(plan, solve, file, finished, known, each, outlook)
 
 
 def _outlook(
-    progress: Progress, plan: SweepPlan, solver: str, where: Backend, train: RowBlocks,
-    test: RowBlocks, arguments: Mapping[str, Any],
-) -> Outlook:  # fmt: skip
+    plan: SweepPlan, how: Chosen, setup: Setup, train: RowBlocks, test: RowBlocks
+) -> Outlook:
     """Return how long each group will take, by how fast this machine multiplies."""
     outputs = train.n_classes or targets_of(train)
     shape = Shape(train.n_rows, test.n_rows, outputs, train.n_features)
-    trials = trials_of(described(solver, arguments)[0], train.n_rows, SOLVERS[solver].batch)
-    rate, epochs = products(where), arguments.get("epochs", EPOCHS)
+    trials = trials_of(described(how)[0], train.n_rows, how.entry.batch)
+    rate, epochs = products(setup.where), how.options.own().get("epochs", 0)
     phases = [
-        seconds(solver, [chain.sizes for chain in group], shape, trials, rate, epochs)
+        seconds(how.name, [chain.sizes for chain in group], shape, trials, rate, epochs)
         for group in plan.groups
     ]
     for later in phases[1:]:
         later["reading"] = 0.0  # moments are remembered
     penalties = len(plan.axes.penalties)
-    return Outlook(progress, phases, [penalties * sum(map(len, group)) for group in plan.groups])
+    return Outlook(
+        setup.progress, phases, [penalties * sum(map(len, group)) for group in plan.groups]
+    )
 
 
-def gatherer(
-    rows: Remembered, granted: Grant, where: Backend, arguments: Mapping[str, Any]
-) -> Callable[[], Moments]:
+def gatherer(rows: Remembered, granted: Grant, setup: Setup) -> Callable[[], Moments]:
     """Return what gathers the moments of rows when a mode first asks for them.
 
     Raises, when called:
         MemoryBudgetError: they do not fit; the message says which modes do without.
     """
-    known = {name: arguments[name] for name in ("moments_cache", "progress") if name in arguments}
 
     def gathered() -> Moments:
         try:
             return granted.spend(
-                lambda memory: rows.moments(Settings(memory=least(memory), backend=where, **known))
+                lambda memory: rows.moments(
+                    Settings(
+                        memory=least(memory),
+                        backend=setup.where,
+                        moments_cache=setup.moments_cache,
+                        progress=setup.progress,
+                    )
+                )
             )
         except MemoryBudgetError as error:
             raise MemoryBudgetError(

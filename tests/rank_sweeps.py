@@ -30,19 +30,19 @@ def sweeps(folder: str) -> dict[str, np.ndarray]:
     kinds = {
         "ridge": (*single, {"l2": [0.01, 1]}),
         "lda": (train, test, {"l2": 0.1, "metrics": ["accuracy", "nll"]}),
-        "logistic": (train, test, {"l2": 0.01, "tol": 1e-7}),
+        "logistic": (train, test, {"solver": probe.Logistic(l2=0.01, tol=1e-7)}),
         "validation": (train, test, {"l2": [0.01, 1], "select": "validation"}),
         "loo": (train, test, {"l2": [0.01, 1], "select": "loo"}),
         "chosen": (train, test, {}),
         "lda chosen": (train, test, {}),
-        "logistic chosen": (train, test, {"tol": 1e-7}),
+        "logistic chosen": (train, test, {"solver": probe.Logistic(tol=1e-7)}),
         "numbers": (*numbers, {"l2": 0.1}),
         "dual": (*wide, {"l2": 0.1}),
         "modes": (train, test, {"l2": 0.1, "mode": [*MODES], "cka": True}),
         "logistic modes": (
             train,
             test,
-            {"l2": 0.1, "tol": 1e-7, "mode": ["pca", "random-projection"]},
+            {"solver": probe.Logistic(l2=0.1, tol=1e-7), "mode": ["pca", "random-projection"]},
         ),
     }
     found = {}
@@ -51,8 +51,8 @@ def sweeps(folder: str) -> dict[str, np.ndarray]:
         solver = first if first in ("lda", "logistic") else "ridge"
         out = f"{folder}/{name}.csv" if name == "ridge" else None
         result = probe.sweep(
-            one, other, fractions=[0.3, 0.7], seeds=[1, 2], solver=solver, device="cpu", out=out,
-            **arguments,
+            one, other, fractions=[0.3, 0.7], seeds=[1, 2], device="cpu", out=out,
+            **{"solver": solver, **arguments},
         )  # fmt: skip
         score = "r2" if name == "numbers" else "accuracy"
         found[f"{name} {score}"] = result.table[score].to_numpy()
@@ -70,7 +70,7 @@ def sweeps(folder: str) -> dict[str, np.ndarray]:
 def refusal() -> str:
     """What sgd says."""
     try:
-        probe.fit(rows(N, 1), [probe.first_chain(D, [0.5])], solver="sgd", epochs=1)
+        probe.fit(rows(N, 1), [probe.first_chain(D, [0.5])], solver=probe.SGD(epochs=1))
     except UsageError as error:
         return str(error)
     return "nothing"

@@ -17,8 +17,9 @@ from featstore.cli.common import (
     Command,
     Names,
     NumberList,
-    Penalties,
     Seeds,
+    solver_of,
+    takes_solver,
 )
 from featstore.cli.screen import Progress, first_notice, notice, tested_on
 
@@ -291,9 +292,7 @@ def _losers(name: str, curve, measure: str) -> Table:
 @click.option("--seeds", type=Seeds(int, "3,7"), default="5", metavar="N|LIST",
               help="5 for seeds 1 to 5, or a list such as 3,7.")  # fmt: skip
 @click.option("--mode", type=Names(), default="random", metavar="LIST", help="As of `probe`.")
-@click.option("--solver", default="logistic", help="logistic, ridge, lda or sgd.")
-@click.option("--l2", type=Penalties(float, "0.001,0.01"), metavar="LIST|auto",
-              help="As of `probe`.  [default: auto]")  # fmt: skip
+@takes_solver
 @click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
 @click.option("--memory", default="auto", help="What arrays may take, as 4GiB.")
 @click.option("--device", type=DEVICE, default="auto")
@@ -310,7 +309,7 @@ def _losers(name: str, curve, measure: str) -> Table:
               help="Draw a line a curve: accuracy, or its ratio of several data sets.")  # fmt: skip
 def compare(
     places, tap, fractions, seeds, mode, fraction, delta, rule, level, out_dir,
-    out, plot, **options,
+    out, plot, solver, **options,
 ) -> None:  # fmt: skip
     """Probe several stores, or read results, and set them side by side.
 
@@ -331,14 +330,15 @@ def compare(
     from featstore.probe.results.tables import save_table
     from featstore.study.compare import compare, departures
 
-    if options["solver"] == "sgd":
-        for line in departures(places, tap, options["test_split"]):
+    solver = solver_of(solver)
+    if solver.solver == "sgd":
+        for line in departures(places, solver, tap, options["test_split"]):
             notice(line)
     with Progress() as progress:
         found = compare(
             places, fractions, seeds, taps=tap, fraction=fraction, delta=delta, rule=rule,
             level=level, out_dir=out_dir,
-            progress=progress, mode=list(mode), **options,
+            progress=progress, mode=list(mode), solver=solver, **options,
         )  # fmt: skip
     screen.show(
         _numbers(found, delta), _ranks(found, delta),

@@ -6,11 +6,13 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
+
+from featstore.probe.solvers.options import L2, VALUES, Options, declared, value_of
 
 # ASCII for characters of tables and sentences; others become escapes such as \\u4e2d.
 _IN_ASCII = {
@@ -263,7 +265,7 @@ class Seeds(NumberList):
         if numbers[0] < 1:
             self.fail(f"{value} seeds are none; 5 is seeds 1 to 5, {self.example} those two",
                       param, ctx)  # fmt: skip
-        from featstore.probe.rows import MOST_SEEDS
+        from featstore.probe.arguments import MOST_SEEDS
 
         if numbers[0] > MOST_SEEDS:  # before they are listed
             self.fail(
@@ -319,16 +321,57 @@ class Names(click.ParamType):
 KEY = "solver options"
 
 
-def solver_option(*names: str, **attributes: Any) -> Callable:
-    """Declare an option of some solvers, as `click.option` does."""
-
-    def keep(ctx: click.Context, param: click.Parameter, value):
-        if value is not None:
-            ctx.meta.setdefault(KEY, {})[param.name] = value
-
-    return click.option(*names, expose_value=False, callback=keep, **attributes)
+def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+    if value is not None:
+        ctx.meta.setdefault(KEY, {})[param.name] = value
 
 
-def solver_options() -> dict[str, Any]:
-    """Return those that were given, by name."""
-    return click.get_current_context().meta.get(KEY, {})
+def _type_of(annotation: Any) -> Any:
+    """Return what parses an option of a solver; None for a flag."""
+    if annotation == L2:
+        return Penalties(float, "0.001,0.01")
+    kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
+    if get_args(kinds[0]):
+        return click.Choice(get_args(kinds[0]))
+    return None if kinds[0] is bool else kinds[0]
+
+
+def takes_solver(command: Callable) -> Callable:
+    """Declare `--solver` and every option of every solver, from the fields of their values."""
+    made = [click.option("--solver", default=next(iter(VALUES)), help=f"{_or(VALUES)}.")]
+    for each in declared():
+        dashed = each.name.replace("_", "-")
+        kind = _type_of(each.annotation)
+        name = f"--{dashed}/--{each.off}" if each.off else f"--{dashed}"
+        shown = {"True": dashed, "False": ""}.get(each.default, each.default)
+        told = f"{', '.join(each.solvers)}: {_small(each.told)}" if each.solvers else each.told
+        made.append(
+            click.option(
+                name,
+                type=kind,
+                is_flag=kind is None,
+                default=None,
+                expose_value=False,
+                callback=_keep,
+                metavar="LIST|auto" if each.annotation == L2 else None,
+                help=f"{told}  [default: {shown}]" if shown else told,
+            )
+        )
+    for option in reversed(made):
+        command = option(command)
+    return command
+
+
+def _small(sentence: str) -> str:
+    """Return a sentence as it goes on after a colon."""
+    return sentence if sentence[:2].isupper() else sentence[0].lower() + sentence[1:]
+
+
+def _or(names: Iterable[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} or {last}"
+
+
+def solver_of(name: str) -> Options:
+    """Return the solver of that name with the options that were given on the command line."""
+    return value_of(name, **click.get_current_context().meta.get(KEY, {}))

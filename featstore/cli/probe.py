@@ -14,10 +14,9 @@ from featstore.cli.common import (
     Names,
     NumberList,
     OutFile,
-    Penalties,
     Seeds,
-    solver_option,
-    solver_options,
+    solver_of,
+    takes_solver,
 )
 from featstore.cli.extract import run_extract
 from featstore.cli.screen import Progress, first_notice, notice, tested_on
@@ -87,19 +86,7 @@ def predict(store, weights, split, memory, out) -> None:
     "indices:FILE; or directions: pca, pca-least, pca-uncentred, random-projection, "
     "random-projection-orthogonal, random-projection-uniform.  [default: random]",
 )  # fmt: skip
-@click.option("--solver", default="logistic", help="logistic, ridge, lda or sgd.")
-@click.option(
-    "--l2", type=Penalties(float, "0.001,0.01"), metavar="LIST|auto",
-    help="The penalty of mean loss + (l2/2) ||W||^2; a list solves each; auto chooses for each "
-    "probe, on train rows alone.  [default: auto; sgd: 0.0005]",
-)  # fmt: skip
-@click.option(
-    "--select", type=click.Choice(["validation", "loo"]),
-    help="How penalties are chosen: on held-out parts of train, or by leave-one-out.  "
-    "[default: loo; logistic: validation]",
-)  # fmt: skip
-@click.option("--held-out", type=float, default=0.1, help="Share of train held out to choose.")
-@click.option("--held-out-seed", type=int, default=0, help="Of the draw of that part.")
+@takes_solver
 @click.option(
     "--metrics", type=Names(), metavar="LIST",
     help="Scores to keep: accuracy, mean_per_class, top5, nll, ece; of numbers r2, mse, mae.  "
@@ -135,30 +122,8 @@ def predict(store, weights, split, memory, out) -> None:
     "--per-class", type=OutFile(".csv", ".json", ".parquet"), metavar="FILE",
     help="Save each probe's accuracy on each class: .csv, .json or .parquet.",
 )  # fmt: skip
-@solver_option("--tol", type=float, help="logistic: gradient norm to stop at.")
-@solver_option("--max-iter", type=int, help="logistic: most iterations.")
-@solver_option(
-    "--fast", is_flag=True, default=None,
-    help="logistic on CUDA: round the first steps' products to TF32; the last are exact.",
-)  # fmt: skip
-@solver_option("--epochs", type=int, help="sgd: passes over train.  [default: 100]")
-@solver_option("--lr", type=float, help="sgd: first learning rate.  [default: 0.1]")
-@solver_option("--momentum", type=float, help="sgd: momentum.  [default: 0.9]")
-@solver_option("--step-every", type=int, help="sgd: epochs a rate.  [default: a fifth of all]")
-@solver_option("--gamma", type=float, help="sgd: factor between rates.  [default: 0.1]")
-@solver_option("--batch-size", type=int, help="sgd: rows a step.  [default: 256]")
-@solver_option("--val-fraction", type=float, help="sgd: validation part.  [default: 0.1]")
-@solver_option("--split-seed", type=int, help="sgd: of the validation draw.  [default: 0]")
-@solver_option(
-    "--validate-every", type=int, help="sgd: epochs among which the best is chosen.  [default: 5]"
-)
-@solver_option(
-    "--one-start/--own-starts", default=None,
-    help="sgd: start all seeds from one layer, or each from its own.  [default: one]",
-)  # fmt: skip
-@solver_option("--order-seed", type=int, help="sgd: of the order of rows.  [default: 0]")
 def probe(
-    store, out, plot, save_weights, save_predictions, per_class, test_split, **options
+    store, out, plot, save_weights, save_predictions, per_class, test_split, solver, **options
 ) -> None:
     """Solve a linear probe for every (fraction, seed) at once.
 
@@ -208,7 +173,7 @@ def probe(
                 "leave it out; --save-weights keeps the probes"
             )
         result = run_probe(
-            chosen, out, plot, split=tested, heading=heading, **options, **solver_options()
+            chosen, out, plot, split=tested, heading=heading, solver=solver_of(solver), **options
         )
         if rank() == 0 and (save_weights or save_predictions or per_class):
             _save(
@@ -241,7 +206,7 @@ def _save(result, store, split, weights, predictions, per_class, memory) -> None
         notice(f"wrote {path}")
 
 
-def run_probe(store, out, plot, *, tap=None, split="test", heading="", **options):
+def run_probe(store, out, plot, *, solver, tap=None, split="test", heading="", **options):
     """Sweep an open store as the options say, show the table, and return the result."""
     from featstore.probe import sentence, sweep
     from featstore.probe.memory import rank
@@ -252,19 +217,17 @@ def run_probe(store, out, plot, *, tap=None, split="test", heading="", **options
         # the table and the sentence are of this one
         main = "r2" if store.spec.targets else "accuracy"
         options["metrics"] = tuple(dict.fromkeys((main, *options["metrics"])))
-    if options.get("solver") == "sgd":
+    if solver.solver == "sgd":
         from featstore.study.sweeps import departures_of, validation_rows
 
-        own = validation_rows("sgd", store, tap, split)
-        if own is not None:
-            options["validation"] = own
-        for line in departures_of(store, tap, split, **solver_options()):
+        options["validation"] = validation_rows("sgd", store, tap, split)
+        for line in departures_of(store, tap, split, solver):
             notice(line)
     with Progress() as progress:
         result = sweep(
             store.tap("train", tap), store.tap(split, tap), store=str(store.path), tap=tap,
             moments_cache=store.moments_folder, progress=progress,
-            out=out, **options,
+            out=out, solver=solver, **options,
         )  # fmt: skip
     if rank() > 0:
         return result
@@ -303,6 +266,7 @@ def quickstart() -> None:
     """
     first_notice("extracting 1,797 digits under EfficientNet-Lite0")
     from featstore.downloads import extraction
+    from featstore.probe import Ridge
 
     store = run_extract(**extraction())
     QUICKSTART_FOLDER.mkdir(exist_ok=True)
@@ -312,5 +276,5 @@ def quickstart() -> None:
         QUICKSTART_FOLDER / "accuracy.png",
         fractions=(0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0),
         seeds=(1, 2, 3, 4, 5),
-        solver="ridge",
+        solver=Ridge(),
     )

@@ -11,6 +11,7 @@ import pandas as pd
 from featstore.probe.analysis.classes import affected_classes, class_losses, inequality_table
 from featstore.probe.analysis.redundancy import DELTAS, diffused_redundancy
 from featstore.probe.analysis.spectrum import spectrum_of
+from featstore.probe.arguments import seeds_of
 from featstore.probe.memory import Progress, Settings, silent
 from featstore.probe.moments import cached_moments
 from featstore.probe.results.curves import Curve, curve_table, curves, difference
@@ -23,7 +24,7 @@ from featstore.probe.splits import RowSubset
 from featstore.probe.subsets import Chain, random_order
 from featstore.study.features import Source
 from featstore.study.records import VERSION, Made, content, digest
-from featstore.study.spec import Analyses, Study, seeds_of, several
+from featstore.study.spec import Analyses, Study, several
 from featstore.study.sweeps import Held
 
 KINDS = ("cka", "cka_pairs", "spectrum", "eigenvalues")
@@ -64,7 +65,7 @@ def _asked(study: Study, name: str) -> list:
         return [name]
     fractions = list(asked.cka_fractions or study.fractions)
     rows = asked.cka_rows if asked.cka_rows_from == "spread" else f"first {asked.cka_rows}"
-    return [name, fractions, list(asked.cka_sizes), rows, seeds_of(study.seeds)]
+    return [name, fractions, list(asked.cka_sizes), rows, list(seeds_of(study.seeds))]
 
 
 def joined(folder: Path, names: list[str], kind: str) -> pd.DataFrame:

@@ -16,13 +16,16 @@ from featstore.errors import BadStudy, FeatstoreError
 from featstore.places import Url
 from featstore.probe.analysis.redundancy import diffused_redundancy
 from featstore.probe.errors import DataError
-from featstore.probe.memory import Progress, silent
+from featstore.probe.memory import Progress, callback, silent
+from featstore.probe.modes import Mode
 from featstore.probe.results.curves import Curve, difference
 from featstore.probe.results.curves import curves as curves_in
 from featstore.probe.results.names import curves_of, score_of, shared_and_own
 from featstore.probe.results.reading import check_distinct, read_correct, read_results
 from featstore.probe.results.summaries import summary
 from featstore.probe.results.tables import SUFFIXES
+from featstore.probe.solvers.options import L2, Options
+from featstore.probe.solvers.registry import chosen
 from featstore.report import provenance
 from featstore.store.catalog import safe_name
 from featstore.study.layers import Layer, layers_of
@@ -74,9 +77,15 @@ def compare(
     level: float = 0.95,
     out_dir: str | Path | None = None,
     test_split: str | None = None,
-    progress: Progress = silent,
-    **arguments: Any,
-) -> Comparison:  # fmt: skip
+    solver: str | Options = "logistic",
+    l2: L2 = None,
+    mode: Mode | Sequence[Mode] = "random",
+    standardize: bool = True,
+    memory: str | int = "auto",
+    device: str = "auto",
+    backend: str = "torch",
+    progress: Progress | bool = silent,
+) -> Comparison:
     """Sweep each store, read each results file, and return their curves side by side.
 
     Arguments:
@@ -91,8 +100,14 @@ def compare(
         level: coverage of the intervals, which are over test rows too where these are known.
         out_dir: folder of a results file for each store; what it has is not solved again.
         test_split: which split of the stores is tested on; by default as `Store.test_split`.
-        progress: callback; its facts name the layer.
-        arguments: the others of `probe.sweep`.
+        solver: as of `probe.sweep`.
+        l2: as of `probe.sweep`.
+        mode: as of `probe.sweep`.
+        standardize: as of `probe.sweep`.
+        memory: as of `probe.sweep`.
+        device: as of `probe.sweep`.
+        backend: as of `probe.sweep`.
+        progress: callback, whose facts name the layer; True for lines on standard error.
 
     Raises:
         UsageError: nothing is named, stores come without fractions, or no fraction is common.
@@ -106,10 +121,17 @@ def compare(
         raise BadStudy("fractions are needed to probe stores: give them, as 0.01,0.1,0.5")
     parts = [(read_results(*files), read_correct(*files))] if files else []
     sweep = partial(
-        _swept, out_dir=out_dir, progress=progress, fractions=fractions, seeds=seeds,
-        test_split=test_split,
-    )  # fmt: skip
-    parts += [sweep(layer, **arguments) for layer in layers]
+        probe.sweep,
+        fractions=fractions,
+        seeds=seeds,
+        mode=mode,
+        standardize=standardize,
+        memory=memory,
+        device=device,
+        backend=backend,
+        solver=chosen(solver, l2=l2).options,
+    )
+    parts += [_swept(layer, sweep, out_dir, callback(progress), test_split) for layer in layers]
     probes = _joined([table for table, _ in parts])
     correct = [row for table, rows in parts for row in rows or [None] * len(table)]
     found, curves = curves_in(probes, correct), curves_of(summary(probes, correct, level))
@@ -127,7 +149,10 @@ def compare(
 
 
 def departures(
-    places: Sequence[str | Path | Url], taps: Sequence[str] = (), test_split: str | None = None
+    places: Sequence[str | Path | Url],
+    solver: Options,
+    taps: Sequence[str] = (),
+    test_split: str | None = None,
 ) -> list[str]:
     """Return in which respects SGD on these stores departs from the released code, each once.
 
@@ -135,7 +160,7 @@ def departures(
     """
     stores = [place for place in places if not _is_results(place)]
     found = [
-        departures_of(layer.store, layer.tap, layer.store.test_split(test_split))
+        departures_of(layer.store, layer.tap, layer.store.test_split(test_split), solver)
         for layer in (layers_of(stores, taps) if stores else [])
     ]
     return list(dict.fromkeys(line for lines in found for line in lines))
@@ -147,11 +172,10 @@ def _is_results(place: str | Path | Url) -> bool:
 
 def _swept(
     layer: Layer,
-    *,
+    sweep: partial[probe.ProbeResult],
     out_dir: str | Path | None,
     progress: Progress,
     test_split: str | None = None,
-    **arguments: Any,
 ) -> tuple[pd.DataFrame, list[np.ndarray] | None]:
     """Return the probes of one layer, and which test rows each has right.
 
@@ -163,15 +187,18 @@ def _swept(
         stem = safe_name(Path(str(store.path)).stem)
         out = Path(out_dir) / f"{stem}.{layer.tap}.{store.spec.digest()[:8]}.csv"
     tested = store.test_split(test_split)
-    own = validation_rows(arguments.get("solver", "logistic"), store, layer.tap, tested)
-    if own is not None:
-        arguments["validation"] = own
-    result = probe.sweep(
-        layer.rows("train"), layer.rows(tested),
-        store=str(store.path), tap=layer.tap, moments_cache=store.moments_folder,
-        out=out, resume=out is not None and out.exists(),
-        progress=partial(progress, layer=layer.name), **arguments,
-    )  # fmt: skip
+    own = validation_rows(sweep.keywords["solver"].solver, store, layer.tap, tested)
+    result = sweep(
+        layer.rows("train"),
+        layer.rows(tested),
+        store=str(store.path),
+        tap=layer.tap,
+        moments_cache=store.moments_folder,
+        out=out,
+        resume=out is not None and out.exists(),
+        progress=progress if progress is silent else partial(progress, layer=layer.name),
+        validation=own,
+    )
     if out is not None:
         provenance.write(out, [store])
     correct = result.correct

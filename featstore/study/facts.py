@@ -13,10 +13,10 @@ import numpy as np
 import pandas as pd
 
 from featstore.errors import BadStudy
+from featstore.probe.arguments import nearest
 from featstore.probe.results.summaries import percent, plus_minus
 from featstore.probe.results.tables import unescaped
 from featstore.study.analyses import joined
-from featstore.study.spec import nearest
 
 
 @dataclass(frozen=True)

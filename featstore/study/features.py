@@ -10,8 +10,9 @@ from typing import Any
 import featstore
 from featstore.data.columns import Columns
 from featstore.errors import BadStudy, FeatstoreError, PartMissing
+from featstore.probe.arguments import nearest
 from featstore.study.records import Made, digest, stamp
-from featstore.study.spec import Options, Study, nearest, several
+from featstore.study.spec import Options, Study, several
 
 _COLUMNS = {
     **{f"{name}_column": name for name in ("label", "image", "text", "split")},

@@ -19,6 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from featstore.errors import BadStudy, StudyError
 from featstore.probe import figures as figuress
+from featstore.probe.arguments import nearest
 from featstore.probe.results.files import written_whole
 from featstore.probe.results.reading import read_per_class
 from featstore.report import provenance
@@ -27,7 +28,7 @@ from featstore.study.analyses import Context, joined
 from featstore.study.facts import NOTHING, Facts, markdown
 from featstore.study.features import Source
 from featstore.study.records import VERSION, Made, content, digest
-from featstore.study.spec import Study, nearest, several
+from featstore.study.spec import Study, several
 from featstore.study.sweeps import Held
 
 HEADINGS = ("features", "probe", "", "ours", "published", "difference", "standard errors", "of")

@@ -17,11 +17,11 @@ from featstore.extraction import inference
 from featstore.models import taps
 from featstore.probe.fits import described
 from featstore.probe.modes import modes_of
-from featstore.probe.solvers.registry import SOLVERS
+from featstore.probe.solvers.options import SGD
 from featstore.study.features import Feature, features_of, sources
 from featstore.study.records import Made
 from featstore.study.spec import Study, several
-from featstore.study.sweeps import Sweep, arguments_of, of_fit, sweeps_of
+from featstore.study.sweeps import Sweep, arguments_of, solver_of, sweeps_of
 
 ANALYSES = "analyses"
 """What chooses tables, figures and page alone."""
@@ -224,7 +224,7 @@ SETS = {
 UNKNOWN_RATE = 30.0
 """Rows a second where a backbone cannot be tried: an assumption."""
 
-PASSES, EPOCHS = 120, 100
+PASSES = 120
 """Passes over the rows of softmax probes (measured: 60 to 150), and epochs of the paper's SGD."""
 
 TRIED = 8
@@ -362,15 +362,16 @@ def _local(name: str) -> bool:
 def _probes(study: Study, probe: str, size: _Size) -> tuple[int, float]:
     """Return how many probes a sweep has, and about how many seconds they take."""
     arguments, modes = arguments_of(study, probe, size.dim)
-    solver, seeds = arguments["solver"], len(arguments["seeds"])
+    how, seeds = solver_of(arguments), len(arguments["seeds"])
+    solver = how.name
     sizes = [int(f * size.dim) for f in arguments["fractions"] if f < 1]
     if arguments.get("every_k"):
         sizes = list(range(1, size.dim))
     chains = sum(seeds if recipe.seeded else 1 for recipe in modes_of(modes).values())
-    wholes = seeds if SOLVERS[solver].depends_on_seed(arguments) else 1
+    wholes = seeds if how.entry.depends_on_seed(how.options) else 1
     count = chains * len(sizes) + wholes
     summed, largest = chains * sum(sizes) + wholes * size.dim, max(sizes, default=0)
-    penalties, _ = described(solver, of_fit(arguments))
+    penalties, _ = described(how)
     tries = 1 if penalties.chosen else len(penalties.values)
     if solver in ("ridge", "lda"):
         systems = [largest] * chains + [size.dim]
@@ -378,7 +379,7 @@ def _probes(study: Study, probe: str, size: _Size) -> tuple[int, float]:
         tried = sum(k**3 / 3 + k**2 * size.train / 2 for k in systems) * TRIED * penalties.chosen
         operations = 2 * size.train * size.dim**2 + tries * each + tried
     else:
-        passes = arguments.get("epochs", EPOCHS) if solver == "sgd" else PASSES
+        passes = arguments.get("epochs", SGD.epochs) if solver == "sgd" else PASSES
         passes *= len(penalties.values) if solver == "sgd" else tries + penalties.chosen
         operations = passes * 4.0 * size.train * size.classes * summed
     return count, operations / (SHARES.get(solver, 0.2) * products())
@@ -396,6 +397,6 @@ def _published(study: Study, sweeps: Sequence[str], size: _Size) -> int:
         fractions = [f for f in arguments["fractions"] if f < 1]
         trainings = len(modes) * len(fractions) * len(arguments["seeds"]) + 1
         solver = arguments["solver"]
-        epochs = arguments.get("epochs", EPOCHS)
+        epochs = arguments.get("epochs", SGD.epochs)
         passes[solver] = passes.get(solver, 0) + trainings * epochs * size.train
     return max(passes.values(), default=0)

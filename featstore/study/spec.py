@@ -1,6 +1,5 @@
 """Study files, and the study of the paper."""
 
-import difflib
 import json
 import re
 import tomllib
@@ -8,15 +7,15 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Union, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, create_model
 
 from featstore.errors import BadStudy
+from featstore.probe.arguments import nearest
 from featstore.probe.errors import FileError
 from featstore.probe.results.files import opened
-from featstore.probe.rows import MOST_SEEDS
-from featstore.probe.solvers.registry import SOLVERS
+from featstore.probe.solvers.options import VALUES, declared
 
 # A name becomes part of file names, between dots, and of facts, between commas.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", max_length=60)]
@@ -104,7 +103,15 @@ class Group(_Strict):
     datasets: list[Name]
 
 
-class Probe(_Strict):
+def _of_toml(annotation: Any) -> Any:
+    """Return the type of an option of a solver as a study file states it, or leaves it out."""
+    kinds = get_args(annotation) or (annotation,)
+    if all(isinstance(kind, str) for kind in kinds):
+        kinds = (str,)
+    return Union[(*(list[float] if kind == Sequence[float] else kind for kind in kinds), None)]
+
+
+class _Probe(_Strict):
     """One sweep of each of the features: options of `probe.sweep`, and what to keep of it.
 
     `solver` is by default the probe's own name; `modes`, `fractions` and `seeds` the study's.
@@ -120,10 +127,6 @@ class Probe(_Strict):
     fractions: list[Share] | None = None
     sizes: list[Annotated[int, Field(ge=1)]] | None = None
     seeds: int | list[int] | None = None
-    l2: float | list[float] | str | None = None
-    select: str | None = None
-    held_out: float | None = None
-    held_out_seed: int | None = None
     metrics: Several | None = None
     standardize: bool | None = None
     every_k: bool = False
@@ -132,20 +135,15 @@ class Probe(_Strict):
     memory: str | None = None
     device: str | None = None
     backend: str | None = None
-    tol: float | None = None
-    max_iter: int | None = None
-    fast: bool | None = None
-    epochs: int | None = None
-    lr: float | None = None
-    momentum: float | None = None
-    step_every: int | None = None
-    gamma: float | None = None
-    batch_size: int | None = None
-    val_fraction: float | None = None
-    split_seed: int | None = None
-    order_seed: int | None = None
-    validate_every: int | None = None
-    one_start: bool | None = None
+
+
+# with every option of every solver, as its value declares it
+Probe = create_model(
+    "Probe",
+    __base__=_Probe,
+    __doc__=_Probe.__doc__,
+    **{each.name: (_of_toml(each.annotation), None) for each in declared()},
+)
 
 
 class Analyses(_Strict):
@@ -286,20 +284,6 @@ def several(value: Several) -> list[str]:
     return [word.strip() for word in value.split(",")] if isinstance(value, str) else list(value)
 
 
-def seeds_of(value: int | Sequence[int]) -> list[int]:
-    """Return seeds: 5 stands for 1 to 5.
-
-    Raises UsageError: they are more than a sweep takes.
-    """
-    count = value if isinstance(value, int) else len(value)
-    if count > MOST_SEEDS:
-        raise BadStudy(
-            f"{count:,} seeds are as many probes of every mode, fraction and penalty: give "
-            f"{MOST_SEEDS:,} or fewer"
-        )
-    return list(range(1, value + 1)) if isinstance(value, int) else list(value)
-
-
 def substituted(value: Any) -> Any:
     """Return a value of a study file with the files of packages in the place of their names."""
     if isinstance(value, str):
@@ -324,16 +308,6 @@ def packaged(package: str, pattern: str) -> Path:
             root = files[0].locate().as_posix().removesuffix(files[0].as_posix())
             return Path(root) / each
     raise BadStudy(f"nothing in the package {package} matches {pattern}")
-
-
-def nearest(word: str, known: Sequence[str]) -> str:
-    """Say which known word was probably meant, or which there are.
-
-    >>> nearest("rigde", ["ridge", "lda"]), nearest("x", ["ridge", "lda"])
-    ('did you mean ridge?', 'there are ridge, lda')
-    """
-    close = difflib.get_close_matches(word, known, n=1)
-    return f"did you mean {close[0]}?" if close else f"there are {', '.join(known) or 'none'}"
 
 
 def _said(error: ValidationError) -> str:
@@ -401,8 +375,8 @@ def study(
     """
     listed = read(LIST)
     for solver in solvers:
-        if solver not in SOLVERS:
-            raise BadStudy(f"no solver is called {solver}; {nearest(solver, list(SOLVERS))}")
+        if solver not in VALUES:
+            raise BadStudy(f"no solver is called {solver}; {nearest(solver, VALUES)}")
     models = dict(listed.models)
     for name, file in (weights or {}).items():
         if name not in models:

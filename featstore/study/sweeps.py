@@ -14,6 +14,7 @@ import pandas as pd
 import featstore
 from featstore import probe
 from featstore.errors import BadStudy
+from featstore.probe.arguments import seeds_of
 from featstore.probe.errors import FileError, ProbeError
 from featstore.probe.fits import described
 from featstore.probe.modes import modes_of
@@ -23,16 +24,19 @@ from featstore.probe.results.names import score_of
 from featstore.probe.results.reading import read_predictions, read_results
 from featstore.probe.results.tables import load_rows, read_table, rows_path, save_table
 from featstore.probe.rows import RowBlocks
-from featstore.probe.solvers.registry import SOLVERS
+from featstore.probe.solvers.options import Options, declared
+from featstore.probe.solvers.registry import SOLVERS, Chosen, chosen
 from featstore.report import provenance
 from featstore.study.features import Source
 from featstore.study.records import VERSION, Made, content, digest
-from featstore.study.spec import Probe, Study, seeds_of, several
+from featstore.study.spec import Probe, Study, several
 
 # What a study says of a probe that is not an argument of `probe.sweep`, or has another name there.
 _OWN = {"features", "modes", "fractions", "sizes", "seeds", "per_class"}
 # What decides how, and not what, is computed.
 _HOW = {"memory", "device", "backend"}
+SOLVER_OPTIONS = {each.name for each in declared()}
+"""The arguments of a probe that are fields of its solver."""
 
 
 @dataclass(frozen=True)
@@ -60,10 +64,8 @@ class Sweep:
 
     def departures(self) -> list[str]:
         """Return in which respects it departs from the released code; of other solvers none."""
-        if self.arguments["solver"] != "sgd":
-            return []
-        store, options = self.source.store, of_fit(self.arguments)
-        return departures_of(store, self.source.tap, store.test_split(), **options)
+        options, store = solver_of(self.arguments).options, self.source.store
+        return departures_of(store, self.source.tap, store.test_split(), options)
 
     def fingerprint(self) -> str:
         """Return what decides about its numbers: arguments, modes, rows."""
@@ -74,7 +76,8 @@ class Sweep:
         own = validation_rows(self.arguments["solver"], store, self.source.tap, store.test_split())
         if own is not None:
             parts.append(f"epochs by {own.n_rows} rows of their own")
-        penalties, options = described(self.arguments["solver"], of_fit(self.arguments))
+        standardize = self.arguments.get("standardize", True)
+        penalties, options = described(solver_of(self.arguments), standardize)
         # how a penalty is chosen decides too, and is no argument where it is the solver's own way
         return digest([*parts, options] if penalties.chosen else parts)
 
@@ -110,22 +113,27 @@ def arguments_of(
     arguments["fractions"] = list(each.fractions or study.fractions)
     if each.sizes:
         arguments["fractions"] = shares(each.sizes, dim or 2 * max(each.sizes))
-    arguments["seeds"] = seeds_of(study.seeds if each.seeds is None else each.seeds)
     try:
-        described(arguments["solver"], of_fit(arguments))
+        seeds = seeds_of(study.seeds if each.seeds is None else each.seeds)
+        arguments["seeds"] = list(seeds)
+        described(solver_of(arguments))
         modes = [_located(study, mode) for mode in several(each.modes or study.modes)]
         modes_of(modes)
-    except (ProbeError, TypeError) as error:
+    except ProbeError as error:
         raise BadStudy(f"probe {name}: {error}") from None
     if each.per_class and each.every_k:
         raise BadStudy(f"probe {name}: per_class with every_k would keep too much; drop one")
     return arguments, modes
 
 
-def of_fit(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return those of the arguments of `probe.sweep` that `probe.fit` has, but for the solver."""
-    of_sweep = ("solver", "metrics", "fractions", "seeds", "every_k", "cka")
-    return {key: value for key, value in arguments.items() if key not in of_sweep}
+def solver_of(arguments: Mapping[str, Any]) -> Chosen:
+    """Return the solver of a probe, with the options that stand among its arguments.
+
+    Raises:
+        UsageError: there is no such solver, or it has no such option.
+    """
+    given = {name: value for name, value in arguments.items() if name in SOLVER_OPTIONS}
+    return chosen(arguments["solver"], **given)
 
 
 def validation_rows(solver: str, store: featstore.Store, tap: str, tested: str) -> RowBlocks | None:
@@ -139,19 +147,23 @@ def validation_rows(solver: str, store: featstore.Store, tap: str, tested: str) 
     return store.tap(split, tap, view=0)
 
 
-def departures_of(store: featstore.Store, tap: str, tested: str, **options: Any) -> list[str]:
+def departures_of(store: featstore.Store, tap: str, tested: str, solver: Options) -> list[str]:
     """Return in which respects SGD on a tap departs from the released code, a sentence each.
+
+    Of other solvers there are none.
 
     Arguments:
         store: whose rows are probed.
         tap: which features.
         tested: the split that is tested on.
-        options: of solver sgd, those that were given.
+        solver: a value.
     """
     from featstore.probe.solvers.sgd import departures
 
+    if not isinstance(solver, probe.SGD):
+        return []
     own = validation_rows("sgd", store, tap, tested)
-    return departures(store.tap("train", tap), own, **options)
+    return departures(store.tap("train", tap), own, solver)
 
 
 def sweeps_of(study: Study, feature: str, found: Sequence[Source]) -> list[Sweep]:
@@ -188,7 +200,8 @@ def solve(sweep: Sweep, made: Made, progress: Callable, command: Sequence[str] |
     groups = Groups(kept, sweep, made, begun, started, before)
     store = sweep.source.store
     # every k takes the place of fractions, which tables are still shown at
-    unused = {"fractions"} if sweep.arguments.get("every_k") else set()
+    unused = {"solver", *SOLVER_OPTIONS}
+    unused |= {"fractions"} if sweep.arguments.get("every_k") else set()
     own = validation_rows(sweep.arguments["solver"], store, sweep.source.tap, store.test_split())
     result = probe.sweep(
         *(store.tap(split, sweep.source.tap) for split in ("train", store.test_split())),
@@ -200,7 +213,8 @@ def solve(sweep: Sweep, made: Made, progress: Callable, command: Sequence[str] |
         out=files[0],
         resume=files[0].exists(),
         each=groups,
-        **({} if own is None else {"validation": own}),
+        validation=own,
+        solver=solver_of(sweep.arguments).options,
         **{name: value for name, value in sweep.arguments.items() if name not in unused},
     )
     if sweep.per_class:

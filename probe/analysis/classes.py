@@ -89,7 +89,7 @@ def inequality_table(
     Arguments:
         table: a row for each probe and class, as `probe.per_class_table` gives it.
         correct: bool (R, n), whether each of its R probes is right on each test row, as
-            `probe.judged_by_class` gives it.
+            `featstore.probe.results.reading.judged_by_class` gives it.
         labels: int64 (n,), classes of the test rows, numbers in the table's order of classes; goes
             with `correct`.
         level: coverage of the intervals.

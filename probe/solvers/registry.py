@@ -1,6 +1,5 @@
 """The solvers by name, and what each must offer: fit once, then score and weights of any probe."""
 
-import inspect
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,12 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 
 from featstore.probe import statuses
-from featstore.probe.errors import UsageError
 from featstore.probe.memory import Settings
 from featstore.probe.metrics import Scores
 from featstore.probe.rows import RowBlocks
 from featstore.probe.solvers import closed_form, logistic, prefixes, sgd
-from featstore.probe.solvers.sgd.training import Recipe
+from featstore.probe.solvers.options import Options, value_of
 from featstore.probe.solvers.weights import Weights
 from featstore.probe.subsets import Axes, Chain
 
@@ -59,7 +57,7 @@ def n_train(fitted: Fitted) -> int:
 
 
 class Fit(Protocol):
-    """Solves every probe; keyword-only arguments after `settings` are the solver's options."""
+    """Solves every probe; a solver with options of its own takes them as `options`."""
 
     def __call__(
         self,
@@ -83,7 +81,6 @@ class Solver:
         seeded: whether a probe may depend on its chain's seed by more than the order of features;
             where it does not, the whole layer is solved once for all seeds.
         zero_penalty: whether l2 = 0 is allowed.
-        default_l2: the penalty if none is given and none chosen.
         choice: how a penalty is chosen if none is given: "validation" or "loo"; "given" where the
             default is taken.
         loss: by what one is chosen: "log", the mean of -log p[label]; "squared"; or "errors", the
@@ -110,7 +107,6 @@ class Solver:
     unfinished: tuple[str, ...] = ()
     seeded: bool = False
     zero_penalty: bool = True
-    default_l2: float = 1e-3
     choice: str = "validation"
     loss: str = "log"
     batch: int = 1
@@ -127,7 +123,7 @@ class Solver:
     @property
     def penalties(self) -> dict[str, Any]:
         """What `featstore.probe.penalties.planned` needs to know of the solver."""
-        return {"default": self.default_l2, "zero": self.zero_penalty, "choice": self.choice}
+        return {"zero": self.zero_penalty, "choice": self.choice}
 
     @property
     def failures(self) -> dict[str, str]:
@@ -139,15 +135,9 @@ class Solver:
         """The kinds of statuses of probes that are not worth scoring."""
         return [kind for kind in self.failures if kind not in self.unfinished]
 
-    def depends_on_seed(self, options: Mapping[str, Any]) -> bool:
+    def depends_on_seed(self, options: Options) -> bool:
         """Return whether, under these options, seeds change more than the order of features."""
-        shares_start = "one_start" in self.options()
-        return self.seeded and not (shares_start and options.get("one_start", Recipe.one_start))
-
-    def options(self) -> tuple[str, ...]:
-        """Return the names of the solver's own options."""
-        parameters = inspect.signature(self.fit).parameters.values()
-        return tuple(p.name for p in parameters if p.kind is p.KEYWORD_ONLY)
+        return self.seeded and not options.own().get("one_start", False)
 
 
 SOLVERS: dict[str, Solver] = {
@@ -174,7 +164,6 @@ SOLVERS: dict[str, Solver] = {
         sgd.fit,
         sgd.REMEDIES,
         seeded=True,
-        default_l2=sgd.WEIGHT_DECAY,
         choice="given",
         batch=15,
         moments=False,
@@ -185,18 +174,38 @@ SOLVERS: dict[str, Solver] = {
 }
 
 
-def solver_named(name: str, options: Mapping[str, Any] | None = None) -> Solver:
-    """Return the solver of that name, having checked that it knows the options.
+@dataclass(frozen=True)
+class Chosen:
+    """A solver that was chosen, with the options that it was given.
+
+    Attributes:
+        name: a key of `SOLVERS`.
+        options: as given, or its defaults.
+    """
+
+    name: str
+    options: Options
+
+    @property
+    def entry(self) -> Solver:
+        """What the registry says of the solver."""
+        return SOLVERS[self.name]
+
+    @property
+    def own(self) -> dict[str, Options]:
+        """What the entry's functions take besides rows, chains, penalties and settings."""
+        return {"options": self.options} if self.options.own() else {}
+
+
+def chosen(solver: str | Options, **given: Any) -> Chosen:
+    """Return the solver of that name or value.
+
+    Arguments:
+        solver: a value, or a key of `SOLVERS`.
+        given: fields of the value, where `solver` is a name; None stands for "not given".
 
     Raises:
-        UsageError: no solver has the name, or it has no such option.
+        UsageError: as `featstore.probe.solvers.options.value_of`.
     """
-    if name not in SOLVERS:
-        raise UsageError(f"no solver is called {name!r}: there are {', '.join(SOLVERS)}")
-    entry = SOLVERS[name]
-    known = entry.options()
-    for option in options or {}:
-        if option not in known:
-            has = f"it has {', '.join(known)}" if known else "it has none"
-            raise UsageError(f"solver {name} has no option {option!r}: {has}")
-    return entry
+    value = value_of(solver, tuple(SOLVERS), **given)
+    return Chosen(value.solver or str(solver), value)

@@ -105,14 +105,18 @@ def test_seeds_3_and_7_are_those_two(tiny_store, tmp_path):
 
 
 def test_defaults_and_solvers_are_the_library_s_own():
+    from featstore.probe.solvers.options import declared
     from featstore.probe.solvers.registry import SOLVERS
 
-    options = {param.name: param for param in main.commands["probe"].params}
-    assert all(name in options["solver"].help for name in SOLVERS)
-    assert options["solver"].default == signature(probe.sweep).parameters["solver"].default
-    own = {name for solver in SOLVERS.values() for name in solver.options()}
-    hidden = {name for name, param in options.items() if not param.expose_value}
-    assert own <= hidden
+    for command in ("probe", "compare"):
+        options = {param.name: param for param in main.commands[command].params}
+        assert all(name in options["solver"].help for name in SOLVERS)
+        assert options["solver"].default == signature(probe.sweep).parameters["solver"].default
+        for each in declared():
+            assert f"[default: {each.default}]" in options[each.name].help or each.default in (
+                "True", "False",
+            )  # fmt: skip
+            assert not options[each.name].expose_value
 
 
 def test_an_option_of_another_solver_is_refused(tiny_store):
@@ -205,7 +209,7 @@ def test_what_is_for_classes_alone_is_refused_before_the_solve(
 ):
     import featstore.probe.sweeps
 
-    monkeypatch.setattr(featstore.probe.sweeps, "fit", pytest.fail)
+    monkeypatch.setattr(featstore.probe.sweeps, "fitted", pytest.fail)
     ran = run("probe", numbers_store, "--fractions", "0.5", "--seeds", "1", "--solver", "ridge",
               option, tmp_path / "p.csv", status=2)  # fmt: skip
     assert f"are numbers, and {option} is for classes alone: leave it out" in ran.stderr

@@ -11,6 +11,7 @@ from featstore import probe
 from featstore.cli import main
 from featstore.cli.common import _failure, line, visible
 from featstore.errors import BadStudy as StudyUsageError
+from featstore.probe.arguments import seeds_of
 from featstore.probe.errors import FileError, UsageError
 from featstore.probe.modes import read_indices
 from featstore.probe.plans import check_seeds
@@ -47,8 +48,8 @@ def test_the_library_refuses_them_too():
         with pytest.raises(UsageError, match="does not fit in 64 bits"):
             check_seeds([seed])
     assert check_seeds([2**63 - 1, -(2**63)]) == [2**63 - 1, -(2**63)]
-    with pytest.raises(StudyUsageError, match="1,000,000,000,000 seeds"):
-        spec.seeds_of(10**12)
+    with pytest.raises(UsageError, match="1,000,000,000,000 seeds"):
+        seeds_of(10**12)
 
 
 @pytest.mark.parametrize("word", ["a\0b", "~nobody-here/a.zarr"])

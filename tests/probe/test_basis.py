@@ -19,6 +19,7 @@ from featstore.probe.memory import Settings
 from featstore.probe.moments import moments
 from featstore.probe.rows import as_blocks
 from featstore.probe.selection import part_count
+from featstore.probe.solvers.options import value_of
 from featstore.probe.splits import stratified_parts
 from featstore.probe.subsets import Chain
 
@@ -111,9 +112,10 @@ def centred(logits):
 def test_every_prefix_is_a_fresh_fit_of_its_projection(solver, standardize):
     problem = correlated()
     options = {"tol": 1e-8} if solver == "logistic" else {}
+    value = value_of(solver, l2=0.02, **options)
     result = probe.sweep(
-        problem.train, problem.test, fractions=[0.07, 0.25, 0.8], seeds=[3], solver=solver,
-        mode=PROJECTED, l2=0.02, standardize=standardize, device="cpu", **options,
+        problem.train, problem.test, fractions=[0.07, 0.25, 0.8], seeds=[3], solver=value,
+        mode=PROJECTED, standardize=standardize, device="cpu",
     )  # fmt: skip
     table, tolerance = result.table, 1e-3 if solver == "logistic" else 1e-7
     for row in np.flatnonzero(table["fraction"] < 1):
@@ -135,7 +137,8 @@ def test_the_logits_that_are_scored_are_those_of_the_weights():
     ]  # fmt: skip
     for solver in ("ridge", "lda", "logistic", "sgd"):
         options = {"epochs": 2} if solver == "sgd" else {}
-        result = probe.fit(problem.train, chains, solver=solver, l2=0.05, device="cpu", **options)
+        value = value_of(solver, l2=0.05, **options)
+        result = probe.fit(problem.train, chains, solver=value, device="cpu")
         captured = Captured(len(result), 4)
         result.fitted.score(as_blocks(problem.test), captured)
         for row, logits in enumerate(captured.all()):
@@ -192,7 +195,8 @@ def test_in_a_full_orthonormal_basis_the_probe_is_the_full_probe(solver):
         for kind in ("pca", "pca-uncentred", "random-projection-orthogonal")
     ]
     options = {"tol": 1e-8} if solver == "logistic" else {}
-    result = probe.fit(problem.train, chains, solver=solver, l2=0.1, device="cpu", **options)
+    value = value_of(solver, l2=0.1, **options)
+    result = probe.fit(problem.train, chains, solver=value, device="cpu")
     full = result.weights(0)
     for row in (1, 2, 3):
         other = result.weights(row)
@@ -284,7 +288,7 @@ def test_sgd_sees_raw_features_projected(mode):
     vectors = torch.linalg.svd(centre, full_matrices=False)[2].T.numpy()
     signs = np.sign(vectors[np.abs(vectors).argmax(0), np.arange(16)])
     z, z_test = problem.x @ (vectors * signs), problem.x_test @ (vectors * signs)
-    options = {"fractions": [0.25, 0.5], "solver": "sgd", "epochs": 3, "device": "cpu"}
+    options = {"fractions": [0.25, 0.5], "solver": probe.SGD(epochs=3), "device": "cpu"}
     ours = probe.sweep(problem.train, problem.test, mode=mode, **options).table
     alone = probe.sweep((z, problem.y), (z_test, problem.y_test), mode="first", **options).table
     assert ours["accuracy"][:2].tolist() == pytest.approx(alone["accuracy"][:2].tolist(), abs=0.02)
@@ -298,8 +302,8 @@ def test_saved_weights_predict_what_was_scored(solver, tmp_path):
     problem = correlated(dtype=np.float32)
     options = {"epochs": 2, "l2": 0.01} if solver == "sgd" else {"l2": 0.01}
     result = probe.sweep(
-        problem.train, problem.test, fractions=[0.2, 0.5], solver=solver,
-        mode=["first", *PROJECTED], device="cpu", **options,
+        problem.train, problem.test, fractions=[0.2, 0.5], solver=value_of(solver, **options),
+        mode=["first", *PROJECTED], device="cpu",
     )  # fmt: skip
     probe.save_weights(result, tmp_path / "w.safetensors")
     predicted = probe.predict(tmp_path / "w.safetensors", problem.test)
@@ -474,7 +478,7 @@ def test_cka_of_single_precision_and_of_a_raw_solver():
         **arguments,
     ).table["cka"]  # fmt: skip
     assert np.allclose(single, double, atol=1e-4)
-    raw = probe.sweep(problem.train, problem.test, solver="sgd", epochs=1, **arguments).table
+    raw = probe.sweep(problem.train, problem.test, solver=probe.SGD(epochs=1), **arguments).table
     plain = probe.sweep(
         problem.train, problem.test, solver="ridge", standardize=False, **arguments
     ).table

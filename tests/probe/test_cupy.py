@@ -25,7 +25,7 @@ SWEEPS = {
     "logistic": {"solver": "logistic", "fractions": [0.25, 0.9], "l2": [1e-2, 1e-1]},
     "logistic, validated": {"solver": "logistic", "fractions": [0.5], "l2": [0.01, 0.1],
                             "select": "validation"},
-    "sgd": {"solver": "sgd", "fractions": [0.5], "epochs": 2, "batch_size": 32},
+    "sgd": {"solver": probe.SGD(epochs=2, batch_size=32), "fractions": [0.5]},
     "ridge, directions": {"solver": "ridge", "fractions": [0.1, 0.9], "cka": True,
                           "mode": [*MODES]},
     "logistic, directions": {"solver": "logistic", "fractions": [0.5], "l2": 0.1,

@@ -56,10 +56,8 @@ def rounding(request, monkeypatch):
 def solved(fast, **arguments):
     problem = clusters(900, 300, 60, 6)
     chains = [random_chain(60, [0.25, 0.5, 1.0], seed) for seed in (1, 2)]
-    return probe.fit(
-        problem.train, chains, solver="logistic", device="cpu", fast=fast,
-        **{"l2": 1e-2, **arguments},
-    )  # fmt: skip
+    solver = probe.Logistic(**{"l2": 1e-2, "fast": fast, **arguments})
+    return probe.fit(problem.train, chains, device="cpu", solver=solver)
 
 
 def test_fast_probes_reach_the_same_optimum_with_the_same_certificate(rounding):

@@ -16,12 +16,14 @@ from featstore.probe.errors import ProbeError
 from featstore.probe.metrics import METRICS, OF_TARGETS
 from featstore.probe.modes import MODES
 from featstore.probe.rows import ArrayBlocks
+from featstore.probe.solvers.options import declared, value_of
 from featstore.probe.solvers.registry import SOLVERS
 
 N, N_TEST, D, C = 150, 90, 16, 6
 CLASSES = tuple(name for name in METRICS if name not in OF_TARGETS)
 COUNTED = ("accuracy", "mean_per_class", "top5")
 OPTIONS = {"sgd": {"epochs": 3}}
+FIELDS = [each.name for each in declared()]
 CLOSED = [name for name, entry in SOLVERS.items() if not entry.raw]
 OF_NUMBERS = [name for name, entry in SOLVERS.items() if entry.targets]
 
@@ -91,11 +93,11 @@ def penalties_for(solver):
 
 
 def swept(train, test, solver, metrics=CLASSES, modes=("random",), **changes):
-    arguments = {"l2": penalties_for(solver), "fractions": [0.5], "device": "cpu"}
-    arguments |= OPTIONS.get(solver, {}) | changes
-    return probe.sweep(
-        train, test, solver=solver, mode=list(modes), metrics=metrics, **arguments
-    ).table
+    told = {"l2": penalties_for(solver), "fractions": [0.5], "device": "cpu"}
+    told |= OPTIONS.get(solver, {}) | changes
+    options = {name: told.pop(name) for name in FIELDS if name in told}
+    value = value_of(solver, **options)
+    return probe.sweep(train, test, solver=value, mode=list(modes), metrics=metrics, **told).table
 
 
 def assert_same(found, plain, n_test=N_TEST, tolerance=2e-3):

@@ -157,18 +157,18 @@ def test_several_modes_share_one_whole_layer():
 
 
 def test_sgd_has_a_whole_layer_for_each_seed_that_starts_elsewhere():
-    problem, options = clusters(100, 40, 12, 3), {"solver": "sgd", "epochs": 1}
+    problem, options = clusters(100, 40, 12, 3), {"solver": probe.SGD(epochs=1, one_start=False)}
     modes = ["independent", "random", "last", "first"]
-    result = sweep(problem, mode=modes, one_start=False, **options)
+    result = sweep(problem, mode=modes, **options)
     whole = result.table["fraction"] == 1
     assert whole.sum() == 2 + 2 + 1 + 1
     probes = result.probes[whole].tolist()
     assert probes[:2] == probes[2:4]
     assert probes[4] == probes[5]
     assert len(set(probes)) == 3
-    alone = sweep(problem, mode=["last", "independent"], one_start=False, **options)
+    alone = sweep(problem, mode=["last", "independent"], **options)
     assert len(set(alone.probes[alone.table["fraction"] == 1])) == 3
-    released = sweep(problem, mode=modes, **options)
+    released = sweep(problem, mode=modes, solver=probe.SGD(epochs=1))
     assert len(set(released.probes[released.table["fraction"] == 1])) == 1
 
 

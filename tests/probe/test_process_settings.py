@@ -10,6 +10,7 @@ from problems import clusters
 
 from featstore import probe
 from featstore.probe.arrays import full_precision, own_settings, reduced_precision
+from featstore.probe.solvers.options import value_of
 
 PROBLEM = clusters(200, 100, 40, 3)
 PLACES = {
@@ -75,7 +76,7 @@ def computed():
         options = {"epochs": 2} if solver == "sgd" else {}
         result = probe.sweep(
             PROBLEM.train, PROBLEM.test, fractions=[0.3], mode=["random", "random-projection"],
-            solver=solver, l2=1e-2, metrics=["accuracy", "nll"], device="cpu", **options,
+            solver=value_of(solver, l2=1e-2, **options), metrics=["accuracy", "nll"], device="cpu",
         )  # fmt: skip
         tables.append(result.table.drop(columns="options"))
     chain = probe.random_chain(40, [0.5, 1.0], 1)

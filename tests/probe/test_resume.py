@@ -34,8 +34,8 @@ CASES = {
     "lda": {"solver": "lda", "l2": 0.1},
     "chosen": {"solver": "ridge", "l2": "auto"},
     "left out": {"solver": "ridge", "l2": [0.01, 0.1], "select": "loo"},
-    "sgd": {"solver": "sgd", "l2": 1e-3, "epochs": 2},
-    "logistic": {"solver": "logistic", "l2": [0.3, 1.0], "tol": 1e-3},
+    "sgd": {"solver": probe.SGD(l2=1e-3, epochs=2), "l2": None},
+    "logistic": {"solver": probe.Logistic(l2=[0.3, 1.0], tol=1e-3), "l2": None},
     "first": {"solver": "ridge", "mode": "first", "l2": [0.01, 0.1]},
 }
 OTHERS = [("lda", ".json"), ("chosen", ".csv"), ("left out", ".json"), ("sgd", ".json")]
@@ -281,7 +281,6 @@ import sys
 sys.path.insert(0, {tests!r})
 import numpy as np
 from featstore import probe
-from featstore.probe import forecast
 from problems import clusters
 
 def tell(stage, done, total, **facts):
@@ -397,7 +396,7 @@ def test_more_of_anything_takes_longer(solver):
 
     def seconds(chains=((20, 100), (200,)), trials=None, shape=small):
         trials = trials or plans.Trials()
-        return plans.seconds(solver, chains, shape, trials, 1e10)
+        return plans.seconds(solver, chains, shape, trials, 1e10, epochs=100)
 
     alone = seconds()
     assert alone["choosing"] == 0

@@ -144,7 +144,7 @@ def test_penalties_are_chosen_by_default(solver, l2):
 
 
 def test_the_protocol_of_sgd_keeps_its_penalty():
-    table = sweep(noisy(), solver="sgd", l2=None, select=None, epochs=1, seeds=[1]).table
+    table = sweep(noisy(), solver=probe.SGD(epochs=1), l2=None, select=None, seeds=[1]).table
     assert (set(table["l2"]), set(table["l2_choice"])) == ({5e-4}, {"given"})
 
 
@@ -235,7 +235,13 @@ def test_any_solver_is_chosen_for_by_fits_on_rows(monkeypatch):
 
 def test_the_sgd_protocol_can_be_chosen_for_too():
     problem = noisy()
-    table = sweep(problem, solver="sgd", l2=(1e-4, 1e-2), epochs=2, seeds=[1]).table
+    table = sweep(
+        problem,
+        solver=probe.SGD(l2=(1e-4, 1e-2), select="validation", epochs=2),
+        l2=None,
+        select=None,
+        seeds=[1],
+    ).table
     assert set(table["l2"]) <= {1e-4, 1e-2}
 
 
@@ -438,7 +444,7 @@ def test_a_path_that_is_left_early_chooses_as_the_whole_grid_does(name, monkeypa
     for part in parts:
         rows = problem.x[part.validation], problem.y[part.validation]
         remainder = problem.x[part.train], problem.y[part.train]
-        fitted = probe.fit(remainder, chains, l2=grid, tol=1e-3)
+        fitted = probe.fit(remainder, chains, solver=probe.Logistic(l2=grid, tol=1e-3))
         scored = fitted.score(probe.ArrayBlocks(*rows, counts), ["nll"]).table
         found = scored.pivot_table(index="k", columns="l2", values="nll").to_numpy()
         total += found * len(rows[1])

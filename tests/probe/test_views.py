@@ -10,7 +10,9 @@ from featstore import probe
 from featstore.probe.errors import DataError, UsageError
 from featstore.probe.moments import Remembered
 from featstore.probe.rows import ArrayBlocks
-from featstore.probe.solvers.sgd.training import Recipe
+from featstore.probe.solvers.options import SGD
+from featstore.probe.solvers.sgd.training import orders
+from featstore.probe.solvers.sgd.training import views as views_shown
 from featstore.probe.splits import random_parts
 from featstore.probe.subsets import random_chain
 
@@ -61,8 +63,8 @@ def test_leave_one_out_is_refused():
 
 def test_sgd_shows_one_view_an_epoch():
     options = {"epochs": 3, "batch_size": 32, "step_every": 2, "one_start": False}
-    found = probe.fit(views(), CHAINS, solver="sgd", l2=1e-3, device="cpu", **options)
-    recipe = Recipe(**options)
+    found = probe.fit(views(), CHAINS, solver=SGD(l2=1e-3, **options), device="cpu")
+    recipe = SGD(**options)
     parts = random_parts(120, recipe.val_fraction, recipe.split_seed)
     torch.manual_seed(1)
     layer = torch.nn.Linear(16, 3)
@@ -72,7 +74,7 @@ def test_sgd_shows_one_view_an_epoch():
     y = torch.from_numpy(PROBLEM.y)
     shown, losses = [], []
     count = len(parts.train)
-    for order, view in zip(recipe.orders(count), recipe.views(count, VIEWS), strict=True):
+    for order, view in zip(orders(recipe, count), views_shown(recipe, count, VIEWS), strict=True):
         images, view = torch.from_numpy(parts.train[order]), torch.from_numpy(view[order])
         shown.append(view)
         total = 0.0
@@ -91,7 +93,7 @@ def test_sgd_shows_one_view_an_epoch():
 
 def test_sgd_of_equal_views_is_sgd_of_one():
     options = {
-        "solver": "sgd", "epochs": 2, "batch_size": 32, "device": "cpu", "validate_every": 1
+        "solver": SGD(epochs=2, batch_size=32, validate_every=1), "device": "cpu"
     }  # fmt: skip
     equal = np.tile(PROBLEM.x, (VIEWS, 1))
     many = probe.fit(views(equal), CHAINS, **options)

@@ -14,6 +14,7 @@ from featstore.probe import prediction
 from featstore.probe.errors import DataError, FileError, MemoryBudgetError, UsageError
 from featstore.probe.result import per_class_table
 from featstore.probe.rows import ArrayBlocks
+from featstore.probe.solvers.options import value_of
 from featstore.probe.solvers.registry import SOLVERS, Solver
 
 PROBLEM = clusters(200, 90, 30, 4)
@@ -35,7 +36,7 @@ def file(tmp_path):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_what_is_loaded_is_what_was_saved(tmp_path, solver):
     options = {"epochs": 2} if solver == "sgd" else {}
-    result = solved(solver=solver, l2=0.1, **options)
+    result = solved(solver=value_of(solver, l2=0.1, **options))
     path = tmp_path / "probes.safetensors"
     probe.save_weights(result, path)
     saved = probe.load_weights(path)
@@ -111,7 +112,7 @@ def test_predictions_are_the_largest_logits(tmp_path, d, c, block_rows, memory):
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_a_result_predicts_as_its_file_does(tmp_path, solver):
     options = {"epochs": 2} if solver == "sgd" else {}
-    result = solved(solver=solver, l2=[0.01, 0.1], **options)
+    result = solved(solver=value_of(solver, l2=[0.01, 0.1], **options))
     probe.save_weights(result, tmp_path / "p.safetensors")
     mine = result.predict(PROBLEM.test)
     theirs = probe.predict(tmp_path / "p.safetensors", PROBLEM.test)

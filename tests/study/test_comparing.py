@@ -70,7 +70,7 @@ def test_what_was_finished_is_not_solved_again(stores, tmp_path, monkeypatch):
     names = sorted(path.name for path in folder.glob("*.csv"))
     assert [name.split(".")[:2] for name in names] == [["net", "low"], ["other", "wide"]]
     assert len(list(folder.glob("*.provenance.json"))) == 2
-    monkeypatch.setattr(featstore.probe.sweeps, "fit", pytest.fail)
+    monkeypatch.setattr(featstore.probe.sweeps, "fitted", pytest.fail)
     again = compare(paths, FRACTIONS, SEEDS, out_dir=folder, **HOW)
     pd.testing.assert_frame_equal(again.table, first.table)
     # results of their own, without the stores, say the same

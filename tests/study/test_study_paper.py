@@ -17,14 +17,14 @@ from test_cli_commands import run as command
 from featstore import probe
 from featstore.errors import BadStudy
 from featstore.probe.fits import described
-from featstore.probe.solvers.sgd.training import Recipe
+from featstore.probe.solvers.options import SGD
 from featstore.probe.subsets import random_order
 from featstore.study import page as beside
 from featstore.study import spec
 from featstore.study.facts import Facts
 from featstore.study.features import features_of
 from featstore.study.spec import several
-from featstore.study.sweeps import arguments_of, of_fit
+from featstore.study.sweeps import arguments_of, solver_of
 
 PUBLISHED = spec.published()
 
@@ -109,7 +109,7 @@ def test_the_list_is_the_released_protocol():
         assert all(("flowers" in f or "pet" in f) == ("-fine-" in name) for f in each.features)
         assert not {"pca-uncentred"} & set(modes)
         assert ("pca" in modes) == name.startswith("bases")
-        text = described("sgd", of_fit(arguments))[1]
+        text = described(solver_of(arguments))[1]
         facts = dict(word.split("=") for word in text.split())
         assert facts == {
             "standardize": "True", "lr": "0.1", "momentum": "0.9", "gamma": "0.1",
@@ -118,7 +118,7 @@ def test_the_list_is_the_released_protocol():
             "one_start": "True",
         }  # fmt: skip
         every = 10 if arguments["epochs"] == 50 else 20
-        rates = Recipe(epochs=arguments["epochs"]).rates()
+        rates = SGD(epochs=arguments["epochs"]).rates()
         assert [rates[every - 1], rates[every]] == pytest.approx([0.1, 0.01])
 
 
@@ -202,8 +202,8 @@ def test_a_store_s_own_validation_split_chooses_the_epoch(tmp_path):
     assert set(table["best_epoch"]) <= {5, 6}
     held = store.tap("val", "low")
     again = probe.sweep(
-        store.tap("train", "low"), held, validation=held, solver="sgd", fractions=[0.5],
-        epochs=6, device="cpu",
+        store.tap("train", "low"), held, validation=held, solver=SGD(epochs=6), fractions=[0.5],
+        device="cpu",
     ).table  # fmt: skip
     assert again["accuracy"].tolist() == table["val_accuracy"].tolist()
 

@@ -8,7 +8,6 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from featstore.probe.arrays import Array, full_precision
-from featstore.probe.errors import UsageError
 from featstore.probe.kernels import permuted_blocks
 from featstore.probe.memory import Settings, share
 from featstore.probe.metrics import Scores
@@ -32,6 +31,7 @@ from featstore.probe.solvers.logistic.products import (
     add_up_logits,
     lay_out,
 )
+from featstore.probe.solvers.options import Logistic
 from featstore.probe.solvers.weights import Weights
 from featstore.probe.subsets import Axes, Chain
 
@@ -45,8 +45,6 @@ REMEDIES = {
 
 UNFINISHED = ("max_iter", "line_search")
 
-TOL = 1e-4
-MAX_ITER = 2000
 # of probes that are compared with each other alone
 LOOSE_TOL = 2e-2
 UNSOLVED = Solution(np.zeros((0, 0)), np.nan, np.nan, 0, "")
@@ -59,10 +57,7 @@ def fit(
     chains: Sequence[Chain],
     penalties: Sequence[float],
     settings: Settings,
-    *,
-    tol: float = TOL,
-    max_iter: int = MAX_ITER,
-    fast: bool = False,
+    options: Logistic = Logistic(),  # noqa: B008
 ) -> "LogisticFit":
     """Return every softmax probe, the minimisers of
 
@@ -86,17 +81,17 @@ def fit(
 
     Classes without train rows have logits of minus infinity.
 
-    With `fast` the first steps on a CUDA device, down to a norm of 1e-3, are of products whose
-    factors are rounded to TF32. The steps after them, and all that is reported, are of full
-    precision, so that `tol` means the same.
+    The penalty is not that of `options`, but each of `penalties`. With `options.fast` the first
+    steps on a CUDA device, down to a norm of 1e-3, are of products whose factors are rounded to
+    TF32. The steps after them, and all that is reported, are of full precision, so that `tol`
+    means the same.
 
     Raises:
-        UsageError: tol or max_iter cannot be used.
         DataError: train cannot be probed.
         MemoryBudgetError: not even one probe fits into `settings.memory`.
     """
     axes = Axes(tuple(chains), tuple(penalties))
-    return LogisticFit(train, axes, settings, *checked(tol, max_iter), fast=fast)
+    return LogisticFit(train, axes, settings, options.tol, options.max_iter, fast=options.fast)
 
 
 def path(
@@ -104,10 +99,8 @@ def path(
     chains: Sequence[Chain],
     penalties: Sequence[float],
     settings: Settings,
+    options: Logistic = Logistic(),  # noqa: B008
     *,
-    tol: float = TOL,
-    max_iter: int = MAX_ITER,
-    fast: bool = False,
     loosely: bool = False,
     metrics: "Metrics | None" = None,
 ) -> "LogisticPath":
@@ -117,12 +110,13 @@ def path(
     a `tol` of `LOOSE_TOL` will do. Paths of much the same rows may share their `metrics`.
 
     Raises:
-        UsageError, DataError, MemoryBudgetError: as `fit`.
+        DataError, MemoryBudgetError: as `fit`.
     """
-    tol, max_iter = checked(tol, max_iter)
-    tol = max(tol, LOOSE_TOL) if loosely else tol
+    tol = max(options.tol, LOOSE_TOL) if loosely else options.tol
     axes = Axes(tuple(chains), tuple(penalties))
-    return LogisticPath(train, axes, settings, tol, max_iter, fast=fast, metrics=metrics)
+    return LogisticPath(
+        train, axes, settings, tol, options.max_iter, fast=options.fast, metrics=metrics
+    )
 
 
 class Metrics:
@@ -141,19 +135,6 @@ class Metrics:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
-
-
-def checked(tol: float, max_iter: int) -> tuple[float, int]:
-    """Return both as numbers.
-
-    Raises:
-        UsageError: one cannot be used.
-    """
-    if not (np.isfinite(tol) and tol > 0):
-        raise UsageError(f"tol is {tol}: a positive number is wanted, 1e-4 is usual")
-    if not isinstance(max_iter, int | np.integer) or max_iter < 1:
-        raise UsageError(f"max_iter is {max_iter}: at least one step is wanted, 2000 is usual")
-    return float(tol), int(max_iter)
 
 
 class LogisticPath:

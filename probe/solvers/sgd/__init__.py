@@ -1,7 +1,6 @@
 """Softmax probes trained by SGD, as the paper does."""
 
 from collections.abc import Sequence
-from dataclasses import fields
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -11,8 +10,8 @@ from featstore.probe.errors import UsageError
 from featstore.probe.memory import Settings, world
 from featstore.probe.metrics import Scores
 from featstore.probe.rows import RowBlocks, validation_of, views_of
+from featstore.probe.solvers.options import SGD, own_fields
 from featstore.probe.solvers.sgd.training import (
-    Recipe,
     Trained,
     grouped,
     layout_of,
@@ -32,26 +31,13 @@ REMEDIES = {
     "this size: give a smaller lr, or divide the features by a constant",
 }
 
-WEIGHT_DECAY = 5e-4
-
 
 def fit(
     train: RowBlocks,
     chains: Sequence[Chain],
     penalties: Sequence[float],
     settings: Settings,
-    *,
-    lr: float = Recipe.lr,
-    momentum: float = Recipe.momentum,
-    epochs: int = Recipe.epochs,
-    step_every: int | None = Recipe.step_every,
-    gamma: float = Recipe.gamma,
-    batch_size: int = Recipe.batch_size,
-    val_fraction: float = Recipe.val_fraction,
-    split_seed: int = Recipe.split_seed,
-    order_seed: int = Recipe.order_seed,
-    validate_every: int = Recipe.validate_every,
-    one_start: bool = Recipe.one_start,
+    options: SGD = SGD(),  # noqa: B008
 ) -> "SgdFit":
     """Return every probe, a linear layer trained by minibatch SGD on the mean cross-entropy.
 
@@ -60,13 +46,12 @@ def fit(
     weight decay. Layers start as `torch.nn.Linear` does, all of one size alike unless `one_start`
     is false and each starts under its chain's seed. Features are raw:
     neither centred nor scaled, whatever `settings.standardize` says. All probes see the same
-    minibatches; the options are those of `featstore.probe.solvers.sgd.training.Recipe`. Of rows in
-    several views each
-    epoch shows one, drawn for it. The best epoch is chosen on the validation rows that train has
-    (`featstore.probe.splits.WithValidation`), or else on `val_fraction` of the train rows.
+    minibatches. Of rows in several views each epoch shows one, drawn for it. The best epoch is
+    chosen on the validation rows that train has (`featstore.probe.splits.WithValidation`), or else
+    on `val_fraction` of the train rows.
 
     Raises:
-        UsageError: an option cannot be used; or the process is one of several.
+        UsageError: a penalty makes weights grow; or the process is one of several.
         DataError: train cannot be probed.
         MemoryBudgetError: the train rows and one chain's probes do not fit into memory.
 
@@ -78,42 +63,32 @@ def fit(
             f"solver sgd takes every step on all probes in one process, and here are {world()}: "
             "run it without a launcher, or run other seeds in each process, alone"
         )
-    recipe = Recipe(
-        lr,
-        momentum,
-        epochs,
-        step_every,
-        gamma,
-        batch_size,
-        val_fraction,
-        split_seed,
-        order_seed,
-        validate_every,
-        one_start,
-    )
     for l2 in penalties:
-        if l2 >= recipe.largest_decay:
+        if l2 >= options.largest_decay:
             raise UsageError(
-                f"l2 is {l2:g}: as weight decay at lr {lr:g} and momentum {momentum:g} it makes "
-                f"weights grow step by step: give less than {recipe.largest_decay:.3g}"
+                f"l2 is {l2:g}: as weight decay at lr {options.lr:g} and momentum "
+                f"{options.momentum:g} it makes weights grow step by step: give less than "
+                f"{options.largest_decay:.3g}"
             )
-    return SgdFit(train, Axes(tuple(chains), tuple(penalties)), recipe, settings)
+    return SgdFit(train, Axes(tuple(chains), tuple(penalties)), options, settings)
 
 
 def departures(
-    train: RowBlocks, validation: RowBlocks | None = None, **options: object
+    train: RowBlocks,
+    validation: RowBlocks | None = None,
+    options: SGD = SGD(),  # noqa: B008
 ) -> list[str]:
     """Return in which respects a training departs from the released code, a sentence each.
 
     Arguments:
         train: the rows to be trained on.
         validation: the rows of their own by which epochs are chosen, if there are some.
-        options: those of `fit` that were given.
+        options: of the training; its penalty is not looked at.
 
     Example:
         >>> from featstore.probe.rows import ArrayBlocks
         >>> rows = ArrayBlocks(np.eye(4, dtype=np.float16), [0, 1, 0, 1])
-        >>> for line in departures(rows, lr=0.5):
+        >>> for line in departures(rows, options=SGD(lr=0.5)):
         ...     print(line)
         not as released: train images look the same in every epoch, where they were augmented anew
         not as released: features are stored as float16, where they were float32
@@ -129,9 +104,9 @@ def departures(
     if stored != "float32":
         found.append(f"features are stored as {stored}, where they were float32")
     found.append("minibatches and the start of layers are drawn by generators of their own")
-    for field in fields(Recipe):
+    for field in own_fields(SGD):
         unused = validation is not None and field.name in ("val_fraction", "split_seed")
-        given = options.get(field.name, field.default)
+        given = getattr(options, field.name)
         # it trained for 50 epochs where it did not for 100
         as_released = (50, 100) if field.name == "epochs" else (field.default,)
         if given not in as_released and not unused:
@@ -153,29 +128,29 @@ class SgdFit:
             there is no validation.
     """
 
-    def __init__(self, train: RowBlocks, axes: Axes, recipe: Recipe, settings: Settings):
+    def __init__(self, train: RowBlocks, axes: Axes, options: SGD, settings: Settings):
         self.axes, self.n_features = axes, train.n_features
         self.class_counts = np.bincount(train.labels(), minlength=train.n_classes)
-        self._settings, self._recipe = settings, recipe
+        self._settings, self._options = settings, options
         self._dtype = precision(train)[1]
         images, own = train.n_rows // views_of(train), validation_of(train)
         if own is None:
-            parts = random_parts(images, recipe.val_fraction, recipe.split_seed)
+            parts = random_parts(images, options.val_fraction, options.split_seed)
         else:
             parts = Parts(np.arange(images), np.arange(own.n_rows))
-        self._groups = grouped(axes, train, recipe.rows, settings.memory)
-        data = samples(train, settings.backend, recipe.rows)
-        held = data if own is None else samples(own, settings.backend, recipe.rows, "validation")
+        self._groups = grouped(axes, train, options.rows, settings.memory)
+        data = samples(train, settings.backend, options.rows)
+        held = data if own is None else samples(own, settings.backend, options.rows, "validation")
         self._trained: list[Trained] = []
         for group in self._groups:
             layout = layout_of(axes, group[0], train.n_classes)
             chains = [axes.chains[number] for number in group]
             stack = stacked(chains, layout, train.n_features, settings.backend, self._dtype,
-                            recipe.one_start)  # fmt: skip
+                            options.one_start)  # fmt: skip
             decay = np.tile(np.repeat(axes.penalties, train.n_classes), len(layout.sizes))
             decay = settings.backend.put(decay, self._dtype)
             self._trained.append(
-                train_probes(stack, data, held, parts, recipe, decay, self._report)
+                train_probes(stack, data, held, parts, options, decay, self._report)
             )
         self.losses = self._by_probe([trained.losses for trained in self._trained])
         self.val_accuracies = self._by_probe([trained.accuracies for trained in self._trained])
@@ -191,7 +166,7 @@ class SgdFit:
     def score(self, test: RowBlocks, scores: Scores) -> None:
         """Feed the logits of every probe on every test row to `scores`."""
         backend, done, nothing = self._settings.backend, 0, np.zeros(self.n_features)
-        pieces = gathered(test, self._recipe.rows, backend, self._dtype, nothing, "test")
+        pieces = gathered(test, self._options.rows, backend, self._dtype, nothing, "test")
         for piece, labels in pieces:
             features = with_constant(piece, backend, self._dtype)
             for group, trained in zip(self._groups, self._trained, strict=True):
@@ -228,5 +203,5 @@ class SgdFit:
         return out
 
     def _report(self, epoch: int) -> None:
-        done = len(self._trained) * self._recipe.epochs + epoch
-        self._settings.progress("epochs", done, len(self._groups) * self._recipe.epochs)
+        done = len(self._trained) * self._options.epochs + epoch
+        self._settings.progress("epochs", done, len(self._groups) * self._options.epochs)

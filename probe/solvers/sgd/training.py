@@ -1,6 +1,5 @@
 """Training of stacked softmax probes by SGD."""
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,102 +9,29 @@ import torch
 from array_api_compat import array_namespace, is_torch_array
 
 from featstore.probe.arrays import Array, Backend, add_product, full_precision, to_host
-from featstore.probe.errors import MemoryBudgetError, UsageError
+from featstore.probe.errors import MemoryBudgetError
 from featstore.probe.kernels import residuals
 from featstore.probe.memory import text
 from featstore.probe.metrics import label_is_first_max
 from featstore.probe.rows import RowBlocks, validation_of, views_of
-from featstore.probe.splits import Parts, check_share
+from featstore.probe.solvers.options import SGD
+from featstore.probe.splits import Parts
 from featstore.probe.streams import gathered
 from featstore.probe.subsets import Axes, Chain, Segment, segments
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """The options of a training by SGD, as the paper's released code sets them.
+def orders(options: SGD, n_rows: int) -> Iterator[np.ndarray]:
+    """Yield the order of the rows in each epoch, int64 (N,): one generator for all epochs."""
+    generator = torch.Generator().manual_seed(options.order_seed)
+    for _ in range(options.epochs):
+        yield torch.randperm(n_rows, generator=generator).numpy()
 
-    Attributes:
-        lr: learning rate of the first epoch.
-        momentum: share of the last step that is kept (no dampening, not Nesterov's).
-        epochs: passes over the train part.
-        step_every: epochs after which the rate falls; None for a fifth of all, which is the
-            paper's 20 of 100 and 10 of 50.
-        gamma: what the rate is multiplied by then.
-        batch_size: rows of a minibatch; the last of an epoch takes what is left.
-        val_fraction: share of the train rows to choose the epoch by, where none are there for it.
-        split_seed: of the draw of the validation part.
-        order_seed: of the order of the rows, and of the view that each is shown in, drawn anew
-            for each epoch.
-        validate_every: the epochs among which the best one is chosen: each fifth, and the last.
-        one_start: whether all seeds start from the layer of one draw, as the paper's do.
 
-    Reference:
-        Nanda et al., "Diffused Redundancy in Pre-trained Representations", NeurIPS 2023.
-    """
-
-    lr: float = 0.1
-    momentum: float = 0.9
-    epochs: int = 100
-    step_every: int | None = None
-    gamma: float = 0.1
-    batch_size: int = 256
-    val_fraction: float = 0.1
-    split_seed: int = 0
-    order_seed: int = 0
-    validate_every: int = 5
-    one_start: bool = True
-
-    def __post_init__(self):
-        for name in ("epochs", "batch_size", "step_every", "validate_every"):
-            value = getattr(self, name)
-            if value is not None and (value != int(value) or value < 1):
-                raise UsageError(f"{name} is {value}: a whole number of at least 1 is wanted")
-        for name in ("lr", "gamma"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise UsageError(f"{name} is {value}: a positive number is wanted")
-        if not 0 <= self.momentum < 1:
-            raise UsageError(f"momentum is {self.momentum}: it lies in [0, 1)")
-        check_share(self.val_fraction)
-
-    @property
-    def rows(self) -> int:
-        """Rows that are picked together: a minibatch, or 256 where no step is taken."""
-        return max(256, self.batch_size)
-
-    @property
-    def largest_decay(self) -> float:
-        """The weight decay from which on v = m v + decay w, w = w - lr v lets weights grow."""
-        return 2 * (1 + self.momentum) / self.lr
-
-    def validated(self, epoch: int) -> bool:
-        """Return whether the probes are validated after an epoch, counted from 1."""
-        return epoch % self.validate_every == 0 or epoch == self.epochs
-
-    def rates(self) -> list[float]:
-        """Return the learning rate of each epoch, falling as `torch.optim.lr_scheduler.StepLR`.
-
-        Example:
-            >>> Recipe(epochs=5, step_every=2).rates()
-            [0.1, 0.1, 0.010000000000000002, 0.010000000000000002, 0.0010000000000000002]
-        """
-        every = self.step_every or max(1, self.epochs // 5)
-        rates = [self.lr]
-        for epoch in range(1, self.epochs):
-            rates.append(rates[-1] * (1.0 if epoch % every else self.gamma))
-        return rates
-
-    def orders(self, n_rows: int) -> Iterator[np.ndarray]:
-        """Yield the order of the rows in each epoch, int64 (N,): one generator for all epochs."""
-        generator = torch.Generator().manual_seed(self.order_seed)
-        for _ in range(self.epochs):
-            yield torch.randperm(n_rows, generator=generator).numpy()
-
-    def views(self, n_rows: int, n_views: int) -> Iterator[np.ndarray]:
-        """Yield the view that each row is shown in in each epoch, int64 (N,), drawn evenly."""
-        generator = torch.Generator().manual_seed(self.order_seed)
-        for _ in range(self.epochs):
-            yield torch.randint(n_views, (n_rows,), generator=generator).numpy()
+def views(options: SGD, n_rows: int, n_views: int) -> Iterator[np.ndarray]:
+    """Yield the view that each row is shown in in each epoch, int64 (N,), drawn evenly."""
+    generator = torch.Generator().manual_seed(options.order_seed)
+    for _ in range(options.epochs):
+        yield torch.randint(n_views, (n_rows,), generator=generator).numpy()
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
@@ -400,7 +326,7 @@ def train_probes(
     data: Samples,
     held: Samples,
     parts: Parts,
-    recipe: Recipe,
+    options: SGD,
     decay: Array,
     finished: Callable[[int], None],
 ) -> Trained:
@@ -415,19 +341,19 @@ def train_probes(
         data: all rows.
         held: the rows to validate on, or all rows again.
         parts: which of the N images to train on, and which of `held` to validate on.
-        recipe: rates, orders and sizes.
+        options: rates, orders and sizes.
         decay: (G C,), weight decay of each column.
         finished: called with the number of epochs that are over.
     """
-    descent, kept = Descent(stack, recipe.momentum, decay), stack.copy()
+    descent, kept = Descent(stack, options.momentum, decay), stack.copy()
     losses, accuracies = [], []
     best = np.full((len(stack.order), stack.layout.probes), -1.0)
     best_epoch = np.ones(best.shape, np.int64)
     with full_precision(), np.errstate(over="ignore", invalid="ignore"):
-        for epoch, (rate, rows) in enumerate(_epochs(recipe, data, parts.train), start=1):
-            losses.append(_epoch(descent, data, rows, recipe.batch_size, rate))
-            if recipe.validated(epoch):
-                accuracies.append(_accuracy(stack, held, parts.validation, recipe.rows))
+        for epoch, (rate, rows) in enumerate(_epochs(options, data, parts.train), start=1):
+            losses.append(_epoch(descent, data, rows, options.batch_size, rate))
+            if options.validated(epoch):
+                accuracies.append(_accuracy(stack, held, parts.validation, options.rows))
                 better = np.isfinite(losses[-1]) & (accuracies[-1] > best)
                 descent.keep(kept, data.backend.put(better))
                 best = np.where(better, accuracies[-1], best)
@@ -438,13 +364,11 @@ def train_probes(
     return Trained(kept, best_epoch, np.array(losses), np.array(accuracies))
 
 
-def _epochs(
-    recipe: Recipe, data: Samples, images: np.ndarray
-) -> Iterator[tuple[float, np.ndarray]]:
+def _epochs(options: SGD, data: Samples, images: np.ndarray) -> Iterator[tuple[float, np.ndarray]]:
     """Yield the learning rate of each epoch, and its rows, int64, in their order."""
     count = len(images)
-    orders, views = recipe.orders(count), recipe.views(count, data.n_views)
-    for rate, order, view in zip(recipe.rates(), orders, views, strict=True):
+    shown = views(options, count, data.n_views)
+    for rate, order, view in zip(options.rates(), orders(options, count), shown, strict=True):
         yield rate, (images + data.n_images * view)[order]
 
 

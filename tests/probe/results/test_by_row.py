@@ -28,9 +28,9 @@ KINDS = {
     "ridge": (PROBLEM, {"solver": "ridge", "l2": [0.01, 0.1]}),
     "chosen": (PROBLEM, {"solver": "ridge", "l2": [0.01, 0.1], "select": "validation"}),
     "lda": (PROBLEM, {"solver": "lda", "l2": 0.1, "mode": ["pca", "random"]}),
-    "logistic": (PROBLEM, {"solver": "logistic", "l2": 0.3, "tol": 1e-3}),
-    "on a basis": (PROBLEM, {"solver": "logistic", "l2": 0.3, "tol": 1e-3, "mode": "pca"}),
-    "sgd": (PROBLEM, {"solver": "sgd", "epochs": 2}),
+    "logistic": (PROBLEM, {"solver": probe.Logistic(l2=0.3, tol=1e-3)}),
+    "on a basis": (PROBLEM, {"solver": probe.Logistic(l2=0.3, tol=1e-3), "mode": "pca"}),
+    "sgd": (PROBLEM, {"solver": probe.SGD(epochs=2)}),
     "dual": (WIDE, {"solver": "ridge", "l2": 0.1}),
     "every k": (PROBLEM, {"solver": "ridge", "l2": 0.1, "every_k": True, "fractions": None}),
 }

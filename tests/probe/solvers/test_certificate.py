@@ -259,7 +259,7 @@ def test_a_decay_that_makes_weights_grow_is_refused(l2):
     x, y = normal(300, 12, 3, 14)
     chains = [random_chain(12, [0.5, 1.0], 1)]
     with pytest.raises(UsageError, match=r"l2 is .* less than 38"):
-        probe.fit((x, y), chains, solver="sgd", l2=[1e-3, l2], epochs=2, device="cpu")
+        probe.fit((x, y), chains, solver=probe.SGD(l2=[1e-3, l2], epochs=2), device="cpu")
 
 
 def test_decay_shrinks_weights_up_to_that_limit_and_no_further():

@@ -10,13 +10,13 @@ from torch.nn import functional
 from featstore import probe
 from featstore.probe.arrays import Backend
 from featstore.probe.errors import DataError, MemoryBudgetError, ProbeFailed, UsageError
-from featstore.probe.solvers.registry import SOLVERS
+from featstore.probe.solvers.options import SGD
 from featstore.probe.solvers.sgd.training import (
     Descent,
     Layout,
-    Recipe,
     cross_entropy,
     linear_start,
+    orders,
     stacked,
 )
 from featstore.probe.splits import random_parts, stratified_parts
@@ -53,7 +53,7 @@ def literal(features, labels, columns, seed, decay, recipe, classes=4):
     )
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, recipe.step_every, recipe.gamma)
     losses, accuracies, best = [], [], None
-    for order in recipe.orders(len(parts.train)):
+    for order in orders(recipe, len(parts.train)):
         total = 0.0
         for rows in torch.from_numpy(parts.train[order]).split(recipe.batch_size):
             optimizer.zero_grad()
@@ -84,15 +84,15 @@ def test_every_probe_is_that_of_a_literal_loop(dtype, tolerance, backend):
     features, labels = drawn(dtype=dtype)
     penalties = [5e-4, 3e-2]
     result = probe.fit(
-        (features, labels), chains_of(), solver="sgd", l2=penalties, backend=backend, device="cpu",
-        **OPTIONS,
+        (features, labels), chains_of(), solver=SGD(l2=penalties, **OPTIONS), backend=backend,
+        device="cpu",
     )  # fmt: skip
     axes, table = result.fitted.axes, result.table
     assert (table.status == "ok").all()
     for number in range(len(axes)):
         seed, decay = axes.chains[axes.chain[number]].seed, penalties[axes.penalty[number]]
         losses, accuracies, logits = literal(
-            features, labels, axes.features(number), seed, decay, Recipe(**OPTIONS)
+            features, labels, axes.features(number), seed, decay, SGD(**OPTIONS)
         )
         np.testing.assert_allclose(result.fitted.losses[:, number], losses, rtol=tolerance)
         assert result.fitted.val_accuracies[:, number].tolist() == accuracies
@@ -107,7 +107,7 @@ def test_every_probe_is_that_of_a_literal_loop(dtype, tolerance, backend):
 def test_scores_are_those_of_the_best_epoch():
     features, labels = drawn()
     test = drawn(n=777, seed=1)
-    result = probe.fit((features, labels), chains_of(), solver="sgd", l2=[0, 1e-2], **OPTIONS)
+    result = probe.fit((features, labels), chains_of(), solver=SGD(l2=[0, 1e-2], **OPTIONS))
     result = result.score(test, metrics=("accuracy", "nll"))
     for row, (accuracy, nll) in enumerate(result.table[["accuracy", "nll"]].to_numpy()):
         logits = torch.from_numpy(result.weights(row).logits(test[0]))
@@ -117,14 +117,14 @@ def test_scores_are_those_of_the_best_epoch():
 
 
 def test_the_defaults_are_those_of_the_paper():
-    recipe = Recipe()
-    assert SOLVERS["sgd"].default_l2 == 5e-4
+    recipe = SGD()
+    assert recipe.l2 == 5e-4
     assert (recipe.lr, recipe.momentum, recipe.epochs, recipe.batch_size) == (0.1, 0.9, 100, 256)
     assert (recipe.val_fraction, recipe.split_seed) == (0.1, 0)
     assert (recipe.validate_every, recipe.one_start) == (5, True)
     rates = np.array(recipe.rates())
     np.testing.assert_allclose(rates, 0.1 * 0.1 ** (np.arange(100) // 20))
-    np.testing.assert_allclose(Recipe(epochs=50).rates(), 0.1 * 0.1 ** (np.arange(50) // 10))
+    np.testing.assert_allclose(SGD(epochs=50).rates(), 0.1 * 0.1 ** (np.arange(50) // 10))
 
 
 @pytest.mark.parametrize(("k", "classes", "seed"), [(1, 2, 0), (7, 5, 3), (384, 100, 12)])
@@ -263,8 +263,8 @@ def test_cross_entropy_is_that_of_torch(backend):
 def test_the_best_epoch_is_one_of_those_that_are_validated():
     train, test = drawn(), drawn(n=200, seed=1)
     options = OPTIONS | {"epochs": 7, "step_every": 3}
-    each = probe.fit(train, chains_of(), solver="sgd", **options)
-    some = probe.fit(train, chains_of(), solver="sgd", **options | {"validate_every": 3})
+    each = probe.fit(train, chains_of(), solver=SGD(**options))
+    some = probe.fit(train, chains_of(), solver=SGD(**options | {"validate_every": 3}))
     ours, theirs = some.fitted.val_accuracies, each.fitted.val_accuracies
     assert np.isnan(ours[[0, 1, 3, 4]]).all()
     shown = [2, 5, 6]  # each third, and the last
@@ -279,7 +279,7 @@ def test_the_best_epoch_is_one_of_those_that_are_validated():
 def test_epochs_are_chosen_by_validation_rows_of_their_own():
     train, held, test = drawn(), drawn(n=90, seed=2), drawn(n=200, seed=1)
     for mode in ("random", "pca"):
-        asked = {"fractions": [0.1], "mode": mode, "solver": "sgd", "device": "cpu", **OPTIONS}
+        asked = {"fractions": [0.1], "mode": mode, "solver": SGD(**OPTIONS), "device": "cpu"}
         result = probe.sweep(train, test, validation=held, **asked)
         assert "validation=90_rows_of_their_own" in result.table["options"][0]
         assert "val_fraction" not in result.table["options"][0]
@@ -291,7 +291,7 @@ def test_epochs_are_chosen_by_validation_rows_of_their_own():
         digests = {t.table["options"][0].rsplit("data=")[1] for t in (result, draw)}
         assert len(digests) == 2
     # all train rows are trained on
-    alone = probe.fit(train, chains_of(), solver="sgd", validation=held, **OPTIONS)
+    alone = probe.fit(train, chains_of(), solver=SGD(**OPTIONS), validation=held)
     losses = literal_losses(*train, alone.fitted.axes.features(0))
     np.testing.assert_allclose(alone.fitted.losses[:, 0], losses, rtol=1e-5)
 
@@ -299,12 +299,12 @@ def test_epochs_are_chosen_by_validation_rows_of_their_own():
 def literal_losses(features, labels, columns):
     """The losses of a layer that is trained on every row, in the order of the recipe."""
     x, y = torch.from_numpy(features)[:, columns], torch.from_numpy(labels)
-    recipe, losses = Recipe(**OPTIONS), []
+    recipe, losses = SGD(**OPTIONS), []
     torch.manual_seed(1)
     layer = torch.nn.Linear(len(columns), 4)
     optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9, weight_decay=5e-4)
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, recipe.step_every, recipe.gamma)
-    for order in recipe.orders(len(x)):
+    for order in orders(recipe, len(x)):
         total = 0.0
         for rows in torch.from_numpy(order).split(recipe.batch_size):
             optimizer.zero_grad()
@@ -334,10 +334,10 @@ def test_validation_rows_must_be_of_the_same_layer_and_classes():
 
 def test_all_seeds_start_alike_as_published_and_share_the_whole_layer():
     train = drawn()
-    asked = {"fractions": [0.1], "seeds": [1, 2], "solver": "sgd", "device": "cpu"}
+    asked = {"fractions": [0.1], "seeds": [1, 2], "device": "cpu"}
     options = OPTIONS | {"epochs": 1, "lr": 1e-12}
     for one, apart in ((True, 0), (False, 1)):
-        result = probe.sweep(train, train, **asked, **options | {"one_start": one})
+        result = probe.sweep(train, train, **asked, solver=SGD(**options | {"one_start": one}))
         first, second, *_ = (
             result.weights(row).coef for row in np.flatnonzero(result.table["fraction"] < 1)
         )
@@ -348,7 +348,7 @@ def test_all_seeds_start_alike_as_published_and_share_the_whole_layer():
 
 def test_two_runs_have_the_same_bits():
     train = drawn()
-    first, again = (probe.fit(train, chains_of(), solver="sgd", **OPTIONS) for _ in range(2))
+    first, again = (probe.fit(train, chains_of(), solver=SGD(**OPTIONS)) for _ in range(2))
     np.testing.assert_array_equal(first.fitted.losses, again.fitted.losses)
     for row in range(len(first)):
         np.testing.assert_array_equal(first.weights(row).coef, again.weights(row).coef)
@@ -357,9 +357,9 @@ def test_two_runs_have_the_same_bits():
 def test_chains_of_other_sizes_train_apart_on_the_same_minibatches():
     train = drawn()
     others = [first_chain(150, [0.3]), subset_chain([5, 9, 2], 150)]
-    together = probe.fit(train, [*chains_of(), *others], solver="sgd", **OPTIONS)
+    together = probe.fit(train, [*chains_of(), *others], solver=SGD(**OPTIONS))
     for number, chain in enumerate([*chains_of(), *others]):
-        alone = probe.fit(train, [chain], solver="sgd", **OPTIONS)
+        alone = probe.fit(train, [chain], solver=SGD(**OPTIONS))
         mine = together.fitted.losses[:, together.fitted.axes.chain == number]
         np.testing.assert_allclose(mine, alone.fitted.losses, rtol=1e-6)
 
@@ -367,11 +367,11 @@ def test_chains_of_other_sizes_train_apart_on_the_same_minibatches():
 def test_little_memory_trains_chains_in_turn():
     train, test = drawn(n=1000), drawn(n=500, seed=1)
     chains = chains_of(seeds=(1, 2, 3))
-    plenty = probe.fit(train, chains, solver="sgd", **OPTIONS).score(test)
+    plenty = probe.fit(train, chains, solver=SGD(**OPTIONS)).score(test)
     with pytest.raises(MemoryBudgetError, match="allow at least") as caught:
-        probe.fit(train, chains, solver="sgd", memory="100kB", **OPTIONS)
+        probe.fit(train, chains, solver=SGD(**OPTIONS), memory="100kB")
     least = str(caught.value).split("allow at least ")[1]
-    little = probe.fit(train, chains, solver="sgd", memory=least, **OPTIONS).score(test)
+    little = probe.fit(train, chains, solver=SGD(**OPTIONS), memory=least).score(test)
     assert len(plenty.fitted._groups) == 1
     assert len(little.fitted._groups) == 3
     np.testing.assert_allclose(little.fitted.losses, plenty.fitted.losses, rtol=1e-6)
@@ -382,9 +382,7 @@ def test_a_probe_that_diverges_says_so_and_leaves_the_others_alone():
     features, labels = drawn(d=60)
     features[:, 7] *= 1e36  # as a store of unscaled activations might hold
     chains = [subset_chain([1, 2, 3], 60), subset_chain([1, 7, 3], 60)]
-    result = probe.fit((features, labels), chains, solver="sgd", **OPTIONS).score(
-        (features, labels)
-    )
+    result = probe.fit((features, labels), chains, solver=SGD(**OPTIONS)).score((features, labels))
     assert result.table.status.tolist() == ["ok", "diverged"]
     assert np.isfinite(result.table.accuracy[0])
     assert np.isnan(result.table.accuracy[1])
@@ -395,7 +393,7 @@ def test_a_probe_that_diverges_says_so_and_leaves_the_others_alone():
 
 def test_a_sweep_trains_the_whole_layer_of_each_seed():
     train, test = drawn(), drawn(seed=1)
-    result = probe.sweep(train, test, fractions=[0.1], seeds=[1, 2], solver="sgd", **OPTIONS)
+    result = probe.sweep(train, test, fractions=[0.1], seeds=[1, 2], solver=SGD(**OPTIONS))
     whole = result.table[result.table.fraction == 1]
     assert whole.seed.tolist() == [1, 2]
     assert whole.train_loss.nunique() == 2
@@ -406,7 +404,7 @@ def test_progress_counts_epochs_then_test_rows():
     calls = []
     train = drawn()
     probe.sweep(
-        train, train, fractions=[0.1], solver="sgd", epochs=3, one_start=False,
+        train, train, fractions=[0.1], solver=SGD(epochs=3, one_start=False),
         progress=lambda stage, done, total, **facts: calls.append((stage, done, total)),
     )  # fmt: skip
     assert [call for call in calls if call[0] != "sweep"] == [
@@ -430,16 +428,17 @@ def test_progress_counts_epochs_then_test_rows():
         ({"val_fraction": 1.0}, "validation fraction 1.0 is outside"),
         ({"val_fraction": 0.001}, "validation fraction 0.001 of 330 rows is no row at all"),
         ({"l2": -1}, "l2 is -1"),
-        ({"nesterov": True}, "solver sgd has no option 'nesterov': it has lr, momentum"),
     ],
 )
 def test_bad_options_are_named(options, message):
     with pytest.raises(UsageError, match=message):
-        probe.fit(drawn(), chains_of(), solver="sgd", **options)
+        probe.fit(drawn(), chains_of(), solver=SGD(**options))
+    with pytest.raises(TypeError, match=r"SGD\(\) has no argument 'nesterov'; there are l2"):
+        SGD(nesterov=True)
 
 
 def test_a_feature_that_is_not_finite_is_found():
     features, labels = drawn()
     features[321, 5] = np.inf
     with pytest.raises(DataError, match="row 321 of train has inf as feature 5"):
-        probe.fit((features, labels), chains_of(), solver="sgd", **OPTIONS)
+        probe.fit((features, labels), chains_of(), solver=SGD(**OPTIONS))

@@ -19,7 +19,8 @@ def with_extra(extra: str, *, upgrade: bool = False) -> str:
     return f'pip install {"--upgrade " if upgrade else ""}"{DISTRIBUTION}[{extra}]"'
 
 
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def suggesting(function: Callable[P, R]) -> Callable[P, R]:

@@ -52,7 +52,8 @@ class Notice:
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Self:
         """The notice that `to_json` wrote."""
-        return cls(**{**fields, "examples": tuple(fields["examples"])})
+        given: dict[str, Any] = {**fields, "examples": tuple(fields["examples"])}
+        return cls(**given)
 
     def to_json(self) -> dict[str, Any]:
         """The notice as a JSON object."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 from featstore.data.columns import Columns
 from featstore.data.rows import DEPTHS, MapStyle
@@ -58,7 +58,7 @@ class Request:
     weights_prefix: str | None = None
     pretrained: bool = True
     image_size: int | None = None
-    transform: str | Path | Mapping | Callable[..., object] | None = None
+    transform: str | Path | Mapping[str, Any] | Callable[..., object] | None = None
     trust: str = "none"
     taps: Sequence[str] = (PENULTIMATE,)
     pool: str | Sequence[str] | Mapping[str, str] | None = None
@@ -92,7 +92,8 @@ class Request:
             object.__setattr__(self, "columns", Columns())
         if not isinstance(self.dataset, str):
             single = not isinstance(self.dataset, Mapping)
-            by_split = {TRAIN: self.dataset} if single else self.dataset
+            given = {TRAIN: self.dataset} if single else self.dataset
+            by_split = cast("Mapping[str, MapStyle]", given)
             object.__setattr__(self, "dataset", by_split)
             object.__setattr__(self, "splits", tuple(by_split))
             if single and self.ids is not None and not isinstance(self.ids, Mapping):
@@ -160,9 +161,7 @@ class Request:
         if named and callable(self.transform):
             return f"transform is a callable, which {whose} takes; give fields or a file"
         if not named and tuple(self.taps) == (PENULTIMATE,):
-            layers = [path for path, _ in getattr(self.model, "named_modules", list)() if path]
-            shown = ", ".join(layers[-4:])
-            return f"the taps of {whose} have to be named; its last modules are {shown or 'none'}"
+            return f"the taps of {whose} have to be named, as its named_modules() calls them"
         return None
 
     @property

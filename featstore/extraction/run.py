@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -62,7 +63,7 @@ def extract(
     weights_prefix: str | None = None,
     pretrained: bool = True,
     image_size: int | None = None,
-    transform: str | Path | Mapping | Callable[..., object] | None = None,
+    transform: str | Path | Mapping[str, Any] | Callable[..., object] | None = None,
     trust: str = "none",
     taps: Sequence[str] = (PENULTIMATE,),
     pool: str | Sequence[str] | Mapping[str, str] | None = None,

@@ -254,7 +254,13 @@ class Noisy(nn.Flatten):
         (net(), [(torch.ones(1, 8, 8), 0), (torch.ones(1, 9, 8), 0)], {}, DatasetError, "9, 8"),
         (net(), [(torch.ones(2, 8, 8), 0)], {}, UsageError, r"cannot take a batch \(2, 2, 8, 8\)"),
         (net(), [(torch.ones(1, 8, 8), 0)], {"taps": ["33"]}, UsageError, "has no layer '33'"),
-        (net(), [(torch.ones(1, 8, 8), 0)], {"taps": ("penultimate",)}, UsageError, "named; its"),
+        (
+            net(),
+            [(torch.ones(1, 8, 8), 0)],
+            {"taps": ("penultimate",)},
+            UsageError,
+            "have to be named",
+        ),
         (
             net(),
             [(torch.ones(1, 8, 8), 0)],

@@ -7,6 +7,7 @@ from .analysis.spectrum import layer_spectrum as layer_spectrum
 from .attribution import drop_one as drop_one
 from .attribution import shapley as shapley
 from .fits import fit as fit
+from .neighbours import knn as knn
 from .prediction import load_weights as load_weights
 from .prediction import predict as predict
 from .prediction import save_weights as save_weights

@@ -231,11 +231,15 @@ def _drop_one(
             drawn = multipliers[first : first + step]
             base = some @ coefficients + offset
             # the unchanged probe is a change of one more feature that adds nothing
-            still = xp.zeros_like(base[:, :1]), xp.zeros_like(right[:1])
-            hit, loss = _judged(base, *still, still[1], truth, probe.log)
-            hits, losses = _judged(base, some @ inverse, without, plus[0], truth, probe.log)
+            none, nothing = xp.zeros_like(base[:, :1]), xp.zeros_like(right[:1])
+            if probe.log:
+                hit, loss = _by_log(base, none, nothing, nothing, truth)
+                hits, losses = _by_log(base, some @ inverse, without, plus[0], truth)
+            else:
+                hit, loss = _by_squares(base, none, nothing, truth)
+                hits, losses = _by_squares(base, some @ inverse, without, truth)
             start = xp.broadcast_to(probe.start, base.shape)
-            solo += _summed(_judged(start, some, alone, plus[1], truth, probe.log)[0])
+            solo += _summed(_first_largest(start, some, alone, plus[1])[0] == truth[:, None])
             change, loss_change = hits - hit, losses - loss
             total.hits += int(_summed(hit)[0])
             total.sums = total.sums + _summed(change)
@@ -256,44 +260,74 @@ def _summed(values: Array) -> np.ndarray:
     return to_host(xp.sum(values, axis=0, dtype=xp.float64))
 
 
-def _judged(
-    base: Array, along: Array, by: Array, plus: Array, labels: Array, log: bool
-) -> tuple[Array, Array]:
-    """Return hits and losses, float64 (r, D), of logits base_c + along_j by_jc + plus_jc.
+def _first_largest(base: Array, along: Array, by: Array, plus: Array) -> tuple[Array, Array]:
+    """Return the class and the size of the largest of the logits base_c + along_j by_jc + plus_jc.
 
-    Class by class, so that the logits of all probes are never held at once.
+    Class by class, so that the logits of all probes are never held at once; of equal logits the
+    first wins.
 
     Arguments:
         base: (r, C).
         along: (r, D).
         by: (D, C).
         plus: (D, C).
-        labels: int64 (r,).
-        log: whether the loss is the log loss; else it is the squared one.
+
+    Returns:
+        int64 (r, D) and float64 (r, D).
+    """
+    xp = array_namespace(base)
+    most = _logits(base, along, by, plus, 0)
+    chosen = xp.zeros_like(most, dtype=xp.int64)
+    for number in range(1, base.shape[1]):
+        other = _logits(base, along, by, plus, number)
+        chosen[other > most] = number
+        most = xp.maximum(most, other)
+    return chosen, most
+
+
+def _logits(base: Array, along: Array, by: Array, plus: Array, number: int) -> Array:
+    return along * by[:, number] + (base[:, number, None] + plus[:, number])
+
+
+def _by_log(
+    base: Array, along: Array, by: Array, plus: Array, labels: Array
+) -> tuple[Array, Array]:
+    """Return hits and log losses, float64 (r, D), of logits as in `_first_largest`."""
+    xp = array_namespace(base)
+    chosen, most = _first_largest(base, along, by, plus)
+    sums = xp.zeros_like(most)
+    for number in range(base.shape[1]):
+        sums += xp.exp(_logits(base, along, by, plus, number) - most)
+    rows = xp.arange(len(labels), device=base.device)
+    own = along * by.T[labels] + (base[rows, labels][:, None] + plus.T[labels])
+    return xp.astype(chosen == labels[:, None], xp.float64), xp.log(sums) + most - own
+
+
+def _by_squares(base: Array, along: Array, by: Array, labels: Array) -> tuple[Array, Array]:
+    """Return hits and squared losses, float64 (r, D), of logits base_c + along_j by_jc.
+
+    With E = base - Y the loss is |E|^2 + 2 along_j (E by_j) + along_j^2 |by_j|^2, one product.
+    Which logit is largest is asked only where the change can close the gap to it.
     """
     xp = array_namespace(base)
     rows = xp.arange(len(labels), device=base.device)
-
-    def logits(number: int) -> Array:
-        return along * by[:, number] + plus[:, number] + base[:, number, None]
-
-    own = along * by.T[labels] + plus.T[labels] + base[rows, labels][:, None]
-    wrong = xp.zeros_like(own, dtype=xp.bool)
-    most, squares = own, xp.zeros_like(own)
-    for number in range(base.shape[1]):
-        other = logits(number)
-        # of equal logits the first wins
-        wrong |= (other > own) | ((other == own) & (labels > number)[:, None])
-        if log:
-            most = xp.maximum(most, other)
-        else:
-            squares += other * other
-    hits = xp.astype(~wrong, xp.float64)
-    if not log:
-        return hits, squares - 2 * own + 1
-    for number in range(base.shape[1]):
-        squares += xp.exp(logits(number) - most)
-    return hits, xp.log(squares) + most - own
+    error = xp.asarray(base, copy=True)
+    error[rows, labels] -= 1
+    squares = xp.sum(error * error, axis=1)[:, None] + along**2 * xp.sum(by * by, axis=1)
+    losses = squares + 2 * along * (error @ by.T)
+    predicted = xp.argmax(base, axis=1)
+    hits = xp.astype(predicted == labels, xp.float64)[:, None] + xp.zeros_like(along)
+    others = xp.asarray(base, copy=True)
+    others[rows, labels] = -xp.inf
+    gap = xp.abs(base[rows, labels] - xp.max(others, axis=1))
+    reach = xp.abs(along) * (xp.max(by, axis=1) - xp.min(by, axis=1))
+    row, feature = xp.nonzero(reach >= gap[:, None] * (1 - 1e-9))
+    step = max(1, CACHE_BYTES // (24 * base.shape[1]))
+    for first in range(0, len(row), step):
+        r, j = row[first : first + step], feature[first : first + step]
+        logits = base[r] + along[r, j][:, None] * by[j]
+        hits[r, j] = xp.astype(xp.argmax(logits, axis=1) == labels[r], xp.float64)
+    return hits, losses
 
 
 def _table(total: _Changes, n_rows: int, level: float) -> pd.DataFrame:

@@ -22,6 +22,7 @@ from featstore.probe.results.curves import check_level
 from featstore.probe.rows import RowBlocks, Rows, as_pair, has_targets
 from featstore.probe.solvers import closed_form
 from featstore.probe.solvers.factor import factorise
+from featstore.probe.solvers.options import AUTO, LDA, Options, Ridge, check_penalties
 from featstore.probe.solvers.prefixes import Normal
 from featstore.probe.streams import gathered
 
@@ -33,7 +34,7 @@ MOST_ROWS = 4096
 def drop_one(
     train: Rows,
     test: Rows,
-    solver: Any = "ridge",
+    solver: str | Ridge | LDA = "ridge",
     l2: float = 0.1,
     *,
     level: float = 0.95,
@@ -57,7 +58,7 @@ def drop_one(
     Arguments:
         train: row blocks, or (features (N, D), labels (N,)), of classes.
         test: row blocks, or (features, labels), on which the probes are scored.
-        solver: "ridge" or "lda", or an object with `name` and `l2`.
+        solver: "ridge" or "lda", or `Ridge(l2=...)` or `LDA(l2=...)` with one penalty.
         l2: the penalty, where `solver` is a name.
         level: coverage of the intervals, all at once; 1 - level is the family-wise error.
         resamples: draws of the bootstrap.
@@ -118,19 +119,21 @@ class _Probe:
     start: Array
 
 
-def _named(solver: Any, l2: float) -> tuple[str, float]:
-    """Return the name and the penalty of a solver that is given as a text or as an object."""
-    name = solver if isinstance(solver, str) else getattr(solver, "name", None)
-    l2 = l2 if isinstance(solver, str) else getattr(solver, "l2", l2)
+def _named(solver: str | Options, l2: float) -> tuple[str, float]:
+    """Return the name and the one penalty of a solver that is given by name or as a value."""
+    name, l2 = (solver, l2) if isinstance(solver, str) else (solver.solver, solver.l2)
     if name not in ("ridge", "lda"):
         raise UsageError(f"solver is {solver!r}: attributions are exact for ridge and lda alone")
-    if not (np.ndim(l2) == 0 and isinstance(l2, int | float) and 0 <= l2 < np.inf):
-        raise UsageError(f"l2 is {l2!r}: give one number, 0 or more")
-    return name, float(l2)
+    if l2 == AUTO or l2 is None:
+        raise UsageError(f"l2 is {l2!r}: attributions are of one probe, so give its penalty")
+    penalties = check_penalties(l2)
+    if len(penalties) > 1:
+        raise UsageError(f"l2 is {l2!r}: attributions are of one probe, so give one penalty")
+    return name, penalties[0]
 
 
 def _solved(
-    train: Rows, test: Rows, solver: Any, l2: float, settings: Settings
+    train: Rows, test: Rows, solver: str | Options, l2: float, settings: Settings
 ) -> tuple[_Probe, RowBlocks]:
     """Return the probe of all features, and the test rows as blocks."""
     name, l2 = _named(solver, l2)
@@ -446,7 +449,7 @@ LEAST_PERMUTATIONS = 8
 def shapley(
     train: Rows,
     test: Rows,
-    solver: Any = "ridge",
+    solver: str | Ridge | LDA = "ridge",
     l2: float = 0.1,
     *,
     permutations: int = 100,

@@ -2,15 +2,14 @@
 
 from itertools import combinations
 from math import factorial
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import Ridge as SklearnRidge
 
-from featstore.probe import drop_one, shapley
+from featstore.probe import Logistic, Ridge, drop_one, shapley
 from featstore.probe.attribution import _Changes, _score_interval, _table
 from featstore.probe.errors import DataError, MemoryBudgetError, UsageError
 
@@ -35,7 +34,7 @@ def refitted(train, test, solver, l2, standardize, columns):
         shares = np.bincount(y) / len(y)
         return np.tile(np.log(shares) if solver == "lda" else shares, (len(rows), 1))
     if solver == "ridge":
-        fitted = Ridge(alpha=len(y) * l2).fit(x, np.eye(y.max() + 1)[y])
+        fitted = SklearnRidge(alpha=len(y) * l2).fit(x, np.eye(y.max() + 1)[y])
         return fitted.predict(rows)
     if l2 == 0:
         return LinearDiscriminantAnalysis(solver="lsqr").fit(x, y).decision_function(rows)
@@ -81,7 +80,7 @@ def test_each_feature_left_out_is_a_refit_without_it(solver, l2, standardize):
     assert table["loss_change"].abs().max() > 1e-3
     if solver == "ridge":
         x = (train[0] - train[0].mean(0)) / (train[0].std(0) if standardize else 1)
-        fitted = Ridge(alpha=300 * l2).fit(x, np.eye(4)[train[1]])
+        fitted = SklearnRidge(alpha=300 * l2).fit(x, np.eye(4)[train[1]])
         assert np.allclose(table["weight"], np.linalg.norm(fitted.coef_, axis=0), rtol=1e-8)
 
 
@@ -218,9 +217,9 @@ def test_permutations_end_at_the_standard_error_that_is_asked_for():
     pd.testing.assert_frame_equal(found.table, again.table)
 
 
-def test_a_solver_may_be_an_object_with_its_penalty():
+def test_a_solver_may_be_a_value_with_its_penalty():
     train, test = problem()
-    given = drop_one(train, test, SimpleNamespace(name="ridge", l2=0.5), resamples=5)
+    given = drop_one(train, test, Ridge(l2=0.5), resamples=5)
     pd.testing.assert_frame_equal(given, drop_one(train, test, "ridge", 0.5, resamples=5))
 
 
@@ -228,7 +227,10 @@ def test_what_has_no_attribution_is_refused():
     train, test = problem()
     for bad, said in (
         ({"solver": "logistic"}, "solver is 'logistic': attributions are exact for ridge and lda"),
-        ({"l2": -1}, "l2 is -1: give one number, 0 or more"),
+        ({"solver": Logistic()}, "attributions are exact for ridge and lda"),
+        ({"solver": Ridge()}, "l2 is 'auto': attributions are of one probe"),
+        ({"solver": Ridge(l2=[0.1, 1])}, "give one penalty"),
+        ({"l2": -1}, "l2 is -1.0: 0 or a positive number"),
         ({"level": 1}, "level"),
         ({"resamples": 0}, "resamples is 0"),
     ):

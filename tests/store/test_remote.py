@@ -404,8 +404,8 @@ def test_a_stopped_writer_that_wakes_does_not_write_into_its_successors_store(s3
         assert RemoteObjects(s3 / "stopped").all_keys() == []
 
 
-def change_slowly(path, what, at, ready):
-    """Create or remove a store, with a pause before every request that changes it from `at` on."""
+def change_slowly(path, what, at, ready, woken):
+    """Create or remove a store; requests that change it wait to be `woken`, from `at` on."""
     locks.BEAT, locks.LAPSE = 0.2, 2.0
     asked = {"create": "copy", "remove": "copy", "delete": "_rm"}[what]
     request, count = getattr(RemoteObjects, asked), itertools.count()
@@ -414,7 +414,7 @@ def change_slowly(path, what, at, ready):
         of_store = (".lock" in str(self._url)) == (asked == "copy")
         if of_store and next(count) >= at:
             ready.set()
-            time.sleep(0.5)
+            woken.wait(60)
         return request(self, key, *more)
 
     setattr(RemoteObjects, asked, late)
@@ -432,8 +432,8 @@ def test_who_is_stopped_in_creation_or_removal_does_not_harm_the_next_store(
     path = s3 / f"halted-{what}{at}" / "store"
     if what != "create":
         filled(path, "zarr", SPEC)
-    ready = processes.Event()
-    stopped = processes.Process(target=change_slowly, args=(path, what, at, ready))
+    ready, woken = processes.Event(), processes.Event()
+    stopped = processes.Process(target=change_slowly, args=(path, what, at, ready, woken))
     stopped.start()
     assert ready.wait(60)
     os.kill(stopped.pid, signal.SIGSTOP)
@@ -445,6 +445,7 @@ def test_who_is_stopped_in_creation_or_removal_does_not_harm_the_next_store(
         before = everything(path)
     finally:
         os.kill(stopped.pid, signal.SIGCONT)
+        woken.set()  # which waits for whoever waits for it
     stopped.join(60)
     assert stopped.exitcode == 1
     assert everything(path) == before

@@ -16,7 +16,7 @@ from featstore.probe.metrics import Scores, metrics_of
 from featstore.probe.penalties import Penalties
 from featstore.probe.results.files import save_arrays, writable, written_with_digest
 from featstore.probe.results.tables import MOST, RowScores, escaped_texts, room, save_with_rows
-from featstore.probe.results.text import sweep_as_html
+from featstore.probe.results.views import sweep_as_html
 from featstore.probe.rows import RowBlocks, Rows, as_blocks, check_test
 from featstore.probe.solvers.registry import SOLVERS, Fitted, n_outputs, n_targets, n_train
 from featstore.probe.solvers.weights import Weights

@@ -1,10 +1,8 @@
 """`featstore attribute`, `cka`, `classes`, `compare`, `redundancy` and `spectrum`."""
 
-import math
 from pathlib import Path
 
 import click
-from rich.table import Table
 
 from featstore.cli import screen
 from featstore.cli.common import (
@@ -66,6 +64,7 @@ def cka(stores, tap, split, rows, out, matrix, plot, **options) -> None:
     import pandas as pd
 
     from featstore.probe.analysis.layers import layer_similarity
+    from featstore.probe.results import views
     from featstore.probe.results.sentences import of_layers, of_similarity
     from featstore.probe.results.tables import save_table
     from featstore.study.layers import check_same_rows, layers_of
@@ -81,8 +80,13 @@ def cka(stores, tap, split, rows, out, matrix, plot, **options) -> None:
             moments_cache=layers[0].store.moments_folder, progress=progress, **options,
         )  # fmt: skip
     how = f"{'debiased' if options['debiased'] else 'biased'}, {found.n_rows:,} {split} rows"
+    names = [layer.name for layer in layers]
+
+    def of_layer(name: str) -> tuple:
+        return tuple(each[each["name"] == name] for each in (found.to_full, found.pairs))
+
     screen.show(
-        *(_subsets(layer.name, found, how) for layer in layers),
+        *(views.similarity(*of_layer(name), f"{name}: linear CKA ({how})") for name in names),
         *_matrix(found.layers, how),
         of_similarity(found.to_full, found.pairs),
         *([of_layers(found.layers)] if len(layers) > 1 else []),
@@ -99,39 +103,16 @@ def cka(stores, tap, split, rows, out, matrix, plot, **options) -> None:
         notice(f"wrote {path}")
 
 
-def _subsets(name: str, found, how: str) -> Table:
-    """Lay out CKA of subsets with their layer and with each other, a row a fraction."""
-    from featstore.probe.results.summaries import percent, plus_minus
-
-    shown = Table(title=f"{name}: linear CKA ({how})", **screen.PLAIN)
-    for heading in ("fraction", "features", "with the whole", "seeds", "with each other", "pairs"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    pairs = found.pairs[found.pairs["name"] == name]
-    mine = found.to_full[found.to_full["name"] == name]
-    for (fraction, k), rows in mine.groupby(["fraction", "k"]):
-        other = pairs.loc[pairs["fraction"] == fraction, "cka"]
-        shown.add_row(
-            percent(fraction), f"{k:,}", plus_minus(rows["cka"].mean(), rows["cka"].std(), 3),
-            str(len(rows)),
-            plus_minus(other.mean(), other.std(), 3) if len(other) else "-", str(len(other)),
-        )  # fmt: skip
-    return shown
-
-
-def _matrix(table, how: str) -> list[Table]:
+def _matrix(table, how: str) -> list:
     """Lay out the similarity of layers, where there are several and they fit."""
+    from featstore.probe.results import views
+
     if len(table) < 2:
         return []
     if len(table) > MOST_LAYERS:
         notice(f"{len(table)} layers are too many to print: --matrix saves or draws them")
         return []
-    shown = Table(title=f"linear CKA of whole layers ({how})", **screen.PLAIN)
-    shown.add_column("layer", overflow="fold")
-    for number in range(len(table)):
-        shown.add_column(str(number + 1), justify="right", no_wrap=True)
-    for number, (name, row) in enumerate(table.iterrows(), 1):
-        shown.add_row(f"{number} {name}", *(f"{value:.2f}" for value in row))
-    return [shown]
+    return [views.similarity_of_layers(table, f"linear CKA of whole layers ({how})")]
 
 
 def _save_matrix(table, path) -> None:
@@ -192,6 +173,7 @@ def classes(
         inequality_table,
         near,
     )
+    from featstore.probe.results import views
     from featstore.probe.results.reading import judged_by_class, read_per_class
     from featstore.probe.results.sentences import of_affected, of_classes
     from featstore.probe.results.tables import save_table
@@ -209,8 +191,8 @@ def classes(
             )  # fmt: skip
     here, lost = near(unequal, fraction), near(losses, fraction)
     screen.show(
-        *screen.of_curves(unequal, _unequal),
-        *(_affected(affected, lost, most) if judged else _lost(lost, most)),
+        *screen.of_curves(unequal, views.inequality),
+        *_lost(_beyond(affected, lost) if judged else lost, most),
         of_classes(here, lost, level),
         *([of_affected(affected, resamples)] if judged else []),
     )
@@ -225,62 +207,22 @@ def classes(
         notice(f"wrote {path}")
 
 
-def _unequal(curve, title: str) -> Table:
-    """Lay out the inequality of one curve against fraction."""
-    from featstore.probe.results.summaries import percent, plus_minus
-    from featstore.probe.results.text import some_fractions
-
-    shown = Table(title=title, **screen.PLAIN)
-    for heading in ("fraction", "mean", "Gini", "of means", "CV", "max-min"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    shown.add_column("worst class", overflow="fold")
-    for row in some_fractions(curve).itertuples():
-        shown.add_row(
-            percent(row.fraction), f"{row.mean_per_class:.3f}",
-            plus_minus(row.gini, row.gini_std, 3), f"{row.gini_of_mean:.3f}", f"{row.cv:.3f}",
-            f"{row.range:.3f}", f"{row.worst_accuracy:.3f} {row.worst_class}",
-        )  # fmt: skip
-    return shown
-
-
-def _lost(losses, most: int) -> list[Table]:
-    """Lay out the classes that lose most, a table a curve."""
-    return [_losers(name, curve.head(most), "loss") for name, curve in _curves(losses)]
-
-
-def _affected(affected, losses, most: int) -> list[Table]:
-    """Lay out the classes that lose most, with what they lose beyond the mean of classes."""
+def _beyond(affected, losses):
+    """Return what classes lose, with what they lose beyond the mean of classes."""
     from featstore.probe.results.names import CURVE
 
     beyond = affected[[*CURVE, "fraction", "class", "excess", "low", "high"]]
-    joined = losses.drop(columns=["low", "high"]).merge(beyond, on=[*CURVE, "fraction", "class"])
-    return [_losers(name, curve.head(most), "excess") for name, curve in _curves(joined)]
+    return losses.drop(columns=["low", "high"]).merge(beyond, on=[*CURVE, "fraction", "class"])
 
 
-def _curves(losses) -> list:
+def _lost(losses, most: int) -> list:
+    """Lay out the classes that lose most, a table a curve."""
+    from featstore.probe.results import views
     from featstore.probe.results.sentences import named
 
     known = losses[losses["loss"].notna()] if len(losses) else losses
-    return list(named(known)) if len(known) else []
-
-
-def _losers(name: str, curve, measure: str) -> Table:
-    from featstore.probe.results.summaries import percent
-
-    part = percent(curve["fraction"].iloc[0])
-    shown = Table(title=f"{name}who loses most at {part}", **screen.PLAIN)
-    shown.add_column("class", overflow="fold")
-    told = "beyond the mean class" if measure == "excess" else "loss"
-    for heading in ("all", part, *(["loss"] if measure == "excess" else []), told):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for row in curve.itertuples():
-        value = getattr(row, measure)
-        interval = "" if row.low != row.low else f" [{row.low:+.3f}, {row.high:+.3f}]"
-        shown.add_row(
-            row[curve.columns.get_loc("class") + 1], f"{row.full:.3f}", f"{row.part:.3f}",
-            *([f"{row.loss:.3f}"] if measure == "excess" else []), f"{value:+.3f}{interval}",
-        )  # fmt: skip
-    return shown
+    curves = named(known) if len(known) else []
+    return [views.losses(curve.head(most), name) for name, curve in curves]
 
 
 @click.command(cls=Command)
@@ -326,7 +268,9 @@ def compare(
       featstore compare results.csv vit.zarr#last --fractions 0.1 --delta 0.8
     """
     first_notice(f"reading {', '.join(map(str, places))}")
+    from featstore.probe.results import views
     from featstore.probe.results.sentences import of_comparison
+    from featstore.probe.results.summaries import NAMES
     from featstore.probe.results.tables import save_table
     from featstore.study.compare import compare, departures
 
@@ -340,10 +284,12 @@ def compare(
             level=level, out_dir=out_dir,
             progress=progress, mode=list(mode), solver=solver, **options,
         )  # fmt: skip
+    title = ", ".join([*found.shared, f"test {NAMES[found.score]}"])
     screen.show(
-        _numbers(found, delta), _ranks(found, delta),
+        views.comparison(found.table, found.score, delta, title),
+        views.ranks(found.table, found.score, delta),
         of_comparison(found.table, found.agreement, delta, level),
-    )  # fmt: skip
+    )
     if out:
         save_table(found.table, out)
     if plot:
@@ -354,55 +300,6 @@ def compare(
         draw(found.probes, plot, found.correct)
     for path in filter(None, (out_dir, out, plot)):
         notice(f"wrote {path}")
-
-
-def _numbers(found, delta: float) -> Table:
-    """Lay out scores, ratios and redundancies, a row a curve."""
-    from featstore.probe.results.summaries import NAMES, percent
-    from featstore.probe.results.text import between
-
-    part, score = percent(found.table["fraction"].iloc[0]), found.score
-    shown = Table(title=", ".join([*found.shared, f"test {NAMES[score]}"]), **screen.PLAIN)
-    shown.add_column("curve", overflow="fold")
-    for heading in ("all", f"at {part}", "of full", f"DR({delta:g})"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for row in found.table.itertuples():
-        # intervals of the scores are in the saved table: 80 columns hold two of them
-        bound = f"{row.bound} {row.redundancy:.3f}" if row.bound else None
-        shown.add_row(
-            row.name, _number(row.full, ".3f"), _number(getattr(row, score), ".3f"),
-            between(100 * row.ratio, 100 * row.ratio_low, 100 * row.ratio_high, 1, " %"),
-            bound or between(row.redundancy, row.low, row.high, 3),
-        )  # fmt: skip
-    return shown
-
-
-def _ranks(found, delta: float) -> Table:
-    """Lay out the ranks by each of these, within a data set where they are of accuracies."""
-    from featstore.probe.results.summaries import percent
-
-    part = percent(found.table["fraction"].iloc[0])
-    tasks = found.table["task"].nunique() > 1
-    shown = Table(title="ranks", **screen.PLAIN)
-    shown.add_column("curve", overflow="fold")
-    if tasks:
-        shown.add_column("tested on", overflow="fold")
-    for heading in ("features", "all", f"at {part}", "of full", f"DR({delta:g})"):
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for row in found.table.to_dict("records"):
-        ranks = (row[f"{name}_rank"] for name in ("full", found.score, "ratio", "redundancy"))
-        shown.add_row(
-            row["name"], *([row["task"]] if tasks else []), _number(row["features"], ","),
-            *(_number(rank, "d") for rank in ranks),
-        )  # fmt: skip
-    return shown
-
-
-def _number(value, how: str) -> str:
-    """Write a number, or a dash where there is none."""
-    import pandas as pd
-
-    return "-" if pd.isna(value) else format(value, how)
 
 
 @click.command(cls=Command)
@@ -444,6 +341,7 @@ def redundancy(results, delta, rule, predictions, curve, out, plot, level) -> No
       featstore redundancy results.csv --delta 0.9,0.95 --plot redundancy.pdf
     """
     from featstore.probe.analysis.redundancy import DELTAS, diffused_redundancy
+    from featstore.probe.results import views
     from featstore.probe.results.names import score_of
     from featstore.probe.results.reading import judged, read_correct, read_results
     from featstore.probe.results.sentences import of_redundancy
@@ -461,9 +359,8 @@ def redundancy(results, delta, rule, predictions, curve, out, plot, level) -> No
     with Progress() as progress:
         every = diffused_redundancy(probes, deltas, rule, correct, level=level, progress=progress)
     table = every[every["delta"].isin(asked)]
-    screen.show(
-        *screen.of_curves(table, _curve), of_redundancy(table, level, NAMES[score_of(probes)])
-    )
+    said = of_redundancy(table, level, NAMES[score_of(probes)])
+    screen.show(*screen.of_curves(table, views.redundancy), said)
     if (table["low"].isna() & table["redundancy"].notna()).any():
         notice(
             "one seed, or a mode without seeds, has no interval where it is not known which test "
@@ -477,28 +374,6 @@ def redundancy(results, delta, rule, predictions, curve, out, plot, level) -> No
         redundancy_curve(every[every["rule"] == rule[0]], plot)
     for path in filter(None, (out, plot)):
         notice(f"wrote {path}")
-
-
-def _curve(curve, title: str) -> Table:
-    """Lay out DR of one curve: a row a delta, a column a rule."""
-    from featstore.probe.results.summaries import percent
-
-    shown = Table(title=title, **screen.PLAIN)
-    shown.add_column("keeping", justify="right", no_wrap=True)
-    for rule in curve["rule"].unique():
-        heading = f"DR {'' if rule == 'interpolated' else 'by '}{rule}"
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for delta, readings in curve.groupby("delta", sort=False):
-        shown.add_row(percent(delta), *(_reading(row) for row in readings.itertuples()))
-    return shown
-
-
-def _reading(row) -> str:
-    from featstore.probe.results.sentences import redundant
-
-    if math.isnan(row.redundancy):
-        return "-"
-    return redundant(row)
 
 
 @click.command(cls=Command)
@@ -529,6 +404,7 @@ def spectrum(stores, tap, split, listed, out, eigenvalues, plot, **options) -> N
     import pandas as pd
 
     from featstore.probe.analysis.spectrum import layer_spectrum
+    from featstore.probe.results import views
     from featstore.probe.results.sentences import of_spectrum
     from featstore.probe.results.tables import save_table
     from featstore.study.layers import layers_of
@@ -547,7 +423,7 @@ def spectrum(stores, tap, split, listed, out, eigenvalues, plot, **options) -> N
         for name, each in found.items()
     ])  # fmt: skip
     lists = [line for each in found.items() for line in _listed(*each)] if listed else []
-    screen.show(_table(table), of_spectrum(table), *lists)
+    screen.show(views.spectrum(table), of_spectrum(table), *lists)
     for path, saved in ((out, table), (eigenvalues, values)):
         if path:
             save_table(saved, path)
@@ -557,21 +433,6 @@ def spectrum(stores, tap, split, listed, out, eigenvalues, plot, **options) -> N
         spectra(values, plot)
     for path in filter(None, (out, eigenvalues, plot)):
         notice(f"wrote {path}")
-
-
-def _table(table) -> Table:
-    shown = Table(**screen.PLAIN)
-    shown.add_column("layer", overflow="fold")
-    for heading in ("features", "eff.\nrank", "part.\nratio", "for\n90 %", "for\n99 %",
-                    "mean\n|corr.|", "dead", "dupl."):  # fmt: skip
-        shown.add_column(heading, justify="right", no_wrap=True)
-    for row in table.itertuples():
-        shown.add_row(
-            row.name, f"{row.features:,}", f"{row.effective_rank:.1f}",
-            f"{row.participation_ratio:.1f}", f"{row.components_90:,}", f"{row.components_99:,}",
-            f"{row.mean_abs_correlation:.3f}", f"{row.dead:,}", f"{row.duplicates:,}",
-        )  # fmt: skip
-    return shown
 
 
 def _listed(name: str, found) -> list[str]:
@@ -625,6 +486,7 @@ def attribute(
     """
     first_notice(f"reading {store}")
     from featstore.probe.attribution import drop_one, shapley
+    from featstore.probe.results import views
     from featstore.probe.results.sentences import of_attribution
     from featstore.probe.results.tables import save_table
     from featstore.study.layers import layers_of
@@ -642,7 +504,8 @@ def attribute(
             known = found.table.drop(columns="feature").add_prefix("shapley_")
             table = table.join(known.rename(columns={"shapley_value": "shapley"}))
     title = f"{layer.store.path.name}#{layer.tap}, {options['solver']}, l2 {options['l2']:g}"
-    screen.show(_attributed(table, title, most), of_attribution(table, found, options["level"]))
+    said = of_attribution(table, found, options["level"])
+    screen.show(views.attribution(table, title, most), said)
     if out:
         save_table(table, out)
     if plot:
@@ -651,25 +514,3 @@ def attribute(
         attributions(table, plot)
     for path in filter(None, (out, plot)):
         notice(f"wrote {path}")
-
-
-def _attributed(table, title: str, most: int) -> Table:
-    """Lay out the features that are worth most, by Shapley value or by the loss without them."""
-    from featstore.probe.results.summaries import plus_minus
-    from featstore.probe.results.text import between
-
-    values = "shapley" in table
-    shown = Table(title=f"{title}: worth most", **screen.PLAIN)
-    headings = ("feature", *(["Shapley"] if values else []), "change without it, points", "alone")
-    for heading in headings:
-        shown.add_column(heading, justify="right", no_wrap=True)
-    ranked = table.sort_values("shapley" if values else "loss_change", ascending=False)
-    for row in ranked.head(most).itertuples():
-        value = [plus_minus(row.shapley, row.shapley_standard_error, 4)] if values else []
-        shown.add_row(
-            str(row.feature),
-            *value,
-            between(100 * row.change, 100 * row.low, 100 * row.high, 2),
-            f"{row.solo:.3f}",
-        )
-    return shown

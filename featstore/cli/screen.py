@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import click
 from rich import box
@@ -18,6 +19,9 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from featstore.cli.common import line, printable
+
+if TYPE_CHECKING:
+    from featstore.probe.results.views import View
 
 SWEEP = "sweep"
 """The stage in which `probe.sweep` says how long its groups will take."""
@@ -279,7 +283,20 @@ _ASCII_HEAD = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=
 _FOLDED = 12
 
 
-def show(*things: Table | str) -> None:
+def of_view(view: "View") -> Table:
+    """Lay out a view: numbers to the right and never cut, texts folded."""
+    shown = Table(title=view.title or None, **PLAIN)
+    for column in view.columns:
+        if column.numeric:
+            shown.add_column(column.title, justify="right", no_wrap=True)
+        else:
+            shown.add_column(column.title, overflow="fold")
+    for row in view.rows():
+        shown.add_row(*row)
+    return shown
+
+
+def show(*things: "Table | View | str") -> None:
     """Print tables and sentences, wrapped to the terminal, or to 80 columns where there is none.
 
     Columns that a table has no room for are left out, the last ones first; a mark stands in each
@@ -290,6 +307,7 @@ def show(*things: Table | str) -> None:
     left_out: dict[str, None] = {}
     wanted = 0
     for thing in things:
+        thing = thing if isinstance(thing, Table | str) else of_view(thing)
         if isinstance(thing, Table):
             table = _encodable(thing, console)
             shown = _fitting(table, console, mark)
@@ -366,29 +384,22 @@ def of_sweep(table, correct=None) -> list[Table | str]:
     intervals are over and what is reached without features. `table` is a pandas table in the long
     form, one row a probe, `correct` says which test rows each has right.
     """
-    from featstore.probe.results.text import printed
+    from featstore.probe.results.views import printed
 
     sweep = printed(table, correct)
     notes = "\n".join([*sweep.notes, ""]) if sweep.notes else ""
-    if len(sweep.blocks) == 1:
-        return [_block(sweep, sweep.blocks[0], sweep.shared), *filter(None, [notes])]
-    blocks = (_block(sweep, block, block.name) for block in sweep.blocks)
-    return [sweep.shared, *blocks, *filter(None, [notes])]
+    alone = len(sweep.views) == 1
+    tables = [of_view(view) for view in sweep.views]
+    for view, shown in zip(sweep.views, tables, strict=True):
+        shown.title = sweep.shared if alone else view.title or None
+        shown.show_header = shown is tables[0]
+        for place, column in enumerate(shown.columns):  # as wide in all
+            cells = [row[place] for each in sweep.views for row in each.rows()]
+            column.min_width = max(map(len, [column.header, *cells]))
+    return [*([] if alone else [sweep.shared]), *tables, *filter(None, [notes])]
 
 
-def _block(sweep, block, title: str) -> Table:
-    """Lay out one curve; columns are as wide in all, and the first alone has headings."""
-    shown = Table(title=title or None, show_header=block is sweep.blocks[0], **PLAIN)
-    for column, heading in enumerate(sweep.headings):
-        cells = [row[column] for each in sweep.blocks for row in each.rows]
-        widest = max(len(text) for text in (heading, *cells))
-        shown.add_column(heading, justify="right", min_width=widest)
-    for row in block.rows:
-        shown.add_row(*row)
-    return shown
-
-
-def of_curves(table, lay_out) -> list[Table | str]:
+def of_curves(table, lay_out) -> "list[View | str]":
     """Lay out a table in long form, one table a curve, under what all curves have in common.
 
     `lay_out(curve, title)` makes the table of one curve.

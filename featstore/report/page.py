@@ -17,10 +17,16 @@ from featstore.probe.results.curves import Evidence
 from featstore.probe.results.files import written_whole
 from featstore.probe.results.names import score_of
 from featstore.probe.results.summaries import NAMES, warnings
-from featstore.probe.results.text import without_features
+from featstore.probe.results.views import (
+    Column,
+    View,
+    as_json,
+    number,
+    numbers,
+    without_features,
+)
 from featstore.probe.statuses import NOT_RUN
 from featstore.report.reading import (
-    Column,
     Curve,
     Material,
     Source,
@@ -29,14 +35,11 @@ from featstore.report.reading import (
     curves_of,
     intervals,
     not_run,
-    number,
-    numbers,
     of_classes,
     over_of_curves,
     read,
     remarks,
     script_json,
-    table,
     thinned,
     title_of,
 )
@@ -249,7 +252,7 @@ def _summary(curves: Sequence[Curve]) -> dict[str, Any]:
         *intervals("kept", points["ratio"], points["ratio_low"], points["ratio_high"]),
         Column("probes", "count", points["probes"]),
     ]
-    return table([*_names(curves, points["curve"]), *columns])
+    return as_json(View([*_names(curves, points["curve"]), *columns]))
 
 
 def _names(curves: Sequence[Curve], of_rows: pd.Series) -> list[Column]:
@@ -280,7 +283,7 @@ def _thresholds(
         Column("DR(δ) on the grid", "score", read["grid"]),
         Column("seeds", "count", read["seeds"]),
     ]
-    return table([*_names(curves, read["curve"]), *columns])
+    return as_json(View([*_names(curves, read["curve"]), *columns]))
 
 
 def all_probes(rows: pd.DataFrame) -> dict[str, Any]:
@@ -294,7 +297,7 @@ def all_probes(rows: pd.DataFrame) -> dict[str, Any]:
             same[name] = f"{values.iloc[0]:g}" if _is_number(values) else str(values.iloc[0])
         else:
             columns.append(Column(name, _kind(name, values), values))
-    return table(columns) | {"same": same}
+    return as_json(View(columns)) | {"same": same}
 
 
 def _is_number(values: pd.Series) -> bool:

@@ -1,9 +1,8 @@
 """What a page of results is made of: tables, curves, answers, classes."""
 
 import json
-import math
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,71 +18,14 @@ from featstore.probe.results.names import CURVE, as_curves, score_of, shared_and
 from featstore.probe.results.reading import Judged, judged, read_per_class
 from featstore.probe.results.summaries import NAMES, Answer, answers, percent, summary, with_ratio
 from featstore.probe.results.tables import SUFFIXES, as_computed, load_rows, read_table, unpacked
+from featstore.probe.results.views import Column, View, as_json, numbers
 from featstore.probe.statuses import NOT_RUN
 from featstore.report import provenance
-
-DIGITS = 7
-
-
-@dataclass(frozen=True)
-class Column:
-    """One column of a table of the page.
-
-    Attributes:
-        title: what stands above it.
-        kind: how the script writes a value: "text", "count", "share" (a fraction as per cent),
-            "score" (three decimals), "kept" (a ratio as per cent, one decimal), "number".
-        values: a value a row.
-        spread: ± of each value, or None.
-        ends: low and high of each value, shown in place of the spread, or None.
-    """
-
-    title: str
-    kind: str
-    values: Iterable[Any]
-    spread: Iterable[Any] | None = None
-    ends: tuple[Iterable[Any], Iterable[Any]] | None = None
 
 
 def intervals(kind: str, of: pd.Series, low: pd.Series, high: pd.Series) -> list[Column]:
     """Return the column of 95 % intervals of some values, or nothing where none is known."""
     return [Column("95 % interval", kind, of, ends=(low, high))] if low.notna().any() else []
-
-
-def table(columns: Sequence[Column]) -> dict[str, Any]:
-    """Return a table as the script reads it; texts as their distinct values and places in them."""
-    return {"columns": [_column(column) for column in columns]}
-
-
-def _column(column: Column) -> dict[str, Any]:
-    held: dict[str, Any] = {"title": column.title, "kind": column.kind}
-    if column.kind == "text":
-        codes, levels = pd.factorize(pd.Series(column.values, dtype=object).fillna("").astype(str))
-        return held | {"levels": levels.tolist(), "codes": codes.tolist()}
-    held["values"] = numbers(column.values)
-    if column.spread is not None:
-        held["spread"] = numbers(column.spread)
-    if column.ends is not None:
-        held["low"], held["high"] = map(numbers, column.ends)
-    return held
-
-
-def numbers(values: Iterable[Any]) -> list[float | int | None]:
-    """Return numbers for JSON: seven digits, None for what is not known or not finite.
-
-    >>> numbers([1 / 3, float("nan"), 3, float("inf"), pd.NA])
-    [0.3333333, None, 3, None, None]
-    """
-    return [number(value) for value in values]
-
-
-def number(value: Any) -> float | int | None:
-    """Return one number as `numbers` does."""
-    if value is None or value is pd.NA or not math.isfinite(value):
-        return None
-    if float(value).is_integer() and abs(value) < 1e15:
-        return int(value)
-    return float(f"{value:.{DIGITS}g}")
 
 
 def script_json(value: Any) -> str:
@@ -642,7 +584,7 @@ def _losses(each: pd.DataFrame) -> dict[str, Any]:
         *intervals("score", each["loss"], each["low"], each["high"]),
         Column("kept", "kept", each["kept"]),
     ]
-    return table(columns)
+    return as_json(View(columns))
 
 
 def _inequality(unequal: dict[tuple, pd.DataFrame], labels: dict[tuple, str]) -> dict[str, Any]:
@@ -659,4 +601,4 @@ def _inequality(unequal: dict[tuple, pd.DataFrame], labels: dict[tuple, str]) ->
         Column("worst class", "text", rows["worst_class"]),
         Column("its accuracy", "score", rows["worst_accuracy"]),
     ]
-    return table(columns)
+    return as_json(View(columns))

@@ -14,8 +14,9 @@ import pandas as pd
 
 from featstore.errors import BadStudy
 from featstore.probe.arguments import nearest
-from featstore.probe.results.summaries import percent, plus_minus
+from featstore.probe.results.summaries import percent
 from featstore.probe.results.tables import unescaped
+from featstore.probe.results.views import NOTHING, Column, View, as_markdown
 from featstore.study.analyses import joined
 
 
@@ -299,24 +300,43 @@ FACTS: dict[str, Callable[..., Number | str]] = {
 """Facts by name: their arguments are those of the functions, after the first."""
 
 
-NAN = float("nan")
-NOTHING = "*Nothing of this has been made yet.*"
-
-
 def markdown(headings: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1) -> str:
-    r"""Return a table of markdown, its first `left` columns aligned to the left.
+    """Return texts as a table of markdown, the first `left` columns aligned to the left."""
+    columns = list(zip(*rows, strict=True)) or [()] * len(headings)
+    named = enumerate(zip(headings, columns, strict=True))
+    return as_markdown(
+        View([Column(name, "text", texts, right=n >= left) for n, (name, texts) in named])
+    )
 
-    >>> print(markdown(["a", "b"], [["x|y", "1"]]))
-    | a | b |
-    |:--|--:|
-    | x\|y | 1 |
+
+def _curves(table: pd.DataFrame, keys: Sequence[str], level: str) -> dict[tuple, pd.DataFrame]:
+    """Return the rows of each curve of a table, by what names it; a level is the index."""
+    groups = table.groupby(list(keys), sort=False, dropna=False)
+    return {key: curve.drop_duplicates(level).set_index(level) for key, curve in groups}
+
+
+def _across(
+    names: Sequence[str],
+    curves: Mapping[tuple, pd.DataFrame],
+    kind: str,
+    value: str,
+    title: Callable[[float], str] = percent,
+    missing: str = "",
+) -> str:
+    """Return a table with a row a curve, under `names` its key, and a column a level.
+
+    The spread of a value is VALUE_std of its row, its interval `low` and `high`, where these are.
     """
-    lines = [[str(cell).replace("|", r"\|") for cell in line] for line in [headings, *rows]]
-    shown = ["| " + " | ".join(line) + " |" for line in lines]
-    if len(shown) == 1:
-        return NOTHING
-    rule = "|" + "|".join([":--"] * left + ["--:"] * (len(headings) - left)) + "|"
-    return "\n".join([shown[0], rule, *shown[1:]])
+    texts = zip(names, zip(*curves, strict=True), strict=False)
+    columns = [Column(name, "text", keys) for name, keys in texts]
+    for level in sorted({level for curve in curves.values() for level in curve.index}):
+        of_level = (
+            [curve[name].get(level) if name in curve else None for curve in curves.values()]
+            for name in (value, f"{value}_std", "low", "high", "bound")
+        )
+        values, spread, low, high, bounds = of_level
+        columns.append(Column(title(level), kind, values, spread, (low, high), bounds, missing))
+    return as_markdown(View(columns))
 
 
 def _against_fraction(name: str) -> Callable[..., str]:
@@ -324,26 +344,17 @@ def _against_fraction(name: str) -> Callable[..., str]:
         table = _chosen(facts, "accuracy", probe, pattern)
         numbers = "r2" in table and table["r2"].notna().any()
         score = "r2" if name == "accuracy" and numbers else name
-        scale, digits = (1, 3) if score == "r2" else (100, 1)
-        fractions = sorted(table["fraction"].unique())
-        rows = []
-        keys = ["store", "mode", "l2"]
-        for (store, mode, l2), curve in table.groupby(keys, sort=False, dropna=False):
-            at = curve.set_index("fraction")
-            cells = [_spread(at, f, score, scale, digits) for f in fractions]
-            given = "" if math.isnan(l2) else f" (l2 = {l2:g})"
-            rows.append([f"{store}{given}", mode, *cells])
-        return markdown(["features", "mode", *map(percent, fractions)], rows, 2)
+        std = table[f"{score}_std"].where(table["fraction"] != 1)
+        curves = _curves(table.assign(**{f"{score}_std": std}), ["store", "mode", "l2"], "fraction")
+        curves = {
+            (store if math.isnan(l2) else f"{store} (l2 = {l2:g})", mode, l2): curve
+            for (store, mode, l2), curve in curves.items()
+        }
+        return _across(
+            ["features", "mode"], curves, "score" if score == "r2" else "per cent", score
+        )
 
     return sheet
-
-
-def _spread(at: pd.DataFrame, fraction: float, name: str, scale: float, digits: int) -> str:
-    if fraction not in at.index:
-        return ""
-    row = at.loc[fraction]
-    std = float("nan") if fraction == 1 else scale * row[f"{name}_std"]
-    return plus_minus(scale * row[name], std, digits)
 
 
 def _redundancy_sheet(facts: Facts, rule: str = "") -> str:
@@ -352,20 +363,9 @@ def _redundancy_sheet(facts: Facts, rule: str = "") -> str:
     if table.empty:
         return NOTHING
     table = table[table["rule"] == (rule or table["rule"].iloc[0])]
-    deltas = sorted(table["delta"].unique())
-    rows = []
-    for key, curve in table.groupby(["store", "probe", "mode"], sort=False):
-        at = curve.drop_duplicates("delta").set_index("delta")
-        rows.append([*key, *(_interval(at.loc[d], "redundancy", 1, 2) for d in deltas)])
-    return markdown(["features", "probe", "mode", *(f"DR({d:g})" for d in deltas)], rows, 3)
-
-
-def _interval(row: pd.Series, name: str, scale: float, digits: int, sign: bool = False) -> str:
-    low, high = ("low", "high") if "low" in row else (f"{name}_low", f"{name}_high")
-    if pd.isna(row[name]):
-        return "not reached"
-    bound = bound_of(row)
-    return Number(row[name], NAN, row[low], row[high], scale, "", digits, sign, bound).text()
+    curves = _curves(table, ["store", "probe", "mode"], "delta")
+    names = ["features", "probe", "mode"]
+    return _across(names, curves, "hundredths", "redundancy", "DR({:g})".format, "not reached")
 
 
 def _similarity(name: str) -> Callable[..., str]:
@@ -373,12 +373,9 @@ def _similarity(name: str) -> Callable[..., str]:
         table = facts.table(f"features/{name}")
         if table.empty:
             return NOTHING
-        rows, fractions = [], sorted(table["fraction"].unique())
-        for store, part in table.groupby("store", sort=False):
-            by = part.groupby("fraction")["cka"].agg(["mean", "std"])
-            cells = [plus_minus(*by.loc[f], 2) if f in by.index else "" for f in fractions]
-            rows.append([store, *cells])
-        return markdown(["features", *map(percent, fractions)], rows)
+        means = table.groupby(["store", "fraction"], sort=False)["cka"].agg(["mean", "std"])
+        means = means.rename(columns={"mean": "cka", "std": "cka_std"}).reset_index()
+        return _across(["features"], _curves(means, ["store"], "fraction"), "hundredths", "cka")
 
     return sheet
 
@@ -393,8 +390,7 @@ def _classes(facts: Facts, count: int = 5) -> str:
             f"{row['class']} {100 * row['full']:.0f} to {100 * row['part']:.0f}"
             for _, row in part.head(int(count)).iterrows()
         ]
-        p = _p_value(facts, key)
-        rows.append([*key[:3], percent(key[3]), ", ".join(named), p])
+        rows.append([*key[:3], percent(key[3]), ", ".join(named), _p_value(facts, key)])
     headings = ["features", "probe", "mode", "kept", "lose most (accuracy, %)", "p"]
     return markdown(headings, rows, 5)
 
@@ -408,60 +404,61 @@ def _p_value(facts: Facts, key: tuple) -> str:
 
 
 def _inequality(facts: Facts) -> str:
-    table, rows = facts.table("inequality"), []
+    table = facts.table("inequality")
     if table.empty:
         return NOTHING
-    for _, row in table.iterrows():
-        gini = plus_minus(row["gini"], row["gini_std"], 3)
-        worst = f"{100 * row['worst_accuracy']:.1f} ({row['worst_class']})"
-        which = [row["store"], row["probe"], row["mode"], percent(row["fraction"])]
-        rows.append([*which, gini, f"{row['gini_of_mean']:.3f}", f"{row['cv']:.3f}", worst])
-    headings = ["features", "probe", "mode", "kept", "Gini", "of the mean", "cv", "worst class, %"]
-    return markdown(headings, rows, 4)
+    worst = zip(table["worst_accuracy"], table["worst_class"], strict=True)
+    columns = [
+        Column("features", "text", table["store"]),
+        Column("probe", "text", table["probe"]),
+        Column("mode", "text", table["mode"]),
+        Column("kept", "text", map(percent, table["fraction"])),
+        Column("Gini", "score", table["gini"], table["gini_std"]),
+        Column("of the mean", "score", table["gini_of_mean"]),
+        Column("cv", "score", table["cv"]),
+        Column(
+            "worst class, %", "text", [f"{100 * a:.1f} ({name})" for a, name in worst], right=True
+        ),
+    ]
+    return as_markdown(View(columns))
 
 
 SPECTRUM = {
-    "features": ("D", ",.0f"),
-    "effective_rank": ("effective rank", ",.0f"),
-    "participation_ratio": ("participation ratio", ",.1f"),
-    "components_90": ("components for 90 %", ",.0f"),
-    "components_99": ("for 99 %", ",.0f"),
-    "mean_abs_correlation": ("mean abs. correlation", ".3f"),
-    "dead": ("dead", ",.0f"),
-    "duplicates": ("duplicates", ",.0f"),
+    "features": ("D", "count"),
+    "effective_rank": ("effective rank", "count"),
+    "participation_ratio": ("participation ratio", "tenths"),
+    "components_90": ("components for 90 %", "count"),
+    "components_99": ("for 99 %", "count"),
+    "mean_abs_correlation": ("mean abs. correlation", "score"),
+    "dead": ("dead", "count"),
+    "duplicates": ("duplicates", "count"),
 }
-"""Columns of the sheet of spectra: heading and format."""
+"""Columns of the sheet of spectra: title and kind."""
 
 
 def _spectrum_sheet(facts: Facts) -> str:
-    rows = [
-        [row["store"], *(format(row[column], form) for column, (_, form) in SPECTRUM.items())]
-        for _, row in facts.table("features/spectrum").iterrows()
-    ]
-    return markdown(["features", *(heading for heading, _ in SPECTRUM.values())], rows)
+    table = facts.table("features/spectrum")
+    if table.empty:
+        return NOTHING
+    columns = [Column(title, kind, table[name]) for name, (title, kind) in SPECTRUM.items()]
+    return as_markdown(View([Column("features", "text", table["store"]), *columns]))
 
 
 def _differences(what: str) -> Callable[..., str]:
     def sheet(facts: Facts, probe: str = "*", pattern: str = "*") -> str:
-        table, rows = facts.table("differences"), []
+        table = facts.table("differences")
         if table.empty:
             return NOTHING
         table = table[table["what"] == what]
-        fractions = sorted(table["fraction"].unique())
-        named = "mode" if what == "mode" else "probe"
-        for key, part in table.groupby(["store", "probe", "mode", "other"], sort=False):
-            if not (fnmatchcase(key[1], probe) and fnmatchcase(key[0], pattern)):
-                continue
-            at = part.drop_duplicates("fraction").set_index("fraction")
-            cells = [
-                _interval(at.loc[f], "difference", 100, 1, True) if f in at.index else ""
-                for f in fractions
-            ]
-            which = f"{key[1] if named == 'probe' else key[2]} - {key[3]}"
-            also = key[2] if named == "probe" else key[1]
-            rows.append([key[0], also, which, *cells])
-        also = "mode" if named == "probe" else "probe"
-        return markdown(["features", also, "difference", *map(percent, fractions)], rows, 3)
+        one, also = ("mode", "probe") if what == "mode" else ("probe", "mode")
+        chosen = [
+            fnmatchcase(row.probe, probe) and fnmatchcase(row.store, pattern)
+            for row in table.itertuples()
+        ]
+        table = table[chosen]
+        table = table.assign(gap=table[one].str.cat(table["other"], " - "))
+        curves = _curves(table, ["store", also, "gap"], "fraction")
+        return _across(["features", also, "difference"], curves, "points", "difference")
 
     return sheet
 

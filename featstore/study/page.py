@@ -22,10 +22,11 @@ from featstore.probe import figures as figuress
 from featstore.probe.arguments import nearest
 from featstore.probe.results.files import written_whole
 from featstore.probe.results.reading import read_per_class
+from featstore.probe.results.views import NOTHING
 from featstore.report import provenance
 from featstore.study import facts as sheets
 from featstore.study.analyses import Context, joined
-from featstore.study.facts import NOTHING, Facts, markdown
+from featstore.study.facts import Facts, markdown
 from featstore.study.features import Source
 from featstore.study.records import VERSION, Made, content, digest
 from featstore.study.spec import Study, several

@@ -10,7 +10,7 @@ from test_summaries import table
 
 from featstore import probe
 from featstore.cli.screen import of_sweep
-from featstore.probe.results.text import Block, html_table, printed, sweep_as_html
+from featstore.probe.results.views import Column, View, as_html, printed, sweep_as_html
 
 PROBES = [
     (seed, fraction, int(100 * fraction), accuracy + seed / 100)
@@ -58,52 +58,54 @@ def shown(given: pd.DataFrame) -> list[str]:
     return [line.rstrip() for line in captured.get().splitlines()]
 
 
-def test_one_curve_is_one_block_without_a_name():
+def test_one_curve_is_one_view_without_a_name():
     one = printed(ONE)
     assert (one.store, one.shared) == ("s", "t, random, ridge, l2 = 0.001")
-    assert [block.name for block in one.blocks] == [""]
+    assert [view.title for view in one.views] == [""]
     cells = ("0.520 [0.495, 0.545]", "65.0 % [61.9, 68.1]")
-    assert one.blocks[0].rows[0] == ("10 %", "10", *cells, "3")
-    assert one.blocks[0].rows[-1] == ("100 %", "100", "0.800", "100.0 %", "1")  # one probe
+    assert one.views[0].rows()[0] == ("10 %", "10", *cells, "3")
+    assert one.views[0].rows()[-1] == ("100 %", "100", "0.800", "100.0 %", "1")  # one probe
     assert one.notes == ("[low, high]: 95 % intervals over seeds alone",)
 
 
 def test_modes_come_in_their_order_and_share_one_whole_layer():
     both = printed(MODES)
-    assert [block.name for block in both.blocks] == ["random", "pca", ""]
-    assert [len(block.rows) for block in both.blocks] == [2, 2, 1]
-    assert both.blocks[1].rows[0] == ("10 %", "10", "0.510", "63.7 %", "1")  # one seed, no spread
-    assert both.blocks[2].rows == (("100 %", "100", "0.800", "100.0 %", "1"),)
+    assert [view.title for view in both.views] == ["random", "pca", ""]
+    assert [len(view.rows()) for view in both.views] == [2, 2, 1]
+    assert both.views[1].rows()[0] == ("10 %", "10", "0.510", "63.7 %", "1")  # one seed, no spread
+    assert both.views[2].rows() == [("100 %", "100", "0.800", "100.0 %", "1")]
 
 
 def test_whole_layers_that_differ_stay_where_they_are():
     penalties = printed(pd.concat([ONE, ONE.assign(l2=0.1)]))
-    assert [len(block.rows) for block in penalties.blocks] == [3, 3]
-    assert [block.name for block in penalties.blocks] == ["l2 = 0.001", "l2 = 0.1"]
+    assert [len(view.rows()) for view in penalties.views] == [3, 3]
+    assert [view.title for view in penalties.views] == ["l2 = 0.001", "l2 = 0.1"]
     better = MODES.assign(accuracy=MODES["accuracy"].where(MODES["mode"] == "random", 0.9))
-    assert [len(block.rows) for block in printed(better).blocks] == [3, 3]
+    assert [len(view.rows()) for view in printed(better).views] == [3, 3]
     unfinished = ONE[ONE["fraction"] < 1]
     both = printed(pd.concat([unfinished, unfinished.assign(mode="pca")]))
-    assert [len(block.rows) for block in both.blocks] == [2, 2]
+    assert [len(view.rows()) for view in both.views] == [2, 2]
 
 
 def test_stores_of_one_name_are_told_apart_by_their_folders():
     both = printed(pd.concat([ONE.assign(store="a/x.zarr"), ONE.assign(store="b/x.zarr")]))
-    assert [block.name for block in both.blocks] == ["a/x.zarr", "b/x.zarr"]
+    assert [view.title for view in both.views] == ["a/x.zarr", "b/x.zarr"]
     assert both.store == ""
 
 
 def test_every_k_shows_round_shares():
     k = np.arange(1, 2049)
     every = table([(1, size / 2048, size, 1 - 1 / size) for size in k.tolist()])
-    rows = printed(every).blocks[0].rows
+    rows = printed(every).views[0].rows()
     assert [row[1] for row in rows] == [
         "1", "2", "4", "10", "20", "41", "102", "205", "410", "1,024", "2,048",
     ]  # fmt: skip
 
 
 def test_a_table_read_from_a_file_is_shown_alike():
-    assert printed(MODES.convert_dtypes()) == printed(MODES)
+    read, made = printed(MODES.convert_dtypes()), printed(MODES)
+    assert [view.rows() for view in read.views] == [view.rows() for view in made.views]
+    assert (read.store, read.shared, read.notes) == (made.store, made.shared, made.notes)
 
 
 def test_the_terminal_shows_headings_once_in_80_columns():
@@ -120,8 +122,8 @@ def test_the_terminal_shows_headings_once_in_80_columns():
 def test_a_notebook_shows_the_same_cells():
     read = texts(sweep_as_html(MODES))
     assert read[0] == "s, t, ridge, l2 = 0.001, 1,000 train rows, 500 test rows"
-    for block in printed(MODES).blocks:
-        for row in block.rows:
+    for view in printed(MODES).views:
+        for row in view.rows():
             assert all(cell in read for cell in row if cell)
 
 
@@ -130,9 +132,8 @@ def test_names_are_escaped():
     assert "<script>" not in html
     assert "<script>alert(1)<" not in "".join(texts(html))
     assert "a&b" in "".join(texts(html))
-    assert texts(html_table(["<h>"], [Block("<n>", (("<c>",),))], "<d>")) == [
-        "<d>", "<h>", "<n>", "<c>",
-    ]  # fmt: skip
+    view = View([Column("<h>", "text", ["<c>"])], "<n>")
+    assert texts(as_html([view], "<d>")) == ["<d>", "<h>", "<n>", "<c>"]
 
 
 def test_what_did_not_go_as_usual_is_said():

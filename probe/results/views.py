@@ -1,0 +1,486 @@
+"""Views of results, laid out once as columns, and what writes them: text, Markdown, HTML, JSON."""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from featstore.probe.results.curves import Evidence, curve_table, over_of
+from featstore.probe.results.names import CURVE, curves_of, score_of, shared_and_own
+from featstore.probe.results.sentences import LEAST
+from featstore.probe.results.summaries import NAMES, percent, warnings
+
+MOST_ROWS = 30
+"""Fractions of a curve up to which all are shown."""
+
+ROUND = [m * 10.0**e for e in range(-7, 0) for m in (1, 2, 5)] + [1.0]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How a number is written: times `scale`, by a format, with a unit."""
+
+    form: str
+    scale: float = 1
+    unit: str = ""
+
+    def text(self, value: Any, unit: bool = True) -> str:
+        """Write one number."""
+        written = format(value * self.scale if self.scale != 1 else value, self.form)
+        return written + (self.unit if unit else "")
+
+
+KINDS = {
+    "count": Kind(",.0f"),
+    "share": Kind(".4g", 100, " %"),
+    "score": Kind(".3f"),
+    "change": Kind("+.3f"),
+    "kept": Kind(".1f", 100, " %"),
+    "per cent": Kind(".1f", 100),
+    "points": Kind("+z.1f", 100),
+    "hundredths": Kind(".2f"),
+    "tenths": Kind(",.1f"),
+    "loss": Kind(".4f"),
+    "gain": Kind(".2f", 100),
+}
+"""Kinds of numbers by name; a column of the kind "text" holds texts."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a view.
+
+    Attributes:
+        title: what stands above it.
+        kind: "text", one of `KINDS`, or of a page's script "number" or "id".
+        values: a value a row.
+        spread: ± of each value, or None.
+        ends: low and high of each value, written in place of the spread, or None.
+        bounds: "at least", or nothing, of each value, or None. A bound has no interval on a screen.
+        missing: what stands for a value that is not known.
+        right: whether texts are aligned to the right, as numbers are.
+    """
+
+    title: str
+    kind: str
+    values: Iterable[Any]
+    spread: Iterable[Any] | None = None
+    ends: tuple[Iterable[Any], Iterable[Any]] | None = None
+    bounds: Iterable[Any] | None = None
+    missing: str = "-"
+    right: bool = False
+
+    @property
+    def numeric(self) -> bool:
+        """Whether the column stands at the right."""
+        return self.right or self.kind != "text"
+
+    def cells(self, brackets: str = " [{}, {}]") -> list[str]:
+        """Write each value, with its interval in such brackets, else with its spread.
+
+        >>> Column("a", "kept", [0.861, 0.5], ends=([0.85, math.nan], [0.87, 1])).cells()
+        ['86.1 % [85.0, 87.0]', '50.0 %']
+        >>> Column("a", "score", [0.5, None], spread=[0.01, 0.02], missing="").cells()
+        ['0.500 ± 0.010', '']
+        """
+        if self.kind == "text":
+            return ["" if pd.isna(value) else str(value) for value in self.values]
+        kind, values = KINDS[self.kind], list(self.values)
+        none = [math.nan] * len(values)
+        lows, highs = map(list, self.ends or (none, none))
+        spreads = none if self.spread is None else list(self.spread)
+        bounds = none if self.bounds is None else list(self.bounds)
+        written = []
+        for value, low, high, std, bound in zip(values, lows, highs, spreads, bounds, strict=True):
+            if pd.isna(value):
+                written.append(self.missing)
+                continue
+            bound = bound if isinstance(bound, str) else ""
+            interval = not (pd.isna(low) or pd.isna(high) or (bound and low >= high))
+            text = kind.text(value, interval or pd.isna(std))
+            if interval:
+                text += brackets.format(kind.text(low, False), kind.text(high, False))
+            elif not pd.isna(std):
+                text += f" ± {abs(std * kind.scale):{kind.form.lstrip('+z,')}}{kind.unit}"
+            written.append(f"{bound} {text}" if bound else text)
+        return written
+
+
+@dataclass(frozen=True)
+class View:
+    """A table that is laid out, for any of the writers.
+
+    Attributes:
+        columns: from left to right; where a screen is narrow the last are left out.
+        title: what stands above it; empty for nothing.
+    """
+
+    columns: Sequence[Column]
+    title: str = ""
+
+    def rows(self, brackets: str = " [{}, {}]") -> list[tuple[str, ...]]:
+        """Return a cell a column, for each row."""
+        return list(zip(*(column.cells(brackets) for column in self.columns), strict=True))
+
+
+NOTHING = "*Nothing of this has been made yet.*"
+
+
+def as_markdown(view: View) -> str:
+    r"""Return a table of markdown, names to the left and numbers to the right.
+
+    >>> print(as_markdown(View([Column("a", "text", ["x|y"]), Column("b", "count", [1])])))
+    | a | b |
+    |:--|--:|
+    | x\|y | 1 |
+    """
+    rows = view.rows(" ({} to {})")
+    if not rows:
+        return NOTHING
+    lines = [[column.title for column in view.columns], *rows]
+    shown = ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines]
+    rule = "|".join("--:" if column.numeric else ":--" for column in view.columns)
+    return "\n".join([shown[0], f"|{rule}|", *shown[1:]])
+
+
+DIGITS = 7
+
+
+def as_json(view: View) -> dict[str, Any]:
+    """Return a table for a script; texts as their distinct values and places in them."""
+    return {"columns": [_json_column(column) for column in view.columns]}
+
+
+def _json_column(column: Column) -> dict[str, Any]:
+    held: dict[str, Any] = {"title": column.title, "kind": column.kind}
+    if column.kind == "text":
+        codes, levels = pd.factorize(pd.Series(column.values, dtype=object).fillna("").astype(str))
+        return held | {"levels": levels.tolist(), "codes": codes.tolist()}
+    held["values"] = numbers(column.values)
+    if column.spread is not None:
+        held["spread"] = numbers(column.spread)
+    if column.ends is not None:
+        held["low"], held["high"] = map(numbers, column.ends)
+    return held
+
+
+def numbers(values: Iterable[Any]) -> list[float | int | None]:
+    """Return numbers for JSON: seven digits, None for what is not known or not finite.
+
+    >>> numbers([1 / 3, float("nan"), 3, float("inf"), pd.NA])
+    [0.3333333, None, 3, None, None]
+    """
+    return [number(value) for value in values]
+
+
+def number(value: Any) -> float | int | None:
+    """Return one number as `numbers` does."""
+    if value is None or value is pd.NA or not math.isfinite(value):
+        return None
+    if float(value).is_integer() and abs(value) < 1e15:
+        return int(value)
+    return float(f"{value:.{DIGITS}g}")
+
+
+@dataclass(frozen=True)
+class Printed:
+    """A sweep as text.
+
+    Attributes:
+        store: what was probed, where all curves have one store, else empty.
+        shared: what else all curves have in common.
+        views: a curve each, under what sets it apart from the others. Where modes alone differ,
+            all end in the same whole layer, which then comes once, without a title.
+        notes: lines to stand below.
+    """
+
+    store: str
+    shared: str
+    views: tuple[View, ...]
+    notes: tuple[str, ...] = ()
+
+
+def printed(table: pd.DataFrame, correct: Evidence = None, level: float = 0.95) -> Printed:
+    """Return the mean accuracy with its interval, and its share of the full layer's, as text.
+
+    Of a curve of more than `MOST_ROWS` fractions those nearest to 1, 2, 5, 10 ... per cent are
+    shown.
+
+    Arguments:
+        table: one row a probe, as `ProbeResult.to_pandas` gives it.
+        correct: which test rows each probe has right, as `ProbeResult.correct` says.
+        level: coverage of each interval.
+
+    Example:
+        >>> row = {"store": "s", "tap": "t", "solver": "ridge", "l2": 1e-3, "seed": 1}
+        >>> row |= {"n_test": 90, "chance": 0.1, "majority": 0.12}
+        >>> probes = [("pca", 0.1, 2, 0.6), ("pca", 1.0, 20, 0.8), ("random", 0.1, 2, 0.4),
+        ...           ("random", 1.0, 20, 0.8)]
+        >>> keys = ["mode", "fraction", "k", "accuracy"]
+        >>> table = pd.DataFrame([row | dict(zip(keys, p, strict=True)) for p in probes])
+        >>> shown = printed(table)
+        >>> shown.shared, [view.title for view in shown.views]
+        ('t, ridge, l2 = 0.001', ['pca', 'random', ''])
+        >>> shown.views[0].rows()
+        [('10 %', '2', '0.600', '75.0 %', '1')]
+        >>> shown.notes
+        ('without features: chance 0.100, commonest class 0.120 of 90 test rows',)
+    """
+    every = curve_table(table, correct, level)
+    curves = curves_of(every)
+    keys = [key for key in CURVE if key != "store" or curves[0]["store"].iloc[0]]
+    shared, own = shared_and_own(curves, keys)
+    one_store = len({curve["store"].iloc[0] for curve in curves}) == 1 and "store" in keys
+    store = shared.pop(0) if one_store else ""
+    score = score_of(table)
+    curves = [some_fractions(curve) for curve in curves]
+    if _same_whole(curves, score):
+        curves, own = [*(curve.iloc[:-1] for curve in curves), curves[0].tail(1)], [*own, ""]
+    views = (_of_curve(curve, name, score) for name, curve in zip(own, curves, strict=True))
+    notes = tuple(_notes(table, every, level))
+    return Printed(store, ", ".join(shared), tuple(view for view in views if view.rows()), notes)
+
+
+def _of_curve(rows: pd.DataFrame, name: str, score: str) -> View:
+    part = (rows["fraction"] != 1) | (rows["ratio"] != 1)  # the full layer is all of itself
+    ratios = rows["ratio_low"].where(part), rows["ratio_high"]
+    scores = rows[f"{score}_low"], rows[f"{score}_high"]
+    columns = [
+        Column("fraction", "share", rows["fraction"]),
+        Column("features", "count", rows["k"]),
+        Column(f"test {NAMES[score]}", "score", rows[score], ends=scores),
+        Column("of the full layer", "kept", rows["ratio"], ends=ratios),
+        Column("probes", "count", rows["probes"]),
+    ]
+    return View(columns, name)
+
+
+def _notes(table: pd.DataFrame, rows: pd.DataFrame, level: float) -> Iterator[str]:
+    """Yield what is to be known of the numbers: what intervals are over, what needs no feature."""
+    over = over_of(rows)
+    if over:
+        yield f"[low, high]: {percent(level)} intervals over {over}"
+    yield from without_features(table)
+
+
+def without_features(table: pd.DataFrame) -> Iterator[str]:
+    """Yield what is reached without any feature, where it is the same for all probes."""
+    without = table[[n for n in ("chance", "majority", "n_test") if n in table]].drop_duplicates()
+    without = without.dropna()
+    if len(without) == 1 and without.shape[1] == 3:
+        one = without.iloc[0]
+        yield (
+            f"without features: chance {one.chance:.3f}, commonest class {one.majority:.3f} of "
+            f"{int(one.n_test):,} test rows"
+        )
+
+
+def some_fractions(curve: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows to show: all, or those nearest to round fractions."""
+    if len(curve) <= MOST_ROWS:
+        return curve
+    logs = np.log(curve["fraction"].to_numpy(np.float64))
+    wanted = [np.log(f) for f in ROUND if np.log(f) >= logs[0]]
+    return curve.iloc[sorted({int(np.abs(logs - f).argmin()) for f in wanted})]
+
+
+def _same_whole(curves: list[pd.DataFrame], score: str) -> bool:
+    """Whether several curves differ in their modes alone and end in one whole layer."""
+    others = [key for key in CURVE if key != "mode"]
+    firsts = pd.concat([curve[others].head(1) for curve in curves])
+    ends = pd.concat([curve.tail(1) for curve in curves])
+    # means of one number by how many seeds may differ in their last bit
+    whole = ends[["fraction", "k", score]].round({score: 12}).drop_duplicates()
+    alike = len(curves) > 1 and len(firsts.drop_duplicates()) == len(whole) == 1
+    return bool(alike and whole["fraction"].iloc[0] == 1)
+
+
+def spectrum(table: pd.DataFrame) -> View:
+    """Lay out spectra, a row a layer; `table` has the numbers of `layer_spectrum` and `name`."""
+    columns = {
+        "features": ("features", "count"),
+        "effective_rank": ("eff.\nrank", "tenths"),
+        "participation_ratio": ("part.\nratio", "tenths"),
+        "components_90": ("for\n90 %", "count"),
+        "components_99": ("for\n99 %", "count"),
+        "mean_abs_correlation": ("mean\n|corr.|", "score"),
+        "dead": ("dead", "count"),
+        "duplicates": ("dupl.", "count"),
+    }
+    of_layers = [Column(title, kind, table[name]) for name, (title, kind) in columns.items()]
+    return View([Column("layer", "text", table["name"]), *of_layers])
+
+
+def similarity(to_full: pd.DataFrame, pairs: pd.DataFrame, title: str) -> View:
+    """Lay out CKA of the subsets of one layer, with it and with each other, a row a fraction."""
+    whole = to_full.groupby(["fraction", "k"])["cka"].agg(["mean", "std", "count"]).reset_index()
+    other = pairs.groupby("fraction")["cka"].agg(["mean", "std", "count"])
+    other = other.reindex(whole["fraction"])
+    columns = [
+        Column("fraction", "share", whole["fraction"]),
+        Column("features", "count", whole["k"]),
+        Column("with the whole", "score", whole["mean"], whole["std"]),
+        Column("seeds", "count", whole["count"]),
+        Column("with each other", "score", other["mean"], other["std"]),
+        Column("pairs", "count", other["count"].fillna(0)),
+    ]
+    return View(columns, title)
+
+
+def similarity_of_layers(table: pd.DataFrame, title: str) -> View:
+    """Lay out the CKA of each layer with each other one, both numbered."""
+    names = [f"{place} {name}" for place, name in enumerate(table.index, 1)]
+    values = table.to_numpy().T
+    columns = [Column(str(n), "hundredths", each) for n, each in enumerate(values, 1)]
+    return View([Column("layer", "text", names), *columns], title)
+
+
+def inequality(curve: pd.DataFrame, title: str) -> View:
+    """Lay out the inequality over classes of one curve against fraction."""
+    rows = some_fractions(curve)
+    worst = zip(rows["worst_accuracy"], rows["worst_class"], strict=True)
+    columns = [
+        Column("fraction", "share", rows["fraction"]),
+        Column("mean", "score", rows["mean_per_class"]),
+        Column("Gini", "score", rows["gini"], rows["gini_std"]),
+        Column("of means", "score", rows["gini_of_mean"]),
+        Column("CV", "score", rows["cv"]),
+        Column("max-min", "score", rows["range"]),
+        Column("worst class", "text", [f"{accuracy:.3f} {name}" for accuracy, name in worst]),
+    ]
+    return View(columns, title)
+
+
+def losses(curve: pd.DataFrame, name: str = "") -> View:
+    """Lay out what classes lose, beyond the mean class where the rows have an `excess`."""
+    beyond, part = "excess" in curve, percent(curve["fraction"].iloc[0])
+    told, measure = ("beyond the mean class", "excess") if beyond else ("loss", "loss")
+    columns = [
+        Column("class", "text", curve["class"]),
+        Column("all", "score", curve["full"]),
+        Column(part, "score", curve["part"]),
+        *([Column("loss", "score", curve["loss"])] if beyond else []),
+        Column(told, "change", curve[measure], ends=(curve["low"], curve["high"])),
+    ]
+    return View(columns, f"{name}who loses most at {part}")
+
+
+def redundancy(curve: pd.DataFrame, title: str) -> View:
+    """Lay out the DR of one curve: a row a delta, a column a rule."""
+    deltas = curve["delta"].unique()
+    columns = [Column("keeping", "share", deltas)]
+    for rule, rows in curve.groupby("rule", sort=False):
+        at = rows.drop_duplicates("delta").set_index("delta").reindex(deltas)
+        # a bound has no interval on a screen
+        low = at["low"].where(at["bound"] != LEAST)
+        heading = f"DR {'' if rule == 'interpolated' else 'by '}{rule}"
+        dr = Column(heading, "score", at["redundancy"], ends=(low, at["high"]), bounds=at["bound"])
+        columns.append(dr)
+    return View(columns, title)
+
+
+def comparison(table: pd.DataFrame, score: str, delta: float, title: str) -> View:
+    """Lay out scores, ratios and redundancies of curves that are compared, a row a curve.
+
+    Intervals of the scores are in the saved table: 80 columns hold two of them.
+    """
+    part, low = percent(table["fraction"].iloc[0]), table["low"].where(table["bound"] != LEAST)
+    dr, ends = table["redundancy"], (low, table["high"])
+    ratios = table["ratio_low"], table["ratio_high"]
+    columns = [
+        Column("curve", "text", table["name"]),
+        Column("all", "score", table["full"]),
+        Column(f"at {part}", "score", table[score]),
+        Column("of full", "kept", table["ratio"], ends=ratios),
+        Column(f"DR({delta:g})", "score", dr, ends=ends, bounds=table["bound"]),
+    ]
+    return View(columns, title)
+
+
+def ranks(table: pd.DataFrame, score: str, delta: float) -> View:
+    """Lay out the ranks of curves by each of these, within a data set where they are of scores."""
+    part = percent(table["fraction"].iloc[0])
+    columns = [
+        Column("curve", "text", table["name"]),
+        Column("tested on", "text", table["task"]),
+        Column("features", "count", table["features"]),
+        Column("all", "count", table["full_rank"]),
+        Column(f"at {part}", "count", table[f"{score}_rank"]),
+        Column("of full", "count", table["ratio_rank"]),
+        Column(f"DR({delta:g})", "count", table["redundancy_rank"]),
+    ]
+    if table["task"].nunique() == 1:
+        columns.pop(1)
+    return View(columns, "ranks")
+
+
+def attribution(table: pd.DataFrame, title: str, most: int) -> View:
+    """Lay out the features that are worth most, by Shapley value or by the loss without them."""
+    values = "shapley" in table
+    top = table.sort_values("shapley" if values else "loss_change", ascending=False).head(most)
+    columns = [
+        Column("feature", "text", top["feature"], right=True),
+        Column("change without it, points", "gain", top["change"], ends=(top["low"], top["high"])),
+        Column("alone", "score", top["solo"]),
+    ]
+    if values:
+        error = top["shapley_standard_error"]
+        columns.insert(1, Column("Shapley", "loss", top["shapley"], error))
+    return View(columns, f"{title}: worth most")
+
+
+RIGHT, LEFT = ' style="text-align: right"', ' style="text-align: left"'
+
+
+def as_html(views: Sequence[View], caption: str = "") -> str:
+    """Return views of the same columns as one table of HTML, each view under its title.
+
+    Every text is escaped, and all but titles stand at the right.
+
+    Example:
+        >>> as_html([View([Column("a", "text", ["1"])], "x < y")], "b")[:59]
+        '<table><caption style="text-align: left">b</caption><thead>'
+    """
+    above = f"<caption{LEFT}>{escape(caption)}</caption>" if caption else ""
+    titles = [column.title for column in views[0].columns]
+    head = "".join(f'<th scope="col"{RIGHT}>{escape(text)}</th>' for text in titles)
+    return f"<table>{above}<thead><tr>{head}</tr></thead>{''.join(map(_body, views))}</table>"
+
+
+def _body(view: View) -> str:
+    name = f'<tr><th colspan="{len(view.columns)}"{LEFT}>{escape(view.title)}</th></tr>'
+    rows = (
+        "<tr>" + "".join(f"<td{RIGHT}>{escape(cell)}</td>" for cell in row) + "</tr>"
+        for row in view.rows()
+    )
+    return f"<tbody>{name if view.title else ''}{''.join(rows)}</tbody>"
+
+
+def sweep_as_html(table: pd.DataFrame, correct: Evidence = None) -> str:
+    """Return a sweep as HTML: a row for each fraction of each curve, and what did not go as usual.
+
+    Arguments:
+        table: one row a probe. Without scores, as `probe.fit` gives it, it is shown as it is.
+        correct: which test rows each probe has right, as `ProbeResult.correct` says.
+    """
+    if score_of(table) not in table or not len(table):
+        return table.to_html(max_rows=20, border=0)
+    shown = printed(table, correct)
+    facts = [shown.store, shown.shared, *_rows_of(table)]
+    lines = "".join(f"<p>{escape(note)}</p>" for note in shown.notes)
+    lines += "".join(f"<p>Warning: {escape(line)}</p>" for line in warnings(table))
+    return as_html(shown.views, ", ".join(filter(None, facts))) + lines
+
+
+def _rows_of(table: pd.DataFrame) -> list[str]:
+    """Say how many rows the probes were solved and scored on, where it is the same for all."""
+    found = []
+    for split in ("train", "test"):
+        known = table[f"n_{split}"].dropna().unique() if f"n_{split}" in table else []
+        if len(known) == 1:
+            found.append(f"{int(known[0]):,} {split} rows")
+    return found

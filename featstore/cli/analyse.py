@@ -21,34 +21,58 @@ from featstore.cli.common import (
 )
 from featstore.cli.screen import Progress, first_notice, notice, tested_on
 
+TAP = click.option(
+    "--tap",
+    type=Names(),
+    default=(),
+    metavar="LIST|all",
+    help="Which taps of stores without #TAP.  [default: the first]",
+)
+SEEDS = click.option(
+    "--seeds",
+    type=Seeds(int, "3,7"),
+    default="5",
+    metavar="N|LIST",
+    help="5 for seeds 1 to 5, or a list such as 3,7.",
+)
+MEMORY = click.option("--memory", default="auto", help="What arrays may take, as 4GiB.")
+ON = click.option("--device", type=DEVICE, default="auto")
+LEVEL = click.option("--level", type=float, default=0.95, help="Coverage of the intervals.")
+
+
+def to_file(name: str, kind: click.ParamType, text: str):
+    """Declare an option that names a file to write."""
+    return click.option(name, type=kind, metavar="FILE", help=text)
+
+
 MOST_LAYERS = 10  # columns of a printed matrix
 
 
 @click.command(cls=Command)
 @click.argument("stores", type=STORE, nargs=-1, required=True, metavar="STORE[#TAP]...")
-@click.option("--tap", type=Names(), default=(), metavar="LIST|all",
-              help="Which taps of stores without #TAP.  [default: the first]")  # fmt: skip
+@TAP
 @click.option(
-    "--fractions", type=NumberList(float, "0.01,0.1"), metavar="LIST",
+    "--fractions",
+    type=NumberList(float, "0.01,0.1"),
+    metavar="LIST",
     help="Shares of the features, in (0, 1].  [default: 0.01,0.02,0.05,0.1,0.2,0.5]",
-)  # fmt: skip
-@click.option("--seeds", type=Seeds(int, "3,7"), default="5", metavar="N|LIST",
-              help="5 for seeds 1 to 5, or a list such as 3,7.")  # fmt: skip
+)
+@SEEDS
 @click.option("--split", help="On which rows to compare.  [default: test, or validation]")
 @click.option("--rows", type=int, help="How many of them, drawn at random.  [default: all]")
 @click.option("--row-seed", type=int, default=0, help="Of that draw.")
 @click.option("--debiased", is_flag=True, help="The unbiased estimate of HSIC; one more pass.")
 @click.option("--standardize", is_flag=True, help="Scale features to unit std first.")
-@click.option("--memory", default="auto", help="What arrays may take, as 4GiB.")
-@click.option("--device", type=DEVICE, default="auto")
+@MEMORY
+@ON
+@to_file("--out", TABLE, "Save one row a subset, and one a pair of them: .csv, .json or .parquet.")
 @click.option(
-    "--out", type=TABLE, metavar="FILE",
-    help="Save one row a subset, and one a pair of them: .csv, .json or .parquet.",
-)  # fmt: skip
-@click.option("--matrix", type=TABLE_OR_PICTURE, metavar="FILE",
-              help="Save or draw the similarity of layers to each other.")  # fmt: skip
-@click.option("--plot", type=PICTURE, metavar="FILE",
-              help="Draw CKA with the whole layer against fraction.")  # fmt: skip
+    "--matrix",
+    type=TABLE_OR_PICTURE,
+    metavar="FILE",
+    help="Save or draw the similarity of layers to each other.",
+)
+@to_file("--plot", PICTURE, "Draw CKA with the whole layer against fraction.")
 def cka(stores, tap, split, rows, out, matrix, plot, **options) -> None:
     """Compare random subsets of a layer with all of it, and with each other, by linear CKA.
 
@@ -76,9 +100,12 @@ def cka(stores, tap, split, rows, out, matrix, plot, **options) -> None:
     check_same_rows(layers, split)
     with Progress() as progress:
         found = layer_similarity(
-            {layer.name: layer.rows(split) for layer in layers}, n_rows=rows,
-            moments_cache=layers[0].store.moments_folder, progress=progress, **options,
-        )  # fmt: skip
+            {layer.name: layer.rows(split) for layer in layers},
+            n_rows=rows,
+            moments_cache=layers[0].store.moments_folder,
+            progress=progress,
+            **options,
+        )
     how = f"{'debiased' if options['debiased'] else 'biased'}, {found.n_rows:,} {split} rows"
     names = [layer.name for layer in layers]
 
@@ -130,26 +157,21 @@ def _save_matrix(table, path) -> None:
 @click.argument("per_class", type=FILE)
 @click.option("--fraction", type=float, default=0.1, help="Where losses are told; the nearest.")
 @click.option(
-    "--predictions", type=FILE, metavar="FILE",
+    "--predictions",
+    type=FILE,
+    metavar="FILE",
     help="What --save-predictions of the same run wrote: tests whether some classes are affected "
     "more than others.",
-)  # fmt: skip
+)
 @click.option("--most", type=click.IntRange(1), default=10, help="How many classes to show.")
-@click.option("--level", type=float, default=0.95, help="Coverage of the intervals.")
+@LEVEL
 @click.option("--resamples", type=int, default=2000, help="Draws behind the test of classes.")
 @click.option("--seed", type=int, default=0, help="Of these draws.")
-@click.option(
-    "--out", type=TABLE, metavar="FILE",
-    help="Save what each class loses at each fraction: .csv, .json or .parquet.",
-)  # fmt: skip
-@click.option(
-    "--inequality", type=TABLE, metavar="FILE",
-    help="Save the inequality over classes at each fraction, likewise.",
-)  # fmt: skip
-@click.option(
-    "--plot", type=PICTURE, metavar="FILE",
-    help="Draw the accuracy on each class against the fraction: .png, .svg or .pdf.",
-)  # fmt: skip
+@to_file("--out", TABLE, "Save what each class loses at each fraction: .csv, .json or .parquet.")
+@to_file("--inequality", TABLE, "Save the inequality over classes at each fraction, likewise.")
+@to_file(
+    "--plot", PICTURE, "Draw the accuracy on each class against the fraction: .png, .svg or .pdf."
+)
 def classes(
     per_class, fraction, predictions, most, out, inequality, plot, level, resamples, seed
 ) -> None:
@@ -185,10 +207,8 @@ def classes(
     affected = None
     if judged:
         with Progress() as progress:
-            affected = affected_of_curves(
-                judged.probes, judged.correct, judged.labels, list(table["class"].unique()),
-                fraction, resamples, level, seed, progress,
-            )  # fmt: skip
+            of_probes = judged.probes, judged.correct, judged.labels, list(table["class"].unique())
+            affected = affected_of_curves(*of_probes, fraction, resamples, level, seed, progress)
     here, lost = near(unequal, fraction), near(losses, fraction)
     screen.show(
         *screen.of_curves(unequal, views.inequality),
@@ -227,32 +247,50 @@ def _lost(losses, most: int) -> list:
 
 @click.command(cls=Command)
 @click.argument("places", type=STORE, nargs=-1, required=True, metavar="STORE[#TAP]|RESULTS...")
-@click.option("--tap", type=Names(), default=(), metavar="LIST|all",
-              help="Which taps of stores without #TAP.  [default: the first]")  # fmt: skip
-@click.option("--fractions", type=NumberList(float, "0.01,0.1"), metavar="LIST",
-              help="Shares of the features to probe stores at.")  # fmt: skip
-@click.option("--seeds", type=Seeds(int, "3,7"), default="5", metavar="N|LIST",
-              help="5 for seeds 1 to 5, or a list such as 3,7.")  # fmt: skip
+@TAP
+@click.option(
+    "--fractions",
+    type=NumberList(float, "0.01,0.1"),
+    metavar="LIST",
+    help="Shares of the features to probe stores at.",
+)
+@SEEDS
 @click.option("--mode", type=Names(), default="random", metavar="LIST", help="As of `probe`.")
 @takes_solver
 @click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
-@click.option("--memory", default="auto", help="What arrays may take, as 4GiB.")
-@click.option("--device", type=DEVICE, default="auto")
+@MEMORY
+@ON
 @click.option("--test-split", help="On which split to test.  [default: test, or validation]")
-@click.option("--fraction", type=float,
-              help="Where to compare.  [default: the nearest to 0.1 that all have]")  # fmt: skip
+@click.option(
+    "--fraction", type=float, help="Where to compare.  [default: the nearest to 0.1 that all have]"
+)
 @click.option("--delta", type=float, default=0.9, help="Of DR(delta).")
 @click.option("--rule", default="interpolated", help="How DR is read off, as of `redundancy`.")
-@click.option("--level", type=float, default=0.95, help="Coverage of the intervals.")
-@click.option("--out-dir", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
-              help="Keep a results file for each store, and go on with those there.")  # fmt: skip
-@click.option("--out", type=TABLE, metavar="FILE", help="Save the table: .csv, .json or .parquet.")
-@click.option("--plot", type=PICTURE, metavar="FILE",
-              help="Draw a line a curve: accuracy, or its ratio of several data sets.")  # fmt: skip
+@LEVEL
+@click.option(
+    "--out-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Keep a results file for each store, and go on with those there.",
+)
+@to_file("--out", TABLE, "Save the table: .csv, .json or .parquet.")
+@to_file("--plot", PICTURE, "Draw a line a curve: accuracy, or its ratio of several data sets.")
 def compare(
-    places, tap, fractions, seeds, mode, fraction, delta, rule, level, out_dir,
-    out, plot, solver, **options,
-) -> None:  # fmt: skip
+    places,
+    tap,
+    fractions,
+    seeds,
+    mode,
+    fraction,
+    delta,
+    rule,
+    level,
+    out_dir,
+    out,
+    plot,
+    solver,
+    **options,
+) -> None:
     """Probe several stores, or read results, and set them side by side.
 
     Shows accuracy with all features and at one fraction, its share of the full layer's, DR(delta)
@@ -280,10 +318,20 @@ def compare(
             notice(line)
     with Progress() as progress:
         found = compare(
-            places, fractions, seeds, taps=tap, fraction=fraction, delta=delta, rule=rule,
-            level=level, out_dir=out_dir,
-            progress=progress, mode=list(mode), solver=solver, **options,
-        )  # fmt: skip
+            places,
+            fractions,
+            seeds,
+            taps=tap,
+            fraction=fraction,
+            delta=delta,
+            rule=rule,
+            level=level,
+            out_dir=out_dir,
+            progress=progress,
+            mode=list(mode),
+            solver=solver,
+            **options,
+        )
     title = ", ".join([*found.shared, f"test {NAMES[found.score]}"])
     screen.show(
         views.comparison(found.table, found.score, delta, title),
@@ -305,25 +353,30 @@ def compare(
 @click.command(cls=Command)
 @click.argument("results", type=FILE, nargs=-1, required=True)
 @click.option(
-    "--delta", type=NumberList(float, "0.9,0.95"), default="0.9", metavar="LIST",
+    "--delta",
+    type=NumberList(float, "0.9,0.95"),
+    default="0.9",
+    metavar="LIST",
     help="Shares of the full layer's accuracy to keep, in (0, 1].",
-)  # fmt: skip
+)
 @click.option(
-    "--rule", type=Names(), default="interpolated", metavar="LIST",
+    "--rule",
+    type=Names(),
+    default="interpolated",
+    metavar="LIST",
     help="How the fraction is read off a curve: interpolated, threshold, nearest.",
-)  # fmt: skip
+)
 @click.option(
-    "--predictions", type=FILE, metavar="FILE",
+    "--predictions",
+    type=FILE,
+    metavar="FILE",
     help="What --save-predictions of the same run wrote, for test rows of results that lack the "
     "file .rows.npz beside them.",
-)  # fmt: skip
-@click.option("--level", type=float, default=0.95, help="Coverage of the intervals.")
+)
+@LEVEL
 @click.option("--curve", is_flag=True, help="Show every delta from 0.50 to 1.00.")
-@click.option("--out", type=TABLE, metavar="FILE", help="Save the table: .csv, .json or .parquet.")
-@click.option(
-    "--plot", type=PICTURE, metavar="FILE",
-    help="Draw DR against delta, by the first rule: .png, .svg or .pdf.",
-)  # fmt: skip
+@to_file("--out", TABLE, "Save the table: .csv, .json or .parquet.")
+@to_file("--plot", PICTURE, "Draw DR against delta, by the first rule: .png, .svg or .pdf.")
 def redundancy(results, delta, rule, predictions, curve, out, plot, level) -> None:
     """Show the diffused redundancy DR(delta) of every curve of results files.
 
@@ -378,17 +431,19 @@ def redundancy(results, delta, rule, predictions, curve, out, plot, level) -> No
 
 @click.command(cls=Command)
 @click.argument("stores", type=STORE, nargs=-1, required=True, metavar="STORE[#TAP]...")
-@click.option("--tap", type=Names(), default=(), metavar="LIST|all",
-              help="Which taps of stores without #TAP.  [default: the first]")  # fmt: skip
+@TAP
 @click.option("--split", default="train", help="Which rows.")
-@click.option("--standardize/--no-standardize", default=True,
-              help="Of the features at unit std, as probes see them, or as they are.")  # fmt: skip
+@click.option(
+    "--standardize/--no-standardize",
+    default=True,
+    help="Of the features at unit std, as probes see them, or as they are.",
+)
 @click.option("--list", "listed", is_flag=True, help="Number the dead and repeated features.")
-@click.option("--memory", default="auto", help="What arrays may take, as 4GiB.")
-@click.option("--device", type=DEVICE, default="auto")
-@click.option("--out", type=TABLE, metavar="FILE", help="Save the table: .csv, .json or .parquet.")
-@click.option("--eigenvalues", type=TABLE, metavar="FILE", help="Save every eigenvalue, likewise.")
-@click.option("--plot", type=PICTURE, metavar="FILE", help="Draw the spectra.")
+@MEMORY
+@ON
+@to_file("--out", TABLE, "Save the table: .csv, .json or .parquet.")
+@to_file("--eigenvalues", TABLE, "Save every eigenvalue, likewise.")
+@to_file("--plot", PICTURE, "Draw the spectra.")
 def spectrum(stores, tap, split, listed, out, eigenvalues, plot, **options) -> None:
     """Show what explains a layer's redundancy: its spectrum, correlations and repeated features.
 
@@ -413,15 +468,18 @@ def spectrum(stores, tap, split, listed, out, eigenvalues, plot, **options) -> N
     with Progress() as progress:
         for layer in layers_of(stores, tap):
             found[layer.name] = layer_spectrum(
-                layer.rows(split), moments_cache=layer.store.moments_folder, progress=progress,
+                layer.rows(split),
+                moments_cache=layer.store.moments_folder,
+                progress=progress,
                 **options,
-            )  # fmt: skip
+            )
     table = pd.DataFrame([{"name": name, **each.numbers} for name, each in found.items()])
-    values = pd.concat([
-        pd.DataFrame({"name": name, "index": range(1, len(each.eigenvalues) + 1),
-                      "eigenvalue": each.eigenvalues})
-        for name, each in found.items()
-    ])  # fmt: skip
+    lists = [
+        pd.DataFrame({"name": name, "eigenvalue": each.eigenvalues}) for name, each in found.items()
+    ]
+    for values in lists:
+        values.insert(1, "index", range(1, len(values) + 1))
+    values = pd.concat(lists)
     lists = [line for each in found.items() for line in _listed(*each)] if listed else []
     screen.show(views.spectrum(table), of_spectrum(table), *lists)
     for path, saved in ((out, table), (eigenvalues, values)):

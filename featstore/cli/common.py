@@ -16,9 +16,24 @@ from featstore.probe.solvers.options import L2, VALUES, Options, declared, value
 
 # ASCII for characters of tables and sentences; others become escapes such as \\u4e2d.
 _IN_ASCII = {
-    "±": "+-", "…": "...", "–": "-", "—": "-", "−": "-", "×": "x", "≤": "<=", "≥": ">=", "→": "->",
-    "·": "*", "²": "^2", "‘": "'", "’": "'", "“": '"', "”": '"', "\u00a0": " ", "─": "-",
-}  # fmt: skip
+    "±": "+-",
+    "…": "...",
+    "–": "-",
+    "—": "-",
+    "−": "-",
+    "×": "x",
+    "≤": "<=",
+    "≥": ">=",
+    "→": "->",
+    "·": "*",
+    "²": "^2",
+    "‘": "'",
+    "’": "'",
+    "“": '"',
+    "”": '"',
+    "\u00a0": " ",
+    "─": "-",
+}
 _ERRORS = "featstore.in_ascii"
 
 
@@ -81,11 +96,22 @@ def _remember(ctx: click.Context, param: click.Parameter, value: bool) -> None:
 
 
 SWITCHES = [
-    click.Option(["--quiet"], is_flag=True, expose_value=False, callback=_remember,
-                 help="No progress and no notices."),
-    click.Option(["--debug"], is_flag=True, expose_value=False, callback=_remember,
-                 envvar="FEATSTORE_DEBUG", help="Show the traceback of an error."),
-]  # fmt: skip
+    click.Option(
+        ["--quiet"],
+        is_flag=True,
+        expose_value=False,
+        callback=_remember,
+        help="No progress and no notices.",
+    ),
+    click.Option(
+        ["--debug"],
+        is_flag=True,
+        expose_value=False,
+        callback=_remember,
+        envvar="FEATSTORE_DEBUG",
+        help="Show the traceback of an error.",
+    ),
+]
 
 
 class Command(click.Command):
@@ -162,10 +188,16 @@ def _lacking(error: Exception) -> str:
     message = str(error).partition("\n")[0]
     words = message.lower()
     memory = (
-        "can't allocate memory", "cannot allocate memory", "not enough memory", "out of memory",
-        "failed to map segment", "can't start new thread", "bad_alloc", "unable to allocate",
+        "can't allocate memory",
+        "cannot allocate memory",
+        "not enough memory",
+        "out of memory",
+        "failed to map segment",
+        "can't start new thread",
+        "bad_alloc",
+        "unable to allocate",
         "malloc of size",
-    )  # fmt: skip
+    )
     # torch, Arrow and the loader have errors of their own for what is a MemoryError elsewhere
     if isinstance(error, MemoryError) or (
         isinstance(error, RuntimeError | ImportError | OSError | SystemError)
@@ -263,16 +295,18 @@ class Seeds(NumberList):
         if not isinstance(value, str) or "," in value:
             return numbers
         if numbers[0] < 1:
-            self.fail(f"{value} seeds are none; 5 is seeds 1 to 5, {self.example} those two",
-                      param, ctx)  # fmt: skip
+            self.fail(
+                f"{value} seeds are none; 5 is seeds 1 to 5, {self.example} those two", param, ctx
+            )
         from featstore.probe.arguments import MOST_SEEDS
 
         if numbers[0] > MOST_SEEDS:  # before they are listed
             self.fail(
                 f"{numbers[0]:,} seeds are as many probes of every mode, fraction and penalty; "
                 f"give {MOST_SEEDS:,} or fewer, or a list, {numbers[0]}, for that seed alone",
-                param, ctx,
-            )  # fmt: skip
+                param,
+                ctx,
+            )
         return tuple(range(1, numbers[0] + 1))
 
 

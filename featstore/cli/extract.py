@@ -37,9 +37,10 @@ _NAMED = 20
 )
 @click.option("--taps", type=Names(), default="penultimate", help="Layers, or all.")
 @click.option(
-    "--pool", type=Names(),
+    "--pool",
+    type=Names(),
     help="How maps become vectors: max, or layer1=flatten.  [default: the model's way, or avg]",
-)  # fmt: skip
+)
 @click.option("--data-dir", type=click.Path(path_type=Path), help="Where the data set's files lie.")
 @click.option("--splits", type=Names(), default="train,test", help="Which splits to extract.")
 @click.option("--label-column", help="The labels of a table.  [default: a usual name]")
@@ -47,23 +48,27 @@ _NAMED = 20
 @click.option("--text-column", help="The texts of a table.  [default: a usual name]")
 @click.option("--split-column", help="What split each row of a table is in.")
 @click.option(
-    "--label-kind", type=click.Choice(["class", "number"]),
+    "--label-kind",
+    type=click.Choice(["class", "number"]),
     help="What labels are, where they do not tell.",
-)  # fmt: skip
+)
 @click.option(
     "--delimiter", help="What parts the cells of a CSV file.  [default: as its head says]"
 )
 @click.option("--encoding", help="Of a CSV file, such as cp1252.  [default: UTF-8]")
 @click.option(
-    "--bit-depth", type=click.Choice(["8", "10", "12", "14", "16"]),
+    "--bit-depth",
+    type=click.Choice(["8", "10", "12", "14", "16"]),
     help="How many bits of 16-bit images count.",
-)  # fmt: skip
+)
 @click.option("--target-columns", type=Names(), help="Numbers to regress on, not labels.")
 @click.option("--limit", type=click.IntRange(1), help="Rows of each split, evenly spaced.")
 @click.option(
-    "--on-error", type=click.Choice(["raise", "skip"]), default="raise",
+    "--on-error",
+    type=click.Choice(["raise", "skip"]),
+    default="raise",
     help="Stop at a row that cannot be read or lacks a label, or leave such out.",
-)  # fmt: skip
+)
 @click.option("--report", type=OutFile(".csv"), help="Which rows were left out, and why.")
 @click.option(
     "--views", type=click.IntRange(1), default=1, help="Augmented passes of train; 1 is clean."
@@ -78,18 +83,22 @@ _NAMED = 20
 @click.option("--image-size", type=click.IntRange(1), help="Pixels.  [default: the weights' own]")
 @click.option("--device", type=DEVICE, default="auto")
 @click.option(
-    "--precision", type=click.Choice(["auto", "float32", "bfloat16", "float16"]), default="auto",
+    "--precision",
+    type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+    default="auto",
     help="What the model computes in.  [auto: float16 on CUDA, else float32]",
-)  # fmt: skip
+)
 @click.option("--compile", is_flag=True, default=None, help="Pass the model to torch.compile.")
 @click.option(
-    "--batch-size", type=click.IntRange(1),
+    "--batch-size",
+    type=click.IntRange(1),
     help="Images at once.  [default: 64, or what the store was begun with]",
-)  # fmt: skip
+)
 @click.option(
-    "--workers", type=click.IntRange(0),
+    "--workers",
+    type=click.IntRange(0),
     help="Processes that decode; 0: threads.  [default: 0 on the CPU, cores - 1 with CUDA]",
-)  # fmt: skip
+)
 def extract(**options) -> None:
     """Run a data set through a backbone once and store its features.
 

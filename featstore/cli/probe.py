@@ -30,9 +30,11 @@ from featstore.cli.screen import Progress, first_notice, notice, tested_on
 )
 @click.option("--memory", default="4GiB", help="How much memory arrays may take.")
 @click.option(
-    "--out", type=OutFile(".csv", ".parquet", ".npz"), metavar="FILE",
+    "--out",
+    type=OutFile(".csv", ".parquet", ".npz"),
+    metavar="FILE",
     help="Save the class that each probe predicts for each row: .csv, .parquet or .npz.",
-)  # fmt: skip
+)
 def predict(store, weights, split, memory, out) -> None:
     """Apply saved probes to the rows of a store.
 
@@ -54,9 +56,13 @@ def predict(store, weights, split, memory, out) -> None:
     tap = saved.source.get("tap", opened.spec.taps[0].name)
     with Progress() as progress:
         predicted = predict(
-            saved, opened.tap(split, tap), source=opened.spec.of_tap(tap),
-            classes=opened.spec.classes, memory=memory, progress=progress,
-        )  # fmt: skip
+            saved,
+            opened.tap(split, tap),
+            source=opened.spec.of_tap(tap),
+            classes=opened.spec.classes,
+            memory=memory,
+            progress=progress,
+        )
     if out:
         predicted.save(out)
     screen.show(*screen.of_sweep(predicted.table, predicted.correct))
@@ -69,29 +75,40 @@ def predict(store, weights, split, memory, out) -> None:
 @click.command(cls=Command)
 @click.argument("store", type=STORE, required=False)
 @click.option(
-    "--fractions", type=NumberList(float, "0.01,0.05,0.1"), metavar="LIST",
+    "--fractions",
+    type=NumberList(float, "0.01,0.05,0.1"),
+    metavar="LIST",
     help="Shares of the features, in (0, 1]; the full layer comes by itself.",
-)  # fmt: skip
+)
 @click.option(
-    "--every-k", is_flag=True,
+    "--every-k",
+    is_flag=True,
     help="Every number of features in place of --fractions; with --solver ridge or lda.",
-)  # fmt: skip
+)
 @click.option(
-    "--seeds", type=Seeds(int, "3,7"), required=True, metavar="N|LIST",
+    "--seeds",
+    type=Seeds(int, "3,7"),
+    required=True,
+    metavar="N|LIST",
     help="5 for seeds 1 to 5, or a list such as 3,7.",
-)  # fmt: skip
+)
 @click.option(
-    "--mode", type=Names(), default="random", metavar="LIST",
+    "--mode",
+    type=Names(),
+    default="random",
+    metavar="LIST",
     help="Which features: random, independent, first, last, variance, fisher, greedy, "
     "indices:FILE; or directions: pca, pca-least, pca-uncentred, random-projection, "
     "random-projection-orthogonal, random-projection-uniform.  [default: random]",
-)  # fmt: skip
+)
 @takes_solver
 @click.option(
-    "--metrics", type=Names(), metavar="LIST",
+    "--metrics",
+    type=Names(),
+    metavar="LIST",
     help="Scores to keep: accuracy, mean_per_class, top5, nll, ece; of numbers r2, mse, mae.  "
     "[default: accuracy, or r2]",
-)  # fmt: skip
+)
 @click.option(
     "--cka", is_flag=True, help="Compare what each probe sees with the whole layer, on test rows."
 )
@@ -102,26 +119,36 @@ def predict(store, weights, split, memory, out) -> None:
 @click.option("--device", type=DEVICE, default="auto")
 @click.option("--backend", type=click.Choice(["torch", "cupy", "numpy"]), default="torch")
 @click.option(
-    "--out", type=OutFile(".csv", ".json", ".parquet"), metavar="FILE",
+    "--out",
+    type=OutFile(".csv", ".json", ".parquet"),
+    metavar="FILE",
     help="Save one row a probe: .csv, .json or .parquet.",
-)  # fmt: skip
+)
 @click.option("--resume", is_flag=True, help="Solve only the probes that --out does not have.")
 @click.option(
-    "--plot", type=OutFile(".png", ".svg", ".pdf"), metavar="FILE",
+    "--plot",
+    type=OutFile(".png", ".svg", ".pdf"),
+    metavar="FILE",
     help="Draw accuracy against fraction: .png, .svg or .pdf.",
-)  # fmt: skip
+)
 @click.option(
-    "--save-weights", type=OutFile(".safetensors"), metavar="FILE",
+    "--save-weights",
+    type=OutFile(".safetensors"),
+    metavar="FILE",
     help="Save the probes themselves, for `featstore predict`: .safetensors.",
-)  # fmt: skip
+)
 @click.option(
-    "--save-predictions", type=OutFile(".csv", ".parquet", ".npz"), metavar="FILE",
+    "--save-predictions",
+    type=OutFile(".csv", ".parquet", ".npz"),
+    metavar="FILE",
     help="Save the class that each probe predicts for each test row: .csv, .parquet or .npz.",
-)  # fmt: skip
+)
 @click.option(
-    "--per-class", type=OutFile(".csv", ".json", ".parquet"), metavar="FILE",
+    "--per-class",
+    type=OutFile(".csv", ".json", ".parquet"),
+    metavar="FILE",
     help="Save each probe's accuracy on each class: .csv, .json or .parquet.",
-)  # fmt: skip
+)
 def probe(
     store, out, plot, save_weights, save_predictions, per_class, test_split, solver, **options
 ) -> None:
@@ -177,9 +204,14 @@ def probe(
         )
         if rank() == 0 and (save_weights or save_predictions or per_class):
             _save(
-                result, chosen, tested, save_weights, save_predictions, per_class,
+                result,
+                chosen,
+                tested,
+                save_weights,
+                save_predictions,
+                per_class,
                 options["memory"],
-            )  # fmt: skip
+            )
 
 
 def _taken(store) -> str:
@@ -225,10 +257,16 @@ def run_probe(store, out, plot, *, solver, tap=None, split="test", heading="", *
             notice(line)
     with Progress() as progress:
         result = sweep(
-            store.tap("train", tap), store.tap(split, tap), store=str(store.path), tap=tap,
-            moments_cache=store.moments_folder, progress=progress,
-            out=out, solver=solver, **options,
-        )  # fmt: skip
+            store.tap("train", tap),
+            store.tap(split, tap),
+            store=str(store.path),
+            tap=tap,
+            moments_cache=store.moments_folder,
+            progress=progress,
+            out=out,
+            solver=solver,
+            **options,
+        )
     if rank() > 0:
         return result
     if out:

@@ -27,15 +27,21 @@ SWEEP = "sweep"
 """The stage in which `probe.sweep` says how long its groups will take."""
 
 PHASES = {
-    "rows": "reading", "features": "reading", "penalties": "choosing", "probes": "solving",
-    "epochs": "solving", "test rows": "scoring",
-}  # fmt: skip
+    "rows": "reading",
+    "features": "reading",
+    "penalties": "choosing",
+    "probes": "solving",
+    "epochs": "solving",
+    "test rows": "scoring",
+}
 """Which phase of a group of probes each of a solver's stages is in."""
 
 TEXTS = {
-    "reading": "reading rows", "choosing": "choosing penalties on train rows",
-    "solving": "solving", "scoring": "scoring test rows",
-}  # fmt: skip
+    "reading": "reading rows",
+    "choosing": "choosing penalties on train rows",
+    "solving": "solving",
+    "scoring": "scoring test rows",
+}
 
 
 @dataclass
@@ -154,9 +160,14 @@ class Progress:
             click.echo(f"{what}: {done:,} of {total:,}, {pace}", err=True)
 
     def _swept(
-        self, done: int, total: int, now: float,
-        phases: Mapping[str, float] | None = None, later: float = 0.0, **facts,
-    ) -> None:  # fmt: skip
+        self,
+        done: int,
+        total: int,
+        now: float,
+        phases: Mapping[str, float] | None = None,
+        later: float = 0.0,
+        **facts,
+    ) -> None:
         """Take that a group of a sweep begins, or that all are done."""
         if phases is None:
             self.sweep = None

@@ -146,9 +146,14 @@ def export(store, fraction, seed, tap, out, overwrite) -> None:
     chain = random_chain(chosen.dim, [fraction], seed)
     with Progress() as progress:
         featstore.export(
-            store, out, chain.features(0), tap=chosen.name, overwrite=overwrite,
-            provenance={"fraction": fraction, "seed": seed, "mode": chain.mode}, progress=progress,
-        )  # fmt: skip
+            store,
+            out,
+            chain.features(0),
+            tap=chosen.name,
+            overwrite=overwrite,
+            provenance={"fraction": fraction, "seed": seed, "mode": chain.mode},
+            progress=progress,
+        )
     notice(f"wrote {chain.length:,} of {chosen.dim:,} features of {chosen.name}: {out}")
 
 
@@ -157,9 +162,12 @@ def export(store, fraction, seed, tap, out, overwrite) -> None:
 @click.argument("b", type=STORE)
 @click.option("--out", type=STORE, required=True, help="The store of both.")
 @click.option(
-    "--names", type=Names(), default=(), metavar="A,B",
+    "--names",
+    type=Names(),
+    default=(),
+    metavar="A,B",
     help="Before the name of a tap that is in both.  [default: the backbones]",
-)  # fmt: skip
+)
 @click.option("--format", type=FORMAT, help="Of the store.  [default: by its suffix]")
 @click.option("--codec", type=CODEC, help="Of a Zarr store's chunks.  [default: none]")
 @click.option("--overwrite", is_flag=True, help="Replace a store that holds something else.")

@@ -49,19 +49,28 @@ def bench(stage, json, **options) -> None:
 @click.command(cls=Command)
 @click.argument("results", type=click.Path(exists=True, path_type=Path), nargs=-1, required=True)
 @click.option(
-    "--out", type=OutFile(".html"), default="report.html", metavar="FILE",
+    "--out",
+    type=OutFile(".html"),
+    default="report.html",
+    metavar="FILE",
     help="The page to write: .html.",
-)  # fmt: skip
+)
 @click.option("--title", help="Of the page.  [default: the store's name]")
 @click.option(
-    "--per-class", type=FILE, multiple=True, metavar="FILE",
+    "--per-class",
+    type=FILE,
+    multiple=True,
+    metavar="FILE",
     help="Accuracies by class, as `probe --per-class` writes them; again for more files.",
-)  # fmt: skip
+)
 @click.option(
-    "--predictions", type=FILE, multiple=True, metavar="FILE",
+    "--predictions",
+    type=FILE,
+    multiple=True,
+    metavar="FILE",
     help="What `probe --save-predictions` wrote, one for each file of RESULTS: intervals are then "
     "over test rows too, not over seeds alone.",
-)  # fmt: skip
+)
 def report(results, out, title, per_class, predictions) -> None:
     """Make one page of results that opens without a network.
 
@@ -85,24 +94,31 @@ def report(results, out, title, per_class, predictions) -> None:
 @click.argument("file", type=FILE, required=False)
 @click.option("--paper", is_flag=True, help="The paper's own study, in place of a file.")
 @click.option(
-    "--out", type=click.Path(file_okay=False, path_type=Path), metavar="FOLDER",
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
     help="Where everything goes.  [default: the file's own path without .toml]",
-)  # fmt: skip
+)
 @click.option(
-    "--allow-paths", is_flag=True,
+    "--allow-paths",
+    is_flag=True,
     help="Let the file's template and page lie outside of its folder.",
-)  # fmt: skip
+)
 @click.option("--only", metavar="PATTERNS", help="Features, probes, FEATURE.PROBE, or analyses.")
 @click.option("--dry-run", is_flag=True, help="Say what it will cost, and stop.")
 @click.option("--limit", type=click.IntRange(1), help="Rows of each split at most, for a trial.")
 @click.option(
-    "--solver", type=Names(), metavar="LIST",
+    "--solver",
+    type=Names(),
+    metavar="LIST",
     help="--paper: sgd for its own protocol, logistic for the optimum.  [default: logistic]",
-)  # fmt: skip
+)
 @click.option(
-    "--weights", multiple=True, metavar="NAME=FILE",
+    "--weights",
+    multiple=True,
+    metavar="NAME=FILE",
     help="--paper: the weights of a model that no hub has.",
-)  # fmt: skip
+)
 @click.option(
     "--data-dir", type=click.Path(path_type=Path), help="--paper: where its data sets lie."
 )

@@ -58,10 +58,8 @@ def _of_source(source: Source, alone: bool) -> str:
     if source.options:
         facts.append(("options", "; ".join(source.options)))
     if note is None:
-        facts.append((
-            "how it was made",
-            f"unknown: there is no note {source.path.name}.provenance.json beside the file",
-        ))  # fmt: skip
+        file = f"{source.path.name}.provenance.json"
+        facts.append(("how it was made", f"unknown: there is no note {file} beside the file"))
     else:
         if source.changed:
             facts.append(("note", "written for other contents: the file has changed since"))
@@ -88,26 +86,17 @@ def _of_note(note: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _of_store(store: Mapping[str, Any]) -> str:
     spec = _map(store, "spec")
-    facts = [(name, _text(spec.get(name))) for name in (
-        "backbone", "weights", "transform", "dataset", "dtype", "precision", "augment", "limit",
-    )]  # fmt: skip
+    keys = ["backbone", "weights", "transform", "dataset", "dtype", "precision", "augment"]
+    facts = [(name, _text(spec.get(name))) for name in [*keys, "limit"]]
+    for each in filter(_is_map, _list(spec, "splits")):
+        rows, mark = _count(each.get("n_rows")), _text(each.get("fingerprint"))
+        facts.append((f"split {_text(each.get('name'))}", f"{rows} rows, fingerprint {mark}"))
+    for each in filter(_is_map, _list(spec, "taps")):
+        dim, pooling = _count(each.get("dim")), _text(each.get("pooling"))
+        facts.append((f"tap {_text(each.get('name'))}", f"{dim} features, pooling {pooling}"))
     facts += [
-        (f"split {_text(each.get('name'))}",
-         f"{_count(each.get('n_rows'))} rows, fingerprint {_text(each.get('fingerprint'))}")
-        for each in _list(spec, "splits") if _is_map(each)
-    ]  # fmt: skip
-    facts += [
-        (f"tap {_text(each.get('name'))}",
-         f"{_count(each.get('dim'))} features, pooling {_text(each.get('pooling'))}")
-        for each in _list(spec, "taps") if _is_map(each)
-    ]  # fmt: skip
-    facts += [
-        ("classes", _some(_list(spec, "classes"))),
-        ("targets", _some(_list(spec, "targets"))),
-        ("digest of the spec", _text(store.get("digest"))),
+        (f"extraction: {name}", _flat(value)) for name, value in _map(store, "provenance").items()
     ]
-    facts += [(f"extraction: {name}", _flat(value)) for name, value in
-              _map(store, "provenance").items()]  # fmt: skip
     return f"<h3>Store {escape(_text(store.get('path')))}</h3>{_list_of(facts)}"
 
 
@@ -166,12 +155,13 @@ HIDDEN = ("options", "l2_choice")
 ALWAYS = ("mode", "seed", "fraction", "k", "accuracy", "r2")
 """Columns that the table of all probes has even where all are the same."""
 
+SCORES = ("accuracy", "r2", "mean_per_class", "chance", "majority", "top5", "ece", "cka")
 KINDS = {
-    "fraction": "share", "accuracy": "score", "r2": "score", "mean_per_class": "score",
-    "chance": "score", "majority": "score",
-    "top5": "score", "ece": "score", "cka": "score", "k": "count", "seed": "id",
-    "n_train": "count", "n_test": "count", "iterations": "count",
-}  # fmt: skip
+    "fraction": "share",
+    "seed": "id",
+    **dict.fromkeys(SCORES, "score"),
+    **dict.fromkeys(("k", "n_train", "n_test", "iterations"), "count"),
+}
 
 
 def drawn(curve: Curve, redundancy: pd.DataFrame | None) -> dict[str, Any]:
@@ -209,10 +199,8 @@ def _cka(probes: pd.DataFrame) -> dict[str, Any] | None:
         return None
     by_size = probes.dropna(subset="cka").groupby("k")["cka"]
     rows = thinned(by_size.agg(["mean", "std", "count"]).reset_index())
-    return {
-        "k": numbers(rows["k"]), "mean": numbers(rows["mean"]), "std": numbers(rows["std"]),
-        "probes": numbers(rows["count"]),
-    }  # fmt: skip
+    names = {"k": "k", "mean": "mean", "std": "std", "probes": "count"}
+    return {name: numbers(rows[column]) for name, column in names.items()}
 
 
 def redundancies(rows: pd.DataFrame, correct: Evidence = None) -> dict[tuple, pd.DataFrame]:

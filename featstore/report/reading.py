@@ -119,10 +119,9 @@ def read(
             )
     sources = [_source(path, table) for path, table in zip(files, tables, strict=True)]
     classes = [_per_class(Path(path)) for path in [*beside, *per_class]]
-    return Material(
-        _joined(files, tables), pd.concat(classes, ignore_index=True) if classes else None,
-        tuple(sources), *_known_rows(files, tables, predictions),
-    )  # fmt: skip
+    per_class = pd.concat(classes, ignore_index=True) if classes else None
+    rows = _known_rows(files, tables, predictions)
+    return Material(_joined(files, tables), per_class, tuple(sources), *rows)
 
 
 def _files(results: Sequence[str | Path]) -> tuple[list[Path], list[Path]]:
@@ -191,9 +190,10 @@ def _known_rows(
     correct, labels = [], []
     for number, (path, table) in enumerate(zip(files, tables, strict=True)):
         found = (
-            _of_judged(judged(table, predictions[number])) if predictions else
-            _beside(path, table) or _of_study(path, table)
-        )  # fmt: skip
+            _of_judged(judged(table, predictions[number]))
+            if predictions
+            else _beside(path, table) or _of_study(path, table)
+        )
         every, classes = found or ([None] * len(table), None)
         correct += every
         labels += [None if own is None else classes for own in every]
@@ -487,8 +487,8 @@ def of_classes(material: Material, curves: Sequence[Curve]) -> dict[str, Any] | 
     if material.per_class is None:
         return None
     kept = _thinned(as_curves(material.per_class))
-    kept = kept[kept.groupby([*CURVE, "seed", "fraction"], dropna=False)["class_accuracy"]
-                .transform("count") > 0]  # fmt: skip
+    sizes = kept.groupby([*CURVE, "seed", "fraction"], dropna=False)["class_accuracy"]
+    kept = kept[sizes.transform("count") > 0]
     if kept.empty:
         return None
     labels = curve_labels(kept, curves)

@@ -43,8 +43,8 @@ def describe_features(study: Study, source: Source, made: Made, progress=silent)
         ("spectrum", study.analyses.spectrum, _spectrum),
     ):
         part = f"features/{name}.{source.name}"
-        files = [made.folder / "features" / f"{source.name}.{kind}.csv" for kind in KINDS
-                 if kind in _OF[name]]  # fmt: skip
+        kinds, folder = [kind for kind in KINDS if kind in _OF[name]], made.folder / "features"
+        files = [folder / f"{source.name}.{kind}.csv" for kind in kinds]
         fingerprint = digest([VERSION, source.identity(), _asked(study, name)])
         if not wanted or made.fresh(part, fingerprint):
             continue

@@ -143,9 +143,7 @@ def compare(
         table[column] = read_off[column].to_numpy()
     score = score_of(probes)
     table = _ranked(table, score)
-    return Comparison(
-        probes, table, _agreement(table, score, found, level), shared, score, correct
-    )  # fmt: skip
+    return Comparison(probes, table, _agreement(table, score, found, level), shared, score, correct)
 
 
 def departures(
@@ -210,15 +208,17 @@ def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     if len(scores) > 1:
         raise DataError("some probes predict classes and others numbers: compare them apart")
     joined = pd.concat(tables, ignore_index=True)
-    check_distinct(joined, [", ".join(map(str, table["store"].unique()))
-                            for table in tables for _ in range(len(table))])  # fmt: skip
+    stores = [[", ".join(map(str, table["store"].unique()))] * len(table) for table in tables]
+    check_distinct(joined, [name for names in stores for name in names])
     return joined
 
 
 def _table(
-    probes: pd.DataFrame, curves: Sequence[pd.DataFrame], names: Sequence[str],
+    probes: pd.DataFrame,
+    curves: Sequence[pd.DataFrame],
+    names: Sequence[str],
     fraction: float | None,
-) -> pd.DataFrame:  # fmt: skip
+) -> pd.DataFrame:
     """Return what is known of each curve at one fraction and in full."""
     wanted = _common(curves, names) if fraction is None else fraction
     score, tasks, rows = score_of(probes), _tasks(probes, curves), []
@@ -238,13 +238,14 @@ def _common(curves: Sequence[pd.DataFrame], names: Sequence[str]) -> float:
     """Return the fraction below 1 nearest 0.1, in log, that every curve has."""
     first = curves[0]["fraction"]
     known = [
-        one for one in first[first < 1]
+        one
+        for one in first[first < 1]
         if all(_distance(curve, one) <= _allowed(curve, one) for curve in curves)
-    ]  # fmt: skip
+    ]
     if not known:
         each = "; ".join(f"{n}: {_told(curve)}" for n, curve in zip(names, curves, strict=True))
-        raise BadStudy(f"no fraction below 1 was probed of every curve ({each}): name curves "
-                         "that have one in common")  # fmt: skip
+        lack = f"no fraction below 1 was probed of every curve ({each})"
+        raise BadStudy(f"{lack}: name curves that have one in common")
     return min(known, key=lambda one: abs(np.log(one / 0.1)))
 
 
@@ -279,9 +280,10 @@ def _tasks(probes: pd.DataFrame, curves: Sequence[pd.DataFrame]) -> list[str]:
         datasets = dict.fromkeys(datasets, "")
     named = {
         store: ", ".join(filter(None, [datasets[store], f"{rows[store]:,} test rows"]))
-        if len(rows) else datasets[store]
+        if len(rows)
+        else datasets[store]
         for store in datasets
-    }  # fmt: skip
+    }
     return [named[curve["store"].iloc[0]] for curve in curves]
 
 

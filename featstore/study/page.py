@@ -54,8 +54,8 @@ def standard_errors(
         their_std**2 / their_seeds if not math.isnan(their_std) else None,
     ]
     known = [part for part in parts if part is not None]
-    whose = ("both" if all(part is not None for part in parts) else
-             "ours" if parts[0] is not None else "theirs" if known else "none")  # fmt: skip
+    has_ours, has_theirs = (part is not None for part in parts)
+    whose = ("both" if has_theirs else "ours") if has_ours else "theirs" if known else "none"
     error = math.sqrt(sum(known)) if known else float("nan")
     return ours - theirs, error, whose
 
@@ -129,11 +129,11 @@ def redundancies(facts: Facts, published: Mapping[str, Any]) -> pd.DataFrame:
                     (chosen["rule"] == rule) & np.isclose(chosen["delta"], known["delta"])
                 ]
                 for _, row in chosen.iterrows():
-                    rows.append({
-                        "store": name, "probe": row["probe"], "rule": rule, "delta": row["delta"],
-                        "ours": row["redundancy"], "low": row["low"], "high": row["high"],
-                        "published": theirs, "difference": row["redundancy"] - theirs,
-                    })  # fmt: skip
+                    gap = row["redundancy"] - theirs
+                    facts_of = {"store": name, "probe": row["probe"], "rule": rule}
+                    facts_of |= {"delta": row["delta"], "ours": row["redundancy"]}
+                    facts_of |= {"low": row["low"], "high": row["high"]}
+                    rows.append(facts_of | {"published": theirs, "difference": gap})
     return pd.DataFrame(rows)
 
 
@@ -202,29 +202,32 @@ def sheet(facts: Facts, published: Mapping[str, Any], name: str) -> str:
 
 
 def _cells(row: pd.Series, digits: int) -> list[str]:
-    place = (
-        f"{row['rule']}, DR({row['delta']:g})" if "rule" in row
-        else f"{row['what']}, " + (f"k = {row['k']:g}" if pd.notna(row.get("k")) else
-                                   f"{100 * row['fraction']:g} %") if "what" in row
-        else f"{100 * row['fraction']:g} %, k = {row['k']:,}"
-    )  # fmt: skip
+    if "rule" in row:
+        place = f"{row['rule']}, DR({row['delta']:g})"
+    elif "what" in row and pd.notna(row.get("k")):
+        place = f"{row['what']}, k = {row['k']:g}"
+    elif "what" in row:
+        place = f"{row['what']}, {100 * row['fraction']:g} %"
+    else:
+        place = f"{100 * row['fraction']:g} %, k = {row['k']:,}"
 
     def spread(value: str, std: str) -> str:
         known = f" ± {row[std]:.{digits}f}" if std in row and pd.notna(row[std]) else ""
         return f"{row[value]:.{digits}f}{known}"
 
     errors = f"{row['errors']:+.1f}" if pd.notna(row.get("errors")) else ""
-    return [
-        row["store"], row.get("probe", ""), place, spread("ours", "std"),
-        spread("published", "published_std"), f"{row['difference']:+.{digits}f}", errors,
-        row.get("spread", ""),
-    ]  # fmt: skip
+    numbers = [spread("ours", "std"), spread("published", "published_std")]
+    difference = f"{row['difference']:+.{digits}f}"
+    which = [row["store"], row.get("probe", ""), place]
+    return [*which, *numbers, difference, errors, row.get("spread", "")]
+
+
+NEEDED = ["seeds", "models", "accuracy_percent", "seed_std_percent", "diffused_redundancy", "cka"]
 
 
 def check(published: Mapping[str, Any]) -> None:
     """Raise UsageError unless a file of published numbers has the parts that are read here."""
-    for key in ("seeds", "models", "accuracy_percent", "seed_std_percent", "diffused_redundancy",
-                "cka"):  # fmt: skip
+    for key in NEEDED:
         if key not in published:
             raise BadStudy(f"the published numbers have no {key!r}: see studies/published.json")
 
@@ -596,12 +599,11 @@ def made(page: Page) -> str:
     rows = [_feature(source, records) for source in page.sources]
     headings = ["features", "backbone", "rows", "D", "weights", "extracted in"]
     parts = [sheets.markdown(headings, rows, 2)]
-    sweeps = [
-        [each.sweep.name, each.sweep.arguments["solver"], str(record.get("probes", "")),
-         _seconds(record.get("seconds"))]
-        for each in page.context.sweeps
-        for record in [records.record(each.sweep.part)]
-    ]  # fmt: skip
+    sweeps = []
+    for each in page.context.sweeps:
+        record, solver = records.record(each.sweep.part), each.sweep.arguments["solver"]
+        probes, seconds = str(record.get("probes", "")), _seconds(record.get("seconds"))
+        sweeps.append([each.sweep.name, solver, probes, seconds])
     parts.append(sheets.markdown(["results", "solver", "probes", "solved in"], sweeps, 2))
     notes = [note for each in page.context.sweeps if (note := provenance.read(each.files[0]))]
     if notes:

@@ -213,9 +213,14 @@ class Study(_Strict):
 
 
 _PARTS: dict[str, type[_Strict]] = {
-    "models": Model, "datasets": Data, "stores": Stored, "features": Group, "extract": Options,
-    "probes": Probe, "analyses": Analyses,
-}  # fmt: skip
+    "models": Model,
+    "datasets": Data,
+    "stores": Stored,
+    "features": Group,
+    "extract": Options,
+    "probes": Probe,
+    "analyses": Analyses,
+}
 
 
 def read(path: str | Path, allow_paths: bool = False) -> Study:

@@ -105,8 +105,8 @@ def arguments_of(
     """
     each: Probe = study.probes[name]
     given = each.model_dump(exclude_unset=True, exclude_none=True, exclude=_OWN)
-    arguments = {key: value for key, value in given.items() if value is not False or key not in
-                 ("every_k", "cka")}  # fmt: skip
+    flags = ("every_k", "cka")
+    arguments = {key: v for key, v in given.items() if v is not False or key not in flags}
     arguments["solver"] = each.solver or name
     if "metrics" in arguments:
         arguments["metrics"] = several(arguments["metrics"])
@@ -310,8 +310,10 @@ def shares(sizes: Sequence[int], dim: int) -> list[float]:
     (0, [1, 5])
     """
     found = [k / dim for k in sizes if k < dim]
-    return [f if int(f * dim) == k else float(np.nextafter(f, 1)) for f, k in zip(found, sizes,
-            strict=False)]  # fmt: skip
+    return [
+        f if int(f * dim) == k else float(np.nextafter(f, 1))
+        for f, k in zip(found, sizes, strict=False)
+    ]
 
 
 def _located(study: Study, mode: str) -> str:

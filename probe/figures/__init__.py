@@ -45,9 +45,11 @@ UNITS = {"accuracy": (100, "test accuracy (%)", "{:.1f} %"), "r2": (1, "test R²
 
 
 def accuracy_against_fraction(
-    table: pd.DataFrame, path: str | Path | None = None, correct: Evidence = None,
+    table: pd.DataFrame,
+    path: str | Path | None = None,
+    correct: Evidence = None,
     level: float = 0.95,
-) -> ColumnFigure:  # fmt: skip
+) -> ColumnFigure:
     """Draw test accuracy against the fraction of features kept, with intervals as bands.
 
     Where numbers are predicted, R^2 stands for accuracy. One line for each (store, tap, mode,
@@ -105,10 +107,15 @@ def _full_layer(axes: Axes, curve: Curve, written: str) -> None:
     axes.margins(y=0.1)
     widest = curve.rows.loc[curve.rows["fraction"] == 1, "k"].iloc[0]
     axes.annotate(
-        f"all {widest:,} features: {written.format(full[0])}", (0.0, full[0]),
-        xycoords=("axes fraction", "data"), xytext=(3, 2), textcoords="offset points",
-        va="bottom", fontsize=SMALL, color=GREY,
-    )  # fmt: skip
+        f"all {widest:,} features: {written.format(full[0])}",
+        (0.0, full[0]),
+        xycoords=("axes fraction", "data"),
+        xytext=(3, 2),
+        textcoords="offset points",
+        va="bottom",
+        fontsize=SMALL,
+        color=GREY,
+    )
 
 
 KEYS = ("store", "name", "tap", "mode")
@@ -200,9 +207,13 @@ def most_affected(wide: pd.DataFrame, named: int, fraction: float) -> list[str]:
 def _wide(rows: pd.DataFrame) -> pd.DataFrame:
     """Return mean accuracies over seeds in per cent, a row a fraction, a column a class."""
     wide = rows.pivot_table(
-        index="fraction", columns="class", values="class_accuracy", sort=False, dropna=False,
+        index="fraction",
+        columns="class",
+        values="class_accuracy",
+        sort=False,
+        dropna=False,
         observed=True,
-    )  # fmt: skip
+    )
     return 100 * wide.astype(np.float64).sort_index()
 
 
@@ -223,9 +234,12 @@ def _name_lines(
         ends = {name: (wide.index[-1], wide[name].iloc[-1]) for name in names}
         known = [number for number, name in enumerate(names) if np.isfinite(ends[name][1])]
         label_ends(
-            figure, axes, [ends[names[n]] for n in known], [str(names[n]) for n in known],
+            figure,
+            axes,
+            [ends[names[n]] for n in known],
+            [str(names[n]) for n in known],
             [look(n)["color"] for n in known],
-        )  # fmt: skip
+        )
 
 
 def inequality_against_accuracy(
@@ -275,9 +289,13 @@ def _ends(axes: Axes, x: np.ndarray, y: np.ndarray, fractions: np.ndarray) -> No
     known = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
     for place in dict.fromkeys([*known[:1], *known[-1:]]):
         axes.annotate(
-            percent(fractions[place]), (x[place], y[place]), (4, 3), textcoords="offset points",
-            fontsize=SMALL, color=GREY,
-        )  # fmt: skip
+            percent(fractions[place]),
+            (x[place], y[place]),
+            (4, 3),
+            textcoords="offset points",
+            fontsize=SMALL,
+            color=GREY,
+        )
 
 
 MOST_NUMBERS, MOST_NAMES = 8, 20
@@ -338,9 +356,11 @@ def _names(figure: ColumnFigure, axes: Axes, names: list[str]) -> None:
 
 
 def ratio_against_fraction(
-    table: pd.DataFrame, path: str | Path | None = None, correct: Evidence = None,
+    table: pd.DataFrame,
+    path: str | Path | None = None,
+    correct: Evidence = None,
     level: float = 0.95,
-) -> ColumnFigure:  # fmt: skip
+) -> ColumnFigure:
     """Draw acc_f / acc_full against the fraction f of features kept, with intervals as bands.
 
     Each seed's accuracy is held against its own full layer's. One line for each (store, tap, mode,

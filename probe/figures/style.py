@@ -156,10 +156,18 @@ def legend_above(figure: ColumnFigure, handles: Sequence[Artist], names: Sequenc
     broken = [wrapped(figure, name, COLUMN_WIDTH - HANDLE - GAP) for name in names]
     # placeholders first: before 3.10, matplotlib leaves out names that begin with an underscore
     legend = figure.legend(
-        handles, [str(n) for n in range(len(names))], loc="outside upper left", ncols=columns,
-        frameon=False, handlelength=2.4, handletextpad=0.5, columnspacing=1.0, labelspacing=0.25,
-        borderpad=0.3, borderaxespad=0.0,
-    )  # fmt: skip
+        handles,
+        [str(n) for n in range(len(names))],
+        loc="outside upper left",
+        ncols=columns,
+        frameon=False,
+        handlelength=2.4,
+        handletextpad=0.5,
+        columnspacing=1.0,
+        labelspacing=0.25,
+        borderpad=0.3,
+        borderaxespad=0.0,
+    )
     for text, name in zip(legend.get_texts(), broken, strict=True):
         text.set_text(name)
     rows = -(-len(names) // columns)
@@ -260,11 +268,16 @@ def label_ends(
     axes.set_ylim(bottom, top)
     for end, place, name, colour in zip(ends, places, broken, colours, strict=True):
         axes.annotate(
-            name, end, (1.06, place), textcoords=("axes fraction", "data"), va="center",
+            name,
+            end,
+            (1.06, place),
+            textcoords=("axes fraction", "data"),
+            va="center",
             fontsize=SMALL,
-            annotation_clip=False, linespacing=1.1,
+            annotation_clip=False,
+            linespacing=1.1,
             arrowprops={"arrowstyle": "-", "lw": 0.6, "color": colour, "shrinkA": 1, "shrinkB": 0},
-        )  # fmt: skip
+        )
 
 
 MOST_MARKERS = 40

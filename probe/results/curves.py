@@ -517,9 +517,18 @@ def _curve(names: dict[str, object], rows: pd.DataFrame, score: str, correct: Ev
     floor = 0.0 if score != "accuracy" else _largest(rows, "chance", "majority")
     n_test = _largest(rows, "n_test")
     return Curve(
-        names, score, fractions, sizes, tuple(seeds), scores, places, correct, floor,
-        0 if np.isnan(n_test) else int(n_test), known_places,
-    )  # fmt: skip
+        names,
+        score,
+        fractions,
+        sizes,
+        tuple(seeds),
+        scores,
+        places,
+        correct,
+        floor,
+        0 if np.isnan(n_test) else int(n_test),
+        known_places,
+    )
 
 
 def _largest(rows: pd.DataFrame, *names: str) -> float:

@@ -116,8 +116,9 @@ def judged(table: pd.DataFrame, predictions: str | Path) -> Judged:
     """
     labels, classes = read_predictions(predictions)
     correct = _right(labels, classes, len(table), predictions)
-    _check_shares(correct.mean(1), table["accuracy"].to_numpy(float), len(labels), table,
-                  predictions)  # fmt: skip
+    _check_shares(
+        correct.mean(1), table["accuracy"].to_numpy(float), len(labels), table, predictions
+    )
     return Judged(table, correct, labels)
 
 
@@ -139,8 +140,9 @@ def judged_by_class(table: pd.DataFrame, predictions: str | Path) -> Judged:
     for label in range(n_classes):
         rows = labels == label
         if rows.any():
-            _check_shares(correct[:, rows].mean(1), accuracy[:, label], int(rows.sum()), probes,
-                          predictions)  # fmt: skip
+            _check_shares(
+                correct[:, rows].mean(1), accuracy[:, label], int(rows.sum()), probes, predictions
+            )
     return Judged(probes, correct, labels)
 
 

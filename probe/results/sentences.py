@@ -242,9 +242,8 @@ def of_comparison(table: pd.DataFrame, agreement: pd.DataFrame, delta: float, le
         lines.append(_most_redundant(known, delta, level))
     for row in agreement.itertuples():
         where = f"On {row.task}, " if len(agreement) > 1 else ""
-        order = "" if row.curves < 3 else (
-            f"; the orders of {row.curves} agree with Kendall's tau {row.tau:.2f}"
-        )  # fmt: skip
+        agree = f"; the orders of {row.curves} agree with Kendall's tau {row.tau:.2f}"
+        order = agree if row.curves >= 3 else ""
         lines.append(f"{where}{_best(row, part)}{order}.")
     return "\n".join(lines) or f"There is one curve alone: nothing to compare at {part}."
 
@@ -258,10 +257,11 @@ def _most_redundant(known: pd.DataFrame, delta: float, level: float) -> str:
     in_order = known.sort_values("redundancy", ascending=False, kind="stable")
     most, least = in_order.iloc[0], in_order.iloc[-1]
     alike = [
-        row["name"] for _, row in in_order.iloc[1:].iterrows()
+        row["name"]
+        for _, row in in_order.iloc[1:].iterrows()
         if not most.redundancy - row.redundancy
         > math.hypot(most.redundancy - most.low, row.high - row.redundancy)
-    ]  # fmt: skip
+    ]
     over = dict.fromkeys(each for each in known.get("over", pd.Series(dtype=str)) if each)
     told = f"{percent(level)} intervals over {' or '.join(over)}" if over else "no intervals"
     equal = "" if most.bound == LEAST else "= "

@@ -306,8 +306,9 @@ def _at_an_end(curve: Curve, table: pd.DataFrame) -> Iterator[str]:
     places = curve.places[:, curve.whole]
     rows = table.iloc[places[places >= 0]]
     for place, extreme, further in (
-        ("lowest", "smallest", "smaller"), ("highest", "largest", "larger")
-    ):  # fmt: skip
+        ("lowest", "smallest", "smaller"),
+        ("highest", "largest", "larger"),
+    ):
         at = rows[rows["l2_place"] == place]
         if len(at):
             yield (

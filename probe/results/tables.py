@@ -302,8 +302,8 @@ MOST = HOST_DEFAULT // 8
 SHARE = 8
 """Rows are kept where they take at most one part in so many of the memory that is granted."""
 
-IDENTITY = ["store", "tap", "mode", "solver", "l2_choice", "l2", "seed", "fraction", "k",
-            "n_train", "n_test", "options"]  # fmt: skip
+IDENTITY = ["store", "tap", "mode", "solver", "l2_choice", "l2", "seed", "fraction", "k"]
+IDENTITY += ["n_train", "n_test", "options"]
 """The columns that say which probes of which data a table of results is of."""
 
 VERSION = 1
@@ -328,8 +328,7 @@ class RowScores:
     def empty(cls, labels: np.ndarray, n_probes: int) -> "RowScores":
         """Return room for P probes, of which nothing is known."""
         of_classes = labels.dtype.kind != "f"
-        width, dtype = (-(-len(labels) // 8), np.uint8) if of_classes else (
-            len(labels), np.float32)  # fmt: skip
+        width, dtype = (-(-len(labels) // 8), np.uint8) if of_classes else (len(labels), np.float32)
         return cls(labels, np.zeros((n_probes, width), dtype), np.zeros(n_probes, bool))
 
     def of(self, probes: np.ndarray) -> np.ndarray | None:
@@ -529,10 +528,8 @@ def _check(rows: RowScores, probes: np.ndarray, table: pd.DataFrame, score: str)
         values = rows.of(np.array([probe]))[0]
         found[probe] = values.mean(dtype=np.float64)
         # a row that is right is a whole number; parts of R^2 were rounded to float32
-        slack[probe] = (
-            1e-5 * max(1.0, float(np.abs(values).max())) if values.dtype == np.float32 else
-            0.5 / n_rows
-        )  # fmt: skip
+        rounded = 1e-5 * max(1.0, float(np.abs(values).max()))
+        slack[probe] = rounded if values.dtype == np.float32 else 0.5 / n_rows
     off = np.abs(found[probes[told]] - said[told]) > slack[probes[told]]
     if off.any():
         row = told[int(off.argmax())]

@@ -419,15 +419,31 @@ def test_labels_move_no_more_than_they_must():
     assert spread_out(apart, np.ones(3), 0, 10).tolist() == apart.tolist()
 
 
+def drawn(figure) -> list:
+    """Every number of a figure's lines, as (x, y), and of its matrix."""
+    found = []
+    for axes in figure.axes:
+        lines = [line for line in axes.lines if line.get_transform() == axes.transData]
+        points = [point for line in lines for point in line.get_xydata().tolist()]
+        found += [tuple(point) for point in points if np.isfinite(point).all()]
+        for image in axes.images:
+            found += np.ma.masked_invalid(image.get_array()).compressed().tolist()
+    return found
+
+
 @every
 def test_what_is_not_known_is_not_drawn(tmp_path, name):
-    unknown = DRAWN[name].copy()
-    numbers = list(unknown.columns) if name == "cka_matrix" else VALUES & set(unknown)
-    unknown[list(numbers)] = np.nan
-    draw(name, unknown, tmp_path / "a.png")
-    some = DRAWN[name].copy()
+    unknown, some = DRAWN[name].copy(), DRAWN[name].copy()
+    numbers = list(unknown.columns) if name == "cka_matrix" else list(VALUES & set(unknown))
+    unknown[numbers] = np.nan
+    assert drawn(draw(name, unknown, tmp_path / "a.png")) == []
     some.iloc[0, [some.columns.get_loc(column) for column in numbers]] = np.nan
-    draw(name, some, tmp_path / "a.png")
+    found = drawn(draw(name, some, tmp_path / "a.png"))
+    if name == "cka_matrix":
+        assert found == SQUARE.to_numpy()[1:].ravel().tolist()
+    else:  # as though the row were not there
+        assert found == drawn(draw(name, DRAWN[name].iloc[1:]))
+        assert len(found) > 1
 
 
 @every
@@ -443,7 +459,10 @@ def test_a_table_read_from_a_file_serves_as_well(tmp_path, name):
 @every
 def test_one_row_is_enough(tmp_path, name):
     one = DRAWN[name].iloc[:1, :1] if name == "cka_matrix" else DRAWN[name].iloc[:1]
-    draw(name, one, tmp_path / "a.pdf")
+    found = drawn(draw(name, one, tmp_path / "a.pdf"))
+    # a part has no ratio without its full layer; a spectrum has its share in a second panel
+    assert len(found) == {"ratio_against_fraction": 0, "spectra": 2}.get(name, 1)
+    assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
 
 
 @every

@@ -23,40 +23,36 @@ from featstore.probe.similarity import cka_pair_table, cka_table, pairwise_hsic
 from featstore.probe.splits import RowSubset
 from featstore.probe.subsets import Chain, random_order
 from featstore.study.features import Source
-from featstore.study.records import VERSION, Made, content, digest
+from featstore.study.records import VERSION, Made, Part, content, digest
 from featstore.study.spec import Analyses, Study, several
 from featstore.study.sweeps import Held
 
-KINDS = ("cka", "cka_pairs", "spectrum", "eigenvalues")
-"""The tables of each source, and of all of them together."""
 
-
-def describe_features(study: Study, source: Source, made: Made, progress=silent) -> list[str]:
-    """Write a source's tables that are not there; return the names of those written.
+def parts_of_source(study: Study, source: Source, folder: Path, progress=silent) -> list[Part]:
+    """Return the tables of a source.
 
     CKA is linear and biased, on test rows and features at their own scale, as published; the
     spectrum is of the correlations of the train rows, as probes see them.
     """
-    written = []
+    parts = []
     for name, wanted, found in (
         ("cka", study.analyses.cka, _similarity),
         ("spectrum", study.analyses.spectrum, _spectrum),
     ):
-        part = f"features/{name}.{source.name}"
-        kinds, folder = [kind for kind in KINDS if kind in _OF[name]], made.folder / "features"
-        files = [folder / f"{source.name}.{kind}.csv" for kind in kinds]
+        files = [folder / "features" / f"{source.name}.{kind}.csv" for kind in _OF[name]]
         fingerprint = digest([VERSION, source.identity(), _asked(study, name)])
-        if not wanted or made.fresh(part, fingerprint):
-            continue
-        files[0].parent.mkdir(parents=True, exist_ok=True)
-        for table, path in zip(found(study, source, progress), files, strict=True):
-            save_table(table.assign(store=source.name, tap=source.tap), path)
-        made.write(part, fingerprint, files)
-        written.append(f"{name} of {source.name}")
-    return written
+
+        def make(found=found, files=files) -> None:
+            for table, path in zip(found(study, source, progress), files, strict=True):
+                save_table(table.assign(store=source.name, tap=source.tap), path)
+
+        if wanted:
+            parts.append(Part(f"features/{name}.{source.name}", fingerprint, files, make))
+    return parts
 
 
 _OF = {"cka": ("cka", "cka_pairs"), "spectrum": ("spectrum", "eigenvalues")}
+"""The tables that each analysis of a source writes."""
 
 
 def _asked(study: Study, name: str) -> list:
@@ -290,8 +286,8 @@ def _all(table: pd.DataFrame, asked: Analyses) -> pd.DataFrame:
     return table
 
 
-Part = Callable[[pd.DataFrame, Analyses], pd.DataFrame]
-OF_SWEEPS: dict[str, tuple[str, Part]] = {
+Rows = Callable[[pd.DataFrame, Analyses], pd.DataFrame]
+OF_SWEEPS: dict[str, tuple[str, Rows]] = {
     "accuracy": ("accuracy", _all),
     "redundancy": ("redundancy", _at_deltas),
     "redundancy_curve": ("redundancy", _along_deltas),
@@ -305,23 +301,25 @@ OF_SWEEPS: dict[str, tuple[str, Part]] = {
 TABLES = (*OF_SWEEPS, "differences")
 
 
-def make_table(context: Context, name: str, made: Made, progress: Progress = silent) -> bool:
-    """Write a table if it is not there, or something that it is of has changed; say whether."""
+def table_part(context: Context, name: str, made: Made, progress: Progress = silent) -> Part:
+    """Return a table of `TABLES`, of all results of a study."""
     asked = context.study.analyses
     inputs = [content(path) for each in context.sweeps for path in each.files]
     names = [each.sweep.name for each in context.sweeps]
     fingerprint = digest([VERSION, READ, name, names, inputs, asked.model_dump()])
-    part, path = f"tables/{name}", context.folder / "tables" / f"{name}.csv"
-    if made.fresh(part, fingerprint):
-        return False
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if name == "differences":
-        table = differences(context.sweeps, asked.level)
-    else:
-        table = _joined(context, name, made, progress)
+    path = context.folder / "tables" / f"{name}.csv"
+
+    def make() -> None:
+        if name == "differences":
+            _save(differences(context.sweeps, asked.level), path)
+        else:
+            _save(_joined(context, name, made, progress), path)
+
+    return Part(f"tables/{name}", fingerprint, [path], make)
+
+
+def _save(table: pd.DataFrame, path: Path) -> None:
     save_table(table if len(table.columns) else pd.DataFrame(columns=KEY), path)
-    made.write(part, fingerprint, [path])
-    return True
 
 
 def _joined(context: Context, name: str, made: Made, progress: Progress) -> pd.DataFrame:
@@ -342,17 +340,15 @@ def _reading(each: Held, name: str, asked: Analyses, made: Made) -> pd.DataFrame
     """Return a reading of one sweep, from the file that it was kept in if it is still true."""
     part = f"readings/{each.sweep.name}.{name}"
     path = made.folder / ".made" / f"{part}.parquet"
-    fingerprint = digest(
-        [VERSION, READ, [content(file) for file in each.files], asked.model_dump()]
-    )
-    if not made.fresh(part, fingerprint):
-        table = READINGS[name](each, asked)
+    inputs = [content(file) for file in each.files]
+
+    def make() -> None:
+        table, source = READINGS[name](each, asked), each.sweep.source
         if not table.empty:
-            source = each.sweep.source
             table = table.assign(store=source.name, tap=source.tap, probe=each.probe)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_table(table if len(table.columns) else pd.DataFrame(columns=KEY), path)
-        made.write(part, fingerprint, [path])
+        _save(table, path)
+
+    made.bring(Part(part, digest([VERSION, READ, inputs, asked.model_dump()]), [path], make))
     return pd.read_parquet(path)
 
 

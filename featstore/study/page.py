@@ -28,7 +28,7 @@ from featstore.study import facts as sheets
 from featstore.study.analyses import Context, joined
 from featstore.study.facts import Facts, markdown
 from featstore.study.features import Source
-from featstore.study.records import VERSION, Made, content, digest
+from featstore.study.records import VERSION, Made, Part, content, digest
 from featstore.study.spec import Study, several
 from featstore.study.sweeps import Held
 
@@ -255,20 +255,18 @@ def drawings(context: Context, sources: Sequence[str]) -> list[Drawing]:
     return [each for kind, each in every if kind in wanted]
 
 
-def make(drawing: Drawing, made: Made) -> bool:
-    """Draw a figure if it is not there, or what it shows has changed; say whether."""
+def figure_part(drawing: Drawing, folder: Path) -> Part:
+    """Return a figure, which is drawn anew when what it shows has changed."""
     contents = [content(path) for path in drawing.files]
+    paths = [folder / "figures" / f"{drawing.name}{suffix}" for suffix in SUFFIXES]
+
+    def make() -> None:
+        table = drawing.table()
+        for path in paths:
+            drawing.draw(table, path)
+
     fingerprint = digest([VERSION, DRAWN, drawing.name, contents])
-    part = f"figures/{drawing.name}"
-    if made.fresh(part, fingerprint):
-        return False
-    table, folder = drawing.table(), made.folder / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{drawing.name}{suffix}" for suffix in SUFFIXES]
-    for path in paths:
-        drawing.draw(table, path)
-    made.write(part, fingerprint, paths)
-    return True
+    return Part(f"figures/{drawing.name}", fingerprint, paths, make)
 
 
 def _of_probes(context: Context) -> Iterator[tuple[str, Drawing]]:

@@ -58,6 +58,23 @@ def stamp(path: str | Path) -> list[Any]:
 
 
 @dataclass(frozen=True)
+class Part:
+    """One thing that a study makes.
+
+    Attributes:
+        name: of its record.
+        fingerprint: of all that decides about it.
+        files: that it writes.
+        make: writes them, into folders that are there; what it returns is noted in the record.
+    """
+
+    name: str
+    fingerprint: str
+    files: Sequence[Path]
+    make: Callable[[], Mapping[str, Any] | None]
+
+
+@dataclass(frozen=True)
 class Made:
     """The records of a study's folder, one file a part: below FOLDER/.made.
 
@@ -83,6 +100,16 @@ class Made:
             return False
         files = record.get("files", {})
         return all(content(self.folder / name) == known for name, known in files.items())
+
+    def bring(self, *parts: Part) -> bool:
+        """Bring parts up to date: make those that are not fresh; say whether there were any."""
+        stale = [part for part in parts if not self.fresh(part.name, part.fingerprint)]
+        for part in stale:
+            for path in part.files:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            facts = part.make() or {}
+            self.write(part.name, part.fingerprint, part.files, **facts)
+        return bool(stale)
 
     def write(self, part: str, fingerprint: str, files: Iterable[Path] = (), **facts: Any) -> None:
         """Note that a part is made: of what, its files, and what else is known of it."""

@@ -12,13 +12,11 @@ from featstore.probe.memory import Progress, silent
 from featstore.probe.results.files import written_whole
 from featstore.probe.results.tables import save_table
 from featstore.study import analyses, spec
-from featstore.study import page as beside
-from featstore.study import page as drawing
 from featstore.study import page as pages
 from featstore.study.facts import Facts
 from featstore.study.features import Feature, Source, extract, sources
 from featstore.study.plan import ANALYSES, Plan, chosen, fresh, of_probe, todo
-from featstore.study.records import KNOWN, Made, Outcome, failed
+from featstore.study.records import KNOWN, Made, Outcome, Part, failed
 from featstore.study.spec import several
 from featstore.study.sweeps import Held, Sweep, solve, sweeps_of
 
@@ -41,25 +39,27 @@ def write_up(
     context = analyses.Context(plan.study, held, plan.folder)
     outcomes = []
 
-    def part(name: str, make: Callable[[], Any]) -> None:
+    def bring(name: str, make: Callable[[], bool]) -> None:
         try:
             outcomes.append(Outcome(name, "made" if make() else "there"))
         except Exception as error:
             outcomes.append(failed(name, error, told))
 
+    def of_source(source: Source) -> list[Part]:
+        return analyses.parts_of_source(plan.study, source, made.folder, progress)
+
+    def of_table(name: str) -> Part:
+        return analyses.table_part(context, name, made, progress)
+
     for source in found:
-        part(
-            f"features/{source.name}",
-            lambda s=source: analyses.describe_features(plan.study, s, made, progress),
-        )
+        bring(f"features/{source.name}", lambda s=source: made.bring(*of_source(s)))
     for name in analyses.TABLES:
-        part(f"tables/{name}", lambda n=name: analyses.make_table(context, n, made, progress))
-    names = [source.name for source in found]
-    drawn = drawing.drawings(context, names)
+        bring(f"tables/{name}", lambda n=name: made.bring(of_table(n)))
+    drawn = pages.drawings(context, [source.name for source in found])
     for number, each in enumerate(drawn):
         progress("figures", number, len(drawn), of=each.name)
-        part(f"figures/{each.name}", lambda d=each: drawing.make(d, made))
-    part("page", lambda: _page(plan, context, found, drawn, [*missing, *outcomes], told))
+        bring(f"figures/{each.name}", lambda d=each: made.bring(pages.figure_part(d, made.folder)))
+    bring("page", lambda: _page(plan, context, found, drawn, [*missing, *outcomes], told))
     return outcomes
 
 
@@ -86,7 +86,7 @@ def _page(
     plan: Plan,
     context: analyses.Context,
     found: Sequence[Source],
-    drawn: Sequence[drawing.Drawing],
+    drawn: Sequence[pages.Drawing],
     outcomes: Sequence[Outcome],
     told: Told,
 ) -> bool:
@@ -111,12 +111,12 @@ def _published(plan: Plan, facts: Facts) -> dict[str, Callable[[], str]]:
     if plan.study.published is None:
         return {}
     numbers = spec.published(plan.study.located(plan.study.published))
-    beside.check(numbers)
-    for name, make in beside.TABLES.items():
+    pages.check(numbers)
+    for name, make in pages.TABLES.items():
         table = make(facts, numbers)
         if not table.empty:
             save_table(table, plan.folder / "tables" / f"{name}.csv")
-    return {name: partial(beside.sheet, facts, numbers, name) for name in beside.TABLES}
+    return {name: partial(pages.sheet, facts, numbers, name) for name in pages.TABLES}
 
 
 def run(

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from featstore.probe.solvers.options import Options, declared
 from featstore.probe.solvers.registry import SOLVERS, Chosen, chosen
 from featstore.report import provenance
 from featstore.study.features import Source
-from featstore.study.records import VERSION, Made, content, digest
+from featstore.study.records import VERSION, Made, Part, content, digest
 from featstore.study.spec import Probe, Study, several
 
 # What a study says of a probe that is not an argument of `probe.sweep`, or has another name there.
@@ -187,15 +188,24 @@ def solve(sweep: Sweep, made: Made, progress: Callable, command: Sequence[str] |
     A results file that another fingerprint was begun with is removed first; one that was begun
     with this one is completed. Raises what `probe.sweep` raises.
     """
+    kept = made.folder / ".made" / "groups" / sweep.name
+    files = sweep.files(made.folder)
+    make = partial(_solved, sweep, made, kept, progress, command)
+    made.bring(Part(sweep.part, sweep.fingerprint(), files, make))
+    shutil.rmtree(kept, ignore_errors=True)
+
+
+def _solved(
+    sweep: Sweep, made: Made, kept: Path, progress: Callable, command: Sequence[str] | None
+) -> dict[str, Any]:
+    """Solve a sweep, its groups kept below `kept`; return the time that it took, and its probes."""
     fingerprint, files = sweep.fingerprint(), sweep.files(made.folder)
     begun = f"begun/{sweep.name}"
-    kept = made.folder / ".made" / "groups" / sweep.name
     # what was changed since it was written is made again, as what is of another fingerprint
     if made.record(begun).get("fingerprint") != fingerprint or as_written(files[0]) is False:
         _forget(kept, files)
         made.note(begun, {"fingerprint": fingerprint})
-    for path in [*files, kept / "part"]:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    kept.mkdir(parents=True, exist_ok=True)
     started, before = time.perf_counter(), made.record(begun).get("seconds", 0.0)
     groups = Groups(kept, sweep, made, begun, started, before)
     store = sweep.source.store
@@ -226,8 +236,7 @@ def solve(sweep: Sweep, made: Made, progress: Callable, command: Sequence[str] |
         _save_predictions(result.table, found, sweep, *files[1:])
     provenance.write(files[0], [sweep.source.store], command)
     seconds = before + time.perf_counter() - started
-    made.write(sweep.part, fingerprint, files, seconds=seconds, probes=len(result))
-    shutil.rmtree(kept, ignore_errors=True)
+    return {"seconds": seconds, "probes": len(result)}
 
 
 def _forget(kept: Path, files: Sequence[Path]) -> None:

@@ -95,6 +95,11 @@ def _of_store(store: Mapping[str, Any]) -> str:
         dim, pooling = _count(each.get("dim")), _text(each.get("pooling"))
         facts.append((f"tap {_text(each.get('name'))}", f"{dim} features, pooling {pooling}"))
     facts += [
+        ("classes", _some(_list(spec, "classes"))),
+        ("targets", _some(_list(spec, "targets"))),
+        ("digest of the spec", _text(store.get("digest"))),
+    ]
+    facts += [
         (f"extraction: {name}", _flat(value)) for name, value in _map(store, "provenance").items()
     ]
     return f"<h3>Store {escape(_text(store.get('path')))}</h3>{_list_of(facts)}"

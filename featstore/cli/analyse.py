@@ -60,7 +60,7 @@ MOST_LAYERS = 10  # columns of a printed matrix
 @SEEDS
 @click.option("--split", help="On which rows to compare.  [default: test, or validation]")
 @click.option("--rows", type=int, help="How many of them, drawn at random.  [default: all]")
-@click.option("--row-seed", type=int, default=0, help="Of that draw.")
+@click.option("--row-seed", type=int, default=0, help="Seed that draws these rows.")
 @click.option("--debiased", is_flag=True, help="The unbiased estimate of HSIC; one more pass.")
 @click.option("--standardize", is_flag=True, help="Scale features to unit std first.")
 @MEMORY
@@ -166,7 +166,7 @@ def _save_matrix(table, path) -> None:
 @click.option("--most", type=click.IntRange(1), default=10, help="How many classes to show.")
 @LEVEL
 @click.option("--resamples", type=int, default=2000, help="Draws behind the test of classes.")
-@click.option("--seed", type=int, default=0, help="Of these draws.")
+@click.option("--seed", type=int, default=0, help="Seed of the bootstrap.")
 @to_file("--out", TABLE, "Save what each class loses at each fraction: .csv, .json or .parquet.")
 @to_file("--inequality", TABLE, "Save the inequality over classes at each fraction, likewise.")
 @to_file(
@@ -264,7 +264,7 @@ def _lost(losses, most: int) -> list:
 @click.option(
     "--fraction", type=float, help="Where to compare.  [default: the nearest to 0.1 that all have]"
 )
-@click.option("--delta", type=float, default=0.9, help="Of DR(delta).")
+@click.option("--delta", type=float, default=0.9, help="The delta of DR(delta).")
 @click.option("--rule", default="interpolated", help="How DR is read off, as of `redundancy`.")
 @LEVEL
 @click.option(
@@ -274,7 +274,7 @@ def _lost(losses, most: int) -> list:
     help="Keep a results file for each store, and go on with those there.",
 )
 @to_file("--out", TABLE, "Save the table: .csv, .json or .parquet.")
-@to_file("--plot", PICTURE, "Draw a line a curve: accuracy, or its ratio of several data sets.")
+@to_file("--plot", PICTURE, "Draw a line per curve: accuracy, or the ratio for several data sets.")
 def compare(
     places,
     tap,
@@ -436,7 +436,7 @@ def redundancy(results, delta, rule, predictions, curve, out, plot, level) -> No
 @click.option(
     "--standardize/--no-standardize",
     default=True,
-    help="Of the features at unit std, as probes see them, or as they are.",
+    help="Scale features to unit std, as for probes, or take them as they are.",
 )
 @click.option("--list", "listed", is_flag=True, help="Number the dead and repeated features.")
 @MEMORY

@@ -1,4 +1,4 @@
-"""What commands share: failures on one line, values of options."""
+"""Failures on one line and values of options, for all commands."""
 
 import codecs
 import importlib.util

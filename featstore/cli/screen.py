@@ -1,4 +1,4 @@
-"""What a person sees: progress and tables that fit the terminal."""
+"""Progress and tables that fit the terminal."""
 
 import copy
 import os
@@ -46,7 +46,7 @@ TEXTS = {
 
 @dataclass
 class Sweep:
-    """Where a sweep stands: which group and phase, and how long they were expected to take.
+    """Progress of a sweep: its group and phase, and how long these were expected to take.
 
     Attributes:
         total: probes of all groups.
@@ -70,7 +70,7 @@ class Sweep:
 
     @property
     def text(self) -> str:
-        """What is going on."""
+        """The phase that is going on, in words."""
         return TEXTS[list(self.phases)[self.phase]]
 
     def enter(self, stage: str, now: float) -> None:

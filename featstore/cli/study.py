@@ -55,7 +55,7 @@ def bench(stage, json, **options) -> None:
     metavar="FILE",
     help="The page to write: .html.",
 )
-@click.option("--title", help="Of the page.  [default: the store's name]")
+@click.option("--title", help="Title of the page.  [default: the store's name]")
 @click.option(
     "--per-class",
     type=FILE,

@@ -370,7 +370,7 @@ SECTIONS = (
     ("inequality", "How unequal classes become", "inequality"),
     ("probes", "Every probe", "probes"),
 )
-"""Of each section: the name that the script knows it by, its heading, its table."""
+"""Sections: the name that the script knows each by, its heading, its table."""
 
 
 def _data(material: Material, curves: Sequence[Curve]) -> dict[str, Any]:
@@ -402,7 +402,7 @@ NOTES = {
     "deviation. Rise: above the same seed's full layer. Gini of mean, CV (standard deviation over "
     "mean), range and worst class are of accuracies averaged over seeds first, as published.",
 }
-"""What is said of a table that no figure explains."""
+"""Texts about tables that no figure explains."""
 
 
 def _section(name: str, heading: str, table: str | None, over_classes: str) -> str:

@@ -1,4 +1,4 @@
-"""How results were made, in a file beside them: command, versions, machine, stores.
+"""Notes of how results were made, next to them: command, versions, machine, stores.
 
 Beside `results.csv` stands `results.csv.provenance.json`. It decides nothing and identifies
 nothing: results name their own sweep and data in the column `options`. It is for a person who
@@ -37,7 +37,7 @@ LIBRARIES = (
     "zarr",
     "h5py",
 )
-"""What may have had a part in a number; those that are installed are noted."""
+"""Packages that may have had a part in a number; those that are installed are noted."""
 
 PROGRAM = ("__main__.py", "cli.py", "featstore")
 

@@ -1,4 +1,4 @@
-"""What a page of results is made of: tables, curves, answers, classes."""
+"""Contents of a page of results: tables, curves, answers, classes."""
 
 import json
 import warnings

@@ -1,4 +1,4 @@
-"""What a study works out of its results: a table each."""
+"""Tables that a study computes from its results."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -178,7 +178,7 @@ class _Curves:
 
 
 def accuracy(held: Held, asked: Analyses) -> pd.DataFrame:
-    """Mean, spread and interval of accuracy and ratio: a row for each curve and fraction."""
+    """Return mean, spread and interval of accuracy and ratio, a row per curve and fraction."""
     table, rows = held.grid()
     known = held.correct()
     correct = None if known is None else known[1][rows]
@@ -186,7 +186,7 @@ def accuracy(held: Held, asked: Analyses) -> pd.DataFrame:
 
 
 def redundancy(held: Held, asked: Analyses) -> pd.DataFrame:
-    """Diffused redundancy of each curve by each rule: at the study's deltas and along `DELTAS`."""
+    """Return the DR of each curve by each rule, at the study's deltas and along `DELTAS`."""
     known = held.correct()
     return diffused_redundancy(
         held.results(),
@@ -198,7 +198,7 @@ def redundancy(held: Held, asked: Analyses) -> pd.DataFrame:
 
 
 def classes(held: Held, asked: Analyses) -> pd.DataFrame:
-    """What each class loses at the study's `classes_at`, the largest losses first."""
+    """Return the loss of each class at the study's `classes_at`, the largest first."""
     if not held.sweep.per_class:
         return pd.DataFrame()
     table = read_per_class(held.files[2])
@@ -210,7 +210,7 @@ def classes(held: Held, asked: Analyses) -> pd.DataFrame:
 
 
 def inequality(held: Held, asked: Analyses) -> pd.DataFrame:
-    """The inequality of accuracies over classes at each fraction."""
+    """Return the inequality of accuracies over classes at each fraction."""
     if not held.sweep.per_class:
         return pd.DataFrame()
     labels, correct = held.correct()
@@ -218,7 +218,7 @@ def inequality(held: Held, asked: Analyses) -> pd.DataFrame:
 
 
 def affected(held: Held, asked: Analyses) -> pd.DataFrame:
-    """What each class loses beyond the mean of all, tested on test rows: a p-value a fraction."""
+    """Return each class's loss beyond the mean class, with a p-value per fraction."""
     if not held.sweep.per_class:
         return pd.DataFrame()
     known, found = held.correct(), []
@@ -238,7 +238,7 @@ def affected(held: Held, asked: Analyses) -> pd.DataFrame:
 
 
 def cka(held: Held, asked: Analyses) -> pd.DataFrame:
-    """CKA with the whole layer, where it was asked for: mean and spread over seeds."""
+    """Return mean and spread over seeds of CKA with the whole layer, if it was asked for."""
     table = held.grid()[0]
     if "cka" not in table:
         return pd.DataFrame()
@@ -258,7 +258,7 @@ READINGS: dict[str, Callable[[Held, Analyses], pd.DataFrame]] = {
 
 
 READ = 2
-"""Of how tables are read off results; a higher one makes tables anew, and no result."""
+"""Version of the tables' readings; a higher one makes tables anew, and no result."""
 
 KEY = ["store", "tap", "probe", "mode"]
 """Columns that name a curve of a study: `store` is the feature, `probe` the study's probe."""
@@ -266,7 +266,7 @@ KEY = ["store", "tap", "probe", "mode"]
 
 @dataclass(frozen=True)
 class Context:
-    """What tables are made of."""
+    """Study, results and folder that tables are computed from."""
 
     study: Study
     sweeps: Sequence[Held]

@@ -71,7 +71,7 @@ PARTS = ("mean", "std", "low", "high", "pm")
 
 @dataclass(frozen=True)
 class Facts:
-    """What a study's folder knows. `sources` are the names of its features, in order."""
+    """Numbers of a study's folder. `sources` are the names of its features, in order."""
 
     folder: Path
     sources: list[str]

@@ -24,7 +24,7 @@ _OF_FILES = ("folder", "npz", "csv", "parquet", "jsonl", "wds", "hf")
 
 @dataclass(frozen=True)
 class Feature:
-    """What is to be had in a store: the features of one model on one data set.
+    """Features of one model on one data set, to be had in a store.
 
     Attributes:
         name: of the study: "MODEL-DATASET", or a store's own.

@@ -235,7 +235,7 @@ def check(published: Mapping[str, Any]) -> None:
 SUFFIXES = (".svg", ".png")
 
 DRAWN = 2
-"""Of how figures are drawn; a higher one makes figures anew, and no table."""
+"""Version of the figures' drawing; a higher one makes figures anew, and no table."""
 
 
 @dataclass(frozen=True)
@@ -385,7 +385,7 @@ _OLD = re.compile(r"\{\{\s*([a-z_]+)(?:\.([a-z]+))?:([^{}]*)\}\}")
 
 @dataclass(frozen=True)
 class Page:
-    """What a page is made of.
+    """Contents of a page.
 
     Attributes:
         context: of the study's tables.

@@ -1,4 +1,4 @@
-"""What a study has yet to make, and how long that takes."""
+"""Parts that a study still has to make, and how long they take."""
 
 import time
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ from featstore.study.spec import Study, several
 from featstore.study.sweeps import Sweep, arguments_of, solver_of, sweeps_of
 
 ANALYSES = "analyses"
-"""What chooses tables, figures and page alone."""
+"""Word that chooses tables, figures and page alone."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class Plan:
 
     @property
     def complete(self) -> bool:
-        """Whether every chosen store and sweep is there."""
+        """True if every chosen store and sweep is there."""
         return not any(each.chosen and (each.todo or not each.extracted) for each in self.features)
 
 
@@ -149,7 +149,7 @@ TEXT = "A short sentence, about as long as the title of a book or the descriptio
 
 @dataclass(frozen=True)
 class Rate:
-    """Of a backbone here: rows a second, decoding left out, and features of its widest tap."""
+    """Return a backbone's rows per second without decoding, and features of its widest tap."""
 
     rows: float
     dim: int
@@ -239,7 +239,7 @@ TRIED = 8
 """Penalties that are tried where they are chosen, as usual."""
 
 SHARES = {"ridge": 0.3, "lda": 0.3, "logistic": 0.2, "sgd": 0.15}
-"""Of the rate of matrix products here, what solvers reach: an assumption."""
+"""Share of this machine's rate of matrix products that solvers reach: an assumption."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from featstore.probe.errors import ProbeError
 from featstore.probe.results.files import written_whole
 
 VERSION = 1
-"""Of all that is made here; a higher one makes everything but stores anew."""
+"""Version of all that is made here; a higher one makes everything but stores anew."""
 
 
 def digest(value: Any) -> str:
@@ -128,12 +128,12 @@ class Made:
 
 
 KNOWN = (FeatstoreError, ProbeError, StudyError, OSError)
-"""What a part fails with on purpose: the text says what to do."""
+"""Errors that a part raises on purpose: their text says what to do."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one part: "made", "there" (nothing to do) or "missing", and then why."""
+    """Outcome of one part: "made", "there" (nothing to do) or "missing", and then why."""
 
     part: str
     status: str
@@ -159,8 +159,8 @@ def require(outcomes: Sequence[Outcome]) -> None:
 def failed(part: str, error: Exception, told: Callable[[str], Any]) -> Outcome:
     """Return the outcome of a part that failed, and tell it: the rest of the study goes on.
 
-    What nobody meant to raise is said with its kind and place, since a long study had better
-    finish what it can than stop at a fault in one figure.
+    An unexpected error is told with its kind and place, since a fault in one figure should not
+    stop a long study.
     """
     reason = str(error)
     if not isinstance(error, KNOWN):

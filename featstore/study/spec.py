@@ -23,10 +23,10 @@ Share = Annotated[float, Field(gt=0, le=1)]
 Several = str | tuple[str, ...]
 
 FIGURES = ("accuracy", "ratio", "redundancy", "cka", "classes", "inequality", "spectra")
-"""What a study draws, by default all of it that there is something to draw of."""
+"""Figures of a study; by default, all for which there are results."""
 
 MOST_BYTES = 4_000_000
-"""Of a study file."""
+"""Largest size of a study file."""
 
 _PACKAGE = re.compile(r"\{package:([A-Za-z0-9_.-]+)/([^{}]+)\}")
 
@@ -147,7 +147,7 @@ Probe = create_model(
 
 
 class Analyses(_Strict):
-    """What is read off the probes.
+    """Options of the analyses of probes.
 
     `deltas` and `rules` are of diffused redundancy; intervals have the coverage `level`;
     `classes_at` are the fractions at which classes are compared, with `resamples` draws behind the

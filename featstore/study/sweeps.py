@@ -344,7 +344,7 @@ class Held:
 
     @property
     def files(self) -> list[Path]:
-        """What it was read from."""
+        """Files that it was read from."""
         return self.sweep.files(self.folder)
 
     def results(self) -> pd.DataFrame:

@@ -26,7 +26,7 @@ from featstore.probe.results.summaries import percent
 from featstore.probe.statuses import NOT_RUN
 
 SUFFIXES = (".png", ".svg", ".pdf")
-"""What a picture's file name may end in."""
+"""Suffixes that a picture's file name may have."""
 
 COLUMN_WIDTH = 3.3
 """Inches: one column of a two-column page."""

@@ -30,7 +30,7 @@ from featstore.probe.errors import DataError, UsageError
 from featstore.probe.results.names import CURVE, as_curves, score_of
 
 Evidence: TypeAlias = np.ndarray | list[np.ndarray | None] | None
-"""What is known of single test rows: see `curves`."""
+"""Knowledge of single test rows; see `curves`."""
 
 NOISE = 0.025
 """The probability of a score as high without any feature, from which on it may be noise."""
@@ -87,7 +87,7 @@ class Variance:
 
     @property
     def over(self) -> np.ndarray:
-        """What intervals are over, as `OVER` says."""
+        """Names of what intervals are over, as `OVER` has them."""
         known = zip(
             np.ravel(np.isfinite(self.seeds)), np.ravel(np.isfinite(self.rows)), strict=True
         )
@@ -210,7 +210,7 @@ class Curve:
 
     @cached_property
     def one_full(self) -> bool:
-        """Whether the full layer of all seeds is one probe: the same score, right on the same rows.
+        """True if the full layer of all seeds is one probe: the same score, right on the same rows.
 
         So it is but for solvers that draw by the seed.
         """
@@ -250,7 +250,7 @@ class Curve:
 
     @cached_property
     def above_floor(self) -> bool:
-        """Whether the full layer does better than what takes no feature, by more than noise.
+        """True if the full layer beats what takes no feature by more than noise.
 
         Accuracies are held against the floor by the exact binomial test on the test rows, R^2 by
         its interval, each to one side at 2.5 %. What is not known speaks for the full layer.

@@ -1,4 +1,4 @@
-"""What `featstore probe` wrote, read back for an analysis.
+"""Readers of what `featstore probe` wrote, for analyses.
 
 Every reader refuses what is no such file, and predictions that do not belong to the table beside
 them, before a number is made of it.

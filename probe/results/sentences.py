@@ -1,4 +1,4 @@
-"""What an analysis says, in a sentence: one a curve, for a person who reads nothing else."""
+"""Sentences that sum up analyses, one per curve, for a person who reads nothing else."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -18,7 +18,7 @@ READ = {
 }
 
 LEAST = "at least"
-"""What the column `bound` says of a DR that is one."""
+"""Value of the column `bound` for a DR that is a bound."""
 
 BOUND = "{fraction} of the features, the smallest share probed, keep {delta} of {full} already"
 

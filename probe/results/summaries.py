@@ -19,7 +19,7 @@ from featstore.probe.results.curves import (
 from featstore.probe.results.names import as_curves, curves_of, shared_and_own
 
 NAMES = {"accuracy": "accuracy", "r2": "R²"}
-"""What a person calls the score of a table."""
+"""Names of scores, as a person calls them."""
 
 
 MARGIN = 0.005
@@ -96,7 +96,7 @@ def plus_minus(mean: float, std: float, digits: int) -> str:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a curve says, for a person who reads nothing else.
+    """Answer of a curve, for a person who reads nothing else.
 
     Attributes:
         name: what sets the curve apart, as `pca: `; empty where there is one curve.
@@ -214,7 +214,7 @@ def _how(curve: Curve) -> str:
 
 
 CHOSEN = {"validation": "l2 chosen on train rows", "loo": "l2 chosen by leave-one-out"}
-"""How a penalty that was chosen is spoken of."""
+"""Names of the ways in which a penalty was chosen."""
 
 
 def _behind(curve: Curve, near: pd.Series, level: float) -> str:

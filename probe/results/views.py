@@ -1,4 +1,4 @@
-"""Views of results, laid out once as columns, and what writes them: text, Markdown, HTML, JSON."""
+"""Views of results, laid out once as columns, and their writers: text, Markdown, HTML, JSON."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +22,7 @@ ROUND = [m * 10.0**e for e in range(-7, 0) for m in (1, 2, 5)] + [1.0]
 
 @dataclass(frozen=True)
 class Kind:
-    """How a number is written: times `scale`, by a format, with a unit."""
+    """Format of a number: it is multiplied by `scale` and gets a unit."""
 
     form: str
     scale: float = 1
@@ -76,7 +76,7 @@ class Column:
 
     @property
     def numeric(self) -> bool:
-        """Whether the column stands at the right."""
+        """True for a column that is aligned to the right."""
         return self.right or self.kind != "text"
 
     def cells(self, brackets: str = " [{}, {}]") -> list[str]:
@@ -289,7 +289,7 @@ def some_fractions(curve: pd.DataFrame) -> pd.DataFrame:
 
 
 def _same_whole(curves: list[pd.DataFrame], score: str) -> bool:
-    """Whether several curves differ in their modes alone and end in one whole layer."""
+    """Return whether curves differ in their modes alone and end in one whole layer."""
     others = [key for key in CURVE if key != "mode"]
     firsts = pd.concat([curve[others].head(1) for curve in curves])
     ends = pd.concat([curve.tail(1) for curve in curves])

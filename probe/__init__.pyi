@@ -19,6 +19,7 @@ from .results.reading import read_per_class as read_per_class
 from .results.reading import read_results as read_results
 from .results.summaries import sentence as sentence
 from .results.summaries import summary as summary
+from .retrieval import retrieval as retrieval
 from .rows import ArrayBlocks as ArrayBlocks
 from .rows import RowBlocks as RowBlocks
 from .solvers.options import LDA as LDA

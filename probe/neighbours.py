@@ -86,7 +86,7 @@ def knn(
     chains = [sizes.chain(random_order(width, seed), "random", int(seed)) for seed in seeds]
     votes = Votes(tried, weights, temperature)
     with own_settings(), full_precision():
-        shift, scale, dtype = _scaling(train, metric, settings)
+        shift, scale, dtype = scaling(train, metric, settings)
         place = Placed(shift, scale, dtype, metric, settings)
         accuracy = _accuracies(test, train, chains, votes, place, itself=False)
         known = None
@@ -182,7 +182,7 @@ class Placed:
         return gathered(blocks, rows, backend, self.dtype, self.shift, split, scale=self.scale)
 
 
-def _scaling(
+def scaling(
     train: RowBlocks, metric: str, settings: Settings
 ) -> tuple[np.ndarray, np.ndarray | None, str]:
     """Return what to subtract, by what to divide, and the dtype of products."""
@@ -208,6 +208,7 @@ def nearest(
     most: int,
     place: Placed,
     itself: bool = False,
+    names: tuple[str, str] = ("test", "train"),
 ) -> Iterator[tuple[Array, list[list[tuple[Array, Array]]]]]:
     """Yield the nearest corpus rows of some queries at a time, on every prefix of every chain.
 
@@ -220,6 +221,7 @@ def nearest(
         most: neighbours of each query, K.
         place: how rows are brought and measured.
         itself: whether both are the same rows, of which none is its own neighbour.
+        names: what to call queries and corpus in errors.
 
     Yields:
         labels of r queries, (r,).
@@ -242,12 +244,11 @@ def nearest(
     wanted = min(MAX_ROWS[place.settings.backend.device == "cuda"], queries.n_rows)
     rows = rows_within(memory, *taken(tile), wanted, "neighbours")
     first = 0
-    split = "train" if itself else "test"
-    for piece, labels in place.pieces(queries, rows, split):
+    for piece, labels in place.pieces(queries, rows, names[itself]):
         # the corpus has a buffer of its own, so this one stays as it is
         found: list[list] = [[None] * len(chain) for chain in chains]
         start = 0
-        for other, _ in place.pieces(corpus, tile, "train"):
+        for other, _ in place.pieces(corpus, tile, names[1]):
             skipped = first - start if itself else None
             for chain, best in zip(chains, found, strict=True):
                 _improve(best, piece, other, start, chain, most, place, skipped)

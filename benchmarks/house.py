@@ -75,10 +75,10 @@ WANTED = {
     "top-level names in the wheel": "1",
 }
 
-JOINING = ("study", "report", "cli", "bench")
+JOINING = ("study", "report", "cli", "bench", "measurements")
 """The wings that may import `featstore.probe`."""
 
-WINGS = ("store", "models", "data", "extract", "probe", *JOINING)
+WINGS = ("store", "models", "data", "extraction", "probe", *JOINING)
 SCREEN = ("click", "rich")
 
 
@@ -268,7 +268,7 @@ def _is_breach(each: Import) -> bool:
     if source == "probe":
         return True
     if source in ("models", "data"):
-        return target in ("store", "extract", "probe", *JOINING)
+        return target in ("store", "extraction", "probe", *JOINING)
     if source == "store":
         return target in WINGS
     return target == "probe" and source not in JOINING

@@ -25,8 +25,9 @@ from featstore.probe.rows import (
 )
 from featstore.probe.selection import fit_chosen, mean_variance
 from featstore.probe.solvers.options import AUTO, L2, Choice, Options, takes_solver
-from featstore.probe.solvers.registry import Chosen, Fitted, Solver, chosen
+from featstore.probe.solvers.registry import Chosen, Solver, chosen
 from featstore.probe.solvers.routes import solve
+from featstore.probe.solvers.weights import Fitted
 from featstore.probe.splits import WithValidation
 from featstore.probe.subsets import Chain, check_chains
 

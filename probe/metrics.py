@@ -1,5 +1,6 @@
 """Metrics: what is counted while logits go by."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -342,7 +343,37 @@ def metrics_of(names: str | Sequence[str] | None, targets: bool) -> tuple[str, .
     return tuple(names)
 
 
-class Scores:
+class LogitSink(ABC):
+    """Takes the logits of probes on rows, one set of rows after another.
+
+    A solver calls `add` for each group of probes on a set of rows, then `finish`, then goes on
+    with the next rows.
+    """
+
+    @abstractmethod
+    def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
+        """Take logits (p, rows, C), or predicted numbers (p, rows, T), of the probes (p,) int64.
+
+        `labels` are int64 (rows,), or targets, float64 (rows,) or (rows, T).
+        """
+
+    @abstractmethod
+    def finish(self, labels: Array) -> None:
+        """Take note that the set of rows with these labels is over."""
+
+
+class PassingSink(LogitSink):
+    """Hands what it makes of the logits on to another sink, `self._scores`."""
+
+    def __init__(self, scores: LogitSink):
+        self._scores = scores
+
+    def finish(self, labels: Array) -> None:
+        """Tell the other sink that the set of rows is over."""
+        self._scores.finish(labels)
+
+
+class Scores(LogitSink):
     """Several metrics fed together.
 
     A solver calls `add` for each group of probes on a set of rows, then `finish`, then goes on

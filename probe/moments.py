@@ -13,7 +13,7 @@ from featstore.probe.arrays import Array, full_precision, set_at_labels, to_host
 from featstore.probe.errors import DataError, FileError, MemoryBudgetError
 from featstore.probe.memory import Settings, all_sum, everywhere, moment_rows, rank, share
 from featstore.probe.results.files import load_arrays, save_arrays
-from featstore.probe.rows import RowBlocks, has_targets, validation_of, views_of
+from featstore.probe.rows import LabelledRows, RowBlocks, has_targets, validation_of, views_of
 from featstore.probe.splits import (
     Parts,
     RowRange,
@@ -497,7 +497,7 @@ def _of_labels(counts: np.ndarray, blocks: RowBlocks) -> bool:
     return np.array_equal(counts, np.bincount(labels, minlength=blocks.n_classes))
 
 
-class Remembered:
+class Remembered(LabelledRows):
     """Row blocks whose moments are gathered when first asked for, and then kept.
 
     Arguments:

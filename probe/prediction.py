@@ -22,8 +22,8 @@ from featstore.probe.result import Predictions, ProbeResult, room_of_classes
 from featstore.probe.results.files import digest_of, opened, written_whole
 from featstore.probe.results.tables import as_computed, as_json, check_values, from_json
 from featstore.probe.rows import RowBlocks, Rows, as_blocks, check_labels, has_targets
-from featstore.probe.solvers.registry import SOLVERS, n_outputs, n_targets
-from featstore.probe.solvers.weights import Weights
+from featstore.probe.solvers.registry import SOLVERS
+from featstore.probe.solvers.weights import Weights, n_outputs, n_targets
 from featstore.probe.streams import raise_non_finite
 
 SUFFIX = ".safetensors"
@@ -332,7 +332,7 @@ def predict(
     table = saved.table.assign(n_test=blocks.n_rows, accuracy=hits[saved.tensors])
     # of the rows that the probes were tested on, and not of these
     table = table.drop(columns="majority", errors="ignore")
-    names = tuple(getattr(blocks, "classes", ()) if classes is None else classes)
+    names = tuple(blocks.classes if classes is None else classes)
     predicted = tuple(saved.classes or (names if comparable else ()))
     return Predictions(table, labels, by_probe, saved.tensors, predicted, names)
 

@@ -12,14 +12,14 @@ from featstore.probe import statuses
 from featstore.probe.arrays import Array, own_settings, to_host
 from featstore.probe.errors import MemoryBudgetError, ProbeFailed, UsageError
 from featstore.probe.memory import parse, share, text
-from featstore.probe.metrics import Scores, metrics_of
+from featstore.probe.metrics import LogitSink, Scores, metrics_of
 from featstore.probe.penalties import Penalties
 from featstore.probe.results.files import save_arrays, writable, written_with_digest
 from featstore.probe.results.tables import MOST, RowScores, escaped_texts, room, save_with_rows
 from featstore.probe.results.views import sweep_as_html
-from featstore.probe.rows import RowBlocks, Rows, as_blocks, check_test
-from featstore.probe.solvers.registry import SOLVERS, Fitted, n_outputs, n_targets, n_train
-from featstore.probe.solvers.weights import Weights
+from featstore.probe.rows import LabelledRows, Rows, as_blocks, check_test
+from featstore.probe.solvers.registry import SOLVERS
+from featstore.probe.solvers.weights import Fitted, Weights, n_outputs, n_targets, n_train
 from featstore.probe.subsets import Axes
 
 SUFFIXES = (".csv", ".parquet", ".npz")
@@ -134,7 +134,7 @@ def room_of_classes(n_rows: int, n_probes: int, n_classes: int, memory: int) -> 
     return np.zeros((n_rows, n_probes), dtype)
 
 
-class Predicted:
+class Predicted(LogitSink):
     """Stands where scores stand, and keeps the class of the largest logit.
 
     Attributes:
@@ -292,10 +292,10 @@ class ProbeResult:
         columns |= {"accuracy": hits[self.probes]}
         columns |= {"status": self._status_after(predicted.not_finite)}
         table = self.table.assign(**columns)
-        names = tuple(getattr(blocks, "classes", ()))
+        names = tuple(blocks.classes)
         return Predictions(table, blocks.labels(), predicted.by_probe, self.probes, names, names)
 
-    def _checked(self, rows: Rows) -> RowBlocks:
+    def _checked(self, rows: Rows) -> LabelledRows:
         fitted, blocks = self.fitted, as_blocks(rows)
         check_test(blocks, fitted.n_features, fitted.class_counts, n_targets(fitted))
         return blocks

@@ -1,7 +1,8 @@
 """Blocks of labelled rows from anywhere, and what is checked of them."""
 
 import unicodedata
-from collections.abc import Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -27,15 +28,8 @@ class RowBlocks(Protocol):
             resumed; None means that nothing is cached, and that a sweep reads the rows once more
             to know them again.
 
-    Rows that show the same images several times, each time augmented otherwise, also have
-
-        n_views: number of views V; all rows of the first view stand first, then those of the
-            second in the same order, ..., and `n_rows` and the labels count every view's.
-
-    Rows whose classes have names may say them: `classes`, C texts.
-
-    Rows of which some can be read without the others may have a method `part(start, stop)` that
-    returns the row blocks of that range.
+    This is the least that objects of others have. `LabelledRows` is the whole contract, which they
+    may also be of; `as_blocks` fills in what they leave out.
     """
 
     n_rows: int
@@ -51,11 +45,80 @@ class RowBlocks(Protocol):
         """Return every label, int64 (N,), without reading features."""
 
 
+class LabelledRows(ABC):
+    """Row blocks with everything that probes may ask of them: `RowBlocks`, and what has a default.
+
+    Attributes:
+        n_rows, n_features, n_classes, block_rows, fingerprint: as of `RowBlocks`.
+        n_views: V, how many times every image is shown, each time augmented otherwise; all rows of
+            the first view stand first, then those of the second in the same order, ..., and
+            `n_rows` and the labels count every view's.
+        classes: the names of the C classes; none where they are not known.
+        validation: validation rows of their own, by which a solver chooses; None for none.
+        start: the number of the first row among those that errors count.
+        columns: int64 (D,), the numbers of the features in errors; None for 0 to D - 1.
+    """
+
+    n_rows: int
+    n_features: int
+    n_classes: int
+    block_rows: int
+    fingerprint: str | None
+    n_views: int = 1
+    classes: Sequence[str] = ()
+    validation: "LabelledRows | None" = None
+    start: int = 0
+    columns: np.ndarray | None = None
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield (features (b, D) float16, float32 or float64, labels (b,) int64) in row order."""
+
+    @abstractmethod
+    def labels(self) -> np.ndarray:
+        """Return every label, int64 (N,), without reading features."""
+
+    def part(self, start: int, stop: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        """Yield the blocks of the rows from `start` up to `stop`; all rows before are read too.
+
+        Rows of which some can be read without the others have a better one.
+        """
+        done = 0
+        for features, labels in self:
+            first, last = max(start - done, 0), min(stop - done, len(labels))
+            if last > first:
+                yield features[first:last], labels[first:last]
+            done += len(labels)
+            if done >= stop:
+                return
+
+
+class Completed(LabelledRows):
+    """Row blocks of others, with a default for each optional member that they do not have."""
+
+    def __init__(self, blocks: RowBlocks):
+        self._blocks = blocks
+        self.n_rows, self.n_features = blocks.n_rows, blocks.n_features
+        self.n_classes, self.block_rows = blocks.n_classes, blocks.block_rows
+        self.fingerprint = blocks.fingerprint
+        for name in ("n_views", "classes", "validation", "start", "columns"):
+            setattr(self, name, getattr(blocks, name, getattr(LabelledRows, name)))
+        # an object of others may or may not have it: this is the one place that asks
+        self.part = getattr(blocks, "part", super().part)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return iter(self._blocks)
+
+    def labels(self) -> np.ndarray:
+        """Return every label, int64 (N,)."""
+        return self._blocks.labels()
+
+
 Rows: TypeAlias = RowBlocks | tuple[ArrayLike, ArrayLike]
 """What the public functions take: row blocks, or a pair (features, labels) of plain arrays."""
 
 
-class ArrayBlocks:
+class ArrayBlocks(LabelledRows):
     """Row blocks over an array in memory or a memory-mapped file.
 
     Arguments:
@@ -181,7 +244,7 @@ def content_digest(blocks: RowBlocks) -> str:
 
 def views_of(blocks: RowBlocks) -> int:
     """Return how many times these rows show every image: V, or 1 where nothing is said."""
-    return getattr(blocks, "n_views", 1)
+    return as_blocks(blocks).n_views
 
 
 def has_targets(blocks: RowBlocks) -> bool:
@@ -197,16 +260,18 @@ def targets_of(blocks: RowBlocks) -> int:
     return 1 if labels.ndim == 1 else labels.shape[1]
 
 
-def as_blocks(rows: Rows, n_classes: int | None = None) -> RowBlocks:
-    """Return `rows` as row blocks, wrapping a pair (features, labels) of arrays.
+def as_blocks(rows: Rows, n_classes: int | None = None) -> LabelledRows:
+    """Return `rows` as `LabelledRows`: a pair (features, labels) of arrays, or others' row blocks.
 
     Raises:
         UsageError: `rows` is neither.
     """
     if isinstance(rows, tuple) and len(rows) == 2:
         return ArrayBlocks(*rows, n_classes=n_classes)
-    if isinstance(rows, RowBlocks):
+    if isinstance(rows, LabelledRows):
         return rows
+    if isinstance(rows, RowBlocks):
+        return Completed(rows)
     raise UsageError(
         f"{type(rows).__name__} given for rows: pass (features, labels) or an object that "
         "satisfies probe.RowBlocks"
@@ -215,7 +280,7 @@ def as_blocks(rows: Rows, n_classes: int | None = None) -> RowBlocks:
 
 def validation_of(train: RowBlocks) -> RowBlocks | None:
     """Return the validation rows that train rows have of their own, or None."""
-    return getattr(train, "validation", None)
+    return as_blocks(train).validation
 
 
 SMALLEST, LARGEST = 1e-152, 1e152
@@ -262,7 +327,7 @@ def check_train(train: RowBlocks) -> np.ndarray:
     check_labels(labels, train.n_classes, "train")
     counts = np.bincount(labels, minlength=train.n_classes)
     if np.count_nonzero(counts) < 2:
-        name = _called(int(labels[0]), tuple(getattr(train, "classes", ())))
+        name = _called(int(labels[0]), tuple(as_blocks(train).classes))
         raise DataError(f"every train row is of class {name}: a probe needs 2 classes")
     return counts
 
@@ -297,7 +362,7 @@ def check_test(test: RowBlocks, n_features: int, train_counts: np.ndarray, n_tar
     present = np.flatnonzero(np.bincount(labels))
     unseen = [c for c in present if c >= len(train_counts) or not train_counts[c]]
     if unseen:
-        names = tuple(getattr(test, "classes", ()))
+        names = tuple(as_blocks(test).classes)
         there = [name for name, count in zip(names, train_counts, strict=False) if count]
         told = ", ".join(_called(c, names) for c in unseen[:5])
         alike = [

@@ -13,14 +13,14 @@ from featstore.probe.arrays import Array, at_labels, to_host
 from featstore.probe.errors import MemoryBudgetError, SelectionWarning
 from featstore.probe.kernels import judged
 from featstore.probe.memory import Progress, Settings, all_sum, rank, share, text
-from featstore.probe.metrics import Regression, errors
+from featstore.probe.metrics import LogitSink, Regression, errors
 from featstore.probe.modes import ranked
 from featstore.probe.moments import Remembered, cached_moments
 from featstore.probe.penalties import LOO, Penalties
 from featstore.probe.rows import RowBlocks, has_targets
 from featstore.probe.solvers.dual import wide_plan
 from featstore.probe.solvers.logistic import Metrics
-from featstore.probe.solvers.registry import Fitted, Solver, n_outputs
+from featstore.probe.solvers.registry import Solver
 from featstore.probe.solvers.routes import (
     Joined,
     Taken,
@@ -30,6 +30,7 @@ from featstore.probe.solvers.routes import (
     solve_left_out,
     solve_path,
 )
+from featstore.probe.solvers.weights import Fitted, n_outputs
 from featstore.probe.subsets import Axes, Chain
 
 ENOUGH = 1000
@@ -448,7 +449,7 @@ def _by_rung(
     return tuple(tables)
 
 
-class Losses:
+class Losses(LogitSink):
     """Losses of probes, summed over rows as logits go by; stands where `Scores` stand.
 
     Arguments:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from featstore.probe.errors import DataError, UsageError
-from featstore.probe.rows import RowBlocks, validation_of, views_of
+from featstore.probe.rows import LabelledRows, RowBlocks, as_blocks, validation_of, views_of
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ def _shuffled(n_rows: int, seed: int) -> np.ndarray:
     return torch.randperm(n_rows, generator=generator, device="cpu").numpy()
 
 
-class RowSubset:
+class RowSubset(LabelledRows):
     """The view of row blocks that shows only some rows.
 
     Every pass reads the blocks beneath once, from the first row chosen to the last, and takes the
@@ -173,12 +173,8 @@ class RowSubset:
         return self._blocks.labels()[self._rows]
 
 
-class RowRange:
-    """The view of row blocks that shows the rows from `start` up to `stop`, perhaps none.
-
-    Blocks that have a method `part(start, stop)` are asked for that range, and need not read the
-    others; else all rows before `stop` are read.
-    """
+class RowRange(LabelledRows):
+    """The view of row blocks that shows the rows from `start` up to `stop`, perhaps none."""
 
     def __init__(self, blocks: RowBlocks, start: int, stop: int):
         self._blocks, self.start, self._stop = blocks, start, stop
@@ -189,17 +185,7 @@ class RowRange:
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         if not self.n_rows:
             return
-        if hasattr(self._blocks, "part"):
-            yield from self._blocks.part(self.start, self._stop)
-            return
-        done = 0
-        for features, labels in self._blocks:
-            first, last = max(self.start - done, 0), min(self._stop - done, len(labels))
-            if last > first:
-                yield features[first:last], labels[first:last]
-            done += len(labels)
-            if done >= self._stop:
-                return
+        yield from as_blocks(self._blocks).part(self.start, self._stop)
 
     def part(self, start: int, stop: int) -> "RowRange":
         """Return the rows from `start` up to `stop` of these."""
@@ -210,7 +196,7 @@ class RowRange:
         return self._blocks.labels()[self.start : self._stop]
 
 
-class ColumnSubset:
+class ColumnSubset(LabelledRows):
     """The view of row blocks that shows some columns, in any order; every pass reads all.
 
     Arguments:
@@ -239,7 +225,7 @@ class ColumnSubset:
         return self._blocks.labels()
 
 
-class WithValidation:
+class WithValidation(LabelledRows):
     """Train rows with validation rows of their own, by which `sgd` chooses its epoch.
 
     All else is of the train rows alone.
@@ -256,11 +242,12 @@ class WithValidation:
     """
 
     def __init__(self, train: RowBlocks, validation: RowBlocks):
-        for name in ("n_features", "n_classes"):
-            ours, theirs = getattr(train, name), getattr(validation, name)
+        for kind, ours, theirs in (
+            ("features", train.n_features, validation.n_features),
+            ("classes", train.n_classes, validation.n_classes),
+        ):
             # arrays are declared the classes that occur in them
-            if theirs > ours or (name == "n_features" and theirs != ours):
-                kind = "features" if name == "n_features" else "classes"
+            if theirs > ours or (kind == "features" and theirs != ours):
                 raise DataError(
                     f"train has {ours} {kind} and validation {theirs}: both must be of one layer "
                     "and one data set"
@@ -269,7 +256,7 @@ class WithValidation:
         self.n_rows, self.n_features = train.n_rows, train.n_features
         self.n_classes, self.block_rows = train.n_classes, train.block_rows
         self.fingerprint, self.n_views = train.fingerprint, views_of(train)
-        self.classes = tuple(getattr(train, "classes", ()))
+        self.classes = tuple(as_blocks(train).classes)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return iter(self._train)

@@ -8,7 +8,7 @@ from array_api_compat import array_namespace
 
 from featstore.probe.arrays import Array, Backend, difference_into, to_host
 from featstore.probe.errors import DataError
-from featstore.probe.rows import RowBlocks
+from featstore.probe.rows import LabelledRows, RowBlocks, as_blocks
 
 SHIFT_ROWS = 1024
 
@@ -123,7 +123,8 @@ def gathered(
     buffer = backend.empty((min(rows, max(1, blocks.n_rows)), width + spare), dtype)
     brought = Standardizing.of(shift, scale, backend, dtype)
     labels: list[np.ndarray] = []
-    first, columns = getattr(blocks, "start", 0), getattr(blocks, "columns", None)
+    rows_of = as_blocks(blocks)
+    first, columns = rows_of.start, rows_of.columns
     done = filled = 0
     for features, block_labels in blocks:
         start = 0
@@ -178,7 +179,7 @@ def raise_non_finite(
         )
 
 
-class SideBySide:
+class SideBySide(LabelledRows):
     """Row blocks of the features of several layers, D_1 + D_2 + ... of them, all of one class.
 
     Every pass reads each layer once, in step, whatever the sizes of their blocks.
@@ -197,7 +198,7 @@ class SideBySide:
         [[[0.0, 10.0, 11.0], [1.0, 12.0, 13.0]], [[2.0, 14.0, 15.0]], [[3.0, 16.0, 17.0]]]
     """
 
-    n_classes, fingerprint, n_views = 1, None, 1
+    n_classes, fingerprint = 1, None
 
     def __init__(self, layers: Sequence[RowBlocks]):
         counts = [layer.n_rows for layer in layers]

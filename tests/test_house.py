@@ -155,3 +155,21 @@ def test_no_top_level_name_is_given_twice(module):
         targets = [node.target] if isinstance(node, ast.AnnAssign) else targets
         names += [target.id for target in targets if isinstance(target, ast.Name)]
     assert [name for name, count in Counter(names).items() if count > 1] == []
+
+
+# What rows and fits have by default; `Completed`, in featstore.probe.rows, asks others for it.
+OF_CONTRACTS = ("n_views", "classes", "validation", "start", "columns", "part", "release")
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("featstore.probe")])
+def test_no_member_of_a_contract_is_optional(module):
+    """Find no `hasattr` or `getattr` of such a member: a base class has the default instead."""
+    asked = [
+        node.args[1].value
+        for node in ast.walk(tree(module))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Name)
+        and node.func.id in ("hasattr", "getattr")
+        and isinstance(node.args[1], ast.Constant)
+    ]
+    assert module == "featstore.probe.rows" or not set(asked) & set(OF_CONTRACTS)

@@ -13,7 +13,7 @@ from featstore.probe.errors import DataError, MemoryBudgetError, UsageError
 from featstore.probe.memory import Settings, settings_of, text
 from featstore.probe.moments import Moments, cached_moments, moments
 from featstore.probe.plans import check_seeds
-from featstore.probe.rows import RowBlocks, Rows, as_blocks
+from featstore.probe.rows import LabelledRows, RowBlocks, Rows, as_blocks
 from featstore.probe.similarity import (
     cka,
     cka_pair_table,
@@ -54,7 +54,7 @@ def cokurtosis(blocks: RowBlocks, settings: Settings, total: Moments) -> np.ndar
     return (gram + gram.T) / (2 * total.n)
 
 
-class _Squared:
+class _Squared(LabelledRows):
     """Row blocks of z^2, all of one class.
 
     Arguments:

@@ -9,7 +9,7 @@ from array_api_compat import array_namespace
 from featstore.probe.arrays import Array, at_labels, full_precision, set_at_labels, to_host
 from featstore.probe.bases import Frame
 from featstore.probe.memory import Settings
-from featstore.probe.metrics import Scores
+from featstore.probe.metrics import LogitSink, PassingSink
 from featstore.probe.moments import Moments, cached_moments
 from featstore.probe.rows import RowBlocks
 from featstore.probe.solvers.factor import Forward, like
@@ -155,7 +155,7 @@ class LdaFit(PrefixFit):
             self.offsets[probes] = self._log_priors - squares / 2
             done = size
 
-    def score(self, test: RowBlocks, scores: Scores) -> None:
+    def score(self, test: RowBlocks, scores: LogitSink) -> None:
         """Feed the logits of every probe on every test row to `scores`."""
         super().score(test, _Offset(scores, self.offsets))
 
@@ -168,12 +168,12 @@ class LdaFit(PrefixFit):
         )
 
 
-class _Offset:
+class _Offset(PassingSink):
     """Scores of logits to which each probe's offsets are still to be added."""
 
-    def __init__(self, scores: Scores, offsets: np.ndarray):
-        self.finish = scores.finish
-        self._scores, self._offsets = scores, offsets
+    def __init__(self, scores: LogitSink, offsets: np.ndarray):
+        super().__init__(scores)
+        self._offsets = offsets
 
     def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
         xp = array_namespace(logits)
@@ -219,7 +219,7 @@ class LdaLeaveOneOut(PrefixFit):
     def _ready(self, system: System, sizes: tuple[int, ...]) -> Forward:
         return self._substituted(system)
 
-    def _score_piece(self, rows: Array, labels: Array, scores: Scores) -> None:
+    def _score_piece(self, rows: Array, labels: Array, scores: LogitSink) -> None:
         number, forwards = self._held
         for batch, held in zip(self._groups[number], forwards, strict=True):
             probes = np.array([self.axes.prefixes(*system) for system in batch.systems])
@@ -314,7 +314,7 @@ class LeaveOneOut(PrefixFit):
 
     logits_held = 3
 
-    def score(self, train: RowBlocks, scores: Scores) -> None:
+    def score(self, train: RowBlocks, scores: LogitSink) -> None:
         """Feed the logits of every probe on every train row, that row left out, to `scores`."""
         # in the units in which rows meet the targets, as `_start` is
         start = to_host(self._start)
@@ -349,12 +349,12 @@ class Leverages:
                 yield prefix, both
 
 
-class _LeftOut:
+class _LeftOut(PassingSink):
     """Scores that are given logits and squared lengths, and pass on the left-out logits."""
 
-    def __init__(self, scores: Scores, n_rows: int, mean: np.ndarray):
-        self.finish = scores.finish
-        self._scores, self._n_rows, self._mean = scores, n_rows, mean
+    def __init__(self, scores: LogitSink, n_rows: int, mean: np.ndarray):
+        super().__init__(scores)
+        self._n_rows, self._mean = n_rows, mean
 
     def add(self, probes: np.ndarray, both: Array, labels: Array) -> None:
         xp = array_namespace(both)

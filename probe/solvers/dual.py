@@ -11,11 +11,11 @@ from featstore.probe import statuses
 from featstore.probe.arrays import Array, full_precision, to_host
 from featstore.probe.errors import MemoryBudgetError
 from featstore.probe.memory import Settings, silent, spared, text
-from featstore.probe.metrics import Scores
+from featstore.probe.metrics import LogitSink
 from featstore.probe.moments import target_means, target_units
-from featstore.probe.rows import ArrayBlocks, RowBlocks, targets_of
+from featstore.probe.rows import ArrayBlocks, RowBlocks, as_blocks, targets_of
 from featstore.probe.solvers.gram import Rotation, Scaling, grams, mirrored, rotation
-from featstore.probe.solvers.weights import Weights
+from featstore.probe.solvers.weights import Fitted, Weights
 from featstore.probe.splits import ColumnSubset
 from featstore.probe.streams import first_rows, gathered
 from featstore.probe.subsets import Axes, Chain
@@ -229,7 +229,7 @@ MAX_ROWS = 2048
 """Rows gathered at once where weights are made or rows are scored."""
 
 
-class DualFit:
+class DualFit(Fitted):
     """Probes of chains whose prefixes are solved in the N x N dual.
 
     Probes with the penalty (l2/2) ||W||^2 have weights W = X'B, combinations of the train rows, and
@@ -295,7 +295,7 @@ class DualFit:
         found = [self._known.get(probe, nothing) for probe in range(len(self.axes))]
         return {name: np.array([facts[name] for facts in found]) for name in some}
 
-    def score(self, test: RowBlocks, scores: Scores) -> None:
+    def score(self, test: RowBlocks, scores: LogitSink) -> None:
         """Feed the logits of every probe on every row to `scores`, as many probes as fit a pass."""
         for number, probes in self._scored():
             dtype = self._dtypes[number]
@@ -310,7 +310,7 @@ class DualFit:
                 done += len(labels)
                 self._settings.progress("test rows", done, test.n_rows)
 
-    def _give(self, scores: Scores, probe: int, logits: Array, labels: Array) -> None:
+    def _give(self, scores: LogitSink, probe: int, logits: Array, labels: Array) -> None:
         """Feed logits (r, C) without intercept to `scores`, or predictions (r, T) in units."""
         xp = array_namespace(logits)
         intercept = self._intercepts[probe]
@@ -511,9 +511,9 @@ class DualLeaveOneOut(DualFit):
     What is kept of each is the left-out logits of every row; of numbers, less the targets' mean.
     """
 
-    def score(self, train: RowBlocks, scores: Scores) -> None:
+    def score(self, train: RowBlocks, scores: LogitSink) -> None:
         """Feed the logits of every probe on train rows, that row left out, to `scores`."""
-        start, put = getattr(train, "start", 0), self._settings.backend.put
+        start, put = as_blocks(train).start, self._settings.backend.put
         if not train.n_rows:
             return
         labels = train.labels()
@@ -532,7 +532,7 @@ class DualLeaveOneOut(DualFit):
         self._rows |= dict(zip(probes, kept.logits(), strict=True))
 
 
-class _Kept:
+class _Kept(LogitSink):
     """Stands where scores stand, and keeps every logit."""
 
     def __init__(self, n_probes: int):

@@ -11,11 +11,11 @@ from featstore.probe.arrays import Array, full_precision, on_device, solve_lower
 from featstore.probe.bases import FEATURES, Basis, Frame, congruent, directions, variances
 from featstore.probe.kernels import permuted_blocks
 from featstore.probe.memory import Settings, SolvePlan, SystemSize, everywhere, solve_plan
-from featstore.probe.metrics import Scores
+from featstore.probe.metrics import LogitSink, PassingSink, Scores
 from featstore.probe.moments import Moments
 from featstore.probe.rows import RowBlocks
 from featstore.probe.solvers.factor import Factors, Forward, factorise, folded, forward
-from featstore.probe.solvers.weights import Weights
+from featstore.probe.solvers.weights import Fitted, Weights
 from featstore.probe.statuses import SINGULAR
 from featstore.probe.streams import gathered
 from featstore.probe.subsets import Axes
@@ -228,15 +228,15 @@ class Normal:
         return np.exp2(np.round(np.log2(np.where(most > 0, most, 1.0))))
 
 
-class InUnits:
+class InUnits(PassingSink):
     """Scores of predicted numbers that are still to be multiplied by a unit, as the targets are.
 
     Both are given less the mean of the targets in train, which no error sees.
     """
 
-    def __init__(self, scores: Scores, unit: np.ndarray):
-        self.finish = scores.finish
-        self._scores, self._unit = scores, unit
+    def __init__(self, scores: LogitSink, unit: np.ndarray):
+        super().__init__(scores)
+        self._unit = unit
 
     def add(self, probes: np.ndarray, predicted: Array, targets: Array) -> None:
         """Take predicted numbers (p, rows, T), and targets (rows, T)."""
@@ -268,7 +268,7 @@ class System:
     found: Array | None = None
 
 
-class PrefixFit:
+class PrefixFit(Fitted):
     """The solutions of normal equations for all chains, prefixes and penalties.
 
     A *system* is one (chain, penalty): A = M + l2 I on the chain's features, A = L L'. The
@@ -364,18 +364,18 @@ class PrefixFit:
     def seen(self, batch: Batch, z: Array) -> None:
         """Take note of z (S, m, C) of a batch while it is factorised; here there is nothing to."""
 
-    def score(self, test: RowBlocks, scores: Scores) -> None:
+    def score(self, test: RowBlocks, scores: LogitSink) -> None:
         """Feed the logits of every probe on every test row to `scores`.
 
         Test rows are read once for all systems whose factors fit into memory together.
         """
         self._score(test, self._in_units(scores))
 
-    def _in_units(self, scores: Scores) -> "Scores | InUnits":
+    def _in_units(self, scores: LogitSink) -> "Scores | InUnits":
         """Return what takes logits, and labels, as rows meet them, and gives them to `scores`."""
         return InUnits(scores, self._unit) if self.n_targets else scores
 
-    def _score(self, test: RowBlocks, scores: "Scores | InUnits") -> None:
+    def _score(self, test: RowBlocks, scores: LogitSink) -> None:
         # last group first: its factors are still there from the fit
         for number in reversed(range(len(self._groups))):
             if self._held[0] != number:
@@ -489,7 +489,7 @@ class PrefixFit:
                 labels = (xp.reshape(labels, (-1, self.n_targets)) - less) / unit
             yield rows, labels
 
-    def _score_piece(self, rows: Array, labels: Array, scores: Scores) -> None:
+    def _score_piece(self, rows: Array, labels: Array, scores: LogitSink) -> None:
         number, forwards = self._held
         for batch, held in zip(self._groups[number], forwards, strict=True):
             probes = np.array([self.axes.prefixes(*system) for system in batch.systems])

@@ -5,55 +5,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-
 from featstore.probe import statuses
 from featstore.probe.memory import Settings
-from featstore.probe.metrics import Scores
 from featstore.probe.rows import RowBlocks
 from featstore.probe.solvers import closed_form, logistic, prefixes, sgd
 from featstore.probe.solvers.options import Options, value_of
-from featstore.probe.solvers.weights import Weights
-from featstore.probe.subsets import Axes, Chain
-
-
-class Fitted(Protocol):
-    """All probes of a fit, solved.
-
-    Attributes:
-        axes: which probe is which.
-        n_features: D of the layer.
-        class_counts: int64 (C,), train rows of each class; empty where labels are targets, and then
-            `n_targets` and `n_train` say how many numbers are predicted, and from how many rows.
-        facts: a column of values, one a probe, for each thing known without test rows. "status"
-            is always among them; a solver adds its own ("objective", "iterations", ...).
-    """
-
-    axes: Axes
-    n_features: int
-    class_counts: np.ndarray
-    facts: Mapping[str, np.ndarray]
-
-    def score(self, test: RowBlocks, scores: Scores) -> None:
-        """Feed the logits of every probe on every test row to `scores`, block by block."""
-
-    def weights(self, probe: int) -> Weights:
-        """Return the affine map of one probe."""
-
-
-def n_targets(fitted: Fitted) -> int:
-    """Return T, how many numbers the probes predict; 0 if they predict classes."""
-    return 0 if len(fitted.class_counts) else fitted.n_targets
-
-
-def n_outputs(fitted: Fitted) -> int:
-    """Return how many logits, or predicted numbers, a row has: C or T."""
-    return len(fitted.class_counts) or fitted.n_targets
-
-
-def n_train(fitted: Fitted) -> int:
-    """Return how many rows the probes were fitted on."""
-    return int(fitted.class_counts.sum()) if len(fitted.class_counts) else fitted.n_train
+from featstore.probe.solvers.weights import Fitted
+from featstore.probe.subsets import Chain
 
 
 class Fit(Protocol):

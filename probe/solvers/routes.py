@@ -11,11 +11,13 @@ from featstore.probe.arrays import Array, Backend, full_precision, to_host
 from featstore.probe.bases import FEATURES, Basis, Frame, congruent, directions
 from featstore.probe.errors import MemoryBudgetError, UsageError
 from featstore.probe.memory import Settings, spared, text
-from featstore.probe.metrics import Scores
+from featstore.probe.metrics import LogitSink, PassingSink
 from featstore.probe.moments import Moments, Remembered, remembered
 from featstore.probe.rows import (
     ArrayBlocks,
+    LabelledRows,
     RowBlocks,
+    as_blocks,
     has_targets,
     targets_of,
     validation_of,
@@ -23,14 +25,14 @@ from featstore.probe.rows import (
 )
 from featstore.probe.solvers.dual import Cut, DualFit, DualLeaveOneOut, DualPath, Problem, wide_plan
 from featstore.probe.solvers.prefixes import PrefixFit
-from featstore.probe.solvers.registry import Fit, Fitted, Solver, n_targets, n_train
-from featstore.probe.solvers.weights import Weights
+from featstore.probe.solvers.registry import Fit, Solver
+from featstore.probe.solvers.weights import Fitted, Weights, n_targets, n_train
 from featstore.probe.splits import ColumnSubset, RowRange
 from featstore.probe.streams import Standardizing, raise_non_finite
 from featstore.probe.subsets import Axes, Chain
 
 
-class Joined:
+class Joined(Fitted):
     """The probes of several fits of the same train rows.
 
     Attributes:
@@ -88,7 +90,7 @@ class Joined:
     def _any(self) -> Fitted:
         return self._solved(next((part for part in self._parts if part is not None), None))
 
-    def score(self, test: RowBlocks, scores: Scores) -> None:
+    def score(self, test: RowBlocks, scores: LogitSink) -> None:
         """Feed the logits of every probe on every test row to `scores`, part after part."""
         for part, probes in zip(self._parts, self._numbers, strict=True):
             self._solved(part).score(test, _Renumbered(scores, probes))
@@ -139,7 +141,7 @@ class Joined:
         return part
 
 
-class Taken:
+class Taken(Fitted):
     """Some probes of a fit, under another numbering.
 
     Arguments:
@@ -160,7 +162,7 @@ class Taken:
         self._own = np.full(len(fitted.axes), -1)
         self._own[numbers] = np.arange(len(numbers))
 
-    def score(self, test: RowBlocks, scores: Scores) -> None:
+    def score(self, test: RowBlocks, scores: LogitSink) -> None:
         """Feed the logits of every probe on every test row to `scores`."""
         self._fitted.score(test, _Renumbered(scores, self._own))
 
@@ -173,12 +175,12 @@ class Taken:
         release(self._fitted)
 
 
-class _Renumbered:
+class _Renumbered(PassingSink):
     """Scores of a part's probes under their numbers in the whole."""
 
-    def __init__(self, scores: Scores, numbers: np.ndarray):
-        self.finish = scores.finish
-        self._scores, self._numbers = scores, numbers
+    def __init__(self, scores: LogitSink, numbers: np.ndarray):
+        super().__init__(scores)
+        self._numbers = numbers
 
     def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
         self._scores.add(self._numbers[probes], logits, labels)
@@ -186,7 +188,7 @@ class _Renumbered:
 
 def release(fitted: Fitted | None) -> None:
     """Let go of what a fit holds only so as not to compute it again."""
-    if hasattr(fitted, "release"):
+    if fitted is not None:
         fitted.release()
 
 
@@ -212,7 +214,7 @@ class View:
         return cls(directions(basis, count, frame, backend), frame.mean, frame.scale, backend)
 
 
-class Projected:
+class Projected(LabelledRows):
     """The view of row blocks that shows z in place of the features, float32 or float64.
 
     Every pass projects anew; what of it is kept is for the solver to decide.
@@ -231,7 +233,7 @@ class Projected:
     ):  # fmt: skip
         self._blocks, self._view, self._split = blocks, view, split
         self._basis, self._frame = basis, frame
-        self.start = getattr(blocks, "start", 0)
+        self.start = as_blocks(blocks).start
         self.n_rows, self.n_features = blocks.n_rows, view.directions.shape[1]
         self.n_classes, self.block_rows = blocks.n_classes, blocks.block_rows
         self.fingerprint, self.n_views = None, views_of(blocks)
@@ -292,7 +294,7 @@ class Projected:
         )
 
 
-class OnBasis:
+class OnBasis(Fitted):
     """The probes of chains on one basis, fitted on the rows that it shows.
 
     The basis is of the very rows that are fitted on, so that rows which are held out to choose a
@@ -352,10 +354,9 @@ class OnBasis:
     def release(self) -> None:
         """Let go of what can be made again."""
         self._shown = (None, None)
-        if hasattr(self._fitted, "release"):
-            self._fitted.release()
+        self._fitted.release()
 
-    def score(self, test: RowBlocks, scores: Scores) -> None:
+    def score(self, test: RowBlocks, scores: LogitSink) -> None:
         """Feed the logits of every probe on every test row to `scores`."""
         if self._shown[0] is not test:
             self._shown = (test, self._projected(test))
@@ -565,7 +566,7 @@ def _numbers(axes: Axes, cuts: Sequence[Cut]) -> np.ndarray:
     )
 
 
-class OfColumns:
+class OfColumns(Fitted):
     """The probes of chains that touch few of the features, fitted on those columns alone.
 
     Attributes: as `Fitted`.
@@ -611,7 +612,7 @@ class OfColumns:
         """Drop all solutions but those of these probes."""
         self._fitted.forget(kept)
 
-    def score(self, test: RowBlocks, scores: Scores) -> None:
+    def score(self, test: RowBlocks, scores: LogitSink) -> None:
         """Feed the logits of every probe on every row to `scores`."""
         self._solved().score(ColumnSubset(test, self._columns), scores)
 

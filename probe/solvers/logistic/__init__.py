@@ -10,7 +10,7 @@ from array_api_compat import array_namespace
 from featstore.probe.arrays import Array, full_precision
 from featstore.probe.kernels import permuted_blocks
 from featstore.probe.memory import Settings, share
-from featstore.probe.metrics import Scores
+from featstore.probe.metrics import LogitSink
 from featstore.probe.moments import cached_moments
 from featstore.probe.rows import RowBlocks
 from featstore.probe.solvers.factor import like
@@ -32,7 +32,7 @@ from featstore.probe.solvers.logistic.products import (
     lay_out,
 )
 from featstore.probe.solvers.options import Logistic
-from featstore.probe.solvers.weights import Weights
+from featstore.probe.solvers.weights import Fitted, Weights
 from featstore.probe.subsets import Axes, Chain
 
 REMEDIES = {
@@ -137,7 +137,7 @@ class Metrics:
         return self._made[key]
 
 
-class LogisticPath:
+class LogisticPath(Fitted):
     """Softmax probes that are solved when they are asked for, and the certificate of each.
 
     A probe starts where the last penalty of its (chain, prefix) ended, unless it is told where.
@@ -238,7 +238,7 @@ class LogisticPath:
         """Let go of train rows, which are read again when a further probe is asked for."""
         self._rows = None
 
-    def score(self, test: RowBlocks, scores: Scores) -> None:
+    def score(self, test: RowBlocks, scores: LogitSink) -> None:
         """Feed the logits of the probes that were asked for last, on every row, to `scores`."""
         backend = self._settings.backend
         groups = [np.intersect1d(numbers, self._asked) for numbers in self._plan.scored]

@@ -8,7 +8,7 @@ from array_api_compat import array_namespace
 from featstore.probe.arrays import full_precision
 from featstore.probe.errors import UsageError
 from featstore.probe.memory import Settings, world
-from featstore.probe.metrics import Scores
+from featstore.probe.metrics import LogitSink
 from featstore.probe.rows import RowBlocks, validation_of, views_of
 from featstore.probe.solvers.options import SGD, own_fields
 from featstore.probe.solvers.sgd.training import (
@@ -21,7 +21,7 @@ from featstore.probe.solvers.sgd.training import (
     train_probes,
     with_constant,
 )
-from featstore.probe.solvers.weights import Weights
+from featstore.probe.solvers.weights import Fitted, Weights
 from featstore.probe.splits import Parts, random_parts
 from featstore.probe.streams import gathered
 from featstore.probe.subsets import Axes, Chain
@@ -114,7 +114,7 @@ def departures(
     return [f"not as released: {line}" for line in found]
 
 
-class SgdFit:
+class SgdFit(Fitted):
     """Probes trained by SGD, those of chains with the same prefix sizes in the same steps.
 
     Attributes:
@@ -163,7 +163,7 @@ class SgdFit:
             "train_loss": np.take_along_axis(self.losses, best - 1, axis=0)[0],
         }
 
-    def score(self, test: RowBlocks, scores: Scores) -> None:
+    def score(self, test: RowBlocks, scores: LogitSink) -> None:
         """Feed the logits of every probe on every test row to `scores`."""
         backend, done, nothing = self._settings.backend, 0, np.zeros(self.n_features)
         pieces = gathered(test, self._options.rows, backend, self._dtype, nothing, "test")

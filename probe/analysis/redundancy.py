@@ -10,9 +10,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import pandas as pd
 
+from featstore.probe.arguments import several
 from featstore.probe.errors import UsageError
-from featstore.probe.memory import Progress, silent
+from featstore.probe.memory import Progress, callback, silent
 from featstore.probe.results.curves import Curve, check_level, curves
+from featstore.probe.results.names import Evidence, Probes
 
 DELTAS = tuple(round(0.5 + 0.01 * step, 2) for step in range(51))
 """Shares of the full accuracy for the curve of DR against delta: 0.50, 0.51, ..., 1.00."""
@@ -77,12 +79,12 @@ DEFAULT = ("interpolated",)
 
 
 def diffused_redundancy(
-    table: pd.DataFrame,
-    deltas: Sequence[float] = (0.9,),
-    rules: Sequence[str] = DEFAULT,
-    correct: np.ndarray | None = None,
+    table: Probes,
+    deltas: float | Sequence[float] = (0.9,),
+    rules: str | Sequence[str] = DEFAULT,
+    correct: Evidence = None,
     level: float = 0.95,
-    progress: Progress = silent,
+    progress: Progress | bool = silent,
 ) -> pd.DataFrame:
     """Return DR(delta) = 1 - f of each curve, f the fraction that keeps delta of the accuracy.
 
@@ -93,13 +95,13 @@ def diffused_redundancy(
     least what it answers with, and an interval that begins there ends at 1.
 
     Arguments:
-        table: R rows, one a probe, as `ProbeResult.to_pandas` gives them.
+        table: a `ProbeResult`, or R rows, one a probe, as `to_pandas` gives them.
         deltas: shares of the full accuracy, in (0, 1]; with `DELTAS` the table is the DR curve.
         rules: keys of `RULES`.
         correct: (R, n), as `featstore.probe.results.curves.curves` takes it; intervals are then
         over test rows too.
         level: coverage of the intervals.
-        progress: callback.
+        progress: callback; True for lines on standard error.
 
     Returns:
         A row for each curve, rule and delta: the columns `CURVE`, `rule`, `delta`, `seeds`,
@@ -131,7 +133,9 @@ def diffused_redundancy(
         nearest 0.9 = 0.6
         nearest 0.7 at least 0.9
     """
+    deltas, rules = several(deltas), (rules,) if isinstance(rules, str) else rules
     _check(deltas, rules, level)
+    progress = callback(progress)
     found, rows = curves(table, correct), []
     for number, curve in enumerate(found):
         rows += [dict(curve.names) | read for read in of_curve(curve, deltas, rules, level)]

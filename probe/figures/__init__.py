@@ -36,8 +36,16 @@ from featstore.probe.figures.style import (
     with_interval,
     wrapped,
 )
-from featstore.probe.results.curves import Evidence, curve_table
-from featstore.probe.results.names import as_curves, curves_of, score_of, shared_and_own
+from featstore.probe.results.curves import curve_table
+from featstore.probe.results.names import (
+    Evidence,
+    Probes,
+    as_curves,
+    curves_of,
+    score_of,
+    shared_and_own,
+    table_of,
+)
 from featstore.probe.results.summaries import NAMES, percent
 
 # of each score: what it is multiplied by, its axis, and how one value is written
@@ -45,7 +53,7 @@ UNITS = {"accuracy": (100, "test accuracy (%)", "{:.1f} %"), "r2": (1, "test R²
 
 
 def accuracy_against_fraction(
-    table: pd.DataFrame,
+    table: Probes,
     path: str | Path | None = None,
     correct: Evidence = None,
     level: float = 0.95,
@@ -58,7 +66,7 @@ def accuracy_against_fraction(
     noise of what is reached without any feature.
 
     Arguments:
-        table: one row a probe, as `ProbeResult.to_pandas` gives it.
+        table: a `ProbeResult`, or one row a probe, as `to_pandas` gives it.
         path: file to write, `.png`, `.svg` or `.pdf`; replaced only once the picture is whole.
         correct: which test rows each probe has right, as `ProbeResult.correct` says: the bands are
             then over test rows too, as in the tables.
@@ -67,6 +75,7 @@ def accuracy_against_fraction(
     Raises:
         UsageError: the suffix is none of `SUFFIXES`.
     """
+    table, correct = table_of(table, correct)
     score, every = score_of(table), curve_table(table, correct, level)
     unit, label, written = UNITS[score]
     parts = curves_of(every)
@@ -356,7 +365,7 @@ def _names(figure: ColumnFigure, axes: Axes, names: list[str]) -> None:
 
 
 def ratio_against_fraction(
-    table: pd.DataFrame,
+    table: Probes,
     path: str | Path | None = None,
     correct: Evidence = None,
     level: float = 0.95,
@@ -368,8 +377,8 @@ def ratio_against_fraction(
     noise of what is reached without any feature has no line.
 
     Arguments:
-        table: one row a probe, as `ProbeResult.to_pandas` gives it; or any table of curves with
-            the columns `fraction` and `ratio` and, for the band, `low` and `high`.
+        table: a `ProbeResult`, or one row a probe, as `to_pandas` gives it; or any table of
+            curves with the columns `fraction` and `ratio` and, for the band, `low` and `high`.
         path: file to write, `.png`, `.svg` or `.pdf`; replaced only once the picture is whole.
         correct: which test rows each probe has right, as `ProbeResult.correct` says.
         level: coverage of the bands.
@@ -377,6 +386,7 @@ def ratio_against_fraction(
     Raises:
         UsageError: the suffix is none of `SUFFIXES`.
     """
+    table, correct = table_of(table, correct)
     score, note, make = score_of(table), "", along_fraction
     if "ratio" not in table:
         table = curve_table(table, correct, level)

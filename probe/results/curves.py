@@ -19,7 +19,6 @@ so no interval holds what other ones would change.
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -27,10 +26,7 @@ from scipy.special import ndtri, stdtrit
 from scipy.stats import binom
 
 from featstore.probe.errors import DataError, UsageError
-from featstore.probe.results.names import CURVE, as_curves, score_of
-
-Evidence: TypeAlias = np.ndarray | list[np.ndarray | None] | None
-"""Knowledge of single test rows; see `curves`."""
+from featstore.probe.results.names import CURVE, Evidence, Probes, as_curves, score_of, table_of
 
 NOISE = 0.025
 """The probability of a score as high without any feature, from which on it may be noise."""
@@ -463,20 +459,21 @@ class _Shares:
         return _split(np.maximum(seeds, 0), np.maximum(rows, 0), rest, few)
 
 
-def curves(table: pd.DataFrame, correct: Evidence = None) -> list[Curve]:
+def curves(table: Probes, correct: Evidence = None) -> list[Curve]:
     """Return the curves of a table, in the order in which it first has them.
 
     Arguments:
-        table: R rows, one a probe, as `ProbeResult.to_pandas` gives them.
-        correct: bool or uint8 (R, n), whether the probe of each row is right on each test row, or
-            float32 (R, n) as `featstore.probe.results.tables` has it. Shares of right rows stand
-            for the table's
-            accuracies, where these are not NaN. Or a list of R such rows, of several test sets
-            perhaps, None where a row is not known: a curve knows its rows if it has them all.
+        table: a `ProbeResult`, or R rows, one a probe, as `to_pandas` gives them.
+        correct: by default the result's own; bool or uint8 (R, n), whether the probe of each row is
+            right on each test row, or float32 (R, n) as `featstore.probe.results.tables` has it.
+            Shares of right rows stand for the table's accuracies, where these are not NaN. Or a
+            list of R such rows, of several test sets perhaps, None where a row is not known: a
+            curve knows its rows if it has them all.
 
     Raises:
         DataError: `correct` does not have R rows, or a curve has two rows of a seed and fraction.
     """
+    table, correct = table_of(table, correct)
     if isinstance(correct, list):
         if len(correct) != len(table):
             raise DataError(f"correctness of {len(correct)} rows for a table of {len(table)}")
@@ -537,14 +534,14 @@ def _largest(rows: pd.DataFrame, *names: str) -> float:
     return max(known, default=float("nan"))
 
 
-def curve_table(table: pd.DataFrame, correct: Evidence = None, level: float = 0.95) -> pd.DataFrame:
+def curve_table(table: Probes, correct: Evidence = None, level: float = 0.95) -> pd.DataFrame:
     """Return a row for each curve and fraction: mean, spread and interval of score and ratio.
 
     The ratio is each seed's score over its own full layer's. Intervals are over seeds and, with
     `correct`, over test rows; of a single seed over test rows alone; see the top of this module.
 
     Arguments:
-        table: R rows, one a probe, as `ProbeResult.to_pandas` gives them.
+        table: as `curves` takes it.
         correct: as `curves` takes it.
         level: coverage of each interval.
 

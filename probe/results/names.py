@@ -2,10 +2,38 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol, TypeAlias
 
+import numpy as np
 import pandas as pd
 
 from featstore.probe.statuses import NOT_RUN
+
+Evidence: TypeAlias = np.ndarray | list[np.ndarray | None] | None
+"""What is known of single test rows: see `featstore.probe.results.curves.curves`."""
+
+
+class Result(Protocol):
+    """Scored probes, as `featstore.probe.result.ProbeResult` holds them."""
+
+    @property
+    def correct(self) -> np.ndarray | None:
+        """Whether the probe of each row has each test row right; None where that is not known."""
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return one row a probe."""
+
+
+Probes: TypeAlias = pd.DataFrame | Result
+"""One row a probe: a table, or the result that holds it."""
+
+
+def table_of(probes: Probes, correct: Evidence = None) -> tuple[pd.DataFrame, Evidence]:
+    """Return one row a probe, and what is known of test rows, by default the result's own."""
+    if isinstance(probes, pd.DataFrame):
+        return probes, correct
+    return probes.to_pandas(), probes.correct if correct is None else correct
+
 
 CURVE = ["store", "tap", "mode", "solver", "l2_choice", "l2"]
 """Columns that stay the same along one accuracy-against-fraction curve, after `as_curves`."""

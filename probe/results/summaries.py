@@ -11,12 +11,18 @@ from featstore.probe import statuses
 from featstore.probe.results.curves import (
     Curve,
     Difference,
-    Evidence,
     curve_table,
     curves,
     difference,
 )
-from featstore.probe.results.names import as_curves, curves_of, shared_and_own
+from featstore.probe.results.names import (
+    Evidence,
+    Probes,
+    as_curves,
+    curves_of,
+    shared_and_own,
+    table_of,
+)
 
 NAMES = {"accuracy": "accuracy", "r2": "R²"}
 """Names of scores, as a person calls them."""
@@ -47,13 +53,13 @@ def with_ratio(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(ratio=ratio)
 
 
-def summary(table: pd.DataFrame, correct: Evidence = None, level: float = 0.95) -> pd.DataFrame:
+def summary(table: Probes, correct: Evidence = None, level: float = 0.95) -> pd.DataFrame:
     """Condense one row a probe into one row a fraction: mean, spread over seeds, interval.
 
     Args:
-        table: one row a probe, as `ProbeResult.to_pandas` gives it.
-        correct: which test rows each probe has right, `ProbeResult.correct`: intervals are then
-            over test rows too.
+        table: a `ProbeResult`, or one row a probe, as `to_pandas` gives it.
+        correct: which test rows each probe has right, by default the result's own: intervals are
+            then over test rows too.
         level: coverage of each interval.
 
     Returns:
@@ -110,14 +116,14 @@ class Answer:
 
 
 def sentence(
-    table: pd.DataFrame, fraction: float = 0.1, correct: Evidence = None, level: float = 0.95
+    table: Probes, fraction: float = 0.1, correct: Evidence = None, level: float = 0.95
 ) -> str:
     """Say how much of the full accuracy a fraction of the features keeps, and how surely.
 
     Args:
-        table: one row a probe, as `ProbeResult.to_pandas` gives it.
+        table: a `ProbeResult`, or one row a probe, as `to_pandas` gives it.
         fraction: which one to speak of; the nearest below 1 that was probed is taken.
-        correct: which test rows each probe has right, `ProbeResult.correct`.
+        correct: which test rows each probe has right, by default the result's own.
         level: coverage of the intervals.
 
     Returns:
@@ -130,9 +136,10 @@ def sentence(
 
 
 def answers(
-    table: pd.DataFrame, fraction: float = 0.1, correct: Evidence = None, level: float = 0.95
+    table: Probes, fraction: float = 0.1, correct: Evidence = None, level: float = 0.95
 ) -> list[Answer]:
     """Return the answer of each curve; arguments as of `sentence`."""
+    table, correct = table_of(table, correct)
     found, parts = curves(table, correct), curves_of(curve_table(table, correct, level))
     names = [f"{own}: " if own else "" for own in shared_and_own(parts)[1]]
     return [

@@ -11,7 +11,7 @@ import pytest
 
 import featstore
 from featstore import probe
-from featstore.probe import LDA, SGD, Logistic, Ridge
+from featstore.probe import LDA, SGD, Logistic, Ridge, figures
 from featstore.probe.arguments import seeds_of
 from featstore.probe.errors import UsageError
 from featstore.probe.fits import described
@@ -120,6 +120,24 @@ def test_plain_values_stand_for_lists():
     assert seeds_of(np.int64(3)) == (1, 2, 3)
     with pytest.raises(UsageError, match="0 seeds are none"):
         probe.sweep(ROWS, ROWS, fractions=0.5, seeds=0, **how)
+
+
+def test_a_result_is_taken_wherever_its_table_is():
+    result = probe.sweep(ROWS, ROWS, fractions=[0.2, 0.5], seeds=3, solver="ridge", l2=0.1)
+    table, known = result.to_pandas(), {"correct": result.correct}
+    pd.testing.assert_frame_equal(probe.summary(result), probe.summary(table, **known))
+    pd.testing.assert_frame_equal(probe.curve_table(result), probe.curve_table(table, **known))
+    assert "seeds and test rows" in set(probe.summary(result)["over"])
+    assert probe.sentence(result) == probe.sentence(table, **known)
+    pd.testing.assert_frame_equal(
+        probe.diffused_redundancy(result, 0.9, "nearest"),
+        probe.diffused_redundancy(table, [0.9], ["nearest"], **known),
+    )
+    for draw in (figures.accuracy_against_fraction, figures.ratio_against_fraction):
+        drawn = [draw(*given).axes[0].lines for given in ((result,), (table, None, result.correct))]
+        assert len(drawn[0]) == len(drawn[1]) > 0
+        for one, other in zip(*drawn, strict=True):
+            np.testing.assert_array_equal(one.get_xydata(), other.get_xydata())
 
 
 def test_progress_true_writes_lines_and_false_none(capsys):

@@ -460,8 +460,9 @@ def test_a_table_read_from_a_file_serves_as_well(tmp_path, name):
 def test_one_row_is_enough(tmp_path, name):
     one = DRAWN[name].iloc[:1, :1] if name == "cka_matrix" else DRAWN[name].iloc[:1]
     found = drawn(draw(name, one, tmp_path / "a.pdf"))
-    # a part has no ratio without its full layer; a spectrum has its share in a second panel
-    assert len(found) == {"ratio_against_fraction": 0, "spectra": 2}.get(name, 1)
+    # a part has no ratio without its full layer; spectra and attributions have two panels
+    known = {"ratio_against_fraction": 0, "spectra": 2, "attributions": 2}
+    assert len(found) == known.get(name, 1)
     assert (tmp_path / "a.pdf").read_bytes().startswith(b"%PDF")
 
 

@@ -101,8 +101,7 @@ def run(
     if stage not in STAGES:
         raise UsageError(f"no stage is called {stage!r}: there are {', '.join(STAGES)}")
     from benchmarks import loops
-    from featstore.probe import arrays
-    from featstore.probe import memory as budget
+    from featstore.probe import arrays, memory as budget
     from featstore.probe.memory import silent
 
     entry = STAGES[stage]

@@ -1,34 +1,31 @@
-from .analysis.classes import affected_classes as affected_classes
-from .analysis.classes import class_losses as class_losses
-from .analysis.classes import inequality_table as inequality_table
+from .analysis.classes import (
+    affected_classes as affected_classes,
+    class_losses as class_losses,
+    inequality_table as inequality_table,
+)
 from .analysis.layers import layer_similarity as layer_similarity
 from .analysis.redundancy import diffused_redundancy as diffused_redundancy
 from .analysis.spectrum import layer_spectrum as layer_spectrum
-from .attribution import drop_one as drop_one
-from .attribution import shapley as shapley
+from .attribution import drop_one as drop_one, shapley as shapley
 from .fits import fit as fit
 from .neighbours import knn as knn
-from .prediction import load_weights as load_weights
-from .prediction import predict as predict
-from .prediction import save_weights as save_weights
-from .result import ProbeResult as ProbeResult
-from .result import per_class_table as per_class_table
-from .results.curves import curve_table as curve_table
-from .results.curves import curves as curves
-from .results.reading import read_per_class as read_per_class
-from .results.reading import read_results as read_results
-from .results.summaries import sentence as sentence
-from .results.summaries import summary as summary
+from .prediction import (
+    load_weights as load_weights,
+    predict as predict,
+    save_weights as save_weights,
+)
+from .result import ProbeResult as ProbeResult, per_class_table as per_class_table
+from .results.curves import curve_table as curve_table, curves as curves
+from .results.reading import read_per_class as read_per_class, read_results as read_results
+from .results.summaries import sentence as sentence, summary as summary
 from .retrieval import retrieval as retrieval
-from .rows import ArrayBlocks as ArrayBlocks
-from .rows import RowBlocks as RowBlocks
-from .solvers.options import LDA as LDA
-from .solvers.options import SGD as SGD
-from .solvers.options import Logistic as Logistic
-from .solvers.options import Ridge as Ridge
+from .rows import ArrayBlocks as ArrayBlocks, RowBlocks as RowBlocks
+from .solvers.options import LDA as LDA, SGD as SGD, Logistic as Logistic, Ridge as Ridge
 from .solvers.weights import Weights as Weights
-from .subsets import Chain as Chain
-from .subsets import first_chain as first_chain
-from .subsets import random_chain as random_chain
-from .subsets import subset_chain as subset_chain
+from .subsets import (
+    Chain as Chain,
+    first_chain as first_chain,
+    random_chain as random_chain,
+    subset_chain as subset_chain,
+)
 from .sweeps import sweep as sweep

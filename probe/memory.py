@@ -15,8 +15,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from featstore.probe.arrays import Array, Backend
-from featstore.probe.arrays import backend as backend_named
+from featstore.probe.arrays import Array, Backend, backend as backend_named
 from featstore.probe.errors import MemoryBudgetError, UsageError
 from featstore.probe.rows import RowBlocks
 from featstore.probe.splits import RowRange

@@ -13,8 +13,7 @@ import pandas as pd
 import xxhash
 from safetensors import safe_open
 
-from featstore.probe import memory as budget
-from featstore.probe import statuses
+from featstore.probe import memory as budget, statuses
 from featstore.probe.bases import FEATURES
 from featstore.probe.errors import DataError, FileError, ProbeError, UsageError
 from featstore.probe.memory import Progress, silent

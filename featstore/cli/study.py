@@ -34,7 +34,7 @@ def bench(stage, json, **options) -> None:
     \b
     Example:
       featstore bench
-      featstore bench growth --sizes rows=50000,features=2048,classes=100 --json growth.json
+      featstore bench growth --sizes rows=50000,classes=100 --json growth.json
     """
     from featstore.bench import run
 

@@ -13,9 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from featstore.data import rows as fingerprints
-from featstore.data import rows as splits
-from featstore.data import rows as stratified
+from featstore.data import rows as fingerprints, rows as splits, rows as stratified
 from featstore.data.columns import HIDDEN, Encoded, class_names, labels_not_told
 from featstore.data.rows import ImageRows, Rows, opened, unknown_split, utf8
 from featstore.errors import DatasetError, UsageError

@@ -15,8 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, json, parquet
 
-from featstore.data import rows as fingerprints
-from featstore.data import rows as splits
+from featstore.data import rows as fingerprints, rows as splits
 from featstore.data.columns import (
     TEXT,
     Chosen,

@@ -8,15 +8,13 @@ import numpy as np
 from PIL import Image
 
 from featstore import data, models
-from featstore.data import augment
-from featstore.data import own as own_data
+from featstore.data import augment, own as own_data
 from featstore.data.augment import Views
 from featstore.data.rows import Rows, Unreadable, limited
 from featstore.errors import DatasetError, UsageError
 from featstore.extraction.ranks import Meeting, Ranks
 from featstore.extraction.request import TRAIN, Request
-from featstore.models import own as own_models
-from featstore.models import taps as tap_names
+from featstore.models import own as own_models, taps as tap_names
 from featstore.models.network import Backbone
 from featstore.models.taps import Taps
 from featstore.notices import Notice, distinct

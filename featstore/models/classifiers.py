@@ -12,8 +12,7 @@ from typing import TypeVar
 import torch
 
 from featstore.errors import BackboneError
-from featstore.models import timm, torchvision
-from featstore.models import weights as weight_files
+from featstore.models import timm, torchvision, weights as weight_files
 from featstore.models.network import Backbone
 from featstore.models.transforms import Transform
 

@@ -15,8 +15,7 @@ import torch
 from featstore import downloads
 from featstore.downloads import downloading, from_network, needed
 from featstore.errors import BackboneError, DownloadRefused, UsageError
-from featstore.models import timm
-from featstore.models import weights as weight_files
+from featstore.models import timm, weights as weight_files
 from featstore.models.network import (
     Activation,
     Backbone,

@@ -12,8 +12,7 @@ import pandas as pd
 
 from featstore.probe.analysis.classes import class_losses, inequality_table
 from featstore.probe.errors import ProbeError, RowsWarning, UsageError
-from featstore.probe.results.curves import Evidence, over_of
-from featstore.probe.results.curves import over_of as over_of_rows
+from featstore.probe.results.curves import Evidence, over_of, over_of as over_of_rows
 from featstore.probe.results.names import CURVE, as_curves, score_of, shared_and_own
 from featstore.probe.results.reading import Judged, judged, read_per_class
 from featstore.probe.results.summaries import NAMES, Answer, answers, percent, summary, with_ratio

@@ -23,9 +23,7 @@ from featstore.errors import StoreDamaged, StoreIncomplete, UsageError
 from featstore.notices import Notice, distinct, of_remarks
 from featstore.places import Place
 from featstore.spec import COMMITS, IDS, LABELS, Spec
-from featstore.store import blocks as commits
-from featstore.store import blocks as row_ids
-from featstore.store import locks
+from featstore.store import blocks as commits, blocks as row_ids, locks
 from featstore.store.blocks import checksum
 from featstore.store.layout import Array, Header, Undecodable
 from featstore.store.objects import AHEAD, READERS

@@ -19,8 +19,7 @@ from featstore.places import Place, Url, place, replaced
 from featstore.spec import Spec
 from featstore.store import zarr
 from featstore.store.base import FOLDER
-from featstore.store.creation import open as open_store
-from featstore.store.creation import remove
+from featstore.store.creation import open as open_store, remove
 from featstore.store.locks import GATE, is_held, is_locked, is_note, locked
 from featstore.store.remote import RemoteObjects
 from featstore.store.store import Store

@@ -20,8 +20,7 @@ from featstore.spec import Spec, Split, Tap
 from featstore.store import transfer
 from featstore.store.base import Progress, no_progress
 from featstore.store.blocks import Rounding, first_nonfinite_row, raw_bytes
-from featstore.store.creation import check_apart, finish, open_or_create
-from featstore.store.creation import open as open_store
+from featstore.store.creation import check_apart, finish, open as open_store, open_or_create
 from featstore.store.layout import BLOCK_BYTES
 from featstore.store.store import Store
 from featstore.store.transfer import Rows, SplitRows, format_of

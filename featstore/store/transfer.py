@@ -16,8 +16,7 @@ from featstore.store import blocks
 from featstore.store.base import Piece, Progress, no_progress
 from featstore.store.blocks import Rounding
 from featstore.store.catalog import safe_name
-from featstore.store.creation import check_apart, finish, open_or_create
-from featstore.store.creation import open as open_store
+from featstore.store.creation import check_apart, finish, open as open_store, open_or_create
 from featstore.store.layout import Codec
 from featstore.store.reading import read_ahead
 from featstore.store.store import Store

@@ -18,8 +18,7 @@ from featstore.probe.analysis.redundancy import diffused_redundancy
 from featstore.probe.errors import DataError
 from featstore.probe.memory import Progress, callback, silent
 from featstore.probe.modes import Mode
-from featstore.probe.results.curves import Curve, difference
-from featstore.probe.results.curves import curves as curves_in
+from featstore.probe.results.curves import Curve, curves as curves_in, difference
 from featstore.probe.results.names import curves_of, score_of, shared_and_own
 from featstore.probe.results.reading import check_distinct, read_correct, read_results
 from featstore.probe.results.summaries import summary

@@ -11,8 +11,7 @@ from featstore.errors import StudyError
 from featstore.probe.memory import Progress, silent
 from featstore.probe.results.files import written_whole
 from featstore.probe.results.tables import save_table
-from featstore.study import analyses, spec
-from featstore.study import page as pages
+from featstore.study import analyses, page as pages, spec
 from featstore.study.facts import Facts
 from featstore.study.features import Feature, Source, extract, sources
 from featstore.study.plan import ANALYSES, Plan, chosen, fresh, of_probe, todo

@@ -7,9 +7,17 @@ from dataclasses import dataclass
 import click
 import numpy as np
 import pytest
-from attack import Command as Running
-from attack import Record, arrays, assert_plain, attempts, duration, instants, no_longer_than
-from attack import run as run_command
+from attack import (
+    Command as Running,
+    Record,
+    arrays,
+    assert_plain,
+    attempts,
+    duration,
+    instants,
+    no_longer_than,
+    run as run_command,
+)
 from click.testing import CliRunner
 
 from featstore import probe

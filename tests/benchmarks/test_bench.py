@@ -10,8 +10,7 @@ import pytest
 import torch
 import zarr
 from host_kernels import needs_compiler
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from sklearn.linear_model import LogisticRegression
 
 import benchmarks

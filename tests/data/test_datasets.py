@@ -8,14 +8,11 @@ from inspect import signature
 import numpy as np
 import pytest
 from fake_sets import LABELS, TREES, class_folders, grey, idx_bytes, idx_files, pixels, write_image
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
 
 from featstore import data as datasets
-from featstore.data import rows as fingerprints
-from featstore.data import rows as stratified
-from featstore.data import torchvision
+from featstore.data import rows as fingerprints, rows as stratified, torchvision
 from featstore.data.rows import ImageRows, limited
 from featstore.errors import DatasetError, DownloadRefused, UsageError
 

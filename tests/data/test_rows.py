@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from fake_sets import class_folders, write_image
 from forked import processes
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 from featstore import data as datasets

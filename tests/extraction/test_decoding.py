@@ -14,8 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from PIL import Image
 
 import featstore
@@ -23,8 +22,7 @@ from featstore import data, models
 from featstore.data import files
 from featstore.data.files import of_arrays
 from featstore.errors import DatasetError, FeatstoreError, UsageError
-from featstore.extraction import decoding as processes
-from featstore.extraction import loading
+from featstore.extraction import decoding as processes, loading
 from featstore.extraction.loading import Encoder, Job, Workers, decoded
 from featstore.extraction.ranks import Tally
 from featstore.models import transforms

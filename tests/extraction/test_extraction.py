@@ -9,8 +9,7 @@ import timm
 import torch
 from fake_sets import class_folders, noise
 from forked import processes
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 

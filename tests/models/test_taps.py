@@ -6,13 +6,11 @@ import pytest
 import timm
 import torch
 import torchvision
-from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import Phase, given, settings, strategies as st
 
 from featstore import models
 from featstore.errors import BackboneError, UsageError
-from featstore.models import network as hooked
-from featstore.models import taps
+from featstore.models import network as hooked, taps
 from featstore.models.network import Activation
 
 # Class token, pooled maps, a layer between pooling and classifier, two class tokens.

@@ -5,8 +5,7 @@ import pytest
 import timm
 import torch
 import torchvision
-from hypothesis import Phase, given, settings
-from hypothesis import strategies as st
+from hypothesis import Phase, given, settings, strategies as st
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 

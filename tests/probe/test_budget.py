@@ -1,6 +1,5 @@
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from featstore.probe.errors import MemoryBudgetError, UsageError
 from featstore.probe.memory import (

@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import torch
 from host_kernels import needs_compiler
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from featstore.probe.arrays import to_host
 from featstore.probe.kernels import reference

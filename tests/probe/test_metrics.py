@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 import torch
 from array_api_compat import array_namespace
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from featstore.probe.kernels import judged
 from featstore.probe.metrics import Accuracy, Scores, label_is_first_max

@@ -4,12 +4,10 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from problems import BACKENDS, PRECISIONS, PROBLEMS, clusters, in_precision, relative
 
-from featstore.probe import moments as moments_cache
-from featstore.probe import streams
+from featstore.probe import moments as moments_cache, streams
 from featstore.probe.arrays import Backend
 from featstore.probe.errors import DataError, MemoryBudgetError
 from featstore.probe.memory import Settings

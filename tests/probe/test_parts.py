@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from problems import BACKENDS, PROBLEMS, clusters
 
 from featstore.probe.arrays import backend as backend_of

@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from scipy.special import log_softmax
 from sklearn.metrics import balanced_accuracy_score, log_loss, top_k_accuracy_score
 

@@ -193,7 +193,6 @@ class TestSaving:
         ({"mode": "best"}, "no mode is called 'best'"),
         ({"solver": "magic"}, "no solver is called 'magic': there are ridge"),
         ({"metrics": ["luck"]}, "no metric is called 'luck'"),
-        ({"bogus": 3}, "solver ridge has no option 'bogus'"),
         ({"l2": -1}, "l2 is -1"),
         ({"l2": []}, "no penalty given"),
         ({"memory": "much"}, "memory 'much' is not a size"),
@@ -205,6 +204,14 @@ class TestSaving:
 def test_arguments_that_cannot_be_used(arguments, message):
     with pytest.raises(UsageError, match=message):
         sweep(**arguments)
+
+
+def test_arguments_that_there_are_not():
+    train, test = PROBLEMS["tall"]().train, PROBLEMS["tall"]().test
+    with pytest.raises(TypeError, match="'bogus'"):
+        probe.sweep(train, test, fractions=[0.5], solver="ridge", bogus=3)
+    with pytest.raises(TypeError, match=r"'fraction'.* fractions"):
+        probe.sweep(train, test, fraction=[0.5], solver="ridge")
 
 
 def test_arguments_are_checked_before_any_feature_is_read():

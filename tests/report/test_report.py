@@ -18,8 +18,7 @@ from featstore.probe.errors import DataError, RowsWarning, UsageError
 from featstore.probe.figures.style import PALETTE
 from featstore.probe.results.summaries import summary
 from featstore.probe.results.tables import RowScores, RowSink, save_table
-from featstore.report import page as page_module
-from featstore.report import provenance, reading
+from featstore.report import page as page_module, provenance, reading
 from featstore.report.page import ASSETS, SCRIPTS, write
 
 

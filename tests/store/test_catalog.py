@@ -9,8 +9,7 @@ import numpy as np
 import platformdirs
 import pytest
 from click.testing import CliRunner
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 import featstore
 from featstore.cli import main

@@ -1,8 +1,7 @@
 """The spec decides whether two stores are the same one."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from pydantic import ValidationError
 
 from featstore import Spec, Split, Tap

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import zarr
 from forked import processes
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from loopback import no_network  # noqa: F401
 from store_examples import small_blocks  # noqa: F401
 

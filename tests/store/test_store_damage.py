@@ -12,8 +12,7 @@ import h5py
 import numpy as np
 import pytest
 import zarr
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, given, settings, strategies as st
 from store_examples import flip_bit, overwrite, place, small_blocks  # noqa: F401
 
 import featstore

@@ -21,10 +21,7 @@ from featstore.probe.analysis.redundancy import diffused_redundancy
 from featstore.probe.plans import ResultsFile
 from featstore.probe.results.tables import read_table
 from featstore.probe.solvers.registry import SOLVERS
-from featstore.study import analyses, spec, sweeps
-from featstore.study import facts as sheets
-from featstore.study import page as pages
-from featstore.study import run as running
+from featstore.study import analyses, facts as sheets, page as pages, run as running, spec, sweeps
 from featstore.study.facts import Facts
 from featstore.study.plan import plan
 from featstore.study.records import require

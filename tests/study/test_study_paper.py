@@ -19,8 +19,7 @@ from featstore.errors import BadStudy
 from featstore.probe.fits import described
 from featstore.probe.solvers.options import SGD
 from featstore.probe.subsets import random_order
-from featstore.study import page as beside
-from featstore.study import spec
+from featstore.study import page as beside, spec
 from featstore.study.facts import Facts
 from featstore.study.features import features_of
 from featstore.study.spec import several

@@ -5,8 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from featstore.probe.analysis.redundancy import DELTAS, RULES, diffused_redundancy
 from featstore.probe.errors import DataError, UsageError

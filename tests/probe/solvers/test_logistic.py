@@ -5,8 +5,7 @@ from functools import cache
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from problems import BACKENDS, CUDA, PRECISIONS, PROBLEMS, Captured, Problem, clusters, in_precision
 from sklearn.linear_model import LogisticRegression
 

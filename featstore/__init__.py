@@ -8,4 +8,22 @@ import lazy_loader
 
 __version__ = "0.1.0"
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_found, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+_MOVED = {
+    "Abandoned": "featstore.store.catalog.Abandoned",
+    "Unusable": "featstore.store.catalog.Unusable",
+    "backbones": "featstore.models",
+    "datasets": "featstore.data",
+    "exporting": "featstore.store.exchange",
+    "importing": "featstore.store.exchange",
+    "merging": "featstore.store.transfer",
+    "taps": "featstore.models.taps",
+    "transforms": "featstore.models.transforms",
+}
+
+
+def __getattr__(name: str):
+    if name in _MOVED:
+        raise AttributeError(f"featstore.{name} has moved: it is {_MOVED[name]} now")
+    return _found(name)

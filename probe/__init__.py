@@ -6,4 +6,21 @@ imported when it is first used, so that `import featstore.probe` alone loads no 
 
 import lazy_loader
 
-__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+_found, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
+
+_MOVED = {
+    "Curve": "results.curves.Curve",
+    "Predictions": "result.Predictions",
+    "SavedWeights": "prediction.SavedWeights",
+    "judged": "results.reading.judged",
+    "judged_by_class": "results.reading.judged_by_class",
+    "ordered_chain": "subsets.ordered_chain",
+}
+
+
+def __getattr__(name: str):
+    if name in _MOVED:
+        raise AttributeError(
+            f"featstore.probe.{name} has moved: it is featstore.probe.{_MOVED[name]} now"
+        )
+    return _found(name)

@@ -1,6 +1,7 @@
 """What a person sees of the library: its public names, and what completion offers of them."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -63,3 +64,14 @@ def test_help_loads_no_array_library():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.splitlines()[-1] == "[]", done.stderr
+
+
+@pytest.mark.parametrize("library", [featstore, featstore.probe])
+def test_names_that_moved_say_where_they_went(library):
+    for name, place in library._MOVED.items():
+        with pytest.raises(AttributeError, match=f"{name} has moved: it is "):
+            getattr(library, name)
+        assert name not in dir(library)
+        place = place if library is featstore else f"{library.__name__}.{place}"
+        module, _, last = place.rpartition(".")
+        assert hasattr(importlib.import_module(module), last) or importlib.import_module(place)

@@ -28,7 +28,6 @@ from featstore.probe import memory
 from featstore.probe.memory import Settings
 from featstore.probe.moments import remembered
 from featstore.probe.rows import as_blocks
-from featstore.probe.solvers import logistic
 from featstore.probe.solvers.logistic import LogisticFit
 from featstore.probe.subsets import Axes, Chain, random_chain
 
@@ -221,9 +220,9 @@ def until(
     share = np.append(np.tile(excess[:-1], sizes.seeds), excess[-1])
     goals = dict(enumerate((optimum * share).tolist()))
     settings = Settings(memory=memory.parse(setup.memory), backend=setup.backend)
-    rows = remembered(as_blocks(train))
+    rows, default = remembered(as_blocks(train)), probe.Logistic()
     return measurements.seconds(
-        lambda: LogisticFit(rows, axes, settings, logistic.TOL, logistic.MAX_ITER, goals)
+        lambda: LogisticFit(rows, axes, settings, default.tol, default.max_iter, goals)
     )
 
 

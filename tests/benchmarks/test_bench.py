@@ -83,7 +83,7 @@ def test_loops_that_cannot_be_run_are_refused(monkeypatch):
     with pytest.raises(UsageError, match="it has none of these"):
         loops.wanted(["sklearn"], ())
     monkeypatch.setattr(loops.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r'pip install "featstore\[bench\]"'):
+    with pytest.raises(UsageError, match=r'pip install "featstore-probe\[bench\]"'):
         loops.wanted(["sklearn"], ("sklearn",))
     assert loops.wanted(None, ("sklearn",)) == ()
 

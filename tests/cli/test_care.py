@@ -581,7 +581,7 @@ def test_dask_checks_what_it_reads(tmp_path):
 def test_without_dask_the_extra_is_named(tmp_path, monkeypatch):
     store = filled(tmp_path / "store", "zarr")
     monkeypatch.setitem(sys.modules, "dask", None)
-    with pytest.raises(FeatstoreError, match=r'pip install "featstore\[dask\]"'):
+    with pytest.raises(FeatstoreError, match=r'pip install "featstore-probe\[dask\]"'):
         store.to_dask("train", "tap0")
 
 

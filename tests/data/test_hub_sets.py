@@ -226,7 +226,7 @@ def test_a_hub_that_cannot_be_reached_names_the_remedy(tmp_path):
 
 def test_the_library_is_asked_for_by_its_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DatasetError, match=r'pip install "featstore\[hf\]"'):
+    with pytest.raises(DatasetError, match=r'pip install "featstore-probe\[hf\]"'):
         data.load("hf:mnist", "train")
 
 

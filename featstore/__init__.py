@@ -4,6 +4,9 @@ The names are those of the stub beside this file, which type checkers and notebo
 imported when it is first used, so that `import featstore` alone loads no array library.
 """
 
+import warnings
+from importlib import import_module
+
 import lazy_loader
 
 __version__ = "0.1.0"
@@ -24,6 +27,13 @@ _MOVED = {
 
 
 def __getattr__(name: str):
-    if name in _MOVED:
-        raise AttributeError(f"featstore.{name} has moved: it is {_MOVED[name]} now")
-    return _found(name)
+    if name not in _MOVED:
+        return _found(name)
+    place = _MOVED[name]
+    warnings.warn(
+        f"featstore.{name} has moved: it is {place} now, and goes from here in the next release",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    module, _, last = place.rpartition(".")
+    return getattr(import_module(module), last) if name[0].isupper() else import_module(place)

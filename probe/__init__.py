@@ -4,6 +4,9 @@ The names are those of the stub beside this file, which type checkers and notebo
 imported when it is first used, so that `import featstore.probe` alone loads no array library.
 """
 
+import warnings
+from importlib import import_module
+
 import lazy_loader
 
 _found, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
@@ -19,8 +22,13 @@ _MOVED = {
 
 
 def __getattr__(name: str):
-    if name in _MOVED:
-        raise AttributeError(
-            f"featstore.probe.{name} has moved: it is featstore.probe.{_MOVED[name]} now"
-        )
-    return _found(name)
+    if name not in _MOVED:
+        return _found(name)
+    module, _, last = f"{__name__}.{_MOVED[name]}".rpartition(".")
+    warnings.warn(
+        f"{__name__}.{name} has moved: it is {module}.{last} now, and goes from here in the next"
+        " release",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return getattr(import_module(module), last)

@@ -53,11 +53,11 @@ def rounding(request, monkeypatch):
     return used
 
 
-def solved(fast, **arguments):
+def solved(fast, l2=1e-2, **arguments):
     problem = clusters(900, 300, 60, 6)
     chains = [random_chain(60, [0.25, 0.5, 1.0], seed) for seed in (1, 2)]
-    solver = probe.Logistic(**{"l2": 1e-2, "fast": fast, **arguments})
-    return probe.fit(problem.train, chains, device="cpu", solver=solver)
+    solver = probe.Logistic(l2=l2, fast=fast)
+    return probe.fit(problem.train, chains, device="cpu", solver=solver, **arguments)
 
 
 def test_fast_probes_reach_the_same_optimum_with_the_same_certificate(rounding):

@@ -21,6 +21,7 @@ _MOVED = {
     "exporting": "featstore.store.exchange",
     "importing": "featstore.store.exchange",
     "merging": "featstore.store.transfer",
+    "quickstart": "featstore.downloads",
     "taps": "featstore.models.taps",
     "transforms": "featstore.models.transforms",
 }

@@ -455,7 +455,9 @@ def _differences(what: str) -> Callable[..., str]:
             fnmatchcase(row.probe, probe) and fnmatchcase(row.store, pattern)
             for row in table.itertuples()
         ]
-        table = table[chosen]
+        table = table[np.array(chosen, bool)]
+        if table.empty:
+            return NOTHING
         table = table.assign(gap=table[one].str.cat(table["other"], " - "))
         curves = _curves(table, ["store", also, "gap"], "fraction")
         return _across(["features", also, "difference"], curves, "points", "difference")

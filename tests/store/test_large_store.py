@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 import featstore
-from benchmarks import bench_large, bench_store
-from benchmarks.loops import Disagreement
+from benchmarks import bench_large
+from featstore import bench
+from featstore.bench import Disagreement
 from featstore.probe.memory import Settings
 from featstore.store.base import Piece
 
@@ -17,7 +18,7 @@ ROWS = 300_000
 @pytest.fixture(scope="module", params=featstore.FORMATS)
 def store(request, tmp_path_factory):
     path = tmp_path_factory.mktemp("large") / f"many.{request.param}"
-    made = featstore.create(path, bench_store.spec(ROWS, 64), request.param)
+    made = featstore.create(path, bench.store_spec(ROWS, 64), request.param)
     bench_large.fill(made)
     return made
 

@@ -19,7 +19,7 @@ from test_attack_kills import EXPORT, importing, readable
 
 import featstore
 
-pytestmark = pytest.mark.usefixtures("small_blocks")
+pytestmark = [pytest.mark.usefixtures("small_blocks"), pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

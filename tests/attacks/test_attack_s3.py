@@ -20,6 +20,9 @@ from featstore.store.remote import RemoteObjects
 from featstore.testing import FIXED, fill, filled, spec_of
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
+pytestmark = pytest.mark.long
+
+
 SPEC = spec_of(n_train=32 * 6, n_test=40, dims=(24, 7))
 OTHER = spec_of(n_train=32 * 6, n_test=40, dims=(24, 7), backbone="other")
 

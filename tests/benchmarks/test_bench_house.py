@@ -221,6 +221,7 @@ def test_the_table_has_before_now_and_wanted(root, monkeypatch):
         house.filled("no marks", numbers)
 
 
+@pytest.mark.long
 def test_the_wanted_and_the_earlier_are_of_rows_that_there_are():
     numbers, _ = house.counted(house.ROOT)
     timed = {"import of `featstore`", "import of `probe`", "`featstore --help`"}

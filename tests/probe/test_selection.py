@@ -421,6 +421,7 @@ ON_A_PATH = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ON_A_PATH)
 def test_a_path_that_is_left_early_chooses_as_the_whole_grid_does(name, monkeypatch):
     """The oracle: every penalty to its optimum, on every part, and then the smallest loss."""

@@ -258,6 +258,7 @@ def test_a_full_layer_within_noise_of_no_features_has_no_ratio(score, columns, a
     assert curve.mean().tolist() == [score, score]
 
 
+@pytest.mark.long
 def test_what_is_noise_is_called_more_as_seldom_as_it_says():
     random = np.random.default_rng(13)
     scores = random.binomial(300, 0.1, 2000) / 300

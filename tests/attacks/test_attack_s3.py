@@ -19,8 +19,7 @@ from featstore.store import layout, locks, remote
 from featstore.store.remote import RemoteObjects
 from featstore.testing import FIXED, fill, filled, spec_of
 
-pytestmark = pytest.mark.usefixtures("small_blocks")
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.usefixtures("small_blocks"), pytest.mark.long]
 
 
 SPEC = spec_of(n_train=32 * 6, n_test=40, dims=(24, 7))

@@ -33,7 +33,7 @@ def alone(tmp_path_factory):
     return np.load(folder / "found.npz"), pd.read_csv(folder / "ridge.csv")
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_several_processes_solve_the_same_probes(count, alone, tmp_path):
     job = rank_jobs.launched(count, main, str(tmp_path), str(tmp_path / "found.npz"))
     assert rank_jobs.exit_statuses(job) == [0] * count

@@ -196,6 +196,7 @@ def test_equal_losses_are_seldom_called_unequal_and_unequal_ones_often():
     assert unequal >= 0.95
 
 
+@pytest.mark.long
 def test_intervals_of_a_class_and_of_the_gini_hold_the_truth():
     """Seeds shift each class of the part apart; on the classes' means the truth is known."""
     random, names = np.random.default_rng(11), list("abcd")

@@ -101,14 +101,14 @@ def run(
     if stage not in STAGES:
         raise UsageError(f"no stage is called {stage!r}: there are {', '.join(STAGES)}")
     from benchmarks import loops
-    from featstore.probe import arrays, memory as budget
-    from featstore.probe.memory import silent
+    from featstore.probe import arrays
+    from featstore.probe.memory import parse as parse_memory, silent
 
     entry = STAGES[stage]
     if store is not None and not entry.stored:
         takers = ", ".join(name for name, other in STAGES.items() if other.stored)
         raise UsageError(f"stage {stage} makes up its rows: rows of a store are for {takers}")
-    budget.parse(memory)
+    parse_memory(memory)
     module = import_module(f"benchmarks.{entry.module}")
     setup = Setup(
         arrays.backend(backend, device) if entry.solves else arrays.backend("torch", "cpu"),

@@ -5,7 +5,7 @@ imported when it is first used, so that `import featstore` alone loads no array 
 """
 
 import warnings
-from importlib import import_module
+from pkgutil import resolve_name
 
 import lazy_loader
 
@@ -36,5 +36,4 @@ def __getattr__(name: str):
         DeprecationWarning,
         stacklevel=2,
     )
-    module, _, last = place.rpartition(".")
-    return getattr(import_module(module), last) if name[0].isupper() else import_module(place)
+    return resolve_name(place)

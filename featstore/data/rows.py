@@ -22,28 +22,6 @@ from featstore import durable
 from featstore.errors import DatasetError, UsageError
 from featstore.notices import Notice
 
-
-def rows_of(split: str, ids: Sequence[str], labels: np.ndarray, test_share: float) -> np.ndarray:
-    """Rows of "train" or "test", in order: of each class, the share `test_share` is test.
-
-    Which rows of a class are test is decided by the SHA-256 of their ids and by nothing else: the
-    same on every machine and with every library version.
-
-    >>> labels = np.array([0] * 10 + [1] * 20)
-    >>> ids = [str(row) for row in range(30)]
-    >>> test, train = (rows_of(split, ids, labels, 0.2) for split in ("test", "train"))
-    >>> np.bincount(labels[test]), np.bincount(labels[train])
-    (array([2, 4]), array([ 8, 16]))
-    """
-    test = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        rows = sorted(rows, key=lambda row: hashlib.sha256(ids[row].encode()).digest())
-        test[rows[: round(test_share * len(rows))]] = True
-    return np.flatnonzero(test if split == "test" else ~test)
-
-
-# Bits that pixels of 16 may be said to count.
 DEPTHS = (8, 10, 12, 14, 16)
 # 16-bit pixels that all are below are black, or nearly so, by their high byte.
 _BLACK = 1 << 12
@@ -178,11 +156,12 @@ ALL_BYTES = 256 << 20
 SAMPLED_FILES = 256
 
 
-def of_arrays(images: np.ndarray, labels: np.ndarray) -> str:
+def fingerprint_of_arrays(images: np.ndarray, labels: np.ndarray) -> str:
     """Fingerprint of images (n, ...) uint8 and labels int64 or float64: their shapes and bytes.
 
     >>> images, labels = np.zeros((2, 4, 4), np.uint8), np.array([0, 1])
-    >>> of_arrays(images, labels) == of_arrays(images.reshape(2, 2, 8), labels)
+    >>> other = fingerprint_of_arrays(images.reshape(2, 2, 8), labels)
+    >>> fingerprint_of_arrays(images, labels) == other
     False
     """
     digest = hashlib.sha256()
@@ -193,7 +172,7 @@ def of_arrays(images: np.ndarray, labels: np.ndarray) -> str:
     return f"arrays:{digest.hexdigest()}"
 
 
-def of_files(
+def fingerprint_of_files(
     paths: Sequence[Path],
     ids: Sequence[str],
     labels: Sequence,
@@ -204,10 +183,10 @@ def of_files(
     `sizes` are those of the files, None of one that is not there.
     """
     sizes = [path.stat().st_size for path in paths] if sizes is None else sizes
-    return of_encoded(ids, labels, sizes, lambda row: paths[row].read_bytes())
+    return fingerprint_of_encoded(ids, labels, sizes, lambda row: paths[row].read_bytes())
 
 
-def of_encoded(
+def fingerprint_of_encoded(
     ids: Sequence[str],
     labels: Sequence,
     sizes: Sequence[int | None],
@@ -230,7 +209,7 @@ def of_encoded(
     return f"files:{digest.hexdigest()}"
 
 
-def of_texts(texts: pa.LargeStringArray, labels: np.ndarray) -> str:
+def fingerprint_of_texts(texts: pa.LargeStringArray, labels: np.ndarray) -> str:
     """Fingerprint of texts and labels, all of their bytes."""
     digest = hashlib.sha256()
     lengths = pc.binary_length(texts).fill_null(-1).to_numpy()
@@ -534,67 +513,3 @@ def _scanned(rows: Rows, start: int) -> list[Unreadable]:
         except DatasetError as error:
             found.append(Unreadable(row, rows.split, rows.ids[row], str(error)))
     return found
-
-
-PLACE = "{split}"  # in a pattern of file names, stands for a split's name
-# Names by which a split is found in names of files and folders.
-NAMES = ("train", "test", "val", "validation", "valid", "dev", "training", "testing")
-TRAIN, TEST, VALIDATION = "train", "test", "validation"
-_SAME = {
-    **dict.fromkeys(("train", "training"), TRAIN),
-    **dict.fromkeys(("test", "testing"), TEST),
-    **dict.fromkeys(("val", "validation", "valid", "dev"), VALIDATION),
-}
-
-
-def named(pattern: Path, split: str) -> Path:
-    """The path that a pattern gives for a split.
-
-    >>> named(Path("lists/{split}.csv"), "train").as_posix()
-    'lists/train.csv'
-    """
-    return Path(str(pattern).replace(PLACE, split))
-
-
-def part(name: str) -> str | None:
-    """Which of train, test and validation a split of this name is; None where it is another.
-
-    >>> part("Train"), part("dev"), part("extra")
-    ('train', 'validation', None)
-    """
-    return _SAME.get(name.strip().lower())
-
-
-def held(dataset: str, split: str, there: Sequence[str]) -> str:
-    """The name among `there` that holds `split`; `UsageError` where none does.
-
-    A split is found under its other names too ("validation" as "val", "valid", "dev"), in capitals
-    or not, and validation is read for "test" where there is no such split: see `stand_in`.
-
-    >>> held("imagenet", "test", ["train", "val"])
-    'val'
-    """
-    name = find(split, there)
-    if name is None:
-        raise unknown_split(dataset, split, there)
-    return name
-
-
-def find(split: str, there: Sequence[str]) -> str | None:
-    """The name among `there` that holds `split`, None where none does."""
-    if split in there:
-        return split
-    wanted = (part(split), VALIDATION) if part(split) == TEST else (part(split),)
-    ranked = sorted(there, key=lambda name: NAMES.index(name) if name in NAMES else len(NAMES))
-    for one in filter(None, wanted):
-        for name in ranked:
-            if part(name) == one:
-                return name
-    return None
-
-
-def stand_in(split: str, name: str) -> tuple[Notice, ...]:
-    """Say that rows of another split are read: validation for "test"."""
-    if name == split or part(name) == part(split):
-        return ()
-    return (Notice("split", f"{split} is read from {name}: there is no split {split}"),)

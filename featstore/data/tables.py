@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pyarrow import csv, json, parquet
 
-from featstore.data import rows as fingerprints, rows as splits
+from featstore.data import splits
 from featstore.data.columns import (
     TEXT,
     Chosen,
@@ -28,7 +28,7 @@ from featstore.data.columns import (
     without_space,
 )
 from featstore.data.files import below, of_files
-from featstore.data.rows import Rows, TextRows, Unreadable
+from featstore.data.rows import Rows, TextRows, Unreadable, fingerprint_of_texts
 from featstore.errors import DatasetError, UsageError
 from featstore.notices import Notice
 
@@ -133,7 +133,7 @@ def of_texts(
         labels=labels.values,
         ids=ids or [str(row) for row in range(len(texts))],
         classes=labels.classes,
-        fingerprint=fingerprints.of_texts(texts, labels.values),
+        fingerprint=fingerprint_of_texts(texts, labels.values),
         read=Texts(texts),
         targets=labels.targets,
     )

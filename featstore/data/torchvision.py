@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import platformdirs
 
-from featstore.data import rows as stratified
+from featstore.data import splits
 from featstore.data.files import of_arrays, of_files
 from featstore.data.rows import ImageRows, unknown_split
 from featstore.downloads import downloading, from_network
@@ -183,7 +183,7 @@ def _of_eurosat(name: str, split: str, read, root: Path) -> ImageRows:
     paths = [Path(path) for path, _ in read.samples]
     labels = np.array([label for _, label in read.samples], np.int64)
     names = [f"{path.parent.name}/{path.name}" for path in paths]
-    kept = stratified.rows_of(split, names, labels, EUROSAT_TEST_SHARE)
+    kept = splits.rows_of(split, names, labels, EUROSAT_TEST_SHARE)
     kept_paths = [paths[row] for row in kept]
     return of_files(name, split, kept_paths, labels[kept].tolist(), _classes(read), root)
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from featstore import durable
-from featstore.data import rows as splits
+from featstore.data import splits
 from featstore.data.columns import Columns, Encoded, encoded, plain
 from featstore.data.files import EXTENSIONS, EncodedImages, rows_of_encoded
 from featstore.data.rows import ImageRows, Rows, Unreadable, utf8

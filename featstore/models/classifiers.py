@@ -156,7 +156,7 @@ def load(
     weights_key: str | None = None,
     weights_prefix: str | None = None,
 ) -> Backbone:
-    """As `backbones.load`, for the timm model `name` or torchvision's `torchvision:NAME`."""
+    """As `featstore.models.load`, for the timm model `name` or torchvision's `torchvision:NAME`."""
     library = torchvision if name.startswith(TORCHVISION) else timm
     member = name.removeprefix(TORCHVISION)
     library.check(member)

@@ -57,7 +57,7 @@ def load(
     seed: int,
     transform: Mapping[str, Any] | None,
 ) -> Backbone:
-    """As `backbones.load`, for `hf:NAME`, `hf:NAME@REVISION` or `hf:FOLDER`.
+    """As `featstore.models.load`, for `hf:NAME`, `hf:NAME@REVISION` or `hf:FOLDER`.
 
     The model is an image encoder where its main input is pixels, a text encoder where it is
     tokens; of a pair of both (CLIP, SigLIP) the image tower is taken.

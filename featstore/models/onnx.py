@@ -220,7 +220,7 @@ def load(
     image_size: int | None,
     transform: Mapping[str, Any] | None,
 ) -> Backbone:
-    """As `backbones.load`, for `onnx:FILE#TENSOR`; other tensors of the file are taps by name.
+    """As `featstore.models.load`, for `onnx:FILE#TENSOR`; its other tensors are taps by name.
 
     What an image has to become is read from `transform`, or from FILE with the suffix `.toml`;
     size and layout are taken from the graph where it fixes them.

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import torch
 
 from featstore import downloads
-from featstore.downloads import downloading, from_network, needed
+from featstore.downloads import REMEDY, downloading, from_network, needed
 from featstore.errors import BackboneError, DownloadRefused, UsageError
 from featstore.models import timm, weights as weight_files
 from featstore.models.network import (
@@ -29,7 +29,6 @@ from featstore.models.transforms import Transform, in_turn
 from featstore.spec import PENULTIMATE
 
 PREFIX = "open_clip:"
-REMEDY = "give a local copy with --weights FILE, or take an untrained model with --no-pretrained"
 
 
 def load(
@@ -42,9 +41,10 @@ def load(
     weights_key: str | None = None,
     weights_prefix: str | None = None,
 ) -> Backbone:
-    """As `backbones.load`, for `open_clip:MODEL/TAG`; TAG may be left out without hub weights.
+    """As `featstore.models.load`, for `open_clip:MODEL/TAG`.
 
-    "penultimate" is the image's embedding as the model compares it with texts, not normalised.
+    TAG may be left out without hub weights. "penultimate" is the image's embedding as the model
+    compares it with texts, not normalised.
     """
     open_clip = needed("open_clip", "open_clip", name)
     member, _, tag = name.removeprefix(PREFIX).partition("/")

@@ -13,14 +13,11 @@ import torch
 from timm.data import create_transform, resolve_model_data_config
 
 from featstore import downloads
-from featstore.downloads import downloading, from_network
+from featstore.downloads import REMEDY, downloading, from_network
 from featstore.errors import BackboneError, DownloadRefused, UsageError
-from featstore.models import network as hooked
-from featstore.models.network import LAST, Activation, Inputs, Network, Tokens
+from featstore.models.network import LAST, Activation, Inputs, Network, Tokens, stages as stages_of
 from featstore.models.transforms import Transform, in_turn
 from featstore.spec import PENULTIMATE
-
-REMEDY = "give a local copy with --weights FILE, or take an untrained model with --no-pretrained"
 
 
 def check(name: str) -> None:
@@ -136,7 +133,7 @@ def network(model: torch.nn.Module, head: tuple[str, ...]) -> Network:
     A stage is one of the model's `feature_info`, under the path of its module; a model without
     one has the layers that follow one another in it, but for its classifier modules `head`.
     """
-    listed = stages(model) or hooked.stages(model, head)
+    listed = stages(model) or stages_of(model, head)
     prefix = getattr(model, "num_prefix_tokens", 0) if _tells_prefix(model) else 0
     whole = len(listed) == len(getattr(model, "feature_info", None) or ())
     intermediate = listed if whole and hasattr(model, "forward_intermediates") else ()

@@ -9,13 +9,11 @@ import torch
 import torchvision
 from torchvision.transforms import functional
 
-from featstore.downloads import downloading
+from featstore.downloads import REMEDY, downloading
 from featstore.errors import BackboneError, UsageError
 from featstore.models.network import Network, Tokens, seen_by_head, stages
 from featstore.models.transforms import Transform
 from featstore.spec import PENULTIMATE
-
-REMEDY = "give a local copy with --weights FILE, or take an untrained model with --no-pretrained"
 
 # These rescale their input when trained, which the builder sets only together with its own weights.
 _AS_TRAINED = {

@@ -149,13 +149,6 @@ Three = tuple[float, float, float]
 
 EXAMPLE = 'size = 224, resize = 256, channels = "RGB", scale = 255, mean = [...], std = [...]'
 
-_STATED_FILTERS = {
-    "nearest": Image.Resampling.NEAREST,
-    "bilinear": Image.Resampling.BILINEAR,
-    "bicubic": Image.Resampling.BICUBIC,
-    "lanczos": Image.Resampling.LANCZOS,
-}
-
 
 class ImageRecipe(BaseModel):
     """How an RGB image becomes a network's input.
@@ -256,7 +249,7 @@ def _pair(size: int | tuple[int, int]) -> tuple[int, int]:
 def _geometry(recipe: ImageRecipe, image: Image.Image) -> Image.Image:
     """Resize and cut out the centre; sizes are (height, width), Pillow's (width, height)."""
     height, width = _pair(recipe.size)
-    how = _STATED_FILTERS[recipe.interpolation]
+    how = _FILTERS[recipe.interpolation]
     if recipe.resize is None:
         return image.resize((width, height), how)
     if isinstance(recipe.resize, int):

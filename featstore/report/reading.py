@@ -12,7 +12,7 @@ import pandas as pd
 
 from featstore.probe.analysis.classes import class_losses, inequality_table
 from featstore.probe.errors import ProbeError, RowsWarning, UsageError
-from featstore.probe.results.curves import Evidence, over_of, over_of as over_of_rows
+from featstore.probe.results.curves import Evidence, over_of
 from featstore.probe.results.names import CURVE, as_curves, score_of, shared_and_own
 from featstore.probe.results.reading import Judged, judged, read_per_class
 from featstore.probe.results.summaries import NAMES, Answer, answers, percent, summary, with_ratio
@@ -393,7 +393,7 @@ def _labels(curves: Sequence[pd.DataFrame]) -> list[str]:
 
 def over_of_curves(curves: Sequence[Curve]) -> str:
     """Say what the intervals of curves are over, as "seeds and test rows"; empty for none."""
-    return over_of_rows(pd.concat([curve.points for curve in curves]))
+    return over_of(pd.concat([curve.points for curve in curves]))
 
 
 def title_of(curves: Sequence[Curve]) -> str:

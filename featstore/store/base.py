@@ -23,8 +23,8 @@ from featstore.errors import StoreDamaged, StoreIncomplete, UsageError
 from featstore.notices import Notice, distinct, of_remarks
 from featstore.places import Place
 from featstore.spec import COMMITS, IDS, LABELS, Spec
-from featstore.store import blocks as commits, blocks as row_ids, locks
-from featstore.store.blocks import checksum
+from featstore.store import locks
+from featstore.store.blocks import Record, checksum, decode_ids, unseal
 from featstore.store.layout import Array, Header, Undecodable
 from featstore.store.objects import AHEAD, READERS
 
@@ -206,19 +206,19 @@ class BlockStore(ABC):
         """Rows of one block."""
         return self.header.rows_of(split, block)
 
-    def record(self, split: str, block: int) -> commits.Record | None:
+    def record(self, split: str, block: int) -> Record | None:
         """The valid commit record of a block, None where it has to be computed."""
         return self._valid(self.spec.digest(), split, block, self.read_record(split, block))
 
-    def records(self, split: str) -> list[commits.Record | None]:
+    def records(self, split: str) -> list[Record | None]:
         """The commit record of every block of a split."""
         digest = self.spec.digest()
         slots = self.read_records(split)
         return [self._valid(digest, split, block, slot) for block, slot in enumerate(slots)]
 
     @staticmethod
-    def _valid(digest: str, split: str, block: int, slot: bytes | None) -> commits.Record | None:
-        record = commits.unseal(slot)
+    def _valid(digest: str, split: str, block: int, slot: bytes | None) -> Record | None:
+        record = unseal(slot)
         here = (digest, split, block)
         return record if record and (record.store, record.split, record.block) == here else None
 
@@ -252,7 +252,7 @@ class BlockStore(ABC):
         """Whether every block of every split is committed."""
         return not any(self.missing(split.name) for split in self.spec.splits)
 
-    def require_complete(self, split: str) -> list[commits.Record]:
+    def require_complete(self, split: str) -> list[Record]:
         """Every record of a split; `StoreIncomplete` where one is missing."""
         records = self.records(split)
         there = [record for record in records if record]
@@ -269,7 +269,7 @@ class BlockStore(ABC):
 
     def ids(self, split: str) -> list[str]:
         """What each row of a split was, every checksum checked."""
-        return row_ids.decode(self.load(split, IDS))
+        return decode_ids(self.load(split, IDS))
 
     def load(self, split: str, name: str, *, verify: bool = True) -> np.ndarray:
         """The whole array of a split, a tap or "labels" or "ids", read in threads.
@@ -326,9 +326,7 @@ class BlockStore(ABC):
         if not 0 <= view < n_views:
             raise UsageError(f"{split}/{name} has views 0 to {n_views - 1}, not {view}")
 
-    def fill(
-        self, piece: Piece, record: commits.Record | None, out: np.ndarray, first: int = 0
-    ) -> None:
+    def fill(self, piece: Piece, record: Record | None, out: np.ndarray, first: int = 0) -> None:
         """Read a piece's rows from `first` on into `out`; check them against `record`, if given."""
         why = self._fault(piece, record, out, first)
         if why:
@@ -340,7 +338,7 @@ class BlockStore(ABC):
             )
 
     def _fault(
-        self, piece: Piece, record: commits.Record | None, out: np.ndarray, first: int = 0
+        self, piece: Piece, record: Record | None, out: np.ndarray, first: int = 0
     ) -> str | None:
         data = memoryview(out.reshape(-1).view(np.uint8))
         try:

@@ -190,12 +190,12 @@ def width(ids: Iterable[str]) -> int:
     return max((len(row_id.encode()) for row_id in ids), default=1) or 1
 
 
-def encode(ids: Sequence[str], width: int) -> np.ndarray:
+def encode_ids(ids: Sequence[str], width: int) -> np.ndarray:
     """`ids` as (n, width) uint8, padded with zeros.
 
     Raises `FeatureError` for an id longer than `width` bytes, or one with a NUL character.
 
-    >>> decode(encode(["cat/1.png", "ü"], 12))
+    >>> decode_ids(encode_ids(["cat/1.png", "ü"], 12))
     ['cat/1.png', 'ü']
     """
     encoded = [row_id.encode() for row_id in ids]
@@ -208,7 +208,7 @@ def encode(ids: Sequence[str], width: int) -> np.ndarray:
     return np.array(encoded, dtype=f"S{width}").view(np.uint8).reshape(len(encoded), width)
 
 
-def decode(array: np.ndarray) -> list[str]:
+def decode_ids(array: np.ndarray) -> list[str]:
     """The ids in an (n, width) uint8 array."""
     flat = np.ascontiguousarray(array).view(f"S{array.shape[1]}").reshape(-1)
     return [data.decode() for data in flat.tolist()]

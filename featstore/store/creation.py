@@ -257,7 +257,7 @@ def _differences(store: Store, spec: Spec, format: str, codec: Codec | None) -> 
     differences = store.spec.differences(spec)
     if differences:
         told = "; ".join(
-            f"{field} is {_short(there)}, wanted {_short(wanted)}"
+            f"{field} is {shortened(there)}, wanted {shortened(wanted)}"
             for field, there, wanted in differences
         )
         return f"something else: {told}"
@@ -540,6 +540,7 @@ def _sequence(path: Path) -> int:
     return 0
 
 
-def _short(value: object) -> str:
+def shortened(value: object) -> str:
+    """Return the representation of a value, cut where it is long."""
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"

@@ -16,7 +16,13 @@ from featstore.store import blocks
 from featstore.store.base import Piece, Progress, no_progress
 from featstore.store.blocks import Rounding
 from featstore.store.catalog import safe_name
-from featstore.store.creation import check_apart, finish, open as open_store, open_or_create
+from featstore.store.creation import (
+    check_apart,
+    finish,
+    open as open_store,
+    open_or_create,
+    shortened,
+)
 from featstore.store.layout import Codec
 from featstore.store.reading import read_ahead
 from featstore.store.store import Store
@@ -313,7 +319,7 @@ def _check_specs(a: Store, b: Store) -> None:
         one, other = getattr(a.spec, field), getattr(b.spec, field)
         if one != other:
             raise SpecMismatch(
-                f"{a.path} and {b.path} differ in {field}: {_short(one)} and {_short(other)};"
+                f"{a.path} and {b.path} differ in {field}: {shortened(one)} and {shortened(other)};"
                 " only stores that agree in it can be merged"
             )
     shapes = [
@@ -401,8 +407,3 @@ def _merged_spec(stores: tuple[Store, Store], taps: list[dict[str, str]]) -> Spe
         limit=a.limit if a.limit == b.limit else None,
         **{field: getattr(a, field) for field in _COMMON},
     )
-
-
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:40]}... ({len(text)} characters)"

@@ -13,9 +13,15 @@ import numpy as np
 from featstore.durable import NO_ROOM
 from featstore.errors import DiskFull, FeatureError, UsageError
 from featstore.spec import IDS, LABELS
-from featstore.store import blocks as row_ids
 from featstore.store.base import Block, BlockStore, Damage, Piece
-from featstore.store.blocks import Record, checksum, first_nonfinite_row, raw_bytes, slot_bytes
+from featstore.store.blocks import (
+    Record,
+    checksum,
+    encode_ids,
+    first_nonfinite_row,
+    raw_bytes,
+    slot_bytes,
+)
 
 # Blocks written but not yet on the disk. A kill loses these; a slow disk makes the writer wait.
 IN_FLIGHT = 8
@@ -138,7 +144,7 @@ class Writer:
             raise FeatureError(f"{split} got {len(ids)} ids for {len(rows)} rows; give one a row")
         arrays = {name: np.asarray(features[name]) for name in taps}
         arrays[LABELS] = np.asarray(labels)
-        arrays[IDS] = row_ids.encode(ids, self._store.header.id_width)
+        arrays[IDS] = encode_ids(ids, self._store.header.id_width)
         for name, array in arrays.items():
             expected = self._store.array(split, name)
             views = expected.shape[: len(expected.shape) == 3]

@@ -12,7 +12,7 @@ from featstore.data.columns import Columns
 from featstore.errors import BadStudy, FeatstoreError, PartMissing
 from featstore.probe.arguments import nearest
 from featstore.study.records import Made, digest, stamp
-from featstore.study.spec import Options, Study, several
+from featstore.study.spec import Study, several, stated
 
 _COLUMNS = {
     **{f"{name}_column": name for name in ("label", "image", "text", "split")},
@@ -143,7 +143,7 @@ def extract(feature: Feature, made: Made, progress) -> featstore.Extraction:
 def _extracted(study: Study, model: str, data: str) -> Feature:
     options: dict[str, Any] = {}
     for part in (study.extract, study.datasets[data], study.models[model]):
-        options |= _given(part)
+        options |= stated(part)
     absent = options.pop("absent", None)
     columns = {name: options.pop(key) for key, name in _COLUMNS.items() if key in options}
     targets = tuple(several(options.pop("target_columns", ())))
@@ -164,10 +164,6 @@ def _extracted(study: Study, model: str, data: str) -> Feature:
         else ()
     )
     return Feature(f"{model}-{data}", options, taps=taps, absent=absent)
-
-
-def _given(part: Options) -> dict[str, Any]:
-    return part.model_dump(exclude_unset=True, exclude_none=True)
 
 
 def _located(study: Study, name: str) -> str:

@@ -18,7 +18,7 @@ from jinja2 import StrictUndefined, TemplateSyntaxError, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from featstore.errors import BadStudy, StudyError
-from featstore.probe import figures as figuress
+from featstore.probe import figures
 from featstore.probe.arguments import nearest
 from featstore.probe.results.files import written_whole
 from featstore.probe.results.reading import read_per_class
@@ -229,7 +229,9 @@ def check(published: Mapping[str, Any]) -> None:
     """Raise UsageError unless a file of published numbers has the parts that are read here."""
     for key in NEEDED:
         if key not in published:
-            raise BadStudy(f"the published numbers have no {key!r}: see studies/published.json")
+            raise BadStudy(
+                f"the published numbers have no {key!r}: see featstore/study/published.json"
+            )
 
 
 SUFFIXES = (".svg", ".png")
@@ -277,20 +279,20 @@ def _of_probes(context: Context) -> Iterator[tuple[str, Drawing]]:
         files = [each.files[0] for each in held]
         if held:
             for kind in ("accuracy", "ratio"):
-                draw = _with_rows(getattr(figuress, f"{kind}_against_fraction"), level)
+                draw = _with_rows(getattr(figures, f"{kind}_against_fraction"), level)
                 yield kind, Drawing(f"{kind}.{probe}", draw, _random_results(held), files)
             path = tables / "redundancy_curve.csv"
             yield (
                 "redundancy",
                 Drawing(
                     f"redundancy.{probe}",
-                    figuress.redundancy_curve,
+                    figures.redundancy_curve,
                     _random_rows(path, probe),
                     [path],
                 ),
             )
         if any(each.sweep.per_class for each in held):
-            path, draw = tables / "inequality.csv", figuress.inequality_against_accuracy
+            path, draw = tables / "inequality.csv", figures.inequality_against_accuracy
             rows = _random_rows(path, probe)
             yield "inequality", Drawing(f"inequality.{probe}", draw, rows, [path])
 
@@ -302,23 +304,23 @@ def _of_sweeps(context: Context) -> Iterator[tuple[str, Drawing]]:
         name, files = each.sweep.name, each.files
         if len(each.sweep.modes) > 1:
             for kind in ("accuracy", "ratio"):
-                draw = _with_rows(getattr(figuress, f"{kind}_against_fraction"), level)
+                draw = _with_rows(getattr(figures, f"{kind}_against_fraction"), level)
                 yield kind, Drawing(f"{kind}.{name}", draw, partial(_results, each), files[:1])
             if each.sweep.arguments.get("cka"):
-                draw = figuress.cka_against_fraction
+                draw = figures.cka_against_fraction
                 yield "cka", Drawing(f"cka.{name}", draw, each.results, files[:1])
         if each.sweep.per_class and _random(each):
             yield (
                 "classes",
-                Drawing(f"classes.{name}", figuress.class_lines, _of_classes(each), files[2:]),
+                Drawing(f"classes.{name}", figures.class_lines, _of_classes(each), files[2:]),
             )
 
 
 def _alone(folder: Path, sources: Sequence[str]) -> Iterator[tuple[str, Drawing]]:
     """Yield what shows features without any probe."""
     for kind, name, draw, table in (
-        ("cka", "cka", figuress.cka_against_fraction, "cka"),
-        ("spectra", "spectra", figuress.spectra, "eigenvalues"),
+        ("cka", "cka", figures.cka_against_fraction, "cka"),
+        ("spectra", "spectra", figures.spectra, "eigenvalues"),
     ):
         files = [folder / "features" / f"{source}.{table}.csv" for source in sources]
         files = [path for path in files if path.exists()]

@@ -388,7 +388,7 @@ def study(
             raise BadStudy(f"the paper has no model {name!r}; {nearest(name, list(models))}")
         file = Path(file).absolute()
         models[name] = models[name].model_copy(update={"weights": str(file), "absent": None})
-        models[name] = Model.model_validate(_given(models[name]))
+        models[name] = Model.model_validate(stated(models[name]))
     probes: dict[str, Probe] = {}
     for solver in solvers:
         for name, each in listed.probes.items():
@@ -396,7 +396,7 @@ def study(
     changes: dict[str, Any] = {"models": models, "probes": probes}
     if data_dir is not None:
         where = {"data_dir": str(Path(data_dir).absolute())}
-        changes["extract"] = listed.extract.model_validate(_given(listed.extract) | where)
+        changes["extract"] = listed.extract.model_validate(stated(listed.extract) | where)
     return listed.model_copy(update=changes)
 
 
@@ -409,7 +409,7 @@ def solved_by(each: Probe, solver: str) -> Probe:
     """
     if solver == "sgd":
         return each
-    kept = {key: value for key, value in _given(each).items() if key in _OF_ALL}
+    kept = {key: value for key, value in stated(each).items() if key in _OF_ALL}
     return Probe.model_validate({**kept, "solver": solver, "l2": "auto"})
 
 
@@ -422,5 +422,6 @@ def limited(given: Study, rows: int) -> Study:
     return given.model_copy(update={"datasets": datasets, "title": f"{given.title} ({rows} rows)"})
 
 
-def _given(part: Any) -> dict[str, Any]:
+def stated(part: BaseModel) -> dict[str, Any]:
+    """Return what a part of a study file states, without what it leaves to the defaults."""
     return part.model_dump(exclude_unset=True, exclude_none=True)

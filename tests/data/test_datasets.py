@@ -12,8 +12,8 @@ from hypothesis import given, strategies as st
 from PIL import Image
 
 from featstore import data as datasets
-from featstore.data import rows as fingerprints, rows as stratified, torchvision
-from featstore.data.rows import ImageRows, limited
+from featstore.data import splits, torchvision
+from featstore.data.rows import ImageRows, fingerprint_of_arrays, fingerprint_of_files, limited
 from featstore.errors import DatasetError, DownloadRefused, UsageError
 
 
@@ -122,13 +122,13 @@ def test_digits_are_scikit_learns():
 def test_stratified_split_parts_every_class(labels, share):
     labels = np.array(labels)
     ids = [f"row {row}" for row in range(len(labels))]
-    train, test = (stratified.rows_of(name, ids, labels, share) for name in ("train", "test"))
+    train, test = (splits.rows_of(name, ids, labels, share) for name in ("train", "test"))
     assert sorted([*train, *test]) == list(range(len(labels)))
     for label in np.unique(labels):
         assert (labels[test] == label).sum() == round(share * (labels == label).sum())
     # Membership belongs to the id: other rows of other classes change nothing.
     shuffled = np.random.default_rng(0).permutation(len(labels))
-    again = stratified.rows_of("test", [ids[row] for row in shuffled], labels[shuffled], share)
+    again = splits.rows_of("test", [ids[row] for row in shuffled], labels[shuffled], share)
     assert {ids[shuffled[row]] for row in again} == {ids[row] for row in test}
 
 
@@ -386,31 +386,31 @@ def test_split_without_rows_is_refused():
 
 def test_fingerprint_of_arrays_sees_every_pixel_and_label():
     images, labels = pixels("train", 5), np.array([0, 1, 0, 1])
-    known = fingerprints.of_arrays(images, labels)
+    known = fingerprint_of_arrays(images, labels)
     images[3, 4, 4] ^= 1
-    assert fingerprints.of_arrays(images, labels) != known
+    assert fingerprint_of_arrays(images, labels) != known
     images[3, 4, 4] ^= 1
-    assert fingerprints.of_arrays(images, labels) == known
-    assert fingerprints.of_arrays(images, labels[::-1].copy()) != known
+    assert fingerprint_of_arrays(images, labels) == known
+    assert fingerprint_of_arrays(images, labels[::-1].copy()) != known
 
 
 @pytest.mark.parametrize("all_bytes", [True, False])
 def test_fingerprint_of_files_sees_names_labels_sizes_and_bytes(tmp_path, monkeypatch, all_bytes):
     if not all_bytes:
-        monkeypatch.setattr(fingerprints, "ALL_BYTES", 10)
+        monkeypatch.setattr("featstore.data.rows.ALL_BYTES", 10)
     paths = [tmp_path / str(row) for row in range(600)]
     for row, path in enumerate(paths):
         path.write_bytes(b"%04d" % row)
     ids, labels = [path.name for path in paths], [0] * 600
-    known = fingerprints.of_files(paths, ids, labels)
-    assert fingerprints.of_files(paths, ids, [*labels[1:], 1]) != known
-    assert fingerprints.of_files(paths, ["other", *ids[1:]], labels) != known
+    known = fingerprint_of_files(paths, ids, labels)
+    assert fingerprint_of_files(paths, ids, [*labels[1:], 1]) != known
+    assert fingerprint_of_files(paths, ["other", *ids[1:]], labels) != known
     paths[1].write_bytes(b"9999")  # of the same size, and not among the sampled ones
-    assert (fingerprints.of_files(paths, ids, labels) != known) is all_bytes
+    assert (fingerprint_of_files(paths, ids, labels) != known) is all_bytes
     paths[1].write_bytes(b"0001")
-    assert fingerprints.of_files(paths, ids, labels) == known
+    assert fingerprint_of_files(paths, ids, labels) == known
     paths[599].write_bytes(b"9999")
-    assert fingerprints.of_files(paths, ids, labels) != known
+    assert fingerprint_of_files(paths, ids, labels) != known
     paths[599].write_bytes(b"0599")
     paths[1].write_bytes(b"00001")
-    assert fingerprints.of_files(paths, ids, labels) != known
+    assert fingerprint_of_files(paths, ids, labels) != known

@@ -226,7 +226,7 @@ def test_no_room_for_a_new_file_is_told_and_leaves_nothing(tmp_path, room):
 
 NO_ROOM = """
 import resource, sys
-from featstore.testing import spec_of, spec_of
+from featstore.testing import spec_of
 import featstore
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
 featstore.create(sys.argv[1], spec_of(), "hdf5")

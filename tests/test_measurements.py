@@ -41,8 +41,7 @@ def test_peak_memory_sees_what_was_held_and_let_go():
     assert 45 << 20 < peak.bytes < 100 << 20
 
 
-@pytest.fixture
-def made():
+def everything():
     """A report with everything in it."""
     rows = [{"what": "a", "seconds": 1.5, "ok": True}, {"what": "b", "seconds": "", "ok": False}]
     grown = Growth("rows", [10, 20, 40], [5, 5, 5], [1.0, 2.1, 3.9], [1 << 20, 2 << 20, 4 << 20], 1)
@@ -51,6 +50,11 @@ def made():
     }  # fmt: skip
     note = "This is longer than a line of eighty columns may be, and so it has to be wrapped."
     return measurements.Report("ridge", {"rows": 40}, facts, {"stages": rows}, [grown], [note])
+
+
+@pytest.fixture
+def made():
+    return everything()
 
 
 def test_a_report_s_text_fits_a_terminal(made):

@@ -12,6 +12,7 @@ import zarr
 from host_kernels import needs_compiler
 from hypothesis import given, settings, strategies as st
 from sklearn.linear_model import LogisticRegression
+from test_measurements import RATES, everything
 
 import benchmarks
 from benchmarks import (
@@ -26,11 +27,9 @@ from benchmarks import (
 from benchmarks.figures import growth_figures
 from benchmarks.ridge_stages import Work
 from featstore import bench, measurements
-from featstore.measurements import Growth
 from featstore.probe.errors import UsageError
 from featstore.probe.kernels import reference
 
-RATES = {"matmul_gflops": 100.0, "matmul64_gflops": 50.0, "copy_gbs": 10.0}
 TILE = "small,probes=2,classes=3,rows=40,features=8,systems=1"
 STEPS = ["softmax, loss, residual", "rank, loss, confidence", "Gram blocks"]
 TINY = "small,rows=240,features=16,classes=3,fractions=2,seeds=2,loop_probes=2,points=3"
@@ -110,14 +109,7 @@ def test_the_softmax_loops_reach_one_objective(classes):
 
 @pytest.fixture
 def made():
-    """A report with growth in it."""
-    rows = [{"what": "a", "seconds": 1.5, "ok": True}, {"what": "b", "seconds": "", "ok": False}]
-    grown = Growth("rows", [10, 20, 40], [5, 5, 5], [1.0, 2.1, 3.9], [1 << 20, 2 << 20, 4 << 20], 1)
-    facts = {
-        "processor": "a", "cores": 2, "memory_gib": 1.0, "device": "cpu", **RATES,
-    }  # fmt: skip
-    note = "This is longer than a line of eighty columns may be, and so it has to be wrapped."
-    return measurements.Report("ridge", {"rows": 40}, facts, {"stages": rows}, [grown], [note])
+    return everything()
 
 
 def test_a_report_is_read_back_as_it_was_saved(made, tmp_path):

@@ -1,22 +1,26 @@
 """Rules that choose a penalty on train rows, held against the best penalty on test rows.
 
     python -m benchmarks.penalty_rules measure STORE... --resamples 6
+    python -m benchmarks.penalty_rules cost STORE...
     python -m benchmarks.penalty_rules table
 
 The first writes what each penalty reaches on test rows, and on the train rows that a rule looks at,
-to `benchmarks/results/penalty_rules.csv`; the second writes the table of `docs/performance.md`.
+to `benchmarks/results/penalty_rules.csv`; the second what choosing costs, to `penalty_cost.csv`
+beside it; the third prints the tables of `docs/penalties.md`.
 """
 
 import argparse
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 import featstore
-from featstore.probe import ArrayBlocks
-from featstore.probe.memory import Settings
+from benchmarks import bench_logistic, stages
+from featstore.probe import ArrayBlocks, arrays
+from featstore.probe.memory import Settings, silent
 from featstore.probe.metrics import Scores
 from featstore.probe.penalties import LADDER
 from featstore.probe.selection import Losses
@@ -27,6 +31,7 @@ from featstore.probe.splits import stratified_parts
 from featstore.probe.subsets import Chain, random_chain, subset_chain
 
 RESULTS = Path(__file__).parent / "results" / "penalty_rules.csv"
+COST = RESULTS.with_name("penalty_cost.csv")
 ROWS, TEST_ROWS, FEATURES, FOLDS = 1000, 3000, 128, 5
 FROM, TO = 1e-3, 10.0
 COLUMNS = ["task", "resample", "solver", "k", "rows", "l2", "n", "accuracy", "loss"]
@@ -191,18 +196,49 @@ def _of_rule(own: pd.DataFrame, rows: Sequence[str], by: str) -> list[float]:
     return [*lost, reached[0] / reached[1] - best[0] / best[1], float(np.log10(l2))]
 
 
+def cost(stores: Sequence[str], repeats: int, out: Path) -> None:
+    """Measure what choosing penalties costs on the train rows of stores, in pairs."""
+    setup = stages.Setup(arrays.backend("torch", "cpu"), stages.DEFAULT_MEMORY, silent, (), None)
+    rows = []
+    for path in stores:
+        train = bench_logistic.stored(Path(path))
+        n_rows, n_features = train[0].shape
+        sizes = replace(bench_logistic.SIZES["full"], features=n_features, repeats=repeats)
+        (found,) = bench_logistic.choosing(train, sizes, setup)
+        rows.append({"task": Path(path).stem, "rows": n_rows, "features": n_features, **found})
+        print(rows[-1], flush=True)
+    pd.DataFrame(rows).to_csv(out, index=False, float_format="%.6g")
+
+
+def cost_table(results: pd.DataFrame) -> str:
+    """Return the Markdown table of what choosing costs: a row a store."""
+    lines = [
+        f"| features | rows x features | probes | l2 = {bench_logistic.FIXED:g}, s | chosen, s "
+        "| times |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for row in results.to_dict("records"):
+        lines.append(
+            f"| {row['task']} | {row['rows']:,} x {row['features']:,} | {row['probes']} "
+            f"| {row['fixed, s']:.1f} | {row['chosen, s']:.1f} | {row['times']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     """Measure, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("what", choices=["measure", "table"])
+    parser.add_argument("what", choices=["measure", "cost", "table"])
     parser.add_argument("stores", nargs="*")
     parser.add_argument("--resamples", type=int, default=6)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--repeats", type=int, default=3, help="pairs to take the fastest of")
     given = parser.parse_args()
     if given.what == "measure":
-        measure(given.stores, given.resamples, given.out)
+        measure(given.stores, given.resamples, RESULTS)
+    elif given.what == "cost":
+        cost(given.stores, given.repeats, COST)
     else:
-        print(table(pd.read_csv(given.out)))
+        print(table(pd.read_csv(RESULTS)), cost_table(pd.read_csv(COST)), sep="\n\n")
 
 
 if __name__ == "__main__":

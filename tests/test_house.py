@@ -41,6 +41,11 @@ JOINING = (
 )
 # What not every user has: imported where it is used, so that nothing else needs it.
 OPTIONAL = {"sklearn", "cuml", "cupy", "playwright"}
+# What the extras bring beside that; `featstore.testing` is for who has pytest.
+EXTRAS = {
+    *("dask", "datasets", "gcsfs", "moto", "onnx", "onnxruntime", "open_clip", "pytest", "s3fs"),
+    *("transformers", "zarrs"),
+}
 MOST_LINES, MOST_FUNCTION_LINES = 700, 100
 
 
@@ -132,6 +137,15 @@ def test_stages_load_without_what_is_optional(module):
     body = tree(module).body
     at_top = ast.Module([n for n in body if isinstance(n, ast.Import | ast.ImportFrom)], [])
     assert not {each.split(".")[0] for each in imports(at_top)} & OPTIONAL
+
+
+@pytest.mark.parametrize("module", [m for m in MODULES if m.startswith("featstore")])
+def test_what_is_installed_loads_without_the_extras(module):
+    body = tree(module).body
+    at_top = ast.Module([n for n in body if isinstance(n, ast.Import | ast.ImportFrom)], [])
+    allowed = {"pytest"} if module == "featstore.testing" else set()
+    found = {each.split(".")[0] for each in imports(at_top)} & (OPTIONAL | EXTRAS)
+    assert not found - allowed
 
 
 def test_rules_see_a_breach():

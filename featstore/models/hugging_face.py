@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import transformers
 from PIL import Image
 from safetensors import safe_open
 
@@ -62,11 +61,11 @@ def load(
     The model is an image encoder where its main input is pixels, a text encoder where it is
     tokens; of a pair of both (CLIP, SigLIP) the image tower is taken.
     """
-    from featstore.models import texts
-
     if weights is not None:
         raise UsageError(f"{name} brings its weights; leave --weights out, or give hf:FOLDER")
     transformers = needed("transformers", "hf", name)
+    from featstore.models import texts
+
     folder = _folder(name, pretrained)
     with _quiet(transformers):
         config = _config(transformers, folder, name)
@@ -411,6 +410,8 @@ def _transform(
     """
     if stated is not None:
         return checked(ImageRecipe, stated, name).transform()
+    import transformers
+
     try:
         processor = transformers.AutoImageProcessor.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-import transformers
 
 from featstore.errors import BackboneError
 from featstore.models import weights
@@ -278,6 +277,8 @@ def _transform(
     stated: Mapping[str, Any] | None,
 ) -> TextTransform:
     """The tokenizer of the folder; `stated` may set another `max_length` and `prompt`."""
+    import transformers
+
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             folder, local_files_only=True, trust_remote_code=False

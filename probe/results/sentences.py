@@ -201,10 +201,8 @@ def of_attribution(table: pd.DataFrame, found: Any, level: float) -> str:
     degrading = table[table["degrading"]].sort_values("p", kind="stable")
     worse = int((table["high"] < 0).sum())
     lines = [
-        f"Left out alone, {_count(worse, 'feature')} of {len(table):,} "
-        f"lose{'s' if worse == 1 else ''} accuracy for certain and {len(degrading):,} gain "
-        f"{'it, degrading ones' if len(degrading) != 1 else 'it, a degrading one'} "
-        f"(all at once, {percent(level)})"
+        f"Of {len(table):,} features left out alone, {worse:,} take accuracy with them for certain "
+        f"and {len(degrading):,} degrade the probe (all at once, {percent(level)})"
     ]
     if len(degrading):
         named = ", ".join(map(str, degrading["feature"][:10]))

@@ -108,7 +108,7 @@ class SplitRows:
         return Rows(
             features={name: tap.take(rows) for name, tap in self._taps.items()},
             labels=self._labels.take(rows),
-            ids=blocks.decode(self._ids.take(rows)),
+            ids=blocks.decode_ids(self._ids.take(rows)),
         )
 
 

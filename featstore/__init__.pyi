@@ -22,5 +22,6 @@ from .store.creation import (
     remove as remove,
 )
 from .store.exchange import export as export, import_arrays as import_arrays
+from .store.staging import RowWriter as RowWriter, writer as writer
 from .store.store import Store as Store
 from .store.transfer import convert as convert, merge as merge

@@ -62,9 +62,16 @@ def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "accuracy.pdf").stat().st_size > 5000
 
 
-@pytest.mark.parametrize(
-    "name", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/decisions.md"]
-)
+def test_the_python_of_the_page_on_your_own_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/own.md").read_text(), flags=re.DOTALL)
+    exec("\n".join(blocks), {"__name__": "own"})
+
+
+PAGES = [f"docs/{page}.md" for page in ("architecture", "decisions", "own")]
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", *PAGES])
 def test_files_that_the_prose_names_exist(name):
     text = (ROOT / name).read_text()
     named = re.findall(

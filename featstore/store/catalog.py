@@ -272,7 +272,7 @@ def _kind(path: Path) -> str | None:
     """What lies at a path, by its name and what is in it; None where it is not of featstore's."""
     if durable.ASIDE.fullmatch(path.name) or replaced(path) != path:
         return "unfinished"
-    if _is_result(path) or _of_a_dead_process(path):
+    if _is_result(path) or _of_a_dead_process(path) or _is_rows(path):
         return "unfinished"
     if path.suffix == ".lock" and not path.is_symlink() and is_note(path):
         # An empty one says nothing of whose it is; its store's name does.
@@ -283,6 +283,11 @@ def _kind(path: Path) -> str | None:
         if all(_MOMENTS.fullmatch(name) or _is_result(path / name) for name in names):
             return "moments"
     return None
+
+
+def _is_rows(path: Path) -> bool:
+    """Whether a folder holds rows of `featstore.writer`, of which no store has been made yet."""
+    return path.suffix == ".rows" and not path.is_symlink() and (path / "rows.json").is_file()
 
 
 def _is_result(path: Path) -> bool:
@@ -305,7 +310,9 @@ def _of_a_dead_process(path: Path) -> bool:
 
 
 def _store_of(path: Path) -> Path:
-    """The store that something beside it is of."""
+    """The store that something beside it is of; rows that wait for one are locked themselves."""
+    if _is_rows(path):
+        return path
     aside = durable.ASIDE.fullmatch(path.name)
     if replaced(path) != path:
         return replaced(path)

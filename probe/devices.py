@@ -1,5 +1,6 @@
 """How much memory a device has for batches, and what happens when it turns out to have less."""
 
+import contextlib
 import sys
 import warnings
 from collections.abc import Callable
@@ -117,4 +118,6 @@ def release() -> None:
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     if "cupy" in sys.modules:
-        sys.modules["cupy"].get_default_memory_pool().free_all_blocks()
+        cupy = sys.modules["cupy"]
+        with contextlib.suppress(cupy.cuda.runtime.CUDARuntimeError):  # without a driver
+            cupy.get_default_memory_pool().free_all_blocks()

@@ -10,9 +10,11 @@ Not collected: a module of helpers that the tests import.
 
 import operator
 import sys
+import warnings
 from contextlib import contextmanager, nullcontext
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import scipy.linalg
@@ -208,6 +210,25 @@ def _solve_triangular(a, b, trans=0, lower=False, check_finite=True):
     return wrapped(solved)
 
 
+class Stream:
+    """CuPy 14's stream; `entered` says which streams of others were made current, in turn."""
+
+    entered: ClassVar[list[int]] = []
+
+    @classmethod
+    def from_external(cls, stream):
+        """Return a stream that another library has made, and tells by a version and an address."""
+        version, address = stream.__cuda_stream__()
+        assert version == 0
+        cls.entered.append(address)
+        return nullcontext()
+
+
+def _external_stream(address):
+    warnings.warn("ExternalStream is deprecated: use Stream.from_external", DeprecationWarning, 2)
+    return nullcontext()
+
+
 @contextmanager
 def installed(free=1 << 33):
     """Let `import cupy` find the stand-in, whose device has `free` bytes."""
@@ -219,8 +240,8 @@ def installed(free=1 << 33):
     pool = SimpleNamespace(free_all_blocks=lambda: None, free_bytes=lambda: 0)
     nothing = ModuleType("nothing")
     cuda = _mirror(
-        "cupy.cuda", nothing, runtime=runtime, Device=Device, Stream=object,
-        ExternalStream=lambda pointer: nullcontext(),
+        "cupy.cuda", nothing, runtime=runtime, Device=Device, Stream=Stream,
+        ExternalStream=_external_stream,
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         device=_mirror("cupy.cuda.device", nothing, Device=Device),
     )  # fmt: skip
@@ -230,7 +251,7 @@ def installed(free=1 << 33):
         from_dlpack=lambda array: ndarray(np.from_dlpack(array)),
         linalg=_mirror("cupy.linalg", np.linalg), fft=_mirror("cupy.fft", np.fft),
     )  # fmt: skip
-    cupy.__version__ = "13.0"
+    cupy.__version__ = "14.0"
     parts = (cupy, cupy.linalg, cupy.fft, cuda, cuda.device)
     ours = {part.__name__: part for part in parts}
     for name in ("cupyx", "cupyx.scipy", "cupyx.scipy.linalg"):

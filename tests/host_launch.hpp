@@ -7,6 +7,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -23,6 +24,18 @@ using std::log1p;
 struct Index {
     int x;
 };
+
+static float __int_as_float(int32_t bits) {
+    float value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static double __longlong_as_double(int64_t bits) {
+    double value;
+    std::memcpy(&value, &bits, sizeof value);
+    return value;
+}
 
 static Index threadIdx, blockIdx, blockDim;
 double workspace[1 << 12];

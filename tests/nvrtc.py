@@ -5,6 +5,7 @@ Not collected: a module of helpers that the tests import.
 
 import ctypes
 import importlib.util
+import struct
 from pathlib import Path
 
 
@@ -37,3 +38,32 @@ def _fetched(nvrtc, program, what: str) -> bytes:
     content = ctypes.create_string_buffer(size.value)
     getattr(nvrtc, f"nvrtcGet{what}")(program, content)
     return content.raw
+
+
+REGISTER_COUNT = b"\x04\x2f\x08\x00"
+
+
+def registers(cubin: bytes) -> dict[str, int]:
+    """Return how many registers a thread of each kernel takes, by the kernel's name.
+
+    Machine code is an ELF file; its section ".nv.info" tells them by the symbols of the kernels.
+    """
+    table, size, count, names = (
+        *struct.unpack_from("<Q", cubin, 0x28), *struct.unpack_from("<3H", cubin, 0x3A)
+    )  # fmt: skip
+    sections = [struct.unpack_from("<IIQQQQIIQQ", cubin, table + i * size) for i in range(count)]
+
+    def called(strings: int, offset: int) -> str:
+        start = sections[strings][4] + offset
+        return cubin[start : cubin.index(b"\0", start)].decode()
+
+    by_name = {called(names, section[0]): section for section in sections}
+    symbols, strings = by_name[".symtab"][4], by_name[".symtab"][6]
+    start, length = by_name[".nv.info"][4:6]
+    info, found = cubin[start : start + length], {}
+    at = info.find(REGISTER_COUNT)
+    while at >= 0:
+        symbol, number = struct.unpack_from("<II", info, at + len(REGISTER_COUNT))
+        found[called(strings, *struct.unpack_from("<I", cubin, symbols + 24 * symbol))] = number
+        at = info.find(REGISTER_COUNT, at + 12)
+    return found

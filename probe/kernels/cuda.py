@@ -7,6 +7,7 @@ CuPy is imported when it is used: the module can be read without it.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -140,10 +141,33 @@ def current(array: Array) -> Iterator[None]:
         return
     import cupy
 
-    stream = torch.cuda.current_stream(array.device).cuda_stream
+    handle = torch.cuda.current_stream(array.device).cuda_stream
     index = array.device.index
-    with torch.cuda.device(index), cupy.cuda.Device(index), cupy.cuda.ExternalStream(stream):
+    with torch.cuda.device(index), cupy.cuda.Device(index), stream(handle):
         yield
+
+
+@dataclass(frozen=True)
+class _Handle:
+    """A stream of another library, in the protocol by which CuPy is told of one."""
+
+    address: int
+
+    def __cuda_stream__(self) -> tuple[int, int]:
+        """Return the protocol's version, and the address of the stream."""
+        return 0, self.address
+
+
+def stream(address: int) -> Any:
+    """Return CuPy's stream for one that another library has made, a context manager.
+
+    From CuPy 14 on `Stream.from_external` makes it, and `ExternalStream` is deprecated.
+    """
+    import cupy
+
+    if hasattr(cupy.cuda.Stream, "from_external"):
+        return cupy.cuda.Stream.from_external(_Handle(address))
+    return cupy.cuda.ExternalStream(address)
 
 
 def shared(array: Array) -> Any:

@@ -165,3 +165,13 @@ def test_a_sweep_goes_on_with_smaller_batches(monkeypatch, solver, memory, modul
     assert max(seen) > limit >= seen[-1]
     assert (found["status"] == known["status"]).all()
     assert found["accuracy"].to_numpy() == pytest.approx(known["accuracy"].to_numpy(), abs=0.03)
+
+
+def test_cupy_without_a_driver_keeps_nothing_that_could_be_given_back(monkeypatch):
+    def without_driver():
+        raise cupy.cuda.runtime.CUDARuntimeError("cudaErrorInsufficientDriver")
+
+    with cupy_stand_in.installed() as cupy:
+        pool = cupy.get_default_memory_pool()
+        monkeypatch.setattr(pool, "free_all_blocks", without_driver)
+        devices.release()

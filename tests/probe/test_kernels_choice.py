@@ -17,6 +17,12 @@ from featstore.probe.arrays import Backend, to_host
 from featstore.probe.errors import DeviceWarning
 from featstore.probe.kernels import reference
 
+needs_nvrtc = pytest.mark.skipif(
+    nvrtc.located() is None, reason="no NVRTC: torch was built without CUDA"
+)
+# of a multiprocessor, for the threads of all blocks on it
+REGISTERS = 65536
+
 
 @pytest.fixture
 def cupy():
@@ -29,17 +35,30 @@ def drawn(seed=0):
     return random.normal(size=(2, 5, 30)).astype(np.float32), random.integers(0, 5, size=30)
 
 
-@pytest.mark.skipif(nvrtc.located() is None, reason="no NVRTC: torch was built without CUDA")
+@needs_nvrtc
 @pytest.mark.parametrize("name", ["softmax", "blocks"])
-@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
-def test_nvrtc_compiles_every_source(cupy, name, architecture):
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_80", "sm_90", "sm_100", "sm_120"])
+def test_nvrtc_compiles_every_source_and_a_block_of_1024_threads_fits(cupy, name, architecture):
     from featstore.probe.kernels import cuda
 
     source = (cuda.files("featstore.probe.kernels") / "sources" / f"{name}.cu").read_text()
-    assert len(nvrtc.compiled(source, architecture, cuda.OPTIONS)) > 1000
+    found = nvrtc.registers(nvrtc.compiled(source, architecture, cuda.OPTIONS))
+    assert len(found) == {"softmax": 4, "blocks": 1}[name]
+    assert 0 < max(found.values()) * cuda.MANY_THREADS <= REGISTERS
 
 
-@pytest.mark.skipif(nvrtc.located() is None, reason="no NVRTC: torch was built without CUDA")
+@needs_nvrtc
+@pytest.mark.parametrize("architecture", ["sm_80", "sm_90"])
+def test_eight_blocks_of_the_softmax_step_share_a_multiprocessor(cupy, architecture):
+    """A division or a 64-bit product for each logit takes registers, and half of the blocks."""
+    from featstore.probe.kernels import cuda
+
+    source = (cuda.files("featstore.probe.kernels") / "sources" / "softmax.cu").read_text()
+    found = nvrtc.registers(nvrtc.compiled(source, architecture, cuda.OPTIONS))
+    assert found["residuals_float32"] * cuda.THREADS * 8 <= REGISTERS
+
+
+@needs_nvrtc
 def test_nvrtc_says_what_it_does_not_compile():
     with pytest.raises(SyntaxError, match="error"):
         nvrtc.compiled("an error, and no program", "sm_90", ())
@@ -76,6 +95,17 @@ def test_arrays_of_torch_are_shared_and_not_copied(cupy, monkeypatch):
     assert isinstance(losses, torch.Tensor)
     reference.residuals(logits, labels)
     np.testing.assert_allclose(ours.numpy(), logits, rtol=1e-4, atol=1e-7)
+
+
+def test_the_stream_of_torch_is_told_to_cupy_as_its_version_wants_it(cupy, monkeypatch):
+    from featstore.probe.kernels import cuda
+
+    cupy.cuda.Stream.entered.clear()
+    with cuda.stream(1234):  # a deprecation is an error here
+        assert cupy.cuda.Stream.entered == [1234]
+    monkeypatch.delattr(cupy.cuda.Stream, "from_external")  # CuPy 13
+    with pytest.warns(DeprecationWarning, match="ExternalStream"), cuda.stream(1234):
+        pass
 
 
 @pytest.mark.skipif(not cupy_has_a_device(), reason="no CUDA device for CuPy")
@@ -115,7 +145,7 @@ def test_a_source_that_does_not_compile_warns_once_and_is_replaced(cupy, monkeyp
     ("right", "wrong"),
     [
         ("others.largest > own ?", "others.largest < own ?"),
-        ("(x[k] == own && c > label)", "(x[k] == own && c < label)"),
+        ("walk.number(k) > label", "walk.number(k) < label"),
         ("__syncthreads();\n        if (place.lane == 0", "if (place.lane == 0"),
         ("x == -infinity<T>() ? 0 :", ""),
     ],

@@ -13,10 +13,18 @@
 
 extern __shared__ double workspace[];
 
+// By its bits: 1 / zero is a division that no compiler folds, in the innermost loops.
 template <class T>
-__device__ T infinity() {
-    T zero = 0;
-    return 1 / zero;
+__device__ T infinity();
+
+template <>
+__device__ float infinity<float>() {
+    return __int_as_float(0x7f800000);
+}
+
+template <>
+__device__ double infinity<double>() {
+    return __longlong_as_double(0x7ff0000000000000);
 }
 
 // A sum of exp(x - from) as one of exp(x - to); equal infinities leave it as it is.
@@ -85,14 +93,38 @@ struct Place {
 // Logits that a thread has on their way at a time: one after the other, memory would never be busy.
 constexpr int TOGETHER = 4;
 
-// A thread's next logits, from class c on; minus infinity where there are no more.
+// A thread on its way along the classes of its row. A class is counted in 32 bits, and its address
+// stepped to: a product of 64 bits for each logit would take as long as its exponential.
 template <class T>
-__device__ void fetch(T* x, const T* line, long long c, const Layout& layout) {
-    #pragma unroll
-    for (int k = 0; k < TOGETHER; k++, c += layout.lanes) {
-        x[k] = c < layout.classes ? line[c * layout.class_stride] : -infinity<T>();
+struct Walk {
+    int first;       // the class of the thread's next logit
+    int lanes;       // from one of its classes to the next
+    int classes;     // none in a row that there is not
+    long long step;  // from one of its logits to the next, in elements
+    T* at;           // its next logit
+
+    __device__ Walk(T* line, const Place& place, const Layout& layout)
+        : first(place.lane), lanes((int)layout.lanes),
+          classes(place.inside ? (int)layout.classes : 0),
+          step(layout.lanes * layout.class_stride),
+          at(line + place.lane * layout.class_stride) {}
+
+    __device__ bool left() const { return first < classes; }
+    __device__ int number(int k) const { return first + k * lanes; }
+    __device__ bool has(int k) const { return number(k) < classes; }
+
+    __device__ void next() {
+        first += TOGETHER * lanes;
+        at += TOGETHER * step;
     }
-}
+
+    // The next logits; minus infinity where there are no more.
+    template <class U>
+    __device__ void fetch(U* x) const {
+        #pragma unroll
+        for (int k = 0; k < TOGETHER; k++) x[k] = has(k) ? at[k * step] : -infinity<U>();
+    }
+};
 
 // The powers of a whole row, from those of its lanes; every thread of the row gets them.
 template <class T>
@@ -118,16 +150,15 @@ __device__ void residuals(T* logits, const long long* labels, double* losses, T 
     Place place(layout);
     int lanes = (int)layout.lanes;
     T* line = logits + place.start;
-    long long label = place.inside ? labels[place.row] : 0;
+    int label = place.inside ? (int)labels[place.row] : 0;
     T own = place.inside ? line[label * layout.class_stride] : 0;
     Powers<T> others = {-infinity<T>(), 0};
     T x[TOGETHER];
-    long long last = place.inside ? layout.classes : 0;
-    for (long long first = place.lane; first < last; first += TOGETHER * lanes) {
-        fetch(x, line, first, layout);
+    for (Walk<T> walk(line, place, layout); walk.left(); walk.next()) {
+        walk.fetch(x);
         #pragma unroll
         for (int k = 0; k < TOGETHER; k++) {
-            others.take(first + k * lanes == label ? -infinity<T>() : x[k]);
+            others.take(walk.number(k) == label ? -infinity<T>() : x[k]);
         }
     }
     others = gathered(others, place, lanes);
@@ -136,13 +167,12 @@ __device__ void residuals(T* logits, const long long* labels, double* losses, T 
     T rest = moved(others.sum, others.largest, largest) + (largest - largest);
     T weight = exp(own - largest);
     T share = scale / (rest + weight);
-    for (long long first = place.lane; first < last; first += TOGETHER * lanes) {
-        fetch(x, line, first, layout);
+    for (Walk<T> walk(line, place, layout); walk.left(); walk.next()) {
+        walk.fetch(x);
         #pragma unroll
         for (int k = 0; k < TOGETHER; k++) {
-            long long c = first + k * lanes;
-            T value = c == label ? -rest * share : exp(x[k] - largest) * share;
-            if (c < last) line[c * layout.class_stride] = value;
+            T value = walk.number(k) == label ? -rest * share : exp(x[k] - largest) * share;
+            if (walk.has(k)) walk.at[k * walk.step] = value;
         }
     }
     if (place.lane == 0) {
@@ -166,20 +196,18 @@ __device__ void judged(const T* logits, const long long* labels, int* ranks, dou
     Place place(layout);
     int lanes = (int)layout.lanes;
     const T* line = logits + place.start;
-    long long label = place.inside ? labels[place.row] : 0;
+    int label = place.inside ? (int)labels[place.row] : 0;
     T own = place.inside ? line[label * layout.class_stride] : 0;
     Powers<T> all = {-infinity<T>(), 0};
     int before = own != own && place.lane == 0;
     T x[TOGETHER];
-    long long last = place.inside ? layout.classes : 0;
-    for (long long first = place.lane; first < last; first += TOGETHER * lanes) {
-        fetch(x, line, first, layout);
+    for (Walk<const T> walk(line, place, layout); walk.left(); walk.next()) {
+        walk.fetch(x);
         #pragma unroll
         for (int k = 0; k < TOGETHER; k++) {
-            long long c = first + k * lanes;
             all.take(x[k]);
-            bool behind = x[k] < own || (x[k] == own && c > label);
-            before += c < last && c != label && !behind;
+            bool behind = x[k] < own || (x[k] == own && walk.number(k) > label);
+            before += walk.has(k) && walk.number(k) != label && !behind;
         }
     }
     all = gathered(all, place, lanes);

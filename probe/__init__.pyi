@@ -8,7 +8,6 @@ from .analysis.redundancy import diffused_redundancy as diffused_redundancy
 from .analysis.spectrum import layer_spectrum as layer_spectrum
 from .attribution import drop_one as drop_one, shapley as shapley
 from .fits import fit as fit
-from .neighbours import knn as knn
 from .prediction import (
     load_weights as load_weights,
     predict as predict,
@@ -20,7 +19,13 @@ from .results.reading import read_per_class as read_per_class, read_results as r
 from .results.summaries import sentence as sentence, summary as summary
 from .retrieval import retrieval as retrieval
 from .rows import ArrayBlocks as ArrayBlocks, RowBlocks as RowBlocks
-from .solvers.options import LDA as LDA, SGD as SGD, Logistic as Logistic, Ridge as Ridge
+from .solvers.options import (
+    KNN as KNN,
+    LDA as LDA,
+    SGD as SGD,
+    Logistic as Logistic,
+    Ridge as Ridge,
+)
 from .solvers.weights import Weights as Weights
 from .subsets import (
     Chain as Chain,

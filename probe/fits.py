@@ -148,7 +148,7 @@ def _fitted(
     check_chains(chains, train.n_features)
     entry, rows = how.entry, remembered(train)
     if penalties.chosen:
-        if not settings.standardize and not entry.raw:
+        if not settings.standardize and not entry.raw and entry.ladder is None:
             penalties = penalties.in_units(mean_variance(train))
         return fit_chosen(entry, rows, chains, penalties, settings, how.own)
     return solve(entry, rows, chains, penalties.values, settings, how.own)
@@ -199,14 +199,19 @@ def described(
     """
     entry, options = how.entry, how.options
     penalties = planned(
-        options.l2, options.select, options.held_out, options.held_out_seed, **entry.penalties
+        getattr(options, options.place),
+        options.select,
+        options.held_out,
+        options.held_out_seed,
+        **entry.penalties,
     ).of(n_views)
     words: dict[str, Any] = {"standardize": standardize}
     if penalties.chosen:
         values = ",".join(f"{value:g}" for value in penalties.values)
         words |= {"path": AUTO if penalties.automatic else values, "rule": entry.loss}
         words |= {"held_out": penalties.held_out, "held_out_seed": penalties.seed}
-    words |= options.own()
+    # what stands in the penalty's place has a column of its own
+    words |= {name: value for name, value in options.own().items() if name != options.place}
     if validation is not None:
         for drawn in ("val_fraction", "split_seed"):
             words.pop(drawn, None)

@@ -1,161 +1,188 @@
-"""Neighbours: the nearest train rows on every prefix of a chain, and their votes."""
+"""Neighbours: the nearest train rows on every prefix of a chain, and the solver of their votes."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import pandas as pd
 from array_api_compat import array_namespace, is_torch_array
 
-from featstore.probe.arrays import Array, add_product, full_precision, own_settings, to_host
-from featstore.probe.errors import DataError, UsageError
-from featstore.probe.memory import MAX_ROWS, MIN_ROWS, Settings, rows_within, settings_of
+from featstore.probe import statuses
+from featstore.probe.arrays import Array, add_product, full_precision, to_host
+from featstore.probe.errors import UsageError
+from featstore.probe.memory import MAX_ROWS, MIN_ROWS, Settings, rows_within
+from featstore.probe.metrics import LogitSink
 from featstore.probe.moments import RESOLUTION
-from featstore.probe.plans import check_seeds
-from featstore.probe.rows import RowBlocks, Rows, as_pair, has_targets
+from featstore.probe.rows import RowBlocks, as_blocks
+from featstore.probe.solvers.options import KNN
+from featstore.probe.solvers.weights import Fitted, Weights
 from featstore.probe.streams import first_rows, gathered
-from featstore.probe.subsets import Chain, grid, random_order
+from featstore.probe.subsets import Axes, Chain
 
-METRICS = ("cosine", "euclidean")
-WEIGHTS = ("uniform", "exp")
-TRIED = (1, 2, 5, 10, 20, 50, 100, 200)
-"""Numbers of neighbours among which leave-one-out chooses."""
+TRIED = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
+"""Numbers of neighbours that "auto" may come to."""
 
 CORPUS_ROWS = 4096
 
+REMEDIES = {
+    statuses.FEW_ROWS: "train has fewer rows than neighbours are to vote: give a smaller k",
+}
 
-def knn(
-    train: Rows,
-    test: Rows,
-    fractions: Sequence[float],
-    seeds: Sequence[int] = (1,),
-    *,
-    k: int | Sequence[int] | str = 20,
-    metric: str = "cosine",
-    weights: str = "uniform",
-    temperature: float = 0.07,
-    standardize: bool = True,
-    **computing: Any,
-) -> pd.DataFrame:
-    """Return the accuracy of k nearest neighbours on every fraction and seed, and all features.
 
-    Dot products and squared norms are running sums along a chain of features, so all prefixes cost
-    one product of test rows with train rows. Each votes for its class, with the weight 1 or
-    exp(s / temperature), s the cosine similarity; of equal votes the first class wins.
+def fit(
+    train: RowBlocks,
+    chains: Sequence[Chain],
+    penalties: Sequence[float],
+    settings: Settings,
+    options: KNN = KNN(),  # noqa: B008
+) -> "NearestFit":
+    """Return every probe, votes of the nearest train rows; `penalties` are numbers of neighbours.
+
+    Dot products and squared norms are running sums along a chain of features, so all prefixes of
+    a chain, and every number of neighbours, cost one product of test rows with train rows.
 
     Arguments:
-        train: row blocks, or (features (N, D), labels (N,)), of classes.
-        test: row blocks, or (features, labels), to be classified.
-        fractions: shares of the features, in (0, 1]; the whole layer is always added.
-        seeds: what the nested random subsets are drawn with, as in `sweep`.
-        k: neighbours that vote; several, each tried; or "auto", to choose for each subset by
-            leave-one-out accuracy on the train rows, the fewest of equally good ones.
-        metric: "cosine" or "euclidean".
-        weights: "uniform", or "exp", which needs cosine similarities.
-        temperature: of "exp".
-        standardize: centre features and divide them by their deviation in train.
-        computing: `memory`, `device`, `backend` and `progress`, as of `probe.fit`.
-
-    Returns:
-        A row for each seed, number of neighbours and fraction, in the columns of a sweep's table:
-        `neighbours` says how many voted, and `l2` the same, as what a solver's curve is told by.
+        train: N rows of C classes, read once now and once for each tile of test rows.
+        chains: orders of features, and their prefixes.
+        penalties: values of `options.place`.
+        settings: how to compute; without `standardize` features are neither centred nor scaled.
+        options: of the votes.
 
     Raises:
-        UsageError: an argument has no such value.
-        DataError: labels are targets, or features are not finite.
-        MemoryBudgetError: not even a few rows fit into `memory`.
-
-    References:
-        Caron et al., "Emerging properties in self-supervised vision transformers", ICCV 2021, for
-        votes exp(s / 0.07).
-
-    Example:
-        >>> x = np.random.default_rng(0).normal(size=(60, 8)) + 3 * np.eye(2, 8)[np.arange(60) % 2]
-        >>> y = np.arange(60) % 2
-        >>> table = knn((x[:40], y[:40]), (x[40:], y[40:]), [0.5], k=5)
-        >>> table[["seed", "fraction", "k", "neighbours"]].values.tolist()
-        [[1.0, 0.5, 4.0, 5.0], [1.0, 1.0, 8.0, 5.0]]
+        UsageError: more neighbours are to vote than train has rows.
+        DataError: train cannot be probed.
     """
-    train, test = as_pair(train, test)
-    tried = _tried(k, train.n_rows)
-    _check(train, metric, weights, temperature)
-    check_seeds(seeds)
-    settings, width = settings_of(standardize, **computing), train.n_features
-    sizes = grid(width, fractions).with_whole(width)
-    chains = [sizes.chain(random_order(width, seed), "random", int(seed)) for seed in seeds]
-    votes = Votes(tried, weights, temperature)
-    with own_settings(), full_precision():
-        shift, scale, dtype = scaling(train, metric, settings)
-        place = Placed(shift, scale, dtype, metric, settings)
-        accuracy = _accuracies(test, train, chains, votes, place, itself=False)
-        known = None
-        if k == "auto":
-            known = _accuracies(train, train, chains, votes, place, itself=True).argmax(0)
-    return _table(chains, tried, accuracy, known, train.n_rows, test.n_rows)
+    if len(options.values) and options.select is None:
+        most = max(options.values) if options.place == "k" else options.k
+        if most > train.n_rows:
+            raise UsageError(
+                f"k is {most:g}: neighbours are 1 to {train.n_rows:,}, the rows of train"
+            )
+    return NearestFit(train, Axes(tuple(chains), tuple(penalties)), options, settings)
 
 
-def _tried(k: int | Sequence[int] | str, n_rows: int) -> tuple[int, ...]:
-    if k == "auto":
-        return tuple(each for each in TRIED if each < n_rows)
-    tried = (k,) if isinstance(k, int | np.integer) else k
-    if isinstance(tried, str) or not len(tried):
-        raise UsageError(f"k is {k!r}: give a number of neighbours, several, or 'auto'")
-    for each in tried:
-        if not (isinstance(each, int | np.integer) and 1 <= each <= n_rows):
-            raise UsageError(f"k is {each!r}: neighbours are 1 to {n_rows:,}, the rows of train")
-    if len(set(tried)) < len(tried):
-        raise UsageError(f"k {tuple(tried)} names a number twice: each makes one row")
-    return tuple(sorted(int(each) for each in tried))
+def fit_left_out(
+    train: RowBlocks,
+    chains: Sequence[Chain],
+    penalties: Sequence[float],
+    settings: Settings,
+    options: KNN = KNN(),  # noqa: B008
+) -> "NearestFit":
+    """Return probes as `fit` does, to be scored on their own train rows, none its own neighbour.
+
+    The mean and deviation of features stay those of all rows.
+    """
+    return NearestFit(train, Axes(tuple(chains), tuple(penalties)), options, settings, True)
 
 
-def _check(train: RowBlocks, metric: str, weights: str, temperature: float) -> None:
-    if has_targets(train):
-        raise DataError("the labels of train are targets: neighbours vote for classes")
-    for name, value, known in (("metric", metric, METRICS), ("weights", weights, WEIGHTS)):
-        if value not in known:
-            raise UsageError(f"{name} is {value!r}: choose {' or '.join(known)}")
-    if weights == "exp" and metric != "cosine":
-        raise UsageError("weights 'exp' are of cosine similarities: take metric 'cosine'")
-    if not temperature > 0:
-        raise UsageError(f"temperature is {temperature}: give one above 0")
-
-
-@dataclass(frozen=True)
-class Votes:
-    """How neighbours vote.
+class NearestFit(Fitted):
+    """Votes of nearest train rows, which are read again whenever rows are scored.
 
     Attributes:
-        counts: rising numbers of neighbours, each of which makes a prediction.
-        weights: "uniform" or "exp".
-        temperature: of exp(s / temperature).
+        axes: which probe is which; numbers of neighbours, or temperatures, are its penalties.
+        n_features: D of the layer.
+        class_counts: int64 (C,), train rows of each class.
+        facts: "status", (P,), "ok", or "few_rows" where more are to vote than there are;
+            "neighbours", int64 (P,), how many vote.
+
+    Arguments:
+        train: N rows.
+        axes: P probes.
+        options: of the votes.
+        settings: how to compute.
+        itself: whether only train rows are scored, of which none is its own neighbour.
     """
 
-    counts: tuple[int, ...]
-    weights: str = "uniform"
-    temperature: float = 0.07
+    def __init__(
+        self, train: RowBlocks, axes: Axes, options: KNN, settings: Settings, itself: bool = False
+    ):
+        self.axes, self.n_features = axes, train.n_features
+        self.class_counts = np.bincount(train.labels(), minlength=train.n_classes)
+        self._train, self._options, self._itself = train, options, itself
+        with full_precision():
+            scaled = scaling(train, options.metric, settings)
+        self._place = Placed(*scaled, options.metric, settings)
+        counts = axes.penalties if options.place == "k" else [options.k] * len(axes.penalties)
+        self._counts = np.array(counts, np.int64)
+        self._most = int(min(self._counts.max(), train.n_rows - itself))
+        neighbours = self._counts[axes.penalty]
+        few = neighbours > train.n_rows - itself
+        self.facts = {
+            "status": np.where(few, statuses.FEW_ROWS, statuses.OK),
+            "neighbours": neighbours,
+        }
 
-    def predicted(self, similarity: Array, labels: Array, n_classes: int) -> Iterator[Array]:
-        """Yield the classes, int64 (r,), for each number of neighbours.
+    def score(self, test: RowBlocks, scores: LogitSink) -> None:
+        """Feed the votes of every probe for every class, (1, rows, C), to `scores`."""
+        chains, numbers = self._walks()
+        known = self._place.settings.backend.put(self._train.labels())
+        each = 8 * 4 * len(self.class_counts) + len(self.axes)
+        found = nearest(test, self._train, chains, self._most, self._place, self._itself,
+                        beside=each)  # fmt: skip
+        with full_precision():
+            for labels, every in found:
+                for prefixes, own in zip(every, numbers, strict=True):
+                    for (similarity, rows), (chain, prefix) in zip(prefixes, own, strict=True):
+                        for value, votes in enumerate(self._votes(similarity, known[rows])):
+                            probe = self.axes.prefixes(chain, value)[prefix]
+                            scores.add(np.array([probe]), votes[None], labels)
+                scores.finish(labels)
+
+    def weights(self, probe: int) -> Weights:
+        """Raise UsageError: votes are no affine map."""
+        raise UsageError(
+            "solver knn has no weights, since votes of neighbours are no affine map: save "
+            "predictions, or take another solver"
+        )
+
+    def _walks(self) -> tuple[list[Chain], list[list[tuple[int, int]]]]:
+        """Return orders to go along, and the (chain, prefix) that each of their prefixes is.
+
+        Whole layers are one set of features, in whichever order: they end the first walk.
+        """
+        every = [(c, p) for c, chain in enumerate(self.axes.chains) for p in range(len(chain))]
+        whole = [c for c, p in every if self.axes.chains[c].sizes == (self.n_features,)]
+        walks = [c for c in range(len(self.axes.chains)) if c not in whole]
+        if len(whole) != 1 or not walks:
+            return list(self.axes.chains), [
+                [(c, p) for p in range(len(chain))] for c, chain in enumerate(self.axes.chains)
+            ]
+        numbers = [[(c, p) for p in range(len(self.axes.chains[c]))] for c in walks]
+        chains = [self.axes.chains[c] for c in walks]
+        host = chains[0]
+        order = host.order[: host.length]
+        rest = np.setdiff1d(np.arange(self.n_features), order)
+        chains[0] = Chain(
+            np.concatenate([order, rest]), (*host.sizes, self.n_features),
+            (*host.fractions, 1.0), host.mode, host.seed,
+        )  # fmt: skip
+        numbers[0].append((whole[0], 0))
+        return chains, numbers
+
+    def _votes(self, similarity: Array, labels: Array) -> Iterator[Array]:
+        """Yield the votes for each class, float64 (r, C), for each value in the penalty's place.
 
         Arguments:
             similarity: (r, K), falling along each row.
             labels: int64 (r, K), of the same neighbours.
-            n_classes: C.
         """
         xp = array_namespace(similarity)
         rows = xp.arange(len(labels), device=labels.device)
-        votes = xp.zeros((len(labels), n_classes), dtype=xp.float64, device=labels.device)
+        shape = (len(labels), len(self.class_counts))
         wide = xp.astype(similarity, xp.float64)
-        weight = xp.ones_like(wide)
-        if self.weights == "exp":
-            weight = xp.exp((wide - wide[:, :1]) / self.temperature)
-        done = 0
-        for count in self.counts:
-            for rank in range(done, count):
+        beyond = wide - wide[:, :1]
+        votes, done = None, 0
+        for count, value in zip(self._counts, self.axes.penalties, strict=True):
+            if votes is None or count < done or self._options.place == "temperature":
+                votes, done = xp.zeros(shape, dtype=xp.float64, device=labels.device), 0
+            if self._options.weights == "exp":
+                by_temperature = self._options.place == "temperature"
+                weight = xp.exp(beyond / (value if by_temperature else self._options.temperature))
+            else:
+                weight = xp.ones_like(wide)
+            for rank in range(done, min(int(count), labels.shape[1])):
                 votes[rows, labels[:, rank]] += weight[:, rank]
-            done = count
-            yield xp.argmax(votes, axis=1)
+            done = int(count)
+            yield votes
 
 
 @dataclass(frozen=True)
@@ -166,7 +193,7 @@ class Placed:
         shift: float64 (D,), subtracted from each row.
         scale: float64 (D,), by which it is divided then; None for 1.
         dtype: of products.
-        metric: a name of `METRICS`.
+        metric: "cosine" or "euclidean".
         settings: memory, backend, progress.
     """
 
@@ -209,6 +236,7 @@ def nearest(
     place: Placed,
     itself: bool = False,
     names: tuple[str, str] = ("test", "train"),
+    beside: int = 0,
 ) -> Iterator[tuple[Array, list[list[tuple[Array, Array]]]]]:
     """Yield the nearest corpus rows of some queries at a time, on every prefix of every chain.
 
@@ -220,8 +248,9 @@ def nearest(
         chains: orders of features, and their prefixes.
         most: neighbours of each query, K.
         place: how rows are brought and measured.
-        itself: whether both are the same rows, of which none is its own neighbour.
+        itself: whether queries are rows of the corpus, of which none is its own neighbour.
         names: what to call queries and corpus in errors.
+        beside: bytes that are taken for each query beside.
 
     Yields:
         labels of r queries, (r,).
@@ -237,13 +266,15 @@ def nearest(
 
     def taken(rows: int) -> tuple[int, int]:
         """Return bytes of a tile of the corpus, and of a query that meets it."""
-        return 4 * size * rows * width, size * (3 * width + 4 * rows) + kept
+        return 4 * size * rows * width, size * (3 * width + 4 * rows) + kept + beside
 
     while tile > MIN_ROWS and taken(tile)[0] + MIN_ROWS * taken(tile)[1] > memory // 2:
         tile //= 2
     wanted = min(MAX_ROWS[place.settings.backend.device == "cuda"], queries.n_rows)
     rows = rows_within(memory, *taken(tile), wanted, "neighbours")
-    first = 0
+    first = done = 0
+    if itself:
+        first = as_blocks(queries).start
     for piece, labels in place.pieces(queries, rows, names[itself]):
         # the corpus has a buffer of its own, so this one stays as it is
         found: list[list] = [[None] * len(chain) for chain in chains]
@@ -263,8 +294,8 @@ def nearest(
                 for chain, best in zip(chains, found, strict=True)
             ],
         )
-        first += len(labels)
-        place.settings.progress("rows", first, queries.n_rows)
+        first, done = first + len(labels), done + len(labels)
+        place.settings.progress("test rows", done, queries.n_rows)
 
 
 def _improve(
@@ -298,7 +329,9 @@ def _improve(
             own = rows + skipped
             here = (own >= 0) & (own < len(corpus))
             values[rows[here], own[here]] = -xp.inf
-        top, numbers = largest(values, min(most, len(corpus)))
+        top, numbers = _candidates(values, best[prefix], most)
+        if not top.shape[1]:
+            continue
         numbers = numbers + start
         if best[prefix] is not None:
             top = xp.concat([best[prefix][0], top], axis=1)
@@ -306,6 +339,29 @@ def _improve(
             top, places = largest(top, min(most, top.shape[1]))
             numbers = xp.take_along_axis(numbers, places, axis=1)
         best[prefix] = top, numbers
+
+
+def _candidates(values: Array, best: tuple[Array, Array] | None, most: int) -> tuple[Array, Array]:
+    """Return what of (r, n) may be among the best, (r, m), and their places, int64 (r, m).
+
+    Once `most` are known, few of a tile are better than the last of them: no sorting then.
+    """
+    xp, count = array_namespace(values), values.shape[1]
+    if best is None or best[0].shape[1] < most:
+        return largest(values, min(most, count))
+    better = values > best[0][:, -1:]
+    each = xp.sum(better, axis=1)
+    wide = int(xp.max(each))
+    if 4 * wide > count:
+        return largest(values, min(most, count))
+    top = xp.full((len(values), wide), -xp.inf, dtype=values.dtype, device=values.device)
+    numbers = xp.zeros((len(values), wide), dtype=xp.int64, device=values.device)
+    if wide:
+        rows, places = xp.nonzero(better)
+        before = xp.cumulative_sum(each) - each
+        column = xp.arange(len(rows), device=values.device) - before[rows]
+        top[rows, column], numbers[rows, column] = values[rows, places], places
+    return top, numbers
 
 
 def _similarity(values: Array, queries: Array, features: np.ndarray, place: Placed) -> Array:
@@ -326,44 +382,3 @@ def largest(values: Array, count: int) -> tuple[Array, Array]:
     xp = array_namespace(values)
     places = xp.argsort(values, axis=1, descending=True)[:, :count]
     return xp.take_along_axis(values, places, axis=1), places
-
-
-def _accuracies(
-    queries: RowBlocks, corpus: RowBlocks, chains: Sequence[Chain], votes: Votes, place: Placed,
-    itself: bool,
-) -> np.ndarray:  # fmt: skip
-    """Return accuracies, float64 (counts, chains, prefixes)."""
-    hits = np.zeros((len(votes.counts), len(chains), len(chains[0])))
-    known = place.settings.backend.put(corpus.labels())
-    for truth, found in nearest(queries, corpus, chains, votes.counts[-1], place, itself):
-        for number, prefixes in enumerate(found):
-            for prefix, (similarity, rows) in enumerate(prefixes):
-                labels = known[rows]
-                predicted = votes.predicted(similarity, labels, corpus.n_classes)
-                for place_of, classes in enumerate(predicted):
-                    hits[place_of, number, prefix] += int((classes == truth).sum())
-    return hits / queries.n_rows
-
-
-def _table(
-    chains: Sequence[Chain], tried: tuple[int, ...], accuracy: np.ndarray,
-    chosen: np.ndarray | None, n_train: int, n_test: int,
-) -> pd.DataFrame:  # fmt: skip
-    """Return the long form, all numbers of neighbours or the chosen one of each subset."""
-    rows = []
-    for number, chain in enumerate(chains):
-        for place, count in enumerate(tried):
-            for prefix, (size, fraction) in enumerate(
-                zip(chain.sizes, chain.fractions, strict=True)
-            ):
-                if chosen is not None and chosen[number, prefix] != place:
-                    continue
-                row = {"mode": chain.mode, "seed": chain.seed, "fraction": fraction, "k": size}
-                row |= {"solver": "knn", "l2": float(count), "neighbours": count}
-                row |= {"l2_choice": "given" if chosen is None else "loo"}
-                row |= {"n_train": n_train, "n_test": n_test}
-                row |= {"accuracy": accuracy[place, number, prefix], "status": "ok"}
-                rows.append(row)
-    table = pd.DataFrame(rows)
-    keys = ["seed", "fraction"] if chosen is not None else ["seed", "neighbours", "fraction"]
-    return table.sort_values(keys, kind="stable", ignore_index=True)

@@ -99,6 +99,7 @@ def planned(
     default: float = 1e-3,
     zero: bool = True,
     choice: str = GIVEN,
+    ladder: tuple[float, ...] | None = None,
 ) -> Penalties:
     """Return which penalties to solve.
 
@@ -111,6 +112,7 @@ def planned(
         default: the solver's own penalty.
         zero: whether the solver takes a penalty of 0.
         choice: how the solver chooses by itself; "given" if it does not.
+        ladder: what "auto" chooses from, tried from the largest on; None for `LADDER`.
 
     Raises:
         UsageError: an argument cannot be used, or there is nothing to choose among.
@@ -124,7 +126,11 @@ def planned(
     if isinstance(l2, str) and l2 != AUTO:
         raise UsageError(f"l2 is {l2!r}: a number, a list of numbers or {AUTO!r} is wanted")
     automatic = isinstance(l2, str) or (l2 is None and choice != GIVEN)
-    values = LADDER if automatic else check_penalties(default if l2 is None else l2, zero=zero)
+    values = (
+        (ladder or LADDER)
+        if automatic
+        else check_penalties(default if l2 is None else l2, zero=zero)
+    )
     own = VALIDATION if choice == GIVEN else choice
     chosen = select or (own if automatic else GIVEN)
     if chosen == GIVEN:
@@ -137,5 +143,6 @@ def planned(
             f"give several penalties to choose among, or {AUTO!r}"
         )
     check_share(held_out)
-    first = values.index(FIRST) if automatic else len(values) - 1
+    begins = automatic and ladder is None
+    first = values.index(FIRST) if begins else len(values) - 1
     return Penalties(values, chosen, held_out, seed, first, select is not None, automatic)

@@ -453,7 +453,7 @@ RUNGS = 8
 PASSES = {"choosing": 18, "solving": 45}
 """Passes over train rows of a softmax probe: with each penalty that is tried, and with its own."""
 
-SHARES = {"ridge": 0.35, "lda": 0.3, "logistic": 0.25, "sgd": 0.15}
+SHARES = {"ridge": 0.35, "lda": 0.3, "logistic": 0.25, "sgd": 0.15, "knn": 0.3}
 """What solvers reach of the rate of large matrix products."""
 
 PASS_SECONDS = 0.003
@@ -500,6 +500,12 @@ def seconds(
         epochs: of sgd.
     """
     summed, longest = sum(map(sum, chains)), [max(sizes) for sizes in chains]
+    if solver == "knn":
+        # a product with all train rows, for all prefixes and numbers of neighbours together
+        once = 2.0 * shape.train * sum(longest) / rate
+        choosing = shape.train * once if trials.rungs else 0.0
+        taken = {"choosing": choosing, "solving": 0.0, "scoring": shape.test * once}
+        return {"reading": 0.0} | {name: each / SHARES[solver] for name, each in taken.items()}
     if solver in ("ridge", "lda"):
         factors = sum(k**3 / 3 for k in longest)
         rows = sum(min(2.0 * shape.outputs * sum(sizes), k * (k + 2.0 * shape.outputs))

@@ -60,6 +60,10 @@ def save_weights(
             probe was read from a results file.
     """
     path = _checked(path)
+    if not SOLVERS[result.solver].affine:
+        raise UsageError(
+            f"solver {result.solver} has no weights to save: save predictions, or take another"
+        )
     wanted = _usable(result, rows)
     probes, tensors = np.unique(result.probes[wanted], return_inverse=True)
     first = [int(wanted[np.flatnonzero(tensors == number)[0]]) for number in range(len(probes))]

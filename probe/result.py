@@ -15,6 +15,7 @@ from featstore.probe.memory import parse, share, text
 from featstore.probe.metrics import LogitSink, Scores, metrics_of
 from featstore.probe.penalties import Penalties
 from featstore.probe.results.files import save_arrays, writable, written_with_digest
+from featstore.probe.results.names import called
 from featstore.probe.results.tables import MOST, RowScores, escaped_texts, room, save_with_rows
 from featstore.probe.results.views import sweep_as_html
 from featstore.probe.rows import LabelledRows, Rows, as_blocks, check_test
@@ -312,7 +313,8 @@ class ProbeResult:
             first = self.table.iloc[failed[0]]
             raise ProbeFailed(
                 f"{failed.size} of {len(self)} probes failed; the first (fraction "
-                f"{first.fraction:g}, seed {first.seed}, l2 {first.l2:g}) is {first.status}: "
+                f"{first.fraction:g}, seed {first.seed}, {called(self.solver, first.l2)} "
+                f"{first.l2:g}) is {first.status}: "
                 + next(failures[kind] for kind in statuses.kinds(first.status) if kind in failures)
             )
         return self

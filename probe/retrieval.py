@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
@@ -10,9 +10,10 @@ import pandas as pd
 from featstore.probe.arrays import full_precision, own_settings, to_host
 from featstore.probe.errors import DataError, UsageError
 from featstore.probe.memory import settings_of
-from featstore.probe.neighbours import METRICS, Placed, nearest, scaling
+from featstore.probe.neighbours import Placed, nearest, scaling
 from featstore.probe.plans import check_seeds
 from featstore.probe.rows import RowBlocks, Rows, as_blocks
+from featstore.probe.solvers.options import Metric
 from featstore.probe.subsets import grid, random_order
 
 MEASURES = ("recall", "precision", "map", "ndcg", "mrr", "overlap")
@@ -129,8 +130,8 @@ def _check(
         )
     if within and corpus.n_rows < 2:
         raise DataError("the corpus has 1 row, the query itself: give at least 2")
-    if metric not in METRICS:
-        raise UsageError(f"metric is {metric!r}: choose {' or '.join(METRICS)}")
+    if metric not in get_args(Metric):
+        raise UsageError(f"metric is {metric!r}: choose {' or '.join(get_args(Metric))}")
     if not 1 <= cutoff <= depth:
         raise UsageError(f"cutoff is {cutoff} and depth {depth}: give 1 <= cutoff <= depth")
 

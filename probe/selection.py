@@ -111,6 +111,9 @@ def fit_chosen(
         fitted.solve(probes, known)
         release(fitted)
         return Taken(axes, fitted, probes, facts)
+    if entry.at_once:
+        fitted = solve(entry, train, chains, penalties.values, settings, options)
+        return Taken(axes, fitted, numbers_of(chains, len(penalties.values), position), facts)
     parts, numbers = [], []
     for penalty in np.unique(position):
         cut, probes = those(chains, position == penalty)
@@ -149,16 +152,17 @@ def choose(
     variance; for LDA the share of rows that are missed; for others the mean of -log p[label].
     Penalties are tried downwards from the first. A smaller one is taken only if its loss is
     smaller by more than `TIE` says, and a probe has its choice after `PATIENCE` of them in a row
-    that are not. Where the first is the best, larger ones are tried in the same way. A candidate
-    that failed, or whose loss is not finite, is taken only where all are so, and then it is the
-    first.
+    that are not; of those that are solved at once all are looked at. Where the first is the best,
+    larger ones are tried in the same way. A candidate that failed, or whose loss is not finite, is
+    taken only where all are so, and then it is the first.
     """
     quiet = replace(settings, progress=_of_rows(settings.progress))
     if penalties.choice == LOO:
         tried: Tried = _LeftOut(entry, train, chains, penalties, quiet, options)
     else:
         tried = _on_parts(entry, train, chains, penalties, quiet, options)
-    search = Search(sum(map(len, chains)), _without_features(entry, train))
+    patience = len(penalties.values) if entry.at_once else PATIENCE
+    search = Search(sum(map(len, chains)), _without_features(entry, train), patience)
     first, last = penalties.first % len(penalties.values), len(penalties.values)
     done = 0
     for downwards in (True, False):
@@ -193,6 +197,7 @@ class Search:
     Arguments:
         count: n.
         without_features: the loss of a probe that knows no feature.
+        patience: penalties in a row that do no better, after which a probe has its choice.
 
     Attributes:
         going: bool (n,).
@@ -201,7 +206,8 @@ class Search:
         accuracy: float64 (n,), its accuracy.
     """
 
-    def __init__(self, count: int, without_features: float):
+    def __init__(self, count: int, without_features: float, patience: int = PATIENCE):
+        self._patience = patience
         self.going = np.zeros(count, bool)
         self.chosen = np.full(count, -1)
         self.loss = np.full(count, np.inf)
@@ -233,7 +239,7 @@ class Search:
         self.chosen[better], self.loss[better] = position, loss[better]
         self.accuracy[better] = np.where(usable, accuracy, np.nan)[better]
         self._idle = np.where(better, 0, self._idle + (self.going & worse))
-        self.going &= self._idle < PATIENCE
+        self.going &= self._idle < self._patience
 
 
 class Tried(Protocol):

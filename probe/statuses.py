@@ -17,10 +17,12 @@ NOT_RUN = "not run"
 """The kind of a probe that an interrupted sweep did not reach."""
 
 SINGULAR, NOT_FINITE, SEPARABLE, DIVERGED = "singular", "not_finite", "separable", "diverged"
+FEW_ROWS = "few_rows"
 MAX_ITER, LINE_SEARCH, IMPRECISE, JITTER = "max_iter", "line_search", "imprecise", "jitter"
 
 WORST_FIRST = (
-    NOT_RUN, SINGULAR, NOT_FINITE, SEPARABLE, DIVERGED, MAX_ITER, LINE_SEARCH, IMPRECISE, JITTER,
+    NOT_RUN, FEW_ROWS, SINGULAR, NOT_FINITE, SEPARABLE, DIVERGED, MAX_ITER, LINE_SEARCH, IMPRECISE,
+    JITTER,
 )  # fmt: skip
 
 REMEDIES = {

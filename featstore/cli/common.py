@@ -6,13 +6,13 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_origin
 
 import click
 
-from featstore.probe.solvers.options import L2, VALUES, Options, declared, value_of
+from featstore.probe.solvers.options import L2, VALUES, Count, Options, declared, value_of
 
 # ASCII for characters of tables and sentences; others become escapes such as \\u4e2d.
 _IN_ASCII = {
@@ -362,12 +362,22 @@ def _keep(ctx: click.Context, param: click.Parameter, value: Any) -> None:
 
 def _type_of(annotation: Any) -> Any:
     """Return what parses an option of a solver; None for a flag."""
-    if annotation == L2:
-        return Penalties(float, "0.001,0.01")
+    if annotation in (L2, Count):
+        return Penalties(float, "0.001,0.01" if annotation == L2 else "5,20")
+    if get_origin(annotation) is Literal:
+        return click.Choice(get_args(annotation))
     kinds = [kind for kind in get_args(annotation) or (annotation,) if kind is not type(None)]
+    if Sequence in map(get_origin, kinds):
+        return NumberList(float, "0.05,0.1")
     if get_args(kinds[0]):
         return click.Choice(get_args(kinds[0]))
     return None if kinds[0] is bool else kinds[0]
+
+
+def _metavar(annotation: Any) -> str | None:
+    if annotation in (L2, Count):
+        return "LIST|auto"
+    return "LIST" if Sequence in map(get_origin, get_args(annotation)) else None
 
 
 def takes_solver(command: Callable) -> Callable:
@@ -387,7 +397,7 @@ def takes_solver(command: Callable) -> Callable:
                 default=None,
                 expose_value=False,
                 callback=_keep,
-                metavar="LIST|auto" if each.annotation == L2 else None,
+                metavar=_metavar(each.annotation),
                 help=f"{told}  [default: {shown}]" if shown else told,
             )
         )

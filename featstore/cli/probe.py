@@ -181,6 +181,7 @@ def probe(
     first_notice(f"reading {store or 'the newest complete store'}")
     import featstore
     from featstore.probe.memory import joined, rank
+    from featstore.probe.solvers.registry import SOLVERS
 
     with joined():
         if rank() > 0:
@@ -193,6 +194,11 @@ def probe(
         else:
             chosen = featstore.open(store)
         tested = tested_on(chosen, test_split)
+        solver = solver_of(solver)
+        if save_weights and not SOLVERS[solver.solver].affine:
+            raise click.UsageError(
+                f"solver {solver.solver} has no weights to save: leave out --save-weights"
+            )
         if chosen.spec.targets and (save_predictions or per_class):
             raise click.UsageError(
                 f"the labels of {chosen.path} are numbers, and "
@@ -200,7 +206,7 @@ def probe(
                 "leave it out; --save-weights keeps the probes"
             )
         result = run_probe(
-            chosen, out, plot, split=tested, heading=heading, solver=solver_of(solver), **options
+            chosen, out, plot, split=tested, heading=heading, solver=solver, **options
         )
         if rank() == 0 and (save_weights or save_predictions or per_class):
             _save(

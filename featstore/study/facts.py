@@ -14,6 +14,7 @@ import pandas as pd
 
 from featstore.errors import BadStudy
 from featstore.probe.arguments import nearest
+from featstore.probe.results.names import penalty
 from featstore.probe.results.summaries import percent
 from featstore.probe.results.tables import unescaped
 from featstore.probe.results.views import NOTHING, Column, View, as_markdown
@@ -346,8 +347,13 @@ def _against_fraction(name: str) -> Callable[..., str]:
         score = "r2" if name == "accuracy" and numbers else name
         std = table[f"{score}_std"].where(table["fraction"] != 1)
         curves = _curves(table.assign(**{f"{score}_std": std}), ["store", "mode", "l2"], "fraction")
+        solver = str(table["solver"].iloc[0]) if len(table) else ""
         curves = {
-            (store if math.isnan(l2) else f"{store} (l2 = {l2:g})", mode, l2): curve
+            (
+                store if math.isnan(l2) else f"{store} ({penalty('given', l2, solver)})",
+                mode,
+                l2,
+            ): curve
             for (store, mode, l2), curve in curves.items()
         }
         return _across(

@@ -410,7 +410,7 @@ def solved_by(each: Probe, solver: str) -> Probe:
     if solver == "sgd":
         return each
     kept = {key: value for key, value in stated(each).items() if key in _OF_ALL}
-    return Probe.model_validate({**kept, "solver": solver, "l2": "auto"})
+    return Probe.model_validate({**kept, "solver": solver, VALUES[solver]().place: "auto"})
 
 
 def limited(given: Study, rows: int) -> Study:

@@ -75,13 +75,25 @@ def score_of(table: pd.DataFrame) -> str:
     return "r2" if "r2" in table and "accuracy" not in table else "accuracy"
 
 
-def penalty(choice: str, l2: float) -> str:
+def called(solver: str, l2: float = float("nan")) -> str:
+    """Return what the column l2 has of a solver: its penalty, or what stands in its place.
+
+    >>> called("ridge", 0.1), called("knn", 20.0), called("knn", 0.07)
+    ('l2', 'k', 'temperature')
+    """
+    if solver != "knn":
+        return "l2"
+    return "temperature" if 0 < l2 < 1 else "k"
+
+
+def penalty(choice: str, l2: float, solver: str = "") -> str:
     """Say what penalty a curve has.
 
-    >>> penalty("given", 0.001), penalty("loo", float("nan"))
-    ('l2 = 0.001', 'l2 by leave-one-out')
+    >>> penalty("given", 0.001), penalty("loo", float("nan")), penalty("given", 20.0, "knn")
+    ('l2 = 0.001', 'l2 by leave-one-out', 'k = 20')
     """
-    return f"l2 = {l2:g}" if choice == "given" else f"l2 by {CHOICES.get(choice, choice)}"
+    name = called(solver, l2)
+    return f"{name} = {l2:g}" if choice == "given" else f"{name} by {CHOICES.get(choice, choice)}"
 
 
 def curves_of(table: pd.DataFrame, keys: Sequence[str] = tuple(CURVE)) -> list[pd.DataFrame]:
@@ -124,7 +136,10 @@ def shared_and_own(
 def _words(firsts: list[pd.Series], key: str) -> list[str]:
     """Return what each curve says of one column."""
     if key == "l2":
-        return [penalty(first.get("l2_choice", "given"), first["l2"]) for first in firsts]
+        return [
+            penalty(first.get("l2_choice", "given"), first["l2"], first.get("solver", ""))
+            for first in firsts
+        ]
     values = ["" if pd.isna(first[key]) else str(first[key]) for first in firsts]
     if key != "store":
         return values

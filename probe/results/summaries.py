@@ -19,6 +19,7 @@ from featstore.probe.results.names import (
     Evidence,
     Probes,
     as_curves,
+    called,
     curves_of,
     shared_and_own,
     table_of,
@@ -215,12 +216,13 @@ def _how(curve: Curve) -> str:
     """Name solver, penalty and, if not at random, how features were chosen."""
     names = curve.names
     choice, l2 = str(names["l2_choice"]), float(names["l2"])
-    how = f"l2 = {l2:g}" if choice == "given" else CHOSEN.get(choice, f"l2 chosen by {choice}")
+    name = called(str(names["solver"]), l2)
+    how = f"{name} = {l2:g}" if choice == "given" else f"{name} {CHOSEN.get(choice, choice)}"
     mode = [] if names["mode"] == "random" else [f"mode {names['mode']}"]
     return ", ".join([str(names["solver"]), how, *mode])
 
 
-CHOSEN = {"validation": "l2 chosen on train rows", "loo": "l2 chosen by leave-one-out"}
+CHOSEN = {"validation": "chosen on train rows", "loo": "chosen by leave-one-out"}
 """Names of the ways in which a penalty was chosen."""
 
 
@@ -279,10 +281,11 @@ def _beaten(curve: Curve, level: float) -> Iterator[str]:
     part = f"{percent(curve.fractions[best])} of the features"
     if curve.names["l2_choice"] == "given":
         solver, l2 = curve.names["solver"], curve.names["l2"]
-        remedy = "take --l2 auto" if solver == "sgd" else "leave --l2 out"
+        name = called(solver, l2)
+        remedy = f"take --{name} auto" if solver in ("sgd", "knn") else "leave --l2 out"
         yield (
-            f"The full layer is overfitted at l2 = {l2:g} ({part} reach {curve.mean()[best]:.3f}): "
-            f"a ratio to it is too high; {remedy}."
+            f"The full layer is overfitted at {name} = {l2:g} ({part} reach "
+            f"{curve.mean()[best]:.3f}): a ratio to it is too high; {remedy}."
         )
         return
     yield (
@@ -319,8 +322,8 @@ def _at_an_end(curve: Curve, table: pd.DataFrame) -> Iterator[str]:
         at = rows[rows["l2_place"] == place]
         if len(at):
             yield (
-                f"The full layer's l2, {at['l2'].iloc[0]:g}, is the {extreme} that was tried: the "
-                f"ratio may be off; try {further} ones."
+                f"The full layer's {called(curve.names['solver'])}, {at['l2'].iloc[0]:g}, is the "
+                f"{extreme} that was tried: the ratio may be off; try {further} ones."
             )
 
 
@@ -362,7 +365,8 @@ def _unusual_statuses(table: pd.DataFrame) -> list[str]:
         first = rows.iloc[0]
         lines.append(
             f"{len(rows)} of {len(table)} probes have status {kind}, the first at fraction "
-            f"{first.fraction:g}, seed {first.seed}, l2 {first.l2:g}"
+            f"{first.fraction:g}, seed {first.seed}, {called(first.get('solver', ''), first.l2)} "
+            f"{first.l2:g}"
         )
     return lines
 

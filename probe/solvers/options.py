@@ -18,6 +18,9 @@ L2: TypeAlias = float | Sequence[float] | str | None
 
 AUTO = "auto"
 
+Count: TypeAlias = int | Sequence[int] | str
+"""What `k` may be: a number of neighbours, several rising ones, or "auto"."""
+
 
 def check_penalties(l2: float | Sequence[float], *, zero: bool = True) -> tuple[float, ...]:
     """Return the penalties as a tuple, each finite and not negative (or positive, if not `zero`).
@@ -100,7 +103,46 @@ def _l2(name: str, value: Any) -> str:
     return ""
 
 
+def _no_penalty(name: str, value: Any) -> str:
+    return f"{name} is {value!r}: neighbours have no penalty; k stands in its place"
+
+
+def _counts(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return "" if value == AUTO else f"k is {value!r}: give numbers of neighbours, or {AUTO!r}"
+    return _rising(name, value, lambda each: each == int(each) and each >= 1, "1 or more")
+
+
+def _temperatures(name: str, value: Any) -> str:
+    return _rising(name, value, lambda each: 0 < each < 1, "between 0 and 1; 0.07 is usual")
+
+
+def _rising(name: str, value: Any, good: Callable[[Any], bool], wanted: str) -> str:
+    """Return what is wrong with one number or several rising ones."""
+    values = value if isinstance(value, tuple) else (value,)
+    if not values:
+        return f"{name} is {value!r}: name at least one"
+    for each in values:
+        if not (_is_number(each) and math.isfinite(each) and good(each)):
+            return f"{name} is {each!r}: numbers are {wanted}"
+    for before, each in pairwise(values):
+        if before >= each:
+            return f"{name} {each} comes after {before}: list them rising, each once"
+    return ""
+
+
+def _one_of(known: Any) -> Callable[[str, Any], str]:
+    names = get_args(known)
+
+    def problem(name: str, value: Any) -> str:
+        return "" if value in names else f"{name} is {value!r}: choose {' or '.join(names)}"
+
+    return problem
+
+
 Choice: TypeAlias = Literal["validation", "loo"]
+Metric: TypeAlias = Literal["cosine", "euclidean"]
+Votes: TypeAlias = Literal["uniform", "exp"]
 
 
 def _told(
@@ -142,6 +184,11 @@ class Options:
     """
 
     solver: ClassVar[str] = ""
+
+    @property
+    def place(self) -> str:
+        """The field whose values are solved one by one, or chosen among: the penalty's place."""
+        return "l2"
 
     l2: L2 = field(default=None, metadata=_PENALTY)
     select: Choice | None = field(
@@ -321,7 +368,77 @@ class SGD(Options):
         return rates
 
 
-VALUES: Mapping[str, type[Options]] = {one.solver: one for one in (Logistic, Ridge, LDA, SGD)}
+@dataclass(frozen=True, kw_only=True)
+class KNN(Options):
+    """Votes of the k nearest train rows, of equal votes for the first class; it has no weights.
+
+    Each neighbour votes for its class with the weight 1, or with exp(s / temperature) of its cosine
+    similarity s. A list of `k`, or else of `temperature`, stands in the penalty's place: each is
+    solved, or one chosen for each probe, and the column `l2` has it.
+
+    Attributes:
+        k: neighbours that vote; several rising ones; or "auto", to choose for each probe on train
+            rows by leave-one-out.
+        metric: "cosine" or "euclidean", of features that are centred and scaled by their deviation
+            in train, unless `standardize` is False: then they are as they are.
+        weights: "uniform", or "exp", which needs cosine similarities.
+        temperature: of "exp"; several rising ones where `k` is one number.
+
+    Reference:
+        Caron et al., "Emerging properties in self-supervised vision transformers", ICCV 2021, for
+        votes exp(s / 0.07).
+
+    Example:
+        >>> KNN(k=[5, 20]).place, KNN(k=20, weights="exp", temperature=[0.05, 0.1]).place
+        ('k', 'temperature')
+        >>> KNN(weights="exp", metric="euclidean")
+        Traceback (most recent call last):
+        featstore.probe.errors.UsageError: weights 'exp' are of cosine similarities: take metric \
+'cosine'
+    """
+
+    solver: ClassVar[str] = "knn"
+
+    l2: None = field(default=None, metadata=_told(_no_penalty, "", shown=""))
+    k: Count = field(
+        default=20, metadata=_told(_counts, "Neighbours that vote; a list, or auto, as of l2.")
+    )
+    metric: Metric = field(default="cosine", metadata=_told(_one_of(Metric), "Which are nearest."))
+    weights: Votes = field(default="uniform", metadata=_told(_one_of(Votes), "What a vote counts."))
+    temperature: float | Sequence[float] = field(
+        default=0.07, metadata=_told(_temperatures, "Of votes exp(s/temperature); or a list.")
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.weights == "exp" and self.metric != "cosine":
+            raise UsageError("weights 'exp' are of cosine similarities: take metric 'cosine'")
+        if self.place == "temperature" and self.weights != "exp":
+            raise UsageError("temperature is of weights 'exp': add them, or leave it out")
+        if self.place == "temperature" and not _is_number(self.k):
+            raise UsageError("k and temperature are both to be compared: give one number of one")
+        if self.select is not None and len(self.values) == 1:
+            raise UsageError(
+                f"select is {self.select!r}, but {self.place} is one number: give several to "
+                f"choose among, or k={AUTO!r}"
+            )
+        if not isinstance(self.k, str):
+            whole = tuple(map(int, self.k)) if isinstance(self.k, tuple) else int(self.k)
+            object.__setattr__(self, "k", whole)
+
+    @property
+    def place(self) -> str:
+        """The one of `k` and `temperature` that is a list; of none `k`."""
+        return "temperature" if isinstance(self.temperature, tuple) else "k"
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """What stands in the penalty's place; () where one is to be chosen from all."""
+        given = getattr(self, self.place)
+        return () if given == AUTO else given if isinstance(given, tuple) else (given,)
+
+
+VALUES: Mapping[str, type[Options]] = {one.solver: one for one in (Logistic, Ridge, LDA, SGD, KNN)}
 """The classes by the names of their solvers, the default one first."""
 
 for _cls in (Options, *VALUES.values()):
@@ -384,7 +501,9 @@ def declared() -> list[Declared]:
 
 
 def _defaults(name: str, having: Mapping[str, type[Options]]) -> str:
-    values = {solver: cls.__dataclass_fields__[name].default for solver, cls in having.items()}
+    defaults = {solver: cls.__dataclass_fields__[name].default for solver, cls in having.items()}
+    # what a solver lacks has no default there
+    values = {solver: each for solver, each in defaults.items() if each is not None} or defaults
     usual = next(iter(values.values()))
     others = [f"{solver}: {value}" for solver, value in values.items() if value != usual]
     return "; ".join([str(usual), *others])

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from featstore.probe import statuses
+from featstore.probe import neighbours, statuses
 from featstore.probe.memory import Settings
 from featstore.probe.rows import RowBlocks
 from featstore.probe.solvers import closed_form, logistic, prefixes, sgd
@@ -56,6 +56,10 @@ class Solver:
         validates: whether it chooses by validation rows of their own where train has some.
         raw: whether it takes features as they are, neither centred nor scaled.
         every_prefix: whether all prefixes of a chain come from one factorisation.
+        ladder: all values that "auto" may come to; None for `featstore.probe.penalties.LADDER`.
+        at_once: whether further penalties cost hardly more than one: all are tried, and the chosen
+            ones are taken from one fit of all.
+        affine: whether a probe is an affine map, which has weights.
         together: how many (chain, penalty) are solved and scored together when a sweep is cut
             into groups: few enough that an interruption loses little.
     """
@@ -76,12 +80,15 @@ class Solver:
     validates: bool = False
     raw: bool = False
     every_prefix: bool = False
+    ladder: tuple[float, ...] | None = None
+    at_once: bool = False
+    affine: bool = True
     together: int = 16
 
     @property
     def penalties(self) -> dict[str, Any]:
         """What `featstore.probe.penalties.planned` needs to know of the solver."""
-        return {"zero": self.zero_penalty, "choice": self.choice}
+        return {"zero": self.zero_penalty, "choice": self.choice, "ladder": self.ladder}
 
     @property
     def failures(self) -> dict[str, str]:
@@ -128,6 +135,21 @@ SOLVERS: dict[str, Solver] = {
         validates=True,
         raw=True,
         together=sys.maxsize,
+    ),
+    "knn": Solver(
+        neighbours.fit,
+        neighbours.REMEDIES,
+        zero_penalty=False,
+        choice="loo",
+        loss="errors",
+        batch=sys.maxsize,
+        probabilities=False,
+        leave_one_out=neighbours.fit_left_out,
+        moments=False,
+        ladder=neighbours.TRIED,
+        at_once=True,
+        affine=False,
+        together=64,
     ),
 }
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from array_api_compat import array_namespace
+from array_api_compat import array_namespace, device
 
 from featstore.probe.arrays import Array, Backend, full_precision, to_host
 from featstore.probe.bases import FEATURES, Basis, Frame, congruent, directions
@@ -159,7 +159,7 @@ class Taken(Fitted):
         self.n_train, self.n_targets = n_train(fitted), n_targets(fitted)
         own = {name: values[numbers] for name, values in fitted.facts.items()}
         self.facts = {**own, **facts}
-        self._own = np.full(len(fitted.axes), -1)
+        self._own = np.full(len(fitted.axes), -1)  # for what is not taken
         self._own[numbers] = np.arange(len(numbers))
 
     def score(self, test: RowBlocks, scores: LogitSink) -> None:
@@ -183,7 +183,14 @@ class _Renumbered(PassingSink):
         self._numbers = numbers
 
     def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
-        self._scores.add(self._numbers[probes], logits, labels)
+        numbers = self._numbers[probes]
+        wanted = np.flatnonzero(numbers >= 0)
+        if len(wanted) == len(numbers):
+            self._scores.add(numbers, logits, labels)
+        elif len(wanted):
+            xp = array_namespace(logits)
+            places = xp.asarray(wanted, device=device(logits))
+            self._scores.add(numbers[wanted], xp.take(logits, places, axis=0), labels)
 
 
 def release(fitted: Fitted | None) -> None:
@@ -451,7 +458,7 @@ def solve_left_out(
     _check_labels(entry, train)
     if entry.leave_one_out is None:
         raise UsageError(
-            "leave-one-out has a closed form for ridge and lda alone: select by validation instead"
+            "leave-one-out has a closed form for ridge, lda and knn: select by validation instead"
         )
     make = entry.leave_one_out
     return _solved(entry, make, DualLeaveOneOut, train, chains, penalties, settings, options)

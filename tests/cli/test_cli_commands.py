@@ -119,6 +119,23 @@ def test_defaults_and_solvers_are_the_library_s_own():
             assert not options[each.name].expose_value
 
 
+def test_neighbours_vote_in_probe_compare_and_report(tiny_store, tmp_path):
+    out, made = tmp_path / "r.csv", tmp_path / "p.csv"
+    ran = run("probe", tiny_store.path, *FRACTIONS, "--solver", "knn", "--k", "auto", "--weights",
+              "exp", "--out", out, "--save-predictions", made)  # fmt: skip
+    assert "knn, k chosen by leave-one-out" in ran.stdout
+    table = pd.read_csv(out)
+    assert (table["l2"] == table["neighbours"]).all()
+    ran = run("compare", out, tiny_store.path, *FRACTIONS, "--solver", "knn", "--k", "1")
+    assert "k by leave-one-out" in ran.stdout
+    assert "k = 1" in ran.stdout
+    run("report", out, "--out", tmp_path / "page.html")
+    assert "knn" in (tmp_path / "page.html").read_text()
+    ran = run("probe", tiny_store.path, *FRACTIONS, "--solver", "knn", "--save-weights",
+              tmp_path / "w.safetensors", status=2)  # fmt: skip
+    assert "solver knn has no weights" in ran.stderr
+
+
 def test_an_option_of_another_solver_is_refused(tiny_store):
     ran = run("probe", tiny_store.path, *FRACTIONS, "--epochs", "3", status=2)
     assert "solver logistic has no option 'epochs'" in ran.stderr

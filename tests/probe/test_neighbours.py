@@ -1,11 +1,13 @@
-"""Neighbours and their votes against scikit-learn on every prefix."""
+"""Votes of neighbours against scikit-learn on every prefix, as a solver among the others."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
-from featstore.probe import knn, summary
-from featstore.probe.errors import DataError, MemoryBudgetError, UsageError
+from featstore.probe import KNN, fit, save_weights, sentence, subset_chain, sweep
+from featstore.probe.errors import MemoryBudgetError, UsageError
+from featstore.probe.modes import MODES
 from featstore.probe.subsets import random_order
 
 
@@ -18,12 +20,12 @@ def problem(n_train=240, n_test=150, width=16, classes=5, seed=0):
     return (x[:n_train], labels[:n_train]), (x[n_train:], labels[n_train:])
 
 
-def predicted(train, test, columns, k, metric, standardize, weights="uniform"):
+def predicted(train, test, columns, k, metric, standardize, temperature=None):
     """Classes by scikit-learn."""
     x, y = train
     mean, scale = (x.mean(0), x.std(0)) if standardize else (0, 1)
     a, b = (((rows - mean) / scale)[:, columns] for rows in (x, test[0]))
-    by = (lambda d: np.exp((1 - d) / 0.07)) if weights == "exp" else weights
+    by = "uniform" if temperature is None else lambda d: np.exp((1 - d) / temperature)
     return (
         KNeighborsClassifier(k, metric=metric, weights=by, algorithm="brute").fit(a, y).predict(b)
     )
@@ -36,79 +38,160 @@ def predicted(train, test, columns, k, metric, standardize, weights="uniform"):
 @pytest.mark.parametrize("how", [{}, {"memory": 100_000}, {"backend": "numpy"}])
 def test_every_prefix_votes_as_scikit_learn_does(metric, weights, standardize, how):
     train, test = problem()
-    how = {"metric": metric, "weights": weights, "standardize": standardize, **how}
-    table = knn(train, test, [0.13, 0.5], [3, 5], k=[1, 4, 11], **how)
+    solver = KNN(k=[1, 4, 11], metric=metric, weights=weights)
+    result = sweep(
+        train, test, fractions=[0.13, 0.5], seeds=[3, 5], solver=solver,
+        standardize=standardize, device="cpu", **how,
+    )  # fmt: skip
+    table, voted = result.table, result.predict(test).classes
     assert len(table) == 2 * 3 * 3
     assert table["k"].unique().tolist() == [2, 8, 16]
-    for row in table.itertuples():
+    assert table["l2"].tolist() == table["neighbours"].tolist()
+    for place, row in enumerate(table.itertuples()):
         columns = random_order(16, row.seed)[: row.k]
-        classes = predicted(train, test, columns, row.neighbours, metric, standardize, weights)
+        temperature = 0.07 if weights == "exp" else None
+        classes = predicted(train, test, columns, row.neighbours, metric, standardize, temperature)
+        assert np.array_equal(voted[:, place], classes)
         assert row.accuracy == pytest.approx((classes == test[1]).mean(), abs=1e-12)
+        hits = [(classes == test[1])[test[1] == c].mean() for c in range(5)]
+        assert result.per_class()[place] == pytest.approx(hits, abs=1e-12)
     assert table["accuracy"].nunique() > 8
 
 
+def test_each_prefix_votes_as_a_fit_of_its_own():
+    train, test = problem()
+    solver = KNN(k=[3, 7], metric="euclidean")
+    every = sweep(train, test, fractions=[0.2, 0.4, 0.7], seeds=[2], solver=solver)
+    voted = every.predict(test).classes
+    for place, row in enumerate(every.table.itertuples()):
+        chain = subset_chain(random_order(16, 2)[: row.k], 16)
+        alone = fit(train, [chain], solver=KNN(k=row.neighbours, metric="euclidean"))
+        assert np.array_equal(alone.predict(test).classes[:, 0], voted[:, place])
+
+
+def test_temperatures_stand_in_the_place_of_penalties():
+    train, test = problem()
+    solver = KNN(k=30, weights="exp", temperature=[0.01, 0.07, 0.9])
+    result = sweep(train, test, fractions=[0.5], seeds=[1], solver=solver)
+    voted = result.predict(test).classes
+    assert result.table["l2"].tolist() == [0.01, 0.01, 0.07, 0.07, 0.9, 0.9]
+    for place, row in enumerate(result.table.itertuples()):
+        columns = random_order(16, 1)[: row.k]
+        classes = predicted(train, test, columns, 30, "cosine", True, row.l2)
+        assert np.array_equal(voted[:, place], classes)
+    assert result.table["accuracy"].nunique() > 3
+
+
 def test_float32_rows_vote_as_float64_ones_nearly_do():
-    train, test = ((x.astype(np.float32), y) for x, y in problem())
-    wide = ((x.astype(np.float64), y) for x, y in problem())
-    one, other = knn(train, test, [0.5], k=5), knn(*wide, [0.5], k=5)
-    assert np.allclose(one["accuracy"], other["accuracy"], atol=1.5 / 150)
+    narrow = ((x.astype(np.float32), y) for x, y in problem())
+    one, other = (
+        sweep(*rows, fractions=[0.5], solver=KNN(k=5)).table["accuracy"]
+        for rows in (narrow, problem())
+    )
+    assert np.allclose(one, other, atol=1.5 / 150)
 
 
 def test_leave_one_out_chooses_the_number_of_neighbours():
     train, test = problem(n_train=90)
-    chosen = knn(train, test, [0.25, 0.5], [1, 2], k="auto")
-    tried = (1, 2, 5, 10, 20, 50)
-    for row in chosen.itertuples():
+    result = sweep(train, test, fractions=[0.25, 0.5], seeds=[1, 2], solver=KNN(k="auto"))
+    tried, chosen, voted = (1, 2, 5, 10, 20, 50), result.table, result.predict(test).classes
+    x, y = train
+    z = (x - x.mean(0)) / x.std(0)  # the scale stays that of all rows
+    for place, row in enumerate(chosen.itertuples()):
         columns = random_order(16, row.seed)[: row.k]
         hits = np.zeros(len(tried))
         for out in range(90):
             kept = np.delete(np.arange(90), out)
-            x, y = train
-            z = (x - x.mean(0)) / x.std(0)  # the scale stays that of all rows
-            for place, k in enumerate(tried):
+            for number, k in enumerate(tried):
                 one = KNeighborsClassifier(k, metric="cosine", algorithm="brute")
                 one.fit(z[kept][:, columns], y[kept])
-                hits[place] += one.predict(z[out : out + 1, columns])[0] == y[out]
-        assert row.neighbours == tried[hits.argmax()]
+                hits[number] += one.predict(z[out : out + 1, columns])[0] == y[out]
+        # of equally good ones the most neighbours
+        best = len(tried) - 1 - int(hits[::-1].argmax())
+        assert row.neighbours == tried[best]
+        assert row.selection_accuracy == pytest.approx(hits[best] / 90)
         classes = predicted(train, test, columns, row.neighbours, "cosine", True)
-        assert row.accuracy == pytest.approx((classes == test[1]).mean(), abs=1e-12)
+        assert np.array_equal(voted[:, place], classes)
     assert chosen["neighbours"].nunique() > 1
     assert set(chosen["l2_choice"]) == {"loo"}
+    assert "knn, k chosen by leave-one-out" in sentence(result)
+
+
+def test_every_mode_is_voted_on():
+    """Directions too: k-NN sees distances alone, which no rotation of all of them changes."""
+    train, test = problem()
+    how = {"fractions": [0.25], "seeds": [1], "solver": KNN(k="auto", metric="euclidean")}
+    table = sweep(train, test, mode=list(MODES), **how).table
+    assert set(table["mode"]) == set(MODES)
+    assert set(table["status"]) == {"ok"}
+    whole = table[table["fraction"] == 1]
+    assert whole["accuracy"].nunique() == 1
+    assert set(whole["neighbours"]) == set(whole["neighbours"][:1])
+    chosen = table[table["fraction"] < 1].set_index("mode")["l2_choice"]
+    assert chosen["fisher"] == chosen["greedy"] == "validation"
+    assert chosen["random"] == chosen["pca"] == "loo"
+
+
+def test_what_was_stopped_goes_on_to_the_same_table(tmp_path):
+    train, test = problem()
+    how = {"fractions": [0.25, 0.5], "seeds": 40, "solver": KNN(k=[1, 5])}
+    whole = sweep(train, test, out=tmp_path / "a.csv", **how)
+
+    seen = []
+
+    def stop(result):
+        seen.append(result)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(train, test, out=tmp_path / "b.csv", each=stop, **how)
+    again = sweep(train, test, out=tmp_path / "b.csv", resume=True, **how)
+    pd.testing.assert_frame_equal(whole.table, again.table, check_dtype=False)
 
 
 def test_the_nearest_of_rows_that_are_in_train_is_itself():
-    train, _ = problem()
-    assert (knn(train, train, [0.5], k=1)["accuracy"] == 1).all()
-    constant = [np.concatenate([x, np.ones((len(x), 1))], 1) for x in (train[0], train[0])]
-    assert (
-        knn((constant[0], train[1]), (constant[1], train[1]), [0.5], k=1)["accuracy"] == 1
-    ).all()
+    (x, y), _ = problem()
+    for features in (x, np.concatenate([x, np.ones((len(x), 1))], 1)):
+        table = sweep((features, y), (features, y), fractions=[0.5], solver=KNN(k=1)).table
+        assert (table["accuracy"] == 1).all()
 
 
-def test_the_table_is_read_as_a_sweep_is():
+def test_what_cannot_vote_is_refused(tmp_path):
     train, test = problem()
-    table = knn(train, test, [0.25, 0.5], [1, 2, 3], k=5)
-    found = summary(table.assign(store="s", tap="t"))
-    assert found.loc[found["fraction"] == 0.5, "accuracy"].item() == pytest.approx(
-        table.loc[table["fraction"] == 0.5, "accuracy"].mean()
-    )
-
-
-def test_what_cannot_vote_is_refused():
-    train, test = problem()
-    for bad, said in (
-        ({"k": 0}, "k is 0: neighbours are 1 to 240"),
-        ({"k": 241}, "k is 241"),
-        ({"k": []}, "k is"),
-        ({"k": [3, 3]}, "twice"),
-        ({"k": "many"}, "k is 'many'"),
-        ({"metric": "manhattan"}, "metric is 'manhattan': choose cosine or euclidean"),
-        ({"weights": "exp", "metric": "euclidean"}, "weights 'exp' are of cosine"),
-        ({"temperature": 0}, "temperature is 0"),
+    for make, said in (
+        (lambda: KNN(k=0), "k is 0: numbers are 1 or more"),
+        (lambda: KNN(k=2.5), "k is 2.5: numbers are 1 or more"),
+        (lambda: KNN(k=[]), "k is (): name at least one"),
+        (lambda: KNN(k=[3, 3]), "k 3 comes after 3"),
+        (lambda: KNN(k="many"), "k is 'many'"),
+        (lambda: KNN(l2=0.1), "l2 is 0.1: neighbours have no penalty; k stands in its place"),
+        (lambda: KNN(select="loo"), "select is 'loo', but k is one number"),
+        (lambda: KNN(metric="manhattan"), "metric is 'manhattan': choose cosine or euclidean"),
+        (lambda: KNN(weights="exp", metric="euclidean"), "weights 'exp' are of cosine"),
+        (lambda: KNN(temperature=0), "temperature is 0: numbers are between 0 and 1"),
+        (lambda: KNN(temperature=[0.1, 0.2]), "temperature is of weights 'exp'"),
+        (
+            lambda: KNN(k=[1, 2], weights="exp", temperature=[0.1, 0.2]),
+            "k and temperature are both to be compared",
+        ),
+        (
+            lambda: sweep(train, test, fractions=0.5, solver=KNN(k=241)),
+            "k is 241: neighbours are 1 to 240",
+        ),
+        (lambda: sweep(train, test, fractions=0.5, solver="knn", l2=0.1), "have no penalty"),
+        (
+            lambda: sweep(
+                (train[0], train[1] * 1.0), (test[0], test[1] * 1.0), fractions=0.5, solver="knn"
+            ),
+            "this solver tells classes apart",
+        ),
     ):
-        with pytest.raises(UsageError, match=said):
-            knn(train, test, [0.5], **bad)
-    with pytest.raises(DataError, match="targets"):
-        knn((train[0], train[1] * 1.0), (test[0], test[1] * 1.0), [0.5])
+        with pytest.raises(UsageError) as error:
+            make()
+        assert said in str(error.value)
     with pytest.raises(MemoryBudgetError, match="neighbours"):
-        knn(train, test, [0.5], memory=4000)
+        sweep(train, test, fractions=0.5, solver="knn", memory=4000)
+    with pytest.raises(UsageError, match="no weights to save"):
+        save_weights(sweep(train, test, fractions=0.5, solver="knn"), tmp_path / "a.safetensors")
+    assert not list(tmp_path.iterdir())

@@ -297,7 +297,7 @@ def test_classes_of_one_row_each_cannot_choose():
 
 
 def test_only_closed_forms_leave_one_out():
-    with pytest.raises(UsageError, match="closed form for ridge and lda alone"):
+    with pytest.raises(UsageError, match="closed form for ridge, lda and knn"):
         sweep(noisy(), solver="logistic", select="loo")
 
 

@@ -44,7 +44,7 @@ OPTIONAL = {"sklearn", "cuml", "cupy", "playwright"}
 # What the extras bring beside that; `featstore.testing` is for who has pytest.
 EXTRAS = {
     *("dask", "datasets", "gcsfs", "moto", "onnx", "onnxruntime", "open_clip", "pytest", "s3fs"),
-    *("transformers", "zarrs"),
+    *("accelerate", "transformers", "zarrs"),
 }
 MOST_LINES, MOST_FUNCTION_LINES = 700, 100
 

@@ -35,7 +35,23 @@ _NAMED = 20
 @click.option(
     "--trust", type=click.Choice(["none"]), default="none", help="No code of a checkpoint is run."
 )
-@click.option("--taps", type=Names(), default="penultimate", help="Layers, or all.")
+@click.option(
+    "--weights-dtype",
+    type=click.Choice(["float32", "bfloat16", "float16"]),
+    default="float32",
+    help="What the weights of an hf: model are kept and computed in.",
+)
+@click.option(
+    "--device-map",
+    type=click.Choice(["auto", "balanced", "sequential"]),
+    help="Lay the layers of an hf: model on all GPUs.",
+)
+@click.option(
+    "--taps",
+    type=Names(),
+    default="penultimate",
+    help="Layers, or all; h.3@last,h.3@mean pools one in two ways.",
+)
 @click.option(
     "--pool",
     type=Names(),

@@ -19,8 +19,10 @@ Batch = torch.Tensor | Mapping[str, torch.Tensor]
 class Inference:
     """Batches to {tap: features (b, D) float32} on `device`, computed in `precision`.
 
-    Under "bfloat16" and "float16" torch's autocast decides which layers compute in it, and float32
-    is float32: without TF32, which cuDNN's convolutions take otherwise.
+    Weights of another dtype than float32 compute in it by themselves, on the devices where they
+    lie already if the backbone is `placed`. Otherwise, under "bfloat16" and "float16", torch's
+    autocast decides which layers compute in it, and float32 is float32: without TF32, which cuDNN's
+    convolutions take otherwise.
     """
 
     def __init__(
@@ -35,7 +37,8 @@ class Inference:
         self._read = torch.compile(reader.read) if compiled else reader.read
         # On two cores EfficientNet-Lite0 passes twice the images with channels last in memory.
         layout = {"memory_format": torch.channels_last} if backbone.modality == "image" else {}
-        backbone.model.to(device, **layout)
+        if not backbone.placed:
+            backbone.model.to(device, **layout)
 
     @property
     def pinned(self) -> bool:
@@ -46,7 +49,8 @@ class Inference:
         """Features of one batch, still on the device: what is not needed yet is not waited for."""
         inputs = self._backbone.prepare(_moved(batch, self._device))
         with self._computing():
-            return {name: features.float() for name, features in self._read(inputs).items()}
+            found = self._read(inputs)
+        return {name: features.float().to(self._device) for name, features in found.items()}
 
     def fed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches, each copied to the device while the one before it is computed."""
@@ -68,7 +72,7 @@ class Inference:
     def _computing(self) -> Iterator[None]:
         with contextlib.ExitStack() as stack:
             stack.enter_context(full_precision())
-            reduced = self._precision != "float32"
+            reduced = self._precision not in ("float32", self._backbone.dtype)
             if reduced or torch.is_autocast_enabled(self._device.type):
                 dtype = getattr(torch, self._precision) if reduced else None
                 stack.enter_context(torch.autocast(self._device.type, dtype, enabled=reduced))

@@ -93,6 +93,8 @@ def load(request: Request) -> Inputs:
         trust=request.trust,
         weights_key=request.weights_key,
         weights_prefix=request.weights_prefix,
+        weights_dtype=request.weights_dtype,
+        device_map=request.device_map,
     )
     reader = tap_names.resolve(backbone, request.taps, request.pool)
     augmented = _views(request, backbone) if request.augmentation else None

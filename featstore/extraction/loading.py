@@ -12,8 +12,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -38,11 +39,13 @@ _MOST_WORKERS = 32
 class Job:
     """One batch: which rows of which split, and which augmented view of them, None for clean.
 
+    Images are read in runs of rows; texts may come in any order.
+
     When it is done, `seen` says how many of its rows each of `notices.REMARKS` is true of.
     """
 
     rows: Rows
-    numbers: range
+    numbers: range | np.ndarray
     view: int | None = None
     seen: Counter[str] = field(default_factory=Counter, compare=False)
 
@@ -53,10 +56,11 @@ class Job:
 
 @dataclass(frozen=True)
 class Encoder:
-    """From jobs to what the backbone takes."""
+    """From jobs to what the backbone takes; texts are held to have at least `least` tokens."""
 
     backbone: Backbone
     views: Views | None = None
+    least: int = 1
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -82,13 +86,15 @@ class Encoder:
             job.seen.update(remarks)
         tokens, remarks = self.backbone.transform.met(texts)
         job.seen.update(remarks)
-        without = (tokens["attention_mask"].sum(1) == 0).nonzero().flatten().tolist()
-        if without:
-            row = job.numbers[without[0]]
+        counts = tokens["attention_mask"].sum(1)
+        short = (counts < self.least).nonzero().flatten().tolist()
+        if short:
+            row, count = job.numbers[short[0]], int(counts[short[0]])
+            made = f"{count} tokens, and a tap takes one of {self.least}" if count else "no token"
             raise DatasetError(
                 f"row {job.rows.ids[row]} of the {job.rows.split} split of {job.rows.dataset} is"
-                f" the text {texts[without[0]][:20]!r}, of which {self.backbone.name} makes no"
-                " token; take the row out"
+                f" the text {texts[short[0]][:20]!r}, of which {self.backbone.name} makes {made};"
+                " take the row out"
             )
         return tokens
 
@@ -158,7 +164,10 @@ def cores(sharing: int = 1) -> int:
     return min(_MOST_WORKERS, max(1, (count or 1) // sharing))
 
 
-def batches(rows: range, batch_size: int) -> list[range]:
+Run = TypeVar("Run", range, np.ndarray)
+
+
+def batches(rows: Run, batch_size: int) -> list[Run]:
     """Consecutive runs of at most `batch_size` rows.
 
     >>> batches(range(32, 42), 4)

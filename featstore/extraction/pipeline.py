@@ -29,8 +29,18 @@ from featstore.store.writer import Writer
 class FilledBlock:
     """One block of a store, all views and taps, in the store's dtype and in host memory."""
 
-    def __init__(self, store: Store, split: str, block: int, pinned: bool, modality: str = "image"):
+    def __init__(
+        self,
+        store: Store,
+        split: str,
+        block: int,
+        pinned: bool,
+        modality: str = "image",
+        order: np.ndarray | None = None,
+    ):
+        """Make room for a block; its rows come in the `order` given, by places in the block."""
         self.split, self.block, self._modality = split, block, modality
+        self._order = order
         self._spec = store.spec
         self.n_rows = len(store.rows_of(split, block))
         n_views = store.spec.split(split).views
@@ -48,7 +58,7 @@ class FilledBlock:
         }
 
     def put(self, view: int, first: int, outputs: Mapping[str, torch.Tensor]) -> None:
-        """Take features {tap: (b, D)} of a view's rows from `first` on, counted in the block.
+        """Take features {tap: (b, D)} of a view's rows from `first` on, counted as they come.
 
         What is on a CUDA device is converted there, and copied without waiting for it.
         """
@@ -88,6 +98,8 @@ class FilledBlock:
         for name, kept in self._taps.items():
             self._check_vanished(name)
             array = kept.numpy()
+            if self._order is not None:
+                array = array[:, np.argsort(self._order)]
             for view in array:
                 self._check(name, view, ids)
             found[name] = array[0] if len(array) == 1 else array
@@ -220,7 +232,8 @@ class Work:
     """The blocks that one rank computes, in batches of `batch_size` rows of one view.
 
     A batch never straddles a block or a view, so that a block's bits do not depend on which rank
-    computes it, or after what.
+    computes it, or after what. With `by_length` the texts of a block are taken from the longest to
+    the shortest, so that those of a batch need little padding.
     """
 
     store: Store
@@ -228,6 +241,8 @@ class Work:
     augmented: bool
     blocks: Sequence[Block]
     batch_size: int
+    by_length: bool = False
+    _orders: dict[Block, np.ndarray] = field(default_factory=dict, compare=False, repr=False)
 
     def jobs(self) -> Iterator[Job]:
         """Every batch of every block, in order."""
@@ -236,11 +251,28 @@ class Work:
                 clean = not self.augmented or split != "train"
                 yield Job(self.rows[split], numbers, None if clean else view)
 
-    def batches(self, split: str, block: int) -> list[tuple[int, range]]:
+    def order(self, split: str, block: int) -> np.ndarray | None:
+        """Return the places in a block of its rows as they are taken, None where as they lie."""
+        if not self.by_length:
+            return None
+        if (split, block) not in self._orders:
+            read = self.rows[split].read
+            # letters stand for tokens, which are counted when they are made
+            lengths = [len(read(row) or "") for row in self.store.rows_of(split, block)]
+            self._orders[split, block] = np.argsort(-np.array(lengths), kind="stable")
+        return self._orders[split, block]
+
+    def batches(self, split: str, block: int) -> list[tuple[int, range | np.ndarray]]:
         """The batches of one block: which view, and which rows of the split."""
-        runs = batches(self.store.rows_of(split, block), self.batch_size)
+        rows, order = self.store.rows_of(split, block), self.order(split, block)
+        taken = rows if order is None else rows.start + order
+        runs = batches(taken, self.batch_size)
         views = range(self.store.spec.split(split).views)
         return [(view, numbers) for view in views for numbers in runs]
+
+    def forget(self, split: str, block: int) -> None:
+        """Drop the order of a block that is done."""
+        self._orders.pop((split, block), None)
 
     @property
     def modality(self) -> str:
@@ -308,17 +340,22 @@ def fill(
             ready = infer.fed(_timed(stream, waits))
             for split, block in work.blocks:
                 first = store.rows_of(split, block).start
-                filled = FilledBlock(store, split, block, infer.pinned, work.modality)
+                order = work.order(split, block)
+                filled = FilledBlock(store, split, block, infer.pinned, work.modality, order)
                 seen: Counter[str] = Counter()
+                # how many rows of each view are there
+                there: Counter[int] = Counter()
                 for view, numbers in work.batches(split, block):
-                    filled.put(view, numbers.start - first, infer(next(ready)))
+                    filled.put(view, there[view], infer(next(ready)))
                     seen.update(begun.popleft().seen)
+                    there[view] += len(numbers)
                     done += len(numbers)
                     waits.disk = handover.waited
                     progress(done, waits=str(waits))
                 rows, here = work.rows[split], slice(first, first + filled.n_rows)
                 handover.put(filled, rows.labels[here], rows.ids[here], seen)
                 remarks.setdefault(split, Counter()).update(seen)
+                work.forget(split, block)
     return remarks
 
 

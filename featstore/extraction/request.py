@@ -31,10 +31,11 @@ class Request:
     (see `data.own.load`, which takes `ids`); `splits` are then all that it has.
 
     What goes in by name: `model`, `weights`, `weights_key`, `weights_prefix`, `pretrained`,
-    `image_size`, `transform` and `trust` as in `models.load`; `taps` and `pool` as in
-    `taps.resolve`; `dataset`, `data_dir`, `columns`, `limit` and `bit_depth` as in `data.load`, of
-    each of `splits`. With `on_error="skip"` every row is read once beforehand, and those that
-    cannot be, or lack a label, are left out; otherwise the first one that is met is an error.
+    `image_size`, `transform`, `trust`, `weights_dtype` and `device_map` as in `models.load`; `taps`
+    and `pool` as in `taps.resolve`; `dataset`, `data_dir`, `columns`, `limit` and `bit_depth` as in
+    `data.load`, of each of `splits`. With `on_error="skip"` every row is read once beforehand, and
+    those that cannot be, or lack a label, are left out; otherwise the first one that is met is an
+    error.
 
     `views` passes of augmented train images are stored; `augment` says how they are made (see
     `views.parse`; "paper" where there are several), from draws that `seed` decides. One view
@@ -60,6 +61,8 @@ class Request:
     image_size: int | None = None
     transform: str | Path | Mapping[str, Any] | Callable[..., object] | None = None
     trust: str = "none"
+    weights_dtype: str = "float32"
+    device_map: str | None = None
     taps: Sequence[str] = (PENULTIMATE,)
     pool: str | Sequence[str] | Mapping[str, str] | None = None
     data_dir: str | Path | None = None
@@ -137,6 +140,8 @@ class Request:
             "weights_key": self.weights_key,
             "weights_prefix": self.weights_prefix,
             "image_size": self.image_size,
+            "weights_dtype": self.weights_dtype != "float32",
+            "device_map": self.device_map,
             "pretrained=False": not self.pretrained,
         }
         of_files = {

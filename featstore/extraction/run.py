@@ -12,7 +12,7 @@ import torch
 
 from featstore.data.columns import Columns
 from featstore.data.rows import MapStyle, Unreadable
-from featstore.errors import suggesting
+from featstore.errors import UsageError, suggesting
 from featstore.extraction import inference, inputs, pipeline
 from featstore.extraction.inference import Inference
 from featstore.extraction.inputs import Inputs
@@ -65,6 +65,8 @@ def extract(
     image_size: int | None = None,
     transform: str | Path | Mapping[str, Any] | Callable[..., object] | None = None,
     trust: str = "none",
+    weights_dtype: str = "float32",
+    device_map: str | None = None,
     taps: Sequence[str] = (PENULTIMATE,),
     pool: str | Sequence[str] | Mapping[str, str] | None = None,
     data_dir: str | Path | None = None,
@@ -119,6 +121,11 @@ def _extracted(request: Request, progress: Progress) -> Extraction:
     started = time.perf_counter()
     ranks = Ranks.of()
     device = inference.device_for(request.device, ranks.local_rank)
+    if request.device_map and ranks.count > 1:
+        raise UsageError(
+            f"device_map lays one model on all devices, and {ranks.count} ranks would each do so;"
+            " start one process"
+        )
     with ranks.meeting() as meeting:
         taken = meeting.in_turn(lambda: inputs.load(request))
         unreadable = ()
@@ -169,6 +176,14 @@ def _notices(taken: Inputs, store: Store, remarks: dict[str, Counter[str]]) -> t
 def _precision(taken: Inputs, request: Request, device: torch.device) -> str:
     if taken.backbone.engine != "torch":
         return "float32"
+    own = taken.backbone.dtype
+    if own != "float32":
+        if request.precision not in ("auto", own):
+            raise UsageError(
+                f"the weights are {own}, and compute in it; leave --precision {request.precision}"
+                " out, or --weights-dtype"
+            )
+        return own
     return inference.precision_for(request.precision, device)
 
 
@@ -198,7 +213,8 @@ def _store(
 
     if ranks.rank == 0:
         provenance = _provenance(taken, request, device, unreadable, ranks)
-        if spec.precision != "float32" and (request.overwrite or not creation.exists(path)):
+        reduced = spec.precision not in ("float32", taken.backbone.dtype)
+        if reduced and (request.overwrite or not creation.exists(path)):
             provenance["precision_change"] = _precision_change(taken, spec, request, device)
         store = opened(request.overwrite, provenance)
     # Where it is written: what overwrites a store is built beside it.
@@ -217,6 +233,7 @@ def _work(store: Store, taken: Inputs, blocks: list[Block], request: Request) ->
         augmented=taken.views is not None,
         blocks=blocks,
         batch_size=request.batch_size or recorded or BATCH_SIZE,
+        by_length=store.provenance.get("by_length", False),
     )
 
 
@@ -234,7 +251,7 @@ def _fill(
         compiled = work.store.provenance.get("compile", False)
     precision = work.store.spec.precision
     infer = Inference(taken.backbone, taken.reader, device, precision, compiled)
-    encode = Encoder(taken.backbone, taken.views)
+    encode = Encoder(taken.backbone, taken.views, taken.reader.least)
     workers = Workers.chosen(
         request.workers, device.type, work.modality, work.passes, ranks.local_count
     )
@@ -259,7 +276,7 @@ def _precision_change(
     """By tap, how far the reduced precision is from float32 on the first batch of rows."""
     rows = next(iter(taken.rows.values()))
     first = range(min(len(rows), request.batch_size or BATCH_SIZE))
-    batch = Encoder(taken.backbone)(Job(rows, first))
+    batch = Encoder(taken.backbone, least=taken.reader.least)(Job(rows, first))
     with torch.inference_mode():
         reduced = Inference(taken.backbone, taken.reader, device, spec.precision)
         return inference.change(reduced, Inference(taken.backbone, taken.reader, device), batch)
@@ -283,6 +300,8 @@ def _provenance(
         made["ranks"] = ranks.count
     if request.compile:
         made["compile"] = True
+    if taken.backbone.modality == "text":
+        made["by_length"] = True
     said = [Notice("weights", note) for note in taken.backbone.notes] + list(taken.notices)
     if said:
         made["notices"] = [notice.to_json() for notice in said]

@@ -14,6 +14,9 @@ __all__ = ["TRUST", "Backbone", "load"]
 
 # Whose code may run: nobody's. The option is there so that a script can say what it relies on.
 TRUST = ("none",)
+# What weights may be kept in, and how they may be laid on several devices.
+WEIGHTS_DTYPES = ("float32", "bfloat16", "float16")
+DEVICE_MAPS = ("auto", "balanced", "sequential")
 
 
 def load(
@@ -27,6 +30,8 @@ def load(
     trust: str = "none",
     weights_key: str | None = None,
     weights_prefix: str | None = None,
+    weights_dtype: str = "float32",
+    device_map: str | None = None,
 ) -> Backbone:
     """The backbone called `name`, ready to read features from.
 
@@ -43,6 +48,10 @@ def load(
     S x S pixels, and the resize before the crop keeps its proportion to it. `transform`, a TOML
     or JSON file or its fields, states another one (`stated_transforms.ImageRecipe`, `TextRecipe`).
     `trust` says whose code may run: "none", the only value, runs nothing that comes with a model.
+
+    Of an `hf:` model, `weights_dtype` is what its weights are kept and computed in, "bfloat16" in
+    half the memory, and `device_map` "auto" lays its layers on all devices that there are, as
+    transformers does, for a model that one of them does not hold.
 
     Raises `UsageError` for a name or size that cannot be, `BackboneError` for weights that do not
     fit, `DownloadRefused` where the hub does not answer.
@@ -64,8 +73,19 @@ def load(
         raise UsageError(f"an image of {image_size} px cannot be; give a positive --image-size")
     options = {"weights": weights, "pretrained": pretrained, "image_size": image_size}
     fields = None if transform is None else stated(transform)
+    if weights_dtype not in WEIGHTS_DTYPES:
+        known = ", ".join(WEIGHTS_DTYPES)
+        raise UsageError(f"weights_dtype is {weights_dtype!r}; choose among {known}")
+    if device_map not in (None, *DEVICE_MAPS):
+        raise UsageError(f"device_map is {device_map!r}; choose among {', '.join(DEVICE_MAPS)}")
     if name.startswith(hugging_face.PREFIX):
-        return hugging_face.load(name, **options, seed=seed, transform=fields)
+        how = {"weights_dtype": weights_dtype, "device_map": device_map}
+        return hugging_face.load(name, **options, seed=seed, transform=fields, **how)
+    if weights_dtype != "float32" or device_map is not None:
+        raise UsageError(
+            f"--weights-dtype and --device-map are of hf: models, and {name} is none; leave them"
+            " out (--precision says what it computes in)"
+        )
     if name.startswith(onnx.PREFIX):
         return onnx.load(name, **options, transform=fields)
     library = open_clip if name.startswith(open_clip.PREFIX) else classifiers

@@ -55,6 +55,8 @@ def load(
     image_size: int | None,
     seed: int,
     transform: Mapping[str, Any] | None,
+    weights_dtype: str = "float32",
+    device_map: str | None = None,
 ) -> Backbone:
     """As `featstore.models.load`, for `hf:NAME`, `hf:NAME@REVISION` or `hf:FOLDER`.
 
@@ -64,6 +66,8 @@ def load(
     if weights is not None:
         raise UsageError(f"{name} brings its weights; leave --weights out, or give hf:FOLDER")
     transformers = needed("transformers", "hf", name)
+    if device_map is not None:
+        needed("accelerate", "hf", name)
     from featstore.models import texts
 
     folder = _folder(name, pretrained)
@@ -71,7 +75,8 @@ def load(
         config = _config(transformers, folder, name)
         kind, options = _model_class(transformers, config, name)
         notes: list[str] = []
-        model = _model(kind, config, options, folder, name, pretrained, seed, notes)
+        how = {"dtype": getattr(torch, weights_dtype), "device_map": device_map}
+        model = _model(kind, config, options, folder, name, pretrained, seed, notes, how)
         facts = {
             "name": _plain_name(name, folder),
             "model": model.eval().requires_grad_(False),
@@ -92,6 +97,8 @@ def load(
         weights_id=identity if pretrained else f"random:{seed}:{identity}",
         head=(),
         libraries=("transformers",),
+        dtype=weights_dtype,
+        placed=device_map is not None,
         **described,
     )
 
@@ -264,20 +271,22 @@ def _model(
     pretrained: bool,
     seed: int,
     notes: list[str],
+    how: dict[str, Any],
 ) -> torch.nn.Module:
     """The network with its weights, every one of them from the folder, or all of them random.
 
-    What else the folder's weights hold is told in `notes`.
+    What else the folder's weights hold is told in `notes`. `how` has the `dtype` of the weights,
+    and the `device_map` that says which devices they lie on, None for the CPU.
     """
     if not pretrained:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return _encoder(kind(config, **options), config)
+            return _encoder(kind(config, **options), config).to(how["dtype"])
     with _one_line(name, "has no weights that load"):
         model, told = kind.from_pretrained(
             folder,
             config=config,
-            dtype=torch.float32,
+            **how,
             local_files_only=True,
             trust_remote_code=False,
             weights_only=True,
@@ -289,6 +298,11 @@ def _model(
         raise BackboneError(
             f"the weights of {name} lack {weight_files.listed('keys', missing)} of"
             f" {kind.__name__}; give the folder of the whole model"
+        )
+    if any(weight.is_meta for weight in model.state_dict().values()):
+        raise BackboneError(
+            f"{name} has no room on the devices of this machine; give more of them, or half the"
+            " bytes with --weights-dtype bfloat16"
         )
     left_out = weight_files.groups(sorted(map(str, told["unexpected_keys"])))
     if left_out:
@@ -349,7 +363,7 @@ def parts(
     its class token, or the mean over its map.
     """
     transform = _transform(name, folder, image_size, stated)
-    blank = transform(Image.new("RGB", (64, 64)))[None]
+    blank = transform(Image.new("RGB", (64, 64)))[None].to(next(model.parameters()))
     return {"transform": transform, "network": _network(name, model, blank, image_size)}
 
 

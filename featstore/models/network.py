@@ -52,28 +52,40 @@ class Activation:
         return tuple(self.values.shape[1:])
 
 
-def at_last_token(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """The values (b, C) of tokens (b, L, C) at the last one that is no padding, on either side.
+def at_token(values: torch.Tensor, mask: torch.Tensor, position: int = -1) -> torch.Tensor:
+    """Return the values (b, C) of tokens (b, L, C) at one position of each row.
 
-    >>> at_last_token(torch.arange(6.0).reshape(2, 3, 1), torch.tensor([[1, 1, 0], [0, 1, 1]]))
-    tensor([[1.],
-            [5.]])
+    `mask` (b, L) is 1 on tokens that are no padding, which alone are counted: 0 is the first of
+    them and -1 the last, whichever side the padding is on. A row must have that many.
+
+    >>> mask = torch.tensor([[1, 1, 0], [0, 1, 1]])
+    >>> at_token(torch.arange(6.0).reshape(2, 3, 1), mask).flatten()
+    tensor([1., 5.])
+    >>> at_token(torch.arange(6.0).reshape(2, 3, 1), mask, 0).flatten()
+    tensor([0., 4.])
     """
-    places = torch.arange(mask.shape[1], device=mask.device)
-    last = (mask.to(places.dtype) * places).argmax(1)
-    return values[torch.arange(len(values), device=values.device), last.to(values.device)]
+    mask = mask.to(values.device, torch.long)
+    counted = mask.cumsum(1)
+    wanted = position + 1 if position >= 0 else counted[:, -1:] + position + 1
+    place = ((counted == wanted) & (mask == 1)).to(torch.uint8).argmax(1)
+    return values[torch.arange(len(values), device=values.device), place]
 
 
 def of_output(output: object, inputs: Inputs, tokens: Tokens, layout: str) -> Activation | None:
     """What a module returned, as an activation; None where it returned no tensor.
 
     Of several outputs the first tensor counts. Maps in NHWC are turned to NCHW: they are told by
-    their square, and by `layout`, the network's own, where both readings have one.
+    their square, and by `layout`, the network's own, where both readings have one. Tokens of a
+    text that a layer has in one row, (b * L, C), are (b, L, C) again.
     """
     values = _first_tensor(output)
     if values is None:
         return None
     mask = inputs.get("attention_mask") if isinstance(inputs, dict) else None
+    if mask is not None:
+        mask = mask.to(values.device)
+        if values.ndim == 2 and len(values) == mask.numel():
+            values = values.reshape(*mask.shape, -1)
     found = Activation(values, tokens)
     if found.kind == "map" and _channels_last(found.shape, layout):
         return replace(found, values=values.permute(0, 3, 1, 2))
@@ -290,7 +302,9 @@ class Backbone:
     `weights_id` is "sha256:<hex>" of the tensors as loaded, with "random:<seed>:" before it for an
     untrained network. `head` names the classifier's modules; `notes` says what was left out.
     `engine` is what computes: "torch", or "onnxruntime", where `model` has no torch layers.
-    `libraries` names the packages beside torch and timm whose version may matter.
+    `libraries` names the packages beside torch and timm whose version may matter. `dtype` is that
+    of the weights, in which the network then computes by itself; `placed` says that its layers lie
+    on devices of their own already.
     """
 
     name: str
@@ -302,6 +316,8 @@ class Backbone:
     notes: tuple[str, ...] = ()
     engine: str = "torch"
     libraries: tuple[str, ...] = ()
+    dtype: str = "float32"
+    placed: bool = False
 
     @property
     def modality(self) -> str:
@@ -322,4 +338,7 @@ class Backbone:
 
     def prepare(self, batch: Inputs) -> Inputs:
         """What the network takes, from what `encode_batch` gave, on whatever device that is."""
-        return self.transform.normalized(batch)
+        inputs = self.transform.normalized(batch)
+        if self.dtype != "float32" and isinstance(inputs, torch.Tensor):
+            return inputs.to(getattr(torch, self.dtype))
+        return inputs

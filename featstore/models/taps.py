@@ -1,7 +1,7 @@
 """Taps: which activations to keep, by name, and how positions are pooled."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -12,13 +12,17 @@ from featstore.models.network import (
     Activation,
     Backbone,
     Inputs,
-    at_last_token,
+    at_token,
     reader,
     reading,
 )
 from featstore.spec import PENULTIMATE, RESERVED, Tap
 
-POOLINGS = ("avg", "max", "cls", "last", "patch-mean", "flatten", "none")
+POOLINGS = ("avg", "max", "cls", "first", "last", "patch-mean", "flatten", "none", "token:N")
+# Other names, and poolings that are a position.
+_SAME = {"mean": "avg"}
+_POSITIONS = {"first": 0, "last": -1}
+_TOKEN = re.compile(r"token:(-?\d{1,9})")
 
 
 def pooled(activation: Activation, how: str) -> torch.Tensor:
@@ -26,8 +30,8 @@ def pooled(activation: Activation, how: str) -> torch.Tensor:
 
     * avg, max: over all positions: of a map (b, C, H, W), D = C; of tokens (b, L, C) that are no
       padding, D = C;
-    * cls: the first token;
-    * last: the last token of a text that is no padding;
+    * cls: the class token, or a text's first;
+    * first, last, token:N: one token of those that are no padding, from 0, or from -1 backwards;
     * patch-mean: the mean of the tokens that are patches: all but class and register tokens;
     * flatten: every value, in the order C, H, W of a map and L, C of tokens;
     * none: a vector (b, D), as it is.
@@ -46,8 +50,10 @@ def pooled(activation: Activation, how: str) -> torch.Tensor:
         return values.mean((2, 3), dtype=torch.float32)
     if how == "cls":
         return values[:, 0].to(torch.float32, copy=True)
-    if how == "last":
-        return at_last_token(values, activation.mask).to(torch.float32)
+    if (position := _position(how)) is not None:
+        if activation.mask is None:
+            return values[:, position].to(torch.float32, copy=True)
+        return at_token(values, activation.mask, position).to(torch.float32)
     if how == "patch-mean":
         return values[:, activation.tokens.prefix :].mean(1, dtype=torch.float32)
     return _over_tokens(activation, how)
@@ -64,13 +70,30 @@ def _over_tokens(activation: Activation, how: str) -> torch.Tensor:
     return (values * there).sum(1) / there.sum(1).clamp_min(1)
 
 
+def _position(how: str) -> int | None:
+    """Return the token that a pooling takes, None where it takes more than one."""
+    found = _TOKEN.fullmatch(how)
+    return int(found[1]) if found else _POSITIONS.get(how)
+
+
+def _canonical(how: str) -> str:
+    """Return a pooling by its own name; `UsageError` where there is none of this name."""
+    known = _SAME.get(how, how)
+    if known in POOLINGS[:-1] or _TOKEN.fullmatch(known):
+        return known
+    raise UsageError(
+        f"there is no pooling {how!r}; choose among {', '.join(POOLINGS)}, with a number for N, as"
+        " in token:-2"
+    )
+
+
 def parse(pool: str | Sequence[str] | Mapping[str, str] | None) -> dict[str, str]:
     """Poolings by path, the one for all other taps under "".
 
     Raises `UsageError` for a pooling that there is not, and for two of one tap.
 
-    >>> parse(["max", "layer1=flatten"])
-    {'': 'max', 'layer1': 'flatten'}
+    >>> parse(["mean", "layer1=flatten"])
+    {'': 'avg', 'layer1': 'flatten'}
     """
     if pool is None:
         return {}
@@ -79,9 +102,8 @@ def parse(pool: str | Sequence[str] | Mapping[str, str] | None) -> dict[str, str
     else:
         texts = [pool] if isinstance(pool, str) else pool
         pairs = [(path, how) for path, _, how in (text.rpartition("=") for text in texts)]
-    for path, how in pairs:
-        if how not in POOLINGS:
-            raise UsageError(f"there is no pooling {how!r}; choose among {', '.join(POOLINGS)}")
+    pairs = [(path, _canonical(how)) for path, how in pairs]
+    for path, _ in pairs:
         if [other for other, _ in pairs].count(path) > 1:
             whose = f"the tap {path}" if path else "all taps"
             raise UsageError(f"two poolings are given for {whose}; give one")
@@ -91,15 +113,18 @@ def parse(pool: str | Sequence[str] | Mapping[str, str] | None) -> dict[str, str
 def by_default(activation: Activation, own: str) -> str:
     """How a tap is pooled where nobody says: maps by their mean, tokens as the model pools its own.
 
-    `own` is the pooling of the model's penultimate features.
+    `own` is the pooling of the model's penultimate features. Where a text's are pooled otherwise
+    than a layer's can be, it is the last token of a decoder, and the mean of an encoder.
     """
     if activation.kind == "vector":
         return "none"
     if activation.kind == "map":
         return "avg"
     if activation.mask is not None:
-        own = own.partition(",")[0]
-        return own if own in ("avg", "max", "cls") and applies(own, activation) else "avg"
+        own = own.partition(",")[0].removesuffix("-token")
+        if own in ("avg", "max", "cls", "last") and applies(own, activation):
+            return own
+        return "avg" if activation.tokens.cls else "last"
     return "cls" if own == "cls" and activation.tokens.cls else "patch-mean"
 
 
@@ -109,9 +134,14 @@ def applies(how: str, activation: Activation) -> bool:
         return how in ("none", "flatten")
     if activation.kind == "map":
         return how in ("avg", "max", "patch-mean", "flatten")
+    position = _position(how)
     if activation.mask is not None:
-        return how in ("avg", "max", "last") or (how == "cls" and activation.tokens.cls)
-    return how not in ("none", "last") and (how != "cls" or activation.tokens.cls)
+        there = how in ("avg", "max") or position is not None
+        return there or (how == "cls" and activation.tokens.cls)
+    if position is not None:
+        n_tokens = activation.shape[0]
+        return how not in _POSITIONS and -n_tokens <= position < n_tokens
+    return how != "none" and (how != "cls" or activation.tokens.cls)
 
 
 def chosen(
@@ -142,13 +172,16 @@ def chosen(
             if activation.mask is None and how == "cls"
             else "it reads from left to right, and the first token sees nothing of the text"
             if how == "cls"
-            else "only texts have a last token"
-            if how == "last"
+            else f"only texts have a {how} token"
+            if how in _POSITIONS
+            else "it has fewer tokens"
+            if activation.mask is None and _position(how) is not None
             else "texts differ in length"
             if activation.mask is not None
             else "its tokens have to be pooled",
         }[activation.kind]
-        fitting = ", ".join(name for name in POOLINGS if applies(name, activation))
+        named = {"token:N": "token:0"}
+        fitting = ", ".join(name for name in POOLINGS if applies(named.get(name, name), activation))
         raise UsageError(
             f"{path} of {model} ({shape}) cannot be pooled by {how}: {why}; choose {fitting}"
         )
@@ -164,11 +197,13 @@ Pool = str | Sequence[str] | Mapping[str, str] | None
 class Taps:
     """What is read: `taps` in order, and `read`, prepared inputs to {tap's name: (b, D) float32}.
 
-    Inputs are what `backbone.prepare` gives, on the model's device; one pass reads every tap.
+    Inputs are what `backbone.prepare` gives, on the model's device; one pass reads every tap. A
+    text must have `least` tokens, for the positions that are read.
     """
 
     taps: tuple[Tap, ...]
     read: Callable[[Inputs], dict[str, torch.Tensor]]
+    least: int = 1
 
 
 @dataclass(frozen=True)
@@ -192,14 +227,17 @@ def resolve(backbone: Backbone, names: Sequence[str] = (PENULTIMATE,), pool: Poo
     that pooling, where the library shows them; "all" the layers that `layers` lists; anything else
     the path of a module, or of an ONNX file's tensor. `pool` says how maps and tokens become
     vectors: "max" for every tap that is none yet, {"layer1": "flatten"} or ["layer1=flatten"] for
-    one. A tap's name in a store is its path with "_" for what a name cannot hold.
+    one; ["h.3@last", "h.3@mean"] or ["all@last", "all@mean"] as names read layers in several ways.
+    A tap's name in a store is its name here with "_" for what such a name cannot hold.
 
     Raises `UsageError` for layers that the model does not have, a pooling that does not fit, and
     an image size that the model cannot take.
     """
     network = backbone.network
     asked = parse(pool)
-    named, paths = _expanded(names, network.stages)
+    known = {*network.own, *network.modules()}
+    named, reads = _expanded(names, network.stages, known)
+    paths = list(dict.fromkeys(path for path, _ in reads))
     unread = [path for path in asked if path and path not in paths]
     if unread:
         raise UsageError(
@@ -210,22 +248,37 @@ def resolve(backbone: Backbone, names: Sequence[str] = (PENULTIMATE,), pool: Poo
     paths = [path for path in paths if path in named or _has_a_row_each(seen.get(path))]
     _check_each_row_is_there(backbone, paths, seen)
     seen = {path: seen[path] for path in paths}
-    hows, taps = {}, []
-    for path, activation in seen.items():
-        hows[path] = chosen(path, activation, asked, network.pooling, backbone.name)
-        dim = pooled(activation, _reduction(path, hows[path])).shape[1]
-        taps.append(Tap(name=_store_name(path), dim=dim, pooling=hows[path]))
-    _check_names(paths, taps)
+    whole = [path for path in paths if path not in named and seen[path].kind == "vector"]
+    # "all@mean" passes over what is a vector already
+    reads = [(path, None if path in whole else how) for path, how in reads if path in seen]
+    reads = list(dict.fromkeys(reads))
+    hows: dict[str, dict[str, str]] = {path: {} for path in paths}
+    taps = []
+    for path, written in reads:
+        wanted = asked if written is None else {path: _canonical(written)}
+        how = chosen(path, seen[path], wanted, network.pooling, backbone.name)
+        name = _store_name(path if written is None else f"{path}@{written}")
+        dim = pooled(seen[path], _reduction(path, how)).shape[1]
+        taps.append(Tap(name=name, dim=dim, pooling=how))
+        hows[path][name] = _reduction(path, how)
+    _check_names([path if how is None else f"{path}@{how}" for path, how in reads], taps)
     _check_pool_is_used(asked, seen, backbone.name)
-    read = reader(
-        network,
-        {path: partial(pooled, how=_reduction(path, hows[path])) for path in paths},
-    )
-    stored = {path: tap.name for path, tap in zip(paths, taps, strict=True)}
-    return Taps(
-        taps=tuple(taps),
-        read=lambda inputs: {stored[path]: values for path, values in read(inputs).items()},
-    )
+    read = reader(network, {path: partial(_each, hows=hows[path]) for path in paths})
+
+    def of_taps(inputs: Inputs) -> dict[str, torch.Tensor]:
+        found: dict[str, torch.Tensor] = {}
+        for features in read(inputs).values():
+            found |= features
+        return {tap.name: found[tap.name] for tap in taps}
+
+    positions = [_position(how) for some in hows.values() for how in some.values()]
+    needed = [place + 1 if place >= 0 else -place for place in positions if place is not None]
+    return Taps(tuple(taps), of_taps, max(needed, default=1))
+
+
+def _each(activation: Activation, hows: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    """Return the features of one layer by the name of each tap that pools it."""
+    return {name: pooled(activation, how) for name, how in hows.items()}
 
 
 def layers(backbone: Backbone, *, modules: bool = False) -> list[Layer]:
@@ -247,16 +300,36 @@ def layers(backbone: Backbone, *, modules: bool = False) -> list[Layer]:
     return found
 
 
-def _expanded(names: Sequence[str], stages: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The paths that were named, and all paths in order, with those that "all" stands for."""
+_Read = tuple[str, str | None]
+
+
+def _expanded(
+    names: Sequence[str], stages: Sequence[str], known: Collection[str]
+) -> tuple[list[str], list[_Read]]:
+    """Return the paths that were named, and (path, pooling or None) of all that is read, in order.
+
+    "all" is every stage; what stands behind the last "@" is a pooling, unless a path has it.
+    """
     names = [names] if isinstance(names, str) else list(names)
     repeated = [name for name in names if names.count(name) > 1]
     if not names or repeated:
         what = f"tap {repeated[0]!r} is named twice" if repeated else "no tap is named"
         raise UsageError(f"{what}; name each once, as in penultimate,layer1")
-    paths = (path for name in names for path in (stages if name == ALL else [name]))
+    reads: list[_Read] = []
     # no model is without its penultimate features: where they fail, "all" does
-    return [PENULTIMATE, *(name for name in names if name != ALL)], list(dict.fromkeys(paths))
+    named = [PENULTIMATE]
+    for name in names:
+        path, at, how = name.rpartition("@")
+        if name in known or not at:
+            path, how = name, ""
+        if path == ALL:
+            reads += [(one, None if one == PENULTIMATE else how or None) for one in stages]
+            continue
+        if how:
+            _canonical(how)
+        named.append(path)
+        reads.append((path, how or None))
+    return named, list(dict.fromkeys(reads))
 
 
 def _reduction(path: str, how: str) -> str:
@@ -350,7 +423,8 @@ def _check_each_row_is_there(backbone: Backbone, paths, seen: Mapping[str, Activ
 
 def _moved(batch: Inputs, model: torch.nn.Module) -> Inputs:
     weight = next(model.parameters(), None)
-    if weight is None:
+    # what lies elsewhere than in memory is fetched, and its inputs moved, by accelerate
+    if weight is None or weight.device.type == "meta":
         return batch
     if isinstance(batch, dict):
         return {name: tensor.to(weight.device) for name, tensor in batch.items()}

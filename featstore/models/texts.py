@@ -5,7 +5,7 @@ import json
 import threading
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,7 +20,7 @@ from featstore.models.network import (
     Inputs,
     Network,
     Tokens,
-    at_last_token,
+    at_token,
     blocks,
     of_output,
 )
@@ -101,9 +101,12 @@ _ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class Sentence:
-    """What becomes of the tokens: pooled, then through `dense` layers, then to length 1."""
+    """What becomes of the tokens: pooled, then through `dense` layers, then to length 1.
 
-    pooling: str = "avg"
+    `pooling` is "" where no file says it.
+    """
+
+    pooling: str = ""
     dense: tuple[torch.nn.Module, ...] = ()
     normalized: bool = False
     max_length: int | None = None
@@ -119,17 +122,20 @@ def parts(
 ) -> dict[str, Any]:
     """Transform and network of a text encoder.
 
-    "penultimate" is the sentence's embedding as sentence-transformers' modules make it, or the mean
-    of the last layer over its tokens where there are none.
+    "penultimate" is the sentence's embedding as sentence-transformers' modules make it. Where there
+    are none, it is the last layer's mean over the tokens, or of a decoder its last token.
     """
     sentence = _sentence(name, folder, pretrained)
+    transform = _transform(name, model, folder, sentence, stated)
+    causal = _is_causal(model, transform)
+    stated_pooling = bool(sentence.pooling)
+    if not stated_pooling:
+        sentence = replace(sentence, pooling="last-token" if causal else "avg")
     if sentence.dense:
         model.add_module("sentence_dense", torch.nn.Sequential(*sentence.dense).eval())
         model.requires_grad_(False)
     described = [sentence.pooling]
     described += ["dense"] * bool(sentence.dense) + ["normalized"] * sentence.normalized
-    transform = _transform(name, model, folder, sentence, stated)
-    causal = _is_causal(model, transform)
     tokens = Tokens(cls=not causal)
     network = Network(
         model=model,
@@ -140,12 +146,17 @@ def parts(
         tokens=tokens,
     )
     notes = ()
-    if causal and sentence.pooling != "last-token":
+    if causal and not stated_pooling:
+        notes = (
+            f"{name} reads from left to right: its taps are a text's last token, which alone sees"
+            " all of it (--pool mean takes the mean over tokens)",
+        )
+    elif causal and sentence.pooling != "last-token":
         what = {"avg": "the mean over its tokens", "cls": "its first token, which sees no other"}
         notes = (
             f"{name} reads from left to right, and its last token alone sees all of a text:"
-            f" penultimate is {what.get(sentence.pooling, sentence.pooling)}; --taps last"
-            " --pool last takes the last token",
+            f" its taps are {what.get(sentence.pooling, sentence.pooling)}, as its folder says;"
+            " --taps last@last takes the last token",
         )
     return {"transform": transform, "network": network, "notes": notes}
 
@@ -165,8 +176,8 @@ def _is_causal(model: torch.nn.Module, transform: TextTransform) -> bool:
         device = next(model.parameters()).device
         found = model(**{key: tensor.to(device) for key, tensor in both.items()})
         first = found["last_hidden_state"][:, 0].float()
-    scale = float(first.abs().max())
-    return bool((first[0] - first[1]).abs().max() <= 1e-5 * scale)
+    rounding = max(1e-5, torch.finfo(found["last_hidden_state"].dtype).eps)
+    return bool((first[0] - first[1]).abs().max() <= rounding * first.abs().max())
 
 
 def _run(
@@ -190,11 +201,11 @@ def _run(
 
 
 def _pooled(last: Activation, how: str) -> torch.Tensor:
-    values, there = last.values, last.mask[:, :, None].to(last.values.dtype)
+    values, there = last.values.float(), last.mask[:, :, None].float()
     if how == "cls":
         return values[:, 0]
     if how == "last-token":
-        return at_last_token(values, last.mask)
+        return at_token(values, last.mask)
     if how == "max":
         return values.masked_fill(there == 0, -torch.inf).amax(1)
     return (values * there).sum(1) / there.sum(1).clamp_min(1)
@@ -291,7 +302,8 @@ def _transform(
     asked = checked(TextRecipe, stated or {}, name)
     tokenizer.padding_side = "right"
     if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
+        # what stands there is masked
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     longest = min(
         tokenizer.model_max_length, getattr(model.config, "max_position_embeddings", _LONGEST)
     )

@@ -48,6 +48,8 @@ class Options(_Strict):
     pretrained: bool | None = None
     image_size: int | None = None
     transform: str | dict | None = None
+    weights_dtype: str | None = None
+    device_map: str | None = None
     taps: Several | None = None
     pool: Several | dict[str, str] | None = None
     data_dir: str | None = None

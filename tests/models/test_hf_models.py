@@ -480,12 +480,12 @@ def test_decoders_are_told_by_what_they_compute(bert, gpt, minilm):
         assert not any("left to right" in note for note in encoder.notes)
     decoder = models.load(f"hf:{gpt}")
     (note,) = decoder.notes
-    assert "penultimate is the mean over its tokens; --taps last --pool last takes" in note
-    message = "cannot be pooled by cls: it reads from left to right.*choose avg, max, last"
+    assert "its taps are a text's last token, which alone sees all of it" in note
+    message = "cannot be pooled by cls: it reads from left to right.*choose avg, max, first, last"
     for tap in ("last", "h.0"):
         with pytest.raises(UsageError, match=message):
             taps.resolve(decoder, [tap], "cls")
-        assert taps.resolve(decoder, [tap]).taps[0].pooling == "avg"
+        assert taps.resolve(decoder, [tap]).taps[0].pooling == "last"
 
 
 @pytest.mark.parametrize("side", ["right", "left"])

@@ -423,8 +423,7 @@ def _check_each_row_is_there(backbone: Backbone, paths, seen: Mapping[str, Activ
 
 def _moved(batch: Inputs, model: torch.nn.Module) -> Inputs:
     weight = next(model.parameters(), None)
-    # what lies elsewhere than in memory is fetched, and its inputs moved, by accelerate
-    if weight is None or weight.device.type == "meta":
+    if weight is None:
         return batch
     if isinstance(batch, dict):
         return {name: tensor.to(weight.device) for name, tensor in batch.items()}

@@ -21,9 +21,10 @@ import featstore
 from benchmarks import stages
 from featstore import bench, data, downloads, measurements, models
 from featstore.extraction.inference import precision_for
-from featstore.extraction.loading import Encoder, Job, Workers, batches, decoded
+from featstore.extraction.loading import MANY, Encoder, Job, Workers, batches, decoded
 from featstore.measurements import Report, percent
 from featstore.models import taps
+from featstore.probe import arrays
 
 TAPS = ("penultimate", "layer1", "layer2", "layer3", "layer4")
 
@@ -61,9 +62,13 @@ SIZES = {
 
 
 def images_of(sizes: ExtractSizes, px: int) -> int:
-    """Return how many images of a size to extract, whole batches, two at least."""
+    """Return how many images of a size to extract, whole batches, two at least.
+
+    Beside a CUDA device so many that processes decode them, as they do for data sets of any size.
+    """
     count = sizes.images * (PX / px) ** 2 / sizes.batch_size
-    return sizes.batch_size * max(2, round(count))
+    least = -(-MANY // sizes.batch_size) if torch.cuda.is_available() else 2
+    return sizes.batch_size * max(least, round(count))
 
 
 class Stopwatch:
@@ -207,7 +212,8 @@ def five_taps(name: str, px: int, sizes: ExtractSizes, folder: Path) -> dict[str
 
 def measure(sizes: ExtractSizes, setup: stages.Setup) -> Report:
     """Return the report, having compared the stored features with the model's."""
-    found = measurements.facts(setup.backend)
+    # the device that extracts, whatever the stage is told of backends
+    found = measurements.facts(arrays.backend("torch"))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for place, (name, px) in enumerate(sizes.cases, start=1):

@@ -4,7 +4,7 @@ import json
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -53,10 +53,8 @@ class Transform:
         if self.channels == "BGR":
             pixels = pixels.flip(3)
         count, height, width, _ = pixels.shape
-        # Rows of whole images: an inner loop over three channels takes five times as long.
         mean, std = (
-            torch.tensor(values, device=pixels.device).repeat(width)
-            for values in (self.mean, self.std)
+            _by_row(tuple(values), width, pixels.device) for values in (self.mean, self.std)
         )
         batch = pixels.reshape(count * height, width * 3).to(torch.float32)
         batch = batch.div_(self.scale).sub_(mean).div_(std)
@@ -65,6 +63,17 @@ class Transform:
     def __call__(self, image: Image.Image) -> torch.Tensor:
         """One RGB image as input float32 (3, H, W)."""
         return self.normalized(self.batch([image]))[0]
+
+
+@lru_cache(maxsize=64)
+def _by_row(values: tuple[float, ...], width: int, device: torch.device) -> torch.Tensor:
+    """A number a channel, repeated for a row of pixels, float32 (3 width,).
+
+    Rows of whole images: an inner loop over three channels takes five times as long. They are kept:
+    a copy to a CUDA device for each batch would make the host wait for all that is under way there.
+    """
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=torch.float32).repeat(width).to(device)
 
 
 Geometry = Callable[[Image.Image], Image.Image]

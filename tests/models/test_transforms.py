@@ -8,6 +8,7 @@ import torchvision
 from hypothesis import Phase, given, settings, strategies as st
 from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from featstore.models import timm as timm_models, torchvision as torchvision_models
 
@@ -53,6 +54,32 @@ def test_batch_has_the_bits_of_each_image(transforms, name):
     assert pixels.dtype == torch.uint8
     assert batch.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(batch, torch.stack([theirs(image) for image in images]))
+
+
+class Names(TorchDispatchMode):
+    """Notes what torch computes."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.seen.append(function.overloadpacket.__name__)
+        return function(*args, **(kwargs or {}))
+
+
+def test_mean_and_scale_are_brought_over_once(transforms):
+    """A copy to the device for each batch would make the host wait for the one before."""
+    ours, _ = transforms["test_vit"]
+    pixels = torch.zeros(2, 31, 37, 3, dtype=torch.uint8)
+    seen = []
+    for _ in range(2):
+        with torch.inference_mode(bool(seen)), Names() as names:
+            ours.normalized(pixels)
+        seen.append(names.seen)
+    made = {"repeat", "lift_fresh", "detach"}
+    assert made & set(seen[0])
+    assert not made & set(seen[1])
 
 
 def test_image_size_of_timm_keeps_the_share_of_the_crop():

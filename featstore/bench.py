@@ -27,7 +27,7 @@ from featstore.probe.solvers.options import value_of
 
 # --- sizes ------------------------------------------------------------------------------------
 
-DEFAULT_SIZES, DEFAULT_MEMORY = "medium", "4GiB"
+DEFAULT_SIZES, DEFAULT_MEMORY = "medium", "auto"
 
 
 @dataclass(frozen=True)

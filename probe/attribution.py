@@ -15,8 +15,9 @@ from array_api_compat import array_namespace
 from scipy.stats import norm
 
 from featstore.probe.arrays import Array, full_precision, own_settings, solve_lower, to_host
+from featstore.probe.devices import settings_of
 from featstore.probe.errors import DataError, UsageError
-from featstore.probe.memory import CACHE_BYTES, Settings, rows_within, settings_of
+from featstore.probe.memory import CACHE_BYTES, Settings, rows_within
 from featstore.probe.moments import cached_moments
 from featstore.probe.results.curves import check_level
 from featstore.probe.rows import RowBlocks, Rows, as_pair, has_targets

@@ -4,19 +4,29 @@ import contextlib
 import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 
-from featstore.probe.arrays import Backend
+from featstore.probe.arrays import Backend, backend as backend_named
 from featstore.probe.errors import DeviceWarning, MemoryBudgetError
-from featstore.probe.memory import AUTO, all_sum, parse, rank, text, world
+from featstore.probe.memory import (
+    AUTO,
+    FREE_SHARE,
+    Progress,
+    Settings,
+    all_sum,
+    parse,
+    rank,
+    silent,
+    text,
+    world,
+)
 
 T = TypeVar("T")
 
-# share of a device's free memory that arrays may take; the rest is for libraries' workspaces
-FREE_SHARE = 0.9
 # what the libraries under torch and CuPy say when their own allocations fail
 SIGNS = ("out of memory", "status_alloc_failed")
 
@@ -25,12 +35,13 @@ class Grant:
     """Bytes for arrays on the device that computes, halved whenever it turns out to have fewer.
 
     Arguments:
-        memory: "auto", or a size: "8GiB", or bytes. "auto" is nine tenths of what is free on a
-            CUDA device, and 4 GiB on the host.
+        memory: "auto", or a size, of each of host and device: "8GiB", or bytes. "auto" is nine
+            tenths of what is free there, of each for itself.
         backend: where arrays go.
 
     Attributes:
-        memory: bytes.
+        memory: bytes on the device, or on the host where that computes.
+        host: bytes on the host, or None where they are those of `memory`.
 
     Raises:
         UsageError: the text is not a size.
@@ -39,6 +50,12 @@ class Grant:
     def __init__(self, memory: str | int, backend: Backend):
         of_device = memory == AUTO and backend.device == "cuda"
         self.memory = _of_all_ranks(free(backend)) if of_device else parse(memory)
+        self.host = parse(memory) if backend.device == "cuda" else None
+
+    @property
+    def on_host(self) -> int:
+        """Bytes that arrays may take on the host."""
+        return self.memory if self.host is None else self.host
 
     def spend(self, attempt: Callable[[int], T]) -> T:
         """Return attempt(memory); when the device runs out, try again with half the memory.
@@ -91,6 +108,24 @@ def _of_all_ranks(free_here: int) -> int:
 def grant(memory: str | int | Grant, backend: Backend) -> Grant:
     """Return what is granted; as it is if it is so already, with what has been learnt."""
     return memory if isinstance(memory, Grant) else Grant(memory, backend)
+
+
+def settings_of(
+    standardize: bool,
+    moments_cache: Path | None = None,
+    memory: str | int = AUTO,
+    device: str = "auto",
+    backend: str = "torch",
+    progress: Progress = silent,
+) -> Settings:
+    """Return settings from what a person gives, "4GiB" and "cuda".
+
+    Raises:
+        UsageError: the memory is no size, or this machine has no such device or backend.
+    """
+    where = backend_named(backend, device)
+    granted = Grant(memory, where)
+    return Settings(standardize, granted.memory, where, moments_cache, progress, granted.host)
 
 
 def free(backend: Backend) -> int:

@@ -85,7 +85,7 @@ def fit(
         held_out_seed: likewise.
         standardize: divide each feature by its train standard deviation.
         validation: of `SGD` alone: rows by which the epoch is chosen, in place of a tenth of train.
-        memory: what arrays may take, on host and device each: "4GiB", bytes, or "auto", as in
+        memory: what arrays may take, of host and device each: "4GiB", bytes, or "auto", as in
             `featstore.probe.devices.Grant`. A device with less is met with half, and a warning.
         device: "auto", "cpu" or "cuda".
         backend: "torch", "numpy" or "cupy".
@@ -126,13 +126,15 @@ def fitted(blocks: RowBlocks, chains: Sequence[Chain], how: Chosen, setup: Setup
 
     def within(memory: int) -> Fitted:
         # plans are made from it, and all processes must make the same
+        host = None if granted.host is None else least(granted.host)
         settings = Settings(
-            setup.standardize, least(memory), where, setup.moments_cache, setup.progress
+            setup.standardize, least(memory), where, setup.moments_cache, setup.progress, host
         )
         return _fitted(how, blocks, chains, penalties, settings)
 
     with arrays.own_settings():
-        found = grant(setup.memory, where).spend(within)
+        granted = grant(setup.memory, where)
+        found = granted.spend(within)
     table = probe_table(found, how.name, penalties, {"store": setup.store, "tap": setup.tap}, text)
     return ProbeResult(table, found, np.arange(len(found.axes)), how.name)
 

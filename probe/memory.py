@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from featstore.probe.arrays import Array, Backend, backend as backend_named
+from featstore.probe.arrays import Array, Backend
 from featstore.probe.errors import MemoryBudgetError, UsageError
 from featstore.probe.rows import RowBlocks
 from featstore.probe.splits import RowRange
@@ -56,8 +56,10 @@ def callback(progress: Progress | bool) -> Progress:
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
-# what the host grants unless it is told a size
-AUTO, HOST_DEFAULT = "auto", 4 << 30
+AUTO = "auto"
+# share of free memory, on the host or a device, that arrays may take; the rest is for libraries'
+# workspaces and for whatever else runs
+FREE_SHARE = 0.9
 # rows of one piece: enough to keep a matrix product at full speed
 MOMENT_ROWS = 4096
 MIN_ROWS = 16
@@ -70,7 +72,9 @@ FORWARD_WIDTH = 256
 
 
 def parse(memory: str | int) -> int:
-    """Return a number of bytes from text such as "8GiB", "500 MB" or "2g"; "auto" is 4 GiB.
+    """Return a number of bytes from text such as "8GiB", "500 MB" or "2g".
+
+    "auto" is nine tenths of what is free on the host, a rank's share where several compute on it.
 
     Raises:
         UsageError: the text is not a positive size.
@@ -80,13 +84,40 @@ def parse(memory: str | int) -> int:
         (1073741824, 1500, 4096)
     """
     if memory == AUTO:
-        return HOST_DEFAULT
+        sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        return max(1, int(FREE_SHARE * free_on_host()) // sharing)
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", str(memory), re.IGNORECASE)
     unit = match and {**UNITS, **BINARY_UNITS}.get(match[2].lower())
     size = int(float(match[1]) * unit) if match and unit else 0
     if size < 1:
         raise UsageError(f"memory {memory!r} is not a size: write for example 4GiB or 500MB")
     return size
+
+
+CONTROL_GROUP = Path("/sys/fs/cgroup")
+MEMINFO = Path("/proc/meminfo")
+
+
+def free_on_host() -> int:
+    """Return the bytes that this process could still take on the host.
+
+    They are what Linux says is available, or what a container's control group leaves of its limit
+    if that is less; half of the machine's memory where nothing says so.
+    """
+    try:
+        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        free = int(lines["MemAvailable"].split()[0]) << 10
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    try:
+        limit = int((CONTROL_GROUP / "memory.max").read_text())  # "max" where there is none
+        used = int((CONTROL_GROUP / "memory.current").read_text())
+        told = (CONTROL_GROUP / "memory.stat").read_text().split()
+        # files that were read and can be dropped
+        used -= int(told[told.index("inactive_file") + 1])
+    except (OSError, ValueError):
+        return free
+    return max(0, min(free, limit - used))
 
 
 def text(size: int) -> str:
@@ -227,10 +258,12 @@ class Settings:
     Attributes:
         standardize: divide each feature by its train standard deviation (the mean is always
             subtracted).
-        memory: bytes that arrays may take above the interpreter's own, on host and device each.
+        memory: bytes that arrays may take above the interpreter's own, where they are computed
+            with: on the device.
         backend: the array module and device on which to compute.
         moments_cache: folder where moments are kept, one file a fingerprint; None for nowhere.
         progress: callback.
+        host: bytes that arrays may take on the host, beside a device; None for `memory`.
     """
 
     standardize: bool = True
@@ -238,24 +271,7 @@ class Settings:
     backend: Backend = field(default_factory=Backend)
     moments_cache: Path | None = None
     progress: Progress = silent
-
-
-def settings_of(
-    standardize: bool,
-    moments_cache: Path | None = None,
-    memory: str | int = AUTO,
-    device: str = "auto",
-    backend: str = "torch",
-    progress: Progress = silent,
-) -> Settings:
-    """Return settings from what a person gives, "4GiB" and "cuda".
-
-    Raises:
-        UsageError: the memory is no size, or this machine has no such device or backend.
-    """
-    return Settings(
-        standardize, parse(memory), backend_named(backend, device), moments_cache, progress
-    )
+    host: int | None = None
 
 
 def world() -> int:

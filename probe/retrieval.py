@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from featstore.probe.arrays import full_precision, own_settings, to_host
+from featstore.probe.devices import settings_of
 from featstore.probe.errors import DataError, UsageError
-from featstore.probe.memory import settings_of
 from featstore.probe.neighbours import Placed, nearest, scaling
 from featstore.probe.plans import check_seeds
 from featstore.probe.rows import RowBlocks, Rows, as_blocks

@@ -235,7 +235,7 @@ def _swept(
     scored_as = (*metrics, "cka") if wanted.cka else metrics
     known = None
     if "accuracy" in metrics or "r2" in metrics:
-        known = room(test, len(plan.axes), granted.memory // SHARE)
+        known = room(test, len(plan.axes), granted.on_host // SHARE)
     if kept:
         file = ResultsFile(kept[0], plan.identity, plan.layout, scored_as)
         if kept[1] and file.path.exists():
@@ -243,7 +243,7 @@ def _swept(
             known = file.read_rows(known)
 
     tested = remembered(test)
-    row_bytes = granted.memory if known else 0  # room for all has been found
+    row_bytes = granted.on_host if known else 0  # room for all has been found
 
     def solve(group: Sequence[Chain]) -> ProbeResult:
         def scored(memory: int) -> ProbeResult:

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from featstore.probe.arrays import own_settings
+from featstore.probe.devices import settings_of
 from featstore.probe.errors import DataError, MemoryBudgetError, UsageError
-from featstore.probe.memory import Settings, settings_of, text
+from featstore.probe.memory import Settings, text
 from featstore.probe.moments import Moments, cached_moments, moments
 from featstore.probe.plans import check_seeds
 from featstore.probe.rows import LabelledRows, RowBlocks, Rows, as_blocks

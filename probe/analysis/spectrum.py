@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from featstore.probe.arrays import own_settings
+from featstore.probe.devices import settings_of
 from featstore.probe.errors import MemoryBudgetError
-from featstore.probe.memory import settings_of, text
+from featstore.probe.memory import text
 from featstore.probe.moments import Moments, cached_moments
 from featstore.probe.rows import Rows, as_blocks
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from featstore.probe import statuses
 from featstore.probe.errors import ChangedWarning, DataError, FileError, RowsWarning, UsageError
-from featstore.probe.memory import HOST_DEFAULT, all_sum, text, world
+from featstore.probe.memory import all_sum, text, world
 from featstore.probe.results.files import (
     as_written,
     digest_path,
@@ -296,7 +296,7 @@ def as_computed(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns, index=table.index)
 
 
-MOST = HOST_DEFAULT // 8
+MOST = 512 << 20
 """Bytes that rows may take unless one says otherwise."""
 
 SHARE = 8

@@ -36,9 +36,10 @@ class Problem:
         n_features: D.
         n_outputs: C, or T.
         penalties: R.
-        memory: bytes that arrays may take.
+        memory: bytes that arrays may take where they are computed with.
         dual: whether the solver can be solved in the dual.
         reading: bytes that wide blocks take while they are read, and orders of all features.
+        host: bytes that arrays may take on the host, beside a device; None for `memory`.
     """
 
     n_rows: int
@@ -48,6 +49,7 @@ class Problem:
     memory: int
     dual: bool = True
     reading: int = 0
+    host: int | None = None
 
     @property
     def free(self) -> int:
@@ -67,8 +69,9 @@ class Problem:
         return matrices + 24 * n * width + spared(8 * longest * (self.n_outputs + 4))
 
     def tile(self, longest: int, itemsize: int) -> int:
-        """Features of all rows, of so many bytes each, that fit beside `dual_bytes`."""
-        free = max(0, self.free - self.dual_bytes(longest)) * 7 // 8
+        """Features of all rows, of so many bytes each, that fit on the host beside `dual_bytes`."""
+        granted = self.memory if self.host is None else self.host
+        free = max(0, granted - self.reading - self.dual_bytes(longest)) * 7 // 8
         return min(self.n_features, LEAST_TILE + free // (itemsize * self.n_rows))
 
     def primal_work(self, union: int, lengths: Sequence[int]) -> float:

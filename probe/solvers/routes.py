@@ -557,8 +557,8 @@ def problem(
         block, _ = next(iter(train))
         reading = 4 * block.nbytes + 64 * train.n_features
     return Problem(
-        train.n_rows, train.n_features, outputs, len(penalties), settings.memory, entry.moments,
-        reading,
+        train.n_rows, train.n_features, outputs, len(penalties), settings.memory,
+        entry.moments, reading, settings.host,
     )  # fmt: skip
 
 

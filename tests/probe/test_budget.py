@@ -27,7 +27,6 @@ from featstore.probe.subsets import Axes, random_chain
         ("12B", 12),
         (12, 12),
         ("2T", 2 * 10**12),
-        ("auto", 4 << 30),
     ],
 )
 def test_sizes_are_read(memory, size):

@@ -6,11 +6,11 @@ import torch
 from problems import clusters
 
 from featstore import probe
-from featstore.probe import devices, metrics
+from featstore.probe import devices, memory, metrics
 from featstore.probe.arrays import Backend
 from featstore.probe.devices import Grant, grant, out_of_memory
 from featstore.probe.errors import DeviceWarning, MemoryBudgetError, UsageError
-from featstore.probe.solvers import prefixes
+from featstore.probe.solvers import dual, prefixes
 from featstore.probe.solvers.logistic import products
 
 HOST = Backend("torch", "cpu")
@@ -108,9 +108,13 @@ def test_errors_of_another_kind_pass():
     assert seen == [1000]
 
 
-def test_auto_is_a_fixed_size_on_the_host_and_what_is_free_on_a_device(monkeypatch):
-    assert Grant("auto", HOST).memory == 4 << 30
+def test_auto_is_nine_tenths_of_what_is_free_on_host_and_device_each(monkeypatch):
+    monkeypatch.setattr(memory, "free_on_host", lambda: 1 << 30)
+    here, there = Grant("auto", HOST), Grant("2GiB", Backend("torch", "cuda"))
+    assert (here.memory, here.on_host) == (int(0.9 * (1 << 30)),) * 2
+    assert (there.memory, there.on_host) == (2 << 30,) * 2
     with cupy_stand_in.installed(free=1 << 34):
+        assert Grant("auto", Backend("cupy", "cuda")).on_host == int(0.9 * (1 << 30))
         assert Grant("auto", Backend("cupy", "cuda")).memory == int(0.9 * (1 << 34))
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10_000, 20_000))
     monkeypatch.setattr(torch.cuda, "memory_reserved", lambda: 5_000)
@@ -119,6 +123,46 @@ def test_auto_is_a_fixed_size_on_the_host_and_what_is_free_on_a_device(monkeypat
     assert Grant("2GiB", Backend("torch", "cuda")).memory == 2 << 30
     with pytest.raises(UsageError, match="is not a size"):
         Grant("lots", HOST)
+
+
+def test_ranks_share_what_is_free_on_their_host(monkeypatch):
+    monkeypatch.setattr(memory, "free_on_host", lambda: 1000)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
+    assert memory.parse("auto") == 300
+
+
+@pytest.mark.parametrize(
+    ("limit", "free"), [("max", 5000 << 10), (str(4000 << 10), 2200 << 10), ("100", 0)]
+)
+def test_a_container_s_limit_counts_less_what_is_used_and_cannot_be_dropped(
+    monkeypatch, tmp_path, limit, free
+):
+    (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 5000 kB\n")
+    for name, value in {
+        "memory.max": limit,
+        "memory.current": str(2000 << 10),
+        "memory.stat": f"anon 7\ninactive_file {200 << 10}\nactive_file 1\n",
+    }.items():
+        (tmp_path / name).write_text(value + "\n")
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "CONTROL_GROUP", tmp_path)
+    assert memory.free_on_host() == free
+
+
+def test_where_nothing_says_what_is_free_half_of_the_machine_counts(monkeypatch, tmp_path):
+    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "none")
+    pages, size = memory.os.sysconf("SC_PHYS_PAGES"), memory.os.sysconf("SC_PAGE_SIZE")
+    assert memory.free_on_host() == pages * size // 2
+
+
+def test_tiles_of_the_dual_are_bounded_by_the_host_whatever_the_device_has():
+    """By the device's memory they were 69 GB of the host here."""
+    rows, features = 20_000, 2_000_000
+    of_device = dual.Problem(rows, features, 10, 1, memory=80 << 30, host=48 << 30)
+    tile = of_device.tile(features, 4)
+    assert dual.LEAST_TILE < tile < features
+    assert 4 * rows * tile + of_device.dual_bytes(features) <= of_device.host
+    assert tile == dual.Problem(rows, features, 10, 1, 48 << 30).tile(features, 4)
 
 
 def test_what_the_libraries_keep_is_given_back(monkeypatch):

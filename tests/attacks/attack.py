@@ -17,6 +17,7 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import rank_jobs
 from forked import processes
 
 import featstore
@@ -75,29 +76,32 @@ def _command(arguments, said, limits, ready) -> None:
 class Command:
     """A command of the command line that runs on its own, to be waited for, stopped or killed."""
 
-    def __init__(self, *arguments, said: Path, **limits: int):
+    def __init__(self, *arguments, said: Path, ranks: int = 1, **limits: int):
         self.said, ready = said, processes.Event()
-        self.process = processes.Process(
-            target=_command, args=(arguments, str(said), limits, ready)
-        )
-        self.process.start()
+        given = (arguments, str(said), limits, ready)
+        if ranks > 1:
+            self.process, *self.others = rank_jobs.launched(ranks, _command, *given)
+        else:
+            self.process, self.others = processes.Process(target=_command, args=given), []
+            self.process.start()
         assert ready.wait(120)
         self.began = time.monotonic()
 
     def wait(self, seconds: float = PATIENCE) -> int:
         """The exit status; a command that takes longer than that hangs."""
-        self.process.join(seconds)
-        if self.process.exitcode is None:
-            self.process.kill()
-            self.process.join()
-            raise AssertionError(f"no end after {seconds} s: {self.text()}")
-        return self.process.exitcode
+        for process in (self.process, *self.others):
+            process.join(seconds)
+            if process.exitcode is None:
+                self.kill_after(0)
+                raise AssertionError(f"no end after {seconds} s: {self.text()}")
+        return max(process.exitcode for process in (self.process, *self.others))
 
     def kill_after(self, seconds: float) -> bool:
-        """Kill it so long after it began; whether it was still at work."""
+        """Kill it so long after it began, its other ranks after it; whether it was at work."""
         self.process.join(seconds)
-        self.process.kill()
-        self.process.join()
+        for process in (self.process, *self.others):
+            process.kill()
+            process.join()
         return self.process.exitcode == -signal.SIGKILL
 
     def text(self) -> str:
@@ -166,9 +170,9 @@ def arrays(folder: Path, rows: int = 32 * 8 + 5, features: int = 24, seed: int =
     return found
 
 
-def duration(*arguments, said: Path) -> float:
+def duration(*arguments, said: Path, ranks: int = 1) -> float:
     """Run a command that has to end well; seconds that it took, from when it could be killed."""
-    command = Command(*arguments, said=said)
+    command = Command(*arguments, said=said, ranks=ranks)
     status = command.wait()
     took = time.monotonic() - command.began
     assert_plain(status, command.text())

@@ -82,6 +82,12 @@ MAKING = {
     "import hdf5": ("c.h5", lambda s, out: importing(out, arrays(s / "a"), "--format", "hdf5")),
     "extract": ("c.zarr", lambda s, out: (*EXTRACT, out)),
     "extract hdf5": ("c.h5", lambda s, out: (*EXTRACT, out, "--format", "hdf5")),
+    "extract processes": ("c.zarr", lambda s, out: (*EXTRACT, out, "--workers", "2")),
+    "extract zstd": ("c.zarr", lambda s, out: (*EXTRACT, out, "--codec", "zstd")),
+    "extract taps": ("c.h5", lambda s, out: (*EXTRACT, out, "--format", "hdf5", "--taps", "all")),
+    "extract views": ("c.zarr", lambda s, out: (*EXTRACT, out, "--views", "2")),
+    "extract by 2 ranks": ("c.zarr", lambda s, out: (*EXTRACT, out)),
+    "extract hdf5 by 2 ranks": ("c.h5", lambda s, out: (*EXTRACT, out, "--format", "hdf5")),
     "convert to hdf5": ("c.h5", lambda s, out: ("convert", s / "a.zarr", out)),
     "convert to zstd": ("c.zarr", lambda s, out: ("convert", s / "b.h5", out, "--codec", "zstd")),
     "merge": (
@@ -94,14 +100,24 @@ MAKING = {
 }
 
 
-@pytest.mark.parametrize("name", MAKING)
+# Those that the other tests of extraction kill in a shorter form.
+IN_LONG = [
+    name for name in MAKING if name.split()[-1] in ("processes", "zstd", "taps", "views", "ranks")
+]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.long] * (name in IN_LONG)) for name in MAKING],
+)
 def test_killed_while_it_is_made(sources, tmp_path, name):
     draw, said = instants(name), tmp_path / "said"
+    ranks = 2 if name.endswith("2 ranks") else 1
     file, made = MAKING[name]
     before = tree(sources)
     whole = tmp_path / "whole" / file
     whole.parent.mkdir()
-    took = duration(*made(sources, whole), said=said)
+    took = duration(*made(sources, whole), said=said, ranks=ranks)
     expected = readable(whole)
     assert expected
     (tmp_path / "killed").mkdir()
@@ -109,7 +125,8 @@ def test_killed_while_it_is_made(sources, tmp_path, name):
     with Record(f"kill: {name}") as record:
         there: set = set()
         for _ in range(attempts(1, 0.3)):
-            at_work = Command(*made(sources, out), said=said).kill_after(draw.uniform(0, took))
+            command = Command(*made(sources, out), said=said, ranks=ranks)
+            at_work = command.kill_after(draw.uniform(0, took))
             if file.endswith((".npz", ".parquet")):
                 assert readable(out) in (None, expected)
             else:

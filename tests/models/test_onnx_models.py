@@ -308,23 +308,222 @@ def test_tensors_outside_the_folder_are_refused(tmp_path, where):
             models.load(f"onnx:{tmp_path / 'a' / 'n.onnx'}#y", transform=SMALL)
 
 
-@pytest.mark.parametrize("kind", ["zeros", "expanded", "padded", "nodes"])
-def test_a_graph_larger_than_any_model_is_refused_before_it_is_computed(tmp_path, kind):
+# Graphs that are larger than they look.
+
+LARGE = numpy_helper.from_array(np.array([50_000, 40_000]), "large")
+VAST = helper.make_node("ConstantOfShape", ["large"], ["vast"])
+
+
+def branch(nodes: list, output: str, constants: tuple = ()) -> onnx.GraphProto:
+    made = [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)]
+    return helper.make_graph(nodes, output, [], made, list(constants))
+
+
+def chosen(then: onnx.GraphProto, output: str = "chosen") -> onnx.NodeProto:
+    """A node that computes r: `then` is never entered."""
+    other = branch([helper.make_node("Identity", ["r"], ["same"])], "same")
+    return helper.make_node("If", ["no"], [output], then_branch=then, else_branch=other)
+
+
+def loop(times: str, nodes: list, name: str = "l") -> onnx.NodeProto:
+    """Compute `nodes` and s + one, so many times."""
+    info = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            *nodes,
+            helper.make_node("Identity", [f"{name}go"], [f"{name}on"]),
+            helper.make_node("Add", [f"{name}s", "one"], [f"{name}sum"]),
+        ],
+        name,
+        [info(f"{name}i", TensorProto.INT64, []), info(f"{name}go", TensorProto.BOOL, []),
+         info(f"{name}s", TensorProto.FLOAT, [1])],
+        [info(f"{name}on", TensorProto.BOOL, []), info(f"{name}sum", TensorProto.FLOAT, [1])],
+    )  # fmt: skip
+    return helper.make_node("Loop", [times, "yes", "one"], [name], body=body)
+
+
+def scan(nodes: list) -> onnx.NodeProto:
+    info = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [*nodes, helper.make_node("Identity", ["e"], ["f"])], "body",
+        [info("e", TensorProto.FLOAT, [3, 8, 8])], [info("f", TensorProto.FLOAT, [3, 8, 8])],
+    )  # fmt: skip
+    return helper.make_node("Scan", ["r"], ["scanned"], body=body, num_scan_inputs=1)
+
+
+def function(name: str, nodes: list, output: str = "vast") -> onnx.FunctionProto:
+    opsets = [helper.make_opsetid("", 18), helper.make_opsetid("own", 1)]
+    return helper.make_function("own", name, [], [output], nodes, opsets)
+
+
+def constant(name: str, value) -> onnx.TensorProto:
+    return numpy_helper.from_array(np.asarray(value), name)
+
+
+def own(name: str, output: str) -> onnx.NodeProto:
+    return helper.make_node(name, [], [output], domain="own")
+
+
+# By name: nodes of the graph; constants there; its functions.
+MADE_LARGE = {
+    "zeros": ([VAST], (), ()),
+    "expanded": ([helper.make_node("Expand", ["one", "large"], ["vast"])], (), ()),
+    "padded": (
+        [helper.make_node("Pad", ["one", "around"], ["vast"])],
+        [constant("around", [0, 2_000_000_000])], (),
+    ),
+    "tiled": (
+        [helper.make_node("Tile", ["one", "times"], ["vast"])],
+        [constant("times", [2_000_000_000])], (),
+    ),
+    "counted": (
+        [helper.make_node("Range", ["from", "to", "step"], ["vast"])],
+        [constant("from", 0), constant("to", 2 * 10**9), constant("step", 1)], (),
+    ),
+    "resized": (
+        [helper.make_node("Resize", ["r", "", "scales"], ["vast"], mode="nearest")],
+        [constant("scales", np.float32([1, 1, 9999, 9999]))], (),
+    ),
+    "drawn": ([helper.make_node("RandomNormal", [], ["vast"], shape=[50_000, 40_000])], (), ()),
+    "one-hot": (
+        [helper.make_node("OneHot", ["large", "depth", "pair"], ["vast"])],
+        [constant("depth", 2 * 10**9), constant("pair", np.float32([0, 1]))], (),
+    ),
+    "in a branch": ([chosen(branch([VAST], "vast"))], (), ()),
+    "of a branch's own": (
+        [chosen(branch([helper.make_node("ConstantOfShape", ["o"], ["vast"])], "vast",
+                       (constant("o", [50_000, 40_000]),)))], (), (),
+    ),
+    "in a branch of a branch": (
+        [chosen(branch([chosen(branch([VAST], "vast"), "inner")], "inner"))], (), (),
+    ),
+    "in a loop": ([loop("twice", [VAST])], [constant("twice", 2)], ()),
+    "in a scan": ([scan([VAST])], (), ()),
+    "in a function": (
+        [own("Make", "made")], (),
+        [function("Make", [helper.make_node("Constant", [], ["large"], value=LARGE), VAST])],
+    ),
+    "in a function, in a branch": (
+        [chosen(branch([own("Make", "made")], "made"))], (),
+        [function("Make", [helper.make_node("Constant", [], ["large"], value=LARGE), VAST])],
+    ),
+}  # fmt: skip
+
+
+def made_large(tmp_path, nodes, constants=(), functions=()) -> str:
     proto = onnx.load(graph(tmp_path / "g.onnx", ["n", 3, 8, 8], MATRIX))
-    large = numpy_helper.from_array(np.array([50_000, 40_000]), "large")
-    zeros = helper.make_node("ConstantOfShape", ["large"], ["vast"])
-    scalar = numpy_helper.from_array(np.float32([1]), "one")
-    nodes = {
-        "zeros": [zeros],
-        "expanded": [helper.make_node("Expand", ["one", "large"], ["vast"])],
-        "padded": [helper.make_node("Pad", ["one", "around"], ["vast"])],
-        "nodes": [helper.make_node("Relu", ["x"], [f"r{i}"]) for i in range(100_001)],
-    }[kind]  # fmt: skip
     proto.graph.node.extend(nodes)
-    around = numpy_helper.from_array(np.array([0, 2_000_000_000]), "around")
-    proto.graph.initializer.extend([large, scalar, around])
+    proto.graph.initializer.extend(
+        [LARGE, constant("one", np.float32([1])), constant("no", False), constant("yes", True)]
+    )
+    proto.graph.initializer.extend(constants)
+    proto.functions.extend(functions)
+    if functions:
+        proto.opset_import.append(helper.make_opsetid("own", 1))
     onnx.save(proto, tmp_path / "large.onnx")
-    told = "100,004 nodes" if kind == "nodes" else r"'vast' of shape \("
-    with pytest.raises(BackboneError, match=f"{told}.* no model has more than") as caught:
-        models.load(f"onnx:{tmp_path / 'large.onnx'}#y", transform=SMALL)
+    return f"onnx:{tmp_path / 'large.onnx'}#m"
+
+
+def refused(name: str, match: str) -> None:
+    with pytest.raises(BackboneError, match=match) as caught:
+        models.load(name, transform=SMALL)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", MADE_LARGE)
+def test_a_graph_larger_than_any_model_is_refused_before_it_is_computed(
+    tmp_path, kind, monkeypatch
+):
+    monkeypatch.setattr(onnx_graphs.Graph, "_try", lambda *_: pytest.fail("tried"))
+    told = r"'\w*vast\w*' of shape \(.* no model has more than 1,000,000,000 numbers"
+    if "function" in kind:
+        told = told.replace(r"\w*vast\w*", "[^']*(vast|made)[^']*")
+    refused(made_large(tmp_path, *MADE_LARGE[kind]), told)
+
+
+def test_a_graph_of_more_nodes_than_any_model_is_refused(tmp_path):
+    nodes = [helper.make_node("Relu", ["x"], [f"r{i}"]) for i in range(100_001)]
+    refused(made_large(tmp_path, nodes), "100,004 nodes, and no model has more than 100,000")
+
+
+@pytest.mark.parametrize("kind", ["laughs", "itself", "deep"])
+def test_functions_are_counted_where_they_are_called(tmp_path, kind):
+    """Twenty functions that call the next one twice are a million nodes."""
+    depth = 20 if kind == "laughs" else 150
+    last = helper.make_node("Constant", [], ["vast"], value=LARGE)
+    functions = [function(f"F{depth}", [last])]
+    for n in range(depth):
+        also = {"laughs": [own(f"F{n + 1}", "a")], "itself": [own("F0", "a")], "deep": []}[kind]
+        functions.append(function(f"F{n}", [*also, own(f"F{n + 1}", "vast")]))
+    told = "calls itself, or others more than 100 deep"
+    refused(
+        made_large(tmp_path, [own("F0", "top")], (), functions),
+        "nodes, and no model" if kind == "laughs" else told,
+    )
+
+
+def test_a_sparse_tensor_that_is_vast_is_refused(tmp_path):
+    values, places = constant("values", np.float32([1])), constant("places", [5])
+    proto = onnx.load(graph(tmp_path / "g.onnx", ["n", 3, 8, 8], MATRIX))
+    proto.graph.sparse_initializer.append(
+        helper.make_sparse_tensor(values, places, [50_000, 40_000])
+    )
+    onnx.save(proto, tmp_path / "large.onnx")
+    refused(f"onnx:{tmp_path / 'large.onnx'}#m", r"a sparse one of shape \(50000, 40000\)")
+
+
+@pytest.mark.parametrize("kind", ["loop", "loop of loops", "scan", "hidden"])
+def test_what_cannot_be_told_beforehand_is_tried_by_another_process(tmp_path, kind, monkeypatch):
+    """Endless work, and sizes that are computed in ways that inference does not follow."""
+    monkeypatch.setattr(onnx_graphs, "_TRIAL_SECONDS", 2)
+    constants = [constant("vastly", 2**60), constant("often", 10**6), constant("two", [2, 2])]
+    hidden = helper.make_node("Pow", ["large", "two"], ["larger"])
+    vast = helper.make_node("ConstantOfShape", ["larger"], ["vast"])
+    nodes, told = {
+        "loop": ([loop("vastly", [])], "takes more than 2 s of one core"),
+        "loop of loops": (
+            [loop("often", [loop("often", [], "inner")])], "takes more than 2 s of one core",
+        ),
+        "scan": ([scan([loop("vastly", [])])], "takes more than 2 s of one core"),
+        "hidden": ([hidden, vast], "cannot be tried on one image: .* GB of memory"),
+    }[kind]  # fmt: skip
+    refused(made_large(tmp_path, nodes, constants), told)
+
+
+def test_a_graph_that_has_a_loop_and_ends_is_taken(tmp_path):
+    name = made_large(tmp_path, [loop("twice", [])], [constant("twice", 2)])
+    plain = models.load(f"onnx:{tmp_path / 'g.onnx'}#m", transform=SMALL)
+    images = [picture(8, 8, seed) for seed in range(2)]
+    expected = read(plain, images)["penultimate"]
+    torch.testing.assert_close(
+        read(models.load(name, transform=SMALL), images)["penultimate"], expected
+    )
+
+
+def of_brightness(nodes: list) -> list:
+    """Nodes after one that makes `bright`, which is 0 for the black image that is tried first."""
+    return [
+        helper.make_node("ReduceMax", ["r"], ["most"], keepdims=0),
+        helper.make_node("Mul", ["most", "vastly"], ["product"]),
+        helper.make_node("Cast", ["product"], ["bright"], to=TensorProto.INT64),
+        *nodes,
+    ]
+
+
+@pytest.mark.parametrize("kind", ["loop", "memory"])
+def test_what_only_some_images_bring_about_is_stopped(tmp_path, kind, monkeypatch):
+    monkeypatch.setattr(onnx_graphs, "_BATCH_SECONDS", 0.5)
+    monkeypatch.setattr(onnx_graphs, "_ROW_SECONDS", 0.5)
+    long = [loop("bright", [])] if kind == "loop" else [
+        helper.make_node("Reshape", ["bright", "flat"], ["size"]),
+        helper.make_node("ConstantOfShape", ["size"], ["filled"]),
+    ]  # fmt: skip
+    constants = [constant("vastly", np.float32(1e12)), constant("flat", [1])]
+    name = made_large(tmp_path, of_brightness(long), constants)
+    black = {"size": 8, "mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
+    backbone = models.load(name, transform=black)
+    assert read(backbone, [Image.new("RGB", (8, 8))])["penultimate"].shape == (1, 3)
+    told = "takes more than 1 s" if kind == "loop" else "cannot run .* on 1 images"
+    with pytest.raises(BackboneError, match=told) as caught:
+        read(backbone, [Image.new("RGB", (8, 8), "white")])
     assert "\n" not in str(caught.value)

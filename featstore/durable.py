@@ -100,23 +100,38 @@ def asides(path: Path) -> Iterator[Path]:
     return path.parent.glob(f".{glob.escape(path.name)}.*.aside")
 
 
+def clear_asides(path: Path) -> None:
+    """Delete the files that killed writers left beside a path; those of living ones are locked."""
+    for leftover in asides(path):
+        delete_unheld(leftover)
+
+
+@contextmanager
+def held_aside(path: Path) -> Iterator[tuple[Path, int]]:
+    """Give the name and descriptor of an empty file beside a path, which goes with the block.
+
+    The file is locked meanwhile, so that what a killed process left is told from it: that is
+    deleted first. Raises `OSError`.
+    """
+    clear_asides(path)
+    name, fd = _made_aside(path)
+    try:
+        yield name, fd
+    finally:
+        name.unlink(missing_ok=True)
+        os.close(fd)
+
+
 @contextmanager
 def written_whole(path: Path) -> Iterator[Path]:
     """Give a name aside to write a file to, and rename it to `path` once the block ends well.
 
-    The file is locked while it is written, so that what a killed process left is told from it:
-    that is deleted first. Raises `OSError`.
+    Raises `OSError`.
     """
-    for leftover in asides(path):
-        delete_unheld(leftover)
-    name, fd = _made_aside(path)
-    try:
+    with held_aside(path) as (name, fd):
         yield name
         os.fsync(fd)
         os.replace(name, path)
-    finally:
-        name.unlink(missing_ok=True)
-        os.close(fd)
 
 
 def _made_aside(path: Path) -> tuple[Path, int]:

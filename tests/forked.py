@@ -9,9 +9,11 @@ import multiprocessing
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload(
     [
-        "featstore.extraction.run", "featstore.store.hdf5", "featstore.store.remote",
-        "featstore.store.zarr", "featstore.probe.sweeps", "s3fs", "timm.data",
-        "torchvision.datasets", "zarr",
+        "featstore.cli", "featstore.extraction.run", "featstore.report.provenance",
+        "featstore.store.exchange", "featstore.store.hdf5", "featstore.store.remote",
+        "featstore.store.transfer", "featstore.store.zarr", "featstore.probe.sweeps", "h5py",
+        "pyarrow.parquet", "s3fs", "sklearn.datasets", "timm.data", "torchvision.datasets", "zarr",
+        "zarrs",
         # what the files of the tests import, in which a process finds what it is to run
         "hypothesis", "pytest", "scipy.io",
     ]

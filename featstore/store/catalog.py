@@ -178,6 +178,8 @@ _RESULT = re.compile(r"\..+\.\d+-[0-9a-f]{8}(\.[^.]+)?")
 _OLD_RESULT = re.compile(
     r"\..+\.(\d+)\.(csv|json|parquet|npz|npy|safetensors|svg|png|pdf|html|md|txt|toml)"
 )
+# Formerly an HDF5 file was repaired from one that was built in such a folder.
+_OLD_REPAIR = re.compile(r"\.featstore-[a-z0-9_]{8}")
 # Moments are kept under a digest.
 _STORES = (".zarr", ".h5", ".hdf5")
 _TOKEN = re.compile(r"[0-9a-f]{32}(\.staged/[0-9a-f]{32})?")
@@ -274,6 +276,8 @@ def _kind(path: Path) -> str | None:
         return "unfinished"
     if _is_result(path) or _of_a_dead_process(path) or _is_rows(path):
         return "unfinished"
+    if _OLD_REPAIR.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
+        return "unfinished" if set(os.listdir(path)) <= {"skeleton.h5"} else None
     if path.suffix == ".lock" and not path.is_symlink() and is_note(path):
         # An empty one says nothing of whose it is; its store's name does.
         ours = path.stem.lower().endswith(_STORES) or os.path.lexists(path.with_suffix(""))

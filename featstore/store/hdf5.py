@@ -162,11 +162,8 @@ class Hdf5Store(Store):
         if seal is None:
             _append_seal(self.path, self.header, self._offsets, _size(self.path))
         else:
-            for leftover in durable.asides(self.path):
-                durable.delete_unheld(leftover)
-            made = durable.aside(self.path)
-            try:
-                _build(made, self.header)
+            with durable.held_aside(self.path) as (made, _):
+                _build(made, self.header, "w")
                 made_as = _metadata_checksum(made, _size(made), self._extents())
                 if made_as != seal.metadata:
                     raise StoreDamaged(
@@ -177,8 +174,6 @@ class Hdf5Store(Store):
                     data = bytearray(stop - start)
                     durable.read_at(made, start, memoryview(data))
                     durable.write_at(self.path, start, memoryview(data))
-            finally:
-                made.unlink(missing_ok=True)
         durable.sync_files([self.path])
 
     def _extents(self) -> list[tuple[int, int]]:
@@ -256,7 +251,7 @@ def _places(header: Header) -> set[tuple[str, str]]:
     }
 
 
-def _build(path: Path, header: Header) -> Offsets:
+def _build(path: Path, header: Header, mode: str = "x") -> Offsets:
     """Let HDF5 write the file, without its seal; returns where each array begins."""
     import h5py
 
@@ -268,7 +263,7 @@ def _build(path: Path, header: Header) -> Offsets:
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
     properties.set_obj_track_times(False)
     with h5py.File(
-        path, "x", alignment_threshold=_ALIGNMENT, alignment_interval=_ALIGNMENT
+        path, mode, locking=False, alignment_threshold=_ALIGNMENT, alignment_interval=_ALIGNMENT
     ) as file:
         file.attrs[ATTRIBUTE] = json.dumps(header.to_json())
         for split in header.spec.splits:

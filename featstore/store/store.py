@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from featstore import places
+from featstore import durable, places
 from featstore.store import locks, reading
 from featstore.store.base import BlockStore
 from featstore.store.reading import TapBlocks
@@ -47,9 +48,8 @@ class Store(BlockStore):
         `DiskFull` where there is no room.
         """
         place = places.replaced(self.path)
-        with (
-            locks.locked(place, job) as hold,
-            self.staged(hold),
-            Writer(self, hold.check) as writer,
-        ):
-            yield writer
+        with locks.locked(place, job) as hold:
+            if isinstance(self.path, Path):
+                durable.clear_asides(self.path)
+            with self.staged(hold), Writer(self, hold.check) as writer:
+                yield writer

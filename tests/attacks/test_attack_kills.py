@@ -1,5 +1,6 @@
 """Commands that write, killed at random: the old or the new is there, whole, and it goes on."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from attack import (
     run,
     tree,
 )
+from forked import processes
 from store_examples import small_blocks  # noqa: F401
 
 import featstore
@@ -240,3 +242,43 @@ def test_killed_while_it_is_removed(sources, tmp_path, format):
     assert sorted(entry.name for entry in out.parent.iterdir()) == sorted(
         [out.name, bystander.name]
     )
+
+
+def _repair(path, ready) -> None:
+    ready.set()
+    featstore.open(path).restate()
+
+
+def test_killed_while_the_metadata_of_a_file_are_repaired(sources, tmp_path):
+    """The rows stay; the next repair completes it; it, a writer or `gc` clears what is left."""
+    draw, said = instants("repair"), tmp_path / "said"
+    (tmp_path / "here").mkdir()
+    out = tmp_path / "here" / "b.h5"
+    shutil.copy(sources / "b.h5", out)
+    whole, expected = out.read_bytes(), readable(out)
+    took = 0.05
+    with Record("kill: repair of an HDF5 file") as record:
+        for number in range(attempts(3, 0.3)):
+            out.write_bytes(whole[:100] + bytes(8) + whole[108:])
+            assert featstore.open(out).verify()
+            ready = processes.Event()
+            process = processes.Process(target=_repair, args=(out, ready))
+            process.start()
+            assert ready.wait(120)
+            process.join(draw.uniform(0, took))
+            process.kill()
+            process.join()
+            record("at work" if process.exitcode else "done before")
+            took *= 1.05 if process.exitcode else 0.7
+            assert readable(out) == expected
+            if number % 3 == 0:
+                featstore.open(out).restate()
+                assert out.read_bytes() == whole
+            elif number % 3 == 1:
+                with featstore.open(out).writer():
+                    pass
+            else:
+                assert_plain(*run("gc", out.parent, "--days", "0", "--yes", said=said))
+            assert [entry.name for entry in out.parent.iterdir()] == [out.name]
+    featstore.open(out).restate()
+    assert out.read_bytes() == whole

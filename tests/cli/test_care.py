@@ -440,6 +440,13 @@ def test_gc_clears_what_killed_writers_of_results_left(store_root):
     left.append(killed_while_writing(moments, written_whole))
     left.append(killed_while_writing(store_root / "report.csv", durable.written_whole))
     moments.touch()
+    formerly = store_root / ".featstore-abc_1234"
+    formerly.mkdir()
+    (formerly / "skeleton.h5").touch()
+    left.append(formerly)
+    mine = store_root / ".featstore-abc_5678"
+    mine.mkdir()
+    (mine / "notes").touch()
     precious = store_root / f".notes.1-{'a' * 8}.csv"
     precious.symlink_to(store_root / "nowhere")
     with written_whole(store_root / "living.csv") as living:
@@ -449,6 +456,7 @@ def test_gc_clears_what_killed_writers_of_results_left(store_root):
         assert living.exists()
     assert not [path for path in left if path.exists()]
     assert precious.is_symlink()
+    assert (mine / "notes").exists()
     assert moments.exists()
     # with its store go its moments, whatever is among them
     killed_while_writing(moments, written_whole)

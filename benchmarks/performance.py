@@ -1,4 +1,4 @@
-"""The tables of docs/performance.md and README.md, made from the reports in benchmarks/results.
+"""The tables of docs/performance.md, made from the reports in benchmarks/results.
 
 python -m benchmarks.performance
 
@@ -19,7 +19,6 @@ from featstore.probe.results.files import written_whole
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = ROOT / "docs" / "performance.md"
-README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 FIGURES = ROOT / "docs" / "figures"
 # the axes that are drawn in the document
@@ -121,10 +120,9 @@ def markdown(rows: Sequence[Row]) -> str:
 
 def main() -> None:
     found = reports()
-    for document in (DOCUMENT, README):
-        text = filled(document.read_text(), found)
-        with written_whole(document) as aside:
-            aside.write_text(text)
+    text = filled(DOCUMENT.read_text(), found)
+    with written_whole(DOCUMENT) as aside:
+        aside.write_text(text)
     for stage, axes in DRAWN.items():
         for path in growth_figures(found[stage], FIGURES, axes):
             print(f"drew {path.relative_to(ROOT)}")

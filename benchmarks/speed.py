@@ -1,4 +1,4 @@
-"""The README's table of speeds, worked out from the reports."""
+"""The short table of speeds at the head of docs/performance.md, worked out from the reports."""
 
 from typing import Any
 

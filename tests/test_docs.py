@@ -1,15 +1,26 @@
-"""The README is true: its Python runs, its commands and options exist, and none is left out."""
+"""The README and the guide are true: Python runs, commands and options exist, none is left out."""
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from sklearn import datasets
 
+import featstore
 from featstore.cli import main
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGES = [
+    *sorted((ROOT / "docs/guide").glob("*.md")),
+    *sorted((ROOT / "docs/tutorials").glob("*.md")),
+]
+DOCS = sorted((ROOT / "docs").glob("**/*.md"))
+SHOWN = "\n".join([README, *(page.read_text() for page in PAGES)])
 
 
 def commands(text: str) -> list[list[str]]:
@@ -19,7 +30,7 @@ def commands(text: str) -> list[list[str]]:
     return [shlex.split(line)[1:] for line in lines]
 
 
-EVERY = commands(README) + [
+EVERY = commands(SHOWN) + [
     words for command in main.commands.values() for words in commands(command.help)
 ]
 
@@ -31,10 +42,10 @@ def test_a_command_that_is_shown_exists(words):
     assert {word for word in words if word.startswith("--")} <= known
 
 
-def test_each_command_is_shown_by_its_help_and_by_the_readme():
+def test_each_command_is_shown_by_its_help_and_by_the_guide():
     for name, command in main.commands.items():
         assert name in [words[0] for words in commands(command.help)]
-        assert name in [words[0] for words in commands(README)], name
+        assert name in [words[0] for words in commands(SHOWN)], name
 
 
 def test_the_two_commands_that_define_the_product_are_word_for_word():
@@ -45,33 +56,72 @@ def test_the_two_commands_that_define_the_product_are_word_for_word():
     assert '    pip install ".[test]" && pytest\n' in README
 
 
-def test_each_option_is_in_the_readme():
+def test_each_option_is_in_the_guide():
     params = {param for command in main.commands.values() for param in command.params}
-    # of --standardize/--no-standardize the README shows the side that changes something
+    # of --standardize/--no-standardize the guide shows the side that changes something
     shown = {(p.secondary_opts or p.opts)[-1] for p in params if p.param_type_name == "option"}
-    assert {option for option in shown if not re.search(rf"{option}\b", README)} == set()
+    assert {option for option in shown if not re.search(rf"{option}\b", SHOWN)} == set()
 
 
-def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+def python(text: str) -> str:
+    """All Python blocks of a text."""
+    return "\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL))
+
+
+def test_the_python_of_the_guide_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(blocks) >= 2
-    exec("\n".join(blocks), {"__name__": "readme"})
+    names = {"__name__": "guide"}
+    exec(python((ROOT / "docs/guide/python.md").read_text()), names)
     assert "of the features keep" in capsys.readouterr().out
     assert (tmp_path / "results.csv").exists()
     assert (tmp_path / "accuracy.pdf").stat().st_size > 5000
 
 
+def test_the_python_of_the_readme_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(64, 200), torch.nn.ReLU(), torch.nn.Linear(200, 200)
+    )
+    digits = datasets.load_digits()
+    images = torch.tensor(digits.images[:, None] / 16, dtype=torch.float32)
+    rows = torch.utils.data.TensorDataset(images, torch.tensor(digits.target))
+    train_set, test_set = torch.utils.data.random_split(rows, [0.8, 0.2])
+    exec(python(README), {"net": net, "train_set": train_set, "test_set": test_set})
+    assert "10 % of the features keep" in capsys.readouterr().out
+
+
 def test_the_python_of_the_page_on_your_own_runs(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/own.md").read_text(), flags=re.DOTALL)
-    exec("\n".join(blocks), {"__name__": "own"})
+    exec(python((ROOT / "docs/own.md").read_text()), {"__name__": "own"})
 
 
-PAGES = [f"docs/{page}.md" for page in ("architecture", "decisions", "own")]
+def test_the_readme_fits_two_screens_and_its_numbers_are_those_of_the_study():
+    assert len(README.splitlines()) <= 100
+    answers = re.findall(r"^\|.*\| (.*) \|$", README, flags=re.MULTILINE)
+    numbers = {n for answer in answers for n in re.findall(r"\d+\.\d+", answer)}
+    assert len(numbers) >= 15
+    measured = (ROOT / "docs/results.md").read_text()
+    assert {n for n in numbers if n not in measured} == set()
 
 
-@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", *PAGES])
+@pytest.mark.parametrize("store", ["clusters.zarr", "clusters.h5", "views.zarr"])
+def test_the_reader_of_the_format_reads_golden_stores(store):
+    reader = runpy.run_path(str(ROOT / "examples/read_store.py"))["read"]
+    place = ROOT / "tests/golden" / store
+    ours = featstore.open(place)
+    for split in ours.spec.splits:
+        (tap,) = ours.spec.taps
+        features, labels, ids = reader(place, split.name, tap.name)
+        assert features.shape[:-1] == ((split.views,) * (split.views > 1) + (split.n_rows,))
+        np.testing.assert_array_equal(features, ours.load(split.name, tap.name))
+        np.testing.assert_array_equal(labels, ours.labels(split.name))
+        assert ids == ours.ids(split.name)
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", *(str(p.relative_to(ROOT)) for p in DOCS)]
+)
 def test_files_that_the_prose_names_exist(name):
     text = (ROOT / name).read_text()
     named = re.findall(

@@ -155,8 +155,8 @@ def test_a_file_that_is_not_there_is_said(tmp_path):
         spec.read(tmp_path / "binary.toml")
 
 
-def test_the_study_of_the_readme_is_one(tmp_path):
-    readme = (Path(__file__).parents[2] / "README.md").read_text()
+def test_the_study_of_the_guide_is_one(tmp_path):
+    readme = (Path(__file__).parents[2] / "docs/guide/study.md").read_text()
     (text,) = [block for block in re.findall(r"```toml\n(.*?)```", readme, re.DOTALL)
                if "[probes" in block]  # fmt: skip
     planned = plan(spec.parsed(text, tmp_path), tmp_path / "out")

@@ -19,7 +19,7 @@ from featstore import measurements, probe
 from featstore.bench import Disagreement
 from featstore.measurements import Report
 from featstore.probe.memory import parse
-from featstore.probe.solvers.options import value_of
+from featstore.probe.solvers import value_of
 
 FRACTIONS = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
 SEEDS = range(1, 6)

@@ -15,11 +15,11 @@ from featstore import bench, measurements, probe
 from featstore.bench import Disagreement, SweepSizes
 from featstore.measurements import Report
 from featstore.probe import arrays
-from featstore.probe.bases import FEATURES, Frame, directions
 from featstore.probe.memory import Settings
 from featstore.probe.modes import MODES
 from featstore.probe.moments import Remembered, moments
 from featstore.probe.rows import as_blocks
+from featstore.probe.subsets import FEATURES, Frame, directions
 
 L2 = 1e-3
 # what a sweep of every mode may take, in sweeps of random ones

@@ -16,7 +16,7 @@ import pandas as pd
 from benchmarks import stages
 from featstore import measurements
 from featstore.measurements import Report
-from featstore.probe.results.tables import save_table
+from featstore.probe.results.files import save_table
 from featstore.report.page import write
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

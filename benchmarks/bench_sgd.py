@@ -19,7 +19,7 @@ from benchmarks.floors import floor_row
 from featstore import bench, measurements, probe
 from featstore.bench import EpochSizes, Pair, grown
 from featstore.measurements import Report
-from featstore.probe.solvers.sgd.training import orders
+from featstore.probe.solvers.sgd import orders
 from featstore.probe.splits import Parts, random_parts
 from featstore.probe.subsets import Chain, random_chain
 

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm, t
 
-from featstore.probe.analysis.classes import affected_classes
-from featstore.probe.analysis.redundancy import interpolated, of_curve
+from featstore.probe.classes import affected_classes
+from featstore.probe.redundancy import interpolated, of_curve
 from featstore.probe.results.curves import Curve, difference
 
 LEVEL = 0.95

@@ -22,8 +22,7 @@ from benchmarks import bench_logistic, stages
 from featstore.probe import ArrayBlocks, arrays
 from featstore.probe.memory import Settings, silent
 from featstore.probe.metrics import Scores
-from featstore.probe.penalties import LADDER
-from featstore.probe.selection import Losses
+from featstore.probe.selection import LADDER, Losses
 from featstore.probe.solvers import logistic
 from featstore.probe.solvers.registry import SOLVERS
 from featstore.probe.solvers.routes import solve, solve_left_out

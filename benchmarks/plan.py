@@ -6,8 +6,8 @@ from typing import Any
 from benchmarks.ridge_stages import Work
 from benchmarks.sheet import H200
 from featstore.measurements import Report, Row
+from featstore.probe.solvers.logistic import VECTORS
 from featstore.probe.solvers.logistic.lbfgs import PAIRS
-from featstore.probe.solvers.logistic.lockstep import VECTORS
 
 ROWS, TESTED, FEATURES, CLASSES, DEVICES = 14_000_000, 500_000, 4_096, 21_000, 64
 FRACTIONS, SEEDS = 20, 5

@@ -11,15 +11,23 @@ from benchmarks.loops import standardised
 from benchmarks.stages import Setup
 from featstore import measurements
 from featstore.bench import Pair, SweepSizes
-from featstore.probe.arrays import Array, Backend, full_precision, solve_lower
-from featstore.probe.memory import FORWARD_WIDTH, MAX_ROWS, Settings, parse
+from featstore.probe.arrays import (
+    FORWARD_WIDTH,
+    Array,
+    Backend,
+    Forward,
+    factorise,
+    forward,
+    full_precision,
+    solve_lower,
+)
+from featstore.probe.memory import MAX_ROWS, Settings, parse
 from featstore.probe.metrics import Scores
 from featstore.probe.modes import Layer, modes_of
 from featstore.probe.moments import Moments, moments, panels
 from featstore.probe.plans import sweep_chains
 from featstore.probe.rows import as_blocks
 from featstore.probe.solvers.closed_form import equations, ridge_from_moments
-from featstore.probe.solvers.factor import Forward, factorise, forward
 from featstore.probe.subsets import Chain, grid
 
 # shares of the rate of products

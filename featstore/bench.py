@@ -23,7 +23,7 @@ from featstore.probe import arrays
 from featstore.probe.arrays import Backend
 from featstore.probe.errors import ProbeError, UsageError
 from featstore.probe.memory import parse, silent
-from featstore.probe.solvers.options import value_of
+from featstore.probe.solvers import value_of
 
 # --- sizes ------------------------------------------------------------------------------------
 

@@ -1,31 +1,24 @@
-from .analysis.classes import (
+from .attribution import drop_one as drop_one, shapley as shapley
+from .classes import (
     affected_classes as affected_classes,
     class_losses as class_losses,
     inequality_table as inequality_table,
 )
-from .analysis.layers import layer_similarity as layer_similarity
-from .analysis.redundancy import diffused_redundancy as diffused_redundancy
-from .analysis.spectrum import layer_spectrum as layer_spectrum
-from .attribution import drop_one as drop_one, shapley as shapley
-from .fits import fit as fit
+from .layers import layer_similarity as layer_similarity, layer_spectrum as layer_spectrum
+from .neighbours import retrieval as retrieval
 from .prediction import (
     load_weights as load_weights,
     predict as predict,
     save_weights as save_weights,
 )
+from .redundancy import diffused_redundancy as diffused_redundancy
 from .result import ProbeResult as ProbeResult, per_class_table as per_class_table
 from .results.curves import curve_table as curve_table, curves as curves
 from .results.reading import read_per_class as read_per_class, read_results as read_results
-from .results.summaries import sentence as sentence, summary as summary
-from .retrieval import retrieval as retrieval
+from .results.sentences import sentence as sentence
+from .results.views import summary as summary
 from .rows import ArrayBlocks as ArrayBlocks, RowBlocks as RowBlocks
-from .solvers.options import (
-    KNN as KNN,
-    LDA as LDA,
-    SGD as SGD,
-    Logistic as Logistic,
-    Ridge as Ridge,
-)
+from .solvers import KNN as KNN, LDA as LDA, SGD as SGD, Logistic as Logistic, Ridge as Ridge
 from .solvers.weights import Weights as Weights
 from .subsets import (
     Chain as Chain,
@@ -33,4 +26,4 @@ from .subsets import (
     random_chain as random_chain,
     subset_chain as subset_chain,
 )
-from .sweeps import sweep as sweep
+from .sweeps import fit as fit, sweep as sweep

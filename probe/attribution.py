@@ -14,18 +14,21 @@ import pandas as pd
 from array_api_compat import array_namespace
 from scipy.stats import norm
 
-from featstore.probe.arrays import Array, full_precision, own_settings, solve_lower, to_host
-from featstore.probe.devices import settings_of
+from featstore.probe.arrays import (
+    Array,
+    factorise,
+    full_precision,
+    own_settings,
+    solve_lower,
+    to_host,
+)
 from featstore.probe.errors import DataError, UsageError
-from featstore.probe.memory import CACHE_BYTES, Settings, rows_within
+from featstore.probe.memory import CACHE_BYTES, Settings, rows_within, settings_of
 from featstore.probe.moments import cached_moments
 from featstore.probe.results.curves import check_level
-from featstore.probe.rows import RowBlocks, Rows, as_pair, has_targets
-from featstore.probe.solvers import closed_form
-from featstore.probe.solvers.factor import factorise
-from featstore.probe.solvers.options import AUTO, LDA, Options, Ridge, check_penalties
+from featstore.probe.rows import RowBlocks, Rows, as_pair, gathered, has_targets
+from featstore.probe.solvers import AUTO, LDA, Options, Ridge, check_penalties, closed_form
 from featstore.probe.solvers.prefixes import Normal
-from featstore.probe.streams import gathered
 
 # float64 matrices of (D, D) held at once: moments, equations, factor, inverse and their copies
 MATRICES = 8

@@ -1,4 +1,10 @@
-"""What can go wrong in probing: one base class, and each message names its remedy."""
+"""Errors and warnings of probing, and checks of the arguments of public functions."""
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeVar
 
 
 class ProbeError(Exception):
@@ -39,3 +45,74 @@ class SelectionWarning(UserWarning):
 
 class ProbeFailed(ProbeError):
     """A probe did not reach its solution; raised by `ProbeResult.raise_if_failed`."""
+
+
+F = TypeVar("F", bound=Callable[..., object])
+MOST_SEEDS = 10_000
+"""Seeds of a sweep; more are a slip, and of a million no sweep would come to an end."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """Return which known word was probably meant, or which there are.
+
+    >>> nearest("rigde", ["ridge", "lda"]), nearest("x", ["ridge", "lda"])
+    ('did you mean ridge?', 'there are ridge, lda')
+    """
+    known = list(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    if not close and (longer := [name for name in known if word and name.startswith(word)]):
+        close = longer
+    return f"did you mean {close[0]}?" if close else f"there are {', '.join(known) or 'none'}"
+
+
+def spelt(function: F, name: str | None = None, elsewhere: dict[str, str] | None = None) -> F:
+    """Return the function, whose TypeError for an argument it lacks names the nearest it has.
+
+    Arguments:
+        function: with every argument spelt out; its signature stays to be seen.
+        name: what the error calls it; by default its own name.
+        elsewhere: for names of arguments that belong elsewhere, where that is.
+    """
+    parameters = inspect.signature(function).parameters
+    named = [key for key, one in parameters.items() if one.kind is not one.POSITIONAL_ONLY]
+    known = [key for key in named if key != "self"]
+
+    @functools.wraps(function)
+    def call(*args, **arguments):
+        for word in arguments:
+            if word not in parameters:
+                remedy = (elsewhere or {}).get(word) or nearest(word, known)
+                raise TypeError(f"{name or function.__name__}() has no argument {word!r}; {remedy}")
+        return function(*args, **arguments)
+
+    return call  # type: ignore[return-value]
+
+
+def seeds_of(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    """Return seeds: 5 stands for 1 to 5.
+
+    Raises:
+        UsageError: they are none, or more than a sweep takes.
+
+    >>> seeds_of(3), seeds_of([3, 7])
+    ((1, 2, 3), (3, 7))
+    """
+    alone = hasattr(seeds, "__index__")
+    count = int(seeds) if alone else len(seeds)
+    if count > MOST_SEEDS:
+        raise UsageError(
+            f"{count:,} seeds are as many probes of every mode, fraction and penalty: give "
+            f"{MOST_SEEDS:,} or fewer"
+        )
+    if alone and count < 1:
+        raise UsageError(f"{count} seeds are none: 5 stands for seeds 1 to 5, [{count}] for that")
+    return tuple(range(1, count + 1)) if alone else tuple(seeds)
+
+
+def several(values: float | Sequence[float]) -> Sequence[float]:
+    """Return numbers, of which a single one may stand by itself.
+
+    >>> several(0.1), several([0.1, 0.5])
+    ((0.1,), [0.1, 0.5])
+    """
+    return (values,) if hasattr(values, "__float__") and not hasattr(values, "__len__") else values

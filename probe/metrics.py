@@ -13,7 +13,7 @@ from featstore.probe.errors import UsageError
 from featstore.probe.kernels import judged
 from featstore.probe.kernels.reference import Judged
 from featstore.probe.memory import all_sum
-from featstore.probe.results.tables import RowScores, RowSink
+from featstore.probe.results.reading import RowScores, RowSink
 
 
 class Accuracy:

@@ -8,12 +8,11 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from featstore.probe.bases import Basis
 from featstore.probe.errors import UsageError
 from featstore.probe.memory import Progress, silent
 from featstore.probe.moments import Moments
 from featstore.probe.results.files import opened
-from featstore.probe.subsets import Chain, Grid, feature_indices, random_order, subset_chain
+from featstore.probe.subsets import Basis, Chain, Grid, feature_indices, random_order, subset_chain
 
 L2 = 1e-3
 """The penalty that features are selected with, whatever the probes' own."""

@@ -13,7 +13,15 @@ from featstore.probe.arrays import Array, full_precision, set_at_labels, to_host
 from featstore.probe.errors import DataError, FileError, MemoryBudgetError
 from featstore.probe.memory import Settings, all_sum, everywhere, moment_rows, rank, share
 from featstore.probe.results.files import load_arrays, save_arrays
-from featstore.probe.rows import LabelledRows, RowBlocks, has_targets, validation_of, views_of
+from featstore.probe.rows import (
+    LabelledRows,
+    RowBlocks,
+    first_rows,
+    gathered,
+    has_targets,
+    validation_of,
+    views_of,
+)
 from featstore.probe.splits import (
     Parts,
     RowRange,
@@ -22,7 +30,6 @@ from featstore.probe.splits import (
     every_view,
     stratified_parts,
 )
-from featstore.probe.streams import first_rows, gathered
 
 # mean squares below this are of features whose products vanish in float32, or lose their digits
 VANISHING = 2.0**-100
@@ -240,7 +247,7 @@ def moments(
         precise: compute products in float64 in any case.
 
     Raises:
-        DataError: as `featstore.probe.streams.gathered`; or products of features overflow or
+        DataError: as `featstore.probe.rows.gathered`; or products of features overflow or
         vanish.
         MemoryBudgetError: the matrices do not fit into `settings.memory`.
     """

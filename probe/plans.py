@@ -1,4 +1,4 @@
-"""What a sweep is to solve, what a file has of it, and how long the rest takes."""
+"""The plan of a sweep: its modes, chains, penalties, and the parts that are computed together."""
 
 import hashlib
 import time
@@ -7,34 +7,97 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from featstore.probe.arguments import seeds_of, several
+from featstore.probe import arrays
 from featstore.probe.arrays import Backend, to_host
-from featstore.probe.errors import RowsWarning, UsageError
-from featstore.probe.fits import Setup, described
-from featstore.probe.memory import Progress
+from featstore.probe.errors import RowsWarning, UsageError, several
+from featstore.probe.memory import Grant, Progress
 from featstore.probe.metrics import METRICS
 from featstore.probe.modes import Layer, Mode, Recipe, modes_of
 from featstore.probe.moments import Moments
-from featstore.probe.penalties import LOO, Penalties
 from featstore.probe.result import identity_table
-from featstore.probe.results.tables import (
-    RowScores,
-    as_computed,
-    check_suffix,
-    load_rows,
-    read_table,
-    rows_path,
-    save_with_rows,
+from featstore.probe.results.files import as_computed, check_suffix, read_table
+from featstore.probe.results.reading import RowScores, load_rows, rows_path, save_with_rows
+from featstore.probe.rows import (
+    RowBlocks,
+    content_digest,
+    validation_of,
+    views_of,
 )
-from featstore.probe.rows import RowBlocks, content_digest, validation_of, views_of
-from featstore.probe.selection import part_count
+from featstore.probe.selection import LOO, Penalties, part_count, planned
+from featstore.probe.solvers import AUTO
 from featstore.probe.solvers.registry import Chosen
 from featstore.probe.statuses import NOT_RUN
-from featstore.probe.subsets import Axes, Chain, Grid, every_size, grid
+from featstore.probe.subsets import Axes, Chain, Grid, check_seeds, every_size, grid
+
+
+@dataclass(frozen=True)
+class Setup:
+    """How probes are computed, and what they are called; each field is an argument of `fit`."""
+
+    standardize: bool
+    memory: str | int | Grant
+    device: str
+    backend: str
+    store: str
+    tap: str
+    moments_cache: Path | None
+    progress: Progress
+
+    @property
+    def where(self) -> arrays.Backend:
+        """Where arrays are computed."""
+        return arrays.backend(self.backend, self.device)
+
+
+def described(
+    how: Chosen,
+    standardize: bool = True,
+    n_views: int = 1,
+    validation: RowBlocks | None = None,
+) -> tuple[Penalties, str]:
+    """Return the penalties that `fit` would take, and its column "options".
+
+    The column holds all that decides about the probes and has no column of its own, as
+    "name=value ...".
+
+    Arguments:
+        how: the solver.
+        standardize: as of `fit`.
+        n_views: of the rows.
+        validation: the rows of their own by which epochs are chosen, if train has some.
+
+    Raises:
+        UsageError: there is no penalty to choose, or none can be chosen like that.
+
+    Example:
+        >>> described(chosen("ridge", l2=[0.1, 1], select="validation"))[1]
+        'standardize=True path=0.1,1 rule=squared held_out=0.1 held_out_seed=0'
+    """
+    entry, options = how.entry, how.options
+    penalties = planned(
+        getattr(options, options.place),
+        options.select,
+        options.held_out,
+        options.held_out_seed,
+        **entry.penalties,
+    ).of(n_views)
+    words: dict[str, Any] = {"standardize": standardize}
+    if penalties.chosen:
+        values = ",".join(f"{value:g}" for value in penalties.values)
+        words |= {"path": AUTO if penalties.automatic else values, "rule": entry.loss}
+        words |= {"held_out": penalties.held_out, "held_out_seed": penalties.seed}
+    # what stands in the penalty's place has a column of its own
+    words |= {name: value for name, value in options.own().items() if name != options.place}
+    if validation is not None:
+        for drawn in ("val_fraction", "split_seed"):
+            words.pop(drawn, None)
+        words["validation"] = f"{validation.n_rows}_rows_of_their_own"
+    return penalties, " ".join(f"{name}={value}" for name, value in words.items())
 
 
 @dataclass(frozen=True)
@@ -386,27 +449,6 @@ NESTED = ("random", "first")
 
 def _holds_whole(found: SweepChains, curve: Curve) -> bool:
     return bool(curve.chains) and found.chains[curve.chains[0]].fractions[-1] == 1
-
-
-def check_seeds(seeds: int | Sequence[int]) -> list[int]:
-    """Return the seeds as a list of distinct integers.
-
-    Raises:
-        UsageError: there is none, one is no integer of 64 bits, one is given twice, or there are
-            more than `featstore.probe.arguments.MOST_SEEDS`.
-    """
-    checked = {}
-    for seed in seeds_of(seeds):
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
-            raise UsageError(f"seed {seed!r} is not an integer")
-        if not -(2**63) <= seed < 2**63:
-            raise UsageError(f"seed {seed} does not fit in 64 bits: give a smaller one")
-        if int(seed) in checked:
-            raise UsageError(f"seed {seed} is given twice: each seed makes its own rows")
-        checked[int(seed)] = None
-    if not checked:
-        raise UsageError("no seed given: name at least one")
-    return list(checked)
 
 
 def groups(chains: Sequence[Chain], penalties: int, together: int) -> list[list[Chain]]:

@@ -14,16 +14,29 @@ import xxhash
 from safetensors import safe_open
 
 from featstore.probe import statuses
-from featstore.probe.bases import FEATURES
 from featstore.probe.errors import DataError, FileError, ProbeError, UsageError
 from featstore.probe.memory import Progress, parse as parse_memory, silent
 from featstore.probe.result import Predictions, ProbeResult, room_of_classes
-from featstore.probe.results.files import digest_of, opened, written_whole
-from featstore.probe.results.tables import as_computed, as_json, check_values, from_json
-from featstore.probe.rows import RowBlocks, Rows, as_blocks, check_labels, has_targets
+from featstore.probe.results.files import (
+    as_computed,
+    as_json,
+    check_values,
+    digest_of,
+    from_json,
+    opened,
+    written_whole,
+)
+from featstore.probe.rows import (
+    RowBlocks,
+    Rows,
+    as_blocks,
+    check_labels,
+    has_targets,
+    raise_non_finite,
+)
 from featstore.probe.solvers.registry import SOLVERS
 from featstore.probe.solvers.weights import Weights, n_outputs, n_targets
-from featstore.probe.streams import raise_non_finite
+from featstore.probe.subsets import FEATURES
 
 SUFFIX = ".safetensors"
 FORMAT = "featstore probes 1"

@@ -13,12 +13,12 @@ from featstore.probe.arrays import Array, own_settings, to_host
 from featstore.probe.errors import MemoryBudgetError, ProbeFailed, UsageError
 from featstore.probe.memory import parse, share, text
 from featstore.probe.metrics import LogitSink, Scores, metrics_of
-from featstore.probe.penalties import Penalties
-from featstore.probe.results.files import save_arrays, writable, written_with_digest
-from featstore.probe.results.names import called
-from featstore.probe.results.tables import MOST, RowScores, escaped_texts, room, save_with_rows
+from featstore.probe.results import called
+from featstore.probe.results.files import escaped_texts, save_arrays, writable, written_with_digest
+from featstore.probe.results.reading import MOST, RowScores, room, save_with_rows
 from featstore.probe.results.views import sweep_as_html
 from featstore.probe.rows import LabelledRows, Rows, as_blocks, check_test
+from featstore.probe.selection import Penalties
 from featstore.probe.solvers.registry import SOLVERS
 from featstore.probe.solvers.weights import Fitted, Weights, n_outputs, n_targets, n_train
 from featstore.probe.subsets import Axes
@@ -323,7 +323,7 @@ class ProbeResult:
         """Write the table to a .csv, .json or .parquet file, whole or not at all.
 
         Which test rows each probe has right, where that was kept, is written into a file beside it,
-        `featstore.probe.results.tables.rows_path`.
+        `featstore.probe.results.reading.rows_path`.
 
         Raises:
             UsageError: the name ends in something else.

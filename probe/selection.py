@@ -1,5 +1,6 @@
-"""A penalty for each probe, chosen on train rows alone, then the probes solved with it."""
+"""Penalties: those that are given, and those that held-out rows or leave-one-out choose."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,14 +11,14 @@ from array_api_compat import array_namespace
 
 from featstore.probe import statuses
 from featstore.probe.arrays import Array, at_labels, to_host
-from featstore.probe.errors import MemoryBudgetError, SelectionWarning
+from featstore.probe.errors import MemoryBudgetError, SelectionWarning, UsageError
 from featstore.probe.kernels import judged
 from featstore.probe.memory import Progress, Settings, all_sum, rank, share, text
 from featstore.probe.metrics import LogitSink, Regression, errors
-from featstore.probe.modes import ranked
+from featstore.probe.modes import OF_LABELS, ranked
 from featstore.probe.moments import Remembered, cached_moments
-from featstore.probe.penalties import LOO, Penalties
 from featstore.probe.rows import RowBlocks, has_targets
+from featstore.probe.solvers import AUTO, L2, check_penalties
 from featstore.probe.solvers.dual import wide_plan
 from featstore.probe.solvers.logistic import Metrics
 from featstore.probe.solvers.registry import Solver
@@ -31,7 +32,148 @@ from featstore.probe.solvers.routes import (
     solve_path,
 )
 from featstore.probe.solvers.weights import Fitted, n_outputs
-from featstore.probe.subsets import Axes, Chain
+from featstore.probe.splits import check_share
+from featstore.probe.subsets import Axes, Chain, numbers_of, those
+
+GIVEN, VALIDATION, LOO = "given", "validation", "loo"
+CHOICES = (VALIDATION, LOO)
+
+LADDER = tuple(float(f"{10 ** (exponent / 2):.3g}") for exponent in range(-18, 9))
+"""All penalties that "auto" may come to, two a decade, for features of unit variance."""
+
+FIRST = 10.0
+"""The one that "auto" begins with: downwards until a score is past its best, and upwards only if
+nothing smaller is better."""
+
+
+@dataclass(frozen=True)
+class Penalties:
+    """The penalties of a fit.
+
+    Attributes:
+        values: rising.
+        choice: "given" if every penalty makes probes of its own; or how each probe's is chosen
+            among them: "validation" (on parts of the train rows that are held out meanwhile) or
+            "loo" (leaving out one train row at a time).
+        held_out: share of every class that a part holds out.
+        seed: of the draw of the parts.
+        first: position of the value that is tried first.
+        asked: whether the way to choose was asked for, and not the solver's own.
+        automatic: whether the values are those of "auto".
+    """
+
+    values: tuple[float, ...]
+    choice: str = GIVEN
+    held_out: float = 0.1
+    seed: int = 0
+    first: int = -1
+    asked: bool = False
+    automatic: bool = False
+
+    @property
+    def chosen(self) -> bool:
+        """Whether each probe has a penalty of its own."""
+        return self.choice != GIVEN
+
+    @property
+    def columns(self) -> tuple[float, ...]:
+        """The penalty axis of the result: NaN stands for "whichever the probe has chosen"."""
+        return (math.nan,) if self.chosen else self.values
+
+    def choice_of(self, ranking: str | None) -> str:
+        """Return how the penalties of a chain are chosen, given what its order came from.
+
+        An order that labels decided about has seen the label of a row that is left out, so that
+        it is made again, from the rows that are not held out.
+        """
+        return VALIDATION if self.choice == LOO and ranking in OF_LABELS else self.choice
+
+    def in_units(self, variance: float) -> "Penalties":
+        """Return those of "auto" for features of such a variance, to the nearest half decade.
+
+        Without scaling, features that are c times as large want penalties c^2 times as large.
+        """
+        if not self.automatic or not variance > 0:
+            return self
+        unit = 10 ** (round(2 * math.log10(variance)) / 2)
+        return replace(self, values=tuple(float(f"{value * unit:.3g}") for value in LADDER))
+
+    def of(self, n_views: int) -> "Penalties":
+        """Return these penalties for rows of so many views.
+
+        The other views of a row that is left out tell its label, so that a solver's own way to
+        choose becomes one that holds out all of them.
+
+        Raises:
+            UsageError: leave-one-out was asked for.
+        """
+        if self.choice != LOO or n_views == 1:
+            return self
+        if self.asked:
+            raise UsageError(
+                f"leave-one-out would leave out one of {n_views} views of an image and keep "
+                "the others, which tell its label: select by validation, which holds out all"
+            )
+        return replace(self, choice=VALIDATION)
+
+
+def planned(
+    l2: L2,
+    select: str | None = None,
+    held_out: float = 0.1,
+    seed: int = 0,
+    *,
+    default: float = 1e-3,
+    zero: bool = True,
+    choice: str = GIVEN,
+    ladder: tuple[float, ...] | None = None,
+) -> Penalties:
+    """Return which penalties to solve.
+
+    Arguments:
+        l2: one or several; "auto" for a choice from `LADDER`; None for what the solver does by
+            itself: that, or its `default`.
+        select: None, "validation" or "loo"; with "auto", None means the solver's own `choice`.
+        held_out: share of train rows to choose by.
+        seed: of the draw of those rows.
+        default: the solver's own penalty.
+        zero: whether the solver takes a penalty of 0.
+        choice: how the solver chooses by itself; "given" if it does not.
+        ladder: what "auto" chooses from, tried from the largest on; None for `LADDER`.
+
+    Raises:
+        UsageError: an argument cannot be used, or there is nothing to choose among.
+
+    Example:
+        >>> planned("auto").choice, planned([0.1, 1.0]).choice, planned(None).values
+        ('validation', 'given', (0.001,))
+        >>> planned(None, choice="loo").choice, planned(None, choice="loo").automatic
+        ('loo', True)
+    """
+    if isinstance(l2, str) and l2 != AUTO:
+        raise UsageError(f"l2 is {l2!r}: a number, a list of numbers or {AUTO!r} is wanted")
+    automatic = isinstance(l2, str) or (l2 is None and choice != GIVEN)
+    values = (
+        (ladder or LADDER)
+        if automatic
+        else check_penalties(default if l2 is None else l2, zero=zero)
+    )
+    own = VALIDATION if choice == GIVEN else choice
+    chosen = select or (own if automatic else GIVEN)
+    if chosen == GIVEN:
+        return Penalties(values)
+    if chosen not in CHOICES:
+        raise UsageError(f"no way to select is called {select!r}: there are {', '.join(CHOICES)}")
+    if len(values) < 2:
+        raise UsageError(
+            f"select is {select!r}, but l2 is {values[0]:g} alone: "
+            f"give several penalties to choose among, or {AUTO!r}"
+        )
+    check_share(held_out)
+    begins = automatic and ladder is None
+    first = values.index(FIRST) if begins else len(values) - 1
+    return Penalties(values, chosen, held_out, seed, first, select is not None, automatic)
+
 
 ENOUGH = 1000
 """Held-out rows to choose by; where one part has fewer, several are taken, and MOST at most."""
@@ -122,20 +264,6 @@ def fit_chosen(
         parts.append(part)
         numbers.append(probes)
     return Joined(axes, parts, numbers, facts)
-
-
-def numbers_of(chains: Sequence[Chain], penalties: int, position: np.ndarray) -> np.ndarray:
-    """Return the numbers, among those of all penalties, of each prefix at its penalty, int64 (n,).
-
-    Arguments:
-        chains: of n prefixes in all.
-        penalties: how many there are.
-        position: int64 (n,), which penalty of each prefix; or one for all.
-    """
-    lengths = np.array([len(chain) for chain in chains])
-    before = np.repeat(np.cumsum(lengths) - lengths, lengths)
-    within = np.arange(lengths.sum()) - before
-    return before * penalties + position * np.repeat(lengths, lengths) + within
 
 
 def choose(
@@ -540,18 +668,6 @@ def _without_features(entry: Solver, train: RowBlocks) -> float:
     return float(-(shares * np.log(shares, where=shares > 0, out=np.zeros_like(shares))).sum())
 
 
-def mean_variance(train: RowBlocks) -> float:
-    """Return the mean of the features' variances in their own units, by one pass over the rows."""
-    first = next(iter(train))[0][:1].astype(np.float64)
-    sums = np.zeros((2, train.n_features))
-    for features, _ in share(train):
-        moved = features - first
-        sums += moved.sum(0), (moved * moved).sum(0)
-    all_sum(sums)
-    mean, square = sums / train.n_rows
-    return float(np.maximum(square - mean**2, 0).mean())
-
-
 def _tell_of_single_rows(train: Remembered) -> None:
     """Warn of classes that are never held out."""
     if has_targets(train) or rank() > 0:
@@ -567,19 +683,6 @@ def _tell_of_single_rows(train: Remembered) -> None:
             SelectionWarning,
             stacklevel=2,
         )
-
-
-def those(chains: Sequence[Chain], wanted: np.ndarray) -> tuple[list[Chain], np.ndarray]:
-    """Return the chains with only the wanted prefixes, and the numbers of these, int64."""
-    cut, start = [], 0
-    for chain in chains:
-        prefixes = np.flatnonzero(wanted[start : start + len(chain)])
-        start += len(chain)
-        if prefixes.size:
-            sizes = tuple(chain.sizes[p] for p in prefixes)
-            fractions = tuple(chain.fractions[p] for p in prefixes)
-            cut.append(replace(chain, sizes=sizes, fractions=fractions))
-    return cut, np.flatnonzero(wanted)
 
 
 def _sparing(settings: Settings, train: Remembered, entry: Solver, parts: int) -> Settings:

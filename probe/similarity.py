@@ -10,12 +10,18 @@ import pandas as pd
 from array_api_compat import array_namespace
 
 from featstore.probe.arrays import Array, Backend, full_precision, to_host
-from featstore.probe.bases import FEATURES, Frame, directions, symmetric_product
 from featstore.probe.errors import DataError, MemoryBudgetError, UsageError
 from featstore.probe.memory import spared, text
 from featstore.probe.moments import Moments
 from featstore.probe.result import ProbeResult, with_columns
-from featstore.probe.subsets import Chain, check_chains
+from featstore.probe.subsets import (
+    FEATURES,
+    Chain,
+    Frame,
+    check_chains,
+    directions,
+    symmetric_product,
+)
 
 
 def pairwise_hsic(total: Moments, standardize: bool = False) -> np.ndarray:
@@ -53,7 +59,7 @@ def debiased_pairwise_hsic(
 
     Arguments:
         total: moments of N >= 4 rows.
-        cokurtosis: (D, D), of the same rows, by `featstore.probe.analysis.layers.cokurtosis`.
+        cokurtosis: (D, D), of the same rows, by `featstore.probe.layers.cokurtosis`.
         standardize: as in `pairwise_hsic`.
 
     Raises:

@@ -8,7 +8,14 @@ import numpy as np
 import torch
 
 from featstore.probe.errors import DataError, UsageError
-from featstore.probe.rows import LabelledRows, RowBlocks, as_blocks, validation_of, views_of
+from featstore.probe.rows import (
+    LabelledRows,
+    RowBlocks,
+    as_blocks,
+    raise_non_finite,
+    validation_of,
+    views_of,
+)
 
 
 @dataclass(frozen=True)
@@ -289,3 +296,25 @@ def _derived(fingerprint: str | None, rows: np.ndarray) -> str | None:
         return None
     digest = hashlib.sha256(np.ascontiguousarray(rows, np.int64).tobytes()).hexdigest()
     return f"{fingerprint} rows {digest}"
+
+
+def gathered_columns(blocks: RowBlocks, columns: np.ndarray, split: str) -> np.ndarray:
+    """Return some columns of all rows, (N, m), in the precision in which they are stored.
+
+    Raises:
+        DataError: one is not finite; or there are other rows than announced.
+    """
+    out, done = None, 0
+    for features, _ in ColumnSubset(blocks, columns):
+        if out is None:
+            out = np.empty((blocks.n_rows, len(columns)), features.dtype)
+        if not np.isfinite(features.sum(dtype=np.float64)):
+            raise_non_finite(features, done, split, columns)
+        out[done : done + len(features)] = features
+        done += len(features)
+    if done != blocks.n_rows:
+        raise DataError(
+            f"{split} holds {done} rows but announces {blocks.n_rows}: "
+            "its blocks and its n_rows must agree"
+        )
+    return out

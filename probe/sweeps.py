@@ -1,4 +1,4 @@
-"""Sweeps: probes group by group, in a table that is kept while it grows."""
+"""Probes of given chains (`fit`), and of fractions and seeds (`sweep`)."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -7,34 +7,199 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from featstore.probe import arrays
 from featstore.probe.arrays import own_settings
-from featstore.probe.bases import Frame
-from featstore.probe.devices import Grant, grant
 from featstore.probe.errors import MemoryBudgetError, UsageError
-from featstore.probe.fits import Setup, described, fitted, with_validation
-from featstore.probe.memory import Progress, Settings, callback, least, rank, silent
+from featstore.probe.memory import (
+    Grant,
+    Progress,
+    Settings,
+    all_sum,
+    callback,
+    grant,
+    least,
+    rank,
+    share,
+    silent,
+)
 from featstore.probe.metrics import metrics_of
 from featstore.probe.modes import WITHOUT_MOMENTS, Mode
 from featstore.probe.moments import Moments, Remembered, remembered
 from featstore.probe.plans import (
     Outlook,
     ResultsFile,
+    Setup,
     Shape,
     SweepPlan,
     Wanted,
+    described,
     products,
     seconds,
     sweep_plan,
     trials_of,
 )
-from featstore.probe.result import ProbeResult
-from featstore.probe.results.tables import SHARE, RowScores, room
-from featstore.probe.rows import RowBlocks, Rows, as_pair, has_targets, targets_of
+from featstore.probe.result import ProbeResult, probe_table
+from featstore.probe.results.reading import SHARE, RowScores, room
+from featstore.probe.rows import (
+    RowBlocks,
+    Rows,
+    as_blocks,
+    as_pair,
+    check_labels,
+    check_train,
+    has_targets,
+    targets_of,
+    validation_of,
+    views_of,
+)
+from featstore.probe.selection import Penalties, fit_chosen
 from featstore.probe.similarity import PrefixSimilarity, check_room
-from featstore.probe.solvers.options import L2, Choice, Options, takes_solver
-from featstore.probe.solvers.registry import Chosen, chosen
-from featstore.probe.solvers.routes import Joined, release
-from featstore.probe.subsets import Chain
+from featstore.probe.solvers import L2, Choice, Options, takes_solver
+from featstore.probe.solvers.registry import Chosen, Solver, chosen
+from featstore.probe.solvers.routes import (
+    Joined,
+    release,
+    solve,
+)
+from featstore.probe.solvers.weights import Fitted
+from featstore.probe.splits import WithValidation
+from featstore.probe.subsets import Chain, Frame, check_chains
+
+
+@takes_solver
+def fit(
+    train: Rows,
+    chains: Sequence[Chain],
+    *,
+    solver: str | Options = "logistic",
+    l2: L2 = None,
+    select: Choice | None = None,
+    held_out: float | None = None,
+    held_out_seed: int | None = None,
+    standardize: bool = True,
+    validation: Rows | None = None,
+    memory: str | int | Grant = "auto",
+    device: str = "auto",
+    backend: str = "torch",
+    store: str = "",
+    tap: str = "",
+    moments_cache: Path | None = None,
+    progress: Progress | bool = silent,
+) -> ProbeResult:
+    """Return every probe of these chains and penalties, solved but not yet scored.
+
+    Arguments:
+        train: row blocks, or (features (N, D), labels (N,)); floats for labels are numbers to be
+            predicted.
+        chains: orderings of features with their prefix sizes.
+        solver: a value, such as `Ridge(l2=0.1)` or `Logistic(tol=1e-5)`; or "ridge", "lda",
+            "logistic" or "sgd", which stands for that solver with its defaults.
+        l2: with the name of a solver, as the field of its value.
+        select: likewise.
+        held_out: likewise.
+        held_out_seed: likewise.
+        standardize: divide each feature by its train standard deviation.
+        validation: of `SGD` alone: rows by which the epoch is chosen, in place of a tenth of train.
+        memory: what arrays may take, of host and device each: "4GiB", bytes, or "auto", as in
+            `featstore.probe.memory.Grant`. A device with less is met with half, and a warning.
+        device: "auto", "cpu" or "cuda".
+        backend: "torch", "numpy" or "cupy".
+        store: what to call the features in the table.
+        tap: what to call their layer there.
+        moments_cache: folder to keep moments in, under the blocks' fingerprint.
+        progress: callback; True for lines on standard error.
+
+    Raises:
+        UsageError: an argument cannot be used, or an option is given twice.
+        DataError: train cannot be probed.
+        MemoryBudgetError: `memory` is too small; the message says how much would do.
+
+    Example:
+        >>> from featstore.probe.subsets import subset_chain
+        >>> x, y = np.eye(6, 3, dtype=np.float32), np.arange(6) % 3
+        >>> fit((x, y), [subset_chain([0, 2], n_features=3)]).weights(0).coef.shape
+        (2, 3)
+    """
+    how = chosen(solver, l2=l2, select=select, held_out=held_out, held_out_seed=held_out_seed)
+    setup = Setup(
+        standardize, memory, device, backend, store, tap, moments_cache, callback(progress)
+    )
+    return fitted(with_validation(how.entry, as_blocks(train), validation), chains, how, setup)
+
+
+def fitted(blocks: RowBlocks, chains: Sequence[Chain], how: Chosen, setup: Setup) -> ProbeResult:
+    """Return every probe as `fit` does.
+
+    Arguments:
+        blocks: the train rows, with the validation rows, if there are some.
+        chains: orderings of features with their prefix sizes.
+        how: the solver.
+        setup: how to compute.
+    """
+    where = setup.where
+    penalties, text = described(how, setup.standardize, views_of(blocks), validation_of(blocks))
+
+    def within(memory: int) -> Fitted:
+        # plans are made from it, and all processes must make the same
+        host = None if granted.host is None else least(granted.host)
+        settings = Settings(
+            setup.standardize, least(memory), where, setup.moments_cache, setup.progress, host
+        )
+        return _fitted(how, blocks, chains, penalties, settings)
+
+    with arrays.own_settings():
+        granted = grant(setup.memory, where)
+        found = granted.spend(within)
+    table = probe_table(found, how.name, penalties, {"store": setup.store, "tap": setup.tap}, text)
+    return ProbeResult(table, found, np.arange(len(found.axes)), how.name)
+
+
+def _fitted(
+    how: Chosen,
+    train: RowBlocks,
+    chains: Sequence[Chain],
+    penalties: Penalties,
+    settings: Settings,
+) -> Fitted:
+    check_train(train)
+    check_chains(chains, train.n_features)
+    entry, rows = how.entry, remembered(train)
+    if penalties.chosen:
+        if not settings.standardize and not entry.raw and entry.ladder is None:
+            penalties = penalties.in_units(mean_variance(train))
+        return fit_chosen(entry, rows, chains, penalties, settings, how.own)
+    return solve(entry, rows, chains, penalties.values, settings, how.own)
+
+
+def with_validation(entry: Solver, train: RowBlocks, validation: Rows | None) -> RowBlocks:
+    """Return train rows with the validation rows that are given, if any.
+
+    Raises:
+        UsageError: the solver chooses nothing by them.
+        DataError: they do not go with the train rows.
+    """
+    if validation is None:
+        return train
+    if not entry.validates:
+        raise UsageError(
+            "validation rows choose the epoch of solver sgd, and this solver has none: leave "
+            "`validation` out, or add these rows to train"
+        )
+    rows = WithValidation(train, as_blocks(validation))
+    check_labels(rows.validation.labels(), train.n_classes, "validation")
+    return rows
+
+
+def mean_variance(train: RowBlocks) -> float:
+    """Return the mean of the features' variances in their own units, by one pass over the rows."""
+    first = next(iter(train))[0][:1].astype(np.float64)
+    sums = np.zeros((2, train.n_features))
+    for features, _ in share(train):
+        moved = features - first
+        sums += moved.sum(0), (moved * moved).sum(0)
+    all_sum(sums)
+    mean, square = sums / train.n_rows
+    return float(np.maximum(square - mean**2, 0).mean())
 
 
 def solved(
@@ -178,7 +343,7 @@ def sweep(
         out: .csv, .json or .parquet file to keep the table in. The probes are solved group by
             group, and after each the file is written, the others in it as "not run". Beside it
             lies a file that says which test rows each probe has right
-            (`featstore.probe.results.tables`).
+            (`featstore.probe.results.reading`).
         resume: solve only the probes that `out` does not have.
         each: called with every group's scored probes before they are written to `out`.
         memory: as of `fit`, and so are `device`, `backend`, `store`, `tap` and `moments_cache`.

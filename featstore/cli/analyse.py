@@ -87,10 +87,10 @@ def cka(stores, tap, split, rows, out, matrix, plot, **options) -> None:
     """
     import pandas as pd
 
-    from featstore.probe.analysis.layers import layer_similarity
+    from featstore.probe.layers import layer_similarity
     from featstore.probe.results import views
+    from featstore.probe.results.files import save_table
     from featstore.probe.results.sentences import of_layers, of_similarity
-    from featstore.probe.results.tables import save_table
     from featstore.study.layers import check_same_rows, layers_of
 
     layers = layers_of(stores, tap)
@@ -148,7 +148,7 @@ def _save_matrix(table, path) -> None:
 
         cka_matrix(table, path)
         return
-    from featstore.probe.results.tables import save_table
+    from featstore.probe.results.files import save_table
 
     save_table(table.rename_axis("name").reset_index(), path)
 
@@ -189,16 +189,11 @@ def classes(
       featstore classes per_class.csv --predictions predictions.npz \\
         --fraction 0.1 --plot classes.pdf
     """
-    from featstore.probe.analysis.classes import (
-        affected_of_curves,
-        class_losses,
-        inequality_table,
-        near,
-    )
+    from featstore.probe.classes import affected_of_curves, class_losses, inequality_table, near
     from featstore.probe.results import views
+    from featstore.probe.results.files import save_table
     from featstore.probe.results.reading import judged_by_class, read_per_class
     from featstore.probe.results.sentences import of_affected, of_classes
-    from featstore.probe.results.tables import save_table
 
     table = read_per_class(per_class)
     judged = judged_by_class(table, predictions) if predictions else None
@@ -229,7 +224,7 @@ def classes(
 
 def _beyond(affected, losses):
     """Return what classes lose, with what they lose beyond the mean of classes."""
-    from featstore.probe.results.names import CURVE
+    from featstore.probe.results import CURVE
 
     beyond = affected[[*CURVE, "fraction", "class", "excess", "low", "high"]]
     return losses.drop(columns=["low", "high"]).merge(beyond, on=[*CURVE, "fraction", "class"])
@@ -306,10 +301,9 @@ def compare(
       featstore compare results.csv vit.zarr#last --fractions 0.1 --delta 0.8
     """
     first_notice(f"reading {', '.join(map(str, places))}")
-    from featstore.probe.results import views
+    from featstore.probe.results import NAMES, views
+    from featstore.probe.results.files import save_table
     from featstore.probe.results.sentences import of_comparison
-    from featstore.probe.results.summaries import NAMES
-    from featstore.probe.results.tables import save_table
     from featstore.study.compare import compare, departures
 
     solver = solver_of(solver)
@@ -393,13 +387,11 @@ def redundancy(results, delta, rule, predictions, curve, out, plot, level) -> No
         --out results.csv
       featstore redundancy results.csv --delta 0.9,0.95 --plot redundancy.pdf
     """
-    from featstore.probe.analysis.redundancy import DELTAS, diffused_redundancy
-    from featstore.probe.results import views
-    from featstore.probe.results.names import score_of
+    from featstore.probe.redundancy import DELTAS, diffused_redundancy
+    from featstore.probe.results import NAMES, score_of, views
+    from featstore.probe.results.files import save_table
     from featstore.probe.results.reading import judged, read_correct, read_results
     from featstore.probe.results.sentences import of_redundancy
-    from featstore.probe.results.summaries import NAMES
-    from featstore.probe.results.tables import save_table
 
     if predictions and len(results) > 1:
         raise click.UsageError(
@@ -458,10 +450,10 @@ def spectrum(stores, tap, split, listed, out, eigenvalues, plot, **options) -> N
     """
     import pandas as pd
 
-    from featstore.probe.analysis.spectrum import layer_spectrum
+    from featstore.probe.layers import layer_spectrum
     from featstore.probe.results import views
+    from featstore.probe.results.files import save_table
     from featstore.probe.results.sentences import of_spectrum
-    from featstore.probe.results.tables import save_table
     from featstore.study.layers import layers_of
 
     found = {}
@@ -545,8 +537,8 @@ def attribute(
     first_notice(f"reading {store}")
     from featstore.probe.attribution import drop_one, shapley
     from featstore.probe.results import views
+    from featstore.probe.results.files import save_table
     from featstore.probe.results.sentences import of_attribution
-    from featstore.probe.results.tables import save_table
     from featstore.study.layers import layers_of
 
     (layer,) = layers_of([store])

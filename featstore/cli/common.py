@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 
-from featstore.probe.solvers.options import L2, VALUES, Count, Options, declared, value_of
+from featstore.probe.solvers import L2, VALUES, Count, Options, declared, value_of
 
 # ASCII for characters of tables and sentences; others become escapes such as \\u4e2d.
 _IN_ASCII = {
@@ -298,7 +298,7 @@ class Seeds(NumberList):
             self.fail(
                 f"{value} seeds are none; 5 is seeds 1 to 5, {self.example} those two", param, ctx
             )
-        from featstore.probe.arguments import MOST_SEEDS
+        from featstore.probe.errors import MOST_SEEDS
 
         if numbers[0] > MOST_SEEDS:  # before they are listed
             self.fail(

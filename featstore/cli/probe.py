@@ -231,7 +231,7 @@ def _taken(store) -> str:
 
 def _save(result, store, split, weights, predictions, per_class, memory) -> None:
     from featstore.probe import per_class_table, save_weights
-    from featstore.probe.results.tables import save_table
+    from featstore.probe.results.files import save_table
 
     tap, classes = result.table["tap"].iloc[0], store.spec.classes
     if weights:
@@ -248,7 +248,7 @@ def run_probe(store, out, plot, *, solver, tap=None, split="test", heading="", *
     """Sweep an open store as the options say, show the table, and return the result."""
     from featstore.probe import sentence, sweep
     from featstore.probe.memory import rank
-    from featstore.probe.results.summaries import warnings
+    from featstore.probe.results.sentences import warnings
 
     tap = tap or store.spec.taps[0].name
     if options.get("metrics"):

@@ -414,7 +414,7 @@ def of_curves(table, lay_out) -> "list[View | str]":
 
     `lay_out(curve, title)` makes the table of one curve.
     """
-    from featstore.probe.results.names import curves_of, shared_and_own
+    from featstore.probe.results import curves_of, shared_and_own
 
     curves = curves_of(table)
     shared, own = shared_and_own(curves)

@@ -11,20 +11,13 @@ from typing import Any
 
 import pandas as pd
 
-from featstore.probe.analysis.redundancy import DELTAS, diffused_redundancy
 from featstore.probe.errors import UsageError
+from featstore.probe.redundancy import DELTAS, diffused_redundancy
+from featstore.probe.results import NAMES, score_of
 from featstore.probe.results.curves import Evidence
 from featstore.probe.results.files import written_whole
-from featstore.probe.results.names import score_of
-from featstore.probe.results.summaries import NAMES, warnings
-from featstore.probe.results.views import (
-    Column,
-    View,
-    as_json,
-    number,
-    numbers,
-    without_features,
-)
+from featstore.probe.results.sentences import warnings
+from featstore.probe.results.views import Column, View, as_json, number, numbers, without_features
 from featstore.probe.statuses import NOT_RUN
 from featstore.report.reading import (
     Curve,

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featstore.probe.analysis.classes import class_losses, inequality_table
+from featstore.probe.classes import class_losses, inequality_table
 from featstore.probe.errors import ProbeError, RowsWarning, UsageError
+from featstore.probe.results import CURVE, NAMES, as_curves, percent, score_of, shared_and_own
 from featstore.probe.results.curves import Evidence, over_of
-from featstore.probe.results.names import CURVE, as_curves, score_of, shared_and_own
-from featstore.probe.results.reading import Judged, judged, read_per_class
-from featstore.probe.results.summaries import NAMES, Answer, answers, percent, summary, with_ratio
-from featstore.probe.results.tables import SUFFIXES, as_computed, load_rows, read_table, unpacked
-from featstore.probe.results.views import Column, View, as_json, numbers
+from featstore.probe.results.files import SUFFIXES, as_computed, read_table
+from featstore.probe.results.reading import Judged, judged, load_rows, read_per_class, unpacked
+from featstore.probe.results.sentences import Answer, answers
+from featstore.probe.results.views import Column, View, as_json, numbers, summary, with_ratio
 from featstore.probe.statuses import NOT_RUN
 from featstore.report import provenance
 

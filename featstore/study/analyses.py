@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from featstore.probe.analysis.classes import affected_classes, class_losses, inequality_table
-from featstore.probe.analysis.redundancy import DELTAS, diffused_redundancy
-from featstore.probe.analysis.spectrum import spectrum_of
-from featstore.probe.arguments import seeds_of
+from featstore.probe.classes import affected_classes, class_losses, inequality_table
+from featstore.probe.errors import seeds_of
+from featstore.probe.layers import spectrum_of
 from featstore.probe.memory import Progress, Settings, silent
 from featstore.probe.moments import cached_moments
+from featstore.probe.redundancy import DELTAS, diffused_redundancy
+from featstore.probe.results import as_curves
 from featstore.probe.results.curves import Curve, curve_table, curves, difference
-from featstore.probe.results.names import as_curves
+from featstore.probe.results.files import save_table
 from featstore.probe.results.reading import read_per_class
-from featstore.probe.results.tables import save_table
 from featstore.probe.rows import RowBlocks
 from featstore.probe.similarity import cka_pair_table, cka_table, pairwise_hsic
 from featstore.probe.splits import RowSubset

@@ -14,16 +14,16 @@ import featstore
 from featstore import probe
 from featstore.errors import BadStudy, FeatstoreError
 from featstore.places import Url
-from featstore.probe.analysis.redundancy import diffused_redundancy
 from featstore.probe.errors import DataError
 from featstore.probe.memory import Progress, callback, silent
 from featstore.probe.modes import Mode
+from featstore.probe.redundancy import diffused_redundancy
+from featstore.probe.results import curves_of, score_of, shared_and_own
 from featstore.probe.results.curves import Curve, curves as curves_in, difference
-from featstore.probe.results.names import curves_of, score_of, shared_and_own
+from featstore.probe.results.files import SUFFIXES
 from featstore.probe.results.reading import check_distinct, read_correct, read_results
-from featstore.probe.results.summaries import summary
-from featstore.probe.results.tables import SUFFIXES
-from featstore.probe.solvers.options import L2, Options
+from featstore.probe.results.views import summary
+from featstore.probe.solvers import L2, Options
 from featstore.probe.solvers.registry import chosen
 from featstore.report import provenance
 from featstore.store.catalog import safe_name
@@ -95,7 +95,7 @@ def compare(
         fraction: where scores and ratios are compared; by default the one nearest 0.1 that every
             curve has.
         delta: share of the full score at which redundancy is read off.
-        rule: how, a key of `featstore.probe.analysis.redundancy.RULES`.
+        rule: how, a key of `featstore.probe.redundancy.RULES`.
         level: coverage of the intervals, which are over test rows too where these are known.
         out_dir: folder of a results file for each store; what it has is not solved again.
         test_split: which split of the stores is tested on; by default as `Store.test_split`.

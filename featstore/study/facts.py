@@ -13,10 +13,9 @@ import numpy as np
 import pandas as pd
 
 from featstore.errors import BadStudy
-from featstore.probe.arguments import nearest
-from featstore.probe.results.names import penalty
-from featstore.probe.results.summaries import percent
-from featstore.probe.results.tables import unescaped
+from featstore.probe.errors import nearest
+from featstore.probe.results import penalty, percent
+from featstore.probe.results.files import unescaped
 from featstore.probe.results.views import NOTHING, Column, View, as_markdown
 from featstore.study.analyses import joined
 

@@ -10,7 +10,7 @@ from typing import Any
 import featstore
 from featstore.data.columns import Columns
 from featstore.errors import BadStudy, FeatstoreError, PartMissing
-from featstore.probe.arguments import nearest
+from featstore.probe.errors import nearest
 from featstore.study.records import Made, digest, stamp
 from featstore.study.spec import Study, several, stated
 

@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from featstore.errors import BadStudy, StudyError
 from featstore.probe import figures
-from featstore.probe.arguments import nearest
+from featstore.probe.errors import nearest
 from featstore.probe.results.files import written_whole
 from featstore.probe.results.reading import read_per_class
 from featstore.probe.results.views import NOTHING

@@ -15,9 +15,9 @@ from featstore import data, models
 from featstore.errors import BadStudy, FeatstoreError, StudyError
 from featstore.extraction import inference
 from featstore.models import taps
-from featstore.probe.fits import described
 from featstore.probe.modes import modes_of
-from featstore.probe.solvers.options import SGD
+from featstore.probe.plans import described
+from featstore.probe.solvers import SGD
 from featstore.study.features import Feature, features_of, sources
 from featstore.study.records import Made
 from featstore.study.spec import Study, several

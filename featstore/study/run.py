@@ -9,8 +9,7 @@ from typing import Any
 
 from featstore.errors import StudyError
 from featstore.probe.memory import Progress, silent
-from featstore.probe.results.files import written_whole
-from featstore.probe.results.tables import save_table
+from featstore.probe.results.files import save_table, written_whole
 from featstore.study import analyses, page as pages, spec
 from featstore.study.facts import Facts
 from featstore.study.features import Feature, Source, extract, sources

@@ -12,10 +12,9 @@ from typing import Annotated, Any, Literal, Union, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, create_model
 
 from featstore.errors import BadStudy
-from featstore.probe.arguments import nearest
-from featstore.probe.errors import FileError
+from featstore.probe.errors import FileError, nearest
 from featstore.probe.results.files import opened
-from featstore.probe.solvers.options import VALUES, declared
+from featstore.probe.solvers import VALUES, declared
 
 # A name becomes part of file names, between dots, and of facts, between commas.
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$", max_length=60)]

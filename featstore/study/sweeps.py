@@ -15,17 +15,22 @@ import pandas as pd
 import featstore
 from featstore import probe
 from featstore.errors import BadStudy
-from featstore.probe.arguments import seeds_of
-from featstore.probe.errors import FileError, ProbeError
-from featstore.probe.fits import described
+from featstore.probe.errors import FileError, ProbeError, seeds_of
 from featstore.probe.modes import modes_of
+from featstore.probe.plans import described
 from featstore.probe.result import KEYS, ProbeResult
-from featstore.probe.results.files import as_written, digest_path, load_arrays, save_arrays
-from featstore.probe.results.names import score_of
-from featstore.probe.results.reading import read_predictions, read_results
-from featstore.probe.results.tables import load_rows, read_table, rows_path, save_table
+from featstore.probe.results import score_of
+from featstore.probe.results.files import (
+    as_written,
+    digest_path,
+    load_arrays,
+    read_table,
+    save_arrays,
+    save_table,
+)
+from featstore.probe.results.reading import load_rows, read_predictions, read_results, rows_path
 from featstore.probe.rows import RowBlocks
-from featstore.probe.solvers.options import Options, declared
+from featstore.probe.solvers import Options, declared
 from featstore.probe.solvers.registry import SOLVERS, Chosen, chosen
 from featstore.report import provenance
 from featstore.study.features import Source

@@ -36,17 +36,18 @@ from featstore.probe.figures.style import (
     with_interval,
     wrapped,
 )
-from featstore.probe.results.curves import curve_table
-from featstore.probe.results.names import (
+from featstore.probe.results import (
+    NAMES,
     Evidence,
     Probes,
     as_curves,
     curves_of,
+    percent,
     score_of,
     shared_and_own,
     table_of,
 )
-from featstore.probe.results.summaries import NAMES, percent
+from featstore.probe.results.curves import curve_table
 
 # of each score: what it is multiplied by, its axis, and how one value is written
 UNITS = {"accuracy": (100, "test accuracy (%)", "{:.1f} %"), "r2": (1, "test R²", "{:.3f}")}
@@ -259,7 +260,7 @@ def inequality_against_accuracy(
     Bars are the sample standard deviation over seeds.
 
     Arguments:
-        table: as `featstore.probe.analysis.classes.inequality_table` gives it: the columns of
+        table: as `featstore.probe.classes.inequality_table` gives it: the columns of
         `CURVE`, `fraction`,
             `mean_per_class`, `gini` and `gini_std`.
         path: file to write, `.png`, `.svg` or `.pdf`; replaced only once the picture is whole.
@@ -412,7 +413,7 @@ def redundancy_curve(table: pd.DataFrame, path: str | Path | None = None) -> Col
     A line ends where its curve does not reach delta.
 
     Arguments:
-        table: as `featstore.probe.analysis.redundancy.diffused_redundancy` gives it over `DELTAS`:
+        table: as `featstore.probe.redundancy.diffused_redundancy` gives it over `DELTAS`:
         the columns of
             `CURVE`, `rule`, `delta`, `redundancy`, `low` and `high`.
         path: file to write, `.png`, `.svg` or `.pdf`; replaced only once the picture is whole.

@@ -19,10 +19,9 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from featstore.probe.errors import UsageError
+from featstore.probe.results import CURVE, percent
 from featstore.probe.results.curves import over_of
 from featstore.probe.results.files import written_whole
-from featstore.probe.results.names import CURVE
-from featstore.probe.results.summaries import percent
 from featstore.probe.statuses import NOT_RUN
 
 SUFFIXES = (".png", ".svg", ".pdf")

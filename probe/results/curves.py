@@ -26,7 +26,7 @@ from scipy.special import ndtri, stdtrit
 from scipy.stats import binom
 
 from featstore.probe.errors import DataError, UsageError
-from featstore.probe.results.names import CURVE, Evidence, Probes, as_curves, score_of, table_of
+from featstore.probe.results import CURVE, Evidence, Probes, as_curves, score_of, table_of
 
 NOISE = 0.025
 """The probability of a score as high without any feature, from which on it may be noise."""
@@ -162,8 +162,8 @@ class Curve:
         scores: float64 (S, F); NaN where a seed lacks a fraction.
         rows: int64 (S, F), where each probe stands in the table; -1 where a seed lacks a fraction.
         evidence: (R, n), of each probe of the table on each test row: whether it is right (bool or
-            uint8) or, of numbers, values whose mean is R^2 (`featstore.probe.results.tables`); None
-            if not known.
+            uint8) or, of numbers, values whose mean is R^2 (`featstore.probe.results.reading`);
+            None if not known.
         floor: what is reached without any feature: of accuracies the larger of 1/C and the share of
             the class that is commonest in train, of R^2 0; NaN if that is not known.
         n_test: test rows; 0 if that is not known.
@@ -465,7 +465,7 @@ def curves(table: Probes, correct: Evidence = None) -> list[Curve]:
     Arguments:
         table: a `ProbeResult`, or R rows, one a probe, as `to_pandas` gives them.
         correct: by default the result's own; bool or uint8 (R, n), whether the probe of each row is
-            right on each test row, or float32 (R, n) as `featstore.probe.results.tables` has it.
+            right on each test row, or float32 (R, n) as `featstore.probe.results.reading` has it.
             Shares of right rows stand for the table's accuracies, where these are not NaN. Or a
             list of R such rows, of several test sets perhaps, None where a row is not known: a
             curve knows its rows if it has them all.

@@ -1,4 +1,4 @@
-"""Views of results, laid out once as columns, and their writers: text, Markdown, HTML, JSON."""
+"""Views of a result: lists of columns, and their writers for terminal, notebook and page."""
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,10 +9,73 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from featstore.probe.results.curves import Evidence, curve_table, over_of
-from featstore.probe.results.names import CURVE, curves_of, score_of, shared_and_own
-from featstore.probe.results.sentences import LEAST
-from featstore.probe.results.summaries import NAMES, percent, warnings
+from featstore.probe.results import (
+    CURVE,
+    NAMES,
+    Evidence,
+    Probes,
+    as_curves,
+    curves_of,
+    percent,
+    score_of,
+    shared_and_own,
+)
+from featstore.probe.results.curves import (
+    curve_table,
+    curves,
+    over_of,
+)
+from featstore.probe.results.sentences import LEAST, warnings
+
+
+def with_ratio(table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with a column `ratio`: each probe's accuracy over its own seed's full layer.
+
+    Where numbers are predicted, R^2 stands for accuracy, here and below.
+
+    Args:
+        table: one row a probe, as `ProbeResult.to_pandas` gives it, with the columns `CURVE`,
+            `seed`, `fraction`, `k`, `accuracy` (in [0, 1]).
+
+    Returns:
+        A copy of the probes that were run with `ratio` float64; NaN where that seed has no row of
+        fraction 1, or where the full layer is within noise of what takes no feature.
+    """
+    table = as_curves(table).reset_index(drop=True)
+    ratio = np.full(len(table), np.nan)
+    for curve in curves(table):
+        known = curve.places >= 0
+        ratio[curve.places[known]] = curve.ratios()[known]
+    return table.assign(ratio=ratio)
+
+
+def summary(table: Probes, correct: Evidence = None, level: float = 0.95) -> pd.DataFrame:
+    """Condense one row a probe into one row a fraction: mean, spread over seeds, interval.
+
+    Args:
+        table: a `ProbeResult`, or one row a probe, as `to_pandas` gives it.
+        correct: which test rows each probe has right, by default the result's own: intervals are
+            then over test rows too.
+        level: coverage of each interval.
+
+    Returns:
+        The columns of `featstore.probe.results.curves.curve_table`: `CURVE`, `fraction`, `k`,
+        `probes` (how many stand
+        behind the row: the full layer, which no seed changes, is one), and of accuracy (or R^2) and
+        of the ratio the mean, `_std` (sample, over seeds), `_low` and `_high`; curves in the order
+        in which the table first has them, fractions rising.
+
+    >>> row = {"store": "s", "tap": "t", "mode": "random", "solver": "ridge", "l2": 1e-3}
+    >>> probes = [(1, 0.1, 2, 0.6), (2, 0.1, 2, 0.7), (1, 1.0, 20, 0.8), (2, 1.0, 20, 0.8)]
+    >>> keys = ["seed", "fraction", "k", "accuracy"]
+    >>> table = pd.DataFrame([row | dict(zip(keys, p, strict=True)) for p in probes])
+    >>> summary(table)[["fraction", "probes", "accuracy", "accuracy_std", "ratio"]].round(4)
+       fraction  probes  accuracy  accuracy_std   ratio
+    0       0.1       2      0.65        0.0707  0.8125
+    1       1.0       1      0.80           NaN  1.0000
+    """
+    return curve_table(table, correct, level)
+
 
 MOST_ROWS = 30
 """Fractions of a curve up to which all are shown."""

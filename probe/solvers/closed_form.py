@@ -6,16 +6,22 @@ from dataclasses import dataclass
 import numpy as np
 from array_api_compat import array_namespace
 
-from featstore.probe.arrays import Array, at_labels, full_precision, set_at_labels, to_host
-from featstore.probe.bases import Frame
+from featstore.probe.arrays import (
+    Array,
+    Forward,
+    at_labels,
+    full_precision,
+    like,
+    set_at_labels,
+    to_host,
+)
 from featstore.probe.memory import Settings
 from featstore.probe.metrics import LogitSink, PassingSink
 from featstore.probe.moments import Moments, cached_moments
 from featstore.probe.rows import RowBlocks
-from featstore.probe.solvers.factor import Forward, like
 from featstore.probe.solvers.prefixes import Batch, Normal, PrefixFit, System, refined
 from featstore.probe.solvers.weights import Weights
-from featstore.probe.subsets import Axes, Chain
+from featstore.probe.subsets import Axes, Chain, Frame
 
 UNDETERMINED = 1000
 """Units of rounding under which what a row leaves of S (1 less its leverage) says nothing."""

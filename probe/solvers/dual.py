@@ -1,4 +1,4 @@
-"""Ridge and LDA in the dual, for layers that are wider than they have rows."""
+"""Probes of more features than rows, solved in the dual from Gram matrices of rows."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -8,17 +8,164 @@ import numpy as np
 from array_api_compat import array_namespace
 
 from featstore.probe import statuses
-from featstore.probe.arrays import Array, full_precision, to_host
+from featstore.probe.arrays import (
+    TRUSTED,
+    Array,
+    factorise,
+    full_precision,
+    solve_lower,
+    standardized,
+    to_host,
+)
 from featstore.probe.errors import MemoryBudgetError
 from featstore.probe.memory import Settings, silent, spared, text
 from featstore.probe.metrics import LogitSink
-from featstore.probe.moments import target_means, target_units
-from featstore.probe.rows import ArrayBlocks, RowBlocks, as_blocks, targets_of
-from featstore.probe.solvers.gram import Rotation, Scaling, grams, mirrored, rotation
+from featstore.probe.moments import add_upper, mirror, target_means, target_units
+from featstore.probe.rows import (
+    ArrayBlocks,
+    RowBlocks,
+    as_blocks,
+    first_rows,
+    gathered,
+    targets_of,
+)
 from featstore.probe.solvers.weights import Fitted, Weights
-from featstore.probe.splits import ColumnSubset
-from featstore.probe.streams import first_rows, gathered
+from featstore.probe.splits import ColumnSubset, gathered_columns
 from featstore.probe.subsets import Axes, Chain
+
+PIECE = 4096
+"""Features multiplied at once: their products are float32, the sums of these float64."""
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """How the features of a chain are centred and scaled.
+
+    Attributes:
+        mean: float64 (m,), in the order of the chain.
+        scale: float64 (m,); 1 for a feature that never changes, or without scaling.
+    """
+
+    mean: np.ndarray
+    scale: np.ndarray
+
+
+def grams(
+    train: RowBlocks, chain: Chain, tile: int, dtype: str, settings: Settings, scaling: Scaling
+) -> Iterator[tuple[int, Array]]:
+    """Yield every prefix of a chain and X X' of its centred, scaled features, smallest first.
+
+    The features are read in tiles, in the order of the chain, one pass over the rows for each.
+
+    Arguments:
+        train: N rows.
+        chain: whose prefixes.
+        tile: features of a tile; all rows of a tile are held.
+        dtype: of products, "float32" or "float64".
+        settings: where to compute.
+        scaling: filled as the tiles go by.
+
+    Yields:
+        the number of the prefix.
+        float64 (N, N), of which only panels on and above the diagonal are kept; the next step
+            changes it.
+
+    Raises:
+        DataError: a feature is not finite.
+    """
+    backend = settings.backend
+    total = backend.zeros((train.n_rows, train.n_rows), "float64")
+    done, prefix, sizes = 0, 0, chain.sizes
+    for start in range(0, chain.length, tile):
+        columns = chain.order[start : min(start + tile, chain.length)]
+        features = gathered_columns(train, columns, "train")
+        settings.progress("features", start + len(columns), chain.length)
+        while done < start + len(columns):
+            stop = min(done + PIECE, start + len(columns), sizes[prefix])
+            span = slice(done, stop)
+            piece = features[:, done - start : stop - start]
+            x, scaling.mean[span], scaling.scale[span] = standardized(
+                piece, backend, dtype, settings.standardize
+            )
+            add_upper(total, x.T, train.n_rows)
+            done = stop
+            while prefix < len(sizes) and sizes[prefix] == done:
+                yield prefix, total
+                prefix += 1
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Features Z (N, N - 1) with Z Z' = X X', for centred features X (N, k), k >= N.
+
+    X X' has the eigenvector 1 with eigenvalue 0. A Householder reflection P = I - 2 v v' takes it
+    to the first axis; with H the other rows of P and H X X' H' = L L',
+
+        Z = H' L,    X = Z Q',   Q = X' H' L^-T with orthonormal columns.
+
+    A probe that knows its weights by ||W||^2 and x'W alone is the same in z = Q'x, so that its
+    weights A there are W = Q A = X' B with B = H' L^-T A here.
+
+    Attributes:
+        lower: float64 (N - 1, N - 1), L.
+        axis: float64 (N,), v.
+        jitter: what was added to the diagonal of H X X' H' for L to exist; NaN where nothing
+            helped.
+        least: about the smallest eigenvalue of H X X' H'; 0 where that had no factor.
+        rounding: about what rounding of X X' may change it by.
+    """
+
+    lower: Array
+    axis: Array
+    jitter: float
+    least: float = 0.0
+    rounding: float = 0.0
+
+    def doubtful(self, added: float) -> bool:
+        """Return whether rounding of X X' decides about X X' + added I in some direction."""
+        return not self.rounding <= TRUSTED * (self.least + added)
+
+    def features(self) -> np.ndarray:
+        """Return Z, float64 (N, N - 1)."""
+        return to_host(self._lifted(self.lower))
+
+    def row_weights(self, coef: np.ndarray) -> np.ndarray:
+        """Return B, float64 (N, C), for weights A (N - 1, C) of Z."""
+        xp = array_namespace(self.lower)
+        a = xp.asarray(coef, device=self.lower.device)
+        return to_host(self._lifted(solve_lower(self.lower[None], a[None], transpose=True)[0]))
+
+    def _lifted(self, rows: Array) -> Array:
+        """Return H' M, (N, n), for M (N - 1, n)."""
+        xp = array_namespace(rows)
+        nothing = xp.zeros((1, rows.shape[1]), dtype=rows.dtype, device=rows.device)
+        out = xp.concat([nothing, rows], axis=0)
+        out -= 2 * self.axis[:, None] * (self.axis[1:] @ rows)
+        return out
+
+
+def rotation(gram: Array, products: str = "float64") -> Rotation:
+    """Return the rotation for X X', float64 (N, N) of centred features; the matrix is used up.
+
+    `products` is the dtype in which its entries were computed. Rows that are
+    equal, or fewer than N - 1 independent features, leave no factor without jitter.
+    """
+    xp = array_namespace(gram)
+    n = len(gram)
+    axis = xp.full((n,), n**-0.5, dtype=gram.dtype, device=gram.device)
+    axis[0] += 1.0
+    axis /= xp.sqrt(xp.sum(axis * axis))
+    along = gram @ axis
+    half = 2 * along - 2 * (axis @ along) * axis
+    # (I - 2 v v') K (I - 2 v v') = K - v h' - h v', h = 2 K v - 2 (v'K v) v
+    gram -= axis[:, None] * half
+    gram -= half[:, None] * axis
+    inner = xp.asarray(gram[None, 1:, 1:], copy=True)
+    factors = factorise(inner, products=products)
+    mean, jitter = float(xp.mean(xp.linalg.diagonal(inner))), float(factors.jitter[0])
+    least = mean * float(factors.least[0]) if jitter == 0 else 0.0
+    return Rotation(factors.lower[0], axis, jitter, least, mean * float(factors.rounding[0]))
+
 
 WORTH = 4.0
 """How many times fewer operations another way must take than the moments of all features."""
@@ -237,7 +384,7 @@ class DualFit(Fitted):
 
     Probes with the penalty (l2/2) ||W||^2 have weights W = X'B, combinations of the train rows, and
     know of the features only the inner products X X'. So each prefix is rotated to N - 1 features
-    with the same inner products (`featstore.probe.solvers.gram`), and the solver does the rest: the
+    with the same inner products (`featstore.probe.solvers.dual`), and the solver does the rest: the
     probes
     are exactly those of the k features. What is kept of each is B (N, C) and the intercept.
 
@@ -376,7 +523,9 @@ class DualFit(Fitted):
         added = self.n_train * min(axes.penalties[penalty] for penalty in np.unique(of_penalty))
         scaling = self._scalings[number]
         for place, upper in grams(self._train, cut, self._tile, dtype, self._settings, scaling):
-            turned = rotation(mirrored(upper), dtype)
+            gram = array_namespace(upper).asarray(upper, copy=True)
+            mirror(gram)
+            turned = rotation(gram, dtype)
             if dtype == "float32" and turned.doubtful(added):
                 return None
             facts |= self._prefix(probes[of_prefix == prefixes[place]].tolist(), turned)
@@ -470,8 +619,7 @@ class DualFit(Fitted):
         chain, scaling = self.axes.chains[number], self._scalings[number]
         columns = chain.order[: chain.length]
         item = 8 if dtype == "float64" else 4
-        rows = self._settings.memory // 4 // (2 * item * chain.length)
-        rows = max(1, min(rows, MAX_ROWS))
+        rows = max(1, min(self._settings.memory // 4 // (2 * item * chain.length), MAX_ROWS))
         yield from gathered(
             ColumnSubset(blocks, columns), rows, backend, dtype, scaling.mean, split,
             scale=scaling.scale,

@@ -7,18 +7,26 @@ from typing import TypeAlias
 import numpy as np
 from array_api_compat import array_namespace
 
-from featstore.probe.arrays import Array, full_precision, on_device, solve_lower, to_host
-from featstore.probe.bases import FEATURES, Basis, Frame, congruent, directions, variances
+from featstore.probe.arrays import (
+    Array,
+    Factors,
+    Forward,
+    factorise,
+    folded,
+    forward,
+    full_precision,
+    on_device,
+    solve_lower,
+    to_host,
+)
 from featstore.probe.kernels import permuted_blocks
 from featstore.probe.memory import Settings, SolvePlan, SystemSize, everywhere, solve_plan
 from featstore.probe.metrics import LogitSink, PassingSink, Scores
 from featstore.probe.moments import Moments
-from featstore.probe.rows import RowBlocks
-from featstore.probe.solvers.factor import Factors, Forward, factorise, folded, forward
+from featstore.probe.rows import RowBlocks, gathered
 from featstore.probe.solvers.weights import Fitted, Weights
 from featstore.probe.statuses import SINGULAR
-from featstore.probe.streams import gathered
-from featstore.probe.subsets import Axes
+from featstore.probe.subsets import FEATURES, Axes, Basis, Frame, congruent, directions, variances
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,7 @@ from typing import Any, Protocol
 from featstore.probe import neighbours, statuses
 from featstore.probe.memory import Settings
 from featstore.probe.rows import RowBlocks
-from featstore.probe.solvers import closed_form, logistic, prefixes, sgd
-from featstore.probe.solvers.options import Options, value_of
+from featstore.probe.solvers import Options, closed_form, logistic, prefixes, sgd, value_of
 from featstore.probe.solvers.weights import Fitted
 from featstore.probe.subsets import Chain
 
@@ -56,7 +55,7 @@ class Solver:
         validates: whether it chooses by validation rows of their own where train has some.
         raw: whether it takes features as they are, neither centred nor scaled.
         every_prefix: whether all prefixes of a chain come from one factorisation.
-        ladder: all values that "auto" may come to; None for `featstore.probe.penalties.LADDER`.
+        ladder: all values that "auto" may come to; None for `featstore.probe.selection.LADDER`.
         at_once: whether further penalties cost hardly more than one: all are tried, and the chosen
             ones are taken from one fit of all.
         affine: whether a probe is an affine map, which has weights.
@@ -87,7 +86,7 @@ class Solver:
 
     @property
     def penalties(self) -> dict[str, Any]:
-        """What `featstore.probe.penalties.planned` needs to know of the solver."""
+        """What `featstore.probe.selection.planned` needs to know of the solver."""
         return {"zero": self.zero_penalty, "choice": self.choice, "ladder": self.ladder}
 
     @property
@@ -185,7 +184,7 @@ def chosen(solver: str | Options, **given: Any) -> Chosen:
         given: fields of the value, where `solver` is a name; None stands for "not given".
 
     Raises:
-        UsageError: as `featstore.probe.solvers.options.value_of`.
+        UsageError: as `featstore.probe.solvers.value_of`.
     """
     value = value_of(solver, tuple(SOLVERS), **given)
     return Chosen(value.solver or str(solver), value)

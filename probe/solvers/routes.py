@@ -8,7 +8,6 @@ import numpy as np
 from array_api_compat import array_namespace, device
 
 from featstore.probe.arrays import Array, Backend, full_precision, to_host
-from featstore.probe.bases import FEATURES, Basis, Frame, congruent, directions
 from featstore.probe.errors import MemoryBudgetError, UsageError
 from featstore.probe.memory import Settings, spared, text
 from featstore.probe.metrics import LogitSink, PassingSink
@@ -17,8 +16,10 @@ from featstore.probe.rows import (
     ArrayBlocks,
     LabelledRows,
     RowBlocks,
+    Standardizing,
     as_blocks,
     has_targets,
+    raise_non_finite,
     targets_of,
     validation_of,
     views_of,
@@ -28,8 +29,7 @@ from featstore.probe.solvers.prefixes import PrefixFit
 from featstore.probe.solvers.registry import Fit, Solver
 from featstore.probe.solvers.weights import Fitted, Weights, n_targets, n_train
 from featstore.probe.splits import ColumnSubset, RowRange
-from featstore.probe.streams import Standardizing, raise_non_finite
-from featstore.probe.subsets import Axes, Chain
+from featstore.probe.subsets import FEATURES, Axes, Basis, Chain, Frame, congruent, directions
 
 
 class Joined(Fitted):

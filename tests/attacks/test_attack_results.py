@@ -25,9 +25,14 @@ from featstore.cli import main
 from featstore.probe.errors import ChangedWarning, FileError, ProbeError, RowsWarning
 from featstore.probe.moments import ARRAYS, Moments, load, save
 from featstore.probe.result import per_class_table
-from featstore.probe.results.files import digest_path
-from featstore.probe.results.reading import read_per_class, read_predictions, read_results
-from featstore.probe.results.tables import load_rows, read_table, rows_path, save_table
+from featstore.probe.results.files import digest_path, read_table, save_table
+from featstore.probe.results.reading import (
+    load_rows,
+    read_per_class,
+    read_predictions,
+    read_results,
+    rows_path,
+)
 
 SUFFIXES = (".csv", ".json", ".parquet")
 

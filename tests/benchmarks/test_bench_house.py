@@ -107,13 +107,13 @@ def test_modules_are_those_outside_tests_and_benchmarks(root):
 def test_a_linked_file_counts_once_under_the_name_it_is_imported_by(root, linked):
     names = house.modules_of(linked)
     assert len(names) == 10
-    assert {"featstore.probe", "featstore.probe.fits"} <= set(names)
+    assert {"featstore.probe", "featstore.probe.sweeps"} <= set(names)
     assert not any(name.split(".")[0] == "probe" for name in names)
 
 
 def test_a_mapping_in_setup_cfg_names_them_as_a_link_does(root):
     (root / "setup.cfg").write_text("[options]\npackage_dir =\n    featstore.probe = probe\n")
-    assert "featstore.probe.fits" in house.modules_of(root)
+    assert "featstore.probe.sweeps" in house.modules_of(root)
 
 
 def test_imports_are_of_the_module_and_know_when_they_run(root):

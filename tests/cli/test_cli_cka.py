@@ -8,10 +8,9 @@ from hypothesis import given, settings, strategies as st
 from layer_stores import N_TEST, features, made
 
 from featstore.cli import main
-from featstore.probe.analysis.layers import layer_similarity
 from featstore.probe.errors import DataError, MemoryBudgetError, UsageError
-from featstore.probe.rows import ArrayBlocks
-from featstore.probe.streams import SideBySide
+from featstore.probe.layers import layer_similarity
+from featstore.probe.rows import ArrayBlocks, SideBySide
 from featstore.probe.subsets import random_order
 
 

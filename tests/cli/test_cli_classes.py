@@ -7,9 +7,9 @@ from click.testing import CliRunner
 
 from featstore import probe
 from featstore.cli import main
-from featstore.probe.analysis.classes import affected_classes, affected_of_curves
+from featstore.probe.classes import affected_classes, affected_of_curves
+from featstore.probe.results.files import save_table
 from featstore.probe.results.reading import judged_by_class, read_per_class
-from featstore.probe.results.tables import save_table
 
 NAMES = ["T-shirt", "bag", "coat", "[b]"]
 

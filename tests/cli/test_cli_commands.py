@@ -14,7 +14,8 @@ from conftest import N_CLASSES, N_TEST, N_TRAIN, clusters, fill, spec_of_cluster
 import featstore
 from featstore import probe
 from featstore.cli import main
-from featstore.probe.results.tables import rows_path, save_table
+from featstore.probe.results.files import save_table
+from featstore.probe.results.reading import rows_path
 
 FRACTIONS = ["--fractions", "0.05,0.5", "--seeds", "3"]
 COLUMNS = [
@@ -105,7 +106,7 @@ def test_seeds_3_and_7_are_those_two(tiny_store, tmp_path):
 
 
 def test_defaults_and_solvers_are_the_library_s_own():
-    from featstore.probe.solvers.options import declared
+    from featstore.probe.solvers import declared
     from featstore.probe.solvers.registry import SOLVERS
 
     for command in ("probe", "compare"):

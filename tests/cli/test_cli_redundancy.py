@@ -7,8 +7,8 @@ from click.testing import CliRunner
 
 from featstore import probe
 from featstore.cli import main
-from featstore.probe.analysis.redundancy import DELTAS
-from featstore.probe.results.tables import save_table
+from featstore.probe.redundancy import DELTAS
+from featstore.probe.results.files import save_table
 
 ROW = {"store": "a/net.zarr", "tap": "last", "mode": "random", "solver": "ridge", "l2": 0.01,
        "l2_choice": "given", "status": "ok"}  # fmt: skip

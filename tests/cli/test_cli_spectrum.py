@@ -7,8 +7,8 @@ from click.testing import CliRunner
 from layer_stores import N_TRAIN, features, made
 
 from featstore.cli import main
-from featstore.probe.analysis.spectrum import layer_spectrum
 from featstore.probe.errors import MemoryBudgetError
+from featstore.probe.layers import layer_spectrum
 
 
 def run(*arguments, status: int = 0):

@@ -60,13 +60,13 @@ def test_a_file_to_write_is_checked_before_any_work(tmp_path):
 def test_the_suffixes_are_the_library_s_own():
     from featstore.cli.probe import probe
     from featstore.probe import figures, prediction, result
-    from featstore.probe.results import tables
+    from featstore.probe.results import files
 
     suffixes = {p.name: p.type.suffixes for p in probe.params if isinstance(p.type, OutFile)}
     assert suffixes == {
-        "out": tables.SUFFIXES,
+        "out": files.SUFFIXES,
         "plot": figures.SUFFIXES,
-        "per_class": tables.SUFFIXES,
+        "per_class": files.SUFFIXES,
         "save_predictions": result.SUFFIXES,
         "save_weights": (prediction.SUFFIX,),
     }

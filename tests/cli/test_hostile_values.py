@@ -11,12 +11,18 @@ from featstore import probe
 from featstore.cli import main
 from featstore.cli.common import _failure, line, visible
 from featstore.errors import BadStudy as StudyUsageError
-from featstore.probe.arguments import seeds_of
-from featstore.probe.errors import FileError, UsageError
+from featstore.probe.errors import FileError, UsageError, seeds_of
 from featstore.probe.modes import read_indices
-from featstore.probe.plans import check_seeds
-from featstore.probe.results.files import load_arrays, opened, save_arrays, written_whole
-from featstore.probe.results.tables import escaped, read_table, save_table
+from featstore.probe.results.files import (
+    escaped,
+    load_arrays,
+    opened,
+    read_table,
+    save_arrays,
+    save_table,
+    written_whole,
+)
+from featstore.probe.subsets import check_seeds
 from featstore.study import spec
 
 X, Y = np.eye(12, 4, dtype=np.float32), np.arange(12) % 3

@@ -12,15 +12,22 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from featstore import probe
 from featstore.probe.arrays import Backend, to_host
-from featstore.probe.bases import KINDS, Basis, Frame, congruent, directions, orthonormalised
 from featstore.probe.errors import MemoryBudgetError, UsageError
 from featstore.probe.memory import Settings
 from featstore.probe.moments import moments
 from featstore.probe.rows import as_blocks
 from featstore.probe.selection import part_count
-from featstore.probe.solvers.options import value_of
+from featstore.probe.solvers import value_of
 from featstore.probe.splits import stratified_parts
-from featstore.probe.subsets import Chain
+from featstore.probe.subsets import (
+    KINDS,
+    Basis,
+    Chain,
+    Frame,
+    congruent,
+    directions,
+    orthonormalised,
+)
 
 PROJECTED = [
     "pca", "pca-least", "pca-uncentred", "random-projection", "random-projection-orthogonal",

@@ -6,10 +6,10 @@ import torch
 from problems import clusters
 
 from featstore import probe
-from featstore.probe import devices, memory, metrics
+from featstore.probe import memory, metrics
 from featstore.probe.arrays import Backend
-from featstore.probe.devices import Grant, grant, out_of_memory
 from featstore.probe.errors import DeviceWarning, MemoryBudgetError, UsageError
+from featstore.probe.memory import Grant, grant, out_of_memory
 from featstore.probe.solvers import dual, prefixes
 from featstore.probe.solvers.logistic import products
 
@@ -83,7 +83,8 @@ def test_when_nothing_fits_the_error_says_what_to_do():
 
 
 def test_a_rank_among_others_does_not_go_on_alone(monkeypatch):
-    monkeypatch.setattr(devices, "world", lambda: 2)
+    monkeypatch.setattr(memory, "world", lambda: 2)
+    monkeypatch.setattr(memory, "rank", lambda: 0)
     attempt, seen = failing_above(300, ERRORS["torch"])
     with pytest.raises(MemoryBudgetError, match=r"of rank 0 ran out of memory .* smaller memory"):
         Grant(1000, HOST).spend(attempt)
@@ -91,9 +92,10 @@ def test_a_rank_among_others_does_not_go_on_alone(monkeypatch):
 
 
 def test_ranks_plan_with_what_the_poorest_has(monkeypatch):
-    monkeypatch.setattr(devices, "world", lambda: 2)
-    monkeypatch.setattr(devices, "free", lambda backend: 1000)
-    monkeypatch.setattr(devices, "all_sum", lambda free: free.__setitem__(1, 500))
+    monkeypatch.setattr(memory, "world", lambda: 2)
+    monkeypatch.setattr(memory, "rank", lambda: 0)
+    monkeypatch.setattr(memory, "free", lambda backend: 1000)
+    monkeypatch.setattr(memory, "all_sum", lambda free: free.__setitem__(1, 500))
     assert Grant("auto", Backend("torch", "cuda")).memory == 450
 
 
@@ -172,7 +174,7 @@ def test_what_the_libraries_keep_is_given_back(monkeypatch):
     with cupy_stand_in.installed() as cupy:
         pool = cupy.get_default_memory_pool()
         monkeypatch.setattr(pool, "free_all_blocks", lambda: freed.append("cupy"))
-        devices.release()
+        memory.release()
     assert freed == ["torch", "cupy"]
 
 
@@ -218,4 +220,4 @@ def test_cupy_without_a_driver_keeps_nothing_that_could_be_given_back(monkeypatc
     with cupy_stand_in.installed() as cupy:
         pool = cupy.get_default_memory_pool()
         monkeypatch.setattr(pool, "free_all_blocks", without_driver)
-        devices.release()
+        memory.release()

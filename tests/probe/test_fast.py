@@ -9,7 +9,7 @@ from problems import clusters
 
 from featstore import probe
 from featstore.probe.arrays import Backend, add_product, full_precision
-from featstore.probe.solvers.logistic import lockstep, products
+from featstore.probe.solvers.logistic import lbfgs, products
 from featstore.probe.subsets import random_chain
 
 BITS = {"tf32": 10, "bfloat16": 7}  # of the mantissa, behind its leading one
@@ -45,7 +45,7 @@ def rounding(request, monkeypatch):
 
     monkeypatch.setattr(products, "add_product", product)
     fast = (
-        lockstep.Stage(in_reduced, lockstep.FAST_TOL, lockstep.FAST_NOISE), lockstep.Stage(in_full)
+        lbfgs.Stage(in_reduced, lbfgs.FAST_TOL, lbfgs.FAST_NOISE), lbfgs.Stage(in_full)
     )  # fmt: skip
     monkeypatch.setattr(
         "featstore.probe.solvers.logistic.stages", lambda fast_, *_: fast[not fast_ :]
@@ -105,12 +105,12 @@ def test_progress_never_goes_back(rounding):
 
 
 def test_only_float32_of_torch_on_a_device_is_rounded():
-    cuda, full = Backend("torch", "cuda"), (lockstep.FULL,)
-    assert lockstep.stages(True, cuda, "float32") == (lockstep.FAST, lockstep.FULL)
-    assert lockstep.stages(False, cuda, "float32") == full
-    assert lockstep.stages(True, cuda, "float64") == full
-    assert lockstep.stages(True, Backend("cupy", "cuda"), "float32") == full
-    assert lockstep.stages(True, Backend("torch", "cpu"), "float32") == full
+    cuda, full = Backend("torch", "cuda"), (lbfgs.FULL,)
+    assert lbfgs.stages(True, cuda, "float32") == (lbfgs.FAST, lbfgs.FULL)
+    assert lbfgs.stages(False, cuda, "float32") == full
+    assert lbfgs.stages(True, cuda, "float64") == full
+    assert lbfgs.stages(True, Backend("cupy", "cuda"), "float32") == full
+    assert lbfgs.stages(True, Backend("torch", "cpu"), "float32") == full
 
 
 def test_on_the_cpu_fast_changes_no_bit():

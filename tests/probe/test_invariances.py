@@ -16,7 +16,7 @@ from featstore.probe.errors import ProbeError
 from featstore.probe.metrics import METRICS, OF_TARGETS
 from featstore.probe.modes import MODES
 from featstore.probe.rows import ArrayBlocks
-from featstore.probe.solvers.options import declared, value_of
+from featstore.probe.solvers import declared, value_of
 from featstore.probe.solvers.registry import SOLVERS
 
 N, N_TEST, D, C = 150, 90, 16, 6

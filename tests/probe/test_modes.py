@@ -23,7 +23,7 @@ from featstore.probe.modes import (
     read_indices,
 )
 from featstore.probe.moments import moments
-from featstore.probe.results.tables import read_table
+from featstore.probe.results.files import read_table
 from featstore.probe.rows import as_blocks
 from featstore.probe.subsets import every_size, random_order
 

@@ -3,7 +3,8 @@ from itertools import pairwise
 import pytest
 
 from featstore.probe.errors import UsageError
-from featstore.probe.penalties import LADDER, check_penalties, planned
+from featstore.probe.selection import LADDER, planned
+from featstore.probe.solvers import check_penalties
 
 
 @pytest.mark.parametrize(

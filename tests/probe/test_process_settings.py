@@ -10,7 +10,7 @@ from problems import clusters
 
 from featstore import probe
 from featstore.probe.arrays import full_precision, own_settings, reduced_precision
-from featstore.probe.solvers.options import value_of
+from featstore.probe.solvers import value_of
 
 PROBLEM = clusters(200, 100, 40, 3)
 PLACES = {

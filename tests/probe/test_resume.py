@@ -16,15 +16,16 @@ from featstore import probe
 from featstore.probe import plans
 from featstore.probe.errors import ChangedWarning, DataError, UsageError
 from featstore.probe.plans import PHASES
-from featstore.probe.results.files import as_written, digest_path, written_with_digest
-from featstore.probe.results.tables import (
+from featstore.probe.results.files import (
     SUFFIXES,
     as_computed,
-    load_rows,
+    as_written,
+    digest_path,
     read_table,
-    rows_path,
     save_table,
+    written_with_digest,
 )
+from featstore.probe.results.reading import load_rows, rows_path
 from featstore.probe.solvers.registry import SOLVERS
 from featstore.probe.statuses import NOT_RUN
 

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from problems import relative
 
-from featstore.probe.analysis.layers import cokurtosis
 from featstore.probe.errors import DataError, UsageError
+from featstore.probe.layers import cokurtosis
 from featstore.probe.memory import Settings
 from featstore.probe.moments import moments
 from featstore.probe.rows import ArrayBlocks

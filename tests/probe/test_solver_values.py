@@ -12,10 +12,9 @@ import pytest
 import featstore
 from featstore import probe
 from featstore.probe import KNN, LDA, SGD, Logistic, Ridge, figures
-from featstore.probe.arguments import seeds_of
-from featstore.probe.errors import UsageError
-from featstore.probe.fits import described
-from featstore.probe.solvers.options import VALUES, declared
+from featstore.probe.errors import UsageError, seeds_of
+from featstore.probe.plans import described
+from featstore.probe.solvers import VALUES, declared
 from featstore.probe.solvers.registry import SOLVERS, chosen
 from featstore.study.spec import Probe
 

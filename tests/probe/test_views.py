@@ -10,8 +10,8 @@ from featstore import probe
 from featstore.probe.errors import DataError, UsageError
 from featstore.probe.moments import Remembered
 from featstore.probe.rows import ArrayBlocks
-from featstore.probe.solvers.options import SGD
-from featstore.probe.solvers.sgd.training import orders, views as views_shown
+from featstore.probe.solvers import SGD
+from featstore.probe.solvers.sgd import orders, views as views_shown
 from featstore.probe.splits import random_parts
 from featstore.probe.subsets import random_chain
 

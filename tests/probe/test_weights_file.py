@@ -13,7 +13,7 @@ from featstore.probe import prediction
 from featstore.probe.errors import DataError, FileError, MemoryBudgetError, UsageError
 from featstore.probe.result import per_class_table
 from featstore.probe.rows import ArrayBlocks
-from featstore.probe.solvers.options import value_of
+from featstore.probe.solvers import value_of
 from featstore.probe.solvers.registry import SOLVERS, Solver
 
 PROBLEM = clusters(200, 90, 30, 4)

@@ -12,12 +12,13 @@ from report_tables import HOSTILE, by_class, probes
 
 from featstore import probe
 from featstore.cli import main
-from featstore.probe.analysis.classes import class_losses, inequality_table
-from featstore.probe.analysis.redundancy import diffused_redundancy
+from featstore.probe.classes import class_losses, inequality_table
 from featstore.probe.errors import DataError, RowsWarning, UsageError
 from featstore.probe.figures.style import PALETTE
-from featstore.probe.results.summaries import summary
-from featstore.probe.results.tables import RowScores, RowSink, save_table
+from featstore.probe.redundancy import diffused_redundancy
+from featstore.probe.results.files import save_table
+from featstore.probe.results.reading import RowScores, RowSink
+from featstore.probe.results.views import summary
 from featstore.report import page as page_module, provenance, reading
 from featstore.report.page import ASSETS, SCRIPTS, write
 

@@ -7,7 +7,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 from report_tables import HOSTILE, by_class, probes
 
-from featstore.probe.results.tables import save_table
+from featstore.probe.results.files import save_table
 from featstore.report.page import write
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

@@ -17,9 +17,9 @@ from test_cli_commands import run as command
 import featstore
 from featstore import probe
 from featstore.errors import BadStudy, PartMissing
-from featstore.probe.analysis.redundancy import diffused_redundancy
 from featstore.probe.plans import ResultsFile
-from featstore.probe.results.tables import read_table
+from featstore.probe.redundancy import diffused_redundancy
+from featstore.probe.results.files import read_table
 from featstore.probe.solvers.registry import SOLVERS
 from featstore.study import analyses, facts as sheets, page as pages, run as running, spec, sweeps
 from featstore.study.facts import Facts

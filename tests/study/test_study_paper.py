@@ -16,8 +16,8 @@ from test_cli_commands import run as command
 
 from featstore import probe
 from featstore.errors import BadStudy
-from featstore.probe.fits import described
-from featstore.probe.solvers.options import SGD
+from featstore.probe.plans import described
+from featstore.probe.solvers import SGD
 from featstore.probe.subsets import random_order
 from featstore.study import page as beside, spec
 from featstore.study.facts import Facts

@@ -12,16 +12,16 @@ from featstore.probe.arrays import (
     Backend,
     Precision,
     add_product,
+    factorise,
     full_precision,
+    like,
     solve_lower,
     take_into,
     to_host,
 )
 from featstore.probe.kernels import residuals
 from featstore.probe.memory import all_sum
-from featstore.probe.rows import RowBlocks
-from featstore.probe.solvers.factor import factorise, like
-from featstore.probe.streams import gathered
+from featstore.probe.rows import RowBlocks, gathered
 from featstore.probe.subsets import Axes, Chain, Segment, segments
 
 # features and columns of a product below which it is too thin to run at full speed
@@ -265,7 +265,7 @@ class Tiles:
         """Yield tiles (1 + D, r) and their labels (r,); a tile is valid until the next.
 
         Raises:
-            DataError: as `featstore.probe.streams.gathered`.
+            DataError: as `featstore.probe.rows.gathered`.
         """
         if self._kept:
             yield from self._kept

@@ -17,8 +17,8 @@ from featstore.probe import figures
 from featstore.probe.errors import DataError, UsageError
 from featstore.probe.figures import most_affected
 from featstore.probe.figures.style import look, spread_out
+from featstore.probe.results import CURVE
 from featstore.probe.results.curves import curve_table
-from featstore.probe.results.names import CURVE
 
 FRACTIONS = (0.01, 0.05, 0.1, 0.5, 1.0)
 ONE = table(

@@ -11,16 +11,8 @@ from problems import clusters
 from featstore import probe
 from featstore.probe import memory, sweeps
 from featstore.probe.errors import RowsWarning
-from featstore.probe.results.tables import (
-    RowScores,
-    RowSink,
-    as_computed,
-    digest_of,
-    load_rows,
-    read_table,
-    rows_path,
-    save_table,
-)
+from featstore.probe.results.files import as_computed, read_table, save_table
+from featstore.probe.results.reading import RowScores, RowSink, load_rows, rows_path, table_digest
 
 PROBLEM = clusters(150, 61, 30, 3)
 WIDE = clusters(40, 61, 90, 3)
@@ -183,9 +175,9 @@ def test_a_foreign_stale_or_damaged_file_is_refused(tmp_path):
 
 def test_a_chosen_penalty_does_not_count_and_a_given_one_does():
     table = sweep(l2=[0.01, 0.1], select="loo").to_pandas()
-    assert digest_of(table) == digest_of(table.assign(l2=np.nan))
+    assert table_digest(table) == table_digest(table.assign(l2=np.nan))
     given = sweep(l2=0.1).to_pandas()
-    assert digest_of(given) != digest_of(given.assign(l2=0.2))
+    assert table_digest(given) != table_digest(given.assign(l2=0.2))
 
 
 def test_results_without_the_file_are_resumed_over_seeds_alone(tmp_path):

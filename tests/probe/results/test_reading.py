@@ -7,6 +7,7 @@ import pytest
 from featstore import probe
 from featstore.probe.errors import DataError, UsageError
 from featstore.probe.result import Predictions
+from featstore.probe.results.files import save_table
 from featstore.probe.results.reading import (
     judged,
     judged_by_class,
@@ -14,7 +15,6 @@ from featstore.probe.results.reading import (
     read_predictions,
     read_results,
 )
-from featstore.probe.results.tables import save_table
 
 CLASSES = ["a cat", "1", "", "NA"]
 

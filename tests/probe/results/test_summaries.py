@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from featstore.probe.results.names import CURVE
-from featstore.probe.results.summaries import sentence, summary, warnings, with_ratio
+from featstore.probe.results import CURVE
+from featstore.probe.results.sentences import sentence, warnings
+from featstore.probe.results.views import summary, with_ratio
 
 
 def table(probes, **changes) -> pd.DataFrame:

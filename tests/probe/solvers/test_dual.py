@@ -11,9 +11,8 @@ from featstore.probe.arrays import backend as backend_of
 from featstore.probe.errors import DataError, MemoryBudgetError
 from featstore.probe.memory import Settings
 from featstore.probe.rows import ArrayBlocks
-from featstore.probe.solvers import dual, gram, routes
-from featstore.probe.solvers.dual import Problem, wide_plan
-from featstore.probe.solvers.gram import rotation
+from featstore.probe.solvers import dual, routes
+from featstore.probe.solvers.dual import Problem, rotation, wide_plan
 from featstore.probe.solvers.registry import SOLVERS
 from featstore.probe.solvers.routes import OfColumns, solve
 from featstore.probe.subsets import Chain, random_chain, subset_chain
@@ -78,7 +77,7 @@ def test_float32_features_keep_to_float32():
 def test_tiles_and_pieces_change_nothing(monkeypatch):
     whole = logits(both()[0])
     monkeypatch.setattr(dual, "LEAST_TILE", 64)
-    monkeypatch.setattr(gram, "PIECE", 48)
+    monkeypatch.setattr(dual, "PIECE", 48)
     reads = []
 
     class Counted(ArrayBlocks):

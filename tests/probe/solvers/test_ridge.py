@@ -16,9 +16,10 @@ from problems import (
 from sklearn.linear_model import Ridge
 
 from featstore import probe
+from featstore.probe import arrays
 from featstore.probe.errors import MemoryBudgetError, ProbeFailed
 from featstore.probe.rows import ArrayBlocks
-from featstore.probe.solvers import factor, prefixes
+from featstore.probe.solvers import prefixes
 from featstore.probe.subsets import Chain, ordered_chain, random_chain, subset_chain
 
 L2 = 1e-2
@@ -176,7 +177,7 @@ def test_substitution_and_coefficients_give_the_same_logits(monkeypatch):
 
 
 def test_prefixes_may_end_anywhere_in_a_strip(monkeypatch):
-    monkeypatch.setattr(factor, "FORWARD_WIDTH", 8)
+    monkeypatch.setattr(arrays, "FORWARD_WIDTH", 8)
     monkeypatch.setattr(prefixes, "direct_is_cheaper", lambda *_: False)
     problem = PROBLEMS["tall"]()
     sizes = (1, 7, 8, 8, 9, 16, 31, 33)
@@ -218,7 +219,7 @@ def test_dependent_features_without_a_penalty_are_reported():
 
 
 def test_a_system_without_a_factor_is_a_failure_and_not_a_number(monkeypatch):
-    monkeypatch.setattr(factor, "JITTERS", ())
+    monkeypatch.setattr(arrays, "JITTERS", ())
     problem = in_precision(PROBLEMS["duplicated features"](), "float64")
     chains = [random_chain(40, [0.5, 1.0], seed=1), subset_chain([0, 1, 2], 40)]
     result = solve(problem, chains, l2=0.0).score(problem.test)
@@ -229,14 +230,14 @@ def test_a_system_without_a_factor_is_a_failure_and_not_a_number(monkeypatch):
 
 
 def test_a_wrong_factor_is_found_by_its_residual(monkeypatch):
-    right = factor.cholesky
+    right = arrays.cholesky
 
     def wrong(matrices):
         lower, exists = right(matrices)
         lower[0, -1, 0] += 1e-3
         return lower, exists
 
-    monkeypatch.setattr(factor, "cholesky", wrong)
+    monkeypatch.setattr(arrays, "cholesky", wrong)
     result = solve(PROBLEMS["tall"]())
     assert set(result.table["status"][:5]) == {"singular"}
 

@@ -9,8 +9,8 @@ from torch.nn import functional
 from featstore import probe
 from featstore.probe.arrays import Backend
 from featstore.probe.errors import DataError, MemoryBudgetError, ProbeFailed, UsageError
-from featstore.probe.solvers.options import SGD
-from featstore.probe.solvers.sgd.training import (
+from featstore.probe.solvers import SGD
+from featstore.probe.solvers.sgd import (
     Descent,
     Layout,
     cross_entropy,

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from featstore.probe.analysis.redundancy import DELTAS, RULES, diffused_redundancy
 from featstore.probe.errors import DataError, UsageError
+from featstore.probe.redundancy import DELTAS, RULES, diffused_redundancy
 
 FIXED = {"store": "s", "tap": "t", "mode": "random", "solver": "ridge", "l2": 1e-3}
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from problems import PRECISIONS, PROBLEMS
 
-from featstore.probe.analysis.spectrum import Spectrum, spectrum_of
+from featstore.probe.layers import Spectrum, spectrum_of
 from featstore.probe.memory import Settings
 from featstore.probe.moments import moments
 from featstore.probe.rows import ArrayBlocks

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as arrays
 
-from featstore.probe.analysis.classes import (
+from featstore.probe.classes import (
     affected_classes,
     class_losses,
     gini,

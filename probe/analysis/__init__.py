@@ -1,1 +1,0 @@
-"""Analyses of tables and of layers."""

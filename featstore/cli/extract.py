@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from featstore.cli.common import DEVICE, FILE, FORMAT, STORE, Command, Names, OutFile
+from featstore.cli.common import DEVICE, DTYPE, FILE, FORMAT, STORE, Command, Names, OutFile
 from featstore.cli.screen import PLAIN, Progress, notice, show
 
 # Rows that could not be read and are named; the others are counted.
@@ -236,33 +236,69 @@ def taps(model: str, modules: bool, image_size: int | None, transform: Path | No
         notice("--modules lists every layer that runs")
 
 
+class ArrayName(click.ParamType):
+    """A file, or FILE:NAME of one that holds several arrays."""
+
+    name = "array"
+
+    def convert(self, value, param, ctx) -> str:
+        """Return the text; refused where there is no such file."""
+        from featstore.store import sources
+
+        if not sources.exists(value):
+            self.fail(f"there is no file {value!r}; give {sources.KINDS}", param, ctx)
+        return value
+
+
+ARRAY = ArrayName()
+
+
 @click.command("import", cls=Command)
-@click.option("--train-features", type=FILE, required=True, help=".npy of shape (rows, features).")
-@click.option("--train-labels", type=FILE, required=True, help=".npy of integers from 0.")
-@click.option("--test-features", type=FILE, required=True, help=".npy, as many features.")
-@click.option("--test-labels", type=FILE, required=True, help=".npy of integers from 0.")
+@click.option("--train-features", type=ARRAY, required=True, help="Numbers (rows, features).")
+@click.option("--train-labels", type=ARRAY, required=True, help="Integers from 0, or texts.")
+@click.option("--train-ids", type=ARRAY, help="What each row is.  [default: its number]")
+@click.option("--test-features", type=ARRAY, required=True, help="As many features.")
+@click.option("--test-labels", type=ARRAY, required=True, help="Integers from 0, or texts.")
+@click.option("--test-ids", type=ARRAY, help="What each row is.  [default: its number]")
 @click.option("--out", type=STORE, required=True, help="The store.")
 @click.option("--format", type=FORMAT, default="zarr")
+@click.option(
+    "--dtype", type=DTYPE, help="Of the stored features.  [default: float32, or as given]"
+)
 @click.option("--targets", type=Names(), help="Labels are numbers to regress on, called so.")
-def import_(train_features, train_labels, test_features, test_labels, out, format, targets) -> None:
+@click.option("--classes", type=Names(), help="Names of the classes, in order.")
+@click.option("--overwrite", is_flag=True, help="Replace a store that holds something else.")
+@click.option("--memory", default="4GiB", help="What one array may take, as 4GiB.")
+def import_(train_ids, test_ids, out, format, memory, **options) -> None:
     """Make a store of features that were computed elsewhere.
 
-    The files are memory-mapped and never loaded whole.
+    An array is a file (.npy, .npz, .safetensors, .pt, .parquet, .arrow, .h5), a folder of Zarr or
+    of Hugging Face's save_to_disk, and FILE:NAME where it holds several arrays, columns or tensors.
+    They are read a slice at a time.
 
     \b
     Example:
       featstore import --train-features X.npy --train-labels y.npy \\
         --test-features Xt.npy --test-labels yt.npy --out mine.zarr
+      featstore import --train-features a.parquet:embedding --train-labels a.parquet:class \\
+        --test-features b.pt:features --test-labels b.pt:labels --out mine.zarr
     """
     import featstore
+    from featstore.probe.memory import parse
 
+    given = {
+        split: (options.pop(f"{split}_features"), options.pop(f"{split}_labels"))
+        for split in ("train", "test")
+    }
+    ids = {"train": train_ids, "test": test_ids}
     with Progress() as progress:
         store = featstore.import_arrays(
-            train=(train_features, train_labels),
-            test=(test_features, test_labels),
+            **{split: (*pair, ids[split]) if ids[split] else pair for split, pair in given.items()},
             out=out,
             format=format,
-            targets=targets or (),
+            memory=parse(memory),
             progress=progress,
+            targets=options.pop("targets") or (),
+            **options,
         )
     notice(f"stored {sum(split.n_rows for split in store.spec.splits):,} rows: {store.path}")

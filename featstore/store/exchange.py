@@ -13,148 +13,100 @@ import numpy as np
 import xxhash
 
 from featstore import durable
-from featstore.downloads import mistaken
 from featstore.errors import DatasetError, FeatstoreError, FeatureError, UsageError
 from featstore.places import Url, place
 from featstore.spec import Spec, Split, Tap
-from featstore.store import transfer
+from featstore.store import labels as labelling, transfer
 from featstore.store.base import Progress, no_progress
-from featstore.store.blocks import Rounding, first_nonfinite_row, raw_bytes
-from featstore.store.creation import check_apart, finish, open as open_store, open_or_create
+from featstore.store.blocks import Rounding, first_nonfinite_row, raw_bytes, width
+from featstore.store.creation import check_apart, open as open_store, open_or_create
+from featstore.store.labels import Labels
 from featstore.store.layout import BLOCK_BYTES
+from featstore.store.sources import Source, check_memory, source
 from featstore.store.store import Store
 from featstore.store.transfer import Rows, SplitRows, format_of
 
-# Names for the classes are kept for each number up to the largest label.
-MOST_CLASSES = 1_000_000
-
-NUMBERED = (
-    "number the classes and save y, as by names, y = numpy.unique(labels, return_inverse=True),"
-    " where labels are those of all splits together"
-)
+# Bytes of one array that may be in memory at once, beside its labels and ids.
+_MEMORY = 4 << 30
 
 
 @dataclass(frozen=True)
-class NpySplit:
-    """`features` (n_rows, D) of real numbers and `labels` (n_rows,) of integers from 0, on disk.
-
-    Where `targets` names T quantities, labels are real numbers (n_rows,) or (n_rows, T).
-    """
+class _ArraySplit:
+    """`features` (n_rows, D) of real numbers, `labels` (n_rows, ...) of any form, maybe `ids`."""
 
     name: str
-    features: Path
-    labels: Path
+    features: Source
+    labels: Source
+    ids: Source | None = None
     targets: tuple[str, ...] = ()
 
-    def check(self) -> None:
-        """Refuse shapes and types that make no split: `DatasetError` names the file."""
-        features, labels = _mapped(self.features), _mapped(self.labels)
-        if features.ndim != 2 or 0 in features.shape:
+    @classmethod
+    def of(cls, name: str, given: Sequence[Any], targets: tuple[str, ...]) -> "_ArraySplit":
+        """Return the split of a pair (features, labels), or with ids; `DatasetError` for others."""
+        if isinstance(given, str) or len(given) not in (2, 3):
+            raise UsageError(f"{name} is no pair (features, labels), or with ids; give one")
+        features, labels = (
+            source(one, f"{what} of {name}")
+            for one, what in zip(given, ("features", "labels"), strict=False)
+        )
+        ids = source(given[2], f"ids of {name}") if len(given) == 3 else None
+        found = cls(name, features, labels, ids, targets)
+        if len(features.shape) != 2 or 0 in features.shape:
             raise DatasetError(
-                f"{self.features} has shape {features.shape}; {self.name} features are (rows,"
+                f"{features.label} has shape {features.shape}; {name} features are (rows,"
                 " features), at least one of each"
             )
         if features.dtype.kind not in "fiu":
             raise DatasetError(
-                f"{self.features} holds {features.dtype}; features are real numbers: convert them"
+                f"{features.label} holds {features.dtype}; features are real numbers: convert them"
             )
-        if labels.dtype.kind in "US" and not self.targets:
-            raise DatasetError(f"{self.labels} holds texts ({labels.dtype}); {NUMBERED}")
-        if labels.dtype.kind not in ("fiu" if self.targets else "iu"):
+        found.check_length(labels, "one label a row")
+        return found
+
+    def check_length(self, one: Source, needed: str) -> None:
+        """Raise `DatasetError` where there are not as many as rows."""
+        if one.shape[:1] != self.features.shape[:1]:
             raise DatasetError(
-                f"{self.labels} holds {labels.dtype}; labels are integers from 0, and targets"
-                " (--targets) real numbers: convert them"
-            )
-        shapes = [features.shape[:1]] if len(self.targets) < 2 else []
-        if self.targets:
-            shapes.append((len(features), len(self.targets)))
-        if labels.shape not in shapes:
-            raise DatasetError(
-                f"{self.labels} has shape {labels.shape} and {self.features} {features.shape};"
-                f" {self.name} needs {' or '.join(map(str, shapes))}, one label a row"
+                f"{one.label} has shape {one.shape} and {self.features.label}"
+                f" {self.features.shape}; {self.name} needs {needed}"
             )
 
     @property
-    def shape(self) -> tuple[int, int]:
-        """(n_rows, D)."""
-        return _mapped(self.features).shape
+    def n_rows(self) -> int:
+        return self.features.shape[0]
 
     @property
-    def dtype(self) -> np.dtype:
-        """Type of the features."""
-        return _mapped(self.features).dtype
+    def sources(self) -> list[Source]:
+        return [one for one in (self.features, self.labels, self.ids) if one]
 
-    def rows(self, start: int, stop: int) -> np.ndarray:
-        """A copy of some rows of features, in the dtype of the file.
+    def parsed(self) -> Labels:
+        """Return all labels, checked."""
+        labels, what = self.labels.rows(0, self.n_rows), f"{self.name} ({self.labels.label})"
+        return labelling.parsed(labels, self.n_rows, self.targets, what)
 
-        The file is mapped for this alone, or the pages of all earlier slices would stay in memory.
-        """
-        return np.array(_mapped(self.features)[start:stop])
-
-    def checked_labels(self) -> np.ndarray:
-        """All labels as int64 (n_rows,); targets as float64 (n_rows,), or (n_rows, T) of several.
-
-        Raises `DatasetError` naming the row of one that is no class number, or not finite.
-        """
-        labels = np.array(_mapped(self.labels))
-        if self.targets:
-            return self._checked_targets(labels)
-        wrong = np.flatnonzero((labels < 0) | (labels >= MOST_CLASSES))
-        if wrong.size:
-            raise DatasetError(
-                f"row {wrong[0]} of {self.name} has label {labels[wrong[0]]} ({self.labels});"
-                f" classes are numbered from 0 and below {MOST_CLASSES:,}"
-            )
-        return labels.astype(np.int64)
-
-    def _checked_targets(self, labels: np.ndarray) -> np.ndarray:
-        values = labels.astype(np.float64).reshape(len(labels), -1)
-        wrong = np.argwhere(~np.isfinite(values))
-        if wrong.size:
-            row, column = wrong[0]
-            raise DatasetError(
-                f"row {row} of {self.name} has {self.targets[column]} {values[row, column]}"
-                f" ({self.labels}); targets are finite: mend that row, or leave it out"
-            )
-        return values[:, 0] if len(self.targets) == 1 else values
-
-
-def _mapped(path: Path) -> np.ndarray:
-    if path.is_file() and (wrong := mistaken(path)):
-        raise DatasetError(f"{path} cannot be read as an array: it is {wrong}")
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise DatasetError(f"there is no file {path}; give a .npy file") from None
-    # damage makes NumPy's parser raise a dozen kinds
-    except Exception as error:
-        if "object" in str(error).lower():
-            raise DatasetError(
-                f"{path} cannot be read as an array: it holds Python objects, whose loading could"
-                " run anything; save numbers of one type, as X.astype('float32') of rows of one"
-                f" length, and of labels that are texts {NUMBERED}"
-            ) from None
-        if "mmap length" in str(error):
-            raise DatasetError(
-                f"{path} cannot be read as an array: its end is missing after"
-                f" {path.stat().st_size:,} bytes; fetch or save it again"
-            ) from None
-        raise DatasetError(
-            f"{path} cannot be read as an array ({error}); save it with numpy.save"
-        ) from None
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise DatasetError(f"{path} holds several arrays; save each alone with numpy.save")
-    return array
+    def named(self) -> list[str]:
+        """Return the id of each row, by default its number; `DatasetError` for one given twice."""
+        if self.ids is None:
+            return list(map(str, range(self.n_rows)))
+        if len(self.ids.shape) != 1:
+            raise DatasetError(f"{self.ids.label} has shape {self.ids.shape}; give ids (rows,)")
+        self.check_length(self.ids, "one id a row")
+        found = labelling.as_ids(self.ids.rows(0, self.n_rows))
+        if len(set(found)) < len(found):
+            seen: set[str] = set()
+            twice = next(one for one in found if one in seen or seen.add(one))
+            raise DatasetError(f"id {twice!r} is in {self.ids.label} twice; give each row its own")
+        return found
 
 
 TAP = "features"
-Pair = tuple[str | Path, str | Path]
+Array = Any
+Arrays = tuple[Array, Array] | tuple[Array, Array, Array]
 
 
 def import_arrays(
-    train: Pair,
-    test: Pair,
+    train: Arrays,
+    test: Arrays,
     out: str | Path,
     format: str = "zarr",
     *,
@@ -162,20 +114,27 @@ def import_arrays(
     classes: Sequence[str] | None = None,
     targets: Sequence[str] = (),
     overwrite: bool = False,
+    memory: int = _MEMORY,
     progress: Progress = no_progress,
 ) -> Store:
-    """Make a store of `train` and `test`, each a pair of .npy files (features, labels).
+    """Make a store of `train` and `test`, each (features, labels) or (features, labels, ids).
 
-    Features are (n_rows, D) of any real type, labels (n_rows,) integers from 0; D is the same in
-    both. `dtype` is "float16" or "float32", by default float16 for float16 files and float32 for
-    any other. `classes` names the classes, by default their numbers; or `targets` names T
-    quantities to regress on, and labels are any real numbers (n_rows,) or (n_rows, T). Files are
-    read a slice at a time: twice, first to check them and to take their checksum, by which the same
-    call on the same files finds its store again, complete or to be resumed, and mends blocks that
-    are damaged.
+    Each is a NumPy array, a tensor, a list, a column of `datasets`; or a file, FILE:NAME where it
+    holds several: .npy, .npz, .safetensors, .pt and .pth (tensors alone), .parquet and .arrow (a
+    list column, one of numbers, or several as "a,b" or "f*"), .h5, a Zarr folder, a folder of
+    `datasets`' save_to_disk. Features are (n_rows, D) of any real type, D the same in both; labels
+    integers from 0 or texts (n_rows,), or one-hot (n_rows, C); ids numbers or texts (n_rows,).
+
+    `dtype` is "float16" or "float32", by default float16 for float16 features and float32 for
+    any other. `classes` names the classes, by default their numbers, or the texts in order; or
+    `targets` names T quantities to regress on, and labels are real numbers (n_rows,) or
+    (n_rows, T). Features are read a slice at a time, and nothing of which more than `memory` bytes
+    would have to be held; labels and ids are held whole. All is read twice, first to check it and
+    to take its checksum, by which the same call on the same arrays finds its store again, complete
+    or to be resumed, and mends blocks that are damaged.
 
     Calls `progress("checked rows", ...)` and `progress("rows", ...)`. Raises `DatasetError` for
-    files that make no store, `FeatureError` naming the first row that is not finite in `dtype`, or
+    arrays that make no store, `FeatureError` naming the first row that is not finite in `dtype`, or
     the feature whose changes it does not resolve,
     both before anything is written; then whatever `open_or_create` and `Store.writer` raise.
     """
@@ -183,71 +142,76 @@ def import_arrays(
     if classes and targets:
         raise UsageError("classes and targets are both named; labels are of one kind: name one")
     pairs = {"train": train, "test": test}
-    splits = [NpySplit(name, *map(Path, pair), targets) for name, pair in pairs.items()]
-    for split in splits:
-        split.check()
-    if splits[0].shape[1] != splits[1].shape[1]:
+    splits = [_ArraySplit.of(name, pair, targets) for name, pair in pairs.items()]
+    check_memory([one for split in splits for one in split.sources], memory)
+    one, other = (split.features for split in splits)
+    if one.shape[1] != other.shape[1]:
         raise DatasetError(
-            f"{splits[0].features} has {splits[0].shape[1]} features and {splits[1].features}"
-            f" {splits[1].shape[1]}; train and test need the same features"
+            f"{one.label} has {one.shape[1]} features and {other.label} {other.shape[1]}; train and"
+            " test need the same features"
         )
-    spec = _spec(splits, _dtype(splits, dtype), classes, progress)
-    id_width = max(len(str(split.shape[0] - 1)) for split in splits)
-    store = open_or_create(out, spec, format, id_width=id_width, overwrite=overwrite)
-    _copy(store, splits, progress)
-    return finish(store)
-
-
-def _dtype(splits: list[NpySplit], dtype: str | None) -> str:
-    if dtype is None:
-        return "float16" if all(split.dtype == np.float16 for split in splits) else "float32"
-    if dtype not in ("float16", "float32"):
-        raise UsageError(f"dtype {dtype!r} is not stored; choose float16 or float32")
-    return dtype
-
-
-def _spec(
-    splits: list[NpySplit], dtype: str, classes: Sequence[str] | None, progress: Progress
-) -> Spec:
-    names = () if splits[0].targets else _class_names(splits, classes)
-    fingerprints = _fingerprints(splits, dtype, progress)
-    return Spec(
+    labels, names = labelling.numbered({split.name: split.parsed() for split in splits}, classes)
+    ids = {split.name: split.named() for split in splits}
+    dtype = _dtype(splits, dtype)
+    spec = Spec(
         backbone="import",
         weights="none",
         transform="none",
         dataset=", ".join(split.features.name for split in splits),
         splits=tuple(
-            Split(name=split.name, n_rows=split.shape[0], fingerprint=fingerprint)
-            for split, fingerprint in zip(splits, fingerprints, strict=True)
+            Split(
+                name=split.name,
+                n_rows=split.n_rows,
+                fingerprint=fingerprint,
+            )
+            for split, fingerprint in zip(
+                splits, _fingerprints(splits, dtype, labels, ids, progress), strict=True
+            )
         ),
-        taps=(Tap(name=TAP, dim=splits[0].shape[1], pooling="none"),),
+        taps=(Tap(name=TAP, dim=one.shape[1], pooling="none"),),
         dtype=dtype,
         classes=names,
-        targets=splits[0].targets,
+        targets=targets,
     )
+    id_width = max(width(some) for some in ids.values())
+    store = open_or_create(out, spec, format, id_width=id_width, overwrite=overwrite)
+    by_name = {split.name: split for split in splits}
+
+    def take(split: str, rows: range) -> Rows:
+        there = slice(rows.start, rows.stop)
+        features = by_name[split].features.rows(rows.start, rows.stop)
+        cast = _cast(features, dtype, by_name[split], rows.start)
+        return Rows({TAP: cast}, labels[split][there], ids[split][there])
+
+    return transfer.fill(store, take, progress, ahead=1)
 
 
-def _class_names(splits: list[NpySplit], classes: Sequence[str] | None) -> tuple[str, ...]:
-    n_classes = 1 + max(int(split.checked_labels().max()) for split in splits)
-    names = tuple(classes) if classes else tuple(map(str, range(n_classes)))
-    if len(names) < n_classes:
-        raise DatasetError(
-            f"there are labels up to {n_classes - 1} and {len(names)} class names; name every class"
-        )
-    return names
+def _dtype(splits: list[_ArraySplit], dtype: str | None) -> str:
+    if dtype is None:
+        half = all(split.features.dtype == np.float16 for split in splits)
+        return "float16" if half else "float32"
+    if dtype not in ("float16", "float32"):
+        raise UsageError(f"dtype {dtype!r} is not stored; choose float16 or float32")
+    return dtype
 
 
-def _fingerprints(splits: list[NpySplit], dtype: str, progress: Progress) -> Iterator[str]:
-    """Checksum of each split's features and labels, taken while every row is checked."""
-    total = sum(split.shape[0] for split in splits)
+def _fingerprints(
+    splits: list[_ArraySplit],
+    dtype: str,
+    labels: Mapping[str, np.ndarray],
+    ids: Mapping[str, list[str]],
+    progress: Progress,
+) -> Iterator[str]:
+    """Checksum of each split's features, labels and ids, taken while every row is checked."""
+    total = sum(split.n_rows for split in splits)
     done = 0
     for split in splits:
-        n_rows, dim = split.shape
-        content = xxhash.xxh3_128(f"{n_rows} {dim} {split.dtype.name}".encode())
-        step = max(1, BLOCK_BYTES // (dim * split.dtype.itemsize))
-        rounding = None if np.can_cast(split.dtype, dtype) else Rounding(dtype)
+        (n_rows, dim), kind = split.features.shape, split.features.dtype
+        content = xxhash.xxh3_128(f"{n_rows} {dim} {kind.name}".encode())
+        step = max(1, BLOCK_BYTES // (dim * kind.itemsize))
+        rounding = None if np.can_cast(kind, dtype) else Rounding(dtype)
         for start in range(0, n_rows, step):
-            rows = split.rows(start, start + step)
+            rows = split.features.rows(start, start + step)
             content.update(raw_bytes(rows))
             cast = _cast(rows, dtype, split, start)
             if rounding:
@@ -255,47 +219,26 @@ def _fingerprints(splits: list[NpySplit], dtype: str, progress: Progress) -> Ite
             progress("checked rows", done + start + len(rows), total)
         done += n_rows
         if rounding and (why := rounding.lost()):
-            raise FeatureError(f"in {split.name} ({split.features}) {why}")
-        content.update(raw_bytes(split.checked_labels()))
+            raise FeatureError(f"in {split.name} ({split.features.label}) {why}")
+        content.update(raw_bytes(labels[split.name]))
+        if split.ids is not None:
+            content.update("".join(f"{len(one)}|{one}" for one in ids[split.name]).encode())
         yield f"xxh3:{content.hexdigest()}"
 
 
-def _cast(rows: np.ndarray, dtype: str, split: NpySplit, start: int) -> np.ndarray:
+def _cast(rows: np.ndarray, dtype: str, split: _ArraySplit, start: int) -> np.ndarray:
     """`rows` in `dtype`; `FeatureError` names the first that is not finite, before or after."""
     with np.errstate(over="ignore"):
         cast = np.ascontiguousarray(rows, dtype=dtype)
     row = first_nonfinite_row(cast)
     if row is None:
         return cast
-    name = f"row {start + row} of {split.name} ({split.features})"
+    name = f"row {start + row} of {split.name} ({split.features.label})"
     if np.isfinite(rows[row]).all():
         remedy = "store them as float32 (--dtype float32)" if dtype == "float16" else "scale them"
         largest = np.abs(rows[row]).max()
         raise FeatureError(f"{name} has {largest:g}, which is infinite in {dtype}; {remedy}")
     raise FeatureError(f"{name} has a feature that is not finite; mend or leave out that row")
-
-
-def _copy(store: Store, splits: list[NpySplit], progress: Progress) -> None:
-    """Write the blocks that are missing or damaged."""
-    damages = store.verify()
-    if store.complete and not damages:
-        return
-    done, total = 0, sum(split.shape[0] for split in splits)
-    with store.writer() as writer:
-        writer.withdraw(damages)
-        for split in splits:
-            labels = split.checked_labels()
-            missing = set(store.missing(split.name))
-            for block in range(store.n_blocks(split.name)):
-                rows = store.rows_of(split.name, block)
-                if block in missing:
-                    features = split.rows(rows.start, rows.stop)
-                    features = _cast(features, store.spec.dtype, split, rows.start)
-                    there = slice(rows.start, rows.stop)
-                    ids = [str(row) for row in rows]
-                    writer.write(split.name, block, {TAP: features}, labels[there], ids)
-                done += len(rows)
-                progress("rows", done, total)
 
 
 SUFFIXES = (".zarr", ".h5", ".npz", ".parquet")

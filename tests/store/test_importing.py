@@ -163,9 +163,13 @@ def test_targets_that_cannot_be_used(save, tmp_path):
     holed = np.zeros((70, 2))
     holed[41, 1] = np.nan
     for arrays, names, said in [
-        ({"y": np.zeros(70)}, ("a", "b"), r"y.npy has shape \(70,\) .*\(70, 2\), one label"),
+        ({"y": np.zeros(70)}, ("a", "b"), r"y.npy\) has shape \(70,\) .*\(70, 2\), one label"),
         ({"y": np.zeros((70, 2))}, ("a",), r"shape \(70, 2\) .*\(70,\) or \(70, 1\), one label"),
-        ({"y": holed, "yt": np.zeros((33, 2))}, ("a", "b"), "row 41 of train has b nan .*y.npy"),
+        (
+            {"y": holed, "yt": np.zeros((33, 2))},
+            ("a", "b"),
+            r"row 41 of train \(.*y.npy\) has b nan",
+        ),
         ({"y": np.zeros(70, complex)}, ("a",), "holds complex128; labels are integers"),
         ({"y": np.array(["1"] * 70)}, ("a",), "holds <U1; labels are integers"),
     ]:
@@ -185,13 +189,13 @@ BAD = [
     ({"X": np.array([["a"] * 6] * 70)}, DatasetError, "holds <U1"),
     ({"X": np.array([[{}] * 6] * 70)}, DatasetError, "cannot be read as an array"),
     ({"X": np.array([[{}] * 6] * 70)}, DatasetError, r"Python objects.*X.astype\('float32'\)"),
-    ({"y": np.array(["cat", "dog"] * 35, object)}, DatasetError, r"objects.*return_inverse=True"),
-    ({"y": np.array(["cat", "dog"] * 35)}, DatasetError, r"holds texts .<U3.*return_inverse=True"),
+    ({"y": np.array(["cat", "dog"] * 35, object)}, DatasetError, r"objects.*y.astype\(str\)"),
+    ({"y": np.array(["cat", "dog"] * 35)}, DatasetError, "labels are texts in train and class num"),
     ({"y": np.zeros(69, int)}, DatasetError, r"y.npy has shape \(69,\) and .*X.npy \(70, 6\)"),
     ({"y": np.zeros((70, 1), int)}, DatasetError, r"shape \(70, 1\)"),
     ({"yt": np.zeros(33)}, DatasetError, "holds float64; labels are integers"),
-    ({"yt": np.full(33, -1)}, DatasetError, "row 0 of test has label -1"),
-    ({"y": np.r_[np.zeros(69, int), 10**9]}, DatasetError, "row 69 of train has label 1000000000"),
+    ({"yt": np.full(33, -1)}, DatasetError, r"row 0 of test \(.*yt.npy\) has label -1"),
+    ({"y": np.r_[np.zeros(69, int), 10**9]}, DatasetError, "row 69 of .* has label 1000000000"),
     ({"X": np.r_[np.zeros((68, 6)), np.full((2, 6), np.nan)]}, FeatureError, "row 68 of train .*"),
 ]  # fmt: skip
 
@@ -231,8 +235,8 @@ def test_files_that_are_no_arrays_are_named(save, tmp_path):
         ("none.npy", "there is no file"),
         ("text.npy", "cannot be read as an array: it is text that begins '1,2,3'"),
         ("lfs.npy", "is a Git LFS pointer of 2.0 MB"),
-        ("two.npz", "holds several arrays"),
-        ("", "cannot be read as an array"),
+        ("two.npz", "two.npz:a has shape"),
+        ("", "is a folder without an array"),
     ]:
         with pytest.raises(DatasetError, match=said):
             featstore.import_arrays(

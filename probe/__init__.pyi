@@ -4,7 +4,12 @@ from .classes import (
     class_losses as class_losses,
     inequality_table as inequality_table,
 )
-from .layers import layer_similarity as layer_similarity, layer_spectrum as layer_spectrum
+from .layers import (
+    LayerSweep as LayerSweep,
+    accuracy_by_layer as accuracy_by_layer,
+    layer_similarity as layer_similarity,
+    layer_spectrum as layer_spectrum,
+)
 from .neighbours import retrieval as retrieval
 from .prediction import (
     load_weights as load_weights,

@@ -1,4 +1,4 @@
-"""Layers beside each other: their similarity, and the spectrum of each."""
+"""Layers side by side: accuracy by layer, their similarity, and the spectrum of each."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -13,6 +13,11 @@ from featstore.probe.arrays import own_settings
 from featstore.probe.errors import DataError, MemoryBudgetError, UsageError
 from featstore.probe.memory import Settings, settings_of, text
 from featstore.probe.moments import Moments, cached_moments, moments
+from featstore.probe.result import ProbeResult
+from featstore.probe.results import Evidence, Probes, score_of
+from featstore.probe.results.curves import curve_table
+from featstore.probe.results.files import read_table
+from featstore.probe.results.reading import RowScores, load_rows, save_with_rows
 from featstore.probe.rows import LabelledRows, RowBlocks, Rows, SideBySide, as_blocks
 from featstore.probe.similarity import (
     cka,
@@ -376,3 +381,112 @@ def _duplicates(absolute: np.ndarray, precision: str) -> np.ndarray:
     earlier = np.tril(absolute > 1 - _SAME[precision], -1)
     copies = np.flatnonzero(earlier.any(1))
     return np.stack([copies, earlier[copies].argmax(1)], 1)
+
+
+@dataclass(frozen=True)
+class LayerSweep:
+    """Sweeps of several layers on the same test rows, as one table.
+
+    `summary`, `sentence` and figures take it as they take the result of one layer.
+
+    Attributes:
+        results: one a layer, in their order in the network.
+
+    Example:
+        >>> from featstore.probe.sweeps import sweep
+        >>> x, y = np.eye(6, 3, dtype=np.float32), np.arange(6) % 3
+        >>> layers = {"first": (np.ones_like(x) + 0 * x, y), "second": (x, y)}
+        >>> swept = LayerSweep(
+        ...     tuple(sweep(rows, rows, fractions=1.0, solver="ridge", l2=1.0, tap=tap)
+        ...           for tap, rows in layers.items()))
+        >>> accuracy_by_layer(swept)[["layer", "tap", "fraction"]].values.tolist()
+        [[0, 'first', 1.0], [1, 'second', 1.0]]
+    """
+
+    results: tuple[ProbeResult, ...]
+
+    def __post_init__(self):
+        if not self.results:
+            raise UsageError("no sweep is given: give one a layer")
+
+    def __len__(self) -> int:
+        return sum(map(len, self.results))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return one row a probe, layers in their order."""
+        return pd.concat([result.table for result in self.results], ignore_index=True)
+
+    @property
+    def correct(self) -> Evidence:
+        """Whether the probe of each row has each test row right; None for rows not kept."""
+        every: list[np.ndarray | None] = []
+        for result in self.results:
+            known = result.correct
+            every += [None] * len(result) if known is None else list(known)
+        return every
+
+    def save(self, path: str | Path) -> None:
+        """Write the table as `ProbeResult.save` does, with the test rows if all layers have them.
+
+        Raises:
+            UsageError: the name ends in something else.
+        """
+        known = [result.by_row for result in self.results]
+        counts = np.cumsum([0, *(0 if rows is None else len(rows.known) for rows in known)])
+        places = zip(self.results, counts, strict=False)
+        probes = np.concatenate([result.probes + before for result, before in places])
+        there = [rows for rows in known if rows is not None]
+        rows = None
+        if len(there) == len(known):
+            kept = np.concatenate([one.kept for one in there])
+            rows = RowScores(there[0].labels, kept, np.concatenate([one.known for one in there]))
+        save_with_rows(self.to_pandas(), Path(path), rows, probes)
+
+
+def parted(results: Path, into: Mapping[str, Path]) -> set[str]:
+    """Write the rows of each tap in a file that `LayerSweep.save` wrote into a file of its own.
+
+    Arguments:
+        results: the file of all taps.
+        into: the file to write, by tap.
+
+    Returns:
+        The taps that it has rows of.
+
+    Raises:
+        UsageError: it is no table of results, or was changed since it was written.
+    """
+    table = read_table(results, unchanged=True)
+    if "tap" not in table:
+        raise UsageError(f"{results} has no column 'tap': it is no table of results")
+    held = load_rows(results, table, score_of(table))
+    for tap in set(table["tap"]) & set(into):
+        chosen = (table["tap"] == tap).to_numpy()
+        rows, probes = None, np.zeros(chosen.sum(), np.int64)
+        if held is not None:
+            probes = held[1][chosen]
+            first, end = probes.min(), probes.max() + 1
+            rows = RowScores(held[0].labels, held[0].kept[first:end], held[0].known[first:end])
+            probes = probes - first
+        save_with_rows(table[chosen].reset_index(drop=True), into[tap], rows, probes)
+    return set(table["tap"])
+
+
+def accuracy_by_layer(table: Probes, correct: Evidence = None, level: float = 0.95) -> pd.DataFrame:
+    """Return the score of each layer with its interval, a row for each layer and fraction.
+
+    Arguments:
+        table: a `LayerSweep`, or one row a probe, of several taps of one or several stores.
+        correct: which test rows each probe has right, by default the result's own.
+        level: coverage of each interval.
+
+    Returns:
+        As `featstore.probe.results.curves.curve_table`, with `layer` first: from 0 in each store,
+        in the order in which the table first has its taps; by fraction, then by layer.
+    """
+    found = curve_table(table, correct, level)
+    places = found.groupby("store", sort=False)["tap"].transform(lambda taps: pd.factorize(taps)[0])
+    found.insert(0, "layer", places.astype(int))
+    order = ["store", "mode", "solver", "fraction", "layer"]
+    first = found.assign(store=pd.factorize(found["store"])[0])
+    return found.loc[first.sort_values(order, kind="stable").index].reset_index(drop=True)

@@ -112,7 +112,12 @@ def predict(store, weights, split, memory, out) -> None:
 @click.option(
     "--cka", is_flag=True, help="Compare what each probe sees with the whole layer, on test rows."
 )
-@click.option("--tap", help="Which tap of the store.  [default: its first]")
+@click.option(
+    "--tap",
+    type=Names(),
+    metavar="LIST",
+    help="Which tap of the store, or several, or all: accuracy by layer.  [default: its first]",
+)
 @click.option("--test-split", help="On which split to test.  [default: test, or validation]")
 @click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
 @click.option("--memory", default="auto", help="What arrays may take, as 4GiB.")
@@ -129,7 +134,13 @@ def predict(store, weights, split, memory, out) -> None:
     "--plot",
     type=OutFile(".png", ".svg", ".pdf"),
     metavar="FILE",
-    help="Draw accuracy against fraction: .png, .svg or .pdf.",
+    help="Draw accuracy against fraction, or of several taps against layer: .png, .svg or .pdf.",
+)
+@click.option(
+    "--by-layer",
+    type=OutFile(".csv", ".json", ".parquet"),
+    metavar="FILE",
+    help="Of several taps, save each one's accuracy with its interval: .csv, .json or .parquet.",
 )
 @click.option(
     "--save-weights",
@@ -150,7 +161,17 @@ def predict(store, weights, split, memory, out) -> None:
     help="Save each probe's accuracy on each class: .csv, .json or .parquet.",
 )
 def probe(
-    store, out, plot, save_weights, save_predictions, per_class, test_split, solver, **options
+    store,
+    out,
+    plot,
+    by_layer,
+    save_weights,
+    save_predictions,
+    per_class,
+    test_split,
+    solver,
+    tap,
+    **options,
 ) -> None:
     """Solve a linear probe for every (fraction, seed) at once.
 
@@ -171,8 +192,12 @@ def probe(
         --save-weights probes.safetensors
       featstore probe mine.zarr --every-k --seeds 5 --solver ridge \\
         --mode random,variance
+      featstore probe layers.zarr --tap all --fractions 1 --seeds 1 \\
+        --plot layers.pdf
       torchrun --nproc-per-node 8 -m featstore probe --fractions 0.1 --seeds 5
     """
+    if options["resume"] and not out:
+        raise click.UsageError("--resume goes on with a results file: name it with --out")
     if options["resume"] and (save_weights or save_predictions or per_class):
         raise click.UsageError(
             "--resume reads finished probes from the results file, which holds neither weights "
@@ -205,8 +230,25 @@ def probe(
                 f"{'--per-class' if per_class else '--save-predictions'} is for classes alone: "
                 "leave it out; --save-weights keeps the probes"
             )
+        taps = _taps(chosen, tap)
+        if len(taps) > 1:
+            given = {
+                "--save-weights": save_weights,
+                "--save-predictions": save_predictions,
+                "--per-class": per_class,
+            }
+            for option in (name for name, file in given.items() if file):
+                raise click.UsageError(
+                    f"{option} is of the probes of one tap, and {len(taps)} are named: name one"
+                )
+            run_layers(
+                chosen, taps, out, plot, by_layer, tested, solver=solver, heading=heading, **options
+            )
+            return
+        if by_layer:
+            raise click.UsageError("--by-layer is of several taps: give --tap all, or a list")
         result = run_probe(
-            chosen, out, plot, split=tested, heading=heading, solver=solver, **options
+            chosen, out, plot, split=tested, heading=heading, solver=solver, tap=taps[0], **options
         )
         if rank() == 0 and (save_weights or save_predictions or per_class):
             _save(
@@ -244,13 +286,72 @@ def _save(result, store, split, weights, predictions, per_class, memory) -> None
         notice(f"wrote {path}")
 
 
-def run_probe(store, out, plot, *, solver, tap=None, split="test", heading="", **options):
-    """Sweep an open store as the options say, show the table, and return the result."""
-    from featstore.probe import sentence, sweep
+def _taps(store, asked) -> list[str]:
+    """Return the taps of a store that are meant, "all" for every one."""
+    known = [tap.name for tap in store.spec.taps]
+    if not asked:
+        return known[:1]
+    if "all" in asked and "all" not in known:
+        return known
+    return [store.spec.tap(name).name for name in dict.fromkeys(asked)]
+
+
+def run_layers(
+    store, taps, out, plot, by_layer, split, *, solver, heading="", resume=False, **options
+):
+    """Sweep several taps of an open store, show accuracy by layer, and return the sweeps.
+
+    `out` is written anew after each tap, so that a run that is killed goes on with the next.
+    """
+    from tempfile import TemporaryDirectory
+
+    from featstore.probe import LayerSweep, accuracy_by_layer
+    from featstore.probe.layers import parted
     from featstore.probe.memory import rank
+    from featstore.probe.results.files import save_table
     from featstore.probe.results.sentences import warnings
 
-    tap = tap or store.spec.taps[0].name
+    results, held = [], set()
+    with TemporaryDirectory(prefix="featstore-layers-") as folder:
+        suffix = out.suffix if out else ""
+        files = {tap: Path(folder, f"{number}{suffix}") for number, tap in enumerate(taps)}
+        if resume and out.exists():
+            held = parted(out, files)
+        for number, tap in enumerate(taps, 1):
+            notice(f"layer {number} of {len(taps)}: {tap}")
+            part = files[tap] if out else None
+            again = bool(part and part.exists())
+            found = swept(store, part, split=split, tap=tap, solver=solver, resume=again, **options)
+            results.append(found)
+            # what the file has of later taps stays in it until they are solved
+            if out and rank() == 0 and held <= set(taps[:number]):
+                LayerSweep(tuple(results)).save(out)
+    joined = LayerSweep(tuple(results))
+    if rank() > 0:
+        return joined
+    if out:
+        from featstore.report import provenance
+
+        provenance.write(out, [store], sys.argv)
+    table = accuracy_by_layer(joined)
+    if by_layer:
+        save_table(table, by_layer)
+    if plot:
+        from featstore.probe.figures import accuracy_against_layer
+
+        accuracy_against_layer(joined, plot)
+    screen.show(*filter(None, [heading]), *screen.of_layers(joined.to_pandas(), table))
+    for each in warnings(joined.to_pandas()):
+        click.echo(f"Warning: {each}", err=True)
+    for path in filter(None, (out, plot, by_layer)):
+        notice(f"wrote {path}")
+    return joined
+
+
+def swept(store, out, *, solver, tap, split, **options):
+    """Sweep one tap of an open store as the options say, and return the result."""
+    from featstore.probe import sweep
+
     if options.get("metrics"):
         # the table and the sentence are of this one
         main = "r2" if store.spec.targets else "accuracy"
@@ -262,7 +363,7 @@ def run_probe(store, out, plot, *, solver, tap=None, split="test", heading="", *
         for line in departures_of(store, tap, split, solver):
             notice(line)
     with Progress() as progress:
-        result = sweep(
+        return sweep(
             store.tap("train", tap),
             store.tap(split, tap),
             store=str(store.path),
@@ -273,6 +374,16 @@ def run_probe(store, out, plot, *, solver, tap=None, split="test", heading="", *
             solver=solver,
             **options,
         )
+
+
+def run_probe(store, out, plot, *, solver, tap=None, split="test", heading="", **options):
+    """Sweep an open store as the options say, show the table, and return the result."""
+    from featstore.probe import sentence
+    from featstore.probe.memory import rank
+    from featstore.probe.results.sentences import warnings
+
+    tap = tap or store.spec.taps[0].name
+    result = swept(store, out, solver=solver, tap=tap, split=split, **options)
     if rank() > 0:
         return result
     if out:

@@ -409,6 +409,25 @@ def of_sweep(table, correct=None) -> list[Table | str]:
     return [*([] if alone else [sweep.shared]), *tables, *filter(None, [notes])]
 
 
+def of_layers(table, by_layer) -> list[Table | str]:
+    """Lay out accuracy by layer, one table for each store, mode and solver.
+
+    `table` has one row a probe, `by_layer` is what `accuracy_by_layer` made of it.
+    """
+    from featstore.probe.results import curves_of, percent, shared_and_own
+    from featstore.probe.results.curves import over_of
+    from featstore.probe.results.views import layers, without_features
+
+    keys = ("store", "mode", "solver")
+    parts = curves_of(by_layer, keys)
+    shared, own = shared_and_own(parts, keys)
+    over = over_of(by_layer)
+    notes = [f"[low, high]: {percent(0.95)} intervals over {over}"] if over else []
+    notes += without_features(table)
+    shown = [of_view(layers(part, name)) for part, name in zip(parts, own, strict=True)]
+    return [", ".join(shared), *shown, *(["\n".join([*notes, ""])] if notes else [])]
+
+
 def of_curves(table, lay_out) -> "list[View | str]":
     """Lay out a table in long form, one table a curve, under what all curves have in common.
 

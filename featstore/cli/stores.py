@@ -166,7 +166,7 @@ def export(store, fraction, seed, tap, out, overwrite) -> None:
     type=Names(),
     default=(),
     metavar="A,B",
-    help="Before the name of a tap that is in both.  [default: the backbones]",
+    help="Before the name of every tap.  [default: the backbones, for taps that are in both]",
 )
 @click.option("--format", type=FORMAT, help="Of the store.  [default: by its suffix]")
 @click.option("--codec", type=CODEC, help="Of a Zarr store's chunks.  [default: none]")

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -12,6 +13,8 @@ from typing import Any
 import pandas as pd
 
 from featstore.probe.errors import UsageError
+from featstore.probe.figures import accuracy_against_layer
+from featstore.probe.layers import accuracy_by_layer
 from featstore.probe.redundancy import DELTAS, diffused_redundancy
 from featstore.probe.results import NAMES, score_of
 from featstore.probe.results.curves import Evidence
@@ -245,6 +248,30 @@ def _names(curves: Sequence[Curve], of_rows: pd.Series) -> list[Column]:
     return [Column("curve", "text", of_rows)] if len(curves) > 1 else []
 
 
+def _by_layer(run: pd.DataFrame, correct: Evidence) -> dict[str, Any]:
+    """Return the table of each layer's score, a row for each fraction and layer."""
+    rows, score = accuracy_by_layer(run, correct), score_of(run)
+    keys = [key for key in ("store", "mode", "solver") if rows[key].nunique() > 1]
+    columns = [
+        *(Column(key, "text", rows[key]) for key in keys),
+        Column("layer", "text", rows["tap"]),
+        Column("features", "share", rows["fraction"]),
+        Column("k", "count", rows["k"]),
+        Column(f"test {NAMES[score]}", "score", rows[score]),
+        *intervals("score", rows[score], rows[f"{score}_low"], rows[f"{score}_high"]),
+        Column("probes", "count", rows["probes"]),
+    ]
+    return as_json(View(columns))
+
+
+def _picture(run: pd.DataFrame, correct: Evidence) -> str:
+    """Return accuracy by layer as an image in the page itself."""
+    written = io.BytesIO()
+    accuracy_against_layer(run, correct=correct).savefig(written, format="svg")
+    data = base64.b64encode(written.getvalue()).decode()
+    return f'<img class="picture" alt="accuracy by layer" src="data:image/svg+xml;base64,{data}">'
+
+
 def _thresholds(
     curves: Sequence[Curve], rows: pd.DataFrame, correct: Evidence
 ) -> dict[str, Any] | None:
@@ -346,10 +373,12 @@ def page(material: Material, title: str | None = None) -> str:
         about=escape(_about(material, curves)),
         warnings=_warnings([*remarks(curves), *warnings(material.table)]),
         sections="\n".join(
-            _section(*each, data["over_classes"]) for each in SECTIONS if data[each[0]]
+            _section(*each, data["over_classes"], data["layers"])
+            for each in SECTIONS
+            if data[each[0]]
         ),
         making=made(material.sources),
-        data=script_json(data),
+        data=script_json({**data, "layers": bool(data["layers"])}),
         plotly=scripts[0],
         script=scripts[1],
     )
@@ -357,6 +386,7 @@ def page(material: Material, title: str | None = None) -> str:
 
 SECTIONS = (
     ("accuracy", "What a part of the features keeps", "summary"),
+    ("layers", "What each layer reaches", "layers"),
     ("redundancy", "How much can be left out", "redundancy"),
     ("cka", "How alike a part is to the whole", None),
     ("classes", "Which classes pay", "losses"),
@@ -372,6 +402,9 @@ def _data(material: Material, curves: Sequence[Curve]) -> dict[str, Any]:
     classes = of_classes(material, curves)
     curves_drawn = [drawn(curve, redundant.get(curve.key)) for curve in curves]
     laid_out = tables(curves, material.table, material.correct)
+    run, known = _run(material.table, material.correct)
+    if run.groupby("store", dropna=False)["tap"].nunique().max() > 1:
+        laid_out["layers"] = _by_layer(run, known)
     if classes:
         laid_out["inequality"] = classes["inequality"]
     return {
@@ -381,6 +414,7 @@ def _data(material: Material, curves: Sequence[Curve]) -> dict[str, Any]:
         "tables": laid_out,
         # which sections there are
         "accuracy": True,
+        "layers": _picture(run, known) if "layers" in laid_out else "",
         "redundancy": bool(redundant),
         "cka": any(each["cka"] for each in curves_drawn),
         "classes": classes and classes["curves"],
@@ -398,8 +432,9 @@ NOTES = {
 """Texts about tables that no figure explains."""
 
 
-def _section(name: str, heading: str, table: str | None, over_classes: str) -> str:
+def _section(name: str, heading: str, table: str | None, over_classes: str, picture: str) -> str:
     figure = "" if name in ("inequality", "probes") else f'<div class="figure" id="{name}"></div>'
+    figure = picture if name == "layers" else figure
     notes = [NOTES[name]] if name in NOTES else []
     if name in ("classes", "inequality") and over_classes:
         what = "what classes lose" if name == "classes" else "the rise"

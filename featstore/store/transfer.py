@@ -273,8 +273,9 @@ def merge(
 ) -> Store:
     """Make one store of the taps of two that hold the same rows; returns it.
 
-    Rows are the same when every row has the same id and label in both. Where a tap's name is in
-    both, each becomes NAME.TAP, with NAME from `names` or else the backbone's. Each tap keeps what
+    Rows are the same when every row has the same id and label in both. With `names`, one for each
+    store, every tap becomes NAME.TAP; without, those whose name is in both do, by the names of
+    their backbones. Each tap keeps what
     made it (backbone, weights, transform), so that saved probes still know it. `memory` bounds the
     bytes of the blocks that are held.
 
@@ -365,7 +366,7 @@ def _names(stores: tuple[Store, Store], names: Sequence[str]) -> list[dict[str, 
     taps = [[tap.name for tap in store.spec.taps] for store in stores]
     both = set(taps[0]) & set(taps[1])
     named = [
-        {f"{prefix}.{tap}" if tap in both else tap: tap for tap in of_store}
+        {f"{prefix}.{tap}" if names or tap in both else tap: tap for tap in of_store}
         for prefix, of_store in zip(prefixes, taps, strict=True)
     ]
     same = sorted(set(named[0]) & set(named[1]))

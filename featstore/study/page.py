@@ -281,6 +281,10 @@ def _of_probes(context: Context) -> Iterator[tuple[str, Drawing]]:
             for kind in ("accuracy", "ratio"):
                 draw = _with_rows(getattr(figures, f"{kind}_against_fraction"), level)
                 yield kind, Drawing(f"{kind}.{probe}", draw, _random_results(held), files)
+            # several taps of one store are the layers of a network
+            if len({str(each.sweep.source.store.path) for each in held}) < len(held):
+                draw = _with_rows(figures.accuracy_against_layer, level)
+                yield "layers", Drawing(f"layers.{probe}", draw, _random_results(held), files)
             path = tables / "redundancy_curve.csv"
             yield (
                 "redundancy",
@@ -553,6 +557,7 @@ def default(page: Page) -> str:
     for probe in probes:
         parts += [f"## {probe}: accuracy, %", _call("table", "accuracy", probe)]
         parts += _drawn(page, f"accuracy.{probe}", f".{probe}", "accuracy.")
+        parts += _drawn(page, f"layers.{probe}", f".{probe}", "layers.")
         parts += ["Of the full layer's, %:", _call("table", "ratio", probe)]
         parts += _drawn(page, f"ratio.{probe}", f".{probe}", "ratio.")
     by_title = {

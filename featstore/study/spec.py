@@ -21,7 +21,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$",
 Share = Annotated[float, Field(gt=0, le=1)]
 Several = str | tuple[str, ...]
 
-FIGURES = ("accuracy", "ratio", "redundancy", "cka", "classes", "inequality", "spectra")
+FIGURES = ("accuracy", "ratio", "layers", "redundancy", "cka", "classes", "inequality", "spectra")
 """Figures of a study; by default, all for which there are results."""
 
 MOST_BYTES = 4_000_000

@@ -36,6 +36,7 @@ from featstore.probe.figures.style import (
     with_interval,
     wrapped,
 )
+from featstore.probe.layers import accuracy_by_layer
 from featstore.probe.results import (
     NAMES,
     Evidence,
@@ -94,6 +95,65 @@ def accuracy_against_fraction(
         else:
             legend_above(figure, lines, own)
     return saved(figure, path, ", ".join(shared))
+
+
+def accuracy_against_layer(
+    table: Probes,
+    path: str | Path | None = None,
+    correct: Evidence = None,
+    level: float = 0.95,
+) -> ColumnFigure:
+    """Draw test accuracy against the layers of a network, with intervals as bands.
+
+    Where numbers are predicted, R^2 stands for accuracy. One line for each (store, mode, solver)
+    and fraction of the features; of several, the whole layer is the first.
+
+    Arguments:
+        table: a `LayerSweep`, or one row a probe, of several taps in their order.
+        path: file to write, `.png`, `.svg` or `.pdf`; replaced only once the picture is whole.
+        correct: which test rows each probe has right, by default the result's own.
+        level: coverage of the bands.
+
+    Raises:
+        UsageError: the suffix is none of `SUFFIXES`.
+    """
+    every = accuracy_by_layer(table, correct, level)
+    score = score_of(every)
+    unit, label, _ = UNITS[score]
+    keys = ("store", "mode", "solver")
+    # the whole layer is one probe, whatever the mode
+    whole = every[every["fraction"] == 1].drop_duplicates(["store", "solver", "layer"])
+    parts = curves_of(whole, ("store", "solver"))
+    parts += curves_of(every[every["fraction"] < 1], (*keys, "fraction"))
+    parts = [rows for rows in parts if len(rows)]
+    shared, own = shared_and_own(parts, keys)
+    names = []
+    for rows, name in zip(parts, own, strict=True):
+        fraction = rows["fraction"].iloc[0]
+        if fraction == 1:
+            name = name.removesuffix(str(rows["mode"].iloc[0])).strip(", ")
+        kept = "all features" if fraction == 1 else percent(fraction)
+        names.append(", ".join(filter(None, [name, kept])))
+    taps = max((rows["tap"].tolist() for rows in parts), key=len)
+    with styled():
+        figure = blank(2.55)
+        axes = figure.add_subplot()
+        lines = []
+        for number, rows in enumerate(parts):
+            ends = (unit * floats(rows[f"{score}{end}"]) for end in ("", "_low", "_high"))
+            lines.append(draw(axes, Curve(floats(rows["layer"]), *ends, rows), number))
+        step = -(-len(taps) // MOST_TAPS)
+        shown = range(0, len(taps), step)
+        axes.set_xticks(list(shown), [taps[place] for place in shown], rotation=90)
+        axes.set_xlabel(bands_of(every, level))
+        value_axis(axes, label)
+        if len(parts) > 1:
+            legend_above(figure, lines, names)
+    return saved(figure, path, ", ".join(shared))
+
+
+MOST_TAPS = 24
+"""Names of layers below an axis; of more every second one, or third, is written."""
 
 
 def _every_seed(axes: Axes, probes: pd.DataFrame, score: str, unit: float) -> None:

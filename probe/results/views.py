@@ -446,6 +446,29 @@ def redundancy(curve: pd.DataFrame, title: str) -> View:
     return View(columns, title)
 
 
+def layers(table: pd.DataFrame, title: str = "") -> View:
+    """Lay out accuracy by layer, a row a layer and a column a fraction, the whole layer first.
+
+    `table` has the rows of one store, mode and solver, as
+    `featstore.probe.layers.accuracy_by_layer` gives them.
+    """
+    score = score_of(table)
+    every = table.drop_duplicates("layer").sort_values("layer")
+    columns = [Column("layer", "text", every["tap"]), Column("features", "count", _widest(table))]
+    for fraction in sorted(table["fraction"].unique(), reverse=True):
+        rows = table[table["fraction"] == fraction].set_index("layer").reindex(every["layer"])
+        name = f"all, test {NAMES[score]}" if fraction == 1 else percent(fraction)
+        ends = rows[f"{score}_low"], rows[f"{score}_high"]
+        columns.append(Column(name, "score", rows[score], ends=ends))
+    return View(columns, title)
+
+
+def _widest(table: pd.DataFrame) -> pd.Series:
+    """Return the features of each whole layer, in the order of layers."""
+    whole = table[table["fraction"] == 1].drop_duplicates("layer").set_index("layer")["k"]
+    return whole.reindex(sorted(table["layer"].unique()))
+
+
 def comparison(table: pd.DataFrame, score: str, delta: float, title: str) -> View:
     """Lay out scores, ratios and redundancies of curves that are compared, a row a curve.
 

@@ -40,6 +40,7 @@ function showAll() {
   addFigure("cka", (box) => ckaFigure(box, data));
   addFigure("classes", (box) => classesFigure(box, data, showLosses));
   addTable("summary", "accuracy of each curve at each fraction");
+  addTable("layers", "accuracy of each layer");
   addTable("redundancy", "diffused redundancy of each curve");
   addTable("inequality", "inequality over classes");
   addTable("probes", "every probe", 50);

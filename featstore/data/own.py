@@ -1,6 +1,7 @@
 """Data sets given as objects: rows of (tensor or image, label), told by a hash of what was read."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -9,11 +10,13 @@ import numpy as np
 import torch
 import xxhash
 from PIL import Image
+from pydantic import ValidationError
 from torch.utils.data import DataLoader, SequentialSampler
 
 from featstore.data.files import MOST_CLASSES
-from featstore.data.rows import ImageRows, MapStyle, Rows, rgb
+from featstore.data.rows import ImageRows, MapStyle, Rows, rgb, utf8
 from featstore.errors import DatasetError, UsageError
+from featstore.spec import Split
 
 
 class TensorRows(Rows):
@@ -59,6 +62,7 @@ def load(
         raise UsageError(f"ids are given for {unknown[0]}; the splits are {', '.join(data)}")
     readers, labels = {}, {}
     for split, one in data.items():
+        _check_name(split)
         named = None if ids is None else ids.get(split)
         readers[split] = _Reader(one, split, len(one), _checked_ids(split, named, len(one)))
         labels[split] = readers[split].labels()
@@ -114,21 +118,39 @@ def _map_style(split: str, data: object) -> MapStyle:
             f"the {split} split is of type {type(data).__name__}; give a data set with a length"
             " whose row i is a pair (tensor or image, label)"
         )
-    if len(data) == 0:
+    try:
+        length = len(data)
+    except Exception as error:
+        told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UsageError(f"the {split} split does not say its length ({told}); mend it") from None
+    if length == 0:
         raise DatasetError(f"the {split} split has no row; give one at least")
     return data
+
+
+def _check_name(split: object) -> None:
+    try:
+        Split(name=split, n_rows=1, fingerprint="none")
+    except ValidationError:
+        raise UsageError(
+            f"{repr(split)[:60]} cannot be the name of a split; give letters, digits, '_', '-' and"
+            " '.', at most 120"
+        ) from None
 
 
 def _checked_ids(split: str, ids: Sequence[str] | None, n_rows: int) -> list[str] | None:
     if ids is None:
         return None
-    ids = [str(one) for one in ids]
+    ids = [utf8(str(one)) for one in ids]
     if len(ids) != n_rows:
         raise UsageError(
             f"{len(ids):,} ids are given for {n_rows:,} rows of {split}; give one each"
         )
+    for one in ids:
+        if "\0" in one:
+            raise UsageError(f"id {one!r} of {split} has a NUL in it; give others")
     if len(set(ids)) < n_rows:
-        twice = next(one for one in ids if ids.count(one) > 1)
+        twice = Counter(ids).most_common(1)[0][0]
         raise UsageError(f"id {twice!r} of {split} is given twice; give each row one of its own")
     return ids
 
@@ -164,7 +186,12 @@ class _Reader:
                     " a tensor or PIL image; give pairs (tensor or image, label)"
                 )
             if self.ids is None:
-                self.digests.append(_digest(item))
+                try:
+                    self.digests.append(_digest(item))
+                except ValueError as error:
+                    raise DatasetError(
+                        f"row {row} of the {self.split} split holds {error}"
+                    ) from None
             labels.append(_label(self.split, row, label))
         return labels
 
@@ -204,10 +231,33 @@ def _digest(item: object) -> bytes:
         digest.update(f"{item.mode}|{item.size}|{item.getpalette()}".encode())
         digest.update(item.tobytes())
         return digest.digest()
-    tensor = torch.as_tensor(item).detach().cpu().contiguous()
+    tensor = tensor_of(item).detach().cpu().contiguous()
     digest.update(f"{tensor.dtype}|{tuple(tensor.shape)}".encode())
     digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
     return digest.digest()
+
+
+def tensor_of(item: np.ndarray | torch.Tensor) -> torch.Tensor:
+    """Return an array or tensor as a dense tensor; `ValueError` says why there is none.
+
+    Bytes of the other order and negative strides, which torch does not have, are copied.
+
+    >>> tensor_of(np.arange(3, dtype=">i2")[::-1])
+    tensor([2, 1, 0], dtype=torch.int16)
+    """
+    if isinstance(item, np.ndarray):
+        try:
+            native = item.astype(item.dtype.newbyteorder("="), copy=False)
+            return torch.from_numpy(native.copy() if min(native.strides, default=0) < 0 else native)
+        except (TypeError, ValueError):
+            kind = f"an array of {item.dtype}"
+    elif item.layout != torch.strided or item.is_quantized:
+        kind = "a sparse or quantised tensor"
+    elif item.is_meta:
+        kind = "a tensor on the device 'meta'"
+    else:
+        return item
+    raise ValueError(f"{kind}, which is no dense tensor of numbers; convert it first")
 
 
 def _label(split: str, row: int, label: object) -> int | float | str:
@@ -240,13 +290,15 @@ def _numbered(
         return {
             split: np.array([number[label] for label in some], np.int64)
             for split, some in labels.items()
-        }, tuple(names)
-    highest = max(every)
+        }, tuple(map(utf8, names))
+    lowest, highest = min(every), max(every)
+    if lowest < 0:
+        raise DatasetError(f"there is a label {lowest}; number the classes from 0")
     if highest >= MOST_CLASSES and highest >= 10 * len(every):
         raise DatasetError(
             f"there are labels up to {highest:,} in {len(every):,} rows; number the classes from 0"
         )
     stated = getattr(next(iter(data.values())), "classes", None)
     stated = stated if isinstance(stated, list | tuple) and len(stated) > highest else None
-    classes = tuple(map(str, stated or range(highest + 1)))
+    classes = tuple(utf8(str(one)) for one in stated or range(highest + 1))
     return {split: np.array(some, np.int64) for split, some in labels.items()}, classes

@@ -441,7 +441,11 @@ def utf8(name: str) -> str:
     try:
         name.encode()
     except UnicodeEncodeError:
-        whole = name.replace("\\", "\\\\").encode("utf-8", "surrogateescape")
+        doubled = name.replace("\\", "\\\\")
+        try:
+            whole = doubled.encode("utf-8", "surrogateescape")
+        except UnicodeEncodeError:  # of a text that was no file's name
+            whole = doubled.encode("utf-8", "backslashreplace")
         return whole.decode("utf-8", "backslashreplace")
     return name
 

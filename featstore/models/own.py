@@ -12,6 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
+from featstore.data.own import tensor_of
+from featstore.data.rows import utf8
 from featstore.errors import BackboneError, UsageError
 from featstore.models import weights
 from featstore.models.network import Activation, Backbone, Network, of_output, stages, tokens_of
@@ -85,7 +87,7 @@ def backbone(
         raise UsageError(
             f"model is of type {type(module).__name__}; give a torch.nn.Module, or a name as text"
         )
-    called = name or type(module).__name__
+    called = utf8(name or type(module).__name__)
     try:
         model = copy.deepcopy(module).eval()
     except Exception as error:
@@ -93,7 +95,12 @@ def backbone(
             f"{called} cannot be copied ({_line(error)}), and a copy is what is read; take out"
             " what it holds beside its weights, such as tensors of an earlier pass"
         ) from None
-    weights_id, without = _identity(module)
+    try:
+        weights_id, without = _identity(module)
+    except Exception as error:
+        raise BackboneError(
+            f"{called} does not say what it is ({_line(error)}); mend its `repr` and `state_dict`"
+        ) from None
     notes = []
     if any(part.training for part in module.modules()):
         notes.append(f"{called} was in training mode; a copy of it in evaluation mode is read")
@@ -106,7 +113,7 @@ def backbone(
     return Backbone(
         name=called,
         model=model,
-        weights_id=weights_id if version is None else f"version:{version}:{weights_id}",
+        weights_id=weights_id if version is None else f"version:{utf8(str(version))}:{weights_id}",
         transform=made,
         head=(),
         network=_network(model),
@@ -121,7 +128,7 @@ def checked(backbone: Backbone, reader: Taps) -> Backbone:
     batch = batch if weight is None else batch.to(weight.device)
     with torch.inference_mode():
         once, again = reader.read(batch), reader.read(batch)
-    random = [name for name in once if not torch.equal(once[name], again[name])]
+    random = [name for name in once if not _same(once[name], again[name])]
     if not random:
         return backbone
     note = (
@@ -183,33 +190,41 @@ def _transform(call: Callable[..., object] | None, first: object) -> TensorTrans
         )
     try:
         one, again = _tensor(first, call), _tensor(first, call)
+        same = _same(one, again)
+        text = "none" if call is None else f"{utf8(_described(call))} first:{_digest(one)[:16]}"
     except UsageError:
         raise
     except Exception as error:
         raise UsageError(
             f"transform cannot take the first row ({_line(error)}); give another transform"
         ) from None
-    if not torch.equal(one, again):
+    if not same:
         raise UsageError(
             "transform gives two different tensors for the first row; give one without augmentation"
         )
-    text = "none" if call is None else f"{_described(call)} first:{_digest(one)[:16]}"
     return TensorTransform(call, text, (first, first), tuple(one.shape), one.dtype)
 
 
 def _tensor(item: object, call: Callable[..., object] | None) -> torch.Tensor:
     made = item if call is None else call(item)
-    if isinstance(made, np.ndarray):
-        made = torch.from_numpy(made)
-    if not isinstance(made, torch.Tensor):
-        if call is None and isinstance(made, Image.Image):
-            raise UsageError(
-                "the data set gives images, and a network of your own takes tensors; give"
-                " transform=, a callable that makes one of an image"
-            )
-        of = "the data set" if call is None else "transform"
-        raise UsageError(f"{of} gives a {type(made).__name__} in place of a tensor; give another")
-    return made.detach().cpu()
+    of = "the data set" if call is None else "transform"
+    if isinstance(made, np.ndarray | torch.Tensor):
+        try:
+            return tensor_of(made).detach().cpu()
+        except ValueError as error:
+            raise UsageError(f"{of} gives {error}") from None
+    if call is None and isinstance(made, Image.Image):
+        raise UsageError(
+            "the data set gives images, and a network of your own takes tensors; give"
+            " transform=, a callable that makes one of an image"
+        )
+    raise UsageError(f"{of} gives a {type(made).__name__} in place of a tensor; give another")
+
+
+def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether two tensors are one, a NaN as another NaN."""
+    alike = (one.shape, one.dtype) == (other.shape, other.dtype)
+    return alike and bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _described(call: Callable[..., object]) -> str:

@@ -1,6 +1,7 @@
 """The style of figures: colours, labels, curves with bands."""
 
 import io
+import re
 import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -16,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from featstore.probe.errors import UsageError
@@ -63,6 +65,15 @@ STYLE = {
 _UNDATED = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
+# Beside tabs and line feeds, all that XML has no place for.
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
+
+
+def _shown(text: str) -> str:
+    """Return a text with its control characters as escapes."""
+    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def styled() -> AbstractContextManager:
     """Return a context in which matplotlib draws in this style, whatever its settings are."""
     return style.context(["default", STYLE])
@@ -76,7 +87,9 @@ class ColumnFigure(Figure):
     """
 
     def draw(self, renderer: Any) -> None:
-        """Draw in this style."""
+        """Draw in this style, control characters of names as escapes: no .svg may hold them."""
+        for text in self.findobj(Text):
+            text.set_text(_shown(text.get_text()))
         with styled():
             super().draw(renderer)
 
@@ -129,7 +142,7 @@ def saved(figure: ColumnFigure, path: str | Path | None, title: str) -> ColumnFi
     path = check_suffix(path)
     suffix = path.suffix.lower()
     drawn = io.BytesIO()  # in memory, since writers of PDF fail twice where a disk is full
-    figure.savefig(drawn, format=suffix[1:], metadata=_UNDATED[suffix] | {"Title": title})
+    figure.savefig(drawn, format=suffix[1:], metadata=_UNDATED[suffix] | {"Title": _shown(title)})
     with written_whole(path) as aside:
         aside.write_bytes(drawn.getvalue())
     return figure

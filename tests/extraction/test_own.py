@@ -11,7 +11,13 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import featstore
-from featstore.errors import BackboneError, DatasetError, SpecMismatch, UsageError
+from featstore.errors import (
+    BackboneError,
+    DatasetError,
+    FeatstoreError,
+    SpecMismatch,
+    UsageError,
+)
 from featstore.extraction.request import Request
 from featstore.models import own
 
@@ -279,6 +285,83 @@ def test_what_cannot_be_is_told_on_one_line(model, data, options, error, says, t
     with pytest.raises(error, match=says) as caught:
         extract(model, data, tmp_path / "mine.zarr", **options)
     assert "\n" not in str(caught.value)
+
+
+class Mute(nn.Linear):
+    """Raises where it is asked what it is."""
+
+    def __repr__(self):
+        raise RuntimeError("a\nb")
+
+
+class Endless(list):
+    def __len__(self):
+        return -1
+
+
+def turns(label=0, item=None):
+    """Forty rows of one item and label."""
+    return [(torch.ones(3) if item is None else item, label)] * 40
+
+
+ONE = nn.Sequential(nn.Linear(3, 2))
+IDS = [f"{row}" for row in range(39)]
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "options", "error", "says"),
+    [
+        (ONE, turns(-1), {}, DatasetError, "there is a label -1; number the classes from 0"),
+        (ONE, turns(-(2**70)), {}, DatasetError, "there is a label -1180591620717411303424"),
+        (ONE, turns(2**70), {}, DatasetError, "labels up to"),
+        (ONE, turns(float("nan")), {}, DatasetError, "no finite target"),
+        (ONE, turns(), {"ids": {"train": ["\0", *IDS]}}, UsageError, "has a NUL in it"),
+        (ONE, turns(), {"ids": {"train": ["7", *IDS]}}, UsageError, "'7' of train is given twice"),
+        (ONE, {"../up": turns()}, {}, UsageError, r"'\.\./up' cannot be the name of a split"),
+        (ONE, {"": turns()}, {}, UsageError, "cannot be the name of a split"),
+        (ONE, {"a\n": turns()}, {}, UsageError, "cannot be the name of a split"),
+        (ONE, {"x" * 300: turns()}, {}, UsageError, "cannot be the name of a split"),
+        (ONE, turns(item=np.array([None])), {}, DatasetError, "row 0 .* array of object"),
+        (ONE, turns(item=np.array(["a"])), {}, DatasetError, "row 0 .* no dense tensor"),
+        (ONE, turns(item=torch.ones(3).to_sparse()), {}, DatasetError, "row 0 .* sparse"),
+        (ONE, turns(item=torch.ones(3, device="meta")), {}, DatasetError, "row 0 .* 'meta'"),
+        (ONE, turns(item=torch.full((3,), torch.nan)), {}, FeatstoreError, "not finite|NaN|nan"),
+        (ONE, Endless(), {}, UsageError, "does not say its length"),
+        (Mute(3, 2), turns(), {"taps": ["output"]}, BackboneError, "does not say what it is"),
+        (ONE, turns(), {"transform": Mute(3, 2)}, UsageError, "cannot take the first row"),
+        (
+            ONE, turns(), {"transform": lambda item: torch.zeros(1).expand(10**15)}, UsageError,
+            "cannot take the first row",
+        ),
+    ],
+)  # fmt: skip
+def test_what_lies_is_told_on_one_line(model, data, options, error, says, tmp_path):
+    options = {"taps": ["0"], **options}
+    with pytest.raises(error, match=says) as caught:
+        extract(model, data, tmp_path / "mine.zarr", **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_arrays_of_any_order_and_texts_of_any_kind_are_taken(tmp_path):
+    """Bytes of the other order and negative strides give the same rows."""
+    rows = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    kept = []
+    for number, made in enumerate((rows, rows.astype(">f4"), rows[:, ::-1].copy()[:, ::-1])):
+        data = [(row, "\ud800" if place % 2 else "=1") for place, row in enumerate(made)]
+        out, name = tmp_path / f"{number}.zarr", "\udcff\x1b"
+        done = extract(
+            ONE,
+            data,
+            out,
+            taps=["0"],
+            name=name,
+            version="\udcff",
+            ids={"train": [f"\udcff{row}" for row in range(40)]},
+        )
+        assert done.store.spec.classes == ("=1", r"\ud800")
+        kept.append(done.store.load("train", "0"))
+    assert np.array_equal(kept[0], kept[1])
+    assert np.array_equal(kept[0], kept[2])
 
 
 def test_what_cannot_be_copied_and_what_draws_is_said(tmp_path):

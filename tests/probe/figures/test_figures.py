@@ -3,6 +3,7 @@
 import io
 from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
 
 import matplotlib
 import numpy as np
@@ -176,6 +177,16 @@ def test_text_stays_text(tmp_path):
     pdf = (tmp_path / "a.pdf").read_bytes()
     assert b"/FontFile2" in pdf  # TrueType, embedded
     assert b"/Type3" not in pdf
+
+
+def test_control_characters_of_names_are_escapes_that_xml_can_hold(tmp_path):
+    named = PER_CLASS.replace({"dog": "d\x1b[2J\0g"})
+    figures.class_lines(named, tmp_path / "a.svg")
+    figures.accuracy_against_fraction(ONE.assign(tap="t\x07"), tmp_path / "b.svg")
+    for name, shown in (("a", r"d\x1b[2J\x00g"), ("b", r"t\x07, random")):
+        text = (tmp_path / f"{name}.svg").read_text()
+        ElementTree.fromstring(text)
+        assert shown in text
 
 
 def test_means_spread_and_seeds_are_drawn():

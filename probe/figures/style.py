@@ -199,7 +199,7 @@ def _columns(widths: Sequence[float]) -> int:
 
 def width(figure: ColumnFigure, text: str) -> float:
     """Return how wide a line of small text is, in inches."""
-    drawn = figure.text(0, 0, text, fontsize=SMALL)
+    drawn = figure.text(0, 0, _shown(text), fontsize=SMALL)
     box = drawn.get_window_extent(figure.canvas.get_renderer())
     drawn.remove()
     return box.width / figure.dpi

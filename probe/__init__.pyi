@@ -10,7 +10,6 @@ from .layers import (
     layer_similarity as layer_similarity,
     layer_spectrum as layer_spectrum,
 )
-from .neighbours import retrieval as retrieval
 from .prediction import (
     load_weights as load_weights,
     predict as predict,
@@ -22,6 +21,7 @@ from .results.curves import curve_table as curve_table, curves as curves
 from .results.reading import read_per_class as read_per_class, read_results as read_results
 from .results.sentences import sentence as sentence
 from .results.views import summary as summary
+from .retrieval import retrieval as retrieval
 from .rows import ArrayBlocks as ArrayBlocks, RowBlocks as RowBlocks
 from .solvers import KNN as KNN, LDA as LDA, SGD as SGD, Logistic as Logistic, Ridge as Ridge
 from .solvers.weights import Weights as Weights

@@ -7,7 +7,7 @@ commands, so that `featstore --help` answers at once.
 import click
 
 from featstore import __version__
-from featstore.cli import analyse, extract, probe, stores, study
+from featstore.cli import analyse, extract, probe, retrieve, stores, study
 from featstore.cli.common import SWITCHES, Group
 
 COMMANDS = (
@@ -21,6 +21,7 @@ COMMANDS = (
     analyse.classes,
     analyse.spectrum,
     analyse.attribute,
+    retrieve.retrieve,
     analyse.compare,
     study.study,
     study.report,

@@ -222,6 +222,37 @@ def cka_against_fraction(table: pd.DataFrame, path: str | Path | None = None) ->
     return saved(figure, path, ", ".join(shared))
 
 
+def retrieval_against_fraction(
+    table: pd.DataFrame, path: str | Path | None = None, label: str = "", level: float = 0.95
+) -> ColumnFigure:
+    """Draw a measure of retrieval against the fraction of dimensions kept, a line a mode.
+
+    Arguments:
+        table: as `Retrieved.curves` gives it; bands are its intervals.
+        path: file to write, `.png`, `.svg` or `.pdf`; replaced only once the picture is whole.
+        label: name of the measure; by default its column's.
+        level: coverage of the bands.
+
+    Raises:
+        UsageError: the suffix is none of `SUFFIXES`.
+    """
+    ends = [name.removesuffix("_low") for name in table if name.endswith("_low")]
+    measure = next(name for name in ends if name != "ratio")
+    parts = curves_of(table, ["mode"])
+    with styled():
+        figure = blank(2.4)
+        axes = figure.add_subplot()
+        lines = [draw(axes, with_interval(rows, measure, 1), n) for n, rows in enumerate(parts)]
+        fraction_axis(
+            axes, table["fraction"], f"bands: {percent(level)} intervals over seeds and queries"
+        )
+        axes.set_xlabel(axes.get_xlabel().replace("features", "dimensions"))
+        value_axis(axes, label or measure)
+        if len(parts) > 1:
+            legend_above(figure, lines, [str(rows["mode"].iloc[0]) for rows in parts])
+    return saved(figure, path, label or measure)
+
+
 def class_lines(
     table: pd.DataFrame,
     path: str | Path | None = None,
@@ -614,5 +645,6 @@ __all__ = [
     "inequality_against_accuracy",
     "ratio_against_fraction",
     "redundancy_curve",
+    "retrieval_against_fraction",
     "spectra",
 ]

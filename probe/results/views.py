@@ -519,6 +519,34 @@ def attribution(table: pd.DataFrame, title: str, most: int) -> View:
     return View(columns, f"{title}: worth most")
 
 
+def retrieval(curve: pd.DataFrame, measure: str, called: str, overlap: str, title: str) -> View:
+    """Lay out a measure of retrieval of one mode, and the agreement with all features' ranking.
+
+    Arguments:
+        curve: rows of `featstore.probe.retrieval.Retrieved.curves`.
+        measure: its column.
+        called: its name.
+        overlap: the name of the column `overlap`.
+        title: of the view.
+    """
+    part = curve["fraction"] < 1  # all features are all of themselves
+    ratios = curve["ratio_low"].where(part), curve["ratio_high"]
+    columns = [
+        Column("fraction", "share", curve["fraction"]),
+        Column("dim.", "count", curve["k"]),
+        Column(
+            called,
+            "score",
+            curve[measure],
+            ends=(curve[f"{measure}_low"], curve[f"{measure}_high"]),
+        ),
+        Column("of all", "kept", curve["ratio"], ends=ratios),
+        Column(overlap, "score", curve["overlap"]),
+        Column("Spearman", "score", curve["spearman"]),
+    ]
+    return View(columns, title)
+
+
 RIGHT, LEFT = ' style="text-align: right"', ' style="text-align: left"'
 
 

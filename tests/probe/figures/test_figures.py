@@ -67,6 +67,12 @@ SPECTRA = pd.DataFrame({
     "name": ["a"] * 4 + ["b"] * 3, "index": [0, 1, 2, 3, 0, 1, 2],
     "eigenvalue": [4.0, 2.0, 2.0, 0.0, 1.0, 6.0, 3.0],
 })  # fmt: skip
+RETRIEVED = pd.DataFrame({
+    "mode": ["first", "first", "random", "random"], "fraction": [0.25, 1.0] * 2, "k": [4, 16] * 2,
+    "ndcg": [0.5, 0.8, 0.6, 0.8], "ndcg_low": [0.4, 0.7, 0.5, 0.7],
+    "ndcg_high": [0.6, 0.9, 0.7, 0.9], "ratio": [0.6, 1, 0.7, 1],
+    "ratio_low": [0.6, 1, 0.7, 1], "ratio_high": [0.6, 1, 0.7, 1],
+})  # fmt: skip
 
 DRAWN = {
     "accuracy_against_fraction": MODES,
@@ -78,6 +84,7 @@ DRAWN = {
     "redundancy_curve": REDUNDANCY,
     "spectra": SPECTRA,
     "attributions": ATTRIBUTED,
+    "retrieval_against_fraction": RETRIEVED,
 }
 VALUES = {
     "accuracy",
@@ -89,6 +96,7 @@ VALUES = {
     "eigenvalue",
     "change",
     "shapley",
+    "ndcg",
 }
 every = pytest.mark.parametrize("name", DRAWN)
 

@@ -98,8 +98,9 @@ def predict(store, weights, split, memory, out) -> None:
     default="random",
     metavar="LIST",
     help="Which features: random, independent, first, last, variance, fisher, greedy, "
-    "indices:FILE; or directions: pca, pca-least, pca-uncentred, random-projection, "
-    "random-projection-orthogonal, random-projection-uniform.  [default: random]",
+    "drop-one, shapley, indices:FILE; or directions: pca, pca-least, pca-uncentred, "
+    "random-projection, random-projection-orthogonal, random-projection-uniform.  "
+    "[default: random]",
 )
 @takes_solver
 @click.option(

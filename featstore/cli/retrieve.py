@@ -78,8 +78,8 @@ def retrieve(
     first_notice(f"reading {queries}")
     from featstore.probe import retrieval
     from featstore.probe.results import views
+    from featstore.probe.results.files import save_table
     from featstore.probe.results.sentences import of_retrieval
-    from featstore.probe.results.tables import save_table
     from featstore.study.layers import layers_of
 
     asking, *others = layers_of([queries, *filter(None, [corpus])])

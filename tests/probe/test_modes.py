@@ -1,6 +1,6 @@
 """Modes: which features or directions are probed, against independent ways to come by them."""
 
-from itertools import product
+from itertools import permutations, product
 
 import numpy as np
 import pytest
@@ -20,7 +20,10 @@ from featstore.probe.modes import (
     greedy_order,
     independent_draw,
     modes_of,
+    ranked,
     read_indices,
+    rises_without,
+    shapley_gains,
 )
 from featstore.probe.moments import moments
 from featstore.probe.results.files import read_table
@@ -72,10 +75,60 @@ def test_fisher_scores_are_those_of_an_analysis_of_variance():
         assert np.allclose(fisher_scores(moments_of(problem.train)), expected, rtol=1e-3)
 
 
+def objective(problem, features, l2=1e-3):
+    """The minimum of the ridge objective on some features, less that on none."""
+    x, y = problem.x.astype(np.float64), np.eye(problem.n_classes)[problem.y]
+    x, y = (x - x.mean(0)) / x.std(0), y - y.mean(0)
+    if not len(features):
+        return 0.0
+    matrix = x[:, features].T @ x[:, features] / len(x) + l2 * np.eye(len(features))
+    cross = x[:, features].T @ y / len(x)
+    return -float((cross * np.linalg.solve(matrix, cross)).sum()) / 2
+
+
+def test_without_each_feature_the_objective_rises_as_refits_do():
+    problem = clusters(200, 10, 12, 3)
+    every = np.arange(12)
+    wanted = [objective(problem, np.delete(every, j)) - objective(problem, every) for j in every]
+    train = moments_of(problem.train)
+    assert np.allclose(rises_without(train), wanted, rtol=1e-4)
+    assert ranked("drop-one", train, 12).tolist() == np.argsort(-np.array(wanted)).tolist()
+
+
+def test_shapley_gains_are_those_of_all_orders():
+    problem, every = clusters(200, 10, 5, 3), range(5)
+    wanted = np.zeros(5)
+    for order in permutations(every):
+        for place, j in enumerate(order):
+            before = list(order[:place])
+            wanted[j] += objective(problem, before) - objective(problem, [*before, j])
+    wanted /= 120
+    train = moments_of(problem.train)
+    found = shapley_gains(train, permutations=4000)
+    assert found.sum() == pytest.approx(-objective(problem, list(every)), rel=1e-5)
+    assert np.allclose(found, wanted, rtol=0.02)
+    # pairs of orders: an odd number is rounded up, and one pair holds two
+    pair = shapley_gains(train, permutations=1, seed=3)
+    assert np.allclose(pair, shapley_gains(train, permutations=2, seed=3))
+
+
+@pytest.mark.parametrize("mode", ["drop-one", "shapley"])
+def test_orders_by_attribution_see_train_rows_alone(mode):
+    problem = scaled()
+    others = type(problem)(problem.x, problem.y, problem.x_test[::-1] + 3, problem.y_test)
+    one, two = (first_features(sweep(each, mode=mode), mode) for each in (problem, others))
+    assert one == two
+    shuffled = problem.x[:, ::-1].copy(), problem.y
+    moved = ranked(mode, moments_of(shuffled), 20)
+    if mode == "drop-one":
+        assert (19 - moved).tolist() == ranked(mode, moments_of(problem.train), 20).tolist()
+
+
 def test_features_without_variance_are_last():
     problem = PROBLEMS["constant features"]()
     train, constant = moments_of(problem.train), np.arange(0, 40, 5)
-    for order in (by_variance(train), by_fisher(train), greedy_order(train, 40)):
+    of_objective = [ranked(name, train, 40) for name in ("drop-one", "shapley")]
+    for order in (by_variance(train), by_fisher(train), greedy_order(train, 40), *of_objective):
         assert sorted(order[-len(constant) :]) == constant.tolist()
 
 

@@ -1,0 +1,444 @@
+"""Geometry of layers: intrinsic dimension, shared neighbours, CKA by chance, features in common."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from array_api_compat import array_namespace
+
+from featstore.probe.arrays import full_precision, own_settings, to_host
+from featstore.probe.errors import DataError, MemoryBudgetError, UsageError
+from featstore.probe.memory import Settings, settings_of, text
+from featstore.probe.moments import Moments, moments
+from featstore.probe.neighbours import Placed, joined_walks, nearest, scaling
+from featstore.probe.rows import RowBlocks, Rows, SideBySide, as_blocks
+from featstore.probe.selection import LADDER
+from featstore.probe.subsets import Chain, check_seeds, grid, random_chain
+
+DISCARDED = 0.1
+"""Share of the largest ratios that TwoNN leaves out, as its authors do."""
+
+
+def _subsets(width: int, fractions: Sequence[float], seeds: Sequence[int]) -> list[Chain]:
+    """Return the chain of each seed, and last the whole layer."""
+    parts = grid(width, fractions).parts() if len(fractions) else None
+    chains = []
+    if parts is not None and len(parts):
+        chains = [random_chain(width, parts.fractions, seed) for seed in check_seeds(seeds)]
+    return [*chains, Chain(np.arange(width), (width,), (1.0,), "whole")]
+
+
+def intrinsic_dimension(
+    rows: Rows,
+    fractions: Sequence[float] = (),
+    seeds: Sequence[int] = (1,),
+    *,
+    neighbours: int = 20,
+    standardize: bool = True,
+    **computing: Any,
+) -> pd.DataFrame:
+    """Return in how many dimensions rows lie about each other, of a layer and of random subsets.
+
+    With r_1 <= r_2 <= ... a row's distances to its nearest others, TwoNN fits the d of
+
+        -log(1 - F(mu)) = d log mu,    mu = r_2 / r_1,
+
+    F the share of rows with a smaller mu, without the largest tenth of them; and maximum likelihood
+    of K neighbours has d = 1 / mean over rows of m_i, m_i = mean over k < K of log(r_K / r_k).
+    Rows that are there twice have no r_2 / r_1 and are left out. Distances on all prefixes of a
+    chain come from one product of the rows with themselves, in float64.
+
+    Arguments:
+        rows: row blocks, or (features (N, D), labels (N,)); labels do not matter.
+        fractions: shares of the features, in (0, 1]; the whole layer is always added.
+        seeds: what the random subsets are drawn with.
+        neighbours: K.
+        standardize: divide each feature by its deviation.
+        computing: `memory`, `device`, `backend` and `progress`, as of `probe.fit`.
+
+    Returns:
+        A row for each seed and fraction, the whole layer last: `seed`, `fraction`, `k`, `two_nn`,
+        `likelihood`, and `rows` that count. NaN where fewer than 3 rows differ.
+
+    Raises:
+        UsageError: `neighbours` are fewer than 2 or more than the other rows.
+        DataError: features are not finite.
+        MemoryBudgetError: not even a few rows fit into `memory`.
+
+    References:
+        Facco et al., "Estimating the intrinsic dimension of datasets by a minimal neighborhood
+        information", Scientific Reports 2017.
+        Levina and Bickel, "Maximum likelihood estimation of intrinsic dimension", NIPS 2004, with
+        the mean of inverses of MacKay and Ghahramani's comment.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=(2000, 3)) @ np.eye(3, 10)
+        >>> table = intrinsic_dimension((x, np.zeros(2000, int)))
+        >>> table[["two_nn", "likelihood"]].round().values.tolist()
+        [[3.0, 3.0]]
+    """
+    blocks, settings = as_blocks(rows), settings_of(standardize, **computing)
+    if not 2 <= neighbours < blocks.n_rows:
+        raise UsageError(
+            f"neighbours is {neighbours}: give 2 to {blocks.n_rows - 1:,}, the other rows"
+        )
+    chains = _subsets(blocks.n_features, fractions, seeds)
+    distances = _distances(blocks, chains, neighbours, settings)
+    found = []
+    for chain, prefixes in zip(chains, distances, strict=True):
+        for size, fraction, squares in zip(chain.sizes, chain.fractions, prefixes, strict=True):
+            two, likelihood, known = _dimensions(squares)
+            found.append(
+                {"seed": chain.seed, "fraction": fraction, "k": size, "two_nn": two}
+                | {"likelihood": likelihood, "rows": known}
+            )
+    return pd.DataFrame(found).astype({"seed": "Int64"})
+
+
+def _distances(
+    blocks: RowBlocks, chains: Sequence[Chain], count: int, settings: Settings
+) -> list[list[np.ndarray]]:
+    """Return squared distances to the nearest others, (N, K) rising, of each chain and prefix."""
+    found = [[[] for _ in chain.sizes] for chain in chains]
+    with own_settings(), full_precision():
+        shift, scale, _ = scaling(blocks, "euclidean", settings)
+        place = Placed(shift, scale, "float64", "euclidean", settings)
+        walks, numbers = joined_walks(chains, blocks.n_features)
+        for _, every in nearest(blocks, blocks, walks, count, place, True, ("rows", "rows")):
+            for prefixes, places in zip(every, numbers, strict=True):
+                for (similarity, _), (chain, prefix) in zip(prefixes, places, strict=True):
+                    found[chain][prefix].append(-to_host(similarity))
+    return [[np.concatenate(parts) for parts in prefixes] for prefixes in found]
+
+
+def _dimensions(squares: np.ndarray) -> tuple[float, float, int]:
+    """Return both estimates from squared distances (N, K), and how many rows they are of."""
+    # what is left of a distance of 0 is rounding of squares of the rows' size
+    least = 1e-12 * float(np.median(squares[:, -1]))
+    squares = squares[squares[:, 0] > least]
+    if len(squares) < 3:
+        return np.nan, np.nan, len(squares)
+    logs = np.log(squares) / 2
+    ratios = np.sort(logs[:, 1] - logs[:, 0])
+    kept = int(len(ratios) * (1 - DISCARDED))
+    x, y = ratios[:kept], -np.log(1 - np.arange(1, kept + 1) / len(ratios))
+    inverse = float((logs[:, -1:] - logs[:, :-1]).mean())
+    two = float(x @ y / (x @ x)) if x @ x > 0 else np.nan
+    return two, 1 / inverse if inverse > 0 else np.nan, len(squares)
+
+
+def mutual_neighbours(
+    layers: Mapping[str, Rows],
+    fractions: Sequence[float] = (),
+    seeds: Sequence[int] = (1,),
+    *,
+    k: int = 10,
+    metric: str = "cosine",
+    standardize: bool = False,
+    **computing: Any,
+) -> pd.DataFrame:
+    """Return the share of nearest rows that layers, and subsets of them, have in common.
+
+        mutual = mean over rows of |N_k(row in one) & N_k(row in the other)| / k
+
+    Of rows in no order it is k / (N - 1), in `chance`.
+
+    Arguments:
+        layers: by name, row blocks or (features, labels) of the same rows in the same order.
+        fractions: shares of the features of which random subsets are compared with their layer.
+        seeds: what they are drawn with.
+        k: neighbours of each row.
+        metric: "cosine" or "euclidean".
+        standardize: centre features and divide them by their deviation.
+        computing: `memory`, `device`, `backend` and `progress`, as of `probe.fit`.
+
+    Returns:
+        `name`, `other`, `seed`, `fraction`, `mutual`, `chance`: a row for each subset, which is
+        compared with its own layer, and one for each pair of layers, with fraction 1.
+
+    Raises:
+        UsageError: k is not below the number of rows.
+        DataError: the layers have different numbers of rows.
+        MemoryBudgetError: not even a few rows fit into `memory`.
+
+    Reference:
+        Huh et al., "The Platonic representation hypothesis", ICML 2024, section 2.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=(50, 8))
+        >>> y = np.zeros(50, int)
+        >>> mutual_neighbours({"a": (x, y), "b": (-3 * x, y)})["mutual"].tolist()
+        [1.0]
+    """
+    blocks = {name: as_blocks(rows) for name, rows in layers.items()}
+    counts = {each.n_rows for each in blocks.values()}
+    if len(counts) > 1:
+        raise DataError(f"layers of {sorted(counts)} rows: only the same rows can be compared")
+    (n_rows,) = counts
+    if not 1 <= k < n_rows:
+        raise UsageError(f"k is {k}: give 1 to {n_rows - 1:,}, the other rows")
+    settings, chance = settings_of(standardize, **computing), k / (n_rows - 1)
+    wholes: dict[str, np.ndarray] = {}
+    found = []
+    for name, each in blocks.items():
+        chains = _subsets(each.n_features, fractions, seeds)
+        lists = _neighbours(each, chains, k, metric, settings)
+        wholes[name] = lists[-1][-1]
+        for chain, prefixes in zip(chains[:-1], lists, strict=False):
+            for fraction, own in zip(chain.fractions, prefixes, strict=True):
+                facts = {"name": name, "other": name, "seed": chain.seed, "fraction": fraction}
+                found.append(facts | {"mutual": _shared(own, wholes[name]), "chance": chance})
+    for one, other in combinations(wholes, 2):
+        facts = {"name": one, "other": other, "seed": None, "fraction": 1.0}
+        found.append(facts | {"mutual": _shared(wholes[one], wholes[other]), "chance": chance})
+    return pd.DataFrame(found).astype({"seed": "Int64"}) if found else pd.DataFrame()
+
+
+def _neighbours(
+    blocks: RowBlocks, chains: Sequence[Chain], k: int, metric: str, settings: Settings
+) -> list[list[np.ndarray]]:
+    """Return numbers of the nearest others, int64 (N, k), of each chain and prefix."""
+    found = [[[] for _ in chain.sizes] for chain in chains]
+    with own_settings(), full_precision():
+        place = Placed(*scaling(blocks, metric, settings), metric, settings)
+        walks, numbers = joined_walks(chains, blocks.n_features)
+        for _, every in nearest(blocks, blocks, walks, k, place, True, ("rows", "rows")):
+            for prefixes, places in zip(every, numbers, strict=True):
+                for (_, rows), (chain, prefix) in zip(prefixes, places, strict=True):
+                    found[chain][prefix].append(to_host(rows))
+    return [[np.concatenate(parts) for parts in prefixes] for prefixes in found]
+
+
+def _shared(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the mean share of the rows' lists (N, k) that are in both."""
+    span = int(max(one.max(), other.max())) + 1
+    rows = np.arange(len(one))[:, None] * span
+    both = np.intersect1d((one + rows).ravel(), (other + rows).ravel(), assume_unique=True)
+    return len(both) / one.size
+
+
+@dataclass(frozen=True)
+class CalibratedCKA:
+    """Linear CKA of two layers beside what it is by chance.
+
+    Attributes:
+        value: biased linear CKA.
+        expected: its mean over all orders of one layer's rows, exactly.
+        largest: the largest of the shuffles' values.
+        p: share of shuffles, the layers as they are counted among them, with as large a value.
+        permutations: how many shuffles.
+        n_rows: rows.
+    """
+
+    value: float
+    expected: float
+    largest: float
+    p: float
+    permutations: int
+    n_rows: int
+
+    @property
+    def calibrated(self) -> float:
+        """(value - expected) / (1 - expected): 0 for rows in no order, 1 for equal layers."""
+        return (self.value - self.expected) / (1 - self.expected) if self.expected < 1 else np.nan
+
+
+def calibrated_cka(
+    one: Rows,
+    other: Rows,
+    *,
+    permutations: int = 199,
+    seed: int = 0,
+    standardize: bool = False,
+    **computing: Any,
+) -> CalibratedCKA:
+    """Return linear CKA of two layers with its null: the rows of one of them shuffled.
+
+        CKA = ||X'Y||^2 / (||X'X|| ||Y'Y||)    (Frobenius norms, of centred features)
+
+    grows with the number of features whatever they say. Over all orders P of the rows of Y,
+
+        E ||X'PY||^2 = tr(X'X) tr(Y'Y) / (N - 1)
+
+    is exact, so the expected value costs nothing beyond CKA; `p` takes the shuffles, each a product
+    of X' with Y.
+
+    Arguments:
+        one: row blocks, or (features (N, D), labels (N,)).
+        other: row blocks, or (features (N, E), labels), of the same rows in the same order.
+        permutations: shuffles.
+        seed: what they are drawn with.
+        standardize: divide each feature by its deviation; as published it is not.
+        computing: `memory`, `device` and `backend`, as of `probe.fit`.
+
+    Raises:
+        DataError: the layers have different numbers of rows, or a layer never changes.
+        MemoryBudgetError: both layers do not fit into `memory`.
+
+    References:
+        Kazi-Aoual et al., "Refined approximations to permutation tests for multivariate inference",
+        Computational Statistics and Data Analysis 1995, for the mean over orders.
+        Kornblith et al., "Similarity of neural network representations revisited", ICML 2019.
+
+    Example:
+        >>> random = np.random.default_rng(0)
+        >>> x, y = random.normal(size=(40, 100)), random.normal(size=(40, 100))
+        >>> found = calibrated_cka((x, np.zeros(40, int)), (y, np.zeros(40, int)))
+        >>> round(found.value, 1), round(found.expected, 1), bool(abs(found.calibrated) < 0.05)
+        (0.7, 0.7, True)
+    """
+    if permutations < 1:
+        raise UsageError(f"permutations is {permutations}: a null takes at least 1 shuffle")
+    settings, backend = settings_of(standardize, **computing), None
+    pair = [as_blocks(rows) for rows in (one, other)]
+    if pair[0].n_rows != pair[1].n_rows:
+        raise DataError(
+            f"layers of {pair[0].n_rows:,} and {pair[1].n_rows:,} rows: only the same rows can be "
+            "compared"
+        )
+    needed = 3 * 8 * pair[0].n_rows * sum(each.n_features for each in pair)
+    if needed > settings.memory:
+        raise MemoryBudgetError(
+            f"the null of CKA holds both layers, {text(needed)}, and {text(settings.memory)} of "
+            "memory is granted: grant more, or take fewer rows"
+        )
+    backend = settings.backend
+    with own_settings(), full_precision():
+        x, y = (backend.put(_centred(each, standardize)) for each in pair)
+        xp, n = array_namespace(x), len(x)
+        norms = [float(xp.sum((z.T @ z) ** 2)) ** 0.5 for z in (x, y)]
+        if not min(norms) > 0:
+            raise DataError("a layer never changes on these rows: it is similar to nothing")
+        expected = float(xp.sum(x * x)) * float(xp.sum(y * y)) / (n - 1)
+        random, values = np.random.default_rng(seed), [float(xp.sum((x.T @ y) ** 2))]
+        for number in range(permutations):
+            order = backend.put(random.permutation(n))
+            values.append(float(xp.sum((x.T @ xp.take(y, order, axis=0)) ** 2)))
+            settings.progress("shuffles", number + 1, permutations)
+    scaled = np.array(values) / (norms[0] * norms[1])
+    beyond = int((scaled >= scaled[0] * (1 - 1e-12)).sum())
+    return CalibratedCKA(
+        float(scaled[0]), expected / (norms[0] * norms[1]), float(scaled[1:].max()),
+        beyond / (1 + permutations), permutations, n,
+    )  # fmt: skip
+
+
+def _centred(blocks: RowBlocks, standardize: bool) -> np.ndarray:
+    """Return all rows less their mean, float64 (N, D), in units of 1 altogether."""
+    x = np.concatenate([features for features, _ in blocks]).astype(np.float64)
+    if not np.isfinite(x).all():
+        raise DataError("a layer has features that are not finite: mend or drop the rows")
+    x -= x.mean(0)
+    if standardize:
+        scale = x.std(0)
+        x /= np.where(scale > 0, scale, 1)
+    largest = np.abs(x).max() or 1.0
+    return x / largest
+
+
+def universality(
+    train: tuple[Rows, Rows],
+    test: tuple[Rows, Rows] | None = None,
+    *,
+    l2: float | None = None,
+    **computing: Any,
+) -> pd.DataFrame:
+    """Return how well each feature of a layer is predicted from another layer of the same rows.
+
+    Ridge regression of all D features y on the E features x of the other layer, both standardised
+    on train: W = (S_xx + l2 I)^-1 S_xy from one joint matrix of second moments, and of the test
+    rows R^2_j = 1 - sum (y_j - W_j'x - b_j)^2 / sum (y_j - mean y_j)^2 from theirs, without a
+    prediction. The penalty is the one with the least mean generalised cross-validation
+
+        GCV_j = RSS_j / N / (1 - df / N)^2,    df = sum_i s_i / (s_i + l2),
+
+    over the features, s the eigenvalues of S_xx. Without test rows R^2 is 1 - GCV_j: of train
+    alone, for an order of features.
+
+    Arguments:
+        train: row blocks, or (features, labels), of the layer that is predicted and of the other.
+        test: of both likewise, on which R^2 is told; None for train rows alone.
+        l2: the penalty; None to choose it from `featstore.probe.selection.LADDER`.
+        computing: `memory`, `device`, `backend` and `progress`, as of `probe.fit`.
+
+    Returns:
+        `feature`, `r2` (NaN for a feature that never changes), falling features by `rank` from 1,
+        and `l2`.
+
+    Raises:
+        DataError: layers have different numbers of rows.
+        MemoryBudgetError: matrices of all features of both do not fit into `memory`.
+
+    References:
+        Golub, Heath, Wahba, "Generalized cross-validation as a method for choosing a good ridge
+        parameter", Technometrics 1979.
+        Gurnee et al., "Universal neurons in GPT2 language models", TMLR 2024, for the question.
+
+    Example:
+        >>> random = np.random.default_rng(0)
+        >>> y, x = random.normal(size=(300, 3)), random.normal(size=(300, 4))
+        >>> y[:, 1] = x[:, 2] - x[:, 0]
+        >>> none = np.zeros(300, int)
+        >>> table = universality(((y, none), (x, none)))
+        >>> int(table["r2"].idxmax()), round(float(table["r2"].max()), 1)
+        (1, 1.0)
+    """
+    settings = settings_of(True, **computing)
+    joint = SideBySide([as_blocks(rows) for rows in train])
+    own, theirs = joint.of_layers
+    needed = 8 * 6 * joint.n_features**2
+    if needed > settings.memory:
+        raise MemoryBudgetError(
+            f"{joint.n_features:,} features of both layers take {text(needed)}, and "
+            f"{text(settings.memory)} of memory is granted: grant more, or take narrower layers"
+        )
+    with own_settings():
+        total = moments(joint, settings)
+        matrix = total.covariance(True)
+        values, turn = np.linalg.eigh(matrix[np.ix_(theirs, theirs)])
+        values, along = np.maximum(values, 0), turn.T @ matrix[np.ix_(theirs, own)]
+        alive = total.variance[own] > 0
+        ladder = LADDER if l2 is None else (l2,)
+        scores = [_crossed(values, along, each, total.n, alive) for each in ladder]
+        best = int(np.argmin([np.nanmean(score) for score in scores]))
+        penalty, r2 = ladder[best], 1 - scores[best]
+        if test is not None:
+            weights = turn @ (along / (values + penalty)[:, None])
+            r2 = _held_out(SideBySide([as_blocks(rows) for rows in test]), total, own, theirs,
+                           weights, settings)  # fmt: skip
+            r2[~alive] = np.nan
+    rank = pd.Series(-r2).rank(method="first", na_option="bottom").astype(int)
+    return pd.DataFrame(
+        {"feature": np.arange(len(own)), "r2": r2, "rank": rank, "l2": float(penalty)}
+    )
+
+
+def _crossed(
+    values: np.ndarray, along: np.ndarray, l2: float, n: int, alive: np.ndarray
+) -> np.ndarray:
+    """Return GCV of each feature of variance 1, float64 (D,); NaN for one that never changes."""
+    shrunk = values + l2
+    squares = along**2
+    explained = (squares * ((2 / shrunk) - values / shrunk**2)[:, None]).sum(0)
+    left = max(1 - float((values / shrunk).sum()) / n - 1 / n, 1e-9)
+    return np.where(alive, np.maximum(1 - explained, 0) / left**2, np.nan)
+
+
+def _held_out(
+    rows: SideBySide, train: Moments, own: np.ndarray, theirs: np.ndarray, weights: np.ndarray,
+    settings: Settings,
+) -> np.ndarray:  # fmt: skip
+    """Return R^2 on other rows, float64 (D,), of the map that train rows gave."""
+    found = moments(rows, settings)
+    scale = train.scale(True)
+    matrix = found.covariance(False) / scale / scale[:, None]
+    off = (found.mean - train.mean) / scale  # of test rows about the mean of train
+    yy, xx = np.diagonal(matrix)[own], matrix[np.ix_(theirs, theirs)]
+    xy = matrix[np.ix_(theirs, own)]
+    bias = off[own] - off[theirs] @ weights
+    squares = yy - 2 * (weights * xy).sum(0) + (weights * (xx @ weights)).sum(0) + bias**2
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(yy > 0, 1 - squares / yy, np.nan)

@@ -1,5 +1,6 @@
 """Retrieval: how well prefixes of a chain find what is relevant to a query."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from featstore.probe.modes import Layer, Mode, modes_of
 from featstore.probe.moments import remembered
 from featstore.probe.neighbours import Placed, joined_walks, nearest, scaling
 from featstore.probe.plans import layout, sweep_chains
+from featstore.probe.results import percent
 from featstore.probe.results.curves import curve_table
 from featstore.probe.results.files import opened
 from featstore.probe.rows import RowBlocks, Rows, as_blocks
@@ -406,6 +408,54 @@ def _measured(
     gained = (gains[:, :cutoff] * discount).sum(1) / (best * discount).sum(1)
     first = np.where(hits[:, -1] > 0, 1 / (1 + (gains > 0).argmax(1)), 0.0)
     return [found / count, found / cutoff, average, gained, first]
+
+
+def sentence(table: pd.DataFrame, measure: str, called: str, keep: float, level: float) -> str:
+    """Say how few dimensions keep a share of a measure of retrieval, a line a mode.
+
+    Arguments:
+        table: as `Retrieved.curves` gives it.
+        measure: its column.
+        called: its name.
+        keep: the share.
+        level: coverage of the intervals.
+
+    Example:
+        >>> rows = [("first", 0.25, 256, 0.99, 0.981, 0.996), ("first", 1.0, 1024, 1.0, 1.0, 1.0)]
+        >>> names = ["mode", "fraction", "k", "ratio", "ratio_low", "ratio_high"]
+        >>> print(sentence(pd.DataFrame(rows, columns=names), "ndcg", "nDCG@10", 0.99, 0.95))
+        256 of 1,024 dimensions keep 99.0 % (98.1 to 99.6) of nDCG@10, at a quarter of the index's \
+bytes (95 % interval over seeds and queries).
+    """
+    lines, several = [], table["mode"].nunique() > 1
+    whole = int(table["k"].max())
+    for mode, rows in table.groupby("mode", sort=False):
+        name, parts = f"{mode}: " if several else "", rows[rows["fraction"] < 1]
+        enough = parts[parts["ratio"] >= keep - 1e-9].sort_values("fraction")
+        if not len(parts) or parts["ratio"].isna().all():
+            lines.append(f"{name}no share of {called} can be told.")
+            continue
+        at = enough.iloc[0] if len(enough) else parts.sort_values("fraction").iloc[-1]
+        interval = ""
+        if not (math.isnan(at["ratio_low"]) or math.isnan(at["ratio_high"])):
+            interval = f" ({100 * at['ratio_low']:.1f} to {100 * at['ratio_high']:.1f})"
+        few = "" if len(enough) else f"no part that was tried keeps {percent(keep)}: "
+        over = f" ({percent(level)} interval over seeds and queries)" if interval else ""
+        lines.append(
+            f"{name}{few}{int(at['k']):,} of {whole:,} dimensions keep {100 * at['ratio']:.1f} %"
+            f"{interval} of {called}, at {_share(int(at['k']), whole)} of the index's bytes{over}."
+        )
+    return "\n".join(lines)
+
+
+def _share(part: int, whole: int) -> str:
+    """Say a share in words where it has one.
+
+    >>> _share(256, 1024), _share(100, 300), _share(50, 1000)
+    ('a quarter', 'a third', '5 %')
+    """
+    words = {2: "half", 3: "a third", 4: "a quarter", 5: "a fifth", 8: "an eighth", 10: "a tenth"}
+    return words.get(whole / part, percent(float(f"{part / whole:.3g}")))
 
 
 def read_qrels(path: str | Path, queries: Sequence[str], corpus: Sequence[str]) -> np.ndarray:

@@ -79,7 +79,7 @@ def retrieve(
     from featstore.probe import retrieval
     from featstore.probe.results import views
     from featstore.probe.results.files import save_table
-    from featstore.probe.results.sentences import of_retrieval
+    from featstore.probe.retrieval import sentence
     from featstore.study.layers import layers_of
 
     asking, *others = layers_of([queries, *filter(None, [corpus])])
@@ -108,7 +108,7 @@ def retrieve(
             for mode, rows in curves.groupby("mode", sort=False)
         ),
         f"{asked} against {where}, {options['metric']}",
-        of_retrieval(curves, measure, called, keep, level),
+        sentence(curves, measure, called, keep, level),
     )
     if out:
         save_table(found.table.assign(cutoff=found.cutoff), out)

@@ -55,9 +55,11 @@ class Spec(_Frozen):
     `weights` is "sha256:<hex>" of the tensors as loaded ("random:<seed>" untrained, "none" for
     imported arrays), `transform` the canonical text of what happened to an image, `limit` the rows
     kept of each split (None: all), `precision` what the forward pass computed in, `augment` the
-    canonical text of what made the views (None: the clean image). Labels are indices of `classes`
-    or else values of `targets`: one of the two is empty. Raises `pydantic.ValidationError` on
-    values that cannot be.
+    canonical text of what made the views (None: the clean image). `rows` says what a row is: an
+    item, or a token of a text or a patch of an image, whose id is the item's, a colon and its
+    place there: the part before the last colon is the group that it belongs to. Labels are
+    indices of `classes` or else values of `targets`: one of the two is empty. Raises
+    `pydantic.ValidationError` on values that cannot be.
 
     >>> spec = Spec(
     ...     backbone="resnet50", weights="random:0", transform="none", dataset="digits",
@@ -83,6 +85,7 @@ class Spec(_Frozen):
     limit: Annotated[int, Field(ge=1)] | None = None
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     augment: Text | None = None
+    rows: Literal["items", "tokens", "patches"] = "items"
 
     @model_validator(mode="after")
     def _names_are_usable(self) -> Self:

@@ -95,6 +95,12 @@ _NAMED = 20
 @click.option("--format", type=FORMAT, default="zarr")
 @click.option("--codec", type=click.Choice(["none", "zstd"]), help="Compression.  [default: none]")
 @click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16")
+@click.option(
+    "--rows",
+    type=click.Choice(["items", "tokens", "patches"]),
+    default="items",
+    help="What a row is: an item, a word of a text, or a patch of an image.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a store that holds something else.")
 @click.option("--image-size", type=click.IntRange(1), help="Pixels.  [default: the weights' own]")
 @click.option("--device", type=DEVICE, default="auto")

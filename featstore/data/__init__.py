@@ -85,6 +85,11 @@ def load(
     """
     data_dir = None if data_dir is None else Path(data_dir).expanduser()
     rows = _rows(name, split, data_dir, columns or Columns(), missing_ok)
+    if columns and columns.rows == "tokens" and rows.pieces is None:
+        raise UsageError(
+            f"{rows.dataset} has no labels of tokens; give a table or an hf: set, with a text or a"
+            " list of words and a list of labels in each row"
+        )
     if not missing_ok:
         require_files(rows)
     rows = limited(rows, limit)
@@ -100,7 +105,8 @@ def _without_rows(rows: Rows) -> list[Notice]:
     """Classes of which a split has no row."""
     if rows.targets:
         return []
-    absent = np.flatnonzero(np.bincount(rows.labels, minlength=len(rows.classes)) == 0)
+    labels = rows.labels if rows.pieces is None else rows.pieces.labels
+    absent = np.flatnonzero(np.bincount(labels, minlength=len(rows.classes)) == 0)
     names = [rows.classes[label] for label in absent]
     text = f"classes without a row in {rows.split}: {len(names):,} of {len(rows.classes):,}"
     return [Notice.of("classes", text, names)] if names else []

@@ -72,8 +72,10 @@ class Columns:
     with a fraction, its target), `split` says which split a row is in. `targets` names columns of
     numbers to regress on, in place of a label.
 
-    `kind` says whether labels are a "class" or a "number" where that is not to be told from them.
-    Of a CSV file, `delimiter` parts the cells, and `encoding` is how its text is encoded.
+    With `rows` "tokens" a text is a list of words, or parted into them at its space, and the label
+    is a list with one for each. `kind` says whether labels are a "class" or a "number" where that
+    is not to be told from them. Of a CSV file, `delimiter` parts the cells, and `encoding` is how
+    its text is encoded.
     """
 
     label: str | None = None
@@ -84,6 +86,7 @@ class Columns:
     kind: str | None = None
     delimiter: str | None = None
     encoding: str | None = None
+    rows: str = "items"
 
     def __post_init__(self):
         if self.kind not in (None, *KINDS):

@@ -28,7 +28,7 @@ from featstore.data.columns import (
 )
 from featstore.data.files import EncodedImages, below, rows_of_encoded
 from featstore.data.rows import ImageRows, Rows, Unreadable
-from featstore.data.tables import of_texts
+from featstore.data.tables import of_texts, of_words
 from featstore.downloads import downloading, from_network
 from featstore.errors import DatasetError, UsageError, with_extra
 
@@ -107,6 +107,17 @@ def load(
         ids = [id_ for row, id_ in enumerate(ids) if row not in lacks[held]]
         if not ids:
             raise DatasetError(f"no row {whence.replace('has no', 'has any')}")
+    if columns.rows == "tokens":
+        feature = getattr(features[chosen.labels[0]], "feature", None)
+        names = feature.names if isinstance(feature, library.ClassLabel) else ()
+        cells = {
+            part: [_column(table, name) for name in chosen.labels]
+            for part, table in tables.items()
+            if set(chosen.labels) <= set(table.column_names)
+        }
+        texts = _column(tables[held], chosen.item)
+        rows = of_words(dataset, split, held, texts, cells, chosen, columns, names)
+        return replace(rows, notices=(*splits.stand_in(split, held), *rows.notices))
     labels = _labels(library, dataset, held, tables, chosen, columns)
     told = (*splits.stand_in(split, held), *labels.notices)
     if chosen.modality == "text":

@@ -243,6 +243,48 @@ class Unreadable:
     why: str
 
 
+class Words(str):
+    """A text as words: `spans` int64 (n, 2) says from where to where each goes.
+
+    >>> Words.of(["New York", "is", "big"]).spans.tolist()
+    [[0, 8], [9, 11], [12, 15]]
+    >>> Words.of(" two  words")[1:4], Words.of(" two  words").spans.tolist()
+    ('two', [[1, 4], [6, 11]])
+    """
+
+    spans: np.ndarray
+
+    @classmethod
+    def of(cls, given: str | Sequence[str]) -> Self:
+        """Return a text parted at its space, or words joined by spaces."""
+        if isinstance(given, str):
+            text, spans = given, [found.span() for found in re.finditer(r"\S+", given)]
+        else:
+            text, ends = " ".join(given), np.cumsum([len(word) + 1 for word in given]) - 1
+            spans = [(end - len(word), end) for word, end in zip(given, ends, strict=True)]
+        made = cls(text)
+        made.spans = np.array(spans, np.int64).reshape(-1, 2)
+        return made
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Labels of the pieces of items: `labels` of all of them, and where each item's start.
+
+    `labels` are (m,) or (m, T) as those of `Rows`, `starts` int64 (n + 1,), the last one m.
+    """
+
+    labels: np.ndarray
+    starts: np.ndarray
+
+    def kept(self, rows: np.ndarray) -> "Ragged":
+        """Return those of some items alone."""
+        counts = np.diff(self.starts)[rows]
+        starts = np.concatenate([[0], np.cumsum(counts)])
+        places = np.repeat(self.starts[:-1][rows] - starts[:-1], counts) + np.arange(starts[-1])
+        return Ragged(self.labels[places], starts)
+
+
 @dataclass(frozen=True)
 class Rows(ABC):
     """One split of a data set.
@@ -252,6 +294,7 @@ class Rows(ABC):
     is: a path, an index or a key. `read` gives row i as it was stored. `fingerprint` identifies the
     data of the whole split, also where `limited` keeps a part of it. `notices` says what was left
     out or read otherwise than it is; `left_out` are rows that a source was allowed to leave out.
+    `pieces` are the labels of the words of texts, whose own labels then say nothing.
 
     Rows hold no open file and can be pickled, so that a spawned process reads them as well as a
     thread does.
@@ -268,8 +311,14 @@ class Rows(ABC):
     notices: tuple[Notice, ...] = ()
     left_out: tuple[Unreadable, ...] = ()
     bit_depth: int | None = None
+    pieces: Ragged | None = None
 
     modality: ClassVar[str]
+
+    @property
+    def items(self) -> "Rows":
+        """What is read: these rows themselves."""
+        return self
 
     def __post_init__(self):
         if len(self.labels) == 0:
@@ -304,6 +353,7 @@ class Rows(ABC):
             labels=self.labels[rows],
             ids=[self.ids[row] for row in rows],
             read=_Kept(self.read, rows),
+            pieces=self.pieces and self.pieces.kept(rows),
         )
 
     @abstractmethod
@@ -348,6 +398,96 @@ class TextRows(Rows):
 
     def _preparing(self) -> Callable:
         return _text
+
+
+class PieceIds(Sequence[str]):
+    """Ids of pieces: the item's, a colon, and the place there."""
+
+    def __init__(self, items: Sequence[str], starts: np.ndarray):
+        self._items, self._starts = items, starts
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, place):
+        """Return one id, or a list of those of a slice."""
+        if isinstance(place, slice):
+            return [self[one] for one in range(*place.indices(len(self)))]
+        if not -len(self) <= place < len(self):
+            raise IndexError(place)
+        row = int(place) % len(self)
+        item = int(np.searchsorted(self._starts, row, "right")) - 1
+        return f"{self._items[item]}:{row - self._starts[item]}"
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """Rows that are pieces of items: words of texts, or patches of images.
+
+    Piece j of item i is row `starts[i]` + j; the rest is as of `Rows`.
+    """
+
+    items: Rows
+    labels: np.ndarray
+    starts: np.ndarray
+    kind: str
+
+    @classmethod
+    def of(cls, items: Rows, kind: str, positions: int) -> Self:
+        """Return the words of texts that brought labels, or so many patches of each image.
+
+        A patch has its image's label.
+        """
+        if kind == "tokens":
+            return cls(items, items.pieces.labels, items.pieces.starts, kind)
+        starts = positions * np.arange(len(items) + 1)
+        return cls(items, np.repeat(items.labels, positions, axis=0), starts, kind)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def within(self, rows: range) -> tuple[range, slice]:
+        """Return the items that some rows are of, and which of these items' pieces they are."""
+        first = int(np.searchsorted(self.starts, rows.start, "right")) - 1
+        last = int(np.searchsorted(self.starts, rows.stop - 1, "right"))
+        before = int(self.starts[first])
+        return range(first, last), slice(rows.start - before, rows.stop - before)
+
+    @property
+    def ids(self) -> PieceIds:
+        """What each row is: ITEM:PLACE."""
+        return PieceIds(self.items.ids, self.starts)
+
+    @property
+    def fingerprint(self) -> str:
+        """That of the items, and what of them is a row."""
+        each = "" if self.kind == "tokens" else f", {int(self.starts[1])} each"
+        return f"{self.items.fingerprint} as {self.kind}{each}"
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+        return self.items.dataset
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes, none of numbers."""
+        return self.items.classes
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Names of the numbers, none of classes."""
+        return self.items.targets
+
+    @property
+    def notices(self) -> tuple[Notice, ...]:
+        """As of the items."""
+        return self.items.notices
+
+    @property
+    def modality(self) -> str:
+        """That of the items."""
+        return self.items.modality
 
 
 def _text(item: str | None) -> tuple[str, list[str]]:

@@ -28,7 +28,14 @@ from featstore.data.columns import (
     without_space,
 )
 from featstore.data.files import below, of_files
-from featstore.data.rows import Rows, TextRows, Unreadable, fingerprint_of_texts
+from featstore.data.rows import (
+    Ragged,
+    Rows,
+    TextRows,
+    Unreadable,
+    Words,
+    fingerprint_of_texts,
+)
 from featstore.errors import DatasetError, UsageError
 from featstore.notices import Notice
 
@@ -80,6 +87,9 @@ def rows_of_tables(
             for row, why in lacks[held].items()
         ]
     columns = {part: [table[name] for name in chosen.labels] for part, table in tables.items()}
+    if asked.rows == "tokens":
+        found = of_words(dataset, split, held, tables[held][chosen.item], columns, chosen, asked)
+        return replace(found, notices=(*splits.stand_in(split, held), *notices, *found.notices))
     labels = encoded(dataset, held, columns, chosen.labels, asked)
     if chosen.modality == "text":
         ids = [str(row) for row in rows[held]]
@@ -137,6 +147,82 @@ def of_texts(
         read=Texts(texts),
         targets=labels.targets,
     )
+
+
+@dataclass(frozen=True)
+class _ListsOfWords:
+    """Cells in memory as texts of words: lists of them, or texts."""
+
+    column: pa.Array
+
+    def __call__(self, row: int) -> Words | None:
+        """Return the words of a row, None where there are none."""
+        cell = self.column[row].as_py()
+        return None if cell is None else Words.of(cell)
+
+
+def of_words(
+    dataset: str,
+    split: str,
+    held: str,
+    column: pa.ChunkedArray,
+    columns: Mapping[str, Sequence[pa.ChunkedArray]],
+    chosen: Chosen,
+    asked: Columns,
+    classes: Sequence[str] = (),
+) -> TextRows:
+    """Return texts whose words have labels each, a list of them a row; `columns` as of `encoded`.
+
+    Labels are class numbers where `classes` are named. Raises `DatasetError` naming the row whose
+    words are not as many as its labels.
+    """
+    lists = {part: [_lists(dataset, chosen, one) for one in some] for part, some in columns.items()}
+    flat = {
+        part: [pa.chunked_array([one.flatten()]) for one in some] for part, some in lists.items()
+    }
+    if classes:
+        labels = Encoded(flat[held][0].to_numpy(), classes=tuple(classes))
+    else:
+        labels = encoded(dataset, held, flat, chosen.labels, asked)
+    cells = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], TEXT)
+    read = _ListsOfWords(cells)
+    counts = np.array(lists[held][0].value_lengths().fill_null(0), np.int64)
+    every = [read(row) for row in range(len(cells))]
+    words = [0 if found is None else len(found.spans) for found in every]
+    apart = np.flatnonzero(counts != words)
+    if apart.size:
+        row = apart[0]
+        raise DatasetError(
+            f"row {row} of the {held} split of {dataset} has {words[row]} words and {counts[row]}"
+            f" labels in {chosen.labels[0]}; give each word one"
+        )
+    texts = pa.array([str(found or "") for found in every], TEXT)
+    none = np.zeros(len(cells), np.float64 if labels.targets else np.int64)
+    return TextRows(
+        dataset=dataset,
+        split=split,
+        labels=none,
+        ids=[str(row) for row in range(len(cells))],
+        classes=labels.classes,
+        fingerprint=fingerprint_of_texts(texts, np.concatenate([counts, labels.values.ravel()])),
+        read=read,
+        targets=labels.targets,
+        notices=tuple(labels.notices),
+        pieces=Ragged(labels.values, np.concatenate([[0], np.cumsum(counts)])),
+    )
+
+
+def _lists(dataset: str, chosen: Chosen, column: pa.ChunkedArray) -> pa.ListArray:
+    """Return a column of labels as one array of lists."""
+    kind = column.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind)):
+        raise DatasetError(
+            f"the column {chosen.labels[0]} of {dataset} holds {kind}, and rows are tokens: give a"
+            " column with a list of labels a row, one for each word"
+        )
+    value = plain(pa.chunked_array([pa.array([], kind.value_type)])).type
+    joined = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], kind)
+    return joined.cast(pa.large_list(value))
 
 
 def _paths(dataset: str, part: str, column: pa.ChunkedArray, root: Path) -> list[Path]:

@@ -10,7 +10,7 @@ from PIL import Image
 from featstore import data, models
 from featstore.data import augment, own as own_data
 from featstore.data.augment import Views
-from featstore.data.rows import Rows, Unreadable, limited
+from featstore.data.rows import Pieces, Rows, Unreadable, limited
 from featstore.errors import DatasetError, UsageError
 from featstore.extraction.ranks import Meeting, Ranks
 from featstore.extraction.request import TRAIN, Request
@@ -28,7 +28,7 @@ class Inputs:
 
     backbone: Backbone
     reader: Taps
-    rows: Mapping[str, Rows]
+    rows: Mapping[str, Rows | Pieces]
     views: Views | None
 
     @property
@@ -60,6 +60,7 @@ class Inputs:
             limit=request.limit,
             precision=precision,
             augment=self.views.text if self.views else None,
+            rows=self.reader.kind,
         )
 
 
@@ -76,7 +77,7 @@ def load(request: Request) -> Inputs:
             version=request.version,
         )
         _check(backbone, list(rows.values()))
-        reader = tap_names.resolve(backbone, request.taps, request.pool)
+        reader = tap_names.resolve(backbone, request.taps, request.pool, request.rows)
         if request.augmentation:
             _views(request, backbone)
         return Inputs(own_models.checked(backbone, reader), reader, rows, None)
@@ -96,7 +97,7 @@ def load(request: Request) -> Inputs:
         weights_dtype=request.weights_dtype,
         device_map=request.device_map,
     )
-    reader = tap_names.resolve(backbone, request.taps, request.pool)
+    reader = tap_names.resolve(backbone, request.taps, request.pool, request.rows)
     augmented = _views(request, backbone) if request.augmentation else None
     rows = _rows(request)
     _check(backbone, list(rows.values()))
@@ -105,7 +106,7 @@ def load(request: Request) -> Inputs:
 
 def _rows(request: Request) -> dict[str, Rows]:
     """The rows of every split, for a model by name or for a network of one's own."""
-    by_name = isinstance(request.model, str)
+    by_name, words = isinstance(request.model, str), request.rows == "tokens"
     if not isinstance(request.dataset, str):
         found = own_data.load(request.dataset, ids=request.ids, images=by_name)
         return {split: limited(rows, request.limit) for split, rows in found.items()}
@@ -115,7 +116,7 @@ def _rows(request: Request) -> dict[str, Rows]:
             split,
             data_dir=request.data_dir,
             limit=request.limit,
-            columns=request.columns,
+            columns=replace(request.columns, rows="tokens") if words else request.columns,
             bit_depth=request.bit_depth,
             missing_ok=request.on_error == "skip",
         )
@@ -124,6 +125,15 @@ def _rows(request: Request) -> dict[str, Rows]:
     if by_name:
         return found
     return {split: own_data.as_tensors(rows) for split, rows in found.items()}
+
+
+def in_pieces(inputs: Inputs) -> Inputs:
+    """Return the inputs with rows that are what the taps read: items, their words or patches."""
+    kind, positions = inputs.reader.kind, inputs.reader.positions
+    if kind == "items":
+        return inputs
+    rows = {split: Pieces.of(rows, kind, positions) for split, rows in inputs.rows.items()}
+    return replace(inputs, rows=rows)
 
 
 def readable(

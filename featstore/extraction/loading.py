@@ -23,7 +23,7 @@ from featstore.data.rows import Part, Rows
 from featstore.errors import DatasetError, FeatstoreError
 from featstore.extraction.decoding import Begun, Decoder, Processes
 from featstore.extraction.inference import Batch
-from featstore.models.network import Backbone
+from featstore.models.network import WORDS, Backbone
 from featstore.models.transforms import light
 
 # Rows that one thread or process decodes at a time: a batch is ready sooner when several share it.
@@ -39,7 +39,8 @@ _MOST_WORKERS = 32
 class Job:
     """One batch: which rows of which split, and which augmented view of them, None for clean.
 
-    Images are read in runs of rows; texts may come in any order.
+    Images are read in runs of rows; texts may come in any order. Of rows that are pieces, `rows`
+    are the items, and `pieces` says which pieces of these are wanted.
 
     When it is done, `seen` says how many of its rows each of `notices.REMARKS` is true of.
     """
@@ -47,6 +48,7 @@ class Job:
     rows: Rows
     numbers: range | np.ndarray
     view: int | None = None
+    pieces: slice | None = None
     seen: Counter[str] = field(default_factory=Counter, compare=False)
 
     def parts(self) -> list[Part]:
@@ -56,11 +58,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Encoder:
-    """From jobs to what the backbone takes; texts are held to have at least `least` tokens."""
+    """From jobs to what the backbone takes; texts are held to have at least `least` tokens.
+
+    With `words` each token of a batch of texts comes with the word that it is of.
+    """
 
     backbone: Backbone
     views: Views | None = None
     least: int = 1
+    words: bool = False
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -84,7 +90,10 @@ class Encoder:
             text, remarks = part.met(place)
             texts.append(text)
             job.seen.update(remarks)
-        tokens, remarks = self.backbone.transform.met(texts)
+        if self.words:
+            tokens, remarks = self._words(job, texts), {}
+        else:
+            tokens, remarks = self.backbone.transform.met(texts)
         job.seen.update(remarks)
         counts = tokens["attention_mask"].sum(1)
         short = (counts < self.least).nonzero().flatten().tolist()
@@ -96,6 +105,20 @@ class Encoder:
                 f" the text {texts[short[0]][:20]!r}, of which {self.backbone.name} makes {made};"
                 " take the row out"
             )
+        return tokens
+
+    def _words(self, job: Job, texts: list[Any]) -> dict[str, torch.Tensor]:
+        """The tokens of texts and their words; `DatasetError` names a word without a token."""
+        tokens = self.backbone.transform.words(texts)
+        for text, words, row in zip(texts, tokens[WORDS].numpy(), job.numbers, strict=True):
+            absent = np.setdiff1d(np.arange(len(text.spans)), words)
+            if absent.size:
+                raise DatasetError(
+                    f"word {absent[0]} of row {job.rows.ids[row]} of the {job.rows.split} split of"
+                    f" {job.rows.dataset} has no token: the text is longer than"
+                    f" {self.backbone.transform.max_length} tokens, or the word is none to"
+                    f" {self.backbone.name}; part the text, or take the word out"
+                )
         return tokens
 
     def tensors(self, job: Job) -> torch.Tensor:

@@ -8,13 +8,14 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 import torch
 
-from featstore.data.rows import Rows
+from featstore.data.rows import Pieces, Rows
 from featstore.errors import FeatstoreError, FeatureError
 from featstore.extraction.inference import Batch, Inference
 from featstore.extraction.loading import Encoder, Job, Workers, batches, decoded
@@ -237,7 +238,7 @@ class Work:
     """
 
     store: Store
-    rows: Mapping[str, Rows]
+    rows: Mapping[str, Rows | Pieces]
     augmented: bool
     blocks: Sequence[Block]
     batch_size: int
@@ -249,7 +250,10 @@ class Work:
         for split, block in self.blocks:
             for view, numbers in self.batches(split, block):
                 clean = not self.augmented or split != "train"
-                yield Job(self.rows[split], numbers, None if clean else view)
+                rows, pieces = self.rows[split], None
+                if isinstance(rows, Pieces):
+                    numbers, pieces = rows.within(numbers)
+                yield Job(rows.items, numbers, None if clean else view, pieces)
 
     def order(self, split: str, block: int) -> np.ndarray | None:
         """Return the places in a block of its rows as they are taken, None where as they lie."""
@@ -265,10 +269,19 @@ class Work:
     def batches(self, split: str, block: int) -> list[tuple[int, range | np.ndarray]]:
         """The batches of one block: which view, and which rows of the split."""
         rows, order = self.store.rows_of(split, block), self.order(split, block)
+        if isinstance(pieces := self.rows[split], Pieces):
+            return [(0, run) for run in self._of_items(pieces, rows)]
         taken = rows if order is None else rows.start + order
         runs = batches(taken, self.batch_size)
         views = range(self.store.spec.split(split).views)
         return [(view, numbers) for view in views for numbers in runs]
+
+    def _of_items(self, pieces: Pieces, rows: range) -> list[range]:
+        """Return some rows in runs of the pieces of `batch_size` items each."""
+        items, _ = pieces.within(rows)
+        firsts = [pieces.starts[item] for item in items[:: self.batch_size]][1:]
+        ends = [rows.start, *map(int, firsts), rows.stop]
+        return [range(*pair) for pair in pairwise(ends)]
 
     def forget(self, split: str, block: int) -> None:
         """Drop the order of a block that is done."""
@@ -346,8 +359,11 @@ def fill(
                 # how many rows of each view are there
                 there: Counter[int] = Counter()
                 for view, numbers in work.batches(split, block):
-                    filled.put(view, there[view], infer(next(ready)))
-                    seen.update(begun.popleft().seen)
+                    outputs, batch = infer(next(ready)), begun.popleft()
+                    if batch.pieces is not None:
+                        outputs = {name: values[batch.pieces] for name, values in outputs.items()}
+                    filled.put(view, there[view], outputs)
+                    seen.update(batch.seen)
                     there[view] += len(numbers)
                     done += len(numbers)
                     waits.disk = handover.waited

@@ -17,6 +17,7 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 DTYPES = ("float16", "float32")
 CODECS = ("none", "zstd")
 ON_ERROR = ("raise", "skip")
+ROWS = ("items", "tokens", "patches")
 # The split that is augmented, and what a single data set is.
 TRAIN = "train"
 
@@ -40,6 +41,10 @@ class Request:
     `views` passes of augmented train images are stored; `augment` says how they are made (see
     `views.parse`; "paper" where there are several), from draws that `seed` decides. One view
     without `augment` is the clean image, which all other splits keep.
+
+    A row of the store is an item, or with `rows` one of its "tokens" or "patches" (see
+    `taps.resolve`), called ITEM:PLACE. A patch has its image's label; the labels of tokens are
+    lists in the label column of a table, one for each word of the text or list of words.
 
     What comes out: the store `out`, a path or a URL, in `format`, with `codec` as in
     `featstore.create`, its features of type `dtype`; an existing store of something else is
@@ -78,6 +83,7 @@ class Request:
     format: str = "zarr"
     codec: str | None = None
     dtype: str = "float16"
+    rows: str = "items"
     overwrite: bool = False
     device: str = "auto"
     precision: str = "auto"
@@ -113,6 +119,15 @@ class Request:
             wrong = f"there is no precision {self.precision!r}; choose {', '.join(PRECISIONS)}"
         elif self.codec not in (None, *CODECS):
             wrong = f"there is no codec {self.codec!r}; choose {' or '.join(CODECS)}"
+        elif self.rows not in ROWS:
+            wrong = f"rows are {self.rows!r}; choose {', '.join(ROWS)}"
+        elif self.rows != "items" and (self.augmentation or self.on_error == "skip"):
+            wrong = (
+                f"rows are {self.rows}, of which every one is read, clean; leave --views, --augment"
+                " and --on-error out"
+            )
+        elif self.rows == "tokens" and not isinstance(self.dataset, str):
+            wrong = "rows are tokens, whose labels a table has; give a data set by name"
         elif self.on_error not in ON_ERROR:
             wrong = f"on an error one cannot {self.on_error!r}; choose {' or '.join(ON_ERROR)}"
         elif self.bit_depth not in (None, *DEPTHS):

@@ -82,6 +82,7 @@ def extract(
     format: str = "zarr",
     codec: str | None = None,
     dtype: str = "float16",
+    rows: str = "items",
     overwrite: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -132,6 +133,7 @@ def _extracted(request: Request, progress: Progress) -> Extraction:
         if request.on_error == "skip":
             threads = request.workers or cores(ranks.local_count)
             taken, unreadable = inputs.readable(taken, threads, ranks, meeting, progress)
+        taken = inputs.in_pieces(taken)
         inference.check_engine(taken.backbone, request.precision, request.compile)
         spec = taken.spec(request, _precision(taken, request, device))
         store = _store(taken, spec, request, device, unreadable, ranks, meeting)
@@ -251,7 +253,8 @@ def _fill(
         compiled = work.store.provenance.get("compile", False)
     precision = work.store.spec.precision
     infer = Inference(taken.backbone, taken.reader, device, precision, compiled)
-    encode = Encoder(taken.backbone, taken.views, taken.reader.least)
+    words = taken.reader.kind == "tokens"
+    encode = Encoder(taken.backbone, taken.views, taken.reader.least, words)
     workers = Workers.chosen(
         request.workers, device.type, work.modality, work.passes, ranks.local_count
     )
@@ -275,8 +278,10 @@ def _precision_change(
 ) -> dict[str, float]:
     """By tap, how far the reduced precision is from float32 on the first batch of rows."""
     rows = next(iter(taken.rows.values()))
-    first = range(min(len(rows), request.batch_size or BATCH_SIZE))
-    batch = Encoder(taken.backbone, least=taken.reader.least)(Job(rows, first))
+    first = range(min(len(rows.items), request.batch_size or BATCH_SIZE))
+    words = taken.reader.kind == "tokens"
+    encode = Encoder(taken.backbone, least=taken.reader.least, words=words)
+    batch = encode(Job(rows.items, first))
     with torch.inference_mode():
         reduced = Inference(taken.backbone, taken.reader, device, spec.precision)
         return inference.change(reduced, Inference(taken.backbone, taken.reader, device), batch)
@@ -300,7 +305,7 @@ def _provenance(
         made["ranks"] = ranks.count
     if request.compile:
         made["compile"] = True
-    if taken.backbone.modality == "text":
+    if taken.backbone.modality == "text" and taken.reader.kind == "items":
         made["by_length"] = True
     said = [Notice("weights", note) for note in taken.backbone.notes] + list(taken.notices)
     if said:

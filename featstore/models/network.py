@@ -16,6 +16,8 @@ from featstore.spec import PENULTIMATE
 Inputs = torch.Tensor | dict[str, torch.Tensor]
 
 LAST = "last"
+# What a batch of texts holds beside what the model takes.
+WORDS = "featstore.words"
 
 
 @dataclass(frozen=True)
@@ -34,12 +36,14 @@ class Tokens:
 class Activation:
     """One layer's output: vector (b, D), map (b, C, H, W) or tokens (b, L, C).
 
-    `mask` (b, L) is 1 on tokens that are no padding; None where there is no padding.
+    `mask` (b, L) is 1 on tokens that are no padding; None where there is no padding. `words`
+    (b, L) says which word of its text each token is of, -1 for none, where that is asked.
     """
 
     values: torch.Tensor
     tokens: Tokens = field(default_factory=Tokens)
     mask: torch.Tensor | None = None
+    words: torch.Tensor | None = None
 
     @property
     def kind(self) -> str:
@@ -90,7 +94,8 @@ def of_output(output: object, inputs: Inputs, tokens: Tokens, layout: str) -> Ac
     if found.kind == "map" and _channels_last(found.shape, layout):
         return replace(found, values=values.permute(0, 3, 1, 2))
     if found.kind == "tokens" and mask is not None and mask.shape == values.shape[:2]:
-        return replace(found, mask=mask)
+        words = inputs.get(WORDS)
+        return replace(found, mask=mask, words=None if words is None else words.to(values.device))
     return found
 
 

@@ -9,6 +9,7 @@ import torch
 
 from featstore.errors import BackboneError, UsageError
 from featstore.models.network import (
+    LAST,
     Activation,
     Backbone,
     Inputs,
@@ -188,6 +189,47 @@ def chosen(
     return how
 
 
+# How the tokens of one word become its features.
+_OF_WORDS = ("first", "last", "avg", "max")
+
+
+def of_words(activation: Activation, how: str) -> torch.Tensor:
+    """The features (w, D) of all words of a batch of texts, in order, float32.
+
+    Each word is the first or last of its tokens, their mean or their maximum.
+
+    >>> values, words = torch.arange(4.0).reshape(1, 4, 1), torch.tensor([[-1, 0, 0, 1]])
+    >>> of_words(Activation(values, words=words), "avg").flatten()
+    tensor([1.5000, 3.0000])
+    """
+    words, values = activation.words, activation.values
+    counts = words.amax(1) + 1
+    whose = (words + (counts.cumsum(0) - counts)[:, None])[words >= 0]
+    n_words, chosen = int(counts.sum()), values[words >= 0].to(torch.float32)
+    if how in ("first", "last"):
+        place = torch.arange(len(whose), device=whose.device)
+        reduce = "amin" if how == "first" else "amax"
+        ends = torch.zeros(n_words, dtype=torch.long, device=whose.device)
+        return chosen[ends.scatter_reduce(0, whose, place, reduce, include_self=False)]
+    made = torch.zeros(n_words, chosen.shape[1], device=chosen.device)
+    reduce = "mean" if how == "avg" else "amax"
+    index = whose[:, None].expand_as(chosen)
+    return made.scatter_reduce(0, index, chosen, reduce, include_self=False)
+
+
+def of_patches(activation: Activation) -> torch.Tensor:
+    """The features (b * P, D) of every patch or position of a batch of images, float32.
+
+    Those of an image follow one another, row by row of the picture.
+    """
+    values = activation.values
+    if activation.kind == "map":
+        values = values.permute(0, 2, 3, 1)
+    else:
+        values = values[:, activation.tokens.prefix :]
+    return values.reshape(-1, values.shape[-1]).to(torch.float32, copy=True)
+
+
 ALL = "all"
 
 Pool = str | Sequence[str] | Mapping[str, str] | None
@@ -198,12 +240,15 @@ class Taps:
     """What is read: `taps` in order, and `read`, prepared inputs to {tap's name: (b, D) float32}.
 
     Inputs are what `backbone.prepare` gives, on the model's device; one pass reads every tap. A
-    text must have `least` tokens, for the positions that are read.
+    text must have `least` tokens, for the positions that are read. Where rows are `kind` "tokens"
+    or "patches", features are (rows, D), and an image has so many `positions`.
     """
 
     taps: tuple[Tap, ...]
     read: Callable[[Inputs], dict[str, torch.Tensor]]
     least: int = 1
+    kind: str = "items"
+    positions: int = 0
 
 
 @dataclass(frozen=True)
@@ -220,7 +265,12 @@ class Layer:
     dim: int
 
 
-def resolve(backbone: Backbone, names: Sequence[str] = (PENULTIMATE,), pool: Pool = None) -> Taps:
+def resolve(
+    backbone: Backbone,
+    names: Sequence[str] = (PENULTIMATE,),
+    pool: Pool = None,
+    rows: str = "items",
+) -> Taps:
     """The taps called `names`, their widths found by one forward pass of a blank input.
 
     "penultimate" is what the classifier sees, pooled as the model does; "last" the features before
@@ -230,11 +280,17 @@ def resolve(backbone: Backbone, names: Sequence[str] = (PENULTIMATE,), pool: Poo
     one; ["h.3@last", "h.3@mean"] or ["all@last", "all@mean"] as names read layers in several ways.
     A tap's name in a store is its name here with "_" for what such a name cannot hold.
 
+    With `rows` "tokens" a row is a word of a text: its last token for a decoder, the mean of its
+    tokens otherwise, or as `pool` says; with "patches" a patch or position of an image. "last" is
+    then the tap where none is named.
+
     Raises `UsageError` for layers that the model does not have, a pooling that does not fit, and
     an image size that the model cannot take.
     """
     network = backbone.network
     asked = parse(pool)
+    if rows != "items":
+        return _of_pieces(backbone, names, asked, rows)
     known = {*network.own, *network.modules()}
     named, reads = _expanded(names, network.stages, known)
     paths = list(dict.fromkeys(path for path, _ in reads))
@@ -274,6 +330,83 @@ def resolve(backbone: Backbone, names: Sequence[str] = (PENULTIMATE,), pool: Poo
     positions = [_position(how) for some in hows.values() for how in some.values()]
     needed = [place + 1 if place >= 0 else -place for place in positions if place is not None]
     return Taps(tuple(taps), of_taps, max(needed, default=1))
+
+
+def _of_pieces(
+    backbone: Backbone, names: Sequence[str], asked: Mapping[str, str], rows: str
+) -> Taps:
+    """Return the taps of words or patches."""
+    network, modality = backbone.network, {"tokens": "text", "patches": "image"}[rows]
+    if backbone.modality != modality:
+        raise UsageError(
+            f"rows are {rows}, which {modality}s have, and {backbone.name} takes"
+            f" {backbone.modality}s; leave --rows out"
+        )
+    if tuple(names) == (PENULTIMATE,):
+        names = (LAST,)
+    known = {*network.own, *network.modules()}
+    named, reads = _expanded(names, network.stages, known)
+    paths = list(dict.fromkeys(path for path, _ in reads))
+    network.check(backbone.name, paths)
+    seen = _blank_pass(backbone, paths)
+    there = {path: one for path, one in seen.items() if _has_pieces(one, rows)}
+    for path in paths:
+        if path in named and path not in there and (path, None) in reads:
+            raise UsageError(
+                f"{path} of {backbone.name} has no {rows}; tap a layer that has"
+                f" (featstore taps {backbone.name} lists them)"
+            )
+    reads = [(path, how) for path, how in reads if path in there]
+    taps, hows = [], {}
+    for path, written in reads:
+        how = asked.get(path, asked.get("")) if written is None else _canonical(written)
+        if rows == "patches" and how is not None:
+            raise UsageError(f"patches are not pooled; leave {how} out")
+        if rows == "tokens":
+            how = how or ("avg" if there[path].tokens.cls else "last")
+            if how not in _OF_WORDS:
+                raise UsageError(
+                    f"the tokens of a word cannot be pooled by {how}; choose {', '.join(_OF_WORDS)}"
+                )
+        one = there[path]
+        dim = one.shape[0] if one.kind == "map" else one.shape[1]
+        name = _store_name(path if written is None else f"{path}@{written}")
+        taps.append(Tap(name=name, dim=dim, pooling=f"{rows}: {how}" if how else rows))
+        hows.setdefault(path, {})[name] = how
+    _check_names([path if how is None else f"{path}@{how}" for path, how in reads], taps)
+    counts = {tap.name: _positions(there[path]) for tap, (path, _) in zip(taps, reads, strict=True)}
+    if rows == "patches" and len(set(counts.values())) > 1:
+        told = ", ".join(f"{name} {count}" for name, count in counts.items())
+        raise UsageError(f"layers of one store have as many positions, and these have {told}")
+
+    def each(activation: Activation, some: Mapping[str, str | None]) -> dict[str, torch.Tensor]:
+        return {
+            name: of_patches(activation) if how is None else of_words(activation, how)
+            for name, how in some.items()
+        }
+
+    read = reader(network, {path: partial(each, some=some) for path, some in hows.items()})
+
+    def of_taps(inputs: Inputs) -> dict[str, torch.Tensor]:
+        found = {name: x for some in read(inputs).values() for name, x in some.items()}
+        return {tap.name: found[tap.name] for tap in taps}
+
+    return Taps(tuple(taps), of_taps, 1, rows, next(iter(counts.values())))
+
+
+def _has_pieces(activation: Activation, rows: str) -> bool:
+    if not _has_a_row_each(activation):
+        return False
+    texts = activation.kind == "tokens" and activation.mask is not None
+    images = activation.kind == "map" or (activation.kind == "tokens" and not texts)
+    return texts if rows == "tokens" else images
+
+
+def _positions(activation: Activation) -> int:
+    """Return how many patches or positions an image has at a layer."""
+    if activation.kind == "map":
+        return activation.shape[1] * activation.shape[2]
+    return activation.shape[0] - activation.tokens.prefix
 
 
 def _each(activation: Activation, hows: Mapping[str, str]) -> dict[str, torch.Tensor]:

@@ -10,12 +10,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 
 from featstore.errors import BackboneError
 from featstore.models import weights
 from featstore.models.network import (
     LAST,
+    WORDS,
     Activation,
     Inputs,
     Network,
@@ -73,6 +75,39 @@ class TextTransform:
                 cut = sum(len(ids) > self.max_length for ids in whole)
         blank = sum(not text.strip() for text in texts)
         return dict(made), Counter({"cut": cut, "blank": blank})
+
+    def words(self, texts: Sequence[Any]) -> dict[str, torch.Tensor]:
+        """Return the tokens of texts, and the word of each, int64 (b, L), -1 for no word's.
+
+        A token is of the word in which its last letter lies; `texts` have `spans` of words.
+
+        Raises `BackboneError` for a tokenizer that does not tell where its tokens lie.
+        """
+        if not self.tokenizer.is_fast:
+            raise BackboneError(
+                f"the tokenizer {type(self.tokenizer).__name__} does not tell where tokens lie in a"
+                " text; rows that are tokens need a fast one (tokenizer.json)"
+            )
+        with _ONE_AT_A_TIME:
+            made = self.tokenizer(
+                [self.prompt + text for text in texts],
+                padding=True,
+                truncation=True,
+                max_length=self.max_length,
+                return_attention_mask=True,
+                return_offsets_mapping=True,
+                return_tensors="pt",
+            )
+        batch = dict(made)
+        offsets = batch.pop("offset_mapping").numpy() - len(self.prompt)
+        found = np.full(offsets.shape[:2], -1)
+        for row, text in enumerate(texts):
+            first, end = offsets[row].T
+            place = np.searchsorted(text.spans[:, 0], end - 1, "right") - 1
+            inside = (place >= 0) & (end > first) & (end > 0)
+            inside[inside] &= end[inside] - 1 < text.spans[place[inside], 1]
+            found[row] = np.where(inside & (batch["attention_mask"][row].numpy() == 1), place, -1)
+        return batch | {WORDS: torch.from_numpy(found)}
 
     def normalized(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The batch as it is: nothing is left to do on the device."""
@@ -187,7 +222,8 @@ def _run(
     inputs: Inputs,
     paths: Collection[str],
 ) -> dict[str, Activation]:
-    output = model(**inputs)["last_hidden_state"]
+    taken = {name: tensor for name, tensor in inputs.items() if name != WORDS}
+    output = model(**taken)["last_hidden_state"]
     last = of_output(output, inputs, tokens, "NCHW")
     found = {LAST: last}
     if PENULTIMATE in paths:

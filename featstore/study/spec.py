@@ -68,6 +68,7 @@ class Options(_Strict):
     augment: str | None = None
     seed: int | None = None
     dtype: str | None = None
+    rows: str | None = None
     format: str | None = None
     codec: str | None = None
     device: str | None = None

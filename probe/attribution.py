@@ -25,7 +25,7 @@ from featstore.probe.arrays import (
 from featstore.probe.errors import DataError, UsageError
 from featstore.probe.memory import CACHE_BYTES, Settings, rows_within, settings_of
 from featstore.probe.moments import cached_moments
-from featstore.probe.results.curves import check_level
+from featstore.probe.results.intervals import check_level
 from featstore.probe.rows import RowBlocks, Rows, as_pair, gathered, has_targets
 from featstore.probe.solvers import AUTO, LDA, Options, Ridge, check_penalties, closed_form
 from featstore.probe.solvers.prefixes import Normal

@@ -11,7 +11,8 @@ from scipy.stats import rankdata
 from featstore.probe.errors import DataError, UsageError
 from featstore.probe.memory import Progress, silent
 from featstore.probe.results import CURVE, as_curves, curves_of
-from featstore.probe.results.curves import Variance, check_level, crossed, curves
+from featstore.probe.results.curves import curves
+from featstore.probe.results.intervals import Variance, check_level, crossed
 
 LOSSES = ("class", "probes", "full", "part", "loss", "low", "high", "over", "kept")
 """What `class_losses` says of each class."""

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Protocol
 
 import numpy as np
@@ -13,14 +14,15 @@ from featstore.probe.errors import UsageError
 from featstore.probe.kernels import judged
 from featstore.probe.kernels.reference import Judged
 from featstore.probe.memory import all_sum
+from featstore.probe.results import FIRST_FEW
 from featstore.probe.results.reading import RowScores, RowSink
 
 
 class Accuracy:
     """The share of rows whose largest logit is their label's; of equal logits the first wins.
 
-    Two columns: `accuracy`, over all rows, and `mean_per_class`, the plain mean over the classes
-    that have rows (what Flowers and Pets report).
+    Its columns are `accuracy`, over all rows, and `mean_per_class`, the plain mean over the classes
+    that have rows (what Flowers and Pets report), which is called `balanced_accuracy` too.
 
     Attributes:
         hits: int64 (P, C), rows of each class that each probe gets right.
@@ -61,11 +63,10 @@ class Accuracy:
         self._pending.clear()
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Return {"accuracy": ..., "mean_per_class": ...}, float64 (P,) each."""
-        return {
-            "accuracy": self.hits.sum(1) / self.counts.sum(1),
-            "mean_per_class": np.nanmean(self.per_class(), axis=1),
-        }
+        """Return accuracy, mean_per_class and balanced_accuracy, float64 (P,) each."""
+        mean = np.nanmean(self.per_class(), axis=1)
+        accuracy = self.hits.sum(1) / self.counts.sum(1)
+        return {"accuracy": accuracy, "mean_per_class": mean, "balanced_accuracy": mean}
 
     def per_class(self) -> np.ndarray:
         """Return the accuracy on each class, float64 (P, C); NaN for a class without rows."""
@@ -240,13 +241,76 @@ class Regression:
         return {"r2": r2.mean(1), "mse": mse.mean(1), "mae": mae.mean(1)}
 
 
-FIRST = 5
+class Agreement:
+    """What is made of how often each class is predicted, is the label, and is both.
+
+    With t the rows of which a class is both, p those that it is predicted for, n those of which it
+    is the label, and N all of them:
+
+        F1 = 2 t / (p + n),   kappa = 1 - (1 - sum t / N) / (1 - sum p n / N^2)
+
+    `macro_f1` is the plain mean of F1 over the classes that are a label or predicted, and
+    `weighted_f1` that weighted by n; kappa is NaN where one class is all labels and predictions.
+
+    Attributes:
+        hits, predicted, counts: int64 (P, C), t, p and n of each class.
+
+    Reference:
+        Cohen, "A coefficient of agreement for nominal scales", 1960.
+    """
+
+    def __init__(self, n_probes: int, n_classes: int, present: np.ndarray | None = None):
+        self.hits, self.predicted, self.counts = np.zeros((3, n_probes, n_classes), np.int64)
+        self._present = present
+        self._pending: list[tuple[np.ndarray, np.ndarray]] = []
+
+    @property
+    def sums(self) -> list[np.ndarray]:
+        """What adds up over rows."""
+        return [self.hits, self.predicted, self.counts]
+
+    def add(self, probes: np.ndarray, stand: Judged) -> None:
+        """Note the classes that these probes predict; they are counted at the end of the set."""
+        predicted = to_host(stand.predicted)
+        if self._present is not None:
+            predicted = self._present[predicted]
+        self._pending.append((probes, predicted))
+
+    def finish(self, labels: Array) -> None:
+        """Count the classes of the set."""
+        labels, n_classes = to_host(labels), self.hits.shape[1]
+        for probes, predicted in self._pending:
+            # numbers of (probe, class), so that one count serves all probes
+            flat = predicted + n_classes * np.arange(len(probes))[:, None]
+            shape, size = (len(probes), n_classes), len(probes) * n_classes
+            self.predicted[probes] += np.bincount(flat.ravel(), minlength=size).reshape(shape)
+            hit = flat[predicted == labels]
+            self.hits[probes] += np.bincount(hit, minlength=size).reshape(shape)
+            self.counts[probes] += np.bincount(labels, minlength=n_classes)
+        self._pending.clear()
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return {"macro_f1": ..., "weighted_f1": ..., "kappa": ...}, float64 (P,) each."""
+        f1, rows = self.per_class(), self.counts.sum(1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            expected = (self.predicted / rows[:, None] * (self.counts / rows[:, None])).sum(1)
+            kappa = 1 - (1 - self.hits.sum(1) / rows) / (1 - expected)
+        return {
+            "macro_f1": np.nanmean(f1, axis=1),
+            "weighted_f1": (np.nan_to_num(f1) * self.counts).sum(1) / rows,
+            "kappa": np.where(expected < 1, kappa, np.nan),
+        }
+
+    def per_class(self) -> np.ndarray:
+        """Return F1 of each class, float64 (P, C); NaN for one that is no label nor predicted."""
+        seen = self.predicted + self.counts
+        return np.where(seen > 0, 2 * self.hits / np.maximum(seen, 1), np.nan)
 
 
-class TopFive:
-    """The share of rows whose label's logit is among the five largest; of equal ones the first.
+class AmongFirst:
+    """The share of rows whose label's logit is among the k largest; of equal ones the first.
 
-    With five classes or fewer every row would count, which says nothing: the column is NaN. Classes
+    With k classes or fewer every row would count, which says nothing: the column is NaN. Classes
     that no train row has are none.
 
     Attributes:
@@ -254,9 +318,9 @@ class TopFive:
         rows: int64 (P,), rows that each probe has seen.
     """
 
-    def __init__(self, n_probes: int, n_classes: int):
+    def __init__(self, n_probes: int, n_classes: int, first: int):
         self.hits, self.rows = np.zeros((2, n_probes), np.int64)
-        self._tells = n_classes > FIRST
+        self._first, self._tells = first, n_classes > first
 
     @property
     def sums(self) -> list[np.ndarray]:
@@ -266,7 +330,7 @@ class TopFive:
     def add(self, probes: np.ndarray, stand: Judged) -> None:
         """Count the rows that each of these probes gets right."""
         if self._tells:
-            found = stand.among_first(FIRST)
+            found = stand.among_first(self._first)
             self.hits[probes] += to_host(array_namespace(found).sum(found, axis=1))
             self.rows[probes] += stand.n_rows
 
@@ -274,8 +338,9 @@ class TopFive:
         """Nothing is left to do: rows are counted as they come."""
 
     def columns(self) -> dict[str, np.ndarray]:
-        """Return {"top5": float64 (P,)}."""
-        return {"top5": np.where(self.rows > 0, self.hits / np.maximum(self.rows, 1), np.nan)}
+        """Return {"top<k>": float64 (P,)}."""
+        share = self.hits / np.maximum(self.rows, 1)
+        return {f"top{self._first}": np.where(self.rows > 0, share, np.nan)}
 
 
 class Metric(Protocol):
@@ -298,16 +363,23 @@ class Metric(Protocol):
         """Return the columns of the result table, one value a probe."""
 
 
-METRICS: dict[str, Callable[..., Metric]] = {
+METRICS: dict[str, Callable[..., Metric] | None] = {
     "accuracy": Accuracy,
+    "balanced_accuracy": Accuracy,
     "mean_per_class": Accuracy,
-    "top5": TopFive,
+    "top5": partial(AmongFirst, first=5),
+    "macro_f1": Agreement,
+    "weighted_f1": Agreement,
+    "kappa": Agreement,
+    "auroc": None,
+    "average_precision": None,
     "nll": Calibration,
     "ece": Calibration,
     "r2": Regression,
     "mse": Regression,
     "mae": Regression,
 }
+"""Metrics by name; what is None is read off all rows together, by `featstore.probe.ranking`."""
 
 OF_TARGETS = ("r2", "mse", "mae")
 """Metrics of predicted numbers; the others are of predicted classes."""
@@ -315,12 +387,26 @@ OF_TARGETS = ("r2", "mse", "mae")
 OF_PROBABILITIES = ("nll", "ece")
 """Metrics that are NaN for a solver whose logits are not log-probabilities."""
 
+OF_RANKS = ("auroc", "average_precision")
+"""Metrics for which rows are ranked by each class's score."""
 
-def check_metrics(names: Sequence[str]) -> None:
-    """Raise UsageError unless there is a metric of every name."""
-    for name in names:
-        if name not in METRICS:
-            raise UsageError(f"no metric is called {name!r}: there are {', '.join(METRICS)}")
+
+@cache
+def metric_of(name: str) -> Callable[..., Metric] | None:
+    """Return what counts a metric, the same for one name; None for one of `OF_RANKS`.
+
+    `top<k>` is the share of rows whose label is among the k largest logits, for any k above 1.
+
+    Raises:
+        UsageError: there is no metric of that name.
+    """
+    if name in METRICS:
+        return METRICS[name]
+    if FIRST_FEW.fullmatch(name):
+        return partial(AmongFirst, first=int(name.removeprefix("top")))
+    raise UsageError(
+        f"no metric is called {name!r}: there are {', '.join(METRICS)}, and top<k> for every k"
+    )
 
 
 def metrics_of(names: str | Sequence[str] | None, targets: bool) -> tuple[str, ...]:
@@ -332,8 +418,8 @@ def metrics_of(names: str | Sequence[str] | None, targets: bool) -> tuple[str, .
     if names is None:
         return ("r2",) if targets else ("accuracy",)
     names = (names,) if isinstance(names, str) else names
-    check_metrics(names)
     for name in names:
+        metric_of(name)
         if (name in OF_TARGETS) != targets:
             fitting = [known for known in METRICS if (known in OF_TARGETS) == targets]
             raise UsageError(
@@ -383,7 +469,7 @@ class Scores(LogitSink):
     Arguments:
         n_probes: P.
         n_classes: C.
-        names: keys of METRICS, the columns wanted.
+        names: keys of METRICS or top<k>, the columns wanted; of `OF_RANKS` they are NaN here.
         probabilities: whether softmax of the logits is a probability; if not, the metrics
             `OF_PROBABILITIES` are NaN.
         rows: room for the part of each row in accuracy or R^2, one of which is among `names`.
@@ -405,23 +491,25 @@ class Scores(LogitSink):
         start: int = 0,
         train_counts: np.ndarray | None = None,
     ):
-        check_metrics(names)
+        kinds = {name: metric_of(name) for name in names}
         self.n_probes, self.n_classes, self.names = n_probes, n_classes, tuple(names)
         self._present = None
         if train_counts is not None and len(train_counts) and not train_counts.all():
             self._present = np.flatnonzero(train_counts)
             self._places = np.cumsum(train_counts > 0) - 1
         n_present = n_classes if self._present is None else len(self._present)
-        computed = [name for name in names if probabilities or name not in OF_PROBABILITIES]
-        # metrics that come from the same sums are summed once
-        kinds = dict.fromkeys(METRICS[name] for name in computed)
+        if not probabilities:
+            kinds = {name: kind for name, kind in kinds.items() if name not in OF_PROBABILITIES}
         self._sink = None if rows is None else RowSink(rows, start)
-        self.metrics: list[Metric] = [
-            kind(n_probes, n_classes, self._sink)
-            if kind in (Accuracy, Regression)
-            else kind(n_probes, n_present)
-            for kind in kinds
-        ]
+        self.metrics: list[Metric] = []
+        # metrics that come from the same sums are summed once
+        for kind in filter(None, dict.fromkeys(kinds.values())):
+            if kind in (Accuracy, Regression):
+                self.metrics.append(kind(n_probes, n_classes, self._sink))
+            elif kind is Agreement:
+                self.metrics.append(kind(n_probes, n_classes, self._present))
+            else:
+                self.metrics.append(kind(n_probes, n_present))
         self._compare = errors if set(names) & set(OF_TARGETS) else judged
         self._broken = np.zeros(n_probes, np.int64)
         self._finite: list[tuple[np.ndarray, Array]] = []
@@ -481,9 +569,11 @@ class Scores(LogitSink):
         told = {name: known.get(name, unknown) for name in self.names}
         return {name: np.where(self.not_finite, np.nan, values) for name, values in told.items()}
 
-    def per_class(self) -> np.ndarray | None:
-        """Return the accuracy on each class, float64 (P, C), if accuracy is among the metrics."""
-        hits = [metric for metric in self.metrics if isinstance(metric, Accuracy)]
-        if not hits:
-            return None
-        return np.where(self.not_finite[:, None], np.nan, hits[0].per_class())
+    def per_class(self) -> dict[str, np.ndarray]:
+        """Return what is known of each class, float64 (P, C) each: "accuracy" and "f1"."""
+        names = {Accuracy: "accuracy", Agreement: "f1"}
+        return {
+            names[type(metric)]: np.where(self.not_finite[:, None], np.nan, metric.per_class())
+            for metric in self.metrics
+            if type(metric) in names
+        }

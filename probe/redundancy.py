@@ -13,7 +13,8 @@ import pandas as pd
 from featstore.probe.errors import UsageError, several
 from featstore.probe.memory import Progress, callback, silent
 from featstore.probe.results import Evidence, Probes
-from featstore.probe.results.curves import Curve, check_level, curves
+from featstore.probe.results.curves import Curve, curves
+from featstore.probe.results.intervals import check_level
 
 DELTAS = tuple(round(0.5 + 0.01 * step, 2) for step in range(51))
 """Shares of the full accuracy for the curve of DR against delta: 0.50, 0.51, ..., 1.00."""

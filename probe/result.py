@@ -1,7 +1,7 @@
 """Results of probes: the long table, predictions, classes."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,9 @@ from array_api_compat import array_namespace
 from featstore.probe import statuses
 from featstore.probe.arrays import Array, own_settings, to_host
 from featstore.probe.errors import MemoryBudgetError, ProbeFailed, UsageError
-from featstore.probe.memory import parse, share, text
-from featstore.probe.metrics import LogitSink, Scores, metrics_of
+from featstore.probe.memory import least, parse, share, text
+from featstore.probe.metrics import OF_RANKS, LogitSink, Scores, metrics_of
+from featstore.probe.ranking import means, ranked
 from featstore.probe.results import called
 from featstore.probe.results.files import escaped_texts, save_arrays, writable, written_with_digest
 from featstore.probe.results.reading import MOST, RowScores, room, save_with_rows
@@ -175,8 +176,9 @@ class ProbeResult:
         probes: int64 (rows,), the probe of each row. Rows share a probe where they mean the
             same one, as the whole layer of every seed does.
         solver: name of the solver.
-        by_class: float64 (P, C), the accuracy of each probe on each class when last scored;
-            None before, and where they predict numbers.
+        by_class: what each probe reached on each class when last scored, float64 (P, C) each, by
+            name: "accuracy", and as far as metrics of that kind were asked for "f1", "auroc" and
+            "average_precision". Empty before, and where they predict numbers.
         by_row: the part of each test row in the score of each of P probes; None before it was
             counted, and where it was not kept.
     """
@@ -185,7 +187,7 @@ class ProbeResult:
     fitted: Fitted
     probes: np.ndarray
     solver: str
-    by_class: np.ndarray | None = None
+    by_class: Mapping[str, np.ndarray] = field(default_factory=dict)
     by_row: RowScores | None = None
 
     def __len__(self) -> int:
@@ -214,20 +216,27 @@ class ProbeResult:
         return replace(self, by_row=None)
 
     def score(
-        self, test: Rows, metrics: Sequence[str] | None = None, row_bytes: int = MOST
+        self,
+        test: Rows,
+        metrics: Sequence[str] | None = None,
+        row_bytes: int = MOST,
+        rank_bytes: int = MOST,
     ) -> "ProbeResult":
         """Return the result with n_test and the metrics on these rows.
 
         Arguments:
             test: row blocks, or (features, labels).
-            metrics: keys of `featstore.probe.metrics.METRICS`; by default accuracy, or R^2 for
-            targets.
+            metrics: keys of `featstore.probe.metrics.METRICS`, or top<k>; by default accuracy, or
+                R^2 for targets.
             row_bytes: what may be taken by which rows each probe has right, a bit each (of numbers
                 4 bytes). Where it needs more it is not kept, with a warning; 0 keeps nothing.
+            rank_bytes: what may be taken by scores that are ranked, for `auroc` and
+                `average_precision`; the rows are read again for those that find no room.
 
         Raises:
             DataError: the rows do not fit the probes.
             UsageError: there is no metric of some name for such labels.
+            MemoryBudgetError: the scores of one class take more than `rank_bytes`.
         """
         blocks, n_probes = self._checked(test), len(self.fitted.axes)
         names, mine = metrics_of(metrics, n_targets(self.fitted) > 0), share(blocks)
@@ -237,36 +246,50 @@ class ProbeResult:
         probabilities = SOLVERS[self.solver].probabilities
         counts = None if n_targets(self.fitted) else self.fitted.class_counts
         scores = Scores(n_probes, n_outputs(self.fitted), names, probabilities, rows, start, counts)
+        areas = {}
         with own_settings():
-            self.fitted.score(mine, scores)
+            if set(names) & set(OF_RANKS):
+                labels, memory = blocks.labels(), least(rank_bytes)
+                areas = ranked(self.fitted, mine, scores, labels, start, probabilities, memory)
+            else:
+                self.fitted.score(mine, scores)
             scores.gather()
+        areas = {k: np.where(scores.not_finite[:, None], np.nan, v) for k, v in areas.items()}
         columns: dict[str, object] = {"n_test": np.full(len(self), blocks.n_rows)}
-        if "accuracy" in names:
-            columns |= without_features(self.fitted.class_counts, blocks.labels())
-        columns |= {name: values[self.probes] for name, values in scores.columns().items()}
+        if counts is not None:
+            columns |= without_features(counts, blocks.labels())
+        known = scores.columns() | means(areas, names)
+        columns |= {name: values[self.probes] for name, values in known.items()}
         status = self._status_after(scores.not_finite)
         unusable = statuses.has(status, SOLVERS[self.solver].unusable)
-        for name in scores.columns():
+        for name in known:
             columns[name] = np.where(unusable, np.nan, columns[name])
         table = with_columns(self.table.assign(status=status), columns)
-        return replace(self, table=table, by_class=scores.per_class(), by_row=rows)
+        return replace(self, table=table, by_class=scores.per_class() | areas, by_row=rows)
 
-    def per_class(self) -> np.ndarray:
-        """Return the accuracy on each class, float64 (rows, C).
+    def per_class(self, name: str = "accuracy") -> np.ndarray:
+        """Return what was reached on each class, float64 (rows, C).
 
         It is NaN for classes that test has no row of, and for probes read from a results file.
 
+        Arguments:
+            name: "accuracy", "f1", "auroc" or "average_precision", if it was scored.
+
         Raises:
-            UsageError: the probes have not been scored by accuracy, or predict numbers.
+            UsageError: the probes have not been scored by that, or predict numbers.
         """
         if n_targets(self.fitted):
             raise UsageError(
                 "these probes predict numbers, and only classes have an accuracy each: ask for "
                 "the metrics r2, mse or mae"
             )
-        if self.by_class is None:
-            raise UsageError("no accuracy has been counted: call score(test) first")
-        return self.by_class[self.probes]
+        if name not in self.by_class:
+            known = f"; there are {', '.join(self.by_class)}" if self.by_class else ""
+            raise UsageError(
+                f"no {name} of classes has been counted{known}: call score(test) with such a "
+                "metric first"
+            )
+        return self.by_class[name][self.probes]
 
     def predict(self, rows: Rows, memory: str | int = "4GiB") -> Predictions:
         """Return the class that each probe predicts for each row.
@@ -421,6 +444,8 @@ KEYS = ("store", "tap", "mode", "solver", "l2", "l2_choice", "seed", "fraction",
 def per_class_table(result: ProbeResult, classes: Sequence[str] | None = None) -> pd.DataFrame:
     """Return a row for each probe and class: the probe's columns `KEYS`, class, class_accuracy.
 
+    Where they were scored, `class_f1`, `class_auroc` and `class_average_precision` follow.
+
     Arguments:
         result: scored probes, R rows.
         classes: names of the C classes; by default they are numbered.
@@ -438,4 +463,5 @@ def per_class_table(result: ProbeResult, classes: Sequence[str] | None = None) -
     names = [str(number) for number in range(n_classes)] if classes is None else list(classes)
     rows = np.repeat(np.arange(len(result)), n_classes)
     table = result.table.iloc[rows][list(KEYS)].reset_index(drop=True)
-    return table.assign(**{"class": names * len(result), "class_accuracy": accuracy.ravel()})
+    scored = {f"class_{name}": result.per_class(name).ravel() for name in result.by_class}
+    return table.assign(**{"class": names * len(result)}, **scored)

@@ -276,13 +276,11 @@ def _result(
     fitted = parts[0]
     if len(parts) > 1 or fitted is None:
         fitted = Joined(plan.axes, parts, numbers)
-    here = [result for result in results if result and result.by_class is not None]
-    by_class = None
-    if here:
-        by_class = np.full((len(plan.axes), here[0].by_class.shape[1]), np.nan)
-        for result, probes in zip(results, numbers, strict=True):
-            if result:
-                by_class[probes] = result.by_class
+    by_class: dict[str, np.ndarray] = {}
+    for result, probes in zip(results, numbers, strict=True):
+        for name, values in (result.by_class if result else {}).items():
+            empty = np.full((len(plan.axes), values.shape[1]), np.nan)
+            by_class.setdefault(name, empty)[probes] = values
     table = plan.layout.arranged(finished)
     solver = str(plan.identity["solver"].iloc[0])
     return ProbeResult(table, fitted, plan.layout.probes, solver, by_class, rows)
@@ -337,7 +335,9 @@ def sweep(
             solvers ridge and lda.
         cka: add a column, the similarity of what a probe sees to the whole layer
             (`featstore.probe.similarity`).
-        metrics: keys of `featstore.probe.metrics.METRICS`; by default accuracy, or R^2 of numbers.
+        metrics: keys of `featstore.probe.metrics.METRICS`, or top<k>; by default accuracy, or R^2
+            of numbers. Tables are summed up by accuracy or R^2 where they are among them, else by
+            the first that is the better the larger it is.
         standardize: divide each feature by its train standard deviation.
         validation: as of `fit`.
         out: .csv, .json or .parquet file to keep the table in. The probes are solved group by
@@ -412,7 +412,9 @@ def _swept(
 
     def solve(group: Sequence[Chain]) -> ProbeResult:
         def scored(memory: int) -> ProbeResult:
-            found = fitted(rows, group, how, setup).score(test, metrics, row_bytes)
+            probes = fitted(rows, group, how, setup)
+            ranking = min(memory, granted.on_host) // SHARE
+            found = probes.score(test, metrics, row_bytes, ranking)
             if not wanted.cka:
                 return found
             release(found.fitted)  # factors make room for other matrices

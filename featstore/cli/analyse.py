@@ -9,6 +9,7 @@ from featstore.cli.common import (
     DEVICE,
     FILE,
     PICTURE,
+    SCORE,
     STORE,
     TABLE,
     TABLE_OR_PICTURE,
@@ -270,6 +271,7 @@ def _lost(losses, most: int) -> list:
 )
 @to_file("--out", TABLE, "Save the table: .csv, .json or .parquet.")
 @to_file("--plot", PICTURE, "Draw a line per curve: accuracy, or the ratio for several data sets.")
+@SCORE
 def compare(
     places,
     tap,
@@ -301,7 +303,7 @@ def compare(
       featstore compare results.csv vit.zarr#last --fractions 0.1 --delta 0.8
     """
     first_notice(f"reading {', '.join(map(str, places))}")
-    from featstore.probe.results import NAMES, views
+    from featstore.probe.results import score_name, views
     from featstore.probe.results.files import save_table
     from featstore.probe.results.sentences import of_comparison
     from featstore.study.compare import compare, departures
@@ -326,7 +328,7 @@ def compare(
             solver=solver,
             **options,
         )
-    title = ", ".join([*found.shared, f"test {NAMES[found.score]}"])
+    title = ", ".join([*found.shared, f"test {score_name(found.score)}"])
     screen.show(
         views.comparison(found.table, found.score, delta, title),
         views.ranks(found.table, found.score, delta),
@@ -369,9 +371,10 @@ def compare(
 )
 @LEVEL
 @click.option("--curve", is_flag=True, help="Show every delta from 0.50 to 1.00.")
+@SCORE
 @to_file("--out", TABLE, "Save the table: .csv, .json or .parquet.")
 @to_file("--plot", PICTURE, "Draw DR against delta, by the first rule: .png, .svg or .pdf.")
-def redundancy(results, delta, rule, predictions, curve, out, plot, level) -> None:
+def redundancy(results, delta, rule, predictions, curve, out, plot, level, score) -> None:
     """Show the diffused redundancy DR(delta) of every curve of results files.
 
     DR(delta) = 1 - f, where a fraction f of the features keeps delta of the full layer's
@@ -388,7 +391,7 @@ def redundancy(results, delta, rule, predictions, curve, out, plot, level) -> No
       featstore redundancy results.csv --delta 0.9,0.95 --plot redundancy.pdf
     """
     from featstore.probe.redundancy import DELTAS, diffused_redundancy
-    from featstore.probe.results import NAMES, score_of, views
+    from featstore.probe.results import score_name, score_of, views
     from featstore.probe.results.files import save_table
     from featstore.probe.results.reading import judged, read_correct, read_results
     from featstore.probe.results.sentences import of_redundancy
@@ -397,14 +400,14 @@ def redundancy(results, delta, rule, predictions, curve, out, plot, level) -> No
         raise click.UsageError(
             f"predictions belong to one results file, and {len(results)} are given: name one"
         )
-    probes = read_results(*results)
+    probes = read_results(*results, score=score)
     correct = judged(probes, predictions).correct if predictions else read_correct(*results)
     asked = list(dict.fromkeys(DELTAS if curve else delta))
     deltas = asked + [one for one in DELTAS if plot and one not in asked]
     with Progress() as progress:
         every = diffused_redundancy(probes, deltas, rule, correct, level=level, progress=progress)
     table = every[every["delta"].isin(asked)]
-    said = of_redundancy(table, level, NAMES[score_of(probes)])
+    said = of_redundancy(table, level, score_name(score_of(probes)))
     screen.show(*screen.of_curves(table, views.redundancy), said)
     if (table["low"].isna() & table["redundancy"].notna()).any():
         notice(

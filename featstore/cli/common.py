@@ -81,6 +81,15 @@ def line(text: object) -> str:
     return visible(str(text).strip().replace("\n", "\\n"))
 
 
+SCORE = click.option(
+    "--score",
+    metavar="NAME",
+    help="What tables, ratios and figures are of, a column of the results: auroc, "
+    "average_precision, macro_f1, weighted_f1, balanced_accuracy, kappa, top3, ...  "
+    "[default: accuracy, or r2]",
+)
+
+
 KEPT = {
     "extract": "every block committed so far is kept; run the same command again to go on",
     "quickstart": "every block committed so far is kept; run the same command again to go on",

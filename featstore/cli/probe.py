@@ -9,6 +9,7 @@ from featstore.cli import screen
 from featstore.cli.common import (
     DEVICE,
     FILE,
+    SCORE,
     STORE,
     Command,
     Names,
@@ -107,9 +108,11 @@ def predict(store, weights, split, memory, out) -> None:
     "--metrics",
     type=Names(),
     metavar="LIST",
-    help="Scores to keep: accuracy, mean_per_class, top5, nll, ece; of numbers r2, mse, mae.  "
+    help="Scores to keep: accuracy, balanced_accuracy (or mean_per_class), top5 (or any top<k>), "
+    "macro_f1, weighted_f1, kappa, auroc, average_precision, nll, ece; of numbers r2, mse, mae.  "
     "[default: accuracy, or r2]",
 )
+@SCORE
 @click.option(
     "--cka", is_flag=True, help="Compare what each probe sees with the whole layer, on test rows."
 )
@@ -191,8 +194,7 @@ def probe(
         --out results.csv --plot accuracy.pdf
       featstore probe mine.zarr --fractions 0.1 --seeds 5 \\
         --save-weights probes.safetensors
-      featstore probe mine.zarr --every-k --seeds 5 --solver ridge \\
-        --mode random,variance
+      featstore probe mine.zarr --every-k --seeds 5 --solver ridge --score auroc
       featstore probe layers.zarr --tap all --fractions 1 --seeds 1 \\
         --plot layers.pdf
       torchrun --nproc-per-node 8 -m featstore probe --fractions 0.1 --seeds 5
@@ -298,7 +300,18 @@ def _taps(store, asked) -> list[str]:
 
 
 def run_layers(
-    store, taps, out, plot, by_layer, split, *, solver, heading="", resume=False, **options
+    store,
+    taps,
+    out,
+    plot,
+    by_layer,
+    split,
+    *,
+    solver,
+    heading="",
+    resume=False,
+    score=None,
+    **options,
 ):
     """Sweep several taps of an open store, show accuracy by layer, and return the sweeps.
 
@@ -309,6 +322,7 @@ def run_layers(
     from featstore.probe import LayerSweep, accuracy_by_layer
     from featstore.probe.layers import parted
     from featstore.probe.memory import rank
+    from featstore.probe.results import scored_by
     from featstore.probe.results.files import save_table
     from featstore.probe.results.sentences import warnings
 
@@ -322,7 +336,16 @@ def run_layers(
             notice(f"layer {number} of {len(taps)}: {tap}")
             part = files[tap] if out else None
             again = bool(part and part.exists())
-            found = swept(store, part, split=split, tap=tap, solver=solver, resume=again, **options)
+            found = swept(
+                store,
+                part,
+                split=split,
+                tap=tap,
+                solver=solver,
+                resume=again,
+                score=score,
+                **options,
+            )
             results.append(found)
             # what the file has of later taps stays in it until they are solved
             if out and rank() == 0 and held <= set(taps[:number]):
@@ -334,13 +357,14 @@ def run_layers(
         from featstore.report import provenance
 
         provenance.write(out, [store], sys.argv)
-    table = accuracy_by_layer(joined)
+    shown = scored_by(joined.to_pandas(), score) if score else joined
+    table = accuracy_by_layer(shown)
     if by_layer:
         save_table(table, by_layer)
     if plot:
         from featstore.probe.figures import accuracy_against_layer
 
-        accuracy_against_layer(joined, plot)
+        accuracy_against_layer(shown, plot)
     screen.show(*filter(None, [heading]), *screen.of_layers(joined.to_pandas(), table))
     for each in warnings(joined.to_pandas()):
         click.echo(f"Warning: {each}", err=True)
@@ -349,14 +373,15 @@ def run_layers(
     return joined
 
 
-def swept(store, out, *, solver, tap, split, **options):
+def swept(store, out, *, solver, tap, split, score=None, **options):
     """Sweep one tap of an open store as the options say, and return the result."""
     from featstore.probe import sweep
 
-    if options.get("metrics"):
+    if options.get("metrics") or score:
         # the table and the sentence are of this one
         main = "r2" if store.spec.targets else "accuracy"
-        options["metrics"] = tuple(dict.fromkeys((main, *options["metrics"])))
+        asked = filter(None, (main, score, *(options.get("metrics") or ())))
+        options["metrics"] = tuple(dict.fromkeys(asked))
     if solver.solver == "sgd":
         from featstore.study.sweeps import departures_of, validation_rows
 
@@ -377,14 +402,17 @@ def swept(store, out, *, solver, tap, split, **options):
         )
 
 
-def run_probe(store, out, plot, *, solver, tap=None, split="test", heading="", **options):
+def run_probe(
+    store, out, plot, *, solver, tap=None, split="test", heading="", score=None, **options
+):
     """Sweep an open store as the options say, show the table, and return the result."""
     from featstore.probe import sentence
     from featstore.probe.memory import rank
+    from featstore.probe.results import scored_by
     from featstore.probe.results.sentences import warnings
 
     tap = tap or store.spec.taps[0].name
-    result = swept(store, out, solver=solver, tap=tap, split=split, **options)
+    result = swept(store, out, solver=solver, tap=tap, split=split, score=score, **options)
     if rank() > 0:
         return result
     if out:
@@ -392,6 +420,8 @@ def run_probe(store, out, plot, *, solver, tap=None, split="test", heading="", *
 
         provenance.write(out, [store], sys.argv)
     table, correct = result.to_pandas(), result.correct
+    if score:
+        table = scored_by(table, score)
     if plot:
         from featstore.probe.figures import accuracy_against_fraction
 

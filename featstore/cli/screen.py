@@ -415,7 +415,7 @@ def of_layers(table, by_layer) -> list[Table | str]:
     `table` has one row a probe, `by_layer` is what `accuracy_by_layer` made of it.
     """
     from featstore.probe.results import curves_of, percent, shared_and_own
-    from featstore.probe.results.curves import over_of
+    from featstore.probe.results.intervals import over_of
     from featstore.probe.results.views import layers, without_features
 
     keys = ("store", "mode", "solver")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import click
 
-from featstore.cli.common import DEVICE, FILE, Command, Names, OutFile
+from featstore.cli.common import DEVICE, FILE, SCORE, Command, Names, OutFile
 from featstore.cli.screen import PLAIN, Progress, notice, show, size
 
 
@@ -71,7 +71,8 @@ def bench(stage, json, **options) -> None:
     help="What `probe --save-predictions` wrote, one for each file of RESULTS: intervals are then "
     "over test rows too, not over seeds alone.",
 )
-def report(results, out, title, per_class, predictions) -> None:
+@SCORE
+def report(results, out, title, per_class, predictions, score) -> None:
     """Make one page of results that opens without a network.
 
     RESULTS are files of `featstore probe --out`, or folders of studies. The page has the answer in
@@ -84,10 +85,11 @@ def report(results, out, title, per_class, predictions) -> None:
       featstore report ridge.csv logistic.csv --title "Two solvers"
       featstore report results.csv --per-class classes.csv \\
         --predictions predictions.npz
+      featstore report results.csv --score auroc
     """
     from featstore.report.page import write
 
-    notice(f"wrote {write(results, out, title, per_class, predictions)}")
+    notice(f"wrote {write(results, out, title, per_class, predictions, score)}")
 
 
 @click.command(cls=Command)

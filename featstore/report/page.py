@@ -16,7 +16,7 @@ from featstore.probe.errors import UsageError
 from featstore.probe.figures import accuracy_against_layer
 from featstore.probe.layers import accuracy_by_layer
 from featstore.probe.redundancy import DELTAS, diffused_redundancy
-from featstore.probe.results import NAMES, score_of
+from featstore.probe.results import SCORES, is_score, score_name, score_of
 from featstore.probe.results.curves import Evidence
 from featstore.probe.results.files import written_whole
 from featstore.probe.results.sentences import warnings
@@ -156,11 +156,11 @@ HIDDEN = ("options", "l2_choice")
 ALWAYS = ("mode", "seed", "fraction", "k", "accuracy", "r2")
 """Columns that the table of all probes has even where all are the same."""
 
-SCORES = ("accuracy", "r2", "mean_per_class", "chance", "majority", "top5", "ece", "cka")
+SHARES = ("chance", "majority", "ece", "cka")
 KINDS = {
     "fraction": "share",
     "seed": "id",
-    **dict.fromkeys(SCORES, "score"),
+    **dict.fromkeys((*SCORES, *SHARES), "score"),
     **dict.fromkeys(("k", "n_train", "n_test", "iterations"), "count"),
 }
 
@@ -235,10 +235,11 @@ def _summary(curves: Sequence[Curve]) -> dict[str, Any]:
     columns = [
         Column("features", "share", points["fraction"]),
         Column("k", "count", points["k"]),
-        Column(f"test {NAMES[score]}", "score", points[score]),
+        Column(f"test {score_name(score)}", "score", points[score]),
         *intervals("score", points[score], points[f"{score}_low"], points[f"{score}_high"]),
         Column("of the full layer", "kept", points["ratio"]),
         *intervals("kept", points["ratio"], points["ratio_low"], points["ratio_high"]),
+        Column("over chance", "kept", points["corrected"]),
         Column("probes", "count", points["probes"]),
     ]
     return as_json(View([*_names(curves, points["curve"]), *columns]))
@@ -257,7 +258,7 @@ def _by_layer(run: pd.DataFrame, correct: Evidence) -> dict[str, Any]:
         Column("layer", "text", rows["tap"]),
         Column("features", "share", rows["fraction"]),
         Column("k", "count", rows["k"]),
-        Column(f"test {NAMES[score]}", "score", rows[score]),
+        Column(f"test {score_name(score)}", "score", rows[score]),
         *intervals("score", rows[score], rows[f"{score}_low"], rows[f"{score}_high"]),
         Column("probes", "count", rows["probes"]),
     ]
@@ -318,7 +319,8 @@ def _is_number(values: pd.Series) -> bool:
 
 
 def _kind(name: str, values: pd.Series) -> str:
-    return KINDS.get(name, "number") if _is_number(values) else "text"
+    known = KINDS.get(name, "score" if is_score(name) else "number")
+    return known if _is_number(values) else "text"
 
 
 ASSETS = files("featstore.report") / "assets"
@@ -333,6 +335,7 @@ def write(
     title: str | None = None,
     per_class: Sequence[str | Path] = (),
     predictions: Sequence[str | Path] = (),
+    score: str | None = None,
 ) -> Path:
     """Write a page about results: one .html file that opens without a network.
 
@@ -343,6 +346,7 @@ def write(
         per_class: files that `featstore probe --per-class` wrote.
         predictions: files that `featstore probe --save-predictions` wrote, one for each file of
             `results`; intervals are then over test rows too.
+        score: a column of the results that the page is of; by default accuracy, or R^2.
 
     Returns:
         The path written.
@@ -354,7 +358,7 @@ def write(
     out = Path(out)
     if out.suffix.lower() not in (".html", ".htm"):
         raise UsageError(f"{out.name!r} does not end in .html: name the page so")
-    text = page(read(results, per_class, predictions), title)
+    text = page(read(results, per_class, predictions, score), title)
     with written_whole(out) as aside:
         aside.write_text(text, encoding="utf-8")
     return out
@@ -408,7 +412,7 @@ def _data(material: Material, curves: Sequence[Curve]) -> dict[str, Any]:
     if classes:
         laid_out["inequality"] = classes["inequality"]
     return {
-        "score": {"key": score, "name": f"test {NAMES[score]}"},
+        "score": {"key": score, "name": f"test {score_name(score)}"},
         "over": over_of_curves(curves),
         "curves": curves_drawn,
         "tables": laid_out,

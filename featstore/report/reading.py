@@ -12,9 +12,19 @@ import pandas as pd
 
 from featstore.probe.classes import class_losses, inequality_table
 from featstore.probe.errors import ProbeError, RowsWarning, UsageError
-from featstore.probe.results import CURVE, NAMES, as_curves, percent, score_of, shared_and_own
-from featstore.probe.results.curves import Evidence, over_of
+from featstore.probe.results import (
+    CURVE,
+    Evidence,
+    as_curves,
+    is_score,
+    percent,
+    score_name,
+    score_of,
+    scored_by,
+    shared_and_own,
+)
 from featstore.probe.results.files import SUFFIXES, as_computed, read_table
+from featstore.probe.results.intervals import over_of
 from featstore.probe.results.reading import Judged, judged, load_rows, read_per_class, unpacked
 from featstore.probe.results.sentences import Answer, answers
 from featstore.probe.results.views import Column, View, as_json, numbers, summary, with_ratio
@@ -41,8 +51,6 @@ def script_json(value: Any) -> str:
 
 NEEDED = ("store", "tap", "mode", "solver", "l2", "seed", "fraction", "k", "status")
 """Columns without which a table is none of probes."""
-
-SCORES = ("accuracy", "r2")
 
 
 @dataclass(frozen=True)
@@ -89,6 +97,7 @@ def read(
     results: Sequence[str | Path],
     per_class: Sequence[str | Path] = (),
     predictions: Sequence[str | Path] = (),
+    score: str | None = None,
 ) -> Material:
     """Return the tables of files of results, and of folders of studies.
 
@@ -99,6 +108,8 @@ def read(
         predictions: files that `featstore probe --save-predictions` wrote, none or one for each
             file of results. Without them what lies beside the results says which test rows their
             probes have right.
+        score: a column of all files, that the report is of; by default accuracy, or R^2, or the
+            first score that there is.
 
     Raises:
         UsageError: a file is not there, is no such table, holds other scores than the first, or
@@ -109,6 +120,8 @@ def read(
     if not files:
         raise UsageError("there are no results to report on: name a file that `probe --out` wrote")
     tables = [_results(path) for path in files]
+    if score is not None:
+        tables = [scored_by(table, score) for table in tables]
     scores = {path: _score(table, path) for path, table in zip(files, tables, strict=True)}
     for path, score in scores.items():
         if score != scores[files[0]]:
@@ -119,7 +132,8 @@ def read(
     sources = [_source(path, table) for path, table in zip(files, tables, strict=True)]
     classes = [_per_class(Path(path)) for path in [*beside, *per_class]]
     per_class = pd.concat(classes, ignore_index=True) if classes else None
-    rows = _known_rows(files, tables, predictions)
+    of_rows = scores[files[0]] in ("accuracy", "r2")  # of other scores no row has a part
+    rows = _known_rows(files, tables, predictions) if of_rows else (None, None)
     return Material(_joined(files, tables), per_class, tuple(sources), *rows)
 
 
@@ -157,10 +171,9 @@ def _results(path: Path) -> pd.DataFrame:
 
 
 def _score(table: pd.DataFrame, path: Path) -> str:
-    found = [score for score in SCORES if score in table]
-    if not found:
+    if not any(map(is_score, table)):
         raise UsageError(f"{path} has neither a column accuracy nor r2: its probes were not scored")
-    return found[0]
+    return score_of(table)
 
 
 def _per_class(path: Path) -> pd.DataFrame:
@@ -448,7 +461,7 @@ def _of_several(curves: Sequence[Curve], mode: str) -> str:
     drawn = ", drawn at random," if mode == "random" else f" by mode {mode}"
     over = over_of_curves(curves)
     told = f"; {percent(LEVEL)} intervals over {over}" if over else ""
-    score = NAMES[score_of(curves[0].points)]
+    score = score_name(score_of(curves[0].points))
     return (
         f"{share} of the features{drawn} keep between {_kept_share(least)} ({low}) and "
         f"{_kept_share(most)} ({high}) of the full layer's {score}, in {len(curves)} curves{told}."

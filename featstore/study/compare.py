@@ -18,7 +18,7 @@ from featstore.probe.errors import DataError
 from featstore.probe.memory import Progress, callback, silent
 from featstore.probe.modes import Mode
 from featstore.probe.redundancy import diffused_redundancy
-from featstore.probe.results import curves_of, score_of, shared_and_own
+from featstore.probe.results import curves_of, score_of, scored_by, shared_and_own
 from featstore.probe.results.curves import Curve, curves as curves_in, difference
 from featstore.probe.results.files import SUFFIXES
 from featstore.probe.results.reading import check_distinct, read_correct, read_results
@@ -52,7 +52,7 @@ class Comparison:
             told apart from these, by the interval of the difference), `tau`, Kendall's, between
             their orders with all features and at the fraction.
         shared: what all curves have in common.
-        score: "accuracy", or "r2".
+        score: "accuracy", or "r2", or what was asked for.
         correct: of each probe which test rows it has right, None where that is not known.
     """
 
@@ -74,6 +74,7 @@ def compare(
     delta: float = 0.9,
     rule: str = "interpolated",
     level: float = 0.95,
+    score: str | None = None,
     out_dir: str | Path | None = None,
     test_split: str | None = None,
     solver: str | Options = "logistic",
@@ -97,6 +98,8 @@ def compare(
         delta: share of the full score at which redundancy is read off.
         rule: how, a key of `featstore.probe.redundancy.RULES`.
         level: coverage of the intervals, which are over test rows too where these are known.
+        score: what is compared, a metric of classes or a column of the results; by default
+            accuracy, or R^2.
         out_dir: folder of a results file for each store; what it has is not solved again.
         test_split: which split of the stores is tested on; by default as `Store.test_split`.
         solver: as of `probe.sweep`.
@@ -118,7 +121,7 @@ def compare(
     layers = layers_of(stores, taps) if stores or not files else []
     if layers and fractions is None:
         raise BadStudy("fractions are needed to probe stores: give them, as 0.01,0.1,0.5")
-    parts = [(read_results(*files), read_correct(*files))] if files else []
+    parts = [(read_results(*files, score=score), read_correct(*files))] if files else []
     sweep = partial(
         probe.sweep,
         fractions=fractions,
@@ -129,8 +132,11 @@ def compare(
         device=device,
         backend=backend,
         solver=chosen(solver, l2=l2).options,
+        metrics=None if score is None else list(dict.fromkeys(["accuracy", score])),
     )
-    parts += [_swept(layer, sweep, out_dir, callback(progress), test_split) for layer in layers]
+    for layer in layers:
+        swept, rows = _swept(layer, sweep, out_dir, callback(progress), test_split)
+        parts.append((swept if score is None else scored_by(swept, score), rows))
     probes = _joined([table for table, _ in parts])
     correct = [row for table, rows in parts for row in rows or [None] * len(table)]
     found, curves = curves_in(probes, correct), curves_of(summary(probes, correct, level))
@@ -140,7 +146,7 @@ def compare(
     read_off = diffused_redundancy(probes, [delta], [rule], correct, level)
     for column in ("redundancy", "low", "high", "bound"):
         table[column] = read_off[column].to_numpy()
-    score = score_of(probes)
+    score = score or score_of(probes)
     table = _ranked(table, score)
     return Comparison(probes, table, _agreement(table, score, found, level), shared, score, correct)
 

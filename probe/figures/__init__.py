@@ -38,20 +38,24 @@ from featstore.probe.figures.style import (
 )
 from featstore.probe.layers import accuracy_by_layer
 from featstore.probe.results import (
-    NAMES,
     Evidence,
     Probes,
     as_curves,
     curves_of,
     percent,
+    score_name,
     score_of,
     shared_and_own,
     table_of,
 )
 from featstore.probe.results.curves import curve_table
 
-# of each score: what it is multiplied by, its axis, and how one value is written
-UNITS = {"accuracy": (100, "test accuracy (%)", "{:.1f} %"), "r2": (1, "test R²", "{:.3f}")}
+
+def _unit(score: str) -> tuple[float, str, str]:
+    """Return what a score is multiplied by, its axis, and how one value is written."""
+    name = score_name(score)
+    in_percent = "accuracy" in name
+    return (100, f"test {name} (%)", "{:.1f} %") if in_percent else (1, f"test {name}", "{:.3f}")
 
 
 def accuracy_against_fraction(
@@ -62,8 +66,9 @@ def accuracy_against_fraction(
 ) -> ColumnFigure:
     """Draw test accuracy against the fraction of features kept, with intervals as bands.
 
-    Where numbers are predicted, R^2 stands for accuracy. One line for each (store, tap, mode,
-    solver, penalty). A single one shows every seed as a point, its full layer as a dashed line,
+    Where numbers are predicted, R^2 stands for accuracy, and so does the score that a table is
+    summed up by. One line for each (store, tap, mode, solver, penalty). A single one shows every
+    seed as a point, its full layer as a dashed line,
     and on the right axis the same accuracies as a share of the full layer's, unless that is within
     noise of what is reached without any feature.
 
@@ -79,7 +84,7 @@ def accuracy_against_fraction(
     """
     table, correct = table_of(table, correct)
     score, every = score_of(table), curve_table(table, correct, level)
-    unit, label, written = UNITS[score]
+    unit, label, written = _unit(score)
     parts = curves_of(every)
     shared, own = shared_and_own(parts)
     with styled():
@@ -119,7 +124,7 @@ def accuracy_against_layer(
     """
     every = accuracy_by_layer(table, correct, level)
     score = score_of(every)
-    unit, label, _ = UNITS[score]
+    unit, label, _ = _unit(score)
     keys = ("store", "mode", "solver")
     # the whole layer is one probe, whatever the mode
     whole = every[every["fraction"] == 1].drop_duplicates(["store", "solver", "layer"])
@@ -492,7 +497,7 @@ def ratio_against_fraction(
         axes.axhline(100, color=GREY, linewidth=0.6, zorder=0)
         lines = [draw(axes, make(rows, "ratio", 100), n) for n, rows in enumerate(parts)]
         fraction_axis(axes, table["fraction"], note)
-        value_axis(axes, f"of the full layer's {NAMES[score]} (%)")
+        value_axis(axes, f"of the full layer's {score_name(score)} (%)")
         if len(parts) > 1:
             legend_above(figure, lines, own)
     return saved(figure, path, ", ".join(shared))

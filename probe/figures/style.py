@@ -22,8 +22,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLoca
 
 from featstore.probe.errors import UsageError
 from featstore.probe.results import CURVE, percent
-from featstore.probe.results.curves import over_of
 from featstore.probe.results.files import written_whole
+from featstore.probe.results.intervals import over_of
 from featstore.probe.statuses import NOT_RUN
 
 SUFFIXES = (".png", ".svg", ".pdf")

@@ -54,7 +54,9 @@ def judged(logits: Array, labels: Array) -> "Ranked":
         view = shared(logits).swapaxes(1, 2)
         launch = Launch(view)
         found = Ranked(
-            empty(logits, shape, "int32"), *(empty(logits, shape, "float64") for _ in range(2))
+            logits,
+            empty(logits, shape, "int32"),
+            *(empty(logits, shape, "float64") for _ in range(2)),
         )
         outputs = map(shared, (found.ranks, found.surprise, found.confidence))
         launch(f"judged_{view.dtype.name}", (view, contiguous(labels), *outputs),
@@ -66,12 +68,14 @@ class Ranked:
     """Where the label of each row stands: see `featstore.probe.kernels.Judged`.
 
     Arguments:
+        logits: (P, r, C), of any strides.
         ranks: int32 (P, r), how many classes come before the label.
         surprise: float64 (P, r).
         confidence: float64 (P, r).
     """
 
-    def __init__(self, ranks: Array, surprise: Array, confidence: Array):
+    def __init__(self, logits: Array, ranks: Array, surprise: Array, confidence: Array):
+        self._logits = logits
         self.ranks, self.surprise, self.confidence = ranks, surprise, confidence
         self.n_rows = ranks.shape[1]
 
@@ -80,6 +84,11 @@ class Ranked:
         """Whether the largest logit of every row is a finite number, bool (P,)."""
         xp = array_namespace(self.confidence)
         return xp.all(xp.isfinite(self.confidence), axis=1)
+
+    @property
+    def predicted(self) -> Array:
+        """The class of the largest logit, int64 (P, r)."""
+        return array_namespace(self._logits).argmax(self._logits, axis=-1)
 
     def among_first(self, first: int) -> Array:
         """Return whether fewer than `first` classes come before the label, bool (P, r)."""

@@ -20,12 +20,14 @@ class Judged(Protocol):
         confidence: float64 (P, r), the largest probability.
         finite: bool (P,), whether the largest logit of every row is a finite number; where it is
             not, no class of that row can be told.
+        predicted: int64 (P, r), the class of the largest logit, of equal ones the first.
     """
 
     n_rows: int
     surprise: Array
     confidence: Array
     finite: Array
+    predicted: Array
 
     def among_first(self, first: int) -> Array:
         """Return whether fewer than `first` classes come before the label, bool (P, r).
@@ -102,6 +104,11 @@ class JudgedWhenAsked:
         """Whether the largest logit of every row is a finite number, bool (P,)."""
         xp = array_namespace(self._logits)
         return xp.all(xp.isfinite(self._top), axis=1)
+
+    @property
+    def predicted(self) -> Array:
+        """The class of the largest logit, int64 (P, r)."""
+        return array_namespace(self._logits).argmax(self._logits, axis=-1)
 
     @property
     def _hits(self) -> Array:

@@ -1,6 +1,7 @@
 """Results: the names of curves and scores, and numbers as a person reads them."""
 
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -8,6 +9,7 @@ from typing import Protocol, TypeAlias
 import numpy as np
 import pandas as pd
 
+from featstore.probe.errors import UsageError
 from featstore.probe.statuses import NOT_RUN
 
 Evidence: TypeAlias = np.ndarray | list[np.ndarray | None] | None
@@ -67,13 +69,113 @@ def _choice_of_parts(table: pd.DataFrame) -> pd.Series:
     return choice.where(~whole | (choice == "given") | joined.isna(), joined)
 
 
-def score_of(table: pd.DataFrame) -> str:
-    """Return the column that a table is summed up by: accuracy, or r2 where numbers are predicted.
+SCORES = {
+    "accuracy": "accuracy",
+    "r2": "R²",
+    "balanced_accuracy": "balanced accuracy",
+    "mean_per_class": "mean accuracy of classes",
+    "macro_f1": "macro F1",
+    "weighted_f1": "weighted F1",
+    "kappa": "Cohen's kappa",
+    "auroc": "AUROC",
+    "average_precision": "average precision",
+}
+"""Scores that a table can be summed up by, larger ones being better, as a person calls them."""
 
-    >>> score_of(pd.DataFrame({"r2": [0.5]}))
-    'r2'
+FIRST_FEW = re.compile(r"top([2-9]|[1-9]\d+)")
+"""Names of the metrics top<k>, k > 1."""
+
+
+def is_score(name: str) -> bool:
+    """Return whether a table can be summed up by a column: one of `SCORES`, or top<k>."""
+    return name in SCORES or bool(FIRST_FEW.fullmatch(name))
+
+
+def score_name(name: str) -> str:
+    """Write a score as a person calls it.
+
+    >>> score_name("macro_f1"), score_name("top3")
+    ('macro F1', 'top-3 accuracy')
     """
-    return "r2" if "r2" in table and "accuracy" not in table else "accuracy"
+    return SCORES.get(name) or f"top-{name.removeprefix('top')} accuracy"
+
+
+def score_of(table: pd.DataFrame) -> str:
+    """Return the column that a table is summed up by.
+
+    It is accuracy, or r2 where numbers are predicted, or else the first score that is there.
+
+    >>> score_of(pd.DataFrame({"r2": [0.5]})), score_of(pd.DataFrame({"k": [1], "auroc": [0.5]}))
+    ('r2', 'auroc')
+    """
+    scores = [name for name in table.columns if is_score(str(name))]
+    first = [name for name in ("accuracy", "r2") if name in scores]
+    return next(iter(first + scores), "accuracy")
+
+
+def scored_by(table: pd.DataFrame, score: str) -> pd.DataFrame:
+    """Return a table that is summed up by a score of its own: without the other scores.
+
+    Arguments:
+        table: one row a probe.
+        score: a column that is one of `SCORES`, or top<k>.
+
+    Raises:
+        UsageError: the table has no such score.
+
+    Example:
+        >>> table = pd.DataFrame({"accuracy": [0.9], "auroc": [0.7], "nll": [1.0]})
+        >>> scored_by(table, "auroc").columns.tolist()
+        ['auroc', 'nll']
+    """
+    scores = [name for name in table.columns if is_score(str(name))]
+    if score not in scores:
+        raise UsageError(
+            f"these results have no score {score!r} but {', '.join(scores) or 'none'}: name one of "
+            "those, or probe with --metrics"
+        )
+    return table.drop(columns=[name for name in scores if name != score])
+
+
+def chance_of(score: str, rows: pd.DataFrame) -> float:
+    """Return what a score is of guesses that look at no feature; NaN where it is not known.
+
+    With C classes as frequent as each other that is 1/C, of top<k> k/C, of AUROC 1/2, and of kappa
+    and R^2 0.
+
+    Arguments:
+        score: its name.
+        rows: of one curve, with the column `chance`, 1/C.
+    """
+    if score in ("r2", "kappa"):
+        return 0.0
+    if score == "auroc":
+        return 0.5
+    chance = _largest(rows, "chance")
+    few = FIRST_FEW.fullmatch(score)
+    return min(1.0, int(few[1]) * chance) if few else chance
+
+
+def floor_of(score: str, rows: pd.DataFrame) -> float:
+    """Return the most that is reached without any feature: by chance, or by one class for all.
+
+    Arguments:
+        score: its name.
+        rows: of one curve, with the columns `chance` and `majority`.
+    """
+    chance, majority = chance_of(score, rows), _largest(rows, "majority")
+    if score == "weighted_f1":
+        # of the commonest class precision is its share m, and recall is 1
+        majority = 2 * majority**2 / (1 + majority)
+    elif score != "accuracy" and not FIRST_FEW.fullmatch(score):
+        return chance
+    return float(np.fmax(chance, majority))
+
+
+def _largest(rows: pd.DataFrame, name: str) -> float:
+    """Return the largest number of a column; NaN if there is none."""
+    known = name in rows and rows[name].notna().any()
+    return float(rows[name].max()) if known else float("nan")
 
 
 def called(solver: str, l2: float = float("nan")) -> str:
@@ -147,10 +249,6 @@ def _words(firsts: list[pd.Series], key: str) -> list[str]:
     stems = [Path(value).stem for value in values]
     # two stores of one name in different folders keep their paths
     return stems if len(set(stems)) == len(set(values)) else values
-
-
-NAMES = {"accuracy": "accuracy", "r2": "R²"}
-"""Names of scores, as a person calls them."""
 
 
 def percent(fraction: float) -> str:

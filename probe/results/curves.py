@@ -1,19 +1,6 @@
-"""A curve of scores against fractions of the features, and intervals of what is read off it.
+"""A curve of scores against fractions of the features, and what is read off it.
 
-A mean over S seeds and n test rows varies for two reasons: other seeds draw other features, and
-another test set has other rows. All probes meet the same rows, so the two are crossed:
-
-    score of seed s on row i = mean + seed_s + row_i + rest_si
-    Var(mean) = Var(seed) / S + Var(row) / n + Var(rest) / (S n)
-
-What seeds change is known from S values alone and has Student's quantile, with S - 1 degrees of
-freedom; what rows change is known from all rows and has the normal's. An interval reaches
-
-    sqrt(t^2 V_seeds + z^2 V_rows),    V_seeds + V_rows = Var(mean)
-
-to either side. The rest is in what S scores vary by and in what their mean over seeds varies by
-from row to row; `_split` says with which quantile it goes. Train rows are the same in every probe,
-so no interval holds what other ones would change.
+Its intervals are over seeds and test rows: see `featstore.probe.results.intervals`.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,131 +9,31 @@ from functools import cached_property
 
 import numpy as np
 import pandas as pd
-from scipy.special import ndtri, stdtrit
+from scipy.special import ndtri
 from scipy.stats import binom
 
-from featstore.probe.errors import DataError, UsageError
-from featstore.probe.results import CURVE, Evidence, Probes, as_curves, score_of, table_of
+from featstore.probe.errors import DataError
+from featstore.probe.results import (
+    CURVE,
+    Evidence,
+    Probes,
+    as_curves,
+    chance_of,
+    floor_of,
+    score_of,
+    table_of,
+)
+from featstore.probe.results.intervals import (
+    Variance,
+    check_level,
+    crossed,
+    rows_and_rest,
+    split,
+    wilson,
+)
 
 NOISE = 0.025
 """The probability of a score as high without any feature, from which on it may be noise."""
-
-OVER = {
-    (True, True): "seeds and test rows",
-    (True, False): "seeds",
-    (False, True): "test rows",
-    (False, False): "",
-}
-"""Which shares of the variance an interval holds, by whether seeds and test rows are known."""
-
-
-def over_of(rows: pd.DataFrame) -> str:
-    """Say what the intervals of `curve_table` are over; empty where there is none.
-
-    >>> both = OVER[True, True]
-    >>> over_of(pd.DataFrame({"fraction": [0.1, 1.0], "over": [both, "test rows"]}))
-    'seeds and test rows'
-    >>> over_of(pd.DataFrame({"fraction": [0.1, 0.1], "over": [both, "seeds"]}))
-    'seeds and test rows, or seeds alone'
-    """
-    parts = rows[rows["fraction"] < 1]
-    known = set((parts if len(parts) else rows)["over"].dropna())
-    found = [each for each in OVER.values() if each and each in known]
-    return ", or ".join(each if each == OVER[True, True] else f"{each} alone" for each in found)
-
-
-@dataclass(frozen=True)
-class Variance:
-    """Variance of means over seeds and test rows, in its two shares.
-
-    Attributes:
-        seeds: (...), what other seeds would change; NaN where it is not known.
-        rows: (...), what other test rows would change; NaN where it is not known.
-        n_seeds: (...), S; 1 for a probe that no seed changes.
-    """
-
-    seeds: np.ndarray
-    rows: np.ndarray
-    n_seeds: np.ndarray
-
-    def reach(self, level: float) -> np.ndarray:
-        """Return how far an interval reaches to either side; NaN where neither share is known.
-
-        Raises:
-            UsageError: level is outside (0, 1).
-        """
-        check_level(level)
-        middle = (1 + level) / 2
-        student = stdtrit(np.maximum(self.n_seeds - 1, 1), middle)
-        shares = np.stack([student**2 * self.seeds, ndtri(middle) ** 2 * self.rows])
-        return np.where(np.isnan(shares).all(0), np.nan, np.sqrt(np.nansum(shares, axis=0)))
-
-    @property
-    def over(self) -> np.ndarray:
-        """Names of what intervals are over, as `OVER` has them."""
-        known = zip(
-            np.ravel(np.isfinite(self.seeds)), np.ravel(np.isfinite(self.rows)), strict=True
-        )
-        return np.array([OVER[bool(s), bool(r)] for s, r in known], dtype=object)
-
-
-def crossed(of_seeds: np.ndarray, of_rows: np.ndarray | None = None) -> Variance:
-    """Return the variance of the mean of S values, each a mean over the same n test rows.
-
-    Arguments:
-        of_seeds: (S,), the statistic of each seed.
-        of_rows: (S, n), by how much each row moves each seed's statistic: its values less their
-            mean, or the influences of a smooth statistic; None if rows are not known.
-
-    Example:
-        >>> found = crossed(np.array([0.4, 0.6]))
-        >>> round(float(found.seeds), 3), float(found.rows)
-        (0.01, nan)
-    """
-    n_seeds = len(of_seeds)
-    seeds = np.var(of_seeds, ddof=1) / n_seeds if n_seeds > 1 else np.nan
-    if of_rows is None:
-        return Variance(np.asarray(seeds), np.asarray(np.nan), np.asarray(n_seeds))
-    rows, rest = _of_rows(of_rows)
-    return _split(np.asarray(seeds), np.asarray(rows), np.asarray(rest), np.asarray(n_seeds))
-
-
-def _split(seeds: np.ndarray, rows: np.ndarray, rest: np.ndarray, n_seeds: np.ndarray) -> Variance:
-    """Return the two shares of a variance, the rest counted once.
-
-    With the rows alone (V_seeds = Var(scores) / S - rest, or 0) an interval is too narrow where few
-    seeds happen to be alike and the rest is most of the noise, as in differences; with the seeds
-    alone it is too wide where rows' difficulty is most of it. So it goes with the seeds by the
-    share that it has in the rows' variance: exact where that is all, and where it is nothing.
-
-    Arguments:
-        seeds: (...), what S scores vary by, over S; the rest is in it.
-        rows: (...), variance of the mean over seeds from row to row, over n; the rest is in it.
-        rest: (...), Var(rest) / (S n).
-        n_seeds: (...), S.
-    """
-    rest = np.fmin(rest, rows)  # estimated apart, it can come out larger than what it is part of
-    share = np.divide(rest, rows, out=np.zeros(np.shape(rest)), where=rows > 0).clip(0, 1)
-    without = np.maximum(seeds - rest, 0)
-    return Variance(share * seeds + (1 - share) * without, rows - share * rest, n_seeds)
-
-
-def _of_rows(influence: np.ndarray) -> tuple[float, float]:
-    """Return the rows' variance of the mean of influences (S, n), and the share of the rest in it.
-
-    The rest's share, Var(rest) / (S n), stands in the variance between seeds too.
-    """
-    n_seeds, n = influence.shape
-    if n < 2:
-        return np.nan, 0.0
-    mean = influence.mean(0, dtype=np.float64)
-    rows = float(mean @ mean - n * mean.mean() ** 2) / (n - 1) / n
-    if n_seeds < 2:
-        return rows, 0.0
-    total = float(np.einsum("si,si->", influence, influence, dtype=np.float64))
-    of_seeds = influence.mean(1, dtype=np.float64)
-    about = total - n_seeds * float(mean @ mean) - n * float(((of_seeds - mean.mean()) ** 2).sum())
-    return rows, max(about, 0.0) / ((n_seeds - 1) * (n - 1)) / (n_seeds * n)
 
 
 @dataclass(frozen=True)
@@ -155,7 +42,7 @@ class Curve:
 
     Attributes:
         names: the values of `CURVE`.
-        score: "accuracy" or "r2".
+        score: its column, one of `featstore.probe.results.SCORES`, or top<k>.
         fractions: float64 (F,), rising.
         sizes: int64 (F,), numbers of features; 0 where the table does not say.
         seeds: S of them, None for a mode without seeds.
@@ -166,6 +53,8 @@ class Curve:
             None if not known.
         floor: what is reached without any feature: of accuracies the larger of 1/C and the share of
             the class that is commonest in train, of R^2 0; NaN if that is not known.
+        chance: what a guess reaches, as `featstore.probe.results.chance_of` says.
+        shift: what is subtracted from every score before ratios are taken: 0, or chance.
         n_test: test rows; 0 if that is not known.
         places: int64 (S, F), as `rows`, in the table that the curve is of; they differ where the
             evidence is of this curve alone.
@@ -182,6 +71,8 @@ class Curve:
     floor: float = float("nan")
     n_test: int = 0
     places: np.ndarray | None = None
+    chance: float = float("nan")
+    shift: float = 0.0
 
     @property
     def correct(self) -> np.ndarray | None:
@@ -230,7 +121,12 @@ class Curve:
 
         NaN where a seed has no full layer, or one that is not above 0.
         """
-        return self.scores / self._of_full[:, None]
+        return (self.scores - self.shift) / self._of_full[:, None]
+
+    @property
+    def over_chance(self) -> "Curve":
+        """The curve whose ratios are corrected for chance: (score - chance) / (full - chance)."""
+        return replace(self, shift=self.chance)
 
     @cached_property
     def _of_full(self) -> np.ndarray:
@@ -241,7 +137,7 @@ class Curve:
         """
         if self.whole is None or not self.above_floor:
             return np.full(len(self.seeds), np.nan)
-        of_full = self.scores[:, self.whole]
+        of_full = self.scores[:, self.whole] - self.shift
         return np.where(of_full > 0, of_full, np.nan)
 
     @cached_property
@@ -249,12 +145,17 @@ class Curve:
         """True if the full layer beats what takes no feature by more than noise.
 
         Accuracies are held against the floor by the exact binomial test on the test rows, R^2 by
-        its interval, each to one side at 2.5 %. What is not known speaks for the full layer.
+        its interval, each to one side at 2.5 %. Of other scores rows are not known: their standard
+        error is that of n test rows that no feature tells anything of, 1 / sqrt(3 n) for AUROC and
+        1 / sqrt(n) for kappa (of two equal classes; of more it is less), and sqrt(f (1 - f) / n)
+        for the others, f being the floor. What is not known speaks for the full layer.
         """
         if self.whole is None:
             return True
         scores = self.scores[:, self.whole]
         score = float(_mean(scores[:, None])[0])
+        if self.score not in ("accuracy", "r2"):
+            return not score - self._noise <= self.floor
         if self.score != "accuracy":
             _, moved, influence = self.at(self.whole)
             if influence is None or not len(moved):
@@ -264,6 +165,14 @@ class Curve:
         if np.isnan(score) or np.isnan(self.floor) or not self.n_test:
             return True
         return bool(binom.sf(round(score * self.n_test) - 1, self.n_test, self.floor) < NOISE)
+
+    @property
+    def _noise(self) -> float:
+        """How far a score without any feature may be above the floor; 0 where it is not known."""
+        if not self.n_test or np.isnan(self.floor):
+            return 0.0
+        spread = {"auroc": 1 / 3, "kappa": 1.0}.get(self.score, self.floor * (1 - self.floor))
+        return float(ndtri(1 - NOISE) * np.sqrt(spread / self.n_test))
 
     def ratio(self) -> np.ndarray:
         """Return the mean over seeds of the ratios to the full layer, float64 (F,)."""
@@ -277,7 +186,7 @@ class Curve:
             return mean - reach, mean + reach, variance
         low, high = np.maximum(mean - reach, 0), np.minimum(mean + reach, 1)
         if self.evidence is not None:
-            low, high = _wilson(mean, reach, self.evidence.shape[1], level)
+            low, high = wilson(mean, reach, self.evidence.shape[1], level)
         return low, high, variance
 
     def ratio_interval(self, level: float = 0.95) -> tuple[np.ndarray, np.ndarray, Variance]:
@@ -288,7 +197,9 @@ class Curve:
         variance = self._of_ratios.own
         ratio, reach = self.ratio(), variance.reach(level)
         low = ratio - reach
-        return np.maximum(low, 0) if self.score == "accuracy" else low, ratio + reach, variance
+        # below chance is possible, below nothing is not
+        bounded = self.score == "accuracy" and not self.shift
+        return np.maximum(low, 0) if bounded else low, ratio + reach, variance
 
     def ratio_band(
         self, level: float = 0.95, between: int = 8, most: int = 64
@@ -382,7 +293,9 @@ class Curve:
             return np.zeros_like(part)
         full = self.evidence[self.rows[known, self.whole]]
         of_full = self._of_full[known, None]
-        kept = (self.scores[known, place, None] / of_full).astype(np.float32)
+        kept = ((self.scores[known, place, None] - self.shift) / of_full).astype(np.float32)
+        if self.shift:
+            part, full = part - np.float32(self.shift), full - np.float32(self.shift)
         return (part - kept * full) / of_full.astype(np.float32)
 
 
@@ -418,7 +331,7 @@ class _Shares:
             self.seeds[place] = np.var(values, ddof=1) / len(known)
         self.rest[place] = 0.0
         if influence is not None:
-            self.rows[place], self.rest[place] = _of_rows(influence)
+            self.rows[place], self.rest[place] = rows_and_rest(influence)
         if before is None or not np.array_equal(before[0], known):
             return
         if len(known) > 1:
@@ -429,14 +342,17 @@ class _Shares:
 
     def _put_rows(self, place: int, one: np.ndarray, other: np.ndarray) -> None:
         # Cov(a, b) = (Var(a + b) - Var(a - b)) / 4
-        (rows, rest), (less_rows, less_rest) = _of_rows(one + other), _of_rows(one - other)
+        (rows, rest), (less_rows, less_rest) = (
+            rows_and_rest(one + other),
+            rows_and_rest(one - other),
+        )
         self.next_rows[place] = (rows - less_rows) / 4
         self.next_rest[place] = (rest - less_rest) / 4
 
     @property
     def own(self) -> Variance:
         """The variance of each mean."""
-        return _split(self.seeds, self.rows, self.rest, self.n_seeds)
+        return split(self.seeds, self.rows, self.rest, self.n_seeds)
 
     def line(self, place: int, left: np.ndarray, right: np.ndarray) -> Variance:
         """Return the variance of left * (mean at a place) + right * (mean at the next)."""
@@ -456,7 +372,7 @@ class _Shares:
             )
         )
         few = np.full(len(left), min(self.n_seeds[place], self.n_seeds[place + 1]))
-        return _split(np.maximum(seeds, 0), np.maximum(rows, 0), rest, few)
+        return split(np.maximum(seeds, 0), np.maximum(rows, 0), rest, few)
 
 
 def curves(table: Probes, correct: Evidence = None) -> list[Curve]:
@@ -483,6 +399,8 @@ def curves(table: Probes, correct: Evidence = None) -> list[Curve]:
             "give one row for each, (rows of the table, test rows)"
         )
     score = score_of(table)
+    if score not in ("accuracy", "r2"):
+        correct = None  # which rows are right says nothing certain of other scores
     numbered = as_curves(table.assign(row=np.arange(len(table))))
     grouped = numbered.groupby(CURVE, dropna=False, sort=False)
     return [
@@ -511,8 +429,7 @@ def _curve(names: dict[str, object], rows: pd.DataFrame, score: str, correct: Ev
     if correct is not None and correct.dtype.kind != "f":
         known = np.isfinite(scores)
         scores[known] = [correct[place].mean(dtype=np.float64) for place in places[known]]
-    floor = 0.0 if score != "accuracy" else _largest(rows, "chance", "majority")
-    n_test = _largest(rows, "n_test")
+    n_test = rows["n_test"].max() if "n_test" in rows else np.nan
     return Curve(
         names,
         score,
@@ -522,23 +439,19 @@ def _curve(names: dict[str, object], rows: pd.DataFrame, score: str, correct: Ev
         scores,
         places,
         correct,
-        floor,
-        0 if np.isnan(n_test) else int(n_test),
+        floor_of(score, rows),
+        0 if pd.isna(n_test) else int(n_test),
         known_places,
+        chance_of(score, rows),
     )
-
-
-def _largest(rows: pd.DataFrame, *names: str) -> float:
-    """Return the largest number in some columns; NaN if there is none."""
-    known = [float(rows[name].max()) for name in names if name in rows and rows[name].notna().any()]
-    return max(known, default=float("nan"))
 
 
 def curve_table(table: Probes, correct: Evidence = None, level: float = 0.95) -> pd.DataFrame:
     """Return a row for each curve and fraction: mean, spread and interval of score and ratio.
 
     The ratio is each seed's score over its own full layer's. Intervals are over seeds and, with
-    `correct`, over test rows; of a single seed over test rows alone; see the top of this module.
+    `correct`, over test rows; of a single seed over test rows alone; see
+    `featstore.probe.results.intervals`.
 
     Arguments:
         table: as `curves` takes it.
@@ -548,9 +461,10 @@ def curve_table(table: Probes, correct: Evidence = None, level: float = 0.95) ->
     Returns:
         The columns `CURVE`, `fraction`, `k`, `probes` (a full layer that is the same probe for all
         seeds is 1), then for each of `accuracy` (or `r2`) and `ratio` the mean, `_std` (sample,
-        over seeds; NaN for one probe), `_low` and `_high`, and `over`, what the intervals are over:
-        "seeds and test rows", "seeds", "test rows" or "". The ratio is NaN where the full layer is
-        within noise of what takes no feature (`Curve.above_floor`).
+        over seeds; NaN for one probe), `_low` and `_high`; `corrected`, `corrected_low` and
+        `corrected_high`, the ratio of what both have over chance; and `over`, what the intervals
+        are over: "seeds and test rows", "seeds", "test rows" or "". The ratio is NaN where the full
+        layer is within noise of what takes no feature (`Curve.above_floor`).
 
     Raises:
         DataError: as `curves`.
@@ -568,6 +482,8 @@ def _readings(curve: Curve, level: float) -> Iterator[dict[str, object]]:
     ratios, count = curve.ratios(), curve.counted
     low, high, variance = curve.mean_interval(level)
     ratio_low, ratio_high, _ = curve.ratio_interval(level)
+    corrected = curve.over_chance
+    corrected_low, corrected_high, _ = corrected.ratio_interval(level)
     several, over = count > 1, variance.over
     columns = {
         curve.score: curve.mean(),
@@ -578,6 +494,9 @@ def _readings(curve: Curve, level: float) -> Iterator[dict[str, object]]:
         "ratio_std": np.where(several, _deviation(ratios), np.nan),
         "ratio_low": ratio_low,
         "ratio_high": ratio_high,
+        "corrected": corrected.ratio(),
+        "corrected_low": corrected_low,
+        "corrected_high": corrected_high,
     }
     for place, fraction in enumerate(curve.fractions):
         facts = {"fraction": float(fraction), "k": int(curve.sizes[place])}
@@ -640,17 +559,11 @@ def difference(one: Curve, other: Curve, place: int, other_place: int) -> Differ
     seeds = sum(part.seeds for part in drawn) if drawn else np.nan
     rows, rest = np.nan, 0.0
     if both:
-        rows, _ = _of_rows(moved.mean(0, keepdims=True) - other_moved.mean(0, keepdims=True))
-        rest = sum(_of_rows(each)[1] for each in (moved, other_moved))
+        rows, _ = rows_and_rest(moved.mean(0, keepdims=True) - other_moved.mean(0, keepdims=True))
+        rest = sum(rows_and_rest(each)[1] for each in (moved, other_moved))
     # the fewer seeds decide about the quantile: the interval errs to the wide side
     few = np.array(min((int(part.n_seeds) for part in drawn), default=1))
-    return Difference(value, _split(np.array(seeds), np.array(rows), np.array(rest), few), False)
-
-
-def check_level(level: float) -> None:
-    """Raise UsageError unless `level` is a coverage, in (0, 1)."""
-    if not 0 < level < 1:
-        raise UsageError(f"level {level} is outside (0, 1): 0.95 stands for 95 %")
+    return Difference(value, split(np.array(seeds), np.array(rows), np.array(rest), few), False)
 
 
 def _check_distinct(places: np.ndarray, rows: pd.DataFrame) -> None:
@@ -676,21 +589,3 @@ def _deviation(values: np.ndarray) -> np.ndarray:
     about = np.where(known, values - _mean(values), 0)
     out = np.full(values.shape[1], np.nan)
     return np.sqrt(np.divide((about**2).sum(0), counts - 1, out=out, where=counts > 1))
-
-
-def _wilson(
-    mean: np.ndarray, reach: np.ndarray, n: int, level: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return Wilson's interval of accuracies, which keeps to [0, 1].
-
-    As many rows stand behind it as would give a sample's mean this reach.
-    """
-    square = ndtri((1 + level) / 2) ** 2
-    spread = mean * (1 - mean)
-    # a reach of 0, of seeds that agree, is that of rows without end
-    rows = np.where(spread > 0, np.inf, float(n))
-    np.divide(square * spread, reach**2, out=rows, where=(spread > 0) & (reach > 0))
-    middle = (mean + square / (2 * rows)) / (1 + square / rows)
-    half = np.sqrt(square) / (1 + square / rows) * np.sqrt(spread / rows + square / (4 * rows**2))
-    unknown = np.where(np.isnan(reach), np.nan, 0)
-    return np.maximum(middle - half, 0) + unknown, np.minimum(middle + half, 1) + unknown

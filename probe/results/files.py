@@ -22,6 +22,7 @@ import xxhash
 
 from featstore.probe import statuses
 from featstore.probe.errors import ChangedWarning, DataError, FileError, UsageError
+from featstore.probe.results import FIRST_FEW
 
 try:
     import fcntl
@@ -311,15 +312,19 @@ TEXTS = ("store", "tap", "mode", "solver", "l2_choice", "l2_place", "status", "o
 
 LIMITS = {
     **dict.fromkeys(
-        ("accuracy", "mean_per_class", "top5", "ece", "class_accuracy", "chance", "majority"),
-        (0.0, 1.0),
+        ("accuracy", "mean_per_class", "ece", "class_accuracy", "chance", "majority"), (0.0, 1.0)
     ),
+    **dict.fromkeys(
+        ("balanced_accuracy", "macro_f1", "weighted_f1", "auroc", "average_precision"), (0.0, 1.0)
+    ),
+    **dict.fromkeys(("class_f1", "class_auroc", "class_average_precision"), (0.0, 1.0)),
+    "kappa": (-1.0, 1.0),
     "cka": (-1e-6, 1 + 1e-6),
     "r2": (-math.inf, 1.0),
     **dict.fromkeys(("nll", "mse", "mae", "l2"), (0.0, math.inf)),
     **dict.fromkeys(("n_train", "n_test"), (0.0, 2.0**53)),
 }
-"""Between what a number of a table of probes may lie."""
+"""Between what a number of a table of probes may lie; that of top<k>, (0, 1), is not among them."""
 
 # What a spreadsheet takes for the beginning of a formula, and what marks a text that began so.
 _FORMULA, _TEXT = "=+-@\t\r", "'"
@@ -442,9 +447,11 @@ def check_values(table: pd.DataFrame, path: Path) -> None:
     """
     if not {"mode", "solver"} <= set(table):
         return  # of no probes
-    for name in table.columns.intersection(list(LIMITS)):
+    shares = {name: (0.0, 1.0) for name in table if FIRST_FEW.fullmatch(str(name))}
+    for name, (low, high) in (LIMITS | shares).items():
+        if name not in table:
+            continue
         values = _as_floats(table[name], name, path)
-        low, high = LIMITS[name]
         wrong = np.flatnonzero((values < low) | (values > high))
         if wrong.size:
             bounds = f"at most {high:g}" if low == -math.inf else f"at least {low:g}"

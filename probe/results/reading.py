@@ -12,7 +12,7 @@ import pandas as pd
 
 from featstore.probe.errors import DataError, FileError, RowsWarning, UsageError
 from featstore.probe.memory import all_sum, text, world
-from featstore.probe.results import CURVE, as_curves, score_of
+from featstore.probe.results import CURVE, as_curves, score_of, scored_by
 from featstore.probe.results.files import (
     TEXTS,
     as_written,
@@ -298,27 +298,34 @@ class Judged:
     labels: np.ndarray
 
 
-def read_results(*paths: str | Path) -> pd.DataFrame:
+def read_results(*paths: str | Path, score: str | None = None) -> pd.DataFrame:
     """Return the probes of results files, one row a probe, finished ones alone.
 
     Files that continue each other, by other seeds, modes or stores, become one table.
 
     Arguments:
         paths: what `featstore probe --out` or `ProbeResult.save` wrote.
+        score: a column that the table is to be summed up by; by default accuracy, or R^2.
 
     Raises:
-        UsageError: a file is no table of results, or no path is given.
+        UsageError: a file is no table of results, or lacks that score, or no path is given.
         DataError: a probe stands in two rows, a fraction is outside (0, 1] or has no feature,
             nothing is finished, or some files are of classes and others of numbers.
     """
     if not paths:
         raise UsageError("no results file given: name what `featstore probe --out` wrote")
-    tables = [_results(Path(path)) for path in paths]
+    tables = [_results(Path(path), score) for path in paths]
     scores = [score_of(table) for table in tables]
     if len(set(scores)) > 1:
-        apart = scores.index("r2"), scores.index("accuracy")
+        if "r2" not in scores:
+            other = next(place for place, each in enumerate(scores) if each != scores[0])
+            raise DataError(
+                f"{paths[0]} is of {scores[0]} and {paths[other]} of {scores[other]}: name a score "
+                "that both have"
+            )
+        other = next(place for place, each in enumerate(scores) if each != "r2")
         raise DataError(
-            f"{paths[apart[0]]} is of predicted numbers and {paths[apart[1]]} of classes: "
+            f"{paths[scores.index('r2')]} is of predicted numbers and {paths[other]} of classes: "
             "analyse them apart"
         )
     table = pd.concat(tables, ignore_index=True)
@@ -450,14 +457,17 @@ def _whole(labels: np.ndarray, classes: np.ndarray) -> tuple[np.ndarray, np.ndar
     return labels, classes
 
 
-def _results(path: Path) -> pd.DataFrame:
+def _results(path: Path, score: str | None) -> pd.DataFrame:
     table = read_table(path)
     if "class_accuracy" in table:
         raise UsageError(
             f"{path} holds accuracies by class: `featstore classes` reads those; name what "
             "`featstore probe --out` wrote"
         )
-    score = score_of(table)
+    if score is None:
+        score = score_of(table)
+    else:
+        table = scored_by(table, score)
     table = _typed(table, path, score, "featstore probe --out")
     table = as_curves(table).assign(l2=table["l2"])  # without the probes that were not run
     if table[score].notna().sum() == 0:

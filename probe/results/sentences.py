@@ -12,23 +12,20 @@ import pandas as pd
 from featstore.probe import statuses
 from featstore.probe.results import (
     CURVE,
-    NAMES,
     Evidence,
     Probes,
     called,
     curves_of,
     percent,
     plus_minus,
+    score_name,
     shared_and_own,
     table_of,
 )
-from featstore.probe.results.curves import (
-    Curve,
-    Difference,
-    curve_table,
-    curves,
-    difference,
-)
+from featstore.probe.results.curves import Curve, Difference, curve_table, curves, difference
+
+FAR = 0.05
+"""By how much a share has to shrink, once corrected for chance, for a sentence to say so."""
 
 MARGIN = 0.005
 """By how much the best of many sizes may beat the whole layer by chance, in accuracy."""
@@ -77,14 +74,18 @@ def answers(
     found, parts = curves(table, correct), curves_of(curve_table(table, correct, level))
     names = [f"{own}: " if own else "" for own in shared_and_own(parts)[1]]
     return [
-        Answer(name, _text(curve, part, fraction, level), tuple(_remarks(curve, table, level)))
+        Answer(
+            name,
+            _text(curve, part, fraction, level),
+            tuple(_remarks(curve, table, fraction, level)),
+        )
         for name, curve, part in zip(names, found, parts, strict=True)
     ]
 
 
 def _text(curve: Curve, rows: pd.DataFrame, fraction: float, level: float) -> str:
     """Say what the rows of `curve_table` of a curve say at the fraction nearest to one."""
-    score, name = curve.score, NAMES[curve.score]
+    score, name = curve.score, score_name(curve.score)
     full, parts = rows[rows["fraction"] == 1], rows[rows["fraction"] < 1]
     known, parts = rows[rows[score].notna()], parts[parts[score].notna()]
     if known.empty:
@@ -113,7 +114,7 @@ def _of_the_best(curve: Curve, near: pd.Series, whole: float, best: int, level: 
 
     A share of the full layer would then read as if that were at its best; it is of the best part.
     """
-    score, name = curve.score, NAMES[curve.score]
+    score, name = curve.score, score_name(curve.score)
     part = _with_interval(near[score], near[f"{score}_low"], near[f"{score}_high"], 3)
     share = ""
     place = int(np.flatnonzero(curve.fractions == near.fraction)[0])
@@ -130,16 +131,16 @@ def _of_the_best(curve: Curve, near: pd.Series, whole: float, best: int, level: 
 
 def _no_share(curve: Curve, whole: float) -> str:
     """Say why no share of a full layer is told."""
-    name = NAMES[curve.score]
+    name = score_name(curve.score)
     if math.isnan(whole):
         return f"The full layer has no {name}: no share of it can be told ({_how(curve)})."
-    if curve.score != "accuracy":
+    if curve.score == "r2":
         return (
             f"The full layer's {name}, {whole:.3f}, is not above 0 by more than noise: no share of "
             f"it is told ({_how(curve)})."
         )
     return (
-        f"The full layer's accuracy, {whole:.3f}, is within noise of what is reached without any "
+        f"The full layer's {name}, {whole:.3f}, is within noise of what is reached without any "
         f"feature, {curve.floor:.3f} of {curve.n_test:,} test rows: no share of it is told "
         f"({_how(curve)})."
     )
@@ -183,12 +184,27 @@ def _with_interval(value: float, low: float, high: float, digits: int, unit: str
     return f"{value:.{digits}f}{unit}{ends}"
 
 
-def _remarks(curve: Curve, table: pd.DataFrame, level: float) -> Iterator[str]:
+def _remarks(curve: Curve, table: pd.DataFrame, fraction: float, level: float) -> Iterator[str]:
     """Yield what stands against the answer of a curve."""
     if curve.above_floor:
+        yield from _over_chance(curve, fraction)
         yield from _beaten(curve, level)
         yield from _at_an_end(curve, table)
     yield from _left_out(curve, table)
+
+
+def _over_chance(curve: Curve, fraction: float) -> Iterator[str]:
+    """Say what a part keeps of what the full layer has over chance, where it is far less."""
+    parts = np.flatnonzero((curve.fractions < 1) & np.isfinite(curve.ratio()))
+    if not len(parts) or _beaten_by(curve):
+        return
+    near = parts[np.abs(curve.fractions[parts] - fraction).argmin()]
+    corrected = curve.over_chance.ratio()[near]
+    if curve.ratio()[near] - corrected > FAR:
+        yield (
+            f"Of what the full layer has over chance ({curve.chance:.3f}) that is "
+            f"{100 * corrected:.1f} %."
+        )
 
 
 def _beaten_by(curve: Curve) -> tuple[int, Difference] | None:

@@ -11,27 +11,25 @@ import pandas as pd
 
 from featstore.probe.results import (
     CURVE,
-    NAMES,
     Evidence,
     Probes,
     as_curves,
     curves_of,
     percent,
+    score_name,
     score_of,
     shared_and_own,
 )
-from featstore.probe.results.curves import (
-    curve_table,
-    curves,
-    over_of,
-)
+from featstore.probe.results.curves import curve_table, curves
+from featstore.probe.results.intervals import over_of
 from featstore.probe.results.sentences import LEAST, warnings
 
 
 def with_ratio(table: pd.DataFrame) -> pd.DataFrame:
     """Return the table with a column `ratio`: each probe's accuracy over its own seed's full layer.
 
-    Where numbers are predicted, R^2 stands for accuracy, here and below.
+    Where numbers are predicted, R^2 stands for accuracy, here and below; and so does the score
+    that a table is summed up by (`featstore.probe.results.scored_by`).
 
     Args:
         table: one row a probe, as `ProbeResult.to_pandas` gives it, with the columns `CURVE`,
@@ -62,8 +60,9 @@ def summary(table: Probes, correct: Evidence = None, level: float = 0.95) -> pd.
         The columns of `featstore.probe.results.curves.curve_table`: `CURVE`, `fraction`, `k`,
         `probes` (how many stand
         behind the row: the full layer, which no seed changes, is one), and of accuracy (or R^2) and
-        of the ratio the mean, `_std` (sample, over seeds), `_low` and `_high`; curves in the order
-        in which the table first has them, fractions rising.
+        of the ratio the mean, `_std` (sample, over seeds), `_low` and `_high`; `corrected`, the
+        ratio of what both have over chance, with its ends; curves in the order in which the table
+        first has them, fractions rising.
 
     >>> row = {"store": "s", "tap": "t", "mode": "random", "solver": "ridge", "l2": 1e-3}
     >>> probes = [(1, 0.1, 2, 0.6), (2, 0.1, 2, 0.7), (1, 1.0, 20, 0.8), (2, 1.0, 20, 0.8)]
@@ -79,6 +78,9 @@ def summary(table: Probes, correct: Evidence = None, level: float = 0.95) -> pd.
 
 MOST_ROWS = 30
 """Fractions of a curve up to which all are shown."""
+
+MOST_NAMED = 8
+"""Curves, and fractions of each, of which a note says what is kept over chance."""
 
 ROUND = [m * 10.0**e for e in range(-7, 0) for m in (1, 2, 5)] + [1.0]
 
@@ -290,8 +292,11 @@ def printed(table: pd.DataFrame, correct: Evidence = None, level: float = 0.95) 
         ('t, ridge, l2 = 0.001', ['pca', 'random', ''])
         >>> shown.views[0].rows()
         [('10 %', '2', '0.600', '75.0 %', '1')]
-        >>> shown.notes
-        ('without features: chance 0.100, commonest class 0.120 of 90 test rows',)
+        >>> for note in shown.notes:
+        ...     print(note)
+        without features: chance 0.100, commonest class 0.120 of 90 test rows
+        pca: of what the full layer has over chance: 71.4 % at 10 %
+        random: of what the full layer has over chance: 42.9 % at 10 %
     """
     every = curve_table(table, correct, level)
     curves = curves_of(every)
@@ -315,7 +320,7 @@ def _of_curve(rows: pd.DataFrame, name: str, score: str) -> View:
     columns = [
         Column("fraction", "share", rows["fraction"]),
         Column("features", "count", rows["k"]),
-        Column(f"test {NAMES[score]}", "score", rows[score], ends=scores),
+        Column(f"test {score_name(score)}", "score", rows[score], ends=scores),
         Column("of the full layer", "kept", rows["ratio"], ends=ratios),
         Column("probes", "count", rows["probes"]),
     ]
@@ -328,6 +333,28 @@ def _notes(table: pd.DataFrame, rows: pd.DataFrame, level: float) -> Iterator[st
     if over:
         yield f"[low, high]: {percent(level)} intervals over {over}"
     yield from without_features(table)
+    yield from over_chance(rows)
+
+
+def over_chance(rows: pd.DataFrame) -> Iterator[str]:
+    """Yield for each curve what its parts keep of what the full layer has over chance.
+
+    Where chance is nothing, as of R^2, that is what they keep. Of many curves nothing is said,
+    since their tables have it.
+
+    Arguments:
+        rows: as `curve_table` gives them.
+    """
+    curves = [some_fractions(curve) for curve in curves_of(rows)]
+    if len(curves) > MOST_NAMED:
+        return
+    for name, curve in zip(shared_and_own(curves)[1], curves, strict=True):
+        other = curve["corrected"].notna() & (curve["corrected"] != curve["ratio"])
+        known = curve[other & (curve["fraction"] < 1)].tail(MOST_NAMED)
+        kept = zip(known["fraction"], known["corrected"], strict=True)
+        each = ", ".join(f"{100 * share:.1f} % at {percent(part)}" for part, share in kept)
+        if each:
+            yield f"{f'{name}: ' if name else ''}of what the full layer has over chance: {each}"
 
 
 def without_features(table: pd.DataFrame) -> Iterator[str]:
@@ -457,7 +484,7 @@ def layers(table: pd.DataFrame, title: str = "") -> View:
     columns = [Column("layer", "text", every["tap"]), Column("features", "count", _widest(table))]
     for fraction in sorted(table["fraction"].unique(), reverse=True):
         rows = table[table["fraction"] == fraction].set_index("layer").reindex(every["layer"])
-        name = f"all, test {NAMES[score]}" if fraction == 1 else percent(fraction)
+        name = f"all, test {score_name(score)}" if fraction == 1 else percent(fraction)
         ends = rows[f"{score}_low"], rows[f"{score}_high"]
         columns.append(Column(name, "score", rows[score], ends=ends))
     return View(columns, title)

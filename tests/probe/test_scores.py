@@ -8,9 +8,9 @@ from scipy.special import log_softmax
 from sklearn.metrics import balanced_accuracy_score, log_loss, top_k_accuracy_score
 
 from featstore.probe.errors import UsageError
-from featstore.probe.metrics import METRICS, OF_TARGETS, Scores
+from featstore.probe.metrics import METRICS, OF_RANKS, OF_TARGETS, Calibration, Scores
 
-NAMES = tuple(name for name in METRICS if name not in OF_TARGETS)
+NAMES = tuple(name for name in METRICS if name not in (*OF_TARGETS, *OF_RANKS))
 PUT = {"numpy": np.asarray, "torch": torch.from_numpy}
 
 
@@ -93,7 +93,7 @@ def test_of_equal_logits_the_first_classes_win(backend):
     columns = scored(np.zeros((1, 8, 8)), labels, put=PUT[backend])
     assert columns.columns()["accuracy"] == 1 / 8
     assert columns.columns()["top5"] == 5 / 8
-    assert columns.per_class()[0].tolist() == [1] + [0] * 7
+    assert columns.per_class()["accuracy"][0].tolist() == [1] + [0] * 7
     # two share the fifth place, and the label is the second of them
     logits = np.array([[[9.0, 8, 7, 6, 5, 5, 0]]])
     assert scored(logits, np.array([5]), put=PUT[backend]).columns()["top5"] == 0
@@ -113,15 +113,16 @@ def test_a_certain_and_right_probe_has_no_error():
 def test_calibration_bins_are_closed_above():
     # max p is 1/3 exactly, the upper end of the fifth bin
     scores = scored(np.zeros((1, 2, 3)), np.array([1, 2]))
-    assert np.flatnonzero(scores.metrics[2].gaps[0]).tolist() == [4]
+    calibration = next(each for each in scores.metrics if isinstance(each, Calibration))
+    assert np.flatnonzero(calibration.gaps[0]).tolist() == [4]
 
 
 def test_a_class_without_test_rows_is_left_out_of_the_mean():
     logits, labels = drawn(classes=8)
     kept = labels != 3
     scores = scored(logits[:, kept], labels[kept])
-    assert np.isnan(scores.per_class()[:, 3]).all()
-    others = np.delete(scores.per_class(), 3, axis=1).mean(1)
+    assert np.isnan(scores.per_class()["accuracy"][:, 3]).all()
+    others = np.delete(scores.per_class()["accuracy"], 3, axis=1).mean(1)
     np.testing.assert_allclose(scores.columns()["mean_per_class"], others, rtol=1e-12)
 
 
@@ -165,7 +166,7 @@ def test_one_row_that_cannot_be_told_leaves_no_score(backend, wrong):
     scores = scored(logits, labels, put=PUT[backend])
     assert scores.not_finite.tolist() == [False, True, False]
     assert np.isnan(scores.columns()["accuracy"][1])
-    assert np.isnan(scores.per_class()[1]).all()
+    assert np.isnan(scores.per_class()["accuracy"][1]).all()
     assert np.isfinite(scores.columns()["accuracy"][[0, 2]]).all()
 
 
@@ -190,4 +191,4 @@ def test_classes_without_train_rows_are_none(backend):
     for name, values in found.columns().items():
         np.testing.assert_array_equal(values, expected[name])
     assert np.isnan(found.columns()["top5"]).all()
-    assert np.isfinite(found.per_class()[:, numbers]).all()
+    assert np.isfinite(found.per_class()["accuracy"][:, numbers]).all()

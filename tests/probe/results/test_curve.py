@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 
 from featstore.probe.errors import DataError, UsageError
-from featstore.probe.results.curves import crossed, curve_table, curves, difference
+from featstore.probe.results.curves import curve_table, curves, difference
+from featstore.probe.results.intervals import crossed
 
 NAMES = {"store": "s", "tap": "t", "mode": "random", "solver": "ridge", "l2": 0.1}
 

@@ -69,7 +69,7 @@ def _command(arguments, said, limits, ready) -> None:
     os.dup2(out, 2)
     sys.stdout = io.TextIOWrapper(io.FileIO(1, "w", closefd=False), write_through=True)
     sys.stderr = io.TextIOWrapper(io.FileIO(2, "w", closefd=False), write_through=True)
-    ready.set()
+    ready.release()
     main([str(argument) for argument in arguments], prog_name="featstore")
 
 
@@ -77,14 +77,15 @@ class Command:
     """A command of the command line that runs on its own, to be waited for, stopped or killed."""
 
     def __init__(self, *arguments, said: Path, ranks: int = 1, **limits: int):
-        self.said, ready = said, processes.Event()
+        self.said, ready = said, processes.Semaphore(0)
         given = (arguments, str(said), limits, ready)
         if ranks > 1:
             self.process, *self.others = rank_jobs.launched(ranks, _command, *given)
         else:
             self.process, self.others = processes.Process(target=_command, args=given), []
             self.process.start()
-        assert ready.wait(120)
+        for _ in range(ranks):
+            assert ready.acquire(timeout=120)
         self.began = time.monotonic()
 
     def wait(self, seconds: float = PATIENCE) -> int:

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 
+from featstore.places import same
 from featstore.probe.solvers import L2, VALUES, Count, Options, declared, value_of
 
 # ASCII for characters of tables and sentences; others become escapes such as \\u4e2d.
@@ -135,6 +136,37 @@ class Command(click.Command):
         for word in args:
             _check_word(word)
         return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Refuse to write a file over one that is read, or over another one that is written."""
+        written: list[Path] = []
+        read = [_real(text) for param in self.params for text in _read_by(param, ctx)]
+        for param in self.params:
+            path = ctx.params.get(param.name)
+            if isinstance(param.type, OutFile) and path is not None:
+                if any(same(_real(path), other) for other in written):
+                    raise click.UsageError(f"{path} is to be written twice; name two files")
+                if any(same(_real(path), other) for other in read):
+                    raise click.UsageError(f"{path} is read for it; choose another file to write")
+                written.append(_real(path))
+        return super().invoke(ctx)
+
+
+def _real(path: str | Path) -> Path:
+    return Path(os.path.realpath(path))
+
+
+def _read_by(param: click.Parameter, ctx: click.Context) -> list[str]:
+    """Return the paths that a parameter names and its command reads, if it is of such a kind."""
+    value = ctx.params.get(param.name)
+    if value is None or isinstance(param.type, OutFile):
+        return []
+    if param.name in ("dataset", "model"):
+        return [path for path in (str(value).partition(":")[2].partition("#")[0],) if path]
+    if not isinstance(param.type, click.Path | Place):
+        return []
+    several = value if isinstance(value, tuple) else (value,)
+    return [str(one) for one in several if "://" not in str(one)]
 
 
 def _check_word(word: str) -> None:

@@ -203,3 +203,33 @@ def test_a_study_writes_and_shows_files_of_its_own_folder_alone(tmp_path, key):
             spec.read(file)
         assert getattr(spec.read(file, allow_paths=True), key) == outside
     assert "lies outside of the study's folder" in said("study", str(file), "--dry-run")
+
+
+@pytest.mark.parametrize("way", ["itself", "dots", "link", "hard link"])
+def test_no_command_writes_over_what_it_reads(tmp_path, way):
+    result = probe.sweep((X, Y), (X, Y), fractions=[0.5, 1.0], seeds=2, solver="ridge", l2=0.1)
+    results = tmp_path / "r.csv"
+    result.save(results)
+    before = results.read_bytes()
+    (tmp_path / "in").mkdir()
+    other = tmp_path / "o.csv"
+    out = {
+        "itself": lambda: results,
+        "dots": lambda: tmp_path / "in" / ".." / "r.csv",
+        "link": lambda: other.symlink_to(results) or other,
+        "hard link": lambda: other.hardlink_to(results) or other,
+    }[way]()
+    message = said("redundancy", str(results), "--out", str(out))
+    assert message == f"Error: {out} is read for it; choose another file to write"
+    assert results.read_bytes() == before
+    words = ["extract", "--model", "test_vit", "--dataset", f"csv:{results}", "--report", str(out)]
+    assert "is read for it" in said(*words)
+    assert results.read_bytes() == before
+
+
+def test_no_command_writes_two_things_to_one_file(tiny_store, tmp_path):
+    two = ["--out", str(tmp_path / "a.csv"), "--per-class", f"{tmp_path}/../{tmp_path.name}/a.csv"]
+    sweep = ["probe", str(tiny_store.path), "--fractions", "0.5", "--seeds", "1"]
+    message = said(*sweep, *two)
+    assert "a.csv is to be written twice; name two files" in message
+    assert not (tmp_path / "a.csv").exists()

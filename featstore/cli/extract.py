@@ -17,13 +17,15 @@ _NAMED = 20
 @click.option(
     "--model",
     required=True,
-    help="A timm model, torchvision:NAME, hf:NAME, open_clip:NAME or onnx:FILE.",
+    help="A timm model, torchvision:NAME, hf:NAME, open_clip:NAME or onnx:FILE; or"
+    " import:MODULE:NAME, which runs your own code.",
 )
 @click.option(
     "--dataset",
     required=True,
     help="A torchvision data set, digits, folder:DIR (class folders), npz:FILE, csv:FILE,"
-    " parquet:FILE, jsonl:FILE, hf:NAME or wds:PATTERN.",
+    " parquet:FILE, jsonl:FILE, hf:NAME or wds:PATTERN; or import:FILE.py:NAME, which runs your"
+    " own code.",
 )
 @click.option("--weights", type=FILE, help="A local .pth, .pt or .safetensors, not the hub's.")
 @click.option("--weights-key", help="The entry of a checkpoint that holds the network: teacher.")
@@ -134,6 +136,12 @@ def extract(**options) -> None:
         --dataset folder:flowers --image-size 224 --out flowers.zarr
       torchrun --nproc-per-node 8 -m featstore extract --model resnet50 \\
         --dataset cifar100
+      featstore extract --model import:nets.py:make_net --taps features.3,output \\
+        --dataset import:nets.py:digits --out mine.zarr
+
+    import:package.module:NAME and import:FILE.py:NAME are a network or data set of your own, or
+    make one. They run that code, with your rights; nothing else here ever runs code of yours or of
+    a checkpoint.
     """
     run_extract(columns=_columns(options), **options)
 
@@ -152,12 +160,14 @@ def run_extract(report: Path | None = None, **options):
     """Extract as the options say, tell what was done, and return the store."""
     from featstore import data
     from featstore.extraction.request import Request
+    from featstore.factories import is_named
 
     if options.get("bit_depth"):
         options["bit_depth"] = int(options["bit_depth"])
     # Before torch is imported, which takes seconds, and anything is fetched.
     asked = Request(**options)
-    data.check(asked.dataset, asked.splits, data_dir=asked.data_dir, columns=asked.columns)
+    if not is_named(asked.dataset):
+        data.check(asked.dataset, asked.splits, data_dir=asked.data_dir, columns=asked.columns)
     from featstore import extract
     from featstore.extraction.ranks import Ranks
 

@@ -11,16 +11,16 @@ import torch
 import xxhash
 from PIL import Image
 from pydantic import ValidationError
-from torch.utils.data import DataLoader, SequentialSampler
+from torch.utils.data import DataLoader, SequentialSampler, default_collate
 
 from featstore.data.files import MOST_CLASSES
-from featstore.data.rows import ImageRows, MapStyle, Rows, rgb, utf8
+from featstore.data.rows import ImageRows, MapStyle, Rows, TextRows, rgb, utf8
 from featstore.errors import DatasetError, UsageError
 from featstore.spec import Split
 
 
 class TensorRows(Rows):
-    """Rows of a data set of one's own: `read` and `rows[i]` give a tensor, or a PIL image."""
+    """Rows of a data set of one's own: `read` and `rows[i]` give what its pairs begin with."""
 
     modality = "tensor"
 
@@ -36,19 +36,21 @@ def load(
     splits: Mapping[str, MapStyle],
     *,
     ids: Mapping[str, Sequence[str]] | None = None,
-    images: bool = False,
+    modality: str = "tensor",
 ) -> dict[str, Rows]:
     """Return the rows of each split of a data set given as objects.
 
     Every row is read once beforehand. Its hash is part of the split's fingerprint, and a row that
     is another one when it is read again is refused. With `ids` these tell the rows, and nothing is
     hashed. Labels are whole numbers from 0, texts (then sorted, as the names of classes), or
-    floats to regress on; the names of classes are those of a data set's `classes`, if it has them.
+    floats or vectors of floats to regress on; the names of classes are those of a data set's
+    `classes`, if it has them.
 
     Arguments:
         splits: a map-style data set, a sequence, or a `DataLoader` in order, by split.
         ids: by split, one text for each row, each once.
-        images: whether rows are images for a model that has a name; else images or tensors.
+        modality: "image" or "text" where rows are such for a model that has a name, else "tensor":
+            images, tensors, texts, or dictionaries and lists of them.
 
     Raises `UsageError` for what is no such data set and for ids that do not fit, `DatasetError`
     naming a row that cannot be read or has another kind of label.
@@ -67,13 +69,13 @@ def load(
         readers[split] = _Reader(one, split, len(one), _checked_ids(split, named, len(one)))
         labels[split] = readers[split].labels()
     numbered, classes = _numbered(labels, data)
-    kind = ImageRows if images else TensorRows
+    kind, given = _KINDS[modality]
     found: dict[str, Rows] = {}
     for split, reader in readers.items():
-        if images and not isinstance(reader(0), Image.Image):
+        if given is not None and not isinstance(reader(0), given):
             raise UsageError(
-                f"row 0 of the {split} split is no PIL image, which a model by name takes; give"
-                " images, or a network of your own"
+                f"row 0 of the {split} split is no {_CALLED[modality]}, which a model by name"
+                f" takes; give {modality}s, or a network of your own"
             )
         found[split] = kind(
             dataset=dataset,
@@ -83,9 +85,19 @@ def load(
             classes=classes,
             fingerprint=reader.fingerprint(numbered[split]),
             read=reader,
-            targets=() if classes else ("target",),
+            targets=() if classes else _targets(numbered[split]),
         )
     return found
+
+
+_KINDS = {"image": (ImageRows, Image.Image), "text": (TextRows, str), "tensor": (TensorRows, None)}
+_CALLED = {"image": "PIL image", "text": "text"}
+
+
+def _targets(values: np.ndarray) -> tuple[str, ...]:
+    if values.ndim == 1:
+        return ("target",)
+    return tuple(f"target{number}" for number in range(values.shape[1]))
 
 
 def as_tensors(rows: Rows) -> Rows:
@@ -106,11 +118,7 @@ class _Rgb:
 
 def _map_style(split: str, data: object) -> MapStyle:
     if isinstance(data, DataLoader):
-        if not isinstance(data.sampler, SequentialSampler):
-            raise UsageError(
-                f"the DataLoader of {split} draws its rows; give one in order (shuffle=False)"
-            )
-        data = data.dataset
+        data = _of_loader(split, data)
     if not (hasattr(data, "__len__") and hasattr(data, "__getitem__")) or isinstance(
         data, str | Mapping
     ):
@@ -136,6 +144,21 @@ def _check_name(split: object) -> None:
             f"{repr(split)[:60]} cannot be the name of a split; give letters, digits, '_', '-' and"
             " '.', at most 120"
         ) from None
+
+
+def _of_loader(split: str, loader: DataLoader) -> MapStyle:
+    """Return the data set of a loader that gives its rows in order, each once, as they are."""
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    wrong = None
+    if not isinstance(sampler, SequentialSampler):
+        wrong = "draws its rows; give one in order (shuffle=False)"
+    elif loader.drop_last and len(loader.dataset) % (loader.batch_size or 1):
+        wrong = "leaves out its last rows; give one that does not (drop_last=False)"
+    elif loader.collate_fn is not default_collate and loader.batch_size is not None:
+        wrong = "joins rows in a way of its own (collate_fn); give its data set, and transform="
+    if wrong:
+        raise UsageError(f"the DataLoader of {split} {wrong}")
+    return loader.dataset
 
 
 def _checked_ids(split: str, ids: Sequence[str] | None, n_rows: int) -> list[str] | None:
@@ -180,10 +203,10 @@ class _Reader:
         labels = []
         for row in range(self.n_rows):
             item, label = self._pair(row)
-            if not isinstance(item, Image.Image | torch.Tensor | np.ndarray):
+            if (wrong := _unknown(item)) is not None:
                 raise DatasetError(
-                    f"row {row} of the {self.split} split holds a {type(item).__name__} in place of"
-                    " a tensor or PIL image; give pairs (tensor or image, label)"
+                    f"row {row} of the {self.split} split holds a {wrong} in place of a tensor, PIL"
+                    " image or text; give pairs (tensor, image or text, label)"
                 )
             if self.ids is None:
                 try:
@@ -224,13 +247,37 @@ class _Reader:
         return pair[0], pair[1]
 
 
+def _unknown(item: object) -> str | None:
+    """Return the type of what is no image, tensor, text or number, nor holds such; else None."""
+    if isinstance(item, Mapping):
+        item = list(item.values())
+    if isinstance(item, list | tuple):
+        return next((one for one in map(_unknown, item) if one is not None), None)
+    known = Image.Image | torch.Tensor | np.ndarray | np.generic | str | bytes | int | float
+    return None if isinstance(item, known) else type(item).__name__
+
+
 def _digest(item: object) -> bytes:
     """Return 16 bytes of an item's kind, shape and content."""
     digest = xxhash.xxh3_128()
+    if isinstance(item, Mapping):
+        item = [part for pair in sorted(item.items()) for part in pair]
+    if isinstance(item, list | tuple):
+        digest.update(f"{len(item)} parts".encode())
+        for part in item:
+            digest.update(_digest(part))
+        return digest.digest()
+    if isinstance(item, str | bytes | int | float):
+        digest.update(f"{type(item).__name__}|".encode())
+        digest.update(
+            item if isinstance(item, bytes) else str(item).encode("utf-8", "surrogatepass")
+        )
+        return digest.digest()
     if isinstance(item, Image.Image):
         digest.update(f"{item.mode}|{item.size}|{item.getpalette()}".encode())
         digest.update(item.tobytes())
         return digest.digest()
+    item = np.asarray(item) if isinstance(item, np.generic) else item
     tensor = tensor_of(item).detach().cpu().contiguous()
     digest.update(f"{tensor.dtype}|{tuple(tensor.shape)}".encode())
     digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
@@ -260,15 +307,19 @@ def tensor_of(item: np.ndarray | torch.Tensor) -> torch.Tensor:
     raise ValueError(f"{kind}, which is no dense tensor of numbers; convert it first")
 
 
-def _label(split: str, row: int, label: object) -> int | float | str:
+def _label(split: str, row: int, label: object) -> int | float | str | np.ndarray:
     if isinstance(label, torch.Tensor | np.ndarray | np.generic) and label.ndim == 0:
         label = label.item()
+    if isinstance(label, torch.Tensor | np.ndarray) and label.ndim == 1:
+        label = np.asarray(label).astype(np.float64) if len(label) else None
+        if isinstance(label, np.ndarray):
+            return label
     if isinstance(label, bool):
         return int(label)
     if not isinstance(label, int | float | str):
         raise DatasetError(
             f"row {row} of the {split} split has a label of type {type(label).__name__}; give a"
-            " whole number from 0, a text, or a float to regress on"
+            " whole number from 0, a text, or a float or vector of floats to regress on"
         )
     return label
 
@@ -282,6 +333,19 @@ def _numbered(
     if len(kinds) > 1:
         names = " and ".join(sorted(kind.__name__ for kind in kinds))
         raise DatasetError(f"labels are of several types, {names}; give one type to all rows")
+    if kinds == {np.ndarray}:
+        width = len(every[0])
+        for split, some in labels.items():
+            row = next((row for row, one in enumerate(some) if len(one) != width), None)
+            if row is not None:
+                raise DatasetError(
+                    f"row {row} of the {split} split has a label of {len(some[row])} numbers, and"
+                    f" the first row {width}; give one length to all rows"
+                )
+        return {
+            split: np.stack(some)[:, 0 if width == 1 else slice(None)]
+            for split, some in labels.items()
+        }, ()
     if kinds == {float}:
         return {split: np.array(some, np.float64) for split, some in labels.items()}, ()
     if kinds == {str}:

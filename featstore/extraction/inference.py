@@ -10,6 +10,7 @@ import torch
 
 from featstore.errors import BackboneError, UsageError
 from featstore.extraction.request import PRECISIONS
+from featstore.models import own
 from featstore.models.network import Backbone
 from featstore.models.taps import Taps
 
@@ -36,9 +37,25 @@ class Inference:
         self._backbone, self._device, self._precision = backbone, device, precision
         self._read = torch.compile(reader.read) if compiled else reader.read
         # On two cores EfficientNet-Lite0 passes twice the images with channels last in memory.
-        layout = {"memory_format": torch.channels_last} if backbone.modality == "image" else {}
+        last = backbone.modality == "image" or getattr(backbone.transform, "channels_last", False)
+        layout = {"memory_format": torch.channels_last} if last else {}
         if not backbone.placed:
             backbone.model.to(device, **layout)
+
+        self._state = own.state(backbone.model) if backbone.modality == "tensor" else None
+
+    def check_unchanged(self, rows: str) -> None:
+        """Raise `BackboneError` where a network of the user's is another than before."""
+        if self._state is None:
+            return
+        now = own.state(self._backbone.model)
+        changed = [name for name in (self._state | now) if self._state.get(name) != now.get(name)]
+        if changed:
+            raise BackboneError(
+                f"{self._backbone.name} changes itself while it computes: {changed[0]} is another"
+                f" after {rows}, and the store would not be of one network; take that out of its"
+                " forward pass"
+            )
 
     @property
     def pinned(self) -> bool:

@@ -3,11 +3,12 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from featstore import data, models
+from featstore import data, factories, models
 from featstore.data import augment, own as own_data
 from featstore.data.augment import Views
 from featstore.data.rows import Pieces, Rows, Unreadable, limited
@@ -66,8 +67,9 @@ class Inputs:
 
 def load(request: Request) -> Inputs:
     """The inputs that a request names; raises what loading each of them raises."""
+    request = _with_code(request)
     if not isinstance(request.model, str):
-        rows = _rows(request)
+        rows = _rows(request, None)
         first = next(iter(rows.values())).part([0])[0]
         backbone = own_models.backbone(
             request.model,
@@ -99,16 +101,38 @@ def load(request: Request) -> Inputs:
     )
     reader = tap_names.resolve(backbone, request.taps, request.pool, request.rows)
     augmented = _views(request, backbone) if request.augmentation else None
-    rows = _rows(request)
+    rows = _rows(request, backbone.modality)
     _check(backbone, list(rows.values()))
     return Inputs(backbone, reader, rows, augmented)
 
 
-def _rows(request: Request) -> dict[str, Rows]:
-    """The rows of every split, for a model by name or for a network of one's own."""
-    by_name, words = isinstance(request.model, str), request.rows == "tokens"
+def _with_code(request: Request) -> Request:
+    """Return the request with what names of the user's own code stand for, which is run here.
+
+    What tells such a network from others is the hash of its file too.
+    """
+    changes: dict[str, Any] = {}
+    if factories.is_named(request.model):
+        network, source = factories.network(request.model)
+        if isinstance(network, tuple) and len(network) == 2:
+            network, changes["transform"] = network
+        version = f"{request.version} " if request.version else ""
+        changes |= {"model": network, "version": f"{version}source:{source}"}
+        if isinstance(network, str):
+            raise UsageError(f"{request.model} is a text; give what is or makes a network")
+    if factories.is_named(request.dataset):
+        found = factories.dataset(request.dataset, request.splits)
+        if isinstance(found, str):
+            raise UsageError(f"{request.dataset} is a text; give what is or makes a data set")
+        changes["dataset"] = found
+    return replace(request, **changes) if changes else request
+
+
+def _rows(request: Request, modality: str | None) -> dict[str, Rows]:
+    """The rows of every split, for a model by name of this modality, or a network of one's own."""
+    by_name, words = modality is not None, request.rows == "tokens"
     if not isinstance(request.dataset, str):
-        found = own_data.load(request.dataset, ids=request.ids, images=by_name)
+        found = own_data.load(request.dataset, ids=request.ids, modality=modality or "tensor")
         return {split: limited(rows, request.limit) for split, rows in found.items()}
     found = {
         split: data.load(

@@ -121,14 +121,14 @@ class Encoder:
                 )
         return tokens
 
-    def tensors(self, job: Job) -> torch.Tensor:
-        """The tensors (b, ...) of a batch of rows of one's own."""
+    def tensors(self, job: Job) -> Batch:
+        """The tensors (b, ...) of a batch of rows of one's own, one or several by name."""
         part, made = job.rows.part(job.numbers), []
         for place in range(len(part)):
             item, remarks = part.met(place)
             job.seen.update(remarks)
             try:
-                made.append(self.backbone.transform.one(item))
+                made.append(self.backbone.transform.batch([item]))
             except (MemoryError, FeatstoreError):
                 raise
             except Exception as error:
@@ -136,7 +136,9 @@ class Encoder:
                     f"{part.what} {part.ids[place]} of {part.whence} cannot be given to"
                     f" {self.backbone.name}: {error}; mend the row, or the transform"
                 ) from error
-        return torch.stack(made)
+        if isinstance(made[0], dict):
+            return {name: torch.cat([one[name] for one in made]) for name in made[0]}
+        return torch.cat(made)
 
     def whole(self, job: Job) -> Batch:
         """A batch of texts or tensors, made by one thread."""

@@ -368,6 +368,7 @@ def fill(
                     done += len(numbers)
                     waits.disk = handover.waited
                     progress(done, waits=str(waits))
+                infer.check_unchanged(f"rows {first}:{first + filled.n_rows} of {split}")
                 rows, here = work.rows[split], slice(first, first + filled.n_rows)
                 handover.put(filled, rows.labels[here], rows.ids[here], seen)
                 remarks.setdefault(split, Counter()).update(seen)

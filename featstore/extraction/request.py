@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 from featstore.data.columns import Columns
 from featstore.data.rows import DEPTHS, MapStyle
 from featstore.errors import UsageError
+from featstore.factories import is_named
 from featstore.spec import PENULTIMATE
 
 if TYPE_CHECKING:
@@ -26,10 +27,12 @@ TRAIN = "train"
 class Request:
     """The options of `featstore.extract`. Raises `UsageError` for values that cannot be.
 
-    `model` is a name, or a `torch.nn.Module` (see `models.own.backbone`, which takes `name`,
-    `version` and a callable `transform`), whose taps are as `named_modules` calls them, and
-    "output". `dataset` is a name, or a data set by split, or one data set, which is then "train"
-    (see `data.own.load`, which takes `ids`); `splits` are then all that it has.
+    `model` is a name, or a `torch.nn.Module` or another callable (see `models.own.backbone`, which
+    takes `name`, `version` and a callable `transform`), whose taps are as `named_modules` calls
+    them, and "output". `dataset` is a name, or a data set by split, or one data set, which is then
+    "train" (see `data.own.load`, which takes `ids`); `splits` are then all that it has. Either may
+    be named `import:package.module:NAME` or `import:FILE.py:NAME`, which runs that code, see
+    `featstore.factories`.
 
     What goes in by name: `model`, `weights`, `weights_key`, `weights_prefix`, `pretrained`,
     `image_size`, `transform`, `trust`, `weights_dtype` and `device_map` as in `models.load`; `taps`
@@ -57,7 +60,7 @@ class Request:
     `loading.Workers.chosen` says.
     """
 
-    model: "str | torch.nn.Module"
+    model: "str | torch.nn.Module | Callable[..., object]"
     dataset: str | MapStyle | Mapping[str, MapStyle]
     weights: str | Path | None = None
     weights_key: str | None = None
@@ -165,12 +168,13 @@ class Request:
             "bit_depth": self.bit_depth,
         }
         of_objects = {"name": self.name, "version": self.version}
-        named, whose = isinstance(self.model, str), "a network of your own"
+        code = is_named(self.model)
+        named, whose = isinstance(self.model, str) and not code, "a network of your own"
         for option, value in (of_objects if named else by_name).items():
             if value:
                 other = whose if named else "a model by name"
                 return f"{option} is an option of {other}; leave it out"
-        if not isinstance(self.dataset, str):
+        if not isinstance(self.dataset, str) or is_named(self.dataset):
             for option, value in of_files.items():
                 if value:
                     return f"{option} is an option of a data set by name; leave it out"

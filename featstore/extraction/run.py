@@ -55,7 +55,7 @@ class Extraction:
 
 @suggesting
 def extract(
-    model: str | torch.nn.Module,
+    model: str | torch.nn.Module | Callable[..., object],
     dataset: str | MapStyle | Mapping[str, MapStyle],
     *,
     weights: str | Path | None = None,

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import inspect
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -16,7 +16,15 @@ from featstore.data.own import tensor_of
 from featstore.data.rows import utf8
 from featstore.errors import BackboneError, UsageError
 from featstore.models import weights
-from featstore.models.network import Activation, Backbone, Network, of_output, stages, tokens_of
+from featstore.models.network import (
+    Activation,
+    Backbone,
+    Inputs,
+    Network,
+    of_output,
+    stages,
+    tokens_of,
+)
 from featstore.models.taps import Taps
 
 # The tap that is what the network returns.
@@ -28,42 +36,60 @@ _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 @dataclass(frozen=True)
 class TensorTransform:
-    """From a row, an image or tensor, to the tensor that a network takes of it.
+    """From a row, an image, tensor or text, to what a network takes of it: tensors.
 
-    `call` makes it, or the row is that tensor where `call` is None. `blank` is a row, twice, from
-    which shapes are found. Every row gives a tensor of `shape` and `dtype`.
+    `call` makes them, or the row is that tensor where `call` is None: one tensor, or several by
+    name, with which the network is called by keyword. `blank` is a row, twice, from which shapes
+    are found. Every row gives tensors of the shapes and dtypes in `form`. With `channels_last`
+    batches of maps lie so in memory, which convolutions on a CPU take in half the time.
     """
 
     call: Callable[..., object] | None
     text: str
     blank: Sequence[object]
-    shape: tuple[int, ...]
-    dtype: torch.dtype
+    form: str
+    channels_last: bool = False
     modality: ClassVar[str] = "tensor"
 
-    def one(self, item: object) -> torch.Tensor:
-        """Return the tensor of one row; `ValueError` where it is of another shape or dtype."""
+    def one(self, item: object) -> Inputs:
+        """Return the tensors of one row; `ValueError` where they are of another shape or dtype."""
         made = _tensor(item, self.call)
-        if (made.shape, made.dtype) != (self.shape, self.dtype):
-            raise ValueError(
-                f"it gives {_shown(made)}, and the first row {_shown(self.one(self.blank[0]))}"
-            )
+        if _shown(made) != self.form:
+            raise ValueError(f"it gives {_shown(made)}, and the first row {self.form}")
         return made
 
-    def batch(self, items: Sequence[object]) -> torch.Tensor:
-        """Return the tensors of rows, (b, ...)."""
-        return torch.stack([self.one(item) for item in items])
+    def batch(self, items: Sequence[object]) -> Inputs:
+        """Return the tensors of rows, (b, ...) each."""
+        made = [self.one(item) for item in items]
+        if isinstance(made[0], dict):
+            return {name: torch.stack([one[name] for one in made]) for name in made[0]}
+        return torch.stack(made)
 
-    def normalized(self, batch: torch.Tensor) -> torch.Tensor:
-        """Return the batch as it is."""
+    def normalized(self, batch: Inputs) -> Inputs:
+        """Return the batch with the same numbers."""
+        if self.channels_last and isinstance(batch, torch.Tensor):
+            return batch.contiguous(memory_format=torch.channels_last)
         return batch
 
 
+class _Called(torch.nn.Module):
+    """A function as a network, whose one tap is what it returns."""
+
+    def __init__(self, function: Callable[..., object]):
+        super().__init__()
+        self.function = function
+
+    def forward(self, *inputs: torch.Tensor, **named: torch.Tensor) -> object:
+        """Return what the function does, arrays as tensors."""
+        made = self.function(*inputs, **named)
+        return torch.from_numpy(made) if isinstance(made, np.ndarray) else made
+
+
 def backbone(
-    module: torch.nn.Module,
+    module: torch.nn.Module | Callable[..., object],
     first: object,
     *,
-    transform: Callable[..., object] | None = None,
+    transform: Callable[..., object] | tuple[Callable, Callable] | None = None,
     name: str | None = None,
     version: str | None = None,
 ) -> Backbone:
@@ -71,23 +97,46 @@ def backbone(
 
     The module itself keeps its mode, its device and its hooks. Its identity is, behind "code:", the
     hash of its structure, of its classes' source where there is one and of its buffers that are not
-    in the state dict, and behind "sha256:" that of its state dict.
+    in the state dict, and behind "sha256:" that of its state dict. Another callable is told by its
+    source alone, and its one tap is "output".
 
     Arguments:
-        module: the network; `module(batch)` is called with a tensor (b, ...).
-        first: the first row, an image or tensor, from which shapes are found.
-        transform: makes a row the tensor that the network takes; None where it is that already.
+        module: the network; `module(batch)` is called with a tensor (b, ...), or by keyword with
+            tensors by name. A method of a module, as `net.encode`, is called in its place.
+        first: the first row, an image, tensor or text, from which shapes are found.
+        transform: makes a row what the network takes; None where it is a tensor already. A pair is
+            that and what calls the network: a method of the module, or `forward(module, batch)`.
         name: what the network is called, by default as its class.
         version: what else tells it from others; part of the identity.
 
-    Raises `UsageError` for what is no module, and for a transform that gives no tensor or two
+    Raises `UsageError` for what cannot be called, and for a transform that gives no tensor or two
     different ones for one row; `BackboneError` for a module that cannot be copied.
     """
-    if not isinstance(module, torch.nn.Module):
+    forward = None
+    if isinstance(transform, tuple | list):
+        if len(transform) != 2 or not callable(transform[1]):
+            raise UsageError(
+                "transform is a tuple and no pair (preprocessor, forward) of callables; give one"
+            )
+        transform, forward = transform
+    owner = getattr(module, "__self__", None)
+    if isinstance(owner, torch.nn.Module):
+        module, forward = owner, module
+    if not callable(module) or isinstance(module, str):
         raise UsageError(
-            f"model is of type {type(module).__name__}; give a torch.nn.Module, or a name as text"
+            f"model is of type {type(module).__name__}; give a torch.nn.Module, another callable,"
+            " or a name as text"
         )
-    called = utf8(name or type(module).__name__)
+    title = getattr(module, "__name__", type(module).__name__).replace("<lambda>", "lambda")
+    called = utf8(name or title)
+    notes = []
+    if not isinstance(module, torch.nn.Module):
+        if version is None:
+            notes.append(
+                f"{called} is told by its source alone: what it reads from elsewhere, such as"
+                " weights, is not noticed; give version= and change it with them"
+            )
+        module = _Called(module).eval()
     try:
         model = copy.deepcopy(module).eval()
     except Exception as error:
@@ -96,12 +145,11 @@ def backbone(
             " what it holds beside its weights, such as tensors of an earlier pass"
         ) from None
     try:
-        weights_id, without = _identity(module)
+        weights_id, without = _identity(module, forward)
     except Exception as error:
         raise BackboneError(
             f"{called} does not say what it is ({_line(error)}); mend its `repr` and `state_dict`"
         ) from None
-    notes = []
     if any(part.training for part in module.modules()):
         notes.append(f"{called} was in training mode; a copy of it in evaluation mode is read")
     if without and version is None:
@@ -116,21 +164,39 @@ def backbone(
         weights_id=weights_id if version is None else f"version:{utf8(str(version))}:{weights_id}",
         transform=made,
         head=(),
-        network=_network(model),
+        network=_network(model, _calling(model, module, forward)),
         notes=tuple(notes),
     )
+
+
+def _calling(
+    model: torch.nn.Module, given: torch.nn.Module, forward: Callable[..., object] | None
+) -> Callable[..., object]:
+    """Return what passes a batch through the copy `model` of the network that was `given`."""
+    if forward is None:
+        return model
+    owner = getattr(forward, "__self__", None)
+    if owner is given:
+        return getattr(model, forward.__name__)
+    if isinstance(owner, torch.nn.Module):
+        raise UsageError(
+            f"forward is a method of another {type(owner).__name__} than the network; give one of"
+            " the network itself, or a function forward(network, batch)"
+        )
+    return lambda *inputs, **named: forward(model, *inputs, **named)
 
 
 def checked(backbone: Backbone, reader: Taps) -> Backbone:
     """Return the backbone, with a note where two passes of the first row differ."""
     batch = backbone.transform.batch(backbone.transform.blank)
     weight = next(backbone.model.parameters(), None)
-    batch = batch if weight is None else batch.to(weight.device)
+    if weight is not None:
+        batch = _moved(batch, weight.device)
     with torch.inference_mode():
         once, again = reader.read(batch), reader.read(batch)
     random = [name for name in once if not _same(once[name], again[name])]
     if not random:
-        return backbone
+        return _laid_out(backbone, reader, batch, once)
     note = (
         f"{backbone.name} gives other features at {', '.join(random)} in a second pass of the same"
         " row: it is random, and blocks cannot be computed again with the same bits"
@@ -138,12 +204,43 @@ def checked(backbone: Backbone, reader: Taps) -> Backbone:
     return replace(backbone, notes=(*backbone.notes, note))
 
 
-def _network(model: torch.nn.Module) -> Network:
+def _laid_out(
+    backbone: Backbone, reader: Taps, batch: Inputs, seen: Mapping[str, torch.Tensor]
+) -> Backbone:
+    """Return the backbone with channels last in memory, if its convolutions take batches so.
+
+    Code that looks at memory, as `x.view(len(x), -1)` does, fails so, and then has it as it was.
+    """
+    maps = isinstance(batch, torch.Tensor) and batch.ndim == 4 and batch.is_floating_point()
+    if not maps or not any(isinstance(one, torch.nn.Conv2d) for one in backbone.model.modules()):
+        return backbone
+    try:
+        with torch.inference_mode():
+            found = reader.read(batch.contiguous(memory_format=torch.channels_last))
+    except Exception:  # whatever a network of the user's raises
+        return backbone
+    same = [torch.allclose(found[tap], seen[tap], rtol=1e-3, atol=1e-5) for tap in seen]
+    if not all(same):
+        return backbone
+    return replace(backbone, transform=replace(backbone.transform, channels_last=True))
+
+
+def state(model: torch.nn.Module) -> dict[str, tuple[int, int]]:
+    """Return what changes with each tensor of a state dict: which it is, and its version."""
+    kept = model.state_dict(keep_vars=True).items()
+    return {
+        name: (id(one), 0 if one.is_inference() else one._version)
+        for name, one in kept
+        if isinstance(one, torch.Tensor)
+    }
+
+
+def _network(model: torch.nn.Module, call: Callable[..., object]) -> Network:
     own = () if OUTPUT in dict(model.named_modules()) else (OUTPUT,)
     tokens = tokens_of(model)
 
-    def run(inputs: torch.Tensor, paths: Collection[str]) -> dict[str, Activation]:
-        output = model(inputs)
+    def run(inputs: Inputs, paths: Collection[str]) -> dict[str, Activation]:
+        output = call(**inputs) if isinstance(inputs, dict) else call(inputs)
         if not own or OUTPUT not in paths:
             return {}
         found = of_output(output, inputs, tokens, "as it is")
@@ -161,20 +258,28 @@ def _network(model: torch.nn.Module) -> Network:
     )
 
 
-def _identity(module: torch.nn.Module) -> tuple[str, list[str]]:
+def _identity(
+    module: torch.nn.Module, forward: Callable[..., object] | None
+) -> tuple[str, list[str]]:
     """Return what tells a network from others, and the classes whose source is not found."""
     state = module.state_dict()
     tensors = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
     beside = {name: value for name, value in module.named_buffers() if name not in state}
     extra = {name: repr(value) for name, value in state.items() if name not in tensors}
     kinds = {type(part) for part in module.modules()}
-    ours = [kind for kind in kinds if kind.__module__.split(".")[0] not in _KNOWN]
+    ours = [kind for kind in kinds if kind.__module__.split(".")[0] not in (*_KNOWN, "featstore")]
+    functions = [module.function] if isinstance(module, _Called) else []
+    functions += [] if forward is None else [forward]
     sources, without = [], []
     for kind in sorted(ours, key=lambda kind: (kind.__module__, kind.__qualname__)):
         try:
             sources.append(inspect.getsource(kind))
         except (OSError, TypeError):
             without.append(kind.__name__)
+    for one in functions:
+        sources.append(_described(one))
+        known = _title(one).split(".")[0] in _KNOWN
+        without += [] if known or " source:" in sources[-1] else [_title(one)]
     digest = hashlib.sha256()
     for text in (_ADDRESS.sub("", repr(module)), repr(sorted(extra.items())), *sources):
         digest.update(f"{len(text)}|{text}".encode("utf-8", "backslashreplace"))
@@ -202,27 +307,33 @@ def _transform(call: Callable[..., object] | None, first: object) -> TensorTrans
         raise UsageError(
             "transform gives two different tensors for the first row; give one without augmentation"
         )
-    return TensorTransform(call, text, (first, first), tuple(one.shape), one.dtype)
+    return TensorTransform(call, text, (first, first), _shown(one))
 
 
-def _tensor(item: object, call: Callable[..., object] | None) -> torch.Tensor:
+def _tensor(item: object, call: Callable[..., object] | None) -> Inputs:
     made = item if call is None else call(item)
+    if isinstance(made, Mapping) and made:
+        return {str(name): _tensor(one, None) for name, one in made.items()}
     of = "the data set" if call is None else "transform"
     if isinstance(made, np.ndarray | torch.Tensor):
         try:
             return tensor_of(made).detach().cpu()
         except ValueError as error:
             raise UsageError(f"{of} gives {error}") from None
-    if call is None and isinstance(made, Image.Image):
+    if call is None and isinstance(made, Image.Image | str):
+        kind = "a text" if isinstance(made, str) else "an image"
         raise UsageError(
-            "the data set gives images, and a network of your own takes tensors; give"
-            " transform=, a callable that makes one of an image"
+            f"the data set gives {kind[2:].strip()}s, and a network of your own takes tensors;"
+            f" give transform=, a callable that makes one of {kind}"
         )
     raise UsageError(f"{of} gives a {type(made).__name__} in place of a tensor; give another")
 
 
-def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Return whether two tensors are one, a NaN as another NaN."""
+def _same(one: Inputs, other: Inputs) -> bool:
+    """Return whether two tensors, or those of two rows, are one, a NaN as another NaN."""
+    if isinstance(one, dict) or isinstance(other, dict):
+        alike = _shown(one) == _shown(other)
+        return alike and all(_same(one[name], other[name]) for name in one)
     alike = (one.shape, one.dtype) == (other.shape, other.dtype)
     return alike and bool(((one == other) | ((one != one) & (other != other))).all())
 
@@ -230,7 +341,7 @@ def _same(one: torch.Tensor, other: torch.Tensor) -> bool:
 def _described(call: Callable[..., object]) -> str:
     """Return the text of a transform: its settings where it shows them, and the source's hash."""
     kind = call if inspect.isroutine(call) else type(call)
-    name = f"{kind.__module__}.{kind.__qualname__}"
+    name = _title(call)
     shown = "" if inspect.isroutine(call) else " ".join(_ADDRESS.sub("", repr(call)).split())
     if kind.__module__.split(".")[0] in _KNOWN:
         return shown or name
@@ -241,12 +352,25 @@ def _described(call: Callable[..., object]) -> str:
     return f"{name} {shown} source:{hashlib.sha256(source.encode()).hexdigest()[:16]}"
 
 
-def _digest(tensor: torch.Tensor) -> str:
-    return weights.identity({"": tensor}).partition(":")[2]
+def _title(call: Callable[..., object]) -> str:
+    kind = call if inspect.isroutine(call) else type(call)
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _shown(tensor: torch.Tensor) -> str:
-    return f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
+def _digest(made: Inputs) -> str:
+    return weights.identity(made if isinstance(made, dict) else {"": made}).partition(":")[2]
+
+
+def _shown(made: Inputs) -> str:
+    if isinstance(made, dict):
+        return ", ".join(f"{name} {_shown(one)}" for name, one in sorted(made.items()))
+    return f"{tuple(made.shape)} {str(made.dtype).removeprefix('torch.')}"
+
+
+def _moved(batch: Inputs, device: torch.device) -> Inputs:
+    if isinstance(batch, dict):
+        return {name: tensor.to(device) for name, tensor in batch.items()}
+    return batch.to(device)
 
 
 def _line(error: Exception) -> str:

@@ -506,7 +506,7 @@ def _blank_pass(backbone: Backbone, paths: Sequence[str]) -> dict[str, Activatio
     except Exception as error:
         if backbone.modality == "tensor":
             raise UsageError(
-                f"{backbone.name} cannot take a batch {tuple(batch.shape)} of {batch.dtype}:"
+                f"{backbone.name} cannot take {_of_batch(batch)}:"
                 f" {' '.join(f'{type(error).__name__}: {error}'.split())[:300]}; give data or"
                 " transform= that fit it"
             ) from None
@@ -517,6 +517,13 @@ def _blank_pass(backbone: Backbone, paths: Sequence[str]) -> dict[str, Activatio
             f"{backbone.name} cannot take {what}:"
             f" {' '.join(str(error).split())[:300]}; choose another --image-size"
         ) from None
+
+
+def _of_batch(batch: Inputs) -> str:
+    if isinstance(batch, dict):
+        named = (f"{name} {tuple(one.shape)} of {one.dtype}" for name, one in batch.items())
+        return f"a batch of {', '.join(named)}"
+    return f"a batch {tuple(batch.shape)} of {batch.dtype}"
 
 
 def _shape_alone(activation: Activation) -> Activation:

@@ -183,6 +183,21 @@ class ImageRecipe(BaseModel):
     std: Annotated[Three, Field()] = (1.0, 1.0, 1.0)
     layout: Literal["NCHW", "NHWC"] = "NCHW"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _is_of_colours(cls, fields: Any) -> Any:
+        for name in ("mean", "std"):
+            values = fields.get(name) if isinstance(fields, dict) else None
+            if isinstance(values, int | float):
+                values = [values]
+            if isinstance(values, list | tuple) and len(values) != 3:
+                raise ValueError(
+                    f"{name} has {len(values)} value{'s' * (len(values) != 1)}, and images are read"
+                    " as RGB: give three; images that are grey or of many channels are data of your"
+                    " own, given as objects with a callable transform"
+                )
+        return fields
+
     @model_validator(mode="after")
     def _can_be(self):
         if min(self.std) <= 0:

@@ -1,16 +1,22 @@
 """Networks and data sets given as objects: the features of hooks, kept as those of names are."""
 
+import importlib
 import inspect
+import sys
+import time
 
 import numpy as np
 import pytest
+import rank_jobs
 import torch
 import torchvision
+from forked import processes
 from PIL import Image
 from sklearn.datasets import load_digits
 from torch import nn
 
 import featstore
+from featstore.cli import main
 from featstore.errors import (
     BackboneError,
     DatasetError,
@@ -19,7 +25,8 @@ from featstore.errors import (
     UsageError,
 )
 from featstore.extraction.request import Request
-from featstore.models import own
+from featstore.models import own, taps
+from featstore.store import layout
 
 TAPS = ["1", "3"]
 
@@ -83,6 +90,11 @@ def hooked(model: nn.Module, images: torch.Tensor, path: str, size: int = 64) ->
     return (values.mean((2, 3)) if values.ndim == 4 else values).numpy()
 
 
+def close(ours: np.ndarray, theirs: np.ndarray) -> None:
+    """Hold features against others of the same network, whose maps lie otherwise in memory."""
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
 def files(store: featstore.Store) -> dict[str, bytes]:
     """The chunks of features, labels and ids, by their path."""
     found = (path for path in store.path.rglob("*") if path.is_file() and "json" not in path.name)
@@ -102,7 +114,7 @@ def test_the_features_are_those_of_hooks(digits, tmp_path):
     for split, data in digits.items():
         for tap in TAPS:
             features = done.store.to_numpy(split, tap)
-            np.testing.assert_array_equal(features, hooked(model, data.tensors[0], tap))
+            close(features, hooked(model, data.tensors[0], tap))
             np.testing.assert_array_equal(done.store.labels(split), data.tensors[1])
     assert extract(model, digits, tmp_path / "mine.zarr").reused
     assert extract(net(), digits, tmp_path / "mine.zarr").reused  # the same weights, made anew
@@ -171,7 +183,7 @@ def test_images_pass_through_the_transform(digits, tmp_path):
     to_tensor = torchvision.transforms.ToTensor()
     done = extract(net(), images, tmp_path / "mine.zarr", transform=to_tensor)
     same = torch.stack([to_tensor(image) for image, _ in images])
-    np.testing.assert_array_equal(done.store.to_numpy("train", "3"), hooked(net(), same, "3"))
+    close(done.store.to_numpy("train", "3"), hooked(net(), same, "3"))
     assert done.store.spec.classes == ("odd",)
     with pytest.raises(UsageError, match="give transform=, a callable"):
         extract(net(), images, tmp_path / "other.zarr")
@@ -197,7 +209,7 @@ def test_a_network_of_ones_own_takes_a_data_set_by_name(tmp_path):
     done = extract(net(), "digits", tmp_path / "mine.zarr", transform=grey, limit=50)
     rows = featstore.data.load("digits", "test", limit=50)
     images = torch.stack([grey(rows[row][0]) for row in range(50)])
-    np.testing.assert_array_equal(done.store.to_numpy("test", "3"), hooked(net(), images, "3"))
+    close(done.store.to_numpy("test", "3"), hooked(net(), images, "3"))
 
 
 class Draws:
@@ -240,6 +252,19 @@ class Words(nn.Module):
         return "no tensor"
 
 
+class Counts(nn.Module):
+    """A module that counts its passes where its weights are."""
+
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(3, 2)
+        self.register_buffer("passes", torch.zeros(()))
+
+    def forward(self, x):
+        self.passes += 1
+        return self.last(x)
+
+
 class Noisy(nn.Flatten):
     def forward(self, x):
         return super().forward(x) + torch.randn(())
@@ -254,7 +279,17 @@ class Noisy(nn.Flatten):
         (net(), 7, {}, UsageError, "is of type int"),
         (net(), {}, {}, UsageError, "no split is named"),
         (net(), [torch.ones(1, 8, 8)], {}, DatasetError, "is a Tensor; give pairs"),
-        (net(), [("text", 0)], {}, DatasetError, "holds a str in place of"),
+        (net(), [("text", 0)], {}, UsageError, "gives texts, and a network of your own takes"),
+        (net(), [(object(), 0)], {}, DatasetError, "holds a object in place of"),
+        (net(), [(None, 0)], {}, DatasetError, "holds a NoneType in place of"),
+        (net(), [(torch.ones(1, 8, 8), [1])], {}, DatasetError, "has a label of type list"),
+        (
+            net(),
+            [(torch.ones(1, 8, 8), torch.ones(2)), (torch.ones(1, 8, 8), torch.ones(3))],
+            {},
+            DatasetError,
+            "row 1 of the train split has a label of 3 numbers, and the first row 2",
+        ),
         (net(), [(torch.ones(1, 8, 8), None)], {}, DatasetError, "label of type NoneType"),
         (net(), [(torch.ones(1, 8, 8), 0), (torch.ones(1, 8, 8), "a")], {}, DatasetError, "types"),
         (net(), [(torch.ones(1, 8, 8), 0), (torch.ones(1, 9, 8), 0)], {}, DatasetError, "9, 8"),
@@ -277,7 +312,22 @@ class Noisy(nn.Flatten):
         (net(), [(torch.ones(1, 8, 8), 0)], {"views": 2}, UsageError, "have no views"),
         (Tuples(), [(torch.ones(3), 0)], {"taps": ["words"]}, UsageError, "gives no activations"),
         (Tuples(), [(torch.ones(3), 0)], {"taps": ["idle"]}, UsageError, "gives no activations"),
-        (len, [(torch.ones(3), 0)], {}, UsageError, "give a torch.nn.Module"),
+        (7, [(torch.ones(3), 0)], {}, UsageError, "is of type int; give a torch.nn.Module"),
+        (Counts(), [(torch.ones(3), 0)], {"taps": ["last"]}, BackboneError, "changes itself while"),
+        (
+            net(),
+            [(torch.ones(1, 8, 8), 0)],
+            {"transform": (None, None)},
+            UsageError,
+            r"no pair \(preprocessor, forward\)",
+        ),
+        (
+            net(),
+            [(torch.ones(1, 8, 8), 0)],
+            {"transform": (None, net(1).forward)},
+            UsageError,
+            "a method of another Net",
+        ),
         ("test_resnet", "digits", {"name": "x"}, UsageError, "of a network of your own"),
     ],
 )
@@ -394,3 +444,287 @@ def test_arguments_of_extract_are_those_of_a_request():
     theirs = inspect.signature(Request).parameters
     defaults = {name: one.default for name, one in ours.items()}
     assert defaults == {name: one.default for name, one in theirs.items()}
+
+
+class Texts(nn.Module):
+    """An encoder of texts, called by keyword, and one of its parts by a method."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.letters = nn.Embedding(128, 8)
+        self.last = nn.Linear(8, 3)
+
+    def forward(self, ids, attention_mask):
+        return self.last(self.encode(ids, attention_mask))
+
+    def encode(self, ids, attention_mask):
+        shown = self.letters(ids) * attention_mask[..., None]
+        return shown.sum(1) / attention_mask.sum(1, keepdim=True)
+
+
+def letters(text: str) -> dict[str, torch.Tensor]:
+    ids = [ord(letter) for letter in text[:12].ljust(12, "\0")]
+    return {
+        "ids": torch.tensor(ids),
+        "attention_mask": torch.tensor([one > 0 for one in ids]).float(),
+    }
+
+
+TEXTS = [(f"{'ab' * (row % 4 + 1)} {row}", ["low", "high"][row % 2]) for row in range(70)]
+
+
+def test_texts_pass_by_keyword_and_by_a_method_of_the_network(tmp_path):
+    model = Texts()
+    batch = [letters(text) for text, _ in TEXTS]
+    stacked = {name: torch.stack([one[name] for one in batch]) for name in batch[0]}
+    with torch.inference_mode():
+        encoded = model.encode(**stacked).numpy()
+        whole = model(**stacked).numpy()
+    options = {"transform": letters, "taps": ["last", "output"]}
+    store = extract(model, TEXTS, tmp_path / "whole.zarr", **options).store
+    close(store.to_numpy("train", "output"), whole)
+    assert store.spec.classes == ("high", "low")
+    # the same by a method, as the model or as what passes it
+    done = extract(model.encode, TEXTS, tmp_path / "part.zarr", transform=letters, taps=["output"])
+    close(done.store.to_numpy("train", "output"), encoded)
+    by_pair = {"transform": (letters, Texts.encode), "taps": ["output"]}
+    close(
+        extract(model, TEXTS, tmp_path / "pair.zarr", **by_pair).store.to_numpy("train", "output"),
+        encoded,
+    )
+    longer = [*TEXTS, (5, "low")]
+    with pytest.raises(DatasetError, match="tensor 70 of the train split of list cannot be given"):
+        extract(model, longer, tmp_path / "x.zarr", **options)
+
+
+def test_any_callable_is_a_network_of_one_tap(tmp_path):
+    def sums(batch):
+        return batch.numpy().sum(-1)
+
+    sound = [(torch.randn(2, 50), float(row)) for row in range(10)]
+    done = extract(sums, sound, tmp_path / "mine.zarr", taps=["output"])
+    expected = torch.stack([wave for wave, _ in sound]).sum(-1)
+    close(done.store.to_numpy("train", "output"), expected.numpy())
+    assert done.store.spec.backbone == "sums"
+    assert any("told by its source alone" in note for note in done.notes)
+    other = lambda batch: batch.sum(-1)  # noqa: E731
+    with pytest.raises(SpecMismatch, match="weights"):
+        extract(other, sound, tmp_path / "mine.zarr", taps=["output"], name="sums")
+
+
+def test_vectors_of_numbers_are_several_targets(tmp_path):
+    rows = [(torch.ones(3) * row, torch.tensor([row, -row])) for row in range(6)]
+    done = extract(nn.Sequential(nn.Tanh()), rows, tmp_path / "mine.zarr", taps=["0"])
+    assert done.store.spec.targets == ("target0", "target1")
+    np.testing.assert_array_equal(done.store.labels("train")[:, 1], -np.arange(6.0))
+
+
+def test_a_loader_in_order_is_its_data_set(digits, tmp_path):
+    loaders = {
+        split: torch.utils.data.DataLoader(data, batch_size=32) for split, data in digits.items()
+    }
+    store = extract(net(), loaders, tmp_path / "loaders.zarr").store
+    assert files(store) == files(extract(net(), digits, tmp_path / "sets.zarr").store)
+    data = digits["test"]
+    for options, says in [
+        ({"shuffle": True}, "draws its rows"),
+        ({"batch_size": 64, "drop_last": True}, "leaves out its last rows"),
+        ({"collate_fn": list}, "joins rows in a way of its own"),
+    ]:
+        loader = torch.utils.data.DataLoader(data, **options)
+        with pytest.raises(UsageError, match=f"the DataLoader of train {says}"):
+            extract(net(), loader, tmp_path / "x.zarr")
+
+
+class Viewing(nn.Module):
+    """A network that looks at memory, which maps with channels last do not allow."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.last = nn.Conv2d(3, 4, 3), nn.Linear(4 * 36, 5)
+
+    def forward(self, x):
+        return self.last(self.conv(x).view(len(x), -1))
+
+
+def test_maps_lie_with_channels_last_where_the_network_takes_them_so(tmp_path):
+    torch.manual_seed(1)
+    colours = torch.randn(20, 3, 8, 8)
+    assert checked(Viewing(), colours[0]).transform.channels_last is False
+    flat = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten())
+    assert checked(flat, colours[0], "1").transform.channels_last is True
+    rows = [(one, 0) for one in colours]
+    done = extract(Viewing(), rows, tmp_path / "a.zarr", taps=["last"])
+    np.testing.assert_array_equal(
+        done.store.to_numpy("train", "last"), hooked(Viewing(), colours, "last")
+    )
+
+
+def checked(model, first, tap="last"):
+    backbone = own.backbone(model, first)
+    return own.checked(backbone, taps.resolve(backbone, [tap]))
+
+
+def test_grey_and_many_channels_are_what_the_transform_states(digits, tmp_path):
+    """A transform with one mean value, of grey images, and images of five channels."""
+    v2 = torchvision.transforms.v2
+    grey = v2.Compose(
+        [v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.2])]
+    )
+    pixels = (digits["test"].tensors[0][:40, 0] * 255).to(torch.uint8).numpy()
+    rows = [(Image.fromarray(one), 1) for one in pixels]
+    done = extract(net(), rows, tmp_path / "grey.zarr", transform=grey)
+    close(
+        done.store.to_numpy("train", "3"),
+        hooked(net(), torch.stack([grey(one) for one, _ in rows]), "3"),
+    )
+    many = nn.Sequential(nn.Conv2d(5, 3, 3), nn.ReLU())
+    data = [(torch.randn(5, 8, 8), 0) for _ in range(4)]
+    assert extract(many, data, tmp_path / "many.zarr", taps=["0"]).store.spec.tap("0").dim == 3
+    for mean in ([0.5], [0.1] * 4):
+        recipe = {"size": 32, "mean": mean, "std": [1.0] * len(mean)}
+        with pytest.raises(
+            UsageError, match=f"mean has {len(mean)} value.* grey or of many channels"
+        ):
+            featstore.extract("test_resnet", "digits", pretrained=False, transform=recipe)
+
+
+CODE = """
+import torch
+
+class Own(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.last = torch.nn.Linear(64, 4)
+
+    def forward(self, x):
+        return self.last(x.flatten(1))
+
+def made():
+    return Own()
+
+def pair():
+    return Own(), lambda image: torch.tensor(list(image.convert("L").tobytes())).float() / 255
+
+def rows(split):
+    count = 9 if split == "train" else 5
+    return [(torch.full((1, 8, 8), float(row)), row % 2) for row in range(count)]
+
+def broken():
+    raise ValueError("no such luck")
+
+text = "text"
+"""
+
+
+@pytest.fixture
+def code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    folder = tmp_path / "mypackage"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "nets.py").write_text(CODE)
+    (tmp_path / "own_nets.py").write_text(CODE)
+    importlib.invalidate_caches()
+    yield tmp_path
+    for name in [one for one in sys.modules if one.startswith(("mypackage", "own_nets"))]:
+        del sys.modules[name]
+
+
+def test_code_of_ones_own_is_run_by_its_name_alone(code, capsys):
+    words = ["extract", "--model", "import:own_nets.py:made", "--taps", "last,output"]
+    words += ["--dataset", "import:mypackage.nets:rows", "--out", "a.zarr", "--dtype", "float32"]
+    main(words, standalone_mode=False)
+    store = featstore.open("a.zarr")
+    assert [(one.name, one.n_rows) for one in store.spec.splits] == [("train", 9), ("test", 5)]
+    module = sys.modules["own_nets"]
+    rows = torch.stack([row for row, _ in module.rows("test")])
+    with torch.inference_mode():
+        close(store.to_numpy("test", "last"), module.made()(rows).numpy())
+    main(words, standalone_mode=False)
+    assert "reusing" in capsys.readouterr().err
+    # another file is another network, and is told by the field
+    del sys.modules["own_nets"]
+    (code / "own_nets.py").write_text(CODE + "\nscale = 2\n")
+    with pytest.raises(SystemExit):
+        main(words)
+    assert "weights is 'version:source:" in capsys.readouterr().err
+
+
+def test_a_network_by_its_name_in_code_may_bring_its_transform(code):
+    done = extract("import:own_nets.py:pair", "digits", "b.zarr", taps=["last"], limit=20)
+    assert done.store.spec.tap("last").dim == 4
+
+
+@pytest.mark.parametrize(
+    ("model", "says"),
+    [
+        ("import:nothing", "names no code; give import:package.module:NAME"),
+        ("import:mypackage.nets:Owm", "has no 'Owm'; did you mean Own"),
+        ("import:mypackage.none:Own", "No module named 'mypackage.none'"),
+        ("import:none.py:Own", "there is no file none.py"),
+        ("import:own_nets.py:broken", "broken fails .ValueError: no such luck"),
+        ("import:own_nets.py:text", "text is a text; give what is or makes a network"),
+        ("import:own_nets.py:rows", "missing 1 required positional argument"),
+    ],
+)
+def test_code_that_is_no_network_is_told_on_one_line(model, says, code):
+    with pytest.raises(UsageError, match=says) as caught:
+        extract(model, "digits", "a.zarr", taps=["last"])
+    assert "\n" not in str(caught.value)
+
+
+class Slow(Net):
+    """The network of these tests, and a pause in each pass."""
+
+    def forward(self, x):
+        time.sleep(0.15)
+        return super().forward(x)
+
+
+def extract_slowly(data, out, ready):
+    layout.BLOCK_BYTES = 1
+    model = net(0, Slow)
+
+    def progress(stage, done, total, **facts):
+        if stage == "tensors" and done >= 64:
+            ready.set()
+
+    extract(model, data, out, batch_size=32, progress=progress)
+
+
+def test_killed_in_the_midst_it_goes_on_to_the_same_store(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "BLOCK_BYTES", 1)
+    data = {split: torch.utils.data.Subset(one, range(200)) for split, one in digits.items()}
+    ready = processes.Event()
+    process = processes.Process(target=extract_slowly, args=(data, tmp_path / "killed.zarr", ready))
+    process.start()
+    assert ready.wait(60)
+    process.kill()
+    process.join()
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    with pytest.raises(SpecMismatch, match="weights"):
+        extract(net(1, Slow), data, tmp_path / "killed.zarr")
+    done = extract(net(0, Slow), data, tmp_path / "killed.zarr")
+    assert 0 < done.images_reused < 400
+    assert done.images_reused + done.images_done == 400
+    whole = extract(net(0, Slow), data, tmp_path / "whole.zarr", batch_size=32)
+    assert files(done.store) == files(whole.store)
+
+
+def extract_as_rank(data, out):
+    layout.BLOCK_BYTES = 1
+    extract(net(), data, out)
+
+
+def test_ranks_share_objects_too(digits, tmp_path, monkeypatch):
+    monkeypatch.setattr(layout, "BLOCK_BYTES", 1)
+    job = rank_jobs.launched(2, extract_as_rank, digits, tmp_path / "ranks.zarr")
+    assert rank_jobs.exit_statuses(job) == [0, 0]
+    store = featstore.open(tmp_path / "ranks.zarr")
+    assert store.provenance["ranks"] == 2
+    assert files(store) == files(extract(net(), digits, tmp_path / "one.zarr").store)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,7 +13,15 @@ from featstore.probe.errors import DataError, UsageError
 from featstore.probe.memory import Progress, silent
 from featstore.probe.moments import Moments
 from featstore.probe.results.files import opened
-from featstore.probe.subsets import Basis, Chain, Grid, feature_indices, random_order, subset_chain
+from featstore.probe.subsets import (
+    Basis,
+    Chain,
+    Given,
+    Grid,
+    feature_indices,
+    random_order,
+    subset_chain,
+)
 
 L2 = 1e-3
 """The penalty that features are selected with, whatever the probes' own."""
@@ -234,10 +242,39 @@ def _falling(scores: np.ndarray) -> np.ndarray:
     return np.argsort(-scores, kind="stable")
 
 
-Mode: TypeAlias = str | Sequence[int]
-"""What a mode may be given as: a name, "indices:FILE", or the indices themselves."""
+@dataclass(frozen=True)
+class Directions:
+    """Directions of one's own, probed as features are: a mode called "basis:NAME".
 
-INDICES = "indices"
+    z = R'(x - mean) of features x in their own units, times one factor that makes its mean variance
+    on train rows 1; the first k columns are the k directions of a probe.
+
+    Attributes:
+        name: to call them by.
+        matrix: R, float64 (D, m).
+    """
+
+    name: str
+    matrix: np.ndarray = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class Order:
+    """An order of all features, of which probes see the first: a mode of that name.
+
+    Attributes:
+        name: to call it by.
+        features: int64 (D,).
+    """
+
+    name: str
+    features: np.ndarray = field(repr=False, compare=False)
+
+
+Mode: TypeAlias = str | Sequence[int] | Directions | Order
+"""What a mode may be given as: a name, "indices:FILE", "basis:FILE", indices, or these values."""
+
+INDICES, BASIS = "indices", "basis"
 
 
 @dataclass(frozen=True)
@@ -272,11 +309,13 @@ class Recipe:
         make: returns the chains of a layer for one seed, or for None.
         seeded: whether each seed draws anew.
         moments: whether the moments of train rows are needed.
+        key: what else decides about the chains, for the table's `options`.
     """
 
     make: Callable[[Layer, int | None], list[Chain]]
     seeded: bool = False
     moments: bool = False
+    key: str = ""
 
 
 def _random(layer: Layer, seed: int) -> list[Chain]:
@@ -385,7 +424,8 @@ def modes_of(mode: Mode | Sequence[Mode]) -> dict[str, Recipe]:
         >>> list(modes_of(["random", [3, 1, 2]]))
         ['random', 'indices']
     """
-    several = [mode] if isinstance(mode, str) or _is_indices(mode) else list(mode)
+    alone = isinstance(mode, str | Directions | Order) or _is_indices(mode)
+    several = [mode] if alone else list(mode)
     if not several:
         raise UsageError(f"no mode given: name one of {', '.join([*MODES, INDICES])}")
     found: dict[str, Recipe] = {}
@@ -398,20 +438,27 @@ def modes_of(mode: Mode | Sequence[Mode]) -> dict[str, Recipe]:
 
 
 def _is_indices(mode: Any) -> bool:
-    if isinstance(mode, str):
+    if isinstance(mode, str | Directions | Order):
         return False
     return len(mode) > 0 and all(isinstance(i, int | np.integer) for i in mode)
 
 
 def _recipe(mode: Mode) -> tuple[str, Recipe]:
+    if isinstance(mode, Directions):
+        return f"{BASIS}:{mode.name}", _of_directions(mode)
+    if isinstance(mode, Order):
+        return mode.name, _of_order(mode)
     if not isinstance(mode, str):
         return INDICES, _of_indices(mode)
     name, colon, path = mode.partition(":")
+    if name == BASIS and colon:
+        return _recipe(Directions(Path(path).name, read_matrix(path)))
     if name == INDICES and colon:
         return INDICES, _of_indices(read_indices(path))
     if mode not in MODES:
         raise UsageError(
-            f"no mode is called {mode!r}: there are {', '.join(MODES)}, and {INDICES}:FILE"
+            f"no mode is called {mode!r}: there are {', '.join(MODES)}, {INDICES}:FILE and "
+            f"{BASIS}:FILE"
         )
     return mode, MODES[mode]
 
@@ -423,6 +470,67 @@ def _of_indices(indices: Sequence[int]) -> Recipe:
         return [subset_chain(features, layer.n_features, INDICES)]
 
     return Recipe(make)
+
+
+def _of_directions(mode: Directions) -> Recipe:
+    matrix = np.asarray(mode.matrix)
+    if matrix.ndim != 2 or not matrix.size or matrix.dtype.kind not in "fiu":
+        raise UsageError(
+            f"directions {mode.name} have shape {matrix.shape}: give a matrix (D, m) of numbers"
+        )
+    if not np.isfinite(matrix).all():
+        raise UsageError(f"directions {mode.name} hold what is no finite number")
+    given, name = Given.of(matrix), f"{BASIS}:{mode.name}"
+
+    def make(layer: Layer, seed: None) -> list[Chain]:
+        if layer.length > matrix.shape[1]:
+            raise UsageError(
+                f"{layer.length} directions are asked of {name}, which has {matrix.shape[1]}: "
+                f"leave out fractions above {matrix.shape[1] / layer.n_features:.3g}"
+            )
+        basis = Basis("given", None, given)
+        return [layer.grid.chain(np.arange(layer.length), name, basis=basis)]
+
+    return Recipe(make, moments=True, key=given.digest[:12])
+
+
+def _of_order(mode: Order) -> Recipe:
+    features = feature_indices(mode.features)
+    key = hashlib.sha256(features.tobytes()).hexdigest()[:12]
+
+    def make(layer: Layer, seed: None) -> list[Chain]:
+        if layer.length > len(features):
+            raise UsageError(
+                f"{layer.length} features are asked of {mode.name}, which orders {len(features)}"
+            )
+        return [layer.grid.chain(features[: layer.length], mode.name)]
+
+    return Recipe(make, key=key)
+
+
+def read_matrix(path: str | Path) -> np.ndarray:
+    """Return the directions of a .npy file, (D, m).
+
+    Raises:
+        UsageError: there is no such file, or it holds something else.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".npy":
+        raise UsageError(
+            f"{path} is no .npy file of directions (D, m): stores and saved probes are named on "
+            "the command line and in study files; in Python, give Directions(name, matrix)"
+        )
+    try:
+        with opened(path):
+            # mapped: the shape that it states is held against its bytes first
+            return np.array(np.load(path, mmap_mode="r", allow_pickle=False))
+    except UsageError:
+        raise
+    # damage makes NumPy's parser raise a dozen kinds
+    except Exception as error:
+        raise UsageError(
+            f"{path} holds no directions ({error}): give a .npy matrix (D, m)"
+        ) from None
 
 
 def read_indices(path: str | Path) -> np.ndarray:

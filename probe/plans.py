@@ -297,7 +297,8 @@ class Wanted:
     @property
     def words(self) -> str:
         """What of this has no column of its own, for the column `options`."""
-        return " cka=True" if self.cka else ""
+        keys = [f" given={each.key}" for each in modes_of(self.mode).values() if each.key]
+        return "".join([" cka=True" if self.cka else "", *keys])
 
     def grid(self, n_features: int) -> Grid:
         """Return the prefix sizes.

@@ -1,7 +1,8 @@
 """Subsets: directions of a basis, and chains of prefixes of an order of them."""
 
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from array_api_compat import array_namespace
 
 from featstore.probe.arrays import Array, Backend, checked_cholesky, solve_lower, to_host
 from featstore.probe.errors import (
+    DataError,
     UsageError,
     seeds_of,
 )
@@ -19,16 +21,37 @@ PIECE = 64
 
 
 @dataclass(frozen=True)
+class Given:
+    """A matrix that somebody gives, known by its digest.
+
+    Attributes:
+        digest: of its bytes.
+        matrix: float64 (D, m).
+    """
+
+    digest: str
+    matrix: np.ndarray = field(compare=False, repr=False)
+
+    @classmethod
+    def of(cls, matrix: np.ndarray) -> "Given":
+        """Return a matrix with its digest."""
+        kept = np.ascontiguousarray(matrix, np.float64)
+        return cls(hashlib.sha256(kept.tobytes() + str(kept.shape).encode()).hexdigest(), kept)
+
+
+@dataclass(frozen=True)
 class Basis:
     """What the features are seen through: z = R'((x - mean) / scale), R (D, m).
 
     Attributes:
         kind: "features", where R is the identity; or a key of `KINDS`.
         seed: what R is drawn with; None where it is not drawn.
+        given: of the kind "given", directions among features in their own units.
     """
 
     kind: str
     seed: int | None = None
+    given: Given | None = None
 
 
 FEATURES = Basis("features")
@@ -145,7 +168,36 @@ def _drawn(
     return backend.put(torch.cat(pieces)[:count].T.numpy(), "float64")
 
 
+def _given(basis: Basis, count: int, frame: Frame, backend: Backend) -> Array:
+    """Directions of somebody's own, as one to features in their own units: z = c R'(x - mean).
+
+    One factor c makes the mean variance of z on these rows 1, so that penalties mean the same
+    whatever the matrix is multiplied by. Raw features are not scaled.
+    """
+    matrix = basis.given.matrix
+    if len(matrix) != frame.n_features:
+        raise UsageError(
+            f"the directions are of {len(matrix)} features and the layer has {frame.n_features}: "
+            "both must be of the same layer"
+        )
+
+    def make() -> np.ndarray:
+        found = matrix * frame.scale[:, None]
+        if not frame.centred:
+            return found
+        variance = float((found * (frame.covariance() @ found)).sum(0).mean())
+        if not variance > 0:
+            raise DataError("nothing changes along the directions that are given")
+        return found / np.sqrt(variance)
+
+    if not frame.centred:
+        return backend.put(make()[:, :count])
+    key = ("given", basis.given.digest, frame.standardize)
+    return backend.put(frame.moments().once(key, make)[:, :count])
+
+
 KINDS: dict[str, Callable[[Basis, int, Frame, Backend], Array]] = {
+    "given": _given,
     "pca": _leading,
     "pca-uncentred": _leading,
     "random-projection": _gaussian,

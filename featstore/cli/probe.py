@@ -99,7 +99,8 @@ def predict(store, weights, split, memory, out) -> None:
     default="random",
     metavar="LIST",
     help="Which features: random, independent, first, last, variance, fisher, greedy, "
-    "drop-one, shapley, indices:FILE; or directions: pca, pca-least, pca-uncentred, "
+    "drop-one, shapley, indices:FILE, universality:STORE#TAP; or directions: "
+    "basis:FILE|STORE#TAP, pca, pca-least, pca-uncentred, "
     "random-projection, random-projection-orthogonal, random-projection-uniform.  "
     "[default: random]",
 )
@@ -388,7 +389,13 @@ def swept(store, out, *, solver, tap, split, score=None, **options):
         options["validation"] = validation_rows("sgd", store, tap, split)
         for line in departures_of(store, tap, split, solver):
             notice(line)
+    from featstore.study.outside import resolved
+
     with Progress() as progress:
+        modes = options.get("mode", "random")
+        modes = [modes] if isinstance(modes, str) else modes
+        standardize = options.get("standardize", True)
+        options["mode"] = resolved(modes, store, tap, standardize, progress)
         return sweep(
             store.tap("train", tap),
             store.tap(split, tap),

@@ -28,6 +28,7 @@ from featstore.probe.solvers.registry import chosen
 from featstore.report import provenance
 from featstore.store.catalog import safe_name
 from featstore.study.layers import Layer, layers_of
+from featstore.study.outside import resolved
 from featstore.study.sweeps import departures_of, validation_rows
 
 # how far a fraction that was probed may lie from the one that is meant
@@ -191,6 +192,8 @@ def _swept(
         out = Path(out_dir) / f"{stem}.{layer.tap}.{store.spec.digest()[:8]}.csv"
     tested = store.test_split(test_split)
     own = validation_rows(sweep.keywords["solver"].solver, store, layer.tap, tested)
+    wanted, standardize = sweep.keywords["mode"], sweep.keywords.get("standardize", True)
+    modes = resolved([wanted] if isinstance(wanted, str) else wanted, store, layer.tap, standardize)
     result = sweep(
         layer.rows("train"),
         layer.rows(tested),
@@ -201,6 +204,7 @@ def _swept(
         resume=out is not None and out.exists(),
         progress=progress if progress is silent else partial(progress, layer=layer.name),
         validation=own,
+        mode=modes,
     )
     if out is not None:
         provenance.write(out, [store])

@@ -19,6 +19,7 @@ from featstore.probe.modes import modes_of
 from featstore.probe.plans import described
 from featstore.probe.solvers import SGD
 from featstore.study.features import Feature, features_of, sources
+from featstore.study.outside import is_outside
 from featstore.study.records import Made
 from featstore.study.spec import Study, several
 from featstore.study.sweeps import Sweep, arguments_of, solver_of, sweeps_of
@@ -375,7 +376,9 @@ def _probes(study: Study, probe: str, size: _Size) -> tuple[int, float]:
     sizes = [int(f * size.dim) for f in arguments["fractions"] if f < 1]
     if arguments.get("every_k"):
         sizes = list(range(1, size.dim))
-    chains = sum(seeds if recipe.seeded else 1 for recipe in modes_of(modes).values())
+    outside = [mode for mode in modes if is_outside(mode)]
+    known = modes_of([mode for mode in modes if mode not in outside]) if outside != modes else {}
+    chains = len(outside) + sum(seeds if recipe.seeded else 1 for recipe in known.values())
     wholes = seeds if how.entry.depends_on_seed(how.options) else 1
     count = chains * len(sizes) + wholes
     summed, largest = chains * sum(sizes) + wholes * size.dim, max(sizes, default=0)

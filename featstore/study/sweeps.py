@@ -34,6 +34,7 @@ from featstore.probe.solvers import Options, declared
 from featstore.probe.solvers.registry import SOLVERS, Chosen, chosen
 from featstore.report import provenance
 from featstore.study.features import Source
+from featstore.study.outside import identity, is_outside, resolved
 from featstore.study.records import VERSION, Made, Part, content, digest
 from featstore.study.spec import Probe, Study, several
 
@@ -76,7 +77,11 @@ class Sweep:
     def fingerprint(self) -> str:
         """Return what decides about its numbers: arguments, modes, rows."""
         wanted = {key: each for key, each in self.arguments.items() if key not in _HOW}
-        files = {mode: content(Path(mode.partition(":")[2])) for mode in self.modes if ":" in mode}
+        files = {
+            mode: identity(mode) if is_outside(mode) else content(Path(mode.partition(":")[2]))
+            for mode in self.modes
+            if ":" in mode
+        }
         parts = [VERSION, wanted, self.modes, files, self.source.identity(), self.per_class]
         store = self.source.store
         own = validation_rows(self.arguments["solver"], store, self.source.tap, store.test_split())
@@ -124,7 +129,7 @@ def arguments_of(
         arguments["seeds"] = list(seeds)
         described(solver_of(arguments))
         modes = [_located(study, mode) for mode in several(each.modes or study.modes)]
-        modes_of(modes)
+        modes_of([mode for mode in modes if not is_outside(mode)] or "random")
     except ProbeError as error:
         raise BadStudy(f"probe {name}: {error}") from None
     if each.per_class and each.every_k:
@@ -218,9 +223,11 @@ def _solved(
     unused = {"solver", *SOLVER_OPTIONS}
     unused |= {"fractions"} if sweep.arguments.get("every_k") else set()
     own = validation_rows(sweep.arguments["solver"], store, sweep.source.tap, store.test_split())
+    standardize = sweep.arguments.get("standardize", True)
+    modes = resolved(sweep.modes, store, sweep.source.tap, standardize, progress)
     result = probe.sweep(
         *(store.tap(split, sweep.source.tap) for split in ("train", store.test_split())),
-        mode=sweep.modes[0] if len(sweep.modes) == 1 else sweep.modes,
+        mode=modes[0] if len(modes) == 1 else modes,
         store=sweep.source.name,
         tap=sweep.source.tap,
         moments_cache=sweep.source.store.moments_folder,

@@ -126,7 +126,9 @@ def inequality_table(
         reach = float(variance.reach(level))
         known = each[np.isfinite(each)]
         rows.append(
-            names | facts | {
+            names
+            | facts
+            | {
                 "probes": len(part),
                 "gini": _mean(known),
                 "gini_std": known.std(ddof=1) if len(known) > 1 else np.nan,
@@ -134,8 +136,9 @@ def inequality_table(
                 "gini_rise_low": _mean(rise) - reach,
                 "gini_rise_high": _mean(rise) + reach,
                 "over": variance.over[0],
-            } | _of_mean(part)
-        )  # fmt: skip
+            }
+            | _of_mean(part)
+        )
     return pd.DataFrame(rows)
 
 

@@ -321,9 +321,13 @@ def calibrated_cka(
     scaled = np.array(values) / (norms[0] * norms[1])
     beyond = int((scaled >= scaled[0] * (1 - 1e-12)).sum())
     return CalibratedCKA(
-        float(scaled[0]), expected / (norms[0] * norms[1]), float(scaled[1:].max()),
-        beyond / (1 + permutations), permutations, n,
-    )  # fmt: skip
+        float(scaled[0]),
+        expected / (norms[0] * norms[1]),
+        float(scaled[1:].max()),
+        beyond / (1 + permutations),
+        permutations,
+        n,
+    )
 
 
 def _centred(blocks: RowBlocks, standardize: bool) -> np.ndarray:
@@ -407,8 +411,14 @@ def universality(
         penalty, r2 = ladder[best], 1 - scores[best]
         if test is not None:
             weights = turn @ (along / (values + penalty)[:, None])
-            r2 = _held_out(SideBySide([as_blocks(rows) for rows in test]), total, own, theirs,
-                           weights, settings)  # fmt: skip
+            r2 = _held_out(
+                SideBySide([as_blocks(rows) for rows in test]),
+                total,
+                own,
+                theirs,
+                weights,
+                settings,
+            )
             r2[~alive] = np.nan
     rank = pd.Series(-r2).rank(method="first", na_option="bottom").astype(int)
     return pd.DataFrame(
@@ -428,9 +438,13 @@ def _crossed(
 
 
 def _held_out(
-    rows: SideBySide, train: Moments, own: np.ndarray, theirs: np.ndarray, weights: np.ndarray,
+    rows: SideBySide,
+    train: Moments,
+    own: np.ndarray,
+    theirs: np.ndarray,
+    weights: np.ndarray,
     settings: Settings,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Return R^2 on other rows, float64 (D,), of the map that train rows gave."""
     found = moments(rows, settings)
     scale = train.scale(True)

@@ -118,11 +118,13 @@ def layer_similarity(
     fractions: Sequence[float] | None = None,
     seeds: Sequence[int] = (1, 2, 3, 4, 5),
     *,
-    debiased: bool = False, standardize: bool = False,
-    n_rows: int | None = None, row_seed: int = 0,
+    debiased: bool = False,
+    standardize: bool = False,
+    n_rows: int | None = None,
+    row_seed: int = 0,
     moments_cache: Path | None = None,
     **computing: Any,
-) -> Similarity:  # fmt: skip
+) -> Similarity:
     """Return linear CKA of random subsets of layers, and of the layers, from one joint Gram.
 
         CKA(S, T) = ||G[S,T]||_F^2 / (||G[S,S]||_F ||G[T,T]||_F)

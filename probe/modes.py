@@ -33,9 +33,12 @@ PERMUTATIONS = 64
 
 
 def greedy_order(
-    train: Moments, count: int, standardize: bool = True, l2: float = L2,
+    train: Moments,
+    count: int,
+    standardize: bool = True,
+    l2: float = L2,
     progress: Progress = silent,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Return the first `count` features of forward selection, int64 (count,).
 
     Each is the one whose addition lowers the minimum of the ridge objective on the features before
@@ -108,9 +111,13 @@ def rises_without(train: Moments, standardize: bool = True, l2: float = L2) -> n
 
 
 def shapley_gains(
-    train: Moments, standardize: bool = True, l2: float = L2, permutations: int = PERMUTATIONS,
-    seed: int = 0, progress: Progress = silent,
-) -> np.ndarray:  # fmt: skip
+    train: Moments,
+    standardize: bool = True,
+    l2: float = L2,
+    permutations: int = PERMUTATIONS,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> np.ndarray:
     """Return each feature's Shapley value of the ridge objective on train rows, float64 (D,).
 
     The value is by how much a feature lowers the refitted minimum, a mean over orders of the
@@ -326,10 +333,15 @@ def _random(layer: Layer, seed: int) -> list[Chain]:
 def _independent(layer: Layer, seed: int) -> list[Chain]:
     """A permutation of its own for each size and seed."""
     return [
-        Chain(independent_draw(layer.n_features, size, seed), (size,), (fraction,),
-              "independent", seed)
+        Chain(
+            independent_draw(layer.n_features, size, seed),
+            (size,),
+            (fraction,),
+            "independent",
+            seed,
+        )
         for size, fraction in zip(layer.grid.sizes, layer.grid.fractions, strict=True)
-    ]  # fmt: skip
+    ]
 
 
 def independent_draw(n_features: int, size: int, seed: int) -> np.ndarray:

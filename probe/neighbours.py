@@ -115,8 +115,9 @@ class NearestFit(Fitted):
         chains, numbers = joined_walks(self.axes.chains, self.n_features)
         known = self._place.settings.backend.put(self._train.labels())
         each = 8 * 4 * len(self.class_counts) + len(self.axes)
-        found = nearest(test, self._train, chains, self._most, self._place, self._itself,
-                        beside=each)  # fmt: skip
+        found = nearest(
+            test, self._train, chains, self._most, self._place, self._itself, beside=each
+        )
         with full_precision():
             for labels, every in found:
                 for prefixes, own in zip(every, numbers, strict=True):
@@ -303,9 +304,15 @@ def nearest(
 
 
 def _improve(
-    best: list, queries: Array, corpus: Array, start: int, chain: Chain, most: int,
-    place: Placed, skipped: int | None,
-) -> None:  # fmt: skip
+    best: list,
+    queries: Array,
+    corpus: Array,
+    start: int,
+    chain: Chain,
+    most: int,
+    place: Placed,
+    skipped: int | None,
+) -> None:
     """Take the corpus rows of a tile among the best of each prefix, where they are better.
 
     What orders neighbours is kept, without the part that is the same for all of a query's: x'y/|y|

@@ -530,9 +530,13 @@ class Trials:
 
 
 def seconds(
-    solver: str, chains: Sequence[Sequence[int]], shape: Shape, trials: Trials, rate: float,
+    solver: str,
+    chains: Sequence[Sequence[int]],
+    shape: Shape,
+    trials: Trials,
+    rate: float,
     epochs: int,
-) -> dict[str, float]:  # fmt: skip
+) -> dict[str, float]:
     """Return about how many seconds each of `PHASES` of a group of chains takes.
 
     Arguments:
@@ -552,13 +556,16 @@ def seconds(
         return {"reading": 0.0} | {name: each / SHARES[solver] for name, each in taken.items()}
     if solver in ("ridge", "lda"):
         factors = sum(k**3 / 3 for k in longest)
-        rows = sum(min(2.0 * shape.outputs * sum(sizes), k * (k + 2.0 * shape.outputs))
-                   for k, sizes in zip(longest, chains, strict=True))  # fmt: skip
+        rows = sum(
+            min(2.0 * shape.outputs * sum(sizes), k * (k + 2.0 * shape.outputs))
+            for k, sizes in zip(longest, chains, strict=True)
+        )
         left_out = sum(k * (k + 2.0 * shape.outputs) for k in longest)
         per_try = (
-            shape.train * left_out + factors if not trials.parts else
-            trials.parts * factors + 0.1 * trials.parts * shape.train * rows
-        )  # fmt: skip
+            shape.train * left_out + factors
+            if not trials.parts
+            else trials.parts * factors + 0.1 * trials.parts * shape.train * rows
+        )
         operations = {"solving": trials.given * factors, "choosing": trials.rungs * per_try}
         overhead = 0.0
     else:
@@ -570,8 +577,10 @@ def seconds(
             "solving": trials.given * passes["solving"] * once,
             "choosing": tries * passes["choosing"] * once,
         }
-        overhead = {"solving": trials.given * passes["solving"] * PASS_SECONDS,
-                    "choosing": tries * passes["choosing"] * PASS_SECONDS}  # fmt: skip
+        overhead = {
+            "solving": trials.given * passes["solving"] * PASS_SECONDS,
+            "choosing": tries * passes["choosing"] * PASS_SECONDS,
+        }
     operations["reading"] = 2.0 * shape.train * shape.features**2 if solver != "sgd" else 0.0
     operations["scoring"] = trials.given * shape.test * rows
     reached = SHARES.get(solver, min(SHARES.values())) * rate

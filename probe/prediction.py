@@ -385,9 +385,12 @@ def _groups(saved: SavedWeights, limit: int) -> list[list[int]]:
 
 
 def _fill(
-    by_probe: np.ndarray, rows: RowBlocks, probes: Mapping[int, Weights], file: str,
+    by_probe: np.ndarray,
+    rows: RowBlocks,
+    probes: Mapping[int, Weights],
+    file: str,
     progress: Progress,
-) -> None:  # fmt: skip
+) -> None:
     done = 0
     for features, labels in rows:
         raise_non_finite(features, done, "these rows")

@@ -188,17 +188,26 @@ class _Ranking:
     """Measures of every prefix, filled basis by basis."""
 
     def __init__(
-        self, judged: "ByClass | ByPairs", known: np.ndarray, cutoff: int, most: int,
+        self,
+        judged: "ByClass | ByPairs",
+        known: np.ndarray,
+        cutoff: int,
+        most: int,
         totals: np.ndarray,
-    ):  # fmt: skip
+    ):
         self.judged, self.known, self.cutoff, self.most = judged, known, cutoff, most
         self.totals, self.values = totals, {}
         self._whole = np.zeros((len(known), most), np.int64)
 
     def measure(
-        self, rows: tuple[RowBlocks, RowBlocks], axes: Axes, own: Sequence[int], metric: str,
-        settings: Settings, within: bool,
-    ) -> None:  # fmt: skip
+        self,
+        rows: tuple[RowBlocks, RowBlocks],
+        axes: Axes,
+        own: Sequence[int],
+        metric: str,
+        settings: Settings,
+        within: bool,
+    ) -> None:
         """Measure the chains of these numbers, whose features are those of queries and corpus."""
         queries, corpus = rows
         chains = [replace(axes.chains[number], basis=FEATURES) for number in own]
@@ -206,9 +215,15 @@ class _Ranking:
         place = Placed(*scaling(corpus, metric, settings), metric, settings)
         first = 0
         found = nearest(
-            queries, corpus, walks, self.most, place, within, ("queries", "corpus"),
+            queries,
+            corpus,
+            walks,
+            self.most,
+            place,
+            within,
+            ("queries", "corpus"),
             beside=8 * 16 * self.most,
-        )  # fmt: skip
+        )
         for labels, every in found:
             stop = first + len(labels)
             here = np.flatnonzero((self.known >= first) & (self.known < stop))
@@ -231,8 +246,10 @@ class _Ranking:
         whole, queries = self._whole[here], self.known[here]
         shared = (order[:, : self.cutoff, None] == whole[:, None, : self.cutoff]).any(1).mean(1)
         measures = [
-            *_measured(self.judged, queries, order, self.cutoff), shared, _agreement(order, whole)
-        ]  # fmt: skip
+            *_measured(self.judged, queries, order, self.cutoff),
+            shared,
+            _agreement(order, whole),
+        ]
         for column, (name, each) in enumerate(zip(MEASURES, measures, strict=True)):
             self.totals[probe, column] += float(each.sum())
             self.values[name][probe, here] = each

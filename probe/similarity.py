@@ -158,11 +158,17 @@ def _pairs(chains: Sequence[Chain], hsic: np.ndarray) -> list[dict[str, object]]
     # all pairs at one size at once: a few thin products with b
     alike = [cka(hsic, [chain.features(p) for chain in chains]) for p in range(len(first))]
     return [
-        {"mode": one.mode, "seed": one.seed, "other_seed": other.seed, "fraction": fraction,
-         "k": k, "cka": alike[p][i, j]}
+        {
+            "mode": one.mode,
+            "seed": one.seed,
+            "other_seed": other.seed,
+            "fraction": fraction,
+            "k": k,
+            "cka": alike[p][i, j],
+        }
         for (i, one), (j, other) in combinations(enumerate(chains), 2)
         for p, (fraction, k) in enumerate(zip(first.fractions, first.sizes, strict=True))
-    ]  # fmt: skip
+    ]
 
 
 def _within(hsic: np.ndarray, order: np.ndarray) -> np.ndarray:
@@ -175,9 +181,11 @@ def _normalised(hsic: np.ndarray, squares: np.ndarray) -> np.ndarray:
     """Return hsic / sqrt(squares); NaN where a subset never changes."""
     moving = squares > 0
     return np.divide(
-        hsic, np.sqrt(squares, where=moving, out=np.ones_like(hsic)), where=moving,
+        hsic,
+        np.sqrt(squares, where=moving, out=np.ones_like(hsic)),
+        where=moving,
         out=np.full_like(hsic, np.nan),
-    )  # fmt: skip
+    )
 
 
 def _typed(rows: list[dict], seeds: list[str]) -> pd.DataFrame:

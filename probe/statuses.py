@@ -21,9 +21,17 @@ FEW_ROWS = "few_rows"
 MAX_ITER, LINE_SEARCH, IMPRECISE, JITTER = "max_iter", "line_search", "imprecise", "jitter"
 
 WORST_FIRST = (
-    NOT_RUN, FEW_ROWS, SINGULAR, NOT_FINITE, SEPARABLE, DIVERGED, MAX_ITER, LINE_SEARCH, IMPRECISE,
+    NOT_RUN,
+    FEW_ROWS,
+    SINGULAR,
+    NOT_FINITE,
+    SEPARABLE,
+    DIVERGED,
+    MAX_ITER,
+    LINE_SEARCH,
+    IMPRECISE,
     JITTER,
-)  # fmt: skip
+)
 
 REMEDIES = {
     NOT_FINITE: "its logits are no finite numbers: give an l2 nearer to 1, or divide features "

@@ -70,8 +70,10 @@ def held_against_reference(kernels: ModuleType, library: str) -> None:
     arguments = matrix, orders, penalties
     _compare(
         "permuted_blocks",
-        kernels.permuted_blocks(*arguments), reference.permuted_blocks(*arguments), 0.0,
-    )  # fmt: skip
+        kernels.permuted_blocks(*arguments),
+        reference.permuted_blocks(*arguments),
+        0.0,
+    )
 
 
 def _drawn(shape: tuple[int, int, int], dtype: str) -> tuple[np.ndarray, np.ndarray]:

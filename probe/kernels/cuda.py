@@ -42,8 +42,11 @@ def residuals(logits: Array, labels: Array, scale: float = 1.0) -> Array:
         launch = Launch(view)
         losses = empty(logits, (*logits.shape[:-2], launch.tiles), "float64")
         factor = view.dtype.type(scale)
-        launch(f"residuals_{view.dtype.name}", (view, contiguous(labels), shared(losses), factor),
-               2 * view.dtype.itemsize)  # fmt: skip
+        launch(
+            f"residuals_{view.dtype.name}",
+            (view, contiguous(labels), shared(losses), factor),
+            2 * view.dtype.itemsize,
+        )
     return array_namespace(losses).sum(losses, axis=-1)
 
 
@@ -59,8 +62,11 @@ def judged(logits: Array, labels: Array) -> "Ranked":
             *(empty(logits, shape, "float64") for _ in range(2)),
         )
         outputs = map(shared, (found.ranks, found.surprise, found.confidence))
-        launch(f"judged_{view.dtype.name}", (view, contiguous(labels), *outputs),
-               2 * view.dtype.itemsize)  # fmt: skip
+        launch(
+            f"judged_{view.dtype.name}",
+            (view, contiguous(labels), *outputs),
+            2 * view.dtype.itemsize,
+        )
     return found
 
 
@@ -132,8 +138,12 @@ class Launch:
     def __call__(self, name: str, arguments: tuple, bytes_a_thread: int) -> None:
         """Run a kernel whose first arguments, and shared memory, are these."""
         run = kernel("softmax", name)
-        run((self._grid,), (self._threads,), (*arguments, *self._layout),
-            shared_mem=bytes_a_thread * self._threads)  # fmt: skip
+        run(
+            (self._grid,),
+            (self._threads,),
+            (*arguments, *self._layout),
+            shared_mem=bytes_a_thread * self._threads,
+        )
 
 
 def _power_of_two(wanted: int, most: int) -> int:

@@ -205,9 +205,8 @@ class Problem:
 
     def primal_bytes(self, union: int, longest: int) -> int:
         """Bytes for moments of `union` features, and factors of a chain of `longest`."""
-        outputs = self.n_outputs
-        moments = 8 * union * (3 * union + 3 * outputs)
-        return spared(moments + 8 * longest * (5 * longest + 2 * outputs))
+        moments = 8 * union * (3 * union + 3 * self.n_outputs)
+        return spared(moments + 8 * longest * (5 * longest + 2 * self.n_outputs))
 
     def dual_bytes(self, longest: int) -> int:
         """Bytes for X X', its rotation, the probes on that, the narrowest tile, and one probe."""
@@ -411,9 +410,14 @@ class DualFit(Fitted):
     """
 
     def __init__(
-        self, solve: Callable[..., Any], train: RowBlocks, axes: Axes, settings: Settings,
-        options: Mapping[str, Any], problem: Problem,
-    ):  # fmt: skip
+        self,
+        solve: Callable[..., Any],
+        train: RowBlocks,
+        axes: Axes,
+        settings: Settings,
+        options: Mapping[str, Any],
+        problem: Problem,
+    ):
         self.axes, self.n_features, self.n_train = axes, train.n_features, train.n_rows
         self.n_targets, self._labels = targets_of(train), train.labels()
         self._train, self._settings, self._dtype = train, settings, first_rows(train)[1]
@@ -617,13 +621,10 @@ class DualFit(Fitted):
         """Yield rows (r, m) of a chain's features, centred and scaled as train was, and labels."""
         dtype, backend = dtype or self._dtype, self._settings.backend
         chain, scaling = self.axes.chains[number], self._scalings[number]
-        columns = chain.order[: chain.length]
-        item = 8 if dtype == "float64" else 4
-        rows = max(1, min(self._settings.memory // 4 // (2 * item * chain.length), MAX_ROWS))
-        yield from gathered(
-            ColumnSubset(blocks, columns), rows, backend, dtype, scaling.mean, split,
-            scale=scaling.scale,
-        )  # fmt: skip
+        wide = ColumnSubset(blocks, chain.order[: chain.length])
+        row = np.dtype(dtype).itemsize * chain.length
+        rows = max(1, min(self._settings.memory // (8 * row), MAX_ROWS))
+        yield from gathered(wide, rows, backend, dtype, scaling.mean, split, scale=scaling.scale)
 
 
 class DualPath(DualFit):
@@ -641,8 +642,7 @@ class DualPath(DualFit):
         self, z: RowBlocks, whole: Chain, penalties: tuple[float, ...], settings: Settings
     ) -> Any:
         # rotated features of one part say nothing of those of another
-        own = {**self._options, "metrics": None}
-        fitted = self._solve(z, [whole], penalties, settings, **own)
+        fitted = self._solve(z, [whole], penalties, settings, **self._options | {"metrics": None})
         fitted.solve(np.arange(len(penalties)))
         return fitted
 

@@ -139,9 +139,14 @@ class FoldedDirect:
 
 
 def folded_direct(
-    order: Array, lower: Array, z: Array, priors: Array, sizes: Sequence[int], dtype: str,
+    order: Array,
+    lower: Array,
+    z: Array,
+    priors: Array,
+    sizes: Sequence[int],
+    dtype: str,
     found: Array,
-) -> FoldedDirect:  # fmt: skip
+) -> FoldedDirect:
     """Return R_k W_k of every prefix, for directions `found` (D, count), in `dtype`."""
     xp = array_namespace(lower)
     rounded = getattr(xp, dtype)

@@ -235,9 +235,13 @@ class Projected(LabelledRows):
     """
 
     def __init__(
-        self, blocks: RowBlocks, view: View, split: str, basis: Basis = FEATURES,
+        self,
+        blocks: RowBlocks,
+        view: View,
+        split: str,
+        basis: Basis = FEATURES,
         frame: Frame | None = None,
-    ):  # fmt: skip
+    ):
         self._blocks, self._view, self._split = blocks, view, split
         self._basis, self._frame = basis, frame
         self.start = as_blocks(blocks).start
@@ -319,9 +323,14 @@ class OnBasis(Fitted):
     """
 
     def __init__(
-        self, make: Fit, train: Remembered, axes: Axes, settings: Settings,
-        options: Mapping[str, Any], raw: bool,
-    ):  # fmt: skip
+        self,
+        make: Fit,
+        train: Remembered,
+        axes: Axes,
+        settings: Settings,
+        options: Mapping[str, Any],
+        raw: bool,
+    ):
         self.axes, self.n_features = axes, train.n_features
         self.n_train, self.n_targets = train.n_rows, targets_of(train)
         self._basis, self._backend = axes.chains[0].basis, settings.backend
@@ -331,9 +340,11 @@ class OnBasis(Fitted):
         )
         chains = [replace(chain, basis=FEATURES) for chain in axes.chains]
         own = replace(
-            settings, standardize=False, moments_cache=None,
+            settings,
+            standardize=False,
+            moments_cache=None,
             memory=self._free(settings.memory, train.n_classes),
-        )  # fmt: skip
+        )
         self._few, self._stepwise = own.memory // 16, False
         rows = Projected(train, self._view(), "train", self._basis, self._frame)
         self._fitted = make(rows, chains, axes.penalties, own, **options)
@@ -384,9 +395,12 @@ class OnBasis(Fitted):
         found = to_host(view.directions)[:, own.features]
         coef = found @ own.coef / view.scale[:, None]
         return Weights(
-            np.arange(self.n_features), coef, own.intercept - view.mean @ coef,
-            view.mean, view.scale,
-        )  # fmt: skip
+            np.arange(self.n_features),
+            coef,
+            own.intercept - view.mean @ coef,
+            view.mean,
+            view.scale,
+        )
 
     def _view(self) -> View:
         return View.of(self._basis, self._count, self._frame, self._backend)
@@ -473,9 +487,15 @@ def _check_labels(entry: Solver, train: RowBlocks) -> None:
 
 
 def _solved(
-    entry: Solver, make: Fit, make_dual: type[DualFit], train: RowBlocks, chains: Sequence[Chain],
-    penalties: Sequence[float], settings: Settings, options: Mapping[str, Any],
-) -> Fitted:  # fmt: skip
+    entry: Solver,
+    make: Fit,
+    make_dual: type[DualFit],
+    train: RowBlocks,
+    chains: Sequence[Chain],
+    penalties: Sequence[float],
+    settings: Settings,
+    options: Mapping[str, Any],
+) -> Fitted:
     numbers = problem(entry, train, penalties, settings)
     axes = Axes(tuple(chains), tuple(penalties))
     found = _portions(entry, numbers, chains)
@@ -557,9 +577,15 @@ def problem(
         block, _ = next(iter(train))
         reading = 4 * block.nbytes + 64 * train.n_features
     return Problem(
-        train.n_rows, train.n_features, outputs, len(penalties), settings.memory,
-        entry.moments, reading, settings.host,
-    )  # fmt: skip
+        train.n_rows,
+        train.n_features,
+        outputs,
+        len(penalties),
+        settings.memory,
+        entry.moments,
+        reading,
+        settings.host,
+    )
 
 
 def _numbers(axes: Axes, cuts: Sequence[Cut]) -> np.ndarray:
@@ -580,9 +606,13 @@ class OfColumns(Fitted):
     """
 
     def __init__(
-        self, make: Fit, train: RowBlocks, axes: Axes, settings: Settings,
+        self,
+        make: Fit,
+        train: RowBlocks,
+        axes: Axes,
+        settings: Settings,
         options: Mapping[str, Any],
-    ):  # fmt: skip
+    ):
         mask = np.zeros(train.n_features, bool)
         for chain in axes.chains:
             mask[chain.order] = True

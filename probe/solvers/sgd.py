@@ -149,9 +149,13 @@ class Stack:
 
 
 def stacked(
-    chains: Sequence[Chain], layout: Layout, n_features: int, backend: Backend, dtype: str,
+    chains: Sequence[Chain],
+    layout: Layout,
+    n_features: int,
+    backend: Backend,
+    dtype: str,
     one_start: bool = False,
-) -> Stack:  # fmt: skip
+) -> Stack:
     """Return the layers of chains of one layout, each drawn under its chain's seed (or 0).
 
     Probes of one chain and prefix start alike, whatever their penalty; with `one_start` all of a
@@ -527,9 +531,10 @@ def departures(
     views, stored = views_of(train), precision(train)[0]
     augmented = "where they were augmented anew"
     found = [
-        f"train images look the same in every epoch, {augmented}" if views == 1 else
-        f"train images are shown in {views} stored views, {augmented} in every epoch"
-    ]  # fmt: skip
+        f"train images look the same in every epoch, {augmented}"
+        if views == 1
+        else f"train images are shown in {views} stored views, {augmented} in every epoch"
+    ]
     if stored != "float32":
         found.append(f"features are stored as {stored}, where they were float32")
     found.append("minibatches and the start of layers are drawn by generators of their own")
@@ -574,8 +579,9 @@ class SgdFit(Fitted):
         for group in self._groups:
             layout = layout_of(axes, group[0], train.n_classes)
             chains = [axes.chains[number] for number in group]
-            stack = stacked(chains, layout, train.n_features, settings.backend, self._dtype,
-                            options.one_start)  # fmt: skip
+            stack = stacked(
+                chains, layout, train.n_features, settings.backend, self._dtype, options.one_start
+            )
             decay = np.tile(np.repeat(axes.penalties, train.n_classes), len(layout.sizes))
             decay = settings.backend.put(decay, self._dtype)
             self._trained.append(

@@ -31,9 +31,13 @@ class Weights:
 
     @classmethod
     def from_standardized(
-        cls, features: np.ndarray, coef: np.ndarray, intercept: np.ndarray,
-        mean: np.ndarray, scale: np.ndarray,
-    ) -> "Weights":  # fmt: skip
+        cls,
+        features: np.ndarray,
+        coef: np.ndarray,
+        intercept: np.ndarray,
+        mean: np.ndarray,
+        scale: np.ndarray,
+    ) -> "Weights":
         """Return the map whose logits are ((x - mean) / scale) @ coef + intercept."""
         original = coef / scale[:, None]
         return cls(features, original, intercept - mean @ original, mean, scale)

@@ -30,9 +30,13 @@ from featstore.probe.subsets import (
 )
 
 PROJECTED = [
-    "pca", "pca-least", "pca-uncentred", "random-projection", "random-projection-orthogonal",
+    "pca",
+    "pca-least",
+    "pca-uncentred",
+    "random-projection",
+    "random-projection-orthogonal",
     "random-projection-uniform",
-]  # fmt: skip
+]
 
 
 def correlated(n=300, d=16, c=4, dtype=np.float64) -> Problem:
@@ -120,9 +124,15 @@ def test_every_prefix_is_a_fresh_fit_of_its_projection(solver, standardize):
     options = {"tol": 1e-8} if solver == "logistic" else {}
     value = value_of(solver, l2=0.02, **options)
     result = probe.sweep(
-        problem.train, problem.test, fractions=[0.07, 0.25, 0.8], seeds=[3], solver=value,
-        mode=PROJECTED, standardize=standardize, device="cpu",
-    )  # fmt: skip
+        problem.train,
+        problem.test,
+        fractions=[0.07, 0.25, 0.8],
+        seeds=[3],
+        solver=value,
+        mode=PROJECTED,
+        standardize=standardize,
+        device="cpu",
+    )
     table, tolerance = result.table, 1e-3 if solver == "logistic" else 1e-7
     for row in np.flatnonzero(table["fraction"] < 1):
         mode, k = table["mode"][row], table["k"][row]
@@ -137,10 +147,17 @@ def test_every_prefix_is_a_fresh_fit_of_its_projection(solver, standardize):
 def test_the_logits_that_are_scored_are_those_of_the_weights():
     problem = correlated()
     chains = [
-        Chain(order_of(mode, 16), sizes, tuple(k / 16 for k in sizes), mode, 3,
-              Basis("pca" if mode == "pca-least" else mode, 3))
-        for mode in PROJECTED for sizes in ((1, 3, 7, 16), (2,))
-    ]  # fmt: skip
+        Chain(
+            order_of(mode, 16),
+            sizes,
+            tuple(k / 16 for k in sizes),
+            mode,
+            3,
+            Basis("pca" if mode == "pca-least" else mode, 3),
+        )
+        for mode in PROJECTED
+        for sizes in ((1, 3, 7, 16), (2,))
+    ]
     for solver in ("ridge", "lda", "logistic", "sgd"):
         options = {"epochs": 2} if solver == "sgd" else {}
         value = value_of(solver, l2=0.05, **options)
@@ -216,9 +233,13 @@ def test_features_that_never_change_in_train_take_no_part():
     other[:, ::5] += 3
     for solver in ("ridge", "logistic"):
         result = probe.sweep(
-            problem.train, problem.test, fractions=[0.1, 0.9], solver=solver, mode=PROJECTED,
+            problem.train,
+            problem.test,
+            fractions=[0.1, 0.9],
+            solver=solver,
+            mode=PROJECTED,
             device="cpu",
-        )  # fmt: skip
+        )
         moved = result.score((other, problem.y_test)).table["accuracy"]
         assert moved.tolist() == result.table["accuracy"].tolist()
 
@@ -227,17 +248,29 @@ def test_features_that_never_change_in_train_take_no_part():
 def test_penalties_are_chosen_on_a_basis_as_on_projected_features(selection):
     problem = correlated()
     table = probe.sweep(
-        problem.train, problem.test, fractions=[0.4], seeds=[3], solver="ridge", mode=PROJECTED,
-        device="cpu", **selection,
-    ).table  # fmt: skip
+        problem.train,
+        problem.test,
+        fractions=[0.4],
+        seeds=[3],
+        solver="ridge",
+        mode=PROJECTED,
+        device="cpu",
+        **selection,
+    ).table
     drawn_modes = [mode for mode in PROJECTED if mode.startswith("random") or "loo" in selection]
     for mode in drawn_modes:
         # the same columns as plain features; held-out rows leave the scales as good as they were
         z, z_test = projected(problem, mode, 3)
         alone = probe.sweep(
-            (z, problem.y), (z_test, problem.y_test), fractions=[0.4], solver="ridge",
-            mode="first", standardize=False, device="cpu", **selection,
-        ).table  # fmt: skip
+            (z, problem.y),
+            (z_test, problem.y_test),
+            fractions=[0.4],
+            solver="ridge",
+            mode="first",
+            standardize=False,
+            device="cpu",
+            **selection,
+        ).table
         own = table[table["mode"] == mode].reset_index()
         assert abs(np.log10(own["l2"][0] / alone["l2"][0])) < 0.6
         if "select" in selection:
@@ -257,9 +290,14 @@ def test_other_solvers_choose_penalties_on_a_basis_of_the_rows_that_are_not_held
     for kept in stratified_parts(problem.y, 0.1, 0, part_count(0.1, len(problem.y))):
         part = [(problem.x[own], problem.y[own]) for own in (kept.train, kept.validation)]
         on_part = probe.sweep(
-            *part, fractions=[0.4], mode="pca", l2=[1e-3, 1e-1], device="cpu", solver=solver,
+            *part,
+            fractions=[0.4],
+            mode="pca",
+            l2=[1e-3, 1e-1],
+            device="cpu",
+            solver=solver,
             metrics=["accuracy", metric] if metric == "nll" else None,
-        ).table  # fmt: skip
+        ).table
         on_part = on_part[on_part["fraction"] < 1].sort_values("l2")
         count, loss = len(kept.validation), on_part[metric].to_numpy()
         losses += count * (loss if metric == "nll" else 1 - loss)
@@ -275,9 +313,15 @@ def test_numbers_are_predicted_from_directions():
     problem = correlated()
     y, y_test = (x[:, [1, 3]] @ [[1.0], [0.3]] for x in (problem.x, problem.x_test))
     table = probe.sweep(
-        (problem.x, y), (problem.x_test, y_test), fractions=[0.3], seeds=[3], solver="ridge",
-        l2=0.02, mode=PROJECTED, device="cpu",
-    ).table  # fmt: skip
+        (problem.x, y),
+        (problem.x_test, y_test),
+        fractions=[0.3],
+        seeds=[3],
+        solver="ridge",
+        l2=0.02,
+        mode=PROJECTED,
+        device="cpu",
+    ).table
     for row in np.flatnonzero(table["fraction"] < 1):
         k = table["k"][row]
         z, z_test = (rows[:, :k] for rows in projected(problem, table["mode"][row], 3))
@@ -308,9 +352,13 @@ def test_saved_weights_predict_what_was_scored(solver, tmp_path):
     problem = correlated(dtype=np.float32)
     options = {"epochs": 2, "l2": 0.01} if solver == "sgd" else {"l2": 0.01}
     result = probe.sweep(
-        problem.train, problem.test, fractions=[0.2, 0.5], solver=value_of(solver, **options),
-        mode=["first", *PROJECTED], device="cpu",
-    )  # fmt: skip
+        problem.train,
+        problem.test,
+        fractions=[0.2, 0.5],
+        solver=value_of(solver, **options),
+        mode=["first", *PROJECTED],
+        device="cpu",
+    )
     probe.save_weights(result, tmp_path / "w.safetensors")
     predicted = probe.predict(tmp_path / "w.safetensors", problem.test)
     assert predicted.table["accuracy"].tolist() == result.table["accuracy"].tolist()
@@ -335,9 +383,13 @@ def test_backends_and_small_memory_give_the_same_probes():
 def test_the_same_seed_gives_the_same_bits_and_resumes(tmp_path):
     problem, out = correlated(), tmp_path / "r.csv"
     arguments = {
-        "fractions": [0.2, 0.6], "seeds": range(1, 6), "mode": PROJECTED, "solver": "ridge",
-        "device": "cpu", "out": out,
-    }  # fmt: skip
+        "fractions": [0.2, 0.6],
+        "seeds": range(1, 6),
+        "mode": PROJECTED,
+        "solver": "ridge",
+        "device": "cpu",
+        "out": out,
+    }
     probe.sweep(problem.train, problem.test, **arguments)
     complete, groups = out.read_bytes(), []
     probe.sweep(problem.train, problem.test, **arguments)
@@ -359,13 +411,23 @@ def test_the_same_seed_gives_the_same_bits_and_resumes(tmp_path):
 def test_more_features_than_rows():
     problem = clusters(40, 30, 90, 3)
     result = probe.sweep(
-        problem.train, problem.test, fractions=[0.1, 0.7], mode=["random", "pca"], solver="ridge",
-        l2=0.1, device="cpu",
-    )  # fmt: skip
+        problem.train,
+        problem.test,
+        fractions=[0.1, 0.7],
+        mode=["random", "pca"],
+        solver="ridge",
+        l2=0.1,
+        device="cpu",
+    )
     wide = probe.sweep(
-        problem.train, problem.test, fractions=[0.7], mode="random-projection", solver="ridge",
-        l2=0.1, device="cpu",
-    )  # fmt: skip
+        problem.train,
+        problem.test,
+        fractions=[0.7],
+        mode="random-projection",
+        solver="ridge",
+        l2=0.1,
+        device="cpu",
+    )
     generator = torch.Generator().manual_seed(1)
     matrix = torch.cat([torch.randn((64, 90), generator=generator) for _ in range(2)])
     x, x_test = scaled(problem)
@@ -387,16 +449,20 @@ def test_too_many_features_for_directions_name_the_modes_that_do_without():
 
 
 @settings(max_examples=15, deadline=None)
-@given(
-    d=st.integers(2, 9), m=st.integers(1, 9), n=st.integers(12, 30), seed=st.integers(0, 99)
-)  # fmt: skip
+@given(d=st.integers(2, 9), m=st.integers(1, 9), n=st.integers(12, 30), seed=st.integers(0, 99))
 def test_moments_of_a_basis_are_those_of_projected_rows(d, m, n, seed):
     random = np.random.default_rng(seed)
     x = random.normal(size=(n, d)) * random.uniform(0.1, 3, d) + 2
     matrix = random.normal(size=(d, d))
     assert np.allclose(congruent(matrix @ matrix.T, x[:d].T), x[:d] @ (matrix @ matrix.T) @ x[:d].T)
-    chain = Chain(np.arange(min(m, d)), (min(m, d),), (min(m, d) / d,), "r", seed,
-                  Basis("random-projection", seed))  # fmt: skip
+    chain = Chain(
+        np.arange(min(m, d)),
+        (min(m, d),),
+        (min(m, d) / d,),
+        "r",
+        seed,
+        Basis("random-projection", seed),
+    )
     y = np.arange(n) % 2
     fitted = probe.fit((x, y), [chain], solver="ridge", l2=0.3, device="cpu")
     raw = torch.randn((64, d), generator=torch.Generator().manual_seed(seed))[: min(m, d)]
@@ -410,9 +476,14 @@ def test_lda_by_another_hand():
     z, z_test = projected(problem, "pca", 1)
     model = LinearDiscriminantAnalysis(solver="lsqr").fit(z[:, :5], problem.y)
     result = probe.sweep(
-        problem.train, problem.test, fractions=[5 / 16], mode="pca", solver="lda", l2=0.0,
+        problem.train,
+        problem.test,
+        fractions=[5 / 16],
+        mode="pca",
+        solver="lda",
+        l2=0.0,
         device="cpu",
-    )  # fmt: skip
+    )
     assert result.table["accuracy"][0] == model.score(z_test[:, :5], problem.y_test)
 
 
@@ -429,11 +500,16 @@ def kernel_cka(a, b):
 def test_the_column_cka_is_that_of_the_kernels(standardize, tmp_path):
     problem, out = correlated(), tmp_path / "r.csv"
     arguments = {
-        "fractions": [0.1, 0.4, 0.8], "seeds": [3, 4],
+        "fractions": [0.1, 0.4, 0.8],
+        "seeds": [3, 4],
         "mode": ["random", "independent", *PROJECTED],
-        "solver": "ridge", "l2": [0.1, 1.0], "standardize": standardize, "device": "cpu",
-        "cka": True, "out": out,
-    }  # fmt: skip
+        "solver": "ridge",
+        "l2": [0.1, 1.0],
+        "standardize": standardize,
+        "device": "cpu",
+        "cka": True,
+        "out": out,
+    }
     result = probe.sweep(problem.train, problem.test, **arguments)
     table, x = result.table, problem.x_test
     seen = scaled(problem, standardize)[1]
@@ -442,8 +518,9 @@ def test_the_column_cka_is_that_of_the_kernels(standardize, tmp_path):
         z, whole = x[:, result.weights(row).features], x
         if mode in PROJECTED and k < 16:
             kind = "pca" if mode == "pca-least" else mode
-            vectors = found(problem, Basis(kind, seed if seed is not pd.NA else None), 16,
-                            standardize)  # fmt: skip
+            vectors = found(
+                problem, Basis(kind, seed if seed is not pd.NA else None), 16, standardize
+            )
             # of what the probe sees, and of the layer in the same form
             z, whole = seen @ vectors[:, order_of(mode, 16)[:k]], seen
         assert table["cka"][row] == pytest.approx(kernel_cka(z, whole), abs=1e-9)
@@ -461,17 +538,29 @@ def test_a_whole_orthonormal_basis_sees_the_whole_layer(mode):
     problem = correlated()
     x, x_test = (rows * np.logspace(-3, 3, 16) for rows in (problem.x, problem.x_test))
     table = probe.sweep(
-        (x, problem.y), (x_test, problem.y_test), every_k=True, mode=mode, solver="ridge", l2=0.1,
-        cka=True, device="cpu",
-    ).table  # fmt: skip
+        (x, problem.y),
+        (x_test, problem.y_test),
+        every_k=True,
+        mode=mode,
+        solver="ridge",
+        l2=0.1,
+        cka=True,
+        device="cpu",
+    ).table
     rising = table["cka"].to_numpy()
     assert rising[-2] > 0.98  # 15 of 16 directions
     assert rising[-1] == pytest.approx(1)
     # no scale of a feature decides about it, as none does about the probes
     plain = probe.sweep(
-        problem.train, problem.test, every_k=True, mode=mode, solver="ridge", l2=0.1, cka=True,
+        problem.train,
+        problem.test,
+        every_k=True,
+        mode=mode,
+        solver="ridge",
+        l2=0.1,
+        cka=True,
         device="cpu",
-    ).table  # fmt: skip
+    ).table
     assert rising == pytest.approx(plain["cka"].to_numpy(), abs=1e-6)
 
 
@@ -480,9 +569,10 @@ def test_cka_of_single_precision_and_of_a_raw_solver():
     arguments = {"fractions": [0.4], "mode": ["last", *PROJECTED], "cka": True, "device": "cpu"}
     single = probe.sweep(problem.train, problem.test, solver="lda", **arguments).table["cka"]
     double = probe.sweep(
-        *((x.astype(np.float64), y) for x, y in (problem.train, problem.test)), solver="lda",
+        *((x.astype(np.float64), y) for x, y in (problem.train, problem.test)),
+        solver="lda",
         **arguments,
-    ).table["cka"]  # fmt: skip
+    ).table["cka"]
     assert np.allclose(single, double, atol=1e-4)
     raw = probe.sweep(problem.train, problem.test, solver=probe.SGD(epochs=1), **arguments).table
     plain = probe.sweep(

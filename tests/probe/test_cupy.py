@@ -23,14 +23,26 @@ SWEEPS = {
     "ridge, leave-one-out": {"solver": "ridge", "fractions": [0.5], "l2": "auto", "select": "loo"},
     "lda": {"solver": "lda", "fractions": [0.25, 0.5]},
     "logistic": {"solver": "logistic", "fractions": [0.25, 0.9], "l2": [1e-2, 1e-1]},
-    "logistic, validated": {"solver": "logistic", "fractions": [0.5], "l2": [0.01, 0.1],
-                            "select": "validation"},
+    "logistic, validated": {
+        "solver": "logistic",
+        "fractions": [0.5],
+        "l2": [0.01, 0.1],
+        "select": "validation",
+    },
     "sgd": {"solver": probe.SGD(epochs=2, batch_size=32), "fractions": [0.5]},
-    "ridge, directions": {"solver": "ridge", "fractions": [0.1, 0.9], "cka": True,
-                          "mode": [*MODES]},
-    "logistic, directions": {"solver": "logistic", "fractions": [0.5], "l2": 0.1,
-                             "mode": ["pca", "random-projection-orthogonal"]},
-}  # fmt: skip
+    "ridge, directions": {
+        "solver": "ridge",
+        "fractions": [0.1, 0.9],
+        "cka": True,
+        "mode": [*MODES],
+    },
+    "logistic, directions": {
+        "solver": "logistic",
+        "fractions": [0.5],
+        "l2": 0.1,
+        "mode": ["pca", "random-projection-orthogonal"],
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +55,14 @@ def swept(backend, **arguments):
     problem = clusters(120, 40, 24, 7)
     device = "cuda" if backend == "cupy" else "cpu"
     result = probe.sweep(
-        problem.train, problem.test, seeds=[1, 2], metrics=NAMES, backend=backend, device=device,
+        problem.train,
+        problem.test,
+        seeds=[1, 2],
+        metrics=NAMES,
+        backend=backend,
+        device=device,
         **arguments,
-    )  # fmt: skip
+    )
     return result, [result.weights(row).coef for row in range(len(result))]
 
 
@@ -66,10 +83,14 @@ def test_a_sweep_gives_what_torch_and_numpy_give(cupy, name):
 def test_the_stand_in_refuses_what_cupy_refuses(cupy):
     ours, host = cupy.asarray(np.ones(3)), np.arange(3)
     for forbidden in (
-        lambda: np.asarray(ours), lambda: ours + host, lambda: host * ours, lambda: ours[host],
-        lambda: ours.__setitem__(slice(None), host), lambda: np.exp(ours),
+        lambda: np.asarray(ours),
+        lambda: ours + host,
+        lambda: host * ours,
+        lambda: ours[host],
+        lambda: ours.__setitem__(slice(None), host),
+        lambda: np.exp(ours),
         lambda: cupy.add(ours, host),
-    ):  # fmt: skip
+    ):
         with pytest.raises(TypeError):
             forbidden()
     assert isinstance(ours[0], cupy.ndarray)

@@ -202,8 +202,14 @@ def running_out(monkeypatch, module, name, size_of, limit):
 )
 def test_a_sweep_goes_on_with_smaller_batches(monkeypatch, solver, memory, module, name, limit):
     problem = clusters(300, 40, 60, 5)
-    arguments = {"fractions": [0.2, 0.4, 0.6], "seeds": [1, 2, 3, 4], "solver": solver,
-                 "device": "cpu", "memory": memory, "l2": 1e-3}  # fmt: skip
+    arguments = {
+        "fractions": [0.2, 0.4, 0.6],
+        "seeds": [1, 2, 3, 4],
+        "solver": solver,
+        "device": "cpu",
+        "memory": memory,
+        "l2": 1e-3,
+    }
     known = probe.sweep(problem.train, problem.test, **arguments).table
     seen = running_out(monkeypatch, module, name, len, limit)
     with pytest.warns(DeviceWarning, match="going on with batches for"):

@@ -9,7 +9,7 @@ from problems import clusters
 
 from featstore import probe
 from featstore.probe.arrays import Backend, add_product, full_precision
-from featstore.probe.solvers.logistic import lbfgs, products
+from featstore.probe.solvers.logistic import products
 from featstore.probe.subsets import random_chain
 
 BITS = {"tf32": 10, "bfloat16": 7}  # of the mantissa, behind its leading one
@@ -45,8 +45,9 @@ def rounding(request, monkeypatch):
 
     monkeypatch.setattr(products, "add_product", product)
     fast = (
-        lbfgs.Stage(in_reduced, lbfgs.FAST_TOL, lbfgs.FAST_NOISE), lbfgs.Stage(in_full)
-    )  # fmt: skip
+        products.Stage(in_reduced, products.FAST_TOL, products.FAST_NOISE),
+        products.Stage(in_full),
+    )
     monkeypatch.setattr(
         "featstore.probe.solvers.logistic.stages", lambda fast_, *_: fast[not fast_ :]
     )
@@ -105,12 +106,12 @@ def test_progress_never_goes_back(rounding):
 
 
 def test_only_float32_of_torch_on_a_device_is_rounded():
-    cuda, full = Backend("torch", "cuda"), (lbfgs.FULL,)
-    assert lbfgs.stages(True, cuda, "float32") == (lbfgs.FAST, lbfgs.FULL)
-    assert lbfgs.stages(False, cuda, "float32") == full
-    assert lbfgs.stages(True, cuda, "float64") == full
-    assert lbfgs.stages(True, Backend("cupy", "cuda"), "float32") == full
-    assert lbfgs.stages(True, Backend("torch", "cpu"), "float32") == full
+    cuda, full = Backend("torch", "cuda"), (products.FULL,)
+    assert products.stages(True, cuda, "float32") == (products.FAST, products.FULL)
+    assert products.stages(False, cuda, "float32") == full
+    assert products.stages(True, cuda, "float64") == full
+    assert products.stages(True, Backend("cupy", "cuda"), "float32") == full
+    assert products.stages(True, Backend("torch", "cpu"), "float32") == full
 
 
 def test_on_the_cpu_fast_changes_no_bit():

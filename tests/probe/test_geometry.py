@@ -111,11 +111,13 @@ def test_p_values_of_shuffles_are_uniform_where_rows_say_nothing():
     random = np.random.default_rng(4)
     found = [
         calibrated_cka(
-            rows(random.normal(size=(30, 8))), rows(random.normal(size=(30, 8))),
-            permutations=19, seed=seed,
+            rows(random.normal(size=(30, 8))),
+            rows(random.normal(size=(30, 8))),
+            permutations=19,
+            seed=seed,
         ).p
         for seed in range(200)
-    ]  # fmt: skip
+    ]
     assert np.mean(np.array(found) <= 0.05) == pytest.approx(0.05, abs=0.04)
     assert np.mean(found) == pytest.approx(0.525, abs=0.07)
 

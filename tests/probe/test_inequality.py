@@ -51,12 +51,19 @@ NAMES = ["cat", "dog", "yak"]
 
 def table(accuracy=ACCURACY, names=NAMES, **changes) -> pd.DataFrame:
     rows = [
-        {**FIXED, "seed": seed, "fraction": f, "k": int(20 * f), "class": name,
-         "class_accuracy": value, **changes}
+        {
+            **FIXED,
+            "seed": seed,
+            "fraction": f,
+            "k": int(20 * f),
+            "class": name,
+            "class_accuracy": value,
+            **changes,
+        }
         for f, values in accuracy.items()
         for seed, row in enumerate(values, 1)
         for name, value in zip(names, row, strict=True)
-    ]  # fmt: skip
+    ]
     return pd.DataFrame(rows)
 
 
@@ -174,24 +181,29 @@ def test_all_intervals_hold_at_once_as_often_as_they_say(n_seeds):
 def test_equal_losses_are_called_unequal_as_often_as_is_said(n_classes, per_class, n_seeds, wobble):
     """The type-I error at 0.05; it was 0.01 of several seeds. The standard error is 0.011."""
     random = np.random.default_rng(n_seeds)
-    called = np.mean([
-        affected_classes(
-            *simulated(random, [0.2] * n_classes, per_class, n_seeds, wobble), resamples=200
-        ).p_value <= 0.05
-        for _ in range(400)
-    ])  # fmt: skip
+    called = np.mean(
+        [
+            affected_classes(
+                *simulated(random, [0.2] * n_classes, per_class, n_seeds, wobble), resamples=200
+            ).p_value
+            <= 0.05
+            for _ in range(400)
+        ]
+    )
     assert 0.02 <= called <= 0.08
 
 
 def test_equal_losses_are_seldom_called_unequal_and_unequal_ones_often():
     random = np.random.default_rng(9)
     equal, unequal = (
-        np.mean([
-            affected_classes(*simulated(random, loss), resamples=200).p_value < 0.1
-            for _ in range(60)
-        ])
+        np.mean(
+            [
+                affected_classes(*simulated(random, loss), resamples=200).p_value < 0.1
+                for _ in range(60)
+            ]
+        )
         for loss in ([0.2] * 6, [0.05, 0.05, 0.05, 0.05, 0.05, 0.4])
-    )  # fmt: skip
+    )
     assert equal <= 0.16
     assert unequal >= 0.95
 
@@ -209,10 +221,12 @@ def test_intervals_of_a_class_and_of_the_gini_hold_the_truth():
         drawn = table({0.1: noisy, 1.0: np.tile(full, (5, 1))}, names)
         losses = class_losses(drawn, level=0.9).set_index("class").loc[names]
         rise = inequality_table(drawn, level=0.9).iloc[0]
-        held.append([
-            *((losses["low"] <= full - part) & (full - part <= losses["high"])),
-            rise["gini_rise_low"] <= risen <= rise["gini_rise_high"],
-        ])  # fmt: skip
+        held.append(
+            [
+                *((losses["low"] <= full - part) & (full - part <= losses["high"])),
+                rise["gini_rise_low"] <= risen <= rise["gini_rise_high"],
+            ]
+        )
     assert np.mean(np.array(held)[:, :4]) == pytest.approx(0.9, abs=0.03)
     assert np.mean(np.array(held)[:, 4]) == pytest.approx(0.9, abs=0.06)
 

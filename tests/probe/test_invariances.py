@@ -227,10 +227,15 @@ def test_more_features_than_rows(solver, name):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda y: y + 1e9, lambda y: y * 1e36, lambda y: y * 1e-45, lambda y: y * 1e-150,
-        lambda y: -3 * y, lambda y: y * 1e160, lambda y: y * 1e-160,
+        lambda y: y + 1e9,
+        lambda y: y * 1e36,
+        lambda y: y * 1e-45,
+        lambda y: y * 1e-150,
+        lambda y: -3 * y,
+        lambda y: y * 1e160,
+        lambda y: y * 1e-160,
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("select", [None, "loo"])
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("solver", OF_NUMBERS)

@@ -157,11 +157,12 @@ def test_a_kernel_that_is_wrong_warns_once_and_is_replaced(cupy, monkeypatch, ri
     assert right in source
     kernel, broken = cuda.kernel, cupy.RawModule(code=source.replace(right, wrong))
     monkeypatch.setattr(
-        cuda, "kernel",
+        cuda,
+        "kernel",
         lambda source, name: (
             broken.get_function(name) if source == "softmax" else kernel(source, name)
         ),
-    )  # fmt: skip
+    )
     served_with_one_warning(cupy, "differs from its reference")
 
 
@@ -171,9 +172,10 @@ def test_a_launch_with_too_little_shared_memory_is_seen(cupy, monkeypatch):
 
     launch = cuda.Launch.__call__
     monkeypatch.setattr(
-        cuda.Launch, "__call__",
+        cuda.Launch,
+        "__call__",
         lambda self, name, arguments, size: launch(self, name, arguments, size // 4),
-    )  # fmt: skip
+    )
     logits, labels = drawn()
     with pytest.raises(AssertionError, match="shared memory was used beyond"):
         cuda.residuals(*map(cupy.asarray, (np.tile(logits, (1, 60, 1)), labels)))

@@ -59,8 +59,12 @@ def test_each_order_is_what_its_name_says():
     result = sweep(problem, mode=modes)
     falling = np.argsort(-problem.x.var(0))
     f_values = f_classif(problem.x, problem.y)[0]
-    wanted = {"first": range(10), "last": range(19, 9, -1), "variance": falling[:10],
-              "fisher": np.argsort(-f_values)[:10]}  # fmt: skip
+    wanted = {
+        "first": range(10),
+        "last": range(19, 9, -1),
+        "variance": falling[:10],
+        "fisher": np.argsort(-f_values)[:10],
+    }
     for mode, features in wanted.items():
         assert first_features(result, mode) == [list(features)]
     assert result.table["seed"].isna().all()

@@ -292,8 +292,10 @@ class TestCache:
         held, key = path.read_bytes(), moments_cache.cache_key(settings, blocks)
         random = np.random.default_rng(0)
         structure = [i for i in range(len(held)) if held[i : i + 2] in (b"PK", b"\x93N")]
-        places = [min(int(random.choice(structure) + random.integers(80)), len(held) - 1)
-                  for _ in range(1000)]  # fmt: skip
+        places = [
+            min(int(random.choice(structure) + random.integers(80)), len(held) - 1)
+            for _ in range(1000)
+        ]
         for place in [*places, *random.integers(len(held), size=200)]:
             flipped = bytearray(held)
             flipped[place] ^= 1 << int(random.integers(8))

@@ -40,9 +40,15 @@ def test_every_prefix_votes_as_scikit_learn_does(metric, weights, standardize, h
     train, test = problem()
     solver = KNN(k=[1, 4, 11], metric=metric, weights=weights)
     result = sweep(
-        train, test, fractions=[0.13, 0.5], seeds=[3, 5], solver=solver,
-        standardize=standardize, device="cpu", **how,
-    )  # fmt: skip
+        train,
+        test,
+        fractions=[0.13, 0.5],
+        seeds=[3, 5],
+        solver=solver,
+        standardize=standardize,
+        device="cpu",
+        **how,
+    )
     table, voted = result.table, result.predict(test).classes
     assert len(table) == 2 * 3 * 3
     assert table["k"].unique().tolist() == [2, 8, 16]

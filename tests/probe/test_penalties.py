@@ -59,8 +59,11 @@ def test_what_is_solved(l2, select, own, values, choice):
 def test_labels_are_not_left_out_of_orders_that_they_made():
     penalties = planned("auto", "loo")
     assert [penalties.choice_of(of) for of in (None, "variance", "fisher", "greedy")] == [
-        "loo", "loo", "validation", "validation",
-    ]  # fmt: skip
+        "loo",
+        "loo",
+        "validation",
+        "validation",
+    ]
     assert planned(0.1).choice_of("greedy") == "given"
 
 

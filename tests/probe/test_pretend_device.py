@@ -25,9 +25,12 @@ SOLVERS = {
     "logistic, first in TF32": {"solver": probe.Logistic(l2=1e-2, fast=True)},
     "sgd": {"solver": probe.SGD(epochs=2, batch_size=32, validate_every=1)},
     "knn": {"solver": probe.KNN(k=[1, 5])},
-    "single features": {"solver": "ridge", "l2": 1e-2,
-                        "mode": ["first", "last", "variance", "fisher", "greedy", "independent"]},
-}  # fmt: skip
+    "single features": {
+        "solver": "ridge",
+        "l2": 1e-2,
+        "mode": ["first", "last", "variance", "fisher", "greedy", "independent"],
+    },
+}
 
 
 def swept(train, test, **arguments):
@@ -108,9 +111,12 @@ def test_host_and_device_never_meet_but_in_numbers_indices_and_copies(log):
     assert there.is_cuda
     assert there.device == torch.device("cuda", 0)
     for forbidden in (
-        lambda: there + here, lambda: here * there, lambda: here.add_(there),
-        lambda: torch.cat([here, there]), lambda: here[torch.arange(2).to("cuda")],
-    ):  # fmt: skip
+        lambda: there + here,
+        lambda: here * there,
+        lambda: here.add_(there),
+        lambda: torch.cat([here, there]),
+        lambda: here[torch.arange(2).to("cuda")],
+    ):
         with pytest.raises(RuntimeError, match="expected all tensors on one device"):
             forbidden()
     for forbidden in (lambda: np.asarray(there), there.numpy):

@@ -75,9 +75,14 @@ def computed():
     for solver in ("ridge", "lda", "logistic", "sgd"):
         options = {"epochs": 2} if solver == "sgd" else {}
         result = probe.sweep(
-            PROBLEM.train, PROBLEM.test, fractions=[0.3], mode=["random", "random-projection"],
-            solver=value_of(solver, l2=1e-2, **options), metrics=["accuracy", "nll"], device="cpu",
-        )  # fmt: skip
+            PROBLEM.train,
+            PROBLEM.test,
+            fractions=[0.3],
+            mode=["random", "random-projection"],
+            solver=value_of(solver, l2=1e-2, **options),
+            metrics=["accuracy", "nll"],
+            device="cpu",
+        )
         tables.append(result.table.drop(columns="options"))
     chain = probe.random_chain(40, [0.5, 1.0], 1)
     result = probe.fit(PROBLEM.train, [chain], solver="ridge", l2=1e-2, device="cpu")

@@ -59,8 +59,11 @@ def test_the_command_prints_once(tiny_store, tmp_path):
             *("-m", "featstore", "probe", str(tiny_store.path), "--fractions", "0.1,0.5"),
             *("--seeds", "2", "--solver", "ridge", "--device", "cpu", "--out", str(out)),
         ],
-        cwd=ROOT, capture_output=True, text=True, timeout=300,
-    )  # fmt: skip
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout.count("of the features keep") == 1
     assert len(pd.read_csv(out)) == 6

@@ -115,10 +115,12 @@ def test_the_curve_falls_with_delta_and_is_exact_at_one():
 
 
 def test_curves_are_read_apart_and_unseeded_ones_too():
-    both = pd.concat([
-        table([0.1, 1.0], [[0.9, 0.9], [0.9, 0.9]]),
-        table([0.1, 1.0], [0.1, 0.9], mode="first", seed=None),
-    ])  # fmt: skip
+    both = pd.concat(
+        [
+            table([0.1, 1.0], [[0.9, 0.9], [0.9, 0.9]]),
+            table([0.1, 1.0], [0.1, 0.9], mode="first", seed=None),
+        ]
+    )
     both["seed"] = both["seed"].astype("Int64")
     found = diffused_redundancy(both, rules=["threshold"]).set_index("mode")
     assert found["redundancy"].to_dict() == {"first": 0, "random": 0.9}
@@ -218,9 +220,12 @@ def test_intervals_over_rows_hold_the_truth():
     for _ in range(60):
         correct = rows_of(accuracy, 250, random)
         found = diffused_redundancy(
-            table(fractions, accuracy), [0.625], ["interpolated"], correct=correct,
+            table(fractions, accuracy),
+            [0.625],
+            ["interpolated"],
+            correct=correct,
             level=0.9,
-        ).iloc[0]  # fmt: skip
+        ).iloc[0]
         held.append(found["low"] <= 1 - 10**-1.5 <= found["high"])
     assert np.mean(held) == pytest.approx(0.9, abs=0.08)
 

@@ -137,9 +137,14 @@ def test_sweep_prints_r2(tmp_path):
 
     train, test = drawn(0)
     result = probe.sweep(
-        train, test, solver="ridge", fractions=[0.2, 0.5], seeds=[1, 2], l2=L2,
+        train,
+        test,
+        solver="ridge",
+        fractions=[0.2, 0.5],
+        seeds=[1, 2],
+        l2=L2,
         out=tmp_path / "r.csv",
-    )  # fmt: skip
+    )
     summary = probe.summary(result.table)
     assert list(summary["r2"]) == list(result.table.groupby("fraction")["r2"].mean())
     assert "accuracy" not in summary
@@ -150,9 +155,15 @@ def test_sweep_prints_r2(tmp_path):
     picture = (tmp_path / "r.svg").read_text()
     assert "test R²" in picture
     resumed = probe.sweep(
-        train, test, solver="ridge", fractions=[0.2, 0.5], seeds=[1, 2], l2=L2,
-        out=tmp_path / "r.csv", resume=True,
-    )  # fmt: skip
+        train,
+        test,
+        solver="ridge",
+        fractions=[0.2, 0.5],
+        seeds=[1, 2],
+        l2=L2,
+        out=tmp_path / "r.csv",
+        resume=True,
+    )
     assert resumed.table["r2"].equals(result.table["r2"])
 
 

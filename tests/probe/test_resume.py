@@ -88,8 +88,9 @@ def test_interrupted_anywhere_and_resumed_it_is_the_same_file(tmp_path, case, su
         assert rows_path(cut).read_bytes() == rows_path(whole).read_bytes()
         pd.testing.assert_frame_equal(resumed.table, result.table)
         assert (resumed.correct == result.correct).all()
-        files = {beside(each).name for each in (whole, cut)
-                 for beside in (Path, rows_path, digest_path)}  # fmt: skip
+        files = {
+            beside(each).name for each in (whole, cut) for beside in (Path, rows_path, digest_path)
+        }
         assert {path.name for path in tmp_path.iterdir()} == files
 
 
@@ -299,9 +300,12 @@ def test_ctrl_c_on_a_real_process_leaves_the_finished_probes(tmp_path):
     script = SCRIPT.format(tests=str(Path(__file__).parents[1]))
     root = Path(__file__).parents[2]
     process = subprocess.Popen(
-        [sys.executable, "-c", script, str(out)], cwd=root, stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(root)},
-    )  # fmt: skip
+        [sys.executable, "-c", script, str(out)],
+        cwd=root,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(root)},
+    )
     deadline = time.monotonic() + 60
     while not out.exists() and time.monotonic() < deadline:
         time.sleep(0.02)

@@ -123,8 +123,15 @@ def test_measures_are_those_of_trec_eval():
     (a, _), (b, _) = problem(3)
     gains = np.random.default_rng(1).choice([0, 0, 0, 1, 2, 3], size=(40, 90))
     pairs = np.array([(q, d, g) for (q, d), g in np.ndenumerate(gains)])
-    found = retrieval((a, np.zeros(40, int)), (b, np.zeros(90, int)), [0.25, 0.5], [4],
-                      relevance=pairs, cutoff=10, depth=30)  # fmt: skip
+    found = retrieval(
+        (a, np.zeros(40, int)),
+        (b, np.zeros(90, int)),
+        [0.25, 0.5],
+        [4],
+        relevance=pairs,
+        cutoff=10,
+        depth=30,
+    )
     qrels = {f"q{q}": {f"d{d}": int(g) for d, g in enumerate(row)} for q, row in enumerate(gains)}
     ours = {"recall_10": "recall", "P_10": "precision", "map": "map", "ndcg_cut_10": "ndcg"}
     ours |= {"recip_rank": "mrr"}

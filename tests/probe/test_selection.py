@@ -123,9 +123,15 @@ def test_test_rows_play_no_part_in_the_choice(solver, select):
     first = sweep(problem, solver=solver, select=select)
     permuted = (problem.x_test, random.permutation(problem.y_test))
     second = probe.sweep(
-        problem.train, permuted, fractions=[0.2, 0.5], seeds=[1, 2], solver=solver, l2=LIST,
-        select=select, device="cpu",
-    )  # fmt: skip
+        problem.train,
+        permuted,
+        fractions=[0.2, 0.5],
+        seeds=[1, 2],
+        solver=solver,
+        l2=LIST,
+        select=select,
+        device="cpu",
+    )
     for name in ("l2", "l2_place", "selection_accuracy", "status"):
         assert first.table[name].tolist() == second.table[name].tolist()
     assert first.table["accuracy"].tolist() != second.table["accuracy"].tolist()
@@ -259,9 +265,15 @@ def test_blocks_give_the_same_as_arrays():
     problem = noisy()
     train, test = (ArrayBlocks(*rows, 3, block_rows=17) for rows in (problem.train, problem.test))
     blocks = probe.sweep(
-        train, test, fractions=[0.2, 0.5], seeds=[1, 2], solver="ridge", l2=LIST,
-        select="validation", device="cpu",
-    )  # fmt: skip
+        train,
+        test,
+        fractions=[0.2, 0.5],
+        seeds=[1, 2],
+        solver="ridge",
+        l2=LIST,
+        select="validation",
+        device="cpu",
+    )
     names = ["l2", "selection_accuracy", "accuracy"]
     assert blocks.table[names].equals(sweep(problem).table[names])
 

@@ -132,8 +132,13 @@ def test_tables_of_chains():
     assert to_full["seed"].isna().tolist() == [False] * 6 + [True] * 3
     each_other = cka_pair_table(pairs, chains)
     assert each_other[["seed", "other_seed", "k"]].to_numpy().tolist() == [
-        [1, 2, 4], [1, 2, 8], [1, 3, 4], [1, 3, 8], [2, 3, 4], [2, 3, 8],
-    ]  # fmt: skip
+        [1, 2, 4],
+        [1, 2, 8],
+        [1, 3, 4],
+        [1, 3, 8],
+        [2, 3, 4],
+        [2, 3, 8],
+    ]
     subsets = [x[:, chain.order[:8]] for chain in chains[1:3]]
     assert each_other["cka"].iloc[-1] == pytest.approx(direct(*subsets, "biased"))
     assert cka_pair_table(pairs, chains[:1]).empty

@@ -111,8 +111,14 @@ def test_a_layer_that_never_changes():
     found = of(np.ones((5, 3)))
     assert found.numbers == pytest.approx(
         {
-            "features": 3, "effective_rank": 0, "participation_ratio": 0, "components_90": 0,
-            "components_99": 0, "mean_abs_correlation": float("nan"), "dead": 3, "duplicates": 0,
+            "features": 3,
+            "effective_rank": 0,
+            "participation_ratio": 0,
+            "components_90": 0,
+            "components_99": 0,
+            "mean_abs_correlation": float("nan"),
+            "dead": 3,
+            "duplicates": 0,
         },
         nan_ok=True,
-    )  # fmt: skip
+    )

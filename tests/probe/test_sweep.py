@@ -13,9 +13,23 @@ from featstore.probe.errors import DataError, MemoryBudgetError, UsageError
 from featstore.probe.solvers.registry import SOLVERS, Solver
 
 COLUMNS = [
-    "store", "tap", "mode", "solver", "l2", "l2_choice", "seed", "fraction", "k", "n_train",
-    "n_test", "chance", "majority", "accuracy", "status", "options",
-]  # fmt: skip
+    "store",
+    "tap",
+    "mode",
+    "solver",
+    "l2",
+    "l2_choice",
+    "seed",
+    "fraction",
+    "k",
+    "n_train",
+    "n_test",
+    "chance",
+    "majority",
+    "accuracy",
+    "status",
+    "options",
+]
 
 
 def tall():
@@ -93,9 +107,13 @@ def test_arrays_may_be_mapped_from_files(tmp_path):
         np.save(tmp_path / f"{name}.npy", getattr(problem, name))
     x, x_test = (np.load(tmp_path / f"{n}.npy", mmap_mode="r") for n in ("x", "x_test"))
     result = probe.sweep(
-        (x, problem.y), (x_test, problem.y_test), fractions=[0.5], solver="ridge", device="cpu",
+        (x, problem.y),
+        (x_test, problem.y_test),
+        fractions=[0.5],
+        solver="ridge",
+        device="cpu",
         l2=1e-3,
-    )  # fmt: skip
+    )
     assert (
         result.table["accuracy"].tolist()
         == sweep(problem, fractions=[0.5], seeds=[1]).table["accuracy"].tolist()
@@ -131,9 +149,14 @@ def test_moments_are_kept_between_sweeps(tmp_path):
     told = []
     for _ in range(2):
         probe.sweep(
-            train, problem.test, fractions=[0.5], solver="ridge", moments_cache=tmp_path,
-            device="cpu", progress=lambda stage, done, total, **facts: told.append(facts),
-        )  # fmt: skip
+            train,
+            problem.test,
+            fractions=[0.5],
+            solver="ridge",
+            moments_cache=tmp_path,
+            device="cpu",
+            progress=lambda stage, done, total, **facts: told.append(facts),
+        )
     assert {"cached": True} in told
 
 
@@ -223,9 +246,12 @@ def test_arguments_are_checked_before_any_feature_is_read():
     for arguments in ({"l2": -1}, {"memory": "x"}, {"device": "tpu"}, {"metrics": ["luck"]}):
         with pytest.raises(UsageError):
             probe.sweep(
-                Unreadable(*problem.train), Unreadable(*problem.test), fractions=[0.5],
-                solver="ridge", **arguments,
-            )  # fmt: skip
+                Unreadable(*problem.train),
+                Unreadable(*problem.test),
+                fractions=[0.5],
+                solver="ridge",
+                **arguments,
+            )
 
 
 def test_cuda_that_is_not_there(monkeypatch):
@@ -307,9 +333,14 @@ def test_test_rows_play_no_part_in_the_fit():
     other = clusters(900, 300, 40, 5, seed=1)
     first = sweep(problem)
     second = probe.sweep(
-        problem.train, other.test, fractions=[0.1, 0.5], seeds=[1, 2], solver="ridge",
-        device="cpu", l2=1e-3,
-    )  # fmt: skip
+        problem.train,
+        other.test,
+        fractions=[0.1, 0.5],
+        seeds=[1, 2],
+        solver="ridge",
+        device="cpu",
+        l2=1e-3,
+    )
     for row in range(len(first)):
         assert (first.weights(row).coef == second.weights(row).coef).all()
 
@@ -347,9 +378,12 @@ def test_labels_with_gaps_score_as_without():
     near = (problem.x, problem.y % 3), (problem.x_test, problem.y_test % 3)
     far = [(x, numbers[y]) for x, y in near]
     options = {
-        "fractions": [0.5], "seeds": [1], "solver": "lda", "l2": 0.1,
+        "fractions": [0.5],
+        "seeds": [1],
+        "solver": "lda",
+        "l2": 0.1,
         "metrics": ["accuracy", "top5", "nll", "mean_per_class"],
-    }  # fmt: skip
+    }
     one, other = (probe.sweep(*pair, **options).to_pandas() for pair in (near, far))
     assert one["top5"].isna().all()
     assert other["top5"].isna().all()

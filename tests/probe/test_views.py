@@ -49,9 +49,14 @@ def test_labels_of_noise_are_not_told_by_another_view():
     labels = np.random.default_rng(1).permutation(PROBLEM.y)
     train = ArrayBlocks(np.tile(NOISE[0], (VIEWS, 1)), np.tile(labels, VIEWS), n_views=VIEWS)
     chosen = probe.fit(
-        train, CHAINS, solver="ridge", l2=[1e-3, 1e-2], select="validation", held_out=0.5,
+        train,
+        CHAINS,
+        solver="ridge",
+        l2=[1e-3, 1e-2],
+        select="validation",
+        held_out=0.5,
         device="cpu",
-    )  # fmt: skip
+    )
     assert (chosen.table["selection_accuracy"] < 0.55).all()
 
 
@@ -91,9 +96,7 @@ def test_sgd_shows_one_view_an_epoch():
 
 
 def test_sgd_of_equal_views_is_sgd_of_one():
-    options = {
-        "solver": SGD(epochs=2, batch_size=32, validate_every=1), "device": "cpu"
-    }  # fmt: skip
+    options = {"solver": SGD(epochs=2, batch_size=32, validate_every=1), "device": "cpu"}
     equal = np.tile(PROBLEM.x, (VIEWS, 1))
     many = probe.fit(views(equal), CHAINS, **options)
     one = probe.fit(PROBLEM.train, CHAINS, **options)

@@ -26,7 +26,6 @@ from featstore.probe.solvers.logistic.lbfgs import (
     Solution,
     Standing,
     minimise,
-    stages,
 )
 from featstore.probe.solvers.logistic.products import (
     LARGEST,
@@ -35,6 +34,7 @@ from featstore.probe.solvers.logistic.products import (
     Whitening,
     add_up_logits,
     lay_out,
+    stages,
 )
 from featstore.probe.solvers.weights import Fitted, Weights
 from featstore.probe.subsets import Axes, Chain
@@ -263,10 +263,16 @@ class LogisticPath(Fitted):
     """
 
     def __init__(
-        self, train: RowBlocks, axes: Axes, settings: Settings, tol: float, max_iter: int,
-        goals: Mapping[int, float] | None = None, fast: bool = False,
+        self,
+        train: RowBlocks,
+        axes: Axes,
+        settings: Settings,
+        tol: float,
+        max_iter: int,
+        goals: Mapping[int, float] | None = None,
+        fast: bool = False,
         metrics: Metrics | None = None,
-    ):  # fmt: skip
+    ):
         self.axes, self.n_features, self.passes = axes, train.n_features, 0
         self._settings, self._tol, self._max_iter = settings, tol, max_iter
         self._goals = goals or {}
@@ -408,9 +414,13 @@ class LogisticPath(Fitted):
             ]
             warm = all(found is not None for found in known)
             descent = Descent(
-                l2, self._tol, self._max_iter, WARM_STEP if warm else COLD_STEP, self._goals,
+                l2,
+                self._tol,
+                self._max_iter,
+                WARM_STEP if warm else COLD_STEP,
+                self._goals,
                 self._stages,
-            )  # fmt: skip
+            )
             start = self._start(sheet)
             for place, found in zip(start, known, strict=True):
                 if found is not None:
@@ -471,9 +481,16 @@ class LogisticPath(Fitted):
         self, blocks: RowBlocks, split: str, kept: int, lookup: np.ndarray | None = None
     ) -> Tiles:
         return Tiles(
-            blocks, self._plan.rows, self._mean, self._unit, self._dtype,
-            self._settings.backend, split, kept, lookup,
-        )  # fmt: skip
+            blocks,
+            self._plan.rows,
+            self._mean,
+            self._unit,
+            self._dtype,
+            self._settings.backend,
+            split,
+            kept,
+            lookup,
+        )
 
     def _sheets(self, numbers: np.ndarray) -> list[Sheet]:
         backend, classes = self._settings.backend, len(self._present)
@@ -485,10 +502,11 @@ class LogisticPath(Fitted):
         def report(standing: Standing) -> None:
             self.passes += 1
             self._settings.progress(
-                "probes", done + int(standing.worth), whole,
-                converged=done + standing.solved, passes=self.passes,
+                *("probes", done + int(standing.worth), whole),
+                converged=done + standing.solved,
+                passes=self.passes,
                 objective=f"{standing.objective:.4f}",
-            )  # fmt: skip
+            )
 
         return report
 
@@ -500,9 +518,15 @@ class LogisticFit(LogisticPath):
     """
 
     def __init__(
-        self, train: RowBlocks, axes: Axes, settings: Settings, tol: float, max_iter: int,
-        goals: Mapping[int, float] | None = None, fast: bool = False,
-    ):  # fmt: skip
+        self,
+        train: RowBlocks,
+        axes: Axes,
+        settings: Settings,
+        tol: float,
+        max_iter: int,
+        goals: Mapping[int, float] | None = None,
+        fast: bool = False,
+    ):
         super().__init__(train, axes, settings, tol, max_iter, goals, fast)
         self._whole = len(axes)
         for penalty in np.argsort(axes.penalties)[::-1].tolist():

@@ -8,14 +8,18 @@ from array_api_compat import array_namespace
 
 from featstore.probe.arrays import (
     Array,
-    Backend,
     Precision,
-    full_precision,
     like,
-    reduced_precision,
     to_host,
 )
-from featstore.probe.solvers.logistic.products import Sheet, Tiles, Whitening, losses_and_gradients
+from featstore.probe.solvers.logistic.products import (
+    FULL,
+    Sheet,
+    Stage,
+    Tiles,
+    Whitening,
+    losses_and_gradients,
+)
 
 
 class Curvature:
@@ -306,10 +310,16 @@ class Lbfgs:
     """
 
     def __init__(
-        self, start: Array, *, tol: float, max_iter: int, first_step: float = 1.0,
-        goals: np.ndarray | None = None, noise: float | None = None,
+        self,
+        start: Array,
+        *,
+        tol: float,
+        max_iter: int,
+        first_step: float = 1.0,
+        goals: np.ndarray | None = None,
+        noise: float | None = None,
         decrement: Callable[[int], float] | None = None,
-    ):  # fmt: skip
+    ):
         xp = array_namespace(start)
         count = len(start)
         self.points = start
@@ -465,40 +475,6 @@ class Lbfgs:
         return xp.asarray(which, device=self.points.device)[:, None]
 
 
-# Factors of 11 bits stand for coefficients W that are off by dW, where dW'H dW is about 1e-7 of the
-# objective f: a gradient norm under some 3e-4 says nothing then, nor do differences of 1e-4 f
-FAST_TOL, FAST_NOISE = 1e-3, 1e-4
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A stretch of the descent.
-
-    Attributes:
-        precision: of its products.
-        least_tol: the smallest gradient norm that this precision can tell.
-        noise: share of the objective under which differences of it say nothing; None for that of
-            the numbers themselves.
-    """
-
-    precision: Precision
-    least_tol: float = 0.0
-    noise: float | None = None
-
-
-FULL = Stage(full_precision)
-FAST = Stage(reduced_precision, FAST_TOL, FAST_NOISE)
-
-
-def stages(fast: bool, backend: Backend, dtype: str) -> tuple[Stage, ...]:
-    """Return the stages; the last one, whose certificate is reported, is in full precision.
-
-    Only float32 products of torch on a CUDA device can be rounded; elsewhere nothing changes.
-    """
-    rounded = backend.name == "torch" and backend.device == "cuda" and dtype == "float32"
-    return (FAST, FULL) if fast and rounded else (FULL,)
-
-
 SEPARABLE = "separable"
 
 
@@ -569,9 +545,13 @@ class Running:
     """
 
     def __init__(
-        self, sheet: Sheet, whitenings: Mapping[int, Whitening], start: np.ndarray, n_rows: int,
+        self,
+        sheet: Sheet,
+        whitenings: Mapping[int, Whitening],
+        start: np.ndarray,
+        n_rows: int,
         descent: Descent,
-    ):  # fmt: skip
+    ):
         self.sheet, self._whitenings, self._n_rows = sheet, whitenings, n_rows
         self.descent = descent
         inverse = whitenings[sheet.spans[0].chain].inverse
@@ -583,10 +563,14 @@ class Running:
         first = descent.stages[0]
         goals = [descent.goals.get(int(number), -np.inf) for number in sheet.numbers]
         self.runs = Lbfgs(
-            flat, tol=max(descent.tol, first.least_tol), max_iter=descent.max_iter,
-            first_step=descent.first_step, goals=np.array(goals), noise=first.noise,
+            flat,
+            tol=max(descent.tol, first.least_tol),
+            max_iter=descent.max_iter,
+            first_step=descent.first_step,
+            goals=np.array(goals),
+            noise=first.noise,
             decrement=self._decrement,
-        )  # fmt: skip
+        )
 
     def coefficients(self, points: Array) -> Array:
         """Return W (P, C, 1 + m) of points V (P, n)."""
@@ -648,10 +632,8 @@ class Running:
         solutions = {}
         for p in done:
             kept = to_host(weights[int(p), :, : int(sheet.sizes[p])]).copy()
-            solutions[int(sheet.numbers[p])] = Solution(
-                kept, float(runs.values[p]), float(runs.norms[p]), int(runs.iterations[p]),
-                str(runs.status[p]),
-            )  # fmt: skip
+            ends = runs.values[p], runs.norms[p], runs.iterations[p], runs.status[p]
+            solutions[int(sheet.numbers[p])] = Solution(kept, *(end.item() for end in ends))
         kept = runs.status == ""
         runs.keep(kept)
         if kept.any():

@@ -15,6 +15,7 @@ from featstore.probe.arrays import (
     factorise,
     full_precision,
     like,
+    reduced_precision,
     solve_lower,
     take_into,
     to_host,
@@ -70,9 +71,15 @@ class Sheet:
     """
 
     def __init__(
-        self, chains: Sequence[Chain], members: np.ndarray, prefixes: np.ndarray,
-        numbers: np.ndarray, n_features: int, n_classes: int, backend: Backend,
-    ):  # fmt: skip
+        self,
+        chains: Sequence[Chain],
+        members: np.ndarray,
+        prefixes: np.ndarray,
+        numbers: np.ndarray,
+        n_features: int,
+        n_classes: int,
+        backend: Backend,
+    ):
         self.numbers, self.n_classes = numbers, n_classes
         self._width = 1 + n_features
         self._buffers: list[Array] = []
@@ -250,9 +257,17 @@ class Tiles:
     """
 
     def __init__(
-        self, blocks: RowBlocks, rows: int, mean: np.ndarray, scale: np.ndarray, dtype: str,
-        backend: Backend, split: str, kept_bytes: int, lookup: np.ndarray | None = None,
-    ):  # fmt: skip
+        self,
+        blocks: RowBlocks,
+        rows: int,
+        mean: np.ndarray,
+        scale: np.ndarray,
+        dtype: str,
+        backend: Backend,
+        split: str,
+        kept_bytes: int,
+        lookup: np.ndarray | None = None,
+    ):
         self.n_rows, self.n_features = blocks.n_rows, blocks.n_features
         self._blocks, self._rows, self._mean, self._scale = blocks, rows, mean, scale
         self._dtype, self._backend, self._split = dtype, backend, split
@@ -282,9 +297,14 @@ class Tiles:
         backend, width = self._backend, self.n_features
         tile = None
         for piece, labels in gathered(
-            self._blocks, self._rows, backend, self._dtype, self._mean, self._split,
+            self._blocks,
+            self._rows,
+            backend,
+            self._dtype,
+            self._mean,
+            self._split,
             scale=self._scale,
-        ):  # fmt: skip
+        ):
             if tile is None or self._kept is not None or tile.shape[1] != len(piece):
                 tile = backend.empty((1 + width, len(piece)), self._dtype)
                 tile[0] = 1
@@ -336,8 +356,9 @@ class Whitening:
         size = len(correlation)
         identity = xp.eye(size, dtype=xp.float64, device=correlation.device)
         inverse = solve_lower(self.lower[None], identity[None])[0]
-        self.inverse = xp.zeros((1 + size, 1 + size), dtype=getattr(xp, dtype),
-                                device=correlation.device)  # fmt: skip
+        self.inverse = xp.zeros(
+            (1 + size, 1 + size), dtype=getattr(xp, dtype), device=correlation.device
+        )
         self.inverse[0, 0] = 2**0.5
         self.inverse[1:, 1:] = xp.astype(inverse, getattr(xp, dtype))
 
@@ -410,9 +431,11 @@ SUMMED = 16
 
 
 def losses_and_gradients(
-    tiles: Tiles, sheets: Sequence[Sheet], coefficients: Sequence[Array],
+    tiles: Tiles,
+    sheets: Sequence[Sheet],
+    coefficients: Sequence[Array],
     precision: Precision = full_precision,
-) -> tuple[list[np.ndarray], list[Array]]:  # fmt: skip
+) -> tuple[list[np.ndarray], list[Array]]:
     """Return each sheet's losses (P,) and their gradients (P, C, 1 + m), float64, summed over rows.
 
     Each tile is met once: its logits, their softmax, and the products of the residuals with it
@@ -452,9 +475,12 @@ def losses_and_gradients(
 
 
 def add_up_logits(
-    sheets: Sequence[Sheet], arranged: Sequence[Array], tile: Array, out: Array,
+    sheets: Sequence[Sheet],
+    arranged: Sequence[Array],
+    tile: Array,
+    out: Array,
     places: Sequence[slice],
-) -> list[list[Array]]:  # fmt: skip
+) -> list[list[Array]]:
     """Write the logits of the sheets to `out` (all P, C, r); return the rows each has taken."""
     out[...] = 0
     rows = [sheet.taken(tile) for sheet in sheets]
@@ -467,3 +493,38 @@ def _flush(parts: list[Array], totals: list[Array]) -> None:
     for part, total in zip(parts, totals, strict=True):
         total += part
         part[...] = 0
+
+
+# Factors of 11 bits stand for coefficients W that are off by dW, where dW'H dW is about 1e-7 of the
+# objective f: a gradient norm under some 3e-4 says nothing then, nor do differences of 1e-4 f
+FAST_TOL = 1e-3
+FAST_NOISE = 1e-4
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stretch of the descent.
+
+    Attributes:
+        precision: of its products.
+        least_tol: the smallest gradient norm that this precision can tell.
+        noise: share of the objective under which differences of it say nothing; None for that of
+            the numbers themselves.
+    """
+
+    precision: Precision
+    least_tol: float = 0.0
+    noise: float | None = None
+
+
+FULL = Stage(full_precision)
+FAST = Stage(reduced_precision, FAST_TOL, FAST_NOISE)
+
+
+def stages(fast: bool, backend: Backend, dtype: str) -> tuple[Stage, ...]:
+    """Return the stages; the last one, whose certificate is reported, is in full precision.
+
+    Only float32 products of torch on a CUDA device can be rounded; elsewhere nothing changes.
+    """
+    rounded = backend.name == "torch" and backend.device == "cuda" and dtype == "float32"
+    return (FAST, FULL) if fast and rounded else (FULL,)

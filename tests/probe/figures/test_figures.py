@@ -41,38 +41,58 @@ PER_CLASS = pd.concat(
     )
     for name in CLASSES
 )
-REDUNDANCY = pd.DataFrame([
-    dict.fromkeys(CURVE, "x")
-    | {"l2": 0.1, "l2_choice": "given", "rule": rule, "delta": delta}
-    | {"redundancy": 1 - delta, "low": 0.9 - delta, "high": 1.05 - delta}
-    for rule in ("threshold", "interpolated")
-    for delta in (0.5, 0.6, 0.7)
-])  # fmt: skip
-INEQUALITY = pd.DataFrame([
-    dict.fromkeys(CURVE, "x")
-    | {"l2": 0.1, "l2_choice": "given", "mode": mode, "fraction": fraction}
-    | {"mean_per_class": 0.5 + fraction / 4, "gini": 0.3 - fraction / 5, "gini_std": 0.01}
-    for mode in ("random", "pca")
-    for fraction in (0.1, 0.2, 1.0)
-])  # fmt: skip
+REDUNDANCY = pd.DataFrame(
+    [
+        dict.fromkeys(CURVE, "x")
+        | {"l2": 0.1, "l2_choice": "given", "rule": rule, "delta": delta}
+        | {"redundancy": 1 - delta, "low": 0.9 - delta, "high": 1.05 - delta}
+        for rule in ("threshold", "interpolated")
+        for delta in (0.5, 0.6, 0.7)
+    ]
+)
+INEQUALITY = pd.DataFrame(
+    [
+        dict.fromkeys(CURVE, "x")
+        | {"l2": 0.1, "l2_choice": "given", "mode": mode, "fraction": fraction}
+        | {"mean_per_class": 0.5 + fraction / 4, "gini": 0.3 - fraction / 5, "gini_std": 0.01}
+        for mode in ("random", "pca")
+        for fraction in (0.1, 0.2, 1.0)
+    ]
+)
 SQUARE = pd.DataFrame(
     [[1, 0.5, 0.2], [0.5, 1, 0.7], [0.2, 0.7, 1]], index=list("abc"), columns=list("abc")
 )
-ATTRIBUTED = pd.DataFrame({
-    "feature": range(4), "change": [-0.2, 0.1, 0, -0.1], "low": [-0.3, 0, -0.1, -0.2],
-    "high": [-0.1, 0.2, 0.1, 0], "shapley": [0.5, -0.1, 0, 0.2],
-    "shapley_low": [0.4, -0.2, -0.1, 0.1], "shapley_high": [0.6, 0, 0.1, 0.3],
-})  # fmt: skip
-SPECTRA = pd.DataFrame({
-    "name": ["a"] * 4 + ["b"] * 3, "index": [0, 1, 2, 3, 0, 1, 2],
-    "eigenvalue": [4.0, 2.0, 2.0, 0.0, 1.0, 6.0, 3.0],
-})  # fmt: skip
-RETRIEVED = pd.DataFrame({
-    "mode": ["first", "first", "random", "random"], "fraction": [0.25, 1.0] * 2, "k": [4, 16] * 2,
-    "ndcg": [0.5, 0.8, 0.6, 0.8], "ndcg_low": [0.4, 0.7, 0.5, 0.7],
-    "ndcg_high": [0.6, 0.9, 0.7, 0.9], "ratio": [0.6, 1, 0.7, 1],
-    "ratio_low": [0.6, 1, 0.7, 1], "ratio_high": [0.6, 1, 0.7, 1],
-})  # fmt: skip
+ATTRIBUTED = pd.DataFrame(
+    {
+        "feature": range(4),
+        "change": [-0.2, 0.1, 0, -0.1],
+        "low": [-0.3, 0, -0.1, -0.2],
+        "high": [-0.1, 0.2, 0.1, 0],
+        "shapley": [0.5, -0.1, 0, 0.2],
+        "shapley_low": [0.4, -0.2, -0.1, 0.1],
+        "shapley_high": [0.6, 0, 0.1, 0.3],
+    }
+)
+SPECTRA = pd.DataFrame(
+    {
+        "name": ["a"] * 4 + ["b"] * 3,
+        "index": [0, 1, 2, 3, 0, 1, 2],
+        "eigenvalue": [4.0, 2.0, 2.0, 0.0, 1.0, 6.0, 3.0],
+    }
+)
+RETRIEVED = pd.DataFrame(
+    {
+        "mode": ["first", "first", "random", "random"],
+        "fraction": [0.25, 1.0] * 2,
+        "k": [4, 16] * 2,
+        "ndcg": [0.5, 0.8, 0.6, 0.8],
+        "ndcg_low": [0.4, 0.7, 0.5, 0.7],
+        "ndcg_high": [0.6, 0.9, 0.7, 0.9],
+        "ratio": [0.6, 1, 0.7, 1],
+        "ratio_low": [0.6, 1, 0.7, 1],
+        "ratio_high": [0.6, 1, 0.7, 1],
+    }
+)
 
 DRAWN = {
     "accuracy_against_fraction": MODES,

@@ -66,8 +66,9 @@ def numbers():
     x = random.normal(size=(400, 12)).astype(np.float32)
     y = x[:, :3] @ random.normal(size=(3, 2)) + random.normal(size=(400, 2)) + 5
     train, test = (x[:150], y[:150]), (x[150:], y[150:])
-    result = probe.sweep(train, test, fractions=[0.3], seeds=[1, 2], solver="ridge", l2=0.1,
-                         device="cpu")  # fmt: skip
+    result = probe.sweep(
+        train, test, fractions=[0.3], seeds=[1, 2], solver="ridge", l2=0.1, device="cpu"
+    )
     return result, test
 
 
@@ -155,8 +156,12 @@ def test_a_foreign_stale_or_damaged_file_is_refused(tmp_path):
     assert load_rows(out, table, "accuracy") is not None
     refused("of another sweep or other rows", table.iloc[:-1])
     refused("of another sweep", table.assign(options="other data"))
-    refused(r"its accuracy of row 1 is .*, and the table's 0.1", as_computed(table).assign(
-        accuracy=table["accuracy"].where(table.index != 1, 0.1).astype(float)))  # fmt: skip
+    refused(
+        r"its accuracy of row 1 is .*, and the table's 0.1",
+        as_computed(table).assign(
+            accuracy=table["accuracy"].where(table.index != 1, 0.1).astype(float)
+        ),
+    )
     sweep(tmp_path / "other.csv", l2=0.2)
     shutil.copy(rows_path(tmp_path / "other.csv"), rows_path(out))
     refused("of another sweep")

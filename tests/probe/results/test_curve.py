@@ -15,10 +15,16 @@ def table_of(correct: np.ndarray) -> pd.DataFrame:
     """A table of probes (seeds, fractions) from what each has right, (seeds, fractions, n)."""
     shares = (0.1, 1.0)
     rows = [
-        NAMES | {"seed": seed, "fraction": shares[place], "k": int(40 * shares[place]),
-                 "accuracy": hits.mean()}
-        for seed, each in enumerate(correct, 1) for place, hits in enumerate(each)
-    ]  # fmt: skip
+        NAMES
+        | {
+            "seed": seed,
+            "fraction": shares[place],
+            "k": int(40 * shares[place]),
+            "accuracy": hits.mean(),
+        }
+        for seed, each in enumerate(correct, 1)
+        for place, hits in enumerate(each)
+    ]
     return pd.DataFrame(rows)
 
 

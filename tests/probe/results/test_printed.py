@@ -98,8 +98,18 @@ def test_every_k_shows_round_shares():
     every = table([(1, size / 2048, size, 1 - 1 / size) for size in k.tolist()])
     rows = printed(every).views[0].rows()
     assert [row[1] for row in rows] == [
-        "1", "2", "4", "10", "20", "41", "102", "205", "410", "1,024", "2,048",
-    ]  # fmt: skip
+        "1",
+        "2",
+        "4",
+        "10",
+        "20",
+        "41",
+        "102",
+        "205",
+        "410",
+        "1,024",
+        "2,048",
+    ]
 
 
 def test_a_table_read_from_a_file_is_shown_alike():

@@ -26,8 +26,9 @@ def written(tmp_path_factory):
     x, y = random.normal(size=(160, 12)).astype(np.float32), np.arange(160) % 4
     x[:, :4] += 2 * np.eye(4)[y]
     train, test = (x[:100], y[:100]), (x[100:], y[100:])
-    result = probe.sweep(train, test, fractions=[0.25, 0.5], seeds=[1, 2], solver="ridge", l2=0.1,
-                         store="1", tap="2")  # fmt: skip
+    result = probe.sweep(
+        train, test, fractions=[0.25, 0.5], seeds=[1, 2], solver="ridge", l2=0.1, store="1", tap="2"
+    )
     for suffix in (".csv", ".json", ".parquet"):
         result.save(folder / f"results{suffix}")
         save_table(probe.per_class_table(result, CLASSES), folder / f"per_class{suffix}")

@@ -199,16 +199,25 @@ def test_the_oracle_finds_what_scipy_finds():
         return loss.mean() + (weight * at**2).sum() / 2, gradient.ravel()
 
     start = np.zeros(rows.shape[1] * (y.max() + 1))
-    best = minimize(both, start, jac=True, method="L-BFGS-B", options={"maxiter": 20_000,
-                    "ftol": 1e-15, "gtol": 1e-10, "maxfun": 50_000}).fun  # fmt: skip
+    best = minimize(
+        both,
+        start,
+        jac=True,
+        method="L-BFGS-B",
+        options={"maxiter": 20_000, "ftol": 1e-15, "gtol": 1e-10, "maxfun": 50_000},
+    ).fun
     assert optimum(name, l2, "float64", False) == pytest.approx(best, rel=1e-9)
 
 
 @pytest.mark.parametrize("left", [0.9, 1.1])
 def test_a_run_converges_where_what_it_has_not_learnt_agrees(left):
     tol = 1e-4
-    runs = Lbfgs(np.array([[0.7, 0.4, 0.2]]), tol=tol, max_iter=60,
-                 decrement=lambda run: left * 3 * tol**2 * runs.values[run])  # fmt: skip
+    runs = Lbfgs(
+        np.array([[0.7, 0.4, 0.2]]),
+        tol=tol,
+        max_iter=60,
+        decrement=lambda run: left * 3 * tol**2 * runs.values[run],
+    )
     while not runs.status.all():
         points = runs.ask()
         runs.tell(1 + (points**4).sum(1) / 4, points**3)
@@ -220,9 +229,16 @@ def test_a_scale_that_a_float32_can_hold_changes_no_raw_probe_without_a_penalty(
     scaled = plain[0] * 10.0 ** np.arange(-6, 6), plain[1]
     chains = [random_chain(12, [0.5, 1.0], 1)]
     results = [
-        probe.fit((x.astype(np.float32), y), chains, solver="logistic", l2=0.0,
-                  standardize=False, device="cpu") for x, y in (plain, scaled)
-    ]  # fmt: skip
+        probe.fit(
+            (x.astype(np.float32), y),
+            chains,
+            solver="logistic",
+            l2=0.0,
+            standardize=False,
+            device="cpu",
+        )
+        for x, y in (plain, scaled)
+    ]
     ours, theirs = (result.table for result in results)
     assert list(ours["status"]) == list(theirs["status"]) == ["converged"] * 2
     assert ours["objective"].to_numpy() == pytest.approx(theirs["objective"].to_numpy(), rel=1e-6)

@@ -152,9 +152,14 @@ def test_a_wide_layer_is_probed_in_little_memory():
     y = np.arange(60) % 2
     wide[y == 1, ::7] += 1
     result = probe.sweep(
-        (wide[:40], y[:40]), (wide[40:], y[40:]), fractions=[1e-4, 0.01, 0.5], seeds=[1, 2],
-        solver="ridge", memory="64MiB", device="cpu",
-    )  # fmt: skip
+        (wide[:40], y[:40]),
+        (wide[40:], y[40:]),
+        fractions=[1e-4, 0.01, 0.5],
+        seeds=[1, 2],
+        solver="ridge",
+        memory="64MiB",
+        device="cpu",
+    )
     table = result.raise_if_failed().table
     assert (table["accuracy"][table["fraction"] == 1] == 1).all()
     assert result.weights(2).coef.shape == (60_000, 2)

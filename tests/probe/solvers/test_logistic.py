@@ -297,8 +297,10 @@ def test_progress_counts_probes_and_passes():
     assert probes[-1][1:3] == (len(result), len(result))
     objectives = result.table.groupby("l2")["objective"].mean()
     assert probes[-1][3] == {
-        "converged": len(result), "passes": len(probes), "objective": f"{objectives[1e-3]:.4f}"
-    }  # fmt: skip
+        "converged": len(result),
+        "passes": len(probes),
+        "objective": f"{objectives[1e-3]:.4f}",
+    }
     assert any(done > facts["converged"] for _, done, _, facts in probes)
     assert result.fitted.passes == len(probes)
 

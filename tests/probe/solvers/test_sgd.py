@@ -22,9 +22,7 @@ from featstore.probe.splits import random_parts, stratified_parts
 from featstore.probe.subsets import first_chain, random_chain, segments, subset_chain
 
 FRACTIONS = (0.05, 0.5, 1.0)
-OPTIONS = {
-    "epochs": 4, "step_every": 2, "batch_size": 64, "validate_every": 1, "one_start": False
-}  # fmt: skip
+OPTIONS = {"epochs": 4, "step_every": 2, "batch_size": 64, "validate_every": 1, "one_start": False}
 
 
 def drawn(n=330, d=150, classes=4, dtype=np.float32, seed=0):
@@ -83,9 +81,12 @@ def test_every_probe_is_that_of_a_literal_loop(dtype, tolerance, backend):
     features, labels = drawn(dtype=dtype)
     penalties = [5e-4, 3e-2]
     result = probe.fit(
-        (features, labels), chains_of(), solver=SGD(l2=penalties, **OPTIONS), backend=backend,
+        (features, labels),
+        chains_of(),
+        solver=SGD(l2=penalties, **OPTIONS),
+        backend=backend,
         device="cpu",
-    )  # fmt: skip
+    )
     axes, table = result.fitted.axes, result.table
     assert (table.status == "ok").all()
     for number in range(len(axes)):
@@ -403,13 +404,19 @@ def test_progress_counts_epochs_then_test_rows():
     calls = []
     train = drawn()
     probe.sweep(
-        train, train, fractions=[0.1], solver=SGD(epochs=3, one_start=False),
+        train,
+        train,
+        fractions=[0.1],
+        solver=SGD(epochs=3, one_start=False),
         progress=lambda stage, done, total, **facts: calls.append((stage, done, total)),
-    )  # fmt: skip
+    )
     assert [call for call in calls if call[0] != "sweep"] == [
-        ("epochs", 1, 3), ("epochs", 2, 3), ("epochs", 3, 3),
-        ("test rows", 256, 330), ("test rows", 330, 330),
-    ]  # fmt: skip
+        ("epochs", 1, 3),
+        ("epochs", 2, 3),
+        ("epochs", 3, 3),
+        ("test rows", 256, 330),
+        ("test rows", 330, 330),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from array_api_compat import array_namespace, is_cupy_array, is_torch_array
 
 from featstore.probe import statuses
 from featstore.probe.errors import UsageError
+from featstore.probe.statuses import Status
 
 # rows of the triangular factor that are eliminated at once
 FORWARD_WIDTH = 256
@@ -338,9 +339,9 @@ class Factors:
 
 def _status(jitter: float, doubtful: bool) -> str:
     if np.isnan(jitter):
-        return statuses.SINGULAR
-    added = statuses.jitter(jitter) if jitter > 0 else statuses.OK
-    return statuses.combined(added, statuses.IMPRECISE if doubtful else statuses.OK)
+        return Status.SINGULAR
+    added = statuses.jitter(jitter) if jitter > 0 else Status.OK
+    return statuses.combined(added, Status.IMPRECISE if doubtful else Status.OK)
 
 
 def factorise(matrices: Array, squares: Array | None = None, products: str = "float64") -> Factors:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 from array_api_compat import array_namespace, is_torch_array
 
-from featstore.probe import statuses
 from featstore.probe.arrays import Array, add_product, full_precision, to_host
 from featstore.probe.errors import UsageError
 from featstore.probe.memory import MAX_ROWS, MIN_ROWS, Settings, rows_within
@@ -15,16 +14,13 @@ from featstore.probe.moments import RESOLUTION
 from featstore.probe.rows import RowBlocks, as_blocks, first_rows, gathered
 from featstore.probe.solvers import KNN
 from featstore.probe.solvers.weights import Fitted, Weights
+from featstore.probe.statuses import Status
 from featstore.probe.subsets import Axes, Chain
 
 TRIED = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
 """Numbers of neighbours that "auto" may come to."""
 
 CORPUS_ROWS = 4096
-
-REMEDIES = {
-    statuses.FEW_ROWS: "train has fewer rows than neighbours are to vote: give a smaller k",
-}
 
 
 def fit(
@@ -106,7 +102,7 @@ class NearestFit(Fitted):
         neighbours = self._counts[axes.penalty]
         few = neighbours > train.n_rows - itself
         self.facts = {
-            "status": np.where(few, statuses.FEW_ROWS, statuses.OK),
+            "status": np.where(few, Status.FEW_ROWS, Status.OK),
             "neighbours": neighbours,
         }
 

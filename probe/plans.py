@@ -32,7 +32,7 @@ from featstore.probe.rows import (
 from featstore.probe.selection import LOO, Penalties, part_count, planned
 from featstore.probe.solvers import AUTO
 from featstore.probe.solvers.registry import Chosen
-from featstore.probe.statuses import NOT_RUN
+from featstore.probe.statuses import Status
 from featstore.probe.subsets import Axes, Chain, Grid, check_seeds, every_size, grid
 
 
@@ -155,7 +155,7 @@ class ResultsFile:
         table = finished.reindex(every)
         if len(finished) < len(every):
             solved = every.isin(finished.index)
-            fill = self.identity.assign(status=NOT_RUN)
+            fill = self.identity.assign(status=Status.NOT_RUN.value)
             for name, column in finished.items():
                 if pd.api.types.is_integer_dtype(column):
                     table[name] = column.astype("Int64").reindex(every)
@@ -184,7 +184,7 @@ class ResultsFile:
         found = load_rows(self.path, table, score)
         if found is None:
             return None
-        done = np.unique(self.layout.probes[(table["status"] != NOT_RUN).to_numpy(bool)])
+        done = np.unique(self.layout.probes[(table["status"] != Status.NOT_RUN).to_numpy(bool)])
         kept, probes = found
         same = np.array_equal(probes, self.layout.probes) and kept.kept.shape == room.kept.shape
         if not (same and kept.known[done].all()):
@@ -202,7 +202,7 @@ class ResultsFile:
         """
         table = read_table(self.path, unchanged=True)
         self._check(table)
-        solved = (table["status"] != NOT_RUN).to_numpy(bool)
+        solved = (table["status"] != Status.NOT_RUN).to_numpy(bool)
         finished = as_computed(table[solved]).set_axis(self.layout.probes[solved])
         return finished[~finished.index.duplicated()].sort_index()
 

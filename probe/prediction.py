@@ -125,7 +125,7 @@ def _usable(result: ProbeResult, rows: Sequence[int] | None) -> np.ndarray:
         if not 0 <= row < len(result):
             raise UsageError(f"there is no probe {row}: the table has rows 0 to {len(result) - 1}")
     status = result.table["status"].iloc[wanted]
-    usable = wanted[~statuses.has(status, SOLVERS[result.solver].unusable)]
+    usable = wanted[~statuses.has(status, statuses.UNUSABLE)]
     if not len(usable):
         raise UsageError(f"no probe to save: {len(wanted)} were asked for and none was solved")
     return usable

@@ -22,6 +22,7 @@ from featstore.probe.rows import LabelledRows, Rows, as_blocks, check_test
 from featstore.probe.selection import Penalties
 from featstore.probe.solvers.registry import SOLVERS
 from featstore.probe.solvers.weights import Fitted, Weights, n_outputs, n_targets, n_train
+from featstore.probe.statuses import Status
 from featstore.probe.subsets import Axes
 
 SUFFIXES = (".csv", ".parquet", ".npz")
@@ -261,7 +262,7 @@ class ProbeResult:
         known = scores.columns() | means(areas, names)
         columns |= {name: values[self.probes] for name, values in known.items()}
         status = self._status_after(scores.not_finite)
-        unusable = statuses.has(status, SOLVERS[self.solver].unusable)
+        unusable = statuses.has(status, statuses.UNUSABLE)
         for name in known:
             columns[name] = np.where(unusable, np.nan, columns[name])
         table = with_columns(self.table.assign(status=status), columns)
@@ -330,15 +331,14 @@ class ProbeResult:
         Raises:
             ProbeFailed: some were not; the message names the first, the cause and the remedy.
         """
-        failures = SOLVERS[self.solver].failures
-        failed = np.flatnonzero(statuses.has(self.table["status"], failures))
+        failed = np.flatnonzero(statuses.has(self.table["status"], statuses.FAILED))
         if failed.size:
             first = self.table.iloc[failed[0]]
+            kind = next(kind for kind in statuses.kinds(first.status) if kind.failed)
             raise ProbeFailed(
                 f"{failed.size} of {len(self)} probes failed; the first (fraction "
                 f"{first.fraction:g}, seed {first.seed}, {called(self.solver, first.l2)} "
-                f"{first.l2:g}) is {first.status}: "
-                + next(failures[kind] for kind in statuses.kinds(first.status) if kind in failures)
+                f"{first.l2:g}) is {first.status}: {kind.text}"
             )
         return self
 
@@ -359,8 +359,8 @@ class ProbeResult:
         Of a probe that failed before nothing more is said.
         """
         known = self.fitted.facts["status"]
-        new = not_finite & ~statuses.has(known, SOLVERS[self.solver].unusable)
-        told = np.where(new, statuses.NOT_FINITE, statuses.OK)[self.probes]
+        new = not_finite & ~statuses.has(known, statuses.UNUSABLE)
+        told = np.where(new, Status.NOT_FINITE, Status.OK)[self.probes]
         known = known[self.probes]
         return np.array(
             [statuses.combined(*pair) for pair in zip(known.tolist(), told.tolist(), strict=True)]

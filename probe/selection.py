@@ -9,7 +9,6 @@ from typing import Any, Protocol
 import numpy as np
 from array_api_compat import array_namespace
 
-from featstore.probe import statuses
 from featstore.probe.arrays import Array, at_labels, to_host
 from featstore.probe.errors import MemoryBudgetError, SelectionWarning, UsageError
 from featstore.probe.kernels import judged
@@ -33,6 +32,7 @@ from featstore.probe.solvers.routes import (
 )
 from featstore.probe.solvers.weights import Fitted, n_outputs
 from featstore.probe.splits import check_share
+from featstore.probe.statuses import UNUSABLE, has
 from featstore.probe.subsets import Axes, Chain, numbers_of, those
 
 GIVEN, VALIDATION, LOO = "given", "validation", "loo"
@@ -412,7 +412,7 @@ class _LeftOut(_Afresh):
             self._entry, self._train, cut, values, self._settings, self._options
         )
         losses = _losses_of(fitted, self._entry, self._train)
-        failed = statuses.has(fitted.facts["status"], self._entry.unusable)
+        failed = has(fitted.facts["status"], UNUSABLE)
         losses.score(fitted, self._train)
         return _by_rung(fitted.axes, numbers, len(going), losses.means(), losses.scores(), failed)
 
@@ -486,7 +486,7 @@ class _HeldOut(_Afresh):
             cut, numbers = those(chains, going)
             fitted = solve(self._entry, remainder, cut, values, settings, self._options)
             losses = losses or _losses_of(fitted, self._entry, remainder)
-            failed = failed | statuses.has(fitted.facts["status"], self._entry.unusable)
+            failed = failed | has(fitted.facts["status"], UNUSABLE)
             losses.score(fitted, held_out)
         return _by_rung(fitted.axes, numbers, len(going), losses.means(), losses.scores(), failed)
 
@@ -525,7 +525,7 @@ class _OnPath(_HeldOut):
         for path, (remainder, held_out) in zip(self._paths, self._parts, strict=True):
             path.solve(asked, starts)
             losses = losses or _losses_of(path, self._entry, remainder)
-            failed = failed | np.isin(path.facts["status"], self._entry.unusable)
+            failed = failed | has(path.facts["status"], UNUSABLE)
             losses.score(path, held_out, keep=True)
             if not starts:
                 ends = {n: path.solution(n) for n in asked[movable].tolist()}

@@ -21,7 +21,7 @@ from featstore.probe.results.curves import Evidence
 from featstore.probe.results.files import written_whole
 from featstore.probe.results.sentences import warnings
 from featstore.probe.results.views import Column, View, as_json, number, numbers, without_features
-from featstore.probe.statuses import NOT_RUN
+from featstore.probe.statuses import Status
 from featstore.report.reading import (
     Curve,
     Material,
@@ -214,7 +214,7 @@ def redundancies(rows: pd.DataFrame, correct: Evidence = None) -> dict[tuple, pd
 
 def _run(rows: pd.DataFrame, correct: Evidence) -> tuple[pd.DataFrame, Evidence]:
     """Return the probes that were run, and on which rows they are right."""
-    run = (rows["status"] != NOT_RUN).to_numpy()
+    run = (rows["status"] != Status.NOT_RUN).to_numpy()
     if correct is None:
         return rows[run], None
     return rows[run], [own for own, ran in zip(correct, run, strict=True) if ran]

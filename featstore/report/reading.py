@@ -28,7 +28,7 @@ from featstore.probe.results.intervals import over_of
 from featstore.probe.results.reading import Judged, judged, load_rows, read_per_class, unpacked
 from featstore.probe.results.sentences import Answer, answers
 from featstore.probe.results.views import Column, View, as_json, numbers, summary, with_ratio
-from featstore.probe.statuses import NOT_RUN
+from featstore.probe.statuses import Status
 from featstore.report import provenance
 
 
@@ -277,7 +277,7 @@ def _joined(files: Sequence[Path], tables: Sequence[pd.DataFrame]) -> pd.DataFra
 
 def not_run(table: pd.DataFrame) -> int:
     """Return how many probes an interrupted sweep did not reach."""
-    return int((table["status"] == NOT_RUN).sum())
+    return int((table["status"] == Status.NOT_RUN).sum())
 
 
 DRAWN = 240

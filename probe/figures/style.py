@@ -24,7 +24,7 @@ from featstore.probe.errors import UsageError
 from featstore.probe.results import CURVE, percent
 from featstore.probe.results.files import written_whole
 from featstore.probe.results.intervals import over_of
-from featstore.probe.statuses import NOT_RUN
+from featstore.probe.statuses import Status
 
 SUFFIXES = (".png", ".svg", ".pdf")
 """Suffixes that a picture's file name may have."""
@@ -353,7 +353,7 @@ def along_fraction(rows: pd.DataFrame, value: str, unit: float) -> Curve:
         unit: what it, `low` and `high` are multiplied by.
     """
     if "status" in rows:
-        rows = rows[rows["status"] != NOT_RUN]
+        rows = rows[rows["status"] != Status.NOT_RUN]
     groups = rows.groupby("fraction")
     numbers = groups[value].agg(["mean", "std"])
     mean, spread = (floats(numbers[name]) for name in ("mean", "std"))

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from featstore.probe.errors import UsageError
-from featstore.probe.statuses import NOT_RUN
+from featstore.probe.statuses import Status
 
 Evidence: TypeAlias = np.ndarray | list[np.ndarray | None] | None
 """What is known of single test rows: see `featstore.probe.results.curves.curves`."""
@@ -50,7 +50,7 @@ def as_curves(table: pd.DataFrame) -> pd.DataFrame:
     Where each probe chose its own penalty, the penalty no longer tells curves apart: l2 is NaN
     there. A table without the column `l2_choice` has penalties that were given.
     """
-    run = table[table["status"] != NOT_RUN] if "status" in table else table
+    run = table[table["status"] != Status.NOT_RUN] if "status" in table else table
     run = run.assign(l2_choice=run.get("l2_choice", "given"))
     run = run.assign(l2_choice=_choice_of_parts(run))
     return run.assign(l2=run["l2"].where(run["l2_choice"] == "given"))

@@ -23,7 +23,7 @@ from featstore.probe.results.files import (
     save_table,
 )
 from featstore.probe.rows import RowBlocks, has_targets
-from featstore.probe.statuses import NOT_RUN
+from featstore.probe.statuses import Status
 
 MOST = 512 << 20
 """Bytes that rows may take unless one says otherwise."""
@@ -348,7 +348,7 @@ def read_correct(*paths: str | Path) -> list[np.ndarray | None] | None:
         table = read_table(path)
         rows = read_rows(path, table, score_of(table)) or [None] * len(table)
         if "status" in table:
-            run = (table["status"] != NOT_RUN).to_numpy(bool)
+            run = (table["status"] != Status.NOT_RUN).to_numpy(bool)
             rows = [own for own, ran in zip(rows, run, strict=True) if ran]
         found += rows
     return found if any(rows is not None for rows in found) else None

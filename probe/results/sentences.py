@@ -23,6 +23,7 @@ from featstore.probe.results import (
     table_of,
 )
 from featstore.probe.results.curves import Curve, Difference, curve_table, curves, difference
+from featstore.probe.statuses import Status
 
 FAR = 0.05
 """By how much a share has to shrink, once corrected for chance, for a sentence to say so."""
@@ -286,7 +287,7 @@ def _left_out(curve: Curve, table: pd.DataFrame) -> Iterator[str]:
         places = np.setdiff1d(places, whole[whole >= 0][1:])
     rows = table.iloc[places]
     kinds = rows["status"].astype(str).map(lambda status: statuses.kinds(status)[0])
-    odd = ~kinds.isin((*statuses.SOLVED, statuses.JITTER))
+    odd = ~kinds.isin((*statuses.SOLVED, Status.JITTER))
     scored = rows[curve.score].notna()
     for which, what in ((odd & scored, "did not converge"), (~scored, "failed and are left out")):
         count = int(which.sum())
@@ -315,7 +316,7 @@ def _unusual_statuses(table: pd.DataFrame) -> list[str]:
         lines.append(
             f"{len(rows)} of {len(table)} probes have status {kind}, the first at fraction "
             f"{first.fraction:g}, seed {first.seed}, {called(first.get('solver', ''), first.l2)} "
-            f"{first.l2:g}"
+            f"{first.l2:g}: {statuses.kinds(first.status)[0].text}"
         )
     return lines
 

@@ -31,6 +31,7 @@ from featstore.probe.rows import (
 )
 from featstore.probe.solvers.weights import Fitted, Weights
 from featstore.probe.splits import ColumnSubset, gathered_columns
+from featstore.probe.statuses import Status
 from featstore.probe.subsets import Axes, Chain
 
 PIECE = 4096
@@ -564,8 +565,8 @@ class DualFit(Fitted):
         With X X' + N added I in place of X X' every probe is one with so much more of a penalty.
         """
         if np.isnan(added):
-            return statuses.SINGULAR
-        return statuses.jitter(added) if added > NEGLIGIBLE * penalty else statuses.OK
+            return Status.SINGULAR
+        return statuses.jitter(added) if added > NEGLIGIBLE * penalty else Status.OK
 
     def _solved(
         self, z: RowBlocks, whole: Chain, penalties: tuple[float, ...], settings: Settings

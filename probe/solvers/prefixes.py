@@ -25,7 +25,6 @@ from featstore.probe.metrics import LogitSink, PassingSink, Scores
 from featstore.probe.moments import Moments
 from featstore.probe.rows import RowBlocks, gathered
 from featstore.probe.solvers.weights import Fitted, Weights
-from featstore.probe.statuses import SINGULAR
 from featstore.probe.subsets import FEATURES, Axes, Basis, Frame, congruent, directions, variances
 
 
@@ -187,12 +186,6 @@ def direct_is_cheaper(sizes: Sequence[int], n_classes: int) -> bool:
 
 
 Ready: TypeAlias = Forward | Direct | FoldedDirect
-
-REMEDIES = {
-    SINGULAR: "the features are linearly dependent and l2 is too small to tell them apart: "
-    "give a larger l2",
-}
-
 
 SHALLOW = 1e-6
 """Shares of its squares in a system's weakest direction below which float32 rows blur a probe."""

@@ -1,14 +1,14 @@
 """The solvers by name, and what each must offer: fit once, then score and weights of any probe."""
 
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
-from featstore.probe import neighbours, statuses
+from featstore.probe import neighbours
 from featstore.probe.memory import Settings
 from featstore.probe.rows import RowBlocks
-from featstore.probe.solvers import Options, closed_form, logistic, prefixes, sgd, value_of
+from featstore.probe.solvers import Options, closed_form, logistic, sgd, value_of
 from featstore.probe.solvers.weights import Fitted
 from featstore.probe.subsets import Chain
 
@@ -33,8 +33,6 @@ class Solver:
 
     Attributes:
         fit: solves all probes.
-        remedies: for each kind of status that means failure, a sentence of cause and remedy.
-        unfinished: those of them that leave a usable probe, which is scored all the same.
         seeded: whether a probe may depend on its chain's seed by more than the order of features;
             where it does not, the whole layer is solved once for all seeds.
         zero_penalty: whether l2 = 0 is allowed.
@@ -64,8 +62,6 @@ class Solver:
     """
 
     fit: Fit
-    remedies: Mapping[str, str] = field(default_factory=dict)
-    unfinished: tuple[str, ...] = ()
     seeded: bool = False
     zero_penalty: bool = True
     choice: str = "validation"
@@ -89,16 +85,6 @@ class Solver:
         """What `featstore.probe.selection.planned` needs to know of the solver."""
         return {"zero": self.zero_penalty, "choice": self.choice, "ladder": self.ladder}
 
-    @property
-    def failures(self) -> dict[str, str]:
-        """Cause and remedy of each kind of status that means failure, the solver's own or any's."""
-        return {**statuses.REMEDIES, **self.remedies}
-
-    @property
-    def unusable(self) -> list[str]:
-        """The kinds of statuses of probes that are not worth scoring."""
-        return [kind for kind in self.failures if kind not in self.unfinished]
-
     def depends_on_seed(self, options: Options) -> bool:
         """Return whether, under these options, seeds change more than the order of features."""
         return self.seeded and not options.own().get("one_start", False)
@@ -107,7 +93,6 @@ class Solver:
 SOLVERS: dict[str, Solver] = {
     "ridge": Solver(
         closed_form.fit_ridge,
-        prefixes.REMEDIES,
         choice="loo",
         loss="squared",
         probabilities=False,
@@ -117,16 +102,14 @@ SOLVERS: dict[str, Solver] = {
     ),
     "lda": Solver(
         closed_form.fit_lda,
-        prefixes.REMEDIES,
         choice="loo",
         loss="errors",
         leave_one_out=closed_form.leave_one_out,
         every_prefix=True,
     ),
-    "logistic": Solver(logistic.fit, logistic.REMEDIES, logistic.UNFINISHED, path=logistic.path),
+    "logistic": Solver(logistic.fit, path=logistic.path),
     "sgd": Solver(
         sgd.fit,
-        sgd.REMEDIES,
         seeded=True,
         choice="given",
         batch=15,
@@ -137,7 +120,6 @@ SOLVERS: dict[str, Solver] = {
     ),
     "knn": Solver(
         neighbours.fit,
-        neighbours.REMEDIES,
         zero_penalty=False,
         choice="loo",
         loss="errors",

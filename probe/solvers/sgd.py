@@ -17,6 +17,7 @@ from featstore.probe.rows import RowBlocks, gathered, validation_of, views_of
 from featstore.probe.solvers import SGD, own_fields
 from featstore.probe.solvers.weights import Fitted, Weights
 from featstore.probe.splits import Parts, random_parts
+from featstore.probe.statuses import Status
 from featstore.probe.subsets import Axes, Chain, Segment, segments
 
 
@@ -459,12 +460,6 @@ def _cost(layout: Layout, rows: int, item: int) -> int:
     return item * (3 * layout.entries + rows * (layout.sizes[-1] + 3 * layout.columns))
 
 
-REMEDIES = {
-    "diverged": "the loss is not finite any more, since the steps are too long for features of "
-    "this size: give a smaller lr, or divide the features by a constant",
-}
-
-
 def fit(
     train: RowBlocks,
     chains: Sequence[Chain],
@@ -592,7 +587,7 @@ class SgdFit(Fitted):
         best = self._by_probe([trained.best_epoch[None] for trained in self._trained])
         finite = np.isfinite(self.losses).all(axis=0)
         self.facts = {
-            "status": np.where(finite, "ok", "diverged"),
+            "status": np.where(finite, Status.OK, Status.DIVERGED),
             "best_epoch": best[0],
             "val_accuracy": np.take_along_axis(self.val_accuracies, best - 1, axis=0)[0],
             "train_loss": np.take_along_axis(self.losses, best - 1, axis=0)[0],

@@ -18,6 +18,7 @@ from featstore.probe.modes import MODES
 from featstore.probe.rows import ArrayBlocks
 from featstore.probe.solvers import declared, value_of
 from featstore.probe.solvers.registry import SOLVERS
+from featstore.probe.statuses import Status
 
 N, N_TEST, D, C = 150, 90, 16, 6
 CLASSES = tuple(name for name in METRICS if name not in OF_TARGETS)
@@ -289,4 +290,4 @@ def test_penalties_of_any_size_are_solved_or_said_not_to_be(solver, l2):
     majority = np.bincount(TEST[1]).min() / N_TEST
     solved = statuses.has(table["status"], statuses.SOLVED)
     assert (table["accuracy"][solved] >= majority).all()
-    assert table["accuracy"][statuses.has(table["status"], [statuses.NOT_FINITE])].isna().all()
+    assert table["accuracy"][statuses.has(table["status"], [Status.NOT_FINITE])].isna().all()

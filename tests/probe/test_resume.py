@@ -27,7 +27,7 @@ from featstore.probe.results.files import (
 )
 from featstore.probe.results.reading import load_rows, rows_path
 from featstore.probe.solvers.registry import SOLVERS
-from featstore.probe.statuses import NOT_RUN
+from featstore.probe.statuses import Status
 
 PROBLEM = clusters(150, 60, 30, 3)
 CASES = {
@@ -99,7 +99,7 @@ def check_partial(path: Path, n_rows: int, whole: Path) -> None:
     if path.exists() and path.read_bytes() != whole.read_bytes():
         partial = read_table(path)
         assert len(partial) == n_rows
-        left = partial["status"] == NOT_RUN
+        left = partial["status"] == Status.NOT_RUN
         assert left.any()
         assert partial["accuracy"].isna().tolist() == left.tolist()
 
@@ -120,7 +120,7 @@ def test_only_what_is_missing_is_solved(tmp_path, monkeypatch, suffix):
     with pytest.raises(KeyboardInterrupt):
         sweep(out, solver="ridge")
     partial = read_table(out)
-    assert (partial["status"] == NOT_RUN).tolist() == [False, False, True] + [True] * 6
+    assert (partial["status"] == Status.NOT_RUN).tolist() == [False, False, True] + [True] * 6
     assert partial["seed"].tolist() == [1] * 3 + [2] * 3 + [3] * 3
     assert partial["fraction"].tolist() == [0.1, 0.5, 1.0] * 3
     assert partial["l2"].tolist() == [1e-3] * 9
@@ -315,7 +315,7 @@ def test_ctrl_c_on_a_real_process_leaves_the_finished_probes(tmp_path):
     assert b"KeyboardInterrupt" in process.stderr.read()
     process.stderr.close()
     table = read_table(out)
-    left = table["status"] == NOT_RUN
+    left = table["status"] == Status.NOT_RUN
     assert len(table) == 399 * 60
     assert 0 < left.sum() < len(table)
     assert table["accuracy"][~left].between(0, 1).all()

@@ -140,16 +140,6 @@ def _scored(axes: Axes, n_classes: int, item: int, memory: int) -> list[np.ndarr
     return [np.arange(s, min(len(axes), s + count)) for s in range(0, len(axes), count)]
 
 
-REMEDIES = {
-    "max_iter": "the steps allowed did not suffice: give a larger max_iter, tol or l2",
-    "line_search": "rounding hides any further decrease: give a larger tol or l2, or float64 "
-    "features",
-    "separable": "without a penalty the weights of separated classes grow for ever: give an l2 "
-    "above 0",
-}
-
-UNFINISHED = ("max_iter", "line_search")
-
 # of probes that are compared with each other alone
 LOOSE_TOL = 2e-2
 UNSOLVED = Solution(np.zeros((0, 0)), np.nan, np.nan, 0, "")

@@ -20,6 +20,7 @@ from featstore.probe.solvers.logistic.products import (
     Whitening,
     losses_and_gradients,
 )
+from featstore.probe.statuses import Status
 
 
 class Curvature:
@@ -266,7 +267,6 @@ LAST, GAINED = 0.2, 200
 # was seen to be half to a twentieth of what was left to gain
 LEFT = 3
 
-CONVERGED, MAX_ITER, LINE_SEARCH = "converged", "max_iter", "line_search"
 
 PROGRESS = ("_lowest", "_first_norm", "_least_norm", "_nearest", "_gained", "_goals")
 
@@ -424,7 +424,7 @@ class Lbfgs:
         self._direction = xp.where(self._mask(turned), direction, self._direction)
         self._slopes = np.where(turned, slopes, self._slopes)
         self._steps.start(turned, self._slopes)
-        self.status[hopeless] = LINE_SEARCH
+        self.status[hopeless] = Status.LINE_SEARCH
         # a run that has just forgotten its curvature cannot tell how far it is
         learnt = self._curvature.known() & turned
         self._finish(squares == 0, learnt)
@@ -442,9 +442,9 @@ class Lbfgs:
         if self._decrement is not None:
             for run in np.flatnonzero(converged):
                 converged[run] = self._decrement(int(run)) <= LEFT * allowed[run]
-        self.status[running & self._stalled()] = LINE_SEARCH
-        self.status[running & (self.iterations >= self._max_iter)] = MAX_ITER
-        self.status[converged | still | (self.values <= self._goals)] = CONVERGED
+        self.status[running & self._stalled()] = Status.LINE_SEARCH
+        self.status[running & (self.iterations >= self._max_iter)] = Status.MAX_ITER
+        self.status[converged | still | (self.values <= self._goals)] = Status.CONVERGED
 
     def _at_rest(self, allowed: np.ndarray) -> np.ndarray:
         """Return which runs have gained little in the last share of their rounds, bool (P,)."""
@@ -473,9 +473,6 @@ class Lbfgs:
     def _mask(self, which: np.ndarray) -> Array:
         xp = array_namespace(self.points)
         return xp.asarray(which, device=self.points.device)[:, None]
-
-
-SEPARABLE = "separable"
 
 
 @dataclass(frozen=True)
@@ -602,7 +599,7 @@ class Running:
         values = losses / self._n_rows + penalty
         self.runs.tell(values, xp.reshape(whitened, (len(sheet), -1)))
         if self.descent.l2 == 0:
-            self.runs.status[losses < np.log(2)] = SEPARABLE
+            self.runs.status[losses < np.log(2)] = Status.SEPARABLE
 
     def _pull(self, weights: Array, gradients: Array) -> Array:
         """Add the gradients of the penalties to `gradients`; return the penalties, float64 (P,)."""

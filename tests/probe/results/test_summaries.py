@@ -10,6 +10,7 @@ import pytest
 from featstore.probe.results import CURVE
 from featstore.probe.results.sentences import sentence, warnings
 from featstore.probe.results.views import summary, with_ratio
+from featstore.probe.statuses import Status
 
 
 def table(probes, **changes) -> pd.DataFrame:
@@ -86,8 +87,10 @@ def test_the_sentence_of_the_full_layer_alone():
 def test_warnings_name_each_unusual_status_once():
     status = ["ok", "jitter=1.0e-09", "jitter=2.0e-09", "singular"]
     assert warnings(table(PROBES).assign(status=status)) == [
-        "2 of 4 probes have status jitter, the first at fraction 0.1, seed 2, l2 0.001",
-        "1 of 4 probes have status singular, the first at fraction 1, seed 2, l2 0.001",
+        "2 of 4 probes have status jitter, the first at fraction 0.1, seed 2, l2 0.001: "
+        + Status.JITTER.text,
+        "1 of 4 probes have status singular, the first at fraction 1, seed 2, l2 0.001: "
+        + Status.SINGULAR.text,
     ]
     assert warnings(table(PROBES).assign(status=["ok", "ok", "converged", "ok"])) == []
 

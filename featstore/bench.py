@@ -256,7 +256,7 @@ def swept(train: Pair, test: Pair, sizes: EpochSizes, setup: Setup, solver: str)
     own: dict[str, Any] = {"l2": L2[solver]} if solver in L2 else {}
     if solver == "sgd":
         own = {"epochs": sizes.epochs, "step_every": 1, "validate_every": 1, "one_start": False}
-    told = {"fractions": shares(sizes), "seeds": sizes.seeds, "solver": value_of(solver, **own)}
+    told = {"fractions": shares(sizes), "seeds": sizes.seeds, "solver": value_of(solver, own)}
     told |= setup.arguments
     return measured(lambda: probe.sweep(train, test, **told), sizes.repeats, setup.backend)
 

@@ -7,7 +7,6 @@ of no feature has the logits `start`: the shares of the classes, or log q_c for 
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +22,7 @@ from featstore.probe.arrays import (
     to_host,
 )
 from featstore.probe.errors import DataError, UsageError
-from featstore.probe.memory import CACHE_BYTES, Settings, rows_within, settings_of
+from featstore.probe.memory import CACHE_BYTES, Progress, Settings, rows_within, settings_of, silent
 from featstore.probe.moments import cached_moments
 from featstore.probe.results.intervals import check_level
 from featstore.probe.rows import RowBlocks, Rows, as_pair, gathered, has_targets
@@ -46,7 +45,10 @@ def drop_one(
     seed: int = 0,
     standardize: bool = True,
     moments_cache: Path | None = None,
-    **computing: Any,
+    memory: str | int = "auto",
+    device: str = "auto",
+    backend: str = "torch",
+    progress: Progress | bool = silent,
 ) -> pd.DataFrame:
     """Return what leaving each feature out does to the probe of all others, refitted exactly.
 
@@ -69,7 +71,10 @@ def drop_one(
         seed: what it is drawn with.
         standardize: divide each feature by its deviation in train.
         moments_cache: folder to keep moments in, under the blocks' fingerprint.
-        computing: `memory`, `device`, `backend` and `progress`, as of `probe.fit`.
+        memory: what arrays may take, on host and device each, as of `featstore.probe.fit`.
+        device: "auto", "cpu" or "cuda".
+        backend: "torch", "numpy" or "cupy".
+        progress: callback; True for lines on standard error.
 
     Returns:
         A row for each feature: `feature`; `accuracy` without it; `change`, that less the accuracy
@@ -98,7 +103,7 @@ def drop_one(
     check_level(level)
     if resamples < 1:
         raise UsageError(f"resamples is {resamples}: a bootstrap takes at least 1")
-    settings = settings_of(standardize, moments_cache, **computing)
+    settings = settings_of(standardize, moments_cache, memory, device, backend, progress)
     with own_settings(), full_precision():
         probe, blocks = _solved(train, test, solver, l2, settings)
         return _drop_one(probe, blocks, settings, level, resamples, seed)
@@ -462,7 +467,10 @@ def shapley(
     seed: int = 0,
     standardize: bool = True,
     moments_cache: Path | None = None,
-    **computing: Any,
+    memory: str | int = "auto",
+    device: str = "auto",
+    backend: str = "torch",
+    progress: Progress | bool = silent,
 ) -> Shapley:
     """Return each feature's Shapley value: the loss on test that it takes away, over all orders.
 
@@ -484,7 +492,10 @@ def shapley(
         seed: what permutations are drawn with.
         standardize: as of `drop_one`.
         moments_cache: likewise.
-        computing: likewise.
+        memory: what arrays may take, on host and device each, as of `featstore.probe.fit`.
+        device: "auto", "cpu" or "cuda".
+        backend: "torch", "numpy" or "cupy".
+        progress: callback; True for lines on standard error.
 
     Raises:
         UsageError, DataError, MemoryBudgetError: as `drop_one`; or fewer than 2 permutations.
@@ -507,7 +518,7 @@ def shapley(
         raise UsageError(f"permutations is {permutations}: a standard error takes at least 2")
     if standard_error is not None and not standard_error > 0:
         raise UsageError(f"standard_error is {standard_error}: give one above 0")
-    settings = settings_of(standardize, moments_cache, **computing)
+    settings = settings_of(standardize, moments_cache, memory, device, backend, progress)
     with own_settings(), full_precision():
         probe, blocks = _solved(train, test, solver, l2, settings)
         return _shapley(probe, blocks, settings, permutations, standard_error, level, seed)

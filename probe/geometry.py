@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,7 +10,7 @@ from array_api_compat import array_namespace
 
 from featstore.probe.arrays import full_precision, own_settings, to_host
 from featstore.probe.errors import DataError, MemoryBudgetError, UsageError
-from featstore.probe.memory import Settings, settings_of, text
+from featstore.probe.memory import Progress, Settings, settings_of, silent, text
 from featstore.probe.moments import Moments, moments
 from featstore.probe.neighbours import Placed, joined_walks, nearest, scaling
 from featstore.probe.rows import RowBlocks, Rows, SideBySide, as_blocks
@@ -38,7 +37,10 @@ def intrinsic_dimension(
     *,
     neighbours: int = 20,
     standardize: bool = True,
-    **computing: Any,
+    memory: str | int = "auto",
+    device: str = "auto",
+    backend: str = "torch",
+    progress: Progress | bool = silent,
 ) -> pd.DataFrame:
     """Return in how many dimensions rows lie about each other, of a layer and of random subsets.
 
@@ -57,7 +59,10 @@ def intrinsic_dimension(
         seeds: what the random subsets are drawn with.
         neighbours: K.
         standardize: divide each feature by its deviation.
-        computing: `memory`, `device`, `backend` and `progress`, as of `probe.fit`.
+        memory: what arrays may take, on host and device each, as of `featstore.probe.fit`.
+        device: "auto", "cpu" or "cuda".
+        backend: "torch", "numpy" or "cupy".
+        progress: callback; True for lines on standard error.
 
     Returns:
         A row for each seed and fraction, the whole layer last: `seed`, `fraction`, `k`, `two_nn`,
@@ -80,7 +85,10 @@ def intrinsic_dimension(
         >>> table[["two_nn", "likelihood"]].round().values.tolist()
         [[3.0, 3.0]]
     """
-    blocks, settings = as_blocks(rows), settings_of(standardize, **computing)
+    blocks, settings = (
+        as_blocks(rows),
+        settings_of(standardize, None, memory, device, backend, progress),
+    )
     if not 2 <= neighbours < blocks.n_rows:
         raise UsageError(
             f"neighbours is {neighbours}: give 2 to {blocks.n_rows - 1:,}, the other rows"
@@ -138,7 +146,10 @@ def mutual_neighbours(
     k: int = 10,
     metric: str = "cosine",
     standardize: bool = False,
-    **computing: Any,
+    memory: str | int = "auto",
+    device: str = "auto",
+    backend: str = "torch",
+    progress: Progress | bool = silent,
 ) -> pd.DataFrame:
     """Return the share of nearest rows that layers, and subsets of them, have in common.
 
@@ -153,7 +164,10 @@ def mutual_neighbours(
         k: neighbours of each row.
         metric: "cosine" or "euclidean".
         standardize: centre features and divide them by their deviation.
-        computing: `memory`, `device`, `backend` and `progress`, as of `probe.fit`.
+        memory: what arrays may take, on host and device each, as of `featstore.probe.fit`.
+        device: "auto", "cpu" or "cuda".
+        backend: "torch", "numpy" or "cupy".
+        progress: callback; True for lines on standard error.
 
     Returns:
         `name`, `other`, `seed`, `fraction`, `mutual`, `chance`: a row for each subset, which is
@@ -180,7 +194,10 @@ def mutual_neighbours(
     (n_rows,) = counts
     if not 1 <= k < n_rows:
         raise UsageError(f"k is {k}: give 1 to {n_rows - 1:,}, the other rows")
-    settings, chance = settings_of(standardize, **computing), k / (n_rows - 1)
+    settings, chance = (
+        settings_of(standardize, None, memory, device, backend, progress),
+        k / (n_rows - 1),
+    )
     wholes: dict[str, np.ndarray] = {}
     found = []
     for name, each in blocks.items():
@@ -253,7 +270,10 @@ def calibrated_cka(
     permutations: int = 199,
     seed: int = 0,
     standardize: bool = False,
-    **computing: Any,
+    memory: str | int = "auto",
+    device: str = "auto",
+    backend: str = "torch",
+    progress: Progress | bool = silent,
 ) -> CalibratedCKA:
     """Return linear CKA of two layers with its null: the rows of one of them shuffled.
 
@@ -272,7 +292,10 @@ def calibrated_cka(
         permutations: shuffles.
         seed: what they are drawn with.
         standardize: divide each feature by its deviation; as published it is not.
-        computing: `memory`, `device` and `backend`, as of `probe.fit`.
+        memory: what arrays may take, on host and device each, as of `featstore.probe.fit`.
+        device: "auto", "cpu" or "cuda".
+        backend: "torch", "numpy" or "cupy".
+        progress: callback; True for lines on standard error.
 
     Raises:
         DataError: the layers have different numbers of rows, or a layer never changes.
@@ -292,7 +315,7 @@ def calibrated_cka(
     """
     if permutations < 1:
         raise UsageError(f"permutations is {permutations}: a null takes at least 1 shuffle")
-    settings, backend = settings_of(standardize, **computing), None
+    settings, backend = settings_of(standardize, None, memory, device, backend, progress), None
     pair = [as_blocks(rows) for rows in (one, other)]
     if pair[0].n_rows != pair[1].n_rows:
         raise DataError(
@@ -348,7 +371,10 @@ def universality(
     test: tuple[Rows, Rows] | None = None,
     *,
     l2: float | None = None,
-    **computing: Any,
+    memory: str | int = "auto",
+    device: str = "auto",
+    backend: str = "torch",
+    progress: Progress | bool = silent,
 ) -> pd.DataFrame:
     """Return how well each feature of a layer is predicted from another layer of the same rows.
 
@@ -366,7 +392,10 @@ def universality(
         train: row blocks, or (features, labels), of the layer that is predicted and of the other.
         test: of both likewise, on which R^2 is told; None for train rows alone.
         l2: the penalty; None to choose it from `featstore.probe.selection.LADDER`.
-        computing: `memory`, `device`, `backend` and `progress`, as of `probe.fit`.
+        memory: what arrays may take, on host and device each, as of `featstore.probe.fit`.
+        device: "auto", "cpu" or "cuda".
+        backend: "torch", "numpy" or "cupy".
+        progress: callback; True for lines on standard error.
 
     Returns:
         `feature`, `r2` (NaN for a feature that never changes), falling features by `rank` from 1,
@@ -390,7 +419,7 @@ def universality(
         >>> int(table["r2"].idxmax()), round(float(table["r2"].max()), 1)
         (1, 1.0)
     """
-    settings = settings_of(True, **computing)
+    settings = settings_of(True, None, memory, device, backend, progress)
     joint = SideBySide([as_blocks(rows) for rows in train])
     own, theirs = joint.of_layers
     needed = 8 * 6 * joint.n_features**2

@@ -4,14 +4,13 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from featstore.probe.arrays import own_settings
 from featstore.probe.errors import DataError, MemoryBudgetError, UsageError
-from featstore.probe.memory import Settings, settings_of, text
+from featstore.probe.memory import Progress, Settings, settings_of, silent, text
 from featstore.probe.moments import Moments, cached_moments, moments
 from featstore.probe.result import ProbeResult
 from featstore.probe.results import Evidence, Probes, score_of
@@ -123,7 +122,10 @@ def layer_similarity(
     n_rows: int | None = None,
     row_seed: int = 0,
     moments_cache: Path | None = None,
-    **computing: Any,
+    memory: str | int = "auto",
+    device: str = "auto",
+    backend: str = "torch",
+    progress: Progress | bool = silent,
 ) -> Similarity:
     """Return linear CKA of random subsets of layers, and of the layers, from one joint Gram.
 
@@ -140,7 +142,10 @@ def layer_similarity(
         n_rows: how many rows to draw, without replacement; by default all.
         row_seed: of that draw.
         moments_cache: folder to keep the moments of all rows of a single layer in.
-        computing: `memory`, `device`, `backend` and `progress`, as of `probe.fit`.
+        memory: what arrays may take, on host and device each, as of `featstore.probe.fit`.
+        device: "auto", "cpu" or "cuda".
+        backend: "torch", "numpy" or "cupy".
+        progress: callback; True for lines on standard error.
 
     Raises:
         UsageError: a fraction, seed or number of rows cannot be used.
@@ -160,7 +165,7 @@ def layer_similarity(
         ['name', 'mode', 'seed', 'fraction', 'k', 'cka']
     """
     blocks = [as_blocks(rows) for rows in layers.values()]
-    settings = settings_of(standardize, moments_cache, **computing)
+    settings = settings_of(standardize, moments_cache, memory, device, backend, progress)
     joint = SideBySide([_drawn(rows, n_rows, row_seed) for rows in blocks])
     single = blocks[0] if len(blocks) == 1 and n_rows is None else None
     _check_memory(joint.n_features, settings.memory, debiased)
@@ -299,7 +304,10 @@ def layer_spectrum(
     *,
     standardize: bool = True,
     moments_cache: Path | None = None,
-    **computing: Any,
+    memory: str | int = "auto",
+    device: str = "auto",
+    backend: str = "torch",
+    progress: Progress | bool = silent,
 ) -> Spectrum:
     """Return the spectrum of a layer, from one pass over its rows.
 
@@ -307,7 +315,10 @@ def layer_spectrum(
         rows: row blocks, or (features (N, D), labels (N,)).
         standardize: as in `spectrum_of`.
         moments_cache: folder to keep moments in, under the blocks' fingerprint.
-        computing: `memory`, `device`, `backend` and `progress`, as of `probe.fit`.
+        memory: what arrays may take, on host and device each, as of `featstore.probe.fit`.
+        device: "auto", "cpu" or "cuda".
+        backend: "torch", "numpy" or "cupy".
+        progress: callback; True for lines on standard error.
 
     Raises:
         DataError: the rows are not finite.
@@ -319,7 +330,10 @@ def layer_spectrum(
         >>> round(found.effective_rank), found.components(0.9)
         (4, 4)
     """
-    blocks, settings = as_blocks(rows), settings_of(standardize, moments_cache, **computing)
+    blocks, settings = (
+        as_blocks(rows),
+        settings_of(standardize, moments_cache, memory, device, backend, progress),
+    )
     needed = 8 * _SPECTRUM_MATRICES * blocks.n_features**2
     if needed > settings.memory:
         raise MemoryBudgetError(

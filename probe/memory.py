@@ -29,8 +29,16 @@ class Progress(Protocol):
         """Take the stage ("rows", "probes", ...), units done and in all, and further facts."""
 
 
-def silent(stage: str, done: int, total: int, **facts: Any) -> None:
-    """Report to nobody: the default progress callback."""
+class _Silent:
+    def __call__(self, stage: str, done: int, total: int, **facts: Any) -> None:
+        pass
+
+    def __repr__(self) -> str:
+        return "silent"
+
+
+silent: Progress = _Silent()
+"""Reports to nobody: the default progress callback."""
 
 
 class Lines:
@@ -443,7 +451,7 @@ def settings_of(
     memory: str | int = AUTO,
     device: str = "auto",
     backend: str = "torch",
-    progress: Progress = silent,
+    progress: Progress | bool = silent,
 ) -> Settings:
     """Return settings from what a person gives, "4GiB" and "cuda".
 
@@ -452,7 +460,9 @@ def settings_of(
     """
     where = backend_of(backend, device)
     granted = Grant(memory, where)
-    return Settings(standardize, granted.memory, where, moments_cache, progress, granted.host)
+    return Settings(
+        standardize, granted.memory, where, moments_cache, callback(progress), granted.host
+    )
 
 
 def free(backend: Backend) -> int:

@@ -76,7 +76,8 @@ def described(
         UsageError: there is no penalty to choose, or none can be chosen like that.
 
     Example:
-        >>> described(chosen("ridge", l2=[0.1, 1], select="validation"))[1]
+        >>> from featstore.probe.solvers.registry import chosen
+        >>> described(chosen("ridge", {"l2": [0.1, 1], "select": "validation"}))[1]
         'standardize=True path=0.1,1 rule=squared held_out=0.1 held_out_seed=0'
     """
     entry, options = how.entry, how.options

@@ -5,14 +5,14 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import numpy as np
 import pandas as pd
 
 from featstore.probe.arrays import full_precision, own_settings, to_host
 from featstore.probe.errors import DataError, FileError, RowsWarning, UsageError
-from featstore.probe.memory import Settings, settings_of
+from featstore.probe.memory import Progress, Settings, settings_of, silent
 from featstore.probe.modes import Layer, Mode, modes_of
 from featstore.probe.moments import remembered
 from featstore.probe.neighbours import Placed, joined_walks, nearest, scaling
@@ -93,7 +93,10 @@ def retrieval(
     metric: str = "cosine",
     standardize: bool = False,
     within: bool = False,
-    **computing: Any,
+    memory: str | int = "auto",
+    device: str = "auto",
+    backend: str = "torch",
+    progress: Progress | bool = silent,
 ) -> Retrieved:
     """Return how well each fraction and seed ranks the corpus for queries, and all features.
 
@@ -122,7 +125,10 @@ def retrieval(
         metric: "cosine" or "euclidean".
         standardize: centre features and divide them by their deviation in the corpus.
         within: queries are the rows of the corpus, and none finds itself.
-        computing: `memory`, `device`, `backend` and `progress`, as of `probe.fit`.
+        memory: what arrays may take, on host and device each, as of `featstore.probe.fit`.
+        device: "auto", "cpu" or "cuda".
+        backend: "torch", "numpy" or "cupy".
+        progress: callback; True for lines on standard error.
 
     Raises:
         UsageError: an argument has no such value.
@@ -141,7 +147,10 @@ def retrieval(
     asking, found = as_blocks(queries), remembered(as_blocks(corpus))
     _check(asking, found, metric, cutoff, depth, within)
     judged = _relevance(relevance, asking, found, within)
-    settings, width = settings_of(standardize, **computing), found.n_features
+    settings, width = (
+        settings_of(standardize, None, memory, device, backend, progress),
+        found.n_features,
+    )
     most = min(depth, found.n_rows - within)
     cutoff = min(cutoff, most)
     known = np.flatnonzero(judged.best(np.arange(asking.n_rows), 1)[1] > 0)

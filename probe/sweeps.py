@@ -120,7 +120,9 @@ def fit(
         >>> fit((x, y), [subset_chain([0, 2], n_features=3)]).weights(0).coef.shape
         (2, 3)
     """
-    how = chosen(solver, l2=l2, select=select, held_out=held_out, held_out_seed=held_out_seed)
+    how = chosen(
+        solver, {"l2": l2, "select": select, "held_out": held_out, "held_out_seed": held_out_seed}
+    )
     setup = Setup(
         standardize, memory, device, backend, store, tap, moments_cache, callback(progress)
     )
@@ -365,7 +367,9 @@ def sweep(
         >>> result.table[["seed", "fraction", "k"]].values.tolist()
         [[1, 0.4, 1], [1, 1.0, 3], [2, 0.4, 1], [2, 1.0, 3]]
     """
-    how = chosen(solver, l2=l2, select=select, held_out=held_out, held_out_seed=held_out_seed)
+    how = chosen(
+        solver, {"l2": l2, "select": select, "held_out": held_out, "held_out_seed": held_out_seed}
+    )
     train_blocks, test_blocks = as_pair(train, test)
     train_blocks = with_validation(how.entry, train_blocks, validation)
     metrics = metrics_of(metrics, has_targets(train_blocks))

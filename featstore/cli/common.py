@@ -459,4 +459,4 @@ def _or(names: Iterable[str]) -> str:
 
 def solver_of(name: str) -> Options:
     """Return the solver of that name with the options that were given on the command line."""
-    return value_of(name, **click.get_current_context().meta.get(KEY, {}))
+    return value_of(name, click.get_current_context().meta.get(KEY, {}))

@@ -132,7 +132,7 @@ def compare(
         memory=memory,
         device=device,
         backend=backend,
-        solver=chosen(solver, l2=l2).options,
+        solver=chosen(solver, {"l2": l2}).options,
         metrics=None if score is None else list(dict.fromkeys(["accuracy", score])),
     )
     for layer in layers:

@@ -144,7 +144,7 @@ def solver_of(arguments: Mapping[str, Any]) -> Chosen:
         UsageError: there is no such solver, or it has no such option.
     """
     given = {name: value for name, value in arguments.items() if name in SOLVER_OPTIONS}
-    return chosen(arguments["solver"], **given)
+    return chosen(arguments["solver"], given)
 
 
 def validation_rows(solver: str, store: featstore.Store, tap: str, tested: str) -> RowBlocks | None:

@@ -93,10 +93,33 @@ class ColumnFigure(Figure):
         with styled():
             super().draw(renderer)
 
-    def savefig(self, fname: Any, **options: Any) -> None:
+    def savefig(
+        self,
+        fname: Any,
+        *,
+        dpi: float | str = 300,
+        format: str | None = None,
+        bbox_inches: Any = None,
+        pad_inches: float | str | None = None,
+        facecolor: Any = None,
+        edgecolor: Any = None,
+        transparent: bool | None = None,
+        metadata: dict[str, str] | None = None,
+        pil_kwargs: dict[str, Any] | None = None,
+    ) -> None:
         """Save in this style, at 300 dpi where pixels are asked for."""
+        given = {
+            "format": format,
+            "bbox_inches": bbox_inches,
+            "pad_inches": pad_inches,
+            "facecolor": facecolor,
+            "edgecolor": edgecolor,
+            "metadata": metadata,
+            "pil_kwargs": pil_kwargs,
+        }
+        given = {name: value for name, value in given.items() if value is not None}
         with styled():
-            super().savefig(fname, **{"dpi": 300, **options})
+            super().savefig(fname, dpi=dpi, transparent=transparent, **given)
 
     def _repr_png_(self) -> bytes:
         written = io.BytesIO()

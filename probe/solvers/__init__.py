@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import Field, dataclass, field, fields
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, TypeAlias, get_args, get_type_hints
 
 from featstore.probe.errors import F, UsageError, spelt
@@ -508,22 +509,26 @@ def _defaults(name: str, having: Mapping[str, type[Options]]) -> str:
     return "; ".join([str(usual), *others])
 
 
-def value_of(solver: str | Options, known: Sequence[str] = tuple(VALUES), **given: Any) -> Options:
+def value_of(
+    solver: str | Options,
+    given: Mapping[str, Any] = MappingProxyType({}),
+    known: Sequence[str] = tuple(VALUES),
+) -> Options:
     """Return a solver as a value.
 
     Arguments:
         solver: a value, or the name of a solver.
-        known: names of all solvers.
         given: fields, where `solver` is a name; None stands for "not given".
+        known: names of all solvers.
 
     Raises:
         UsageError: no solver has the name, or it has no such option; a value cannot be used; or
             a field is given beside a value.
 
     Example:
-        >>> value_of("ridge", l2=0.1) == Ridge(l2=0.1), value_of(SGD()) == SGD()
+        >>> value_of("ridge", {"l2": 0.1}) == Ridge(l2=0.1), value_of(SGD()) == SGD()
         (True, True)
-        >>> value_of(Ridge(l2=1), l2=2)
+        >>> value_of(Ridge(l2=1), {"l2": 2})
         Traceback (most recent call last):
         featstore.probe.errors.UsageError: l2 is given twice, in Ridge(...) and as l2=2: drop one
     """

@@ -1,8 +1,9 @@
 """The solvers by name, and what each must offer: fit once, then score and weights of any probe."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 from featstore.probe import neighbours
@@ -158,7 +159,7 @@ class Chosen:
         return {"options": self.options} if self.options.own() else {}
 
 
-def chosen(solver: str | Options, **given: Any) -> Chosen:
+def chosen(solver: str | Options, given: Mapping[str, Any] = MappingProxyType({})) -> Chosen:
     """Return the solver of that name or value.
 
     Arguments:
@@ -168,5 +169,5 @@ def chosen(solver: str | Options, **given: Any) -> Chosen:
     Raises:
         UsageError: as `featstore.probe.solvers.value_of`.
     """
-    value = value_of(solver, tuple(SOLVERS), **given)
+    value = value_of(solver, given, tuple(SOLVERS))
     return Chosen(value.solver or str(solver), value)

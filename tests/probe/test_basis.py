@@ -122,7 +122,7 @@ def centred(logits):
 def test_every_prefix_is_a_fresh_fit_of_its_projection(solver, standardize):
     problem = correlated()
     options = {"tol": 1e-8} if solver == "logistic" else {}
-    value = value_of(solver, l2=0.02, **options)
+    value = value_of(solver, {"l2": 0.02, **options})
     result = probe.sweep(
         problem.train,
         problem.test,
@@ -160,7 +160,7 @@ def test_the_logits_that_are_scored_are_those_of_the_weights():
     ]
     for solver in ("ridge", "lda", "logistic", "sgd"):
         options = {"epochs": 2} if solver == "sgd" else {}
-        value = value_of(solver, l2=0.05, **options)
+        value = value_of(solver, {"l2": 0.05, **options})
         result = probe.fit(problem.train, chains, solver=value, device="cpu")
         captured = Captured(len(result), 4)
         result.fitted.score(as_blocks(problem.test), captured)
@@ -218,7 +218,7 @@ def test_in_a_full_orthonormal_basis_the_probe_is_the_full_probe(solver):
         for kind in ("pca", "pca-uncentred", "random-projection-orthogonal")
     ]
     options = {"tol": 1e-8} if solver == "logistic" else {}
-    value = value_of(solver, l2=0.1, **options)
+    value = value_of(solver, {"l2": 0.1, **options})
     result = probe.fit(problem.train, chains, solver=value, device="cpu")
     full = result.weights(0)
     for row in (1, 2, 3):
@@ -355,7 +355,7 @@ def test_saved_weights_predict_what_was_scored(solver, tmp_path):
         problem.train,
         problem.test,
         fractions=[0.2, 0.5],
-        solver=value_of(solver, **options),
+        solver=value_of(solver, options),
         mode=["first", *PROJECTED],
         device="cpu",
     )

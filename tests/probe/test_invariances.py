@@ -104,7 +104,7 @@ def swept(train, test, solver, metrics=CLASSES, modes=("random",), **changes):
     if not SOLVERS[solver].affine:
         told["l2"] = None
     options = {name: told.pop(name) for name in FIELDS if name in told}
-    value = value_of(solver, **options)
+    value = value_of(solver, options)
     return probe.sweep(train, test, solver=value, mode=list(modes), metrics=metrics, **told).table
 
 

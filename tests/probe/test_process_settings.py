@@ -79,7 +79,7 @@ def computed():
             PROBLEM.test,
             fractions=[0.3],
             mode=["random", "random-projection"],
-            solver=value_of(solver, l2=1e-2, **options),
+            solver=value_of(solver, {"l2": 0.01, **options}),
             metrics=["accuracy", "nll"],
             device="cpu",
         )

@@ -97,7 +97,7 @@ def test_an_option_is_given_once_and_by_a_solver_that_has_it():
     with pytest.raises(UsageError, match=r"solver is the class Ridge: give Ridge\(\)"):
         probe.fit(ROWS, [], solver=Ridge)
     with pytest.raises(UsageError, match="solver ridge has no option 'tol': it has none"):
-        chosen("ridge", tol=1)
+        chosen("ridge", {"tol": 1})
 
 
 def test_a_name_gives_what_its_value_gives():

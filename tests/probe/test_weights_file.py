@@ -35,7 +35,7 @@ def file(tmp_path):
 @pytest.mark.parametrize("solver", [name for name in SOLVERS if SOLVERS[name].affine])
 def test_what_is_loaded_is_what_was_saved(tmp_path, solver):
     options = {"epochs": 2} if solver == "sgd" else {}
-    result = solved(solver=value_of(solver, l2=0.1, **options))
+    result = solved(solver=value_of(solver, {"l2": 0.1, **options}))
     path = tmp_path / "probes.safetensors"
     probe.save_weights(result, path)
     saved = probe.load_weights(path)
@@ -111,7 +111,7 @@ def test_predictions_are_the_largest_logits(tmp_path, d, c, block_rows, memory):
 @pytest.mark.parametrize("solver", [name for name in SOLVERS if SOLVERS[name].affine])
 def test_a_result_predicts_as_its_file_does(tmp_path, solver):
     options = {"epochs": 2} if solver == "sgd" else {}
-    result = solved(solver=value_of(solver, l2=[0.01, 0.1], **options))
+    result = solved(solver=value_of(solver, {"l2": [0.01, 0.1], **options}))
     probe.save_weights(result, tmp_path / "p.safetensors")
     mine = result.predict(PROBLEM.test)
     theirs = probe.predict(tmp_path / "p.safetensors", PROBLEM.test)

@@ -106,7 +106,7 @@ def test_values_of_numbers_vary_as_r2_does_over_drawn_rows(numbers):
 
 
 def test_what_takes_too_much_is_not_kept_and_that_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr(sweeps, "SHARE", 1 << 27)
+    monkeypatch.setattr(sweeps, "SHARE", 1 << 40)
     with pytest.warns(RowsWarning, match=r"61 test rows each of 7 probes .* seeds alone; allow"):
         result = sweep(tmp_path / "r.csv")
     assert result.correct is None

@@ -16,7 +16,7 @@ from featstore.probe.memory import Progress, Settings, settings_of, silent
 from featstore.probe.modes import Layer, Mode, modes_of
 from featstore.probe.moments import remembered
 from featstore.probe.neighbours import Placed, joined_walks, nearest, scaling
-from featstore.probe.plans import layout, sweep_chains
+from featstore.probe.plans import Layout, layout, sweep_chains
 from featstore.probe.results import percent
 from featstore.probe.results.curves import curve_table
 from featstore.probe.results.files import opened
@@ -147,10 +147,8 @@ def retrieval(
     asking, found = as_blocks(queries), remembered(as_blocks(corpus))
     _check(asking, found, metric, cutoff, depth, within)
     judged = _relevance(relevance, asking, found, within)
-    settings, width = (
-        settings_of(standardize, None, memory, device, backend, progress),
-        found.n_features,
-    )
+    settings = settings_of(standardize, None, memory, device, backend, progress)
+    width = found.n_features
     most = min(depth, found.n_rows - within)
     cutoff = min(cutoff, most)
     known = np.flatnonzero(judged.best(np.arange(asking.n_rows), 1)[1] > 0)
@@ -175,18 +173,22 @@ def retrieval(
                 place = replace(settings, standardize=False)
             own = [n for n, chain in enumerate(of_basis) if chain.basis == basis]
             ranking.measure(shown, axes, own, metric, place, within)
-    probes = rows.probes
-    table = pd.DataFrame(
+    table = _table(rows, axes, ranking.totals / len(known), len(known))
+    values = {name: each[rows.probes] for name, each in ranking.values.items()}
+    return Retrieved(table, known, values, cutoff)
+
+
+def _table(rows: Layout, axes: Axes, means: np.ndarray, queries: int) -> pd.DataFrame:
+    """Return one row a probe, with means (P, measures) over the queries."""
+    return pd.DataFrame(
         {
             "mode": rows.modes,
             "seed": pd.array(rows.seeds, dtype="Int64"),
-            "fraction": _fractions(axes)[probes],
-            "k": axes.size[probes],
-            "queries": len(known),
+            "fraction": _fractions(axes)[rows.probes],
+            "k": axes.size[rows.probes],
+            "queries": queries,
         }
-    ).assign(**dict(zip(MEASURES, (ranking.totals[probes] / len(known)).T, strict=True)))
-    values = {name: each[probes] for name, each in ranking.values.items()}
-    return Retrieved(table, known, values, cutoff)
+    ).assign(**dict(zip(MEASURES, means[rows.probes].T, strict=True)))
 
 
 def _fractions(axes: Axes) -> np.ndarray:

@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from array_api_compat import array_namespace
 
-from featstore.probe import statuses
 from featstore.probe.arrays import (
     TRUSTED,
     Array,
@@ -31,7 +30,7 @@ from featstore.probe.rows import (
 )
 from featstore.probe.solvers.weights import Fitted, Weights
 from featstore.probe.splits import ColumnSubset, gathered_columns
-from featstore.probe.statuses import Status
+from featstore.probe.statuses import Status, combined, jitter
 from featstore.probe.subsets import Axes, Chain
 
 PIECE = 4096
@@ -556,7 +555,7 @@ class DualFit(Fitted):
             facts[probe] = {name: values[place] for name, values in fitted.facts.items()}
             penalty = self.axes.penalties[self.axes.penalty[probe]]
             further = self._remark(turned.jitter / self.n_train, penalty)
-            facts[probe]["status"] = statuses.combined(facts[probe]["status"], further)
+            facts[probe]["status"] = combined(facts[probe]["status"], further)
         return facts
 
     def _remark(self, added: float, penalty: float) -> str:
@@ -566,7 +565,7 @@ class DualFit(Fitted):
         """
         if np.isnan(added):
             return Status.SINGULAR
-        return statuses.jitter(added) if added > NEGLIGIBLE * penalty else Status.OK
+        return jitter(added) if added > NEGLIGIBLE * penalty else Status.OK
 
     def _solved(
         self, z: RowBlocks, whole: Chain, penalties: tuple[float, ...], settings: Settings

@@ -34,7 +34,7 @@ ROWS = {
     "damages of a cache of moments": r"damage of m\.npz",
     "damages of results, accuracies by class, predictions, saved probes and rows, with a digest":
         r"damage of (?!m\.npz).*, digest",
-    "damages of the same tables, their digests deleted": r"damage of .*, no digest",
+    "damages of tables of results, their digests deleted": r"damage of .*, no digest",
     "SIGKILLs of `probe --out`, resumed to the same bytes": r"kills of probe",
     "command lines of random words, of 20 commands": r"command lines",
     "on S3: SIGKILLs of `--overwrite`": r"kill: overwriting on S3",

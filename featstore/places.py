@@ -146,6 +146,15 @@ def replacement(of: Place) -> Place:
     return of.with_name(f".{of.name}.replacement")
 
 
+def unread(of: Path) -> Path:
+    """Where features lie until all rows of the store at `of` have been read, which tells it.
+
+    >>> unread(Path("/stores/a.zarr")).name
+    '.a.zarr.unread'
+    """
+    return of.with_name(f".{of.name}.unread")
+
+
 def replaced(place: Place) -> Place:
     """The place that what is built at `place` is to take: another one for a replacement alone."""
     found = _REPLACEMENT.fullmatch(place.name)

@@ -3,7 +3,7 @@
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -37,20 +37,24 @@ def load(
     *,
     ids: Mapping[str, Sequence[str]] | None = None,
     modality: str = "tensor",
+    unread: bool = False,
 ) -> dict[str, Rows]:
     """Return the rows of each split of a data set given as objects.
 
     Every row is read once beforehand. Its hash is part of the split's fingerprint, and a row that
     is another one when it is read again is refused. With `ids` these tell the rows, and nothing is
-    hashed. Labels are whole numbers from 0, texts (then sorted, as the names of classes), or
-    floats or vectors of floats to regress on; the names of classes are those of a data set's
-    `classes`, if it has them.
+    hashed. Rows that are `unread` are hashed when they are read: `finished` then gives the rows.
+    Labels are whole numbers from 0, texts (then sorted, as the names of classes), or floats or
+    vectors of floats to regress on; the names of classes are those of a data set's `classes`, if it
+    has them.
 
     Arguments:
         splits: a map-style data set, a sequence, or a `DataLoader` in order, by split.
         ids: by split, one text for each row, each once.
         modality: "image" or "text" where rows are such for a model that has a name, else "tensor":
             images, tensors, texts, or dictionaries and lists of them.
+        unread: whether no row but the first is read yet, so that nothing is known of the others:
+            labels are zeros, and ids of rows that have been read their hashes, or those given.
 
     Raises `UsageError` for what is no such data set and for ids that do not fit, `DatasetError`
     naming a row that cannot be read or has another kind of label.
@@ -62,16 +66,12 @@ def load(
     unknown = [split for split in ids or () if split not in data]
     if unknown:
         raise UsageError(f"ids are given for {unknown[0]}; the splits are {', '.join(data)}")
-    readers, labels = {}, {}
+    kind, given = _KINDS[modality]
+    found: dict[str, Rows] = {}
     for split, one in data.items():
         _check_name(split)
         named = None if ids is None else ids.get(split)
-        readers[split] = _Reader(one, split, len(one), _checked_ids(split, named, len(one)))
-        labels[split] = readers[split].labels()
-    numbered, classes = _numbered(labels, data)
-    kind, given = _KINDS[modality]
-    found: dict[str, Rows] = {}
-    for split, reader in readers.items():
+        reader = _Reader(one, split, len(one), _checked_ids(split, named, len(one)))
         if given is not None and not isinstance(reader(0), given):
             raise UsageError(
                 f"row 0 of the {split} split is no {_CALLED[modality]}, which a model by name"
@@ -80,14 +80,50 @@ def load(
         found[split] = kind(
             dataset=dataset,
             split=split,
+            labels=np.zeros(reader.n_rows, np.int64),
+            ids=_Noted(reader),
+            classes=("unread",),
+            fingerprint="unread" if reader.ids is None else "unread with ids",
+            read=reader,
+        )
+    return found if unread else finished(found)
+
+
+def finished(rows: Mapping[str, Rows]) -> dict[str, Rows]:
+    """Return rows that were `unread` with their labels, ids and fingerprint.
+
+    What has not been read by then is read now. Raises `DatasetError` as `load`.
+    """
+    readers = {split: one.read for split, one in rows.items()}
+    labels = {split: reader.labels() for split, reader in readers.items()}
+    numbered, classes = _numbered(labels, {split: one.data for split, one in readers.items()})
+    return {
+        split: replace(
+            rows[split],
             labels=numbered[split],
             ids=reader.ids or [str(row) for row in range(reader.n_rows)],
             classes=classes,
             fingerprint=reader.fingerprint(numbered[split]),
-            read=reader,
             targets=() if classes else _targets(numbered[split]),
         )
-    return found
+        for split, reader in readers.items()
+    }
+
+
+def go_on(rows: Rows, numbers: range, ids: Sequence[str]) -> None:
+    """Read rows again that an earlier run has read, and hold them against their ids of then.
+
+    Raises `DatasetError` for a row that is another one now.
+    """
+    for row, one in zip(numbers, ids, strict=True):
+        if rows.read.ids is None:
+            rows.read.digests[row] = bytes.fromhex(one)
+        rows.read(row)
+        if rows.ids[row : row + 1] != [one]:
+            raise DatasetError(
+                f"row {row} of the {rows.split} split has the id {rows.read.ids[row]!r} and had"
+                f" {one!r}; give the ids of before, or overwrite"
+            )
 
 
 _KINDS = {"image": (ImageRows, Image.Image), "text": (TextRows, str), "tensor": (TensorRows, None)}
@@ -186,42 +222,43 @@ class _Reader:
     split: str
     n_rows: int
     ids: list[str] | None = None
-    digests: list[bytes] = field(default_factory=list)
+    digests: dict[int, bytes] = field(default_factory=dict)
+    noted: dict[int, Any] = field(default_factory=dict)
 
     def __call__(self, row: int) -> object:
-        """Return the tensor or image of a row."""
-        item = self._pair(row)[0]
-        if self.digests and _digest(item) != self.digests[row]:
-            raise DatasetError(
-                f"row {row} of the {self.split} split is not what it was when it was read before:"
-                " the data set changes, or draws; leave its augmentation out"
-            )
-        return item
-
-    def labels(self) -> list:
-        """Return every label, and note every row's digest: the first reading."""
-        labels = []
-        for row in range(self.n_rows):
-            item, label = self._pair(row)
+        """Return the tensor, image or text of a row; note its hash and label."""
+        item, label = self._pair(row)
+        if row not in self.noted:
             if (wrong := _unknown(item)) is not None:
                 raise DatasetError(
                     f"row {row} of the {self.split} split holds a {wrong} in place of a tensor, PIL"
                     " image or text; give pairs (tensor, image or text, label)"
                 )
-            if self.ids is None:
-                try:
-                    self.digests.append(_digest(item))
-                except ValueError as error:
-                    raise DatasetError(
-                        f"row {row} of the {self.split} split holds {error}"
-                    ) from None
-            labels.append(_label(self.split, row, label))
-        return labels
+            self.noted[row] = _label(self.split, row, label)
+        if self.ids is None:
+            try:
+                digest = _digest(item)
+            except ValueError as error:
+                raise DatasetError(f"row {row} of the {self.split} split holds {error}") from None
+            if self.digests.setdefault(row, digest) != digest:
+                raise DatasetError(
+                    f"row {row} of the {self.split} split is not what it was when it was read"
+                    " before: the data set changes, or draws; leave its augmentation out"
+                )
+        return item
+
+    def labels(self) -> list:
+        """Return every label; rows that have not been read are read now."""
+        for row in range(self.n_rows):
+            if row not in self.noted:
+                self(row)
+        return [self.noted[row] for row in range(self.n_rows)]
 
     def fingerprint(self, labels: np.ndarray) -> str:
         """Return what tells these rows: the hash of all of them, or of their ids, and labels."""
         digest = hashlib.sha256()
-        for one in self.digests if self.ids is None else map(str.encode, self.ids):
+        digests = (self.digests[row] for row in range(self.n_rows))
+        for one in digests if self.ids is None else map(str.encode, self.ids):
             digest.update(len(one).to_bytes(8) + one)
         digest.update(f"{labels.dtype.str}|{labels.shape}|".encode() + labels.tobytes())
         return f"{'rows' if self.ids is None else 'ids'}:{digest.hexdigest()}"
@@ -245,6 +282,27 @@ class _Reader:
                 " (tensor or image, label)"
             )
         return pair[0], pair[1]
+
+
+@dataclass(frozen=True)
+class _Noted(Sequence[str]):
+    """Ids of rows that are being read: of some their hashes, or those given; of one its number."""
+
+    reader: _Reader
+
+    def __len__(self) -> int:
+        return self.reader.n_rows
+
+    def __getitem__(self, which: Any) -> Any:
+        if not isinstance(which, slice):
+            return self.reader.ids[which] if self.reader.ids else str(which)
+        if self.reader.ids:
+            return self.reader.ids[which]
+        rows = range(len(self))[which]
+        for row in rows:
+            if row not in self.reader.digests:  # a process has read it
+                self.reader(row)
+        return [self.reader.digests[row].hex() for row in rows]
 
 
 def _unknown(item: object) -> str | None:

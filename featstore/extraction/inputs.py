@@ -65,11 +65,14 @@ class Inputs:
         )
 
 
-def load(request: Request) -> Inputs:
-    """The inputs that a request names; raises what loading each of them raises."""
+def load(request: Request, unread: bool = False) -> Inputs:
+    """The inputs that a request names; raises what loading each of them raises.
+
+    Rows of objects may be left `unread`, see `data.own.load`.
+    """
     request = _with_code(request)
     if not isinstance(request.model, str):
-        rows = _rows(request, None)
+        rows = _rows(request, None, unread)
         first = next(iter(rows.values())).part([0])[0]
         backbone = own_models.backbone(
             request.model,
@@ -101,7 +104,7 @@ def load(request: Request) -> Inputs:
     )
     reader = tap_names.resolve(backbone, request.taps, request.pool, request.rows)
     augmented = _views(request, backbone) if request.augmentation else None
-    rows = _rows(request, backbone.modality)
+    rows = _rows(request, backbone.modality, unread)
     _check(backbone, list(rows.values()))
     return Inputs(backbone, reader, rows, augmented)
 
@@ -128,11 +131,12 @@ def _with_code(request: Request) -> Request:
     return replace(request, **changes) if changes else request
 
 
-def _rows(request: Request, modality: str | None) -> dict[str, Rows]:
+def _rows(request: Request, modality: str | None, unread: bool) -> dict[str, Rows]:
     """The rows of every split, for a model by name of this modality, or a network of one's own."""
     by_name, words = modality is not None, request.rows == "tokens"
     if not isinstance(request.dataset, str):
-        found = own_data.load(request.dataset, ids=request.ids, modality=modality or "tensor")
+        of = modality or "tensor"
+        found = own_data.load(request.dataset, ids=request.ids, modality=of, unread=unread)
         return {split: limited(rows, request.limit) for split, rows in found.items()}
     found = {
         split: data.load(

@@ -1,18 +1,21 @@
 """Extraction: each row through the backbone once, its features into a store, block by block."""
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from featstore import places
+from featstore.data import own
 from featstore.data.columns import Columns
 from featstore.data.rows import MapStyle, Unreadable
-from featstore.errors import UsageError, suggesting
+from featstore.errors import DatasetError, SpecMismatch, UsageError, suggesting
 from featstore.extraction import inference, inputs, pipeline
 from featstore.extraction.inference import Inference
 from featstore.extraction.inputs import Inputs
@@ -20,11 +23,15 @@ from featstore.extraction.loading import Encoder, Job, Workers, cores
 from featstore.extraction.pipeline import Work
 from featstore.extraction.ranks import Meeting, Ranks, Tally
 from featstore.extraction.request import Request
+from featstore.factories import is_named
 from featstore.notices import Notice, distinct, of_remarks
-from featstore.spec import PENULTIMATE, Spec
+from featstore.places import place
+from featstore.spec import IDS, PENULTIMATE, Spec
 from featstore.store import catalog, creation
-from featstore.store.base import Block, Progress, no_progress
+from featstore.store.base import FOLDER, SEQUENCE, Block, Progress, no_progress
+from featstore.store.blocks import decode_ids, width
 from featstore.store.store import Store
+from featstore.store.transfer import SplitRows
 
 BATCH_SIZE = 64
 _LIBRARIES = ("torch", "torchvision", "timm", "pillow")
@@ -128,7 +135,8 @@ def _extracted(request: Request, progress: Progress) -> Extraction:
             " start one process"
         )
     with ranks.meeting() as meeting:
-        taken = meeting.in_turn(lambda: inputs.load(request))
+        unread = _unread_place(request, ranks)
+        taken = meeting.in_turn(lambda: inputs.load(request, unread is not None))
         unreadable = ()
         if request.on_error == "skip":
             threads = request.workers or cores(ranks.local_count)
@@ -136,7 +144,10 @@ def _extracted(request: Request, progress: Progress) -> Extraction:
         taken = inputs.in_pieces(taken)
         inference.check_engine(taken.backbone, request.precision, request.compile)
         spec = taken.spec(request, _precision(taken, request, device))
-        store = _store(taken, spec, request, device, unreadable, ranks, meeting)
+        if unread is None:
+            store = _store(taken, spec, request, device, unreadable, ranks, meeting)
+        else:
+            store = _begun(taken, spec, request, device, unread)
         todo = pipeline.missing(store, ranks, meeting, progress)
         job = meeting.job if ranks.count > 1 else None
     if ranks.rank == 0 and (misstated := store.misstated()):
@@ -149,7 +160,7 @@ def _extracted(request: Request, progress: Progress) -> Extraction:
         with Tally(store, [block for block in todo if block not in mine]) as others:
             told = _counted(progress, work, todo, ranks, others)
             remarks = _fill(work, taken, request, device, ranks, job, told)
-    finished = creation.finish(store)
+    finished = creation.finish(store) if unread is None else _of_read(taken, store, request)
     if not todo and ranks.rank == 0:
         pipeline.tidy(finished)
     return Extraction(
@@ -166,6 +177,88 @@ def _extracted(request: Request, progress: Progress) -> Extraction:
     )
 
 
+def _unread_place(request: Request, ranks: Ranks) -> Path | None:
+    """Where the features of objects lie until every row has been read; None if rows are read first.
+
+    A store's header tells its rows, by a hash, and its classes. Where there is no store to hold
+    them against, rows are read once, for the forward pass, and the store is made of it afterwards.
+    """
+    alone = ranks.count == 1 and request.on_error == "raise" and request.rows == "items"
+    objects = not isinstance(request.dataset, str) or is_named(request.dataset)
+    plain = request.limit is None and not request.augmentation
+    out = place(request.out) if request.out else None
+    if not (alone and objects and plain and isinstance(out, Path)):
+        return None
+    unread = places.unread(out)
+    return unread if os.path.lexists(unread) or not creation.exists(out) else None
+
+
+def _begun(
+    taken: Inputs, spec: Spec, request: Request, device: torch.device, unread: Path
+) -> Store:
+    """Return the store of features whose rows are unread, new, or as an earlier run left it.
+
+    Rows of that run are read again, and held against what they were.
+    """
+    provenance = _provenance(taken, request, device, (), Ranks())
+    if spec.precision not in ("float32", taken.backbone.dtype) and not unread.exists():
+        provenance["precision_change"] = _precision_change(taken, spec, request, device)
+    ids = [one.read.ids for one in taken.rows.values() if one.read.ids]
+    made = {
+        "format": request.format,
+        "codec": request.codec,
+        "id_width": max(64, *map(width, ids)) if ids else 64,
+        "provenance": provenance,
+    }
+    try:
+        store = creation.open_or_create(unread, spec, **made)
+        for split, block in store.blocks():
+            rows = store.rows_of(split, block)
+            if store.record(split, block):
+                there = decode_ids(store.read(split, IDS, rows.start, rows.stop))
+                own.go_on(taken.rows[split], rows, there)
+    except (SpecMismatch, DatasetError):
+        if not request.overwrite:
+            raise
+        creation.remove(unread)
+        store = creation.open_or_create(unread, spec, **made)
+    return store
+
+
+def _of_read(taken: Inputs, begun: Store, request: Request) -> Store:
+    """Make the store of features whose rows have all been read by now, and return it."""
+    rows = own.finished(taken.rows)
+    spec = replace(taken, rows=rows).spec(request, begun.spec.precision)
+    kept = {name: one for name, one in begun.provenance.items() if name not in _OF_THE_PLACE}
+    store = creation.open_or_create(
+        request.out,
+        spec,
+        request.format,
+        codec=request.codec,
+        id_width=begun.header.id_width,
+        provenance=kept,
+        overwrite=request.overwrite,
+    )
+    taps = {tap.name: tap.name for tap in spec.taps}
+    features = {split: SplitRows(begun, split, taps) for split in rows}
+    with store.writer() as writer:
+        for split, block in store.blocks():
+            if store.record(split, block) is None:
+                numbers = store.rows_of(split, block)
+                here = slice(numbers.start, numbers.stop)
+                found = features[split].take(numbers).features
+                labels, ids = rows[split].labels[here], rows[split].ids[here]
+                seen = begun.record(split, block).seen
+                writer.write(split, block, found, labels, ids, seen)
+    made = creation.finish(store)
+    creation.remove(begun.path)
+    return made
+
+
+# What the provenance of every store says of its own making.
+_OF_THE_PLACE = ("created", "versions", SEQUENCE, FOLDER)
+
+
 def _notices(taken: Inputs, store: Store, remarks: dict[str, Counter[str]]) -> tuple[Notice, ...]:
     """What was left out or read otherwise than it is, by this call and those before it."""
     said = list(taken.notices)
@@ -178,14 +271,14 @@ def _notices(taken: Inputs, store: Store, remarks: dict[str, Counter[str]]) -> t
 def _precision(taken: Inputs, request: Request, device: torch.device) -> str:
     if taken.backbone.engine != "torch":
         return "float32"
-    own = taken.backbone.dtype
-    if own != "float32":
-        if request.precision not in ("auto", own):
+    kept = taken.backbone.dtype
+    if kept != "float32":
+        if request.precision not in ("auto", kept):
             raise UsageError(
-                f"the weights are {own}, and compute in it; leave --precision {request.precision}"
+                f"the weights are {kept}, and compute in it; leave --precision {request.precision}"
                 " out, or --weights-dtype"
             )
-        return own
+        return kept
     return inference.precision_for(request.precision, device)
 
 

@@ -274,7 +274,7 @@ def _kind(path: Path) -> str | None:
     """What lies at a path, by its name and what is in it; None where it is not of featstore's."""
     if durable.ASIDE.fullmatch(path.name) or replaced(path) != path:
         return "unfinished"
-    if _is_result(path) or _of_a_dead_process(path) or _is_rows(path):
+    if _is_result(path) or _of_a_dead_process(path) or _waits(path):
         return "unfinished"
     if _OLD_REPAIR.fullmatch(path.name) and path.is_dir() and not path.is_symlink():
         return "unfinished" if set(os.listdir(path)) <= {"skeleton.h5"} else None
@@ -289,9 +289,11 @@ def _kind(path: Path) -> str | None:
     return None
 
 
-def _is_rows(path: Path) -> bool:
-    """Whether a folder holds rows of `featstore.writer`, of which no store has been made yet."""
-    return path.suffix == ".rows" and not path.is_symlink() and (path / "rows.json").is_file()
+def _waits(path: Path) -> bool:
+    """Whether rows wait at a path for a store to be made of them: of a writer, or of objects."""
+    if path.is_symlink() or path.suffix not in (".rows", ".unread"):
+        return False
+    return (path / "rows.json").is_file() if path.suffix == ".rows" else path.name.startswith(".")
 
 
 def _is_result(path: Path) -> bool:
@@ -315,7 +317,7 @@ def _of_a_dead_process(path: Path) -> bool:
 
 def _store_of(path: Path) -> Path:
     """The store that something beside it is of; rows that wait for one are locked themselves."""
-    if _is_rows(path):
+    if _waits(path):
         return path
     aside = durable.ASIDE.fullmatch(path.name)
     if replaced(path) != path:

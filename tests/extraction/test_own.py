@@ -17,6 +17,7 @@ from torch import nn
 
 import featstore
 from featstore.cli import main
+from featstore.data import own as own_data
 from featstore.errors import (
     BackboneError,
     DatasetError,
@@ -228,7 +229,7 @@ class Shrinks(Draws):
     reads = 0
 
     def __len__(self):
-        return 4 if self.reads < 6 else 3
+        return 4 if self.reads < 3 else 3
 
     def __getitem__(self, row):
         self.reads += 1
@@ -728,3 +729,55 @@ def test_ranks_share_objects_too(digits, tmp_path, monkeypatch):
     store = featstore.open(tmp_path / "ranks.zarr")
     assert store.provenance["ranks"] == 2
     assert files(store) == files(extract(net(), digits, tmp_path / "one.zarr").store)
+
+
+class Counted(torch.utils.data.Dataset):
+    """Rows of another data set, which says how often it was read."""
+
+    def __init__(self, data, labels=None):
+        self.data, self.labels, self.reads = data, labels, 0
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, row):
+        self.reads += 1
+        item, label = self.data[row]
+        return item, label if self.labels is None else self.labels[row]
+
+
+@pytest.mark.parametrize("format", featstore.FORMATS)
+def test_rows_are_read_once_and_told_by_what_was_read(digits, tmp_path, format):
+    data = Counted(digits["test"])
+    done = extract(net(), data, tmp_path / "once", format=format)
+    assert data.reads == 201  # and the first one once more, for shapes
+    # where a store stands, rows are read to be held against it
+    rows = own_data.load({"train": digits["test"]})["train"]
+    assert done.store.spec.split("train").fingerprint == rows.fingerprint
+    assert extract(net(), data, tmp_path / "once", format=format).reused
+    assert [one.name for one in tmp_path.iterdir() if "home" not in one.name] == ["once"]
+    np.testing.assert_array_equal(done.store.labels("train"), rows.labels)
+    assert done.store.ids("train") == list(rows.ids)
+
+
+def test_labels_that_are_mended_cost_no_second_pass(digits, tmp_path):
+    labels = [*range(10)] * 19 + [*"abcdefghij"]
+    with pytest.raises(DatasetError, match="labels are of several types"):
+        extract(net(), Counted(digits["test"], labels), tmp_path / "mine.zarr")
+    assert not (tmp_path / "mine.zarr").exists()
+    mended = Counted(digits["test"], [*range(10)] * 20)
+    # what stands is of this network and of these rows, or is refused
+    with pytest.raises(SpecMismatch, match="weights"):
+        extract(net(1), mended, tmp_path / "mine.zarr")
+    turned = [(item + 1, 0) for item, _ in digits["test"]]
+    with pytest.raises(DatasetError, match="row 0 of the train split is not what it was"):
+        extract(net(), Counted(turned), tmp_path / "mine.zarr")
+    done = extract(net(), mended, tmp_path / "mine.zarr")
+    assert (done.images_reused, done.images_done) == (200, 0)
+    with pytest.raises(DatasetError, match="labels are of several types"):
+        extract(net(), Counted(digits["test"], labels), tmp_path / "other.zarr")
+    (left,) = featstore.abandoned(tmp_path, days=0)
+    assert left.path.name == ".other.zarr.unread"
+    replaced = extract(net(1), mended, tmp_path / "other.zarr", overwrite=True)
+    assert (replaced.images_reused, replaced.images_done) == (0, 200)
+    assert featstore.abandoned(tmp_path, days=0) == []

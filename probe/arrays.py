@@ -294,10 +294,10 @@ def set_at_labels(logits: Array, labels: Array, values: Array) -> None:
 # tried in turn, as shares of the mean diagonal entry, on systems that do not factorise
 JITTERS = (1e-12, 1e-10, 1e-8, 1e-6, 1e-4)
 # largest accepted |A x - v| / (trace(A) |x| + |v|), in float64; the trace bounds the norm of A
-RESIDUAL = 1e-12
+_RESIDUAL = 1e-12
 # what rounding leaves of entries of a matrix of products, as a share of the squares behind them:
 # root mean square, seen for normal, rectified, nearly collinear and shifted features
-ROUNDING = {"float32": 1e-7, "float64": 2e-16}
+_ROUNDING = {"float32": 1e-7, "float64": 2e-16}
 # share of the weakest direction of A that rounding may be: a hundredth of that in R^2 at most
 TRUSTED = 0.02
 
@@ -406,7 +406,7 @@ def _checked(matrices: Array, squares: Array | None, products: str) -> Factors:
     diagonal = xp.linalg.diagonal(matrices)
     trace = xp.sum(diagonal, axis=1)
     reach = trace * xp.max(xp.abs(solution), axis=(1, 2)) + 1.0
-    good = exists & to_host(error <= RESIDUAL * reach)
+    good = exists & to_host(error <= _RESIDUAL * reach)
     # two steps of inverse iteration with D^1/2 A^-1 D^1/2, where D is the diagonal
     root = xp.sqrt(xp.where(diagonal > 0, diagonal, xp.ones_like(diagonal)))[..., None]
     vector = known
@@ -419,7 +419,7 @@ def _checked(matrices: Array, squares: Array | None, products: str) -> Factors:
     # the norm of a symmetric matrix of independent errors of standard deviation eps u_i u_j
     largest = xp.max(share, axis=1)
     norm = xp.sqrt(largest * xp.sum(share, axis=1))
-    rounding = 2 * ROUNDING[products] * to_host(norm)
+    rounding = 2 * _ROUNDING[products] * to_host(norm)
     jitter = np.where(good, 0.0, np.nan)
     return Factors(lower, jitter, np.nan_to_num(least), rounding, to_host(largest))
 
@@ -504,7 +504,7 @@ class Forward:
         return self.eliminator[:, strip, : strip.stop] @ t[:, : strip.stop]
 
 
-class Folded(Forward):
+class _Folded(Forward):
     """The same for systems on a basis: L^-1 R' is `eliminator` (S, m, D), which meets rows as is.
 
     Rows are those of all features, in their order; `order` is of directions, and not looked at.
@@ -518,13 +518,15 @@ class Folded(Forward):
         return self.eliminator[:, strip] @ rows
 
 
-def folded(order: Array, lower: Array, z: Array, priors: Array, dtype: str, found: Array) -> Folded:
+def folded(
+    order: Array, lower: Array, z: Array, priors: Array, dtype: str, found: Array
+) -> _Folded:
     """Return systems with factor L (S, m, m) and z (S, m, C) of directions `found` (D, count)."""
     xp = array_namespace(lower)
     rounded = getattr(xp, dtype)
     rows = xp.stack([xp.take(found.T, one, axis=0) for one in order])
     eliminator = xp.astype(solve_lower(lower, rows), rounded)
-    return Folded(order, eliminator, xp.astype(z, rounded), xp.astype(priors, rounded))
+    return _Folded(order, eliminator, xp.astype(z, rounded), xp.astype(priors, rounded))
 
 
 def forward(order: Array, lower: Array, z: Array, priors: Array, dtype: str) -> Forward:

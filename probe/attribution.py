@@ -30,7 +30,7 @@ from featstore.probe.solvers import AUTO, LDA, Options, Ridge, check_penalties, 
 from featstore.probe.solvers.prefixes import Normal
 
 # float64 matrices of (D, D) held at once: moments, equations, factor, inverse and their copies
-MATRICES = 8
+_MATRICES = 8
 MOST_ROWS = 4096
 
 
@@ -180,7 +180,7 @@ def _factors(normal: Normal, l2: float, settings: Settings):
 
 
 def _held(width: int) -> int:
-    return 8 * MATRICES * width**2
+    return 8 * _MATRICES * width**2
 
 
 def _pieces(
@@ -451,7 +451,7 @@ class Shapley:
         return 2 * self.halves / (1 + self.halves) if self.halves > -1 else -1.0
 
 
-LEAST_PERMUTATIONS = 8
+_LEAST_PERMUTATIONS = 8
 """Permutations after which a standard error is first trusted."""
 
 
@@ -558,7 +558,7 @@ def _shapley(
         done += 1
         settings.progress("permutations", done, permutations)
         value, error = _mean_and_error(halves.sum(0), squares, done)
-        asked = standard_error if done >= LEAST_PERMUTATIONS else None
+        asked = standard_error if done >= _LEAST_PERMUTATIONS else None
         if asked is not None and error.max() <= asked:
             break
     means = halves / [[(done + 1) // 2], [done // 2]]

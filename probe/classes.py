@@ -14,7 +14,7 @@ from featstore.probe.results import CURVE, as_curves, curves_of
 from featstore.probe.results.curves import curves
 from featstore.probe.results.intervals import Variance, check_level, crossed
 
-LOSSES = ("class", "probes", "full", "part", "loss", "low", "high", "over", "kept")
+_LOSSES = ("class", "probes", "full", "part", "loss", "low", "high", "over", "kept")
 """What `class_losses` says of each class."""
 
 
@@ -214,7 +214,7 @@ def class_losses(
         )
         # of equals the first, and classes of no test row last
         for place in np.argsort(-lost, kind="stable"):
-            row = dict(zip(LOSSES, (column[place] for column in columns), strict=True))
+            row = dict(zip(_LOSSES, (column[place] for column in columns), strict=True))
             rows.append(names | facts | row)
     return pd.DataFrame(rows)
 
@@ -364,12 +364,12 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
-MORE = 4
+_MORE = 4
 """Rows of the classes' mean variance that each class is given besides its own."""
 
 
 @dataclass(frozen=True)
-class Affected:
+class _Affected:
     """What each class loses beyond the mean of all classes.
 
     Attributes:
@@ -391,7 +391,7 @@ def affected_classes(
     resamples: int = 2000,
     level: float = 0.95,
     seed: int = 0,
-) -> Affected:
+) -> _Affected:
     """Test the claim that some classes are affected more than others by taking fewer features.
 
     Each test row is paired with itself: d = right by the full layer - right by the part. With the
@@ -405,7 +405,7 @@ def affected_classes(
     (`featstore.probe.results.curves`):
 
     * of rows, independent between classes: that of d averaged over seeds, within the class. So that
-      a class in which no row happens to change does not seem certain, `MORE` rows of the classes'
+      a class in which no row happens to change does not seem certain, `_MORE` rows of the classes'
       mean variance are added;
     * of seeds, if there are several: what the seeds' excesses vary by more than their rows make
       them, the same for all classes. A few seeds do not give a variance of each class: of 3, the
@@ -440,7 +440,7 @@ def affected_classes(
     columns = {"class": names, "rows": lost.counts, "loss": lost.loss, "excess": lost.excess}
     table = pd.DataFrame(columns | {"low": lost.excess - reach, "high": lost.excess + reach})
     falling = table.sort_values("loss", ascending=False, kind="stable", ignore_index=True)
-    return Affected(falling, p_value)
+    return _Affected(falling, p_value)
 
 
 def affected_of_curves(
@@ -544,7 +544,7 @@ class _Lost:
         squares = _by_class(lost.mean(0, keepdims=True) ** 2, labels)[0, kept]
         squares = np.maximum(squares - counts[kept] * loss**2, 0)
         mean_rows = float(squares.sum() / few.sum())
-        rows = (squares + MORE * mean_rows) / (few + MORE) / counts[kept]
+        rows = (squares + _MORE * mean_rows) / (few + _MORE) / counts[kept]
         # what seeds, rows and classes leave: the sum of squares of a two-way analysis of variance
         total = _by_class(lost**2, labels)[:, kept].sum(0) - counts[kept] * (of_seeds**2).sum(0)
         rest = np.maximum(total - len(lost) * squares, 0)

@@ -17,7 +17,7 @@ from featstore.probe.rows import RowBlocks, Rows, SideBySide, as_blocks
 from featstore.probe.selection import LADDER
 from featstore.probe.subsets import Chain, check_seeds, grid, random_chain
 
-DISCARDED = 0.1
+_DISCARDED = 0.1
 """Share of the largest ratios that TwoNN leaves out, as its authors do."""
 
 
@@ -131,7 +131,7 @@ def _dimensions(squares: np.ndarray) -> tuple[float, float, int]:
         return np.nan, np.nan, len(squares)
     logs = np.log(squares) / 2
     ratios = np.sort(logs[:, 1] - logs[:, 0])
-    kept = int(len(ratios) * (1 - DISCARDED))
+    kept = int(len(ratios) * (1 - _DISCARDED))
     x, y = ratios[:kept], -np.log(1 - np.arange(1, kept + 1) / len(ratios))
     inverse = float((logs[:, -1:] - logs[:, :-1]).mean())
     two = float(x @ y / (x @ x)) if x @ x > 0 else np.nan
@@ -238,7 +238,7 @@ def _shared(one: np.ndarray, other: np.ndarray) -> float:
 
 
 @dataclass(frozen=True)
-class CalibratedCKA:
+class _CalibratedCKA:
     """Linear CKA of two layers beside what it is by chance.
 
     Attributes:
@@ -274,7 +274,7 @@ def calibrated_cka(
     device: str = "auto",
     backend: str = "torch",
     progress: Progress | bool = silent,
-) -> CalibratedCKA:
+) -> _CalibratedCKA:
     """Return linear CKA of two layers with its null: the rows of one of them shuffled.
 
         CKA = ||X'Y||^2 / (||X'X|| ||Y'Y||)    (Frobenius norms, of centred features)
@@ -343,7 +343,7 @@ def calibrated_cka(
             settings.progress("shuffles", number + 1, permutations)
     scaled = np.array(values) / (norms[0] * norms[1])
     beyond = int((scaled >= scaled[0] * (1 - 1e-12)).sum())
-    return CalibratedCKA(
+    return _CalibratedCKA(
         float(scaled[0]),
         expected / (norms[0] * norms[1]),
         float(scaled[1:].max()),

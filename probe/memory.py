@@ -62,13 +62,13 @@ def callback(progress: Progress | bool) -> Progress:
     return progress
 
 
-UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
-BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_BINARY_UNITS = {"ki": 2**10, "mi": 2**20, "gi": 2**30, "ti": 2**40}
 
 AUTO = "auto"
 # share of free memory, on the host or a device, that arrays may take; the rest is for libraries'
 # workspaces and for whatever else runs
-FREE_SHARE = 0.9
+_FREE_SHARE = 0.9
 # rows of one piece: enough to keep a matrix product at full speed
 MOMENT_ROWS = 4096
 MIN_ROWS = 16
@@ -92,9 +92,9 @@ def parse(memory: str | int) -> int:
     """
     if memory == AUTO:
         sharing = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        return max(1, int(FREE_SHARE * free_on_host()) // sharing)
+        return max(1, int(_FREE_SHARE * free_on_host()) // sharing)
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kmgt]?i?)b?\s*", str(memory), re.IGNORECASE)
-    unit = match and {**UNITS, **BINARY_UNITS}.get(match[2].lower())
+    unit = match and {**_UNITS, **_BINARY_UNITS}.get(match[2].lower())
     size = int(float(match[1]) * unit) if match and unit else 0
     if size < 1:
         raise UsageError(f"memory {memory!r} is not a size: write for example 4GiB or 500MB")
@@ -363,7 +363,7 @@ def share(blocks: RowBlocks, unit: int = 1) -> RowBlocks:
 T = TypeVar("T")
 
 # what the libraries under torch and CuPy say when their own allocations fail
-SIGNS = ("out of memory", "status_alloc_failed")
+_SIGNS = ("out of memory", "status_alloc_failed")
 
 
 class Grant:
@@ -437,7 +437,7 @@ def _of_all_ranks(free_here: int) -> int:
     free_there = np.zeros(world())
     free_there[rank()] = free_here
     all_sum(free_there)
-    return int(FREE_SHARE * free_there.min())
+    return int(_FREE_SHARE * free_there.min())
 
 
 def grant(memory: str | int | Grant, backend: Backend) -> Grant:
@@ -482,7 +482,7 @@ def out_of_memory(error: Exception) -> bool:
         return True
     from_cupy = type(error).__module__.startswith("cupy")
     of_a_device = from_cupy or isinstance(error, RuntimeError)
-    return of_a_device and any(sign in str(error).lower() for sign in SIGNS)
+    return of_a_device and any(sign in str(error).lower() for sign in _SIGNS)
 
 
 def release() -> None:

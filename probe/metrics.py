@@ -84,7 +84,7 @@ def label_is_first_max(logits: Array, labels: Array) -> Array:
     return judged(logits, labels).among_first(1)
 
 
-BINS = 15
+_BINS = 15
 
 
 class Calibration:
@@ -108,7 +108,7 @@ class Calibration:
 
     def __init__(self, n_probes: int, n_classes: int):
         self.surprise = np.zeros(n_probes)
-        self.gaps = np.zeros((n_probes, BINS))
+        self.gaps = np.zeros((n_probes, _BINS))
         self.rows = np.zeros(n_probes, np.int64)
 
     @property
@@ -121,8 +121,10 @@ class Calibration:
         confidence = stand.confidence
         xp = array_namespace(confidence)
         gap = xp.astype(stand.among_first(1), xp.float64) - confidence
-        bins = xp.ceil(confidence * BINS) - 1
-        binned = [xp.sum(xp.where(bins == b, gap, xp.zeros_like(gap)), axis=1) for b in range(BINS)]
+        bins = xp.ceil(confidence * _BINS) - 1
+        binned = [
+            xp.sum(xp.where(bins == b, gap, xp.zeros_like(gap)), axis=1) for b in range(_BINS)
+        ]
         self.surprise[probes] += to_host(xp.sum(stand.surprise, axis=1))
         self.gaps[probes] += to_host(xp.stack(binned, axis=1))
         self.rows[probes] += stand.n_rows
@@ -307,7 +309,7 @@ class Agreement:
         return np.where(seen > 0, 2 * self.hits / np.maximum(seen, 1), np.nan)
 
 
-class AmongFirst:
+class _AmongFirst:
     """The share of rows whose label's logit is among the k largest; of equal ones the first.
 
     With k classes or fewer every row would count, which says nothing: the column is NaN. Classes
@@ -367,7 +369,7 @@ METRICS: dict[str, Callable[..., Metric] | None] = {
     "accuracy": Accuracy,
     "balanced_accuracy": Accuracy,
     "mean_per_class": Accuracy,
-    "top5": partial(AmongFirst, first=5),
+    "top5": partial(_AmongFirst, first=5),
     "macro_f1": Agreement,
     "weighted_f1": Agreement,
     "kappa": Agreement,
@@ -384,7 +386,7 @@ METRICS: dict[str, Callable[..., Metric] | None] = {
 OF_TARGETS = ("r2", "mse", "mae")
 """Metrics of predicted numbers; the others are of predicted classes."""
 
-OF_PROBABILITIES = ("nll", "ece")
+_OF_PROBABILITIES = ("nll", "ece")
 """Metrics that are NaN for a solver whose logits are not log-probabilities."""
 
 OF_RANKS = ("auroc", "average_precision")
@@ -392,7 +394,7 @@ OF_RANKS = ("auroc", "average_precision")
 
 
 @cache
-def metric_of(name: str) -> Callable[..., Metric] | None:
+def _metric_of(name: str) -> Callable[..., Metric] | None:
     """Return what counts a metric, the same for one name; None for one of `OF_RANKS`.
 
     `top<k>` is the share of rows whose label is among the k largest logits, for any k above 1.
@@ -403,7 +405,7 @@ def metric_of(name: str) -> Callable[..., Metric] | None:
     if name in METRICS:
         return METRICS[name]
     if FIRST_FEW.fullmatch(name):
-        return partial(AmongFirst, first=int(name.removeprefix("top")))
+        return partial(_AmongFirst, first=int(name.removeprefix("top")))
     raise UsageError(
         f"no metric is called {name!r}: there are {', '.join(METRICS)}, and top<k> for every k"
     )
@@ -419,7 +421,7 @@ def metrics_of(names: str | Sequence[str] | None, targets: bool) -> tuple[str, .
         return ("r2",) if targets else ("accuracy",)
     names = (names,) if isinstance(names, str) else names
     for name in names:
-        metric_of(name)
+        _metric_of(name)
         if (name in OF_TARGETS) != targets:
             fitting = [known for known in METRICS if (known in OF_TARGETS) == targets]
             raise UsageError(
@@ -471,7 +473,7 @@ class Scores(LogitSink):
         n_classes: C.
         names: keys of METRICS or top<k>, the columns wanted; of `OF_RANKS` they are NaN here.
         probabilities: whether softmax of the logits is a probability; if not, the metrics
-            `OF_PROBABILITIES` are NaN.
+            `_OF_PROBABILITIES` are NaN.
         rows: room for the part of each row in accuracy or R^2, one of which is among `names`.
         start: the number of the first row that comes, of several processes.
         train_counts: int64 (C,), train rows of each class. One without any is no class: its logit
@@ -491,7 +493,7 @@ class Scores(LogitSink):
         start: int = 0,
         train_counts: np.ndarray | None = None,
     ):
-        kinds = {name: metric_of(name) for name in names}
+        kinds = {name: _metric_of(name) for name in names}
         self.n_probes, self.n_classes, self.names = n_probes, n_classes, tuple(names)
         self._present = None
         if train_counts is not None and len(train_counts) and not train_counts.all():
@@ -499,7 +501,7 @@ class Scores(LogitSink):
             self._places = np.cumsum(train_counts > 0) - 1
         n_present = n_classes if self._present is None else len(self._present)
         if not probabilities:
-            kinds = {name: kind for name, kind in kinds.items() if name not in OF_PROBABILITIES}
+            kinds = {name: kind for name, kind in kinds.items() if name not in _OF_PROBABILITIES}
         self._sink = None if rows is None else RowSink(rows, start)
         self.metrics: list[Metric] = []
         # metrics that come from the same sums are summed once

@@ -26,9 +26,9 @@ from featstore.probe.subsets import (
 L2 = 1e-3
 """The penalty that features are selected with, whatever the probes' own."""
 
-REPORTED = 64
+_REPORTED = 64
 
-PERMUTATIONS = 64
+_PERMUTATIONS = 64
 """Orders behind the mode `shapley`."""
 
 
@@ -79,7 +79,7 @@ def greedy_order(
         residual -= np.outer(column, residual[best] / root)
         # rounding may carry what is left of a duplicate below the penalty that it must keep
         diagonal = np.maximum(diagonal - column**2, np.finfo(float).tiny)
-        if step % REPORTED == 0 or step + 1 == count:
+        if step % _REPORTED == 0 or step + 1 == count:
             progress("features", step + 1, count)
     return order
 
@@ -114,7 +114,7 @@ def shapley_gains(
     train: Moments,
     standardize: bool = True,
     l2: float = L2,
-    permutations: int = PERMUTATIONS,
+    permutations: int = _PERMUTATIONS,
     seed: int = 0,
     progress: Progress = silent,
 ) -> np.ndarray:
@@ -464,7 +464,7 @@ def _recipe(mode: Mode) -> tuple[str, Recipe]:
         return INDICES, _of_indices(mode)
     name, colon, path = mode.partition(":")
     if name == BASIS and colon:
-        return _recipe(Directions(Path(path).name, read_matrix(path)))
+        return _recipe(Directions(Path(path).name, _read_matrix(path)))
     if name == INDICES and colon:
         return INDICES, _of_indices(read_indices(path))
     if mode not in MODES:
@@ -520,7 +520,7 @@ def _of_order(mode: Order) -> Recipe:
     return Recipe(make, key=key)
 
 
-def read_matrix(path: str | Path) -> np.ndarray:
+def _read_matrix(path: str | Path) -> np.ndarray:
     """Return the directions of a .npy file, (D, m).
 
     Raises:

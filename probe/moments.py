@@ -32,17 +32,17 @@ from featstore.probe.splits import (
 )
 
 # mean squares below this are of features whose products vanish in float32, or lose their digits
-VANISHING = 2.0**-100
+_VANISHING = 2.0**-100
 # a variance below this share of the squared distance from the shift has few digits in float32
-AWAY = 1e-4
-PANELS = 8
-MIN_PANEL = 128
+_AWAY = 1e-4
+_PANELS = 8
+_MIN_PANEL = 128
 
 # relative to the squared distance from the shift, a variance below this is float32 rounding
 RESOLUTION = {"float32": 1e-6, "float64": 1e-14}
 # relative to the squares before a subtraction, what rounding leaves of squares that were all taken
 # away: sums of 4096 rows in float32 were seen to be off by 4e-5
-LEFT_OVER = {"float32": 2e-4, "float64": 1e-12}
+_LEFT_OVER = {"float32": 2e-4, "float64": 1e-12}
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ class Moments:
         precision = min(self.precision, other.precision)
         products, floor = min(self.products, other.products), self.floor
         if sign < 0:
-            lost = LEFT_OVER[products] * np.diagonal(self.gram) / n
+            lost = _LEFT_OVER[products] * np.diagonal(self.gram) / n
             floor = np.maximum(floor, lost)
 
         def again() -> "Moments":
@@ -292,9 +292,9 @@ def _too_narrow(total: Array, n_rows: int) -> bool:
     if not (np.isfinite(squares).all() and np.isfinite(sums).all()):
         return True
     # a feature that does not change has sums and squares of exactly 0 about its own value
-    vanishing = (squares < n_rows * VANISHING) & ((sums != 0) | (squares != 0))
+    vanishing = (squares < n_rows * _VANISHING) & ((sums != 0) | (squares != 0))
     variance, off = squares / n_rows - (sums / n_rows) ** 2, (sums / n_rows) ** 2
-    return bool((vanishing | (variance < AWAY * off)).any())
+    return bool((vanishing | (variance < _AWAY * off)).any())
 
 
 def target_means(blocks: RowBlocks) -> np.ndarray:
@@ -386,7 +386,7 @@ def _finished(total: Array, blocks: RowBlocks, shift: np.ndarray, dtype: str) ->
 
 def panels(width: int) -> list[slice]:
     """Return about 8 column ranges of equal size; with 8, 9/16 of a full product is computed."""
-    panel = max(MIN_PANEL, -(-width // PANELS))
+    panel = max(_MIN_PANEL, -(-width // _PANELS))
     return [slice(left, min(width, left + panel)) for left in range(0, width, panel)]
 
 
@@ -395,7 +395,7 @@ ARRAYS = ("shift", "counts", "sums", "class_sums", "gram")
 
 
 @runtime_checkable
-class KnowsMoments(Protocol):
+class _KnowsMoments(Protocol):
     """Rows that can say what their moments are without being read once more."""
 
     def moments(self, settings: Settings) -> Moments:
@@ -417,12 +417,12 @@ def cached_moments(
     Raises:
         DataError, MemoryBudgetError: as `featstore.probe.moments.moments`.
     """
-    if isinstance(blocks, KnowsMoments):
+    if isinstance(blocks, _KnowsMoments):
         return blocks.moments(settings)
     if settings.moments_cache is None or blocks.fingerprint is None:
         return moments(blocks, settings, split, precise)
     key = cache_key(settings, blocks, precise)
-    path = cache_path(settings.moments_cache, key)
+    path = _cache_path(settings.moments_cache, key)
 
     def again() -> Moments:
         return cached_moments(blocks, settings, split, precise=True)
@@ -451,7 +451,7 @@ def cache_key(settings: Settings, blocks: RowBlocks, precise: bool = False) -> s
     )
 
 
-def cache_path(folder: Path, key: str) -> Path:
+def _cache_path(folder: Path, key: str) -> Path:
     """Return where the moments of a key are kept."""
     return Path(folder) / f"{hashlib.sha256(key.encode()).hexdigest()[:32]}.npz"
 

@@ -20,7 +20,7 @@ from featstore.probe.subsets import Axes, Chain
 TRIED = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
 """Numbers of neighbours that "auto" may come to."""
 
-CORPUS_ROWS = 4096
+_CORPUS_ROWS = 4096
 
 
 def fit(
@@ -219,7 +219,7 @@ def scaling(
         # distances do not see a shift, which keeps their digits; cosines do
         return (np.zeros_like(shift) if metric == "cosine" else shift), None, dtype
     sums = squares = 0.0
-    rows = rows_within(settings.memory, 0, 32 * len(shift), CORPUS_ROWS, "neighbours")
+    rows = rows_within(settings.memory, 0, 32 * len(shift), _CORPUS_ROWS, "neighbours")
     for piece, _ in gathered(train, rows, settings.backend, dtype, shift, "train"):
         wide = to_host(piece).astype(np.float64)
         sums, squares = sums + wide.sum(0), squares + (wide**2).sum(0)
@@ -263,7 +263,7 @@ def nearest(
     """
     size, width = (8 if place.dtype == "float64" else 4), corpus.n_features
     kept = sum(map(len, chains)) * 3 * most * (size + 8)
-    memory, tile = place.settings.memory, min(CORPUS_ROWS, corpus.n_rows)
+    memory, tile = place.settings.memory, min(_CORPUS_ROWS, corpus.n_rows)
 
     def taken(rows: int) -> tuple[int, int]:
         """Return bytes of a tile of the corpus, and of a query that meets it."""

@@ -394,7 +394,7 @@ class Curve:
 
 
 @dataclass
-class SweepChains:
+class _SweepChains:
     """The chains of a sweep, and what each is for.
 
     Attributes:
@@ -413,7 +413,7 @@ class SweepChains:
 
 def sweep_chains(
     layer: Layer, modes: Mapping[str, Recipe], seeds: Sequence[int], shared: bool
-) -> SweepChains:
+) -> _SweepChains:
     """Return the chains of every mode and seed, and of the whole layer.
 
     Where the whole layer is `shared` by all seeds it is a chain of its own, the last, in natural
@@ -424,10 +424,10 @@ def sweep_chains(
     Raises:
         UsageError: a seed or a mode cannot be used.
     """
-    found, parts = SweepChains(), replace(layer, grid=layer.grid.parts())
+    found, parts = _SweepChains(), replace(layer, grid=layer.grid.parts())
     drawn = check_seeds(seeds) if any(recipe.seeded for recipe in modes.values()) else []
     for name, recipe in modes.items():
-        nested = not shared and name in NESTED
+        nested = not shared and name in _NESTED
         grid = layer.grid.with_whole(layer.n_features) if nested else parts.grid
         for seed in drawn if recipe.seeded else [None]:
             made = recipe.make(replace(layer, grid=grid), seed) if len(grid) else []
@@ -446,11 +446,11 @@ def sweep_chains(
     return found
 
 
-NESTED = ("random", "first")
+_NESTED = ("random", "first")
 """Modes whose chains end with the whole layer where a probe of it depends on the seed."""
 
 
-def _holds_whole(found: SweepChains, curve: Curve) -> bool:
+def _holds_whole(found: _SweepChains, curve: Curve) -> bool:
     return bool(curve.chains) and found.chains[curve.chains[0]].fractions[-1] == 1
 
 
@@ -492,7 +492,7 @@ def layout(axes: Axes, curves: Sequence[Curve]) -> Layout:
 PHASES = ("reading", "choosing", "solving", "scoring")
 """What a group of chains goes through, in this order."""
 
-RUNGS = 8
+_RUNGS = 8
 """Penalties that a probe tries where it chooses among all: most have their choice by then."""
 
 PASSES = {"choosing": 18, "solving": 45}
@@ -501,7 +501,7 @@ PASSES = {"choosing": 18, "solving": 45}
 SHARES = {"ridge": 0.35, "lda": 0.3, "logistic": 0.25, "sgd": 0.15, "knn": 0.3}
 """What solvers reach of the rate of large matrix products."""
 
-PASS_SECONDS = 0.003
+_PASS_SECONDS = 0.003
 """What a pass takes however few rows there are: a few dozen small products."""
 
 
@@ -570,7 +570,7 @@ def seconds(
         operations = {"solving": trials.given * factors, "choosing": trials.rungs * per_try}
         overhead = 0.0
     else:
-        once, overhead = 4.0 * shape.train * shape.outputs * summed, PASS_SECONDS
+        once, overhead = 4.0 * shape.train * shape.outputs * summed, _PASS_SECONDS
         passes = dict.fromkeys(PASSES, epochs) if solver == "sgd" else PASSES
         rows = 2.0 * shape.outputs * summed
         tries = trials.rungs * max(1, trials.parts)
@@ -579,8 +579,8 @@ def seconds(
             "choosing": tries * passes["choosing"] * once,
         }
         overhead = {
-            "solving": trials.given * passes["solving"] * PASS_SECONDS,
-            "choosing": tries * passes["choosing"] * PASS_SECONDS,
+            "solving": trials.given * passes["solving"] * _PASS_SECONDS,
+            "choosing": tries * passes["choosing"] * _PASS_SECONDS,
         }
     operations["reading"] = 2.0 * shape.train * shape.features**2 if solver != "sgd" else 0.0
     operations["scoring"] = trials.given * shape.test * rows
@@ -596,7 +596,7 @@ def trials_of(penalties: Penalties, train_rows: int, batch: int) -> Trials:
     if not penalties.chosen:
         return Trials(given=len(penalties.values))
     parts = 0 if penalties.choice == LOO else part_count(penalties.held_out, train_rows)
-    tried = -(-RUNGS // batch) * batch
+    tried = -(-_RUNGS // batch) * batch
     return Trials(min(tried, len(penalties.values)), parts)
 
 

@@ -323,14 +323,14 @@ def check_train(train: RowBlocks) -> np.ndarray:
         raise DataError("train has no features: give at least one column")
     labels = train.labels()
     if has_targets(train):
-        check_targets(labels, "train")
+        _check_targets(labels, "train")
         constant = np.flatnonzero(np.ptp(labels.reshape(len(labels), -1), axis=0) == 0)
         if constant.size:
             raise DataError(
                 f"target {constant[0]} is {labels.reshape(len(labels), -1)[0, constant[0]]:g} in "
                 "every train row: there is nothing to predict, so leave it out"
             )
-        check_spread(labels)
+        _check_spread(labels)
         return np.zeros(0, np.int64)
     check_labels(labels, train.n_classes, "train")
     counts = np.bincount(labels, minlength=train.n_classes)
@@ -364,7 +364,7 @@ def check_test(test: RowBlocks, n_features: int, train_counts: np.ndarray, n_tar
         )
     labels = test.labels()
     if n_targets:
-        check_targets(labels, "test")
+        _check_targets(labels, "test")
         return
     check_labels(labels, test.n_classes, "test")
     present = np.flatnonzero(np.bincount(labels))
@@ -399,7 +399,7 @@ def _plain(name: str) -> str:
     )
 
 
-def check_targets(targets: np.ndarray, split: str) -> None:
+def _check_targets(targets: np.ndarray, split: str) -> None:
     """Raise DataError that names the first target, of (N,) or (N, T), that is not finite."""
     wrong = np.argwhere(~np.isfinite(targets))
     if len(wrong):
@@ -409,7 +409,7 @@ def check_targets(targets: np.ndarray, split: str) -> None:
         )
 
 
-def check_spread(targets: np.ndarray) -> None:
+def _check_spread(targets: np.ndarray) -> None:
     """Raise DataError that names the first target whose squares are no good float64 numbers."""
     spread = np.ptp(targets.reshape(len(targets), -1), axis=0)
     for column in np.flatnonzero(~((spread > SMALLEST) & (spread < LARGEST))):
@@ -480,7 +480,7 @@ class Standardizing:
             return cls(dtype, backend.put(mean), None, backend.put(1 / unit), wide=True)
         rest = mean - mean.astype(dtype).astype(np.float64)
         # without scales nothing is known of deviations
-        seen = (np.abs(rest) > (0 if (unit == 1).all() else UNSEEN * unit)).any()
+        seen = (np.abs(rest) > (0 if (unit == 1).all() else _UNSEEN * unit)).any()
         return cls(
             dtype,
             backend.put(mean, dtype),
@@ -505,7 +505,7 @@ class Standardizing:
 NARROWEST, WIDEST = 2.0**-100, 2.0**100
 """Scales between which 1 / scale, and what is divided by it, are good float32 numbers."""
 
-UNSEEN = 2.0**-22
+_UNSEEN = 2.0**-22
 """Share of its deviation that the mean of a feature may be off by: some roundings of float32."""
 
 

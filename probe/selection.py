@@ -41,7 +41,7 @@ CHOICES = (VALIDATION, LOO)
 LADDER = tuple(float(f"{10 ** (exponent / 2):.3g}") for exponent in range(-18, 9))
 """All penalties that "auto" may come to, two a decade, for features of unit variance."""
 
-FIRST = 10.0
+_FIRST = 10.0
 """The one that "auto" begins with: downwards until a score is past its best, and upwards only if
 nothing smaller is better."""
 
@@ -171,22 +171,22 @@ def planned(
         )
     check_share(held_out)
     begins = automatic and ladder is None
-    first = values.index(FIRST) if begins else len(values) - 1
+    first = values.index(_FIRST) if begins else len(values) - 1
     return Penalties(values, chosen, held_out, seed, first, select is not None, automatic)
 
 
-ENOUGH = 1000
+_ENOUGH = 1000
 """Held-out rows to choose by; where one part has fewer, several are taken, and MOST at most."""
 
 MOST = 5
 
-TIE = 1e-3
+_TIE = 1e-3
 """Share of its loss, and of that without features, by which a smaller penalty must be better."""
 
 PATIENCE = 2
 """Penalties in a row that do no better, after which a probe has its choice."""
 
-BEGUN = 0.98
+_BEGUN = 0.98
 """Share of the loss without any feature from which a probe counts as having learnt something."""
 
 
@@ -279,7 +279,7 @@ def choose(
     The loss is the solver's own: for ridge the squared error, of numbers in units of each target's
     variance; for LDA the share of rows that are missed; for others the mean of -log p[label].
     Penalties are tried downwards from the first. A smaller one is taken only if its loss is
-    smaller by more than `TIE` says, and a probe has its choice after `PATIENCE` of them in a row
+    smaller by more than `_TIE` says, and a probe has its choice after `PATIENCE` of them in a row
     that are not; of those that are solved at once all are looked at. Where the first is the best,
     larger ones are tried in the same way. A candidate that failed, or whose loss is not finite, is
     taken only where all are so, and then it is the first.
@@ -341,7 +341,7 @@ class Search:
         self.loss = np.full(count, np.inf)
         self.accuracy = np.full(count, np.nan)
         self._idle = np.zeros(count, np.int64)
-        self._begun, self._without = BEGUN * without_features, without_features
+        self._begun, self._without = _BEGUN * without_features, without_features
 
     def __len__(self) -> int:
         return len(self.going)
@@ -358,7 +358,7 @@ class Search:
         usable = np.isfinite(loss) & ~failed
         loss = np.where(usable, loss, np.inf)
         # where classes are separated, losses go to 0 without end, and gain nothing
-        margin = TIE * (np.where(np.isfinite(self.loss), self.loss, 0) + self._without)
+        margin = _TIE * (np.where(np.isfinite(self.loss), self.loss, 0) + self._without)
         with np.errstate(invalid="ignore"):
             better = self.going & usable & (loss < self.loss - margin)
             # what has learnt nothing yet, with far too large a penalty, is past nothing
@@ -423,7 +423,7 @@ def part_count(share: float, rows: int) -> int:
     >>> part_count(0.1, 1347), part_count(0.1, 50_000)
     (5, 1)
     """
-    return int(np.clip(np.ceil(ENOUGH / (share * rows)), 1, min(MOST, int(1 / share))))
+    return int(np.clip(np.ceil(_ENOUGH / (share * rows)), 1, min(MOST, int(1 / share))))
 
 
 def _on_parts(

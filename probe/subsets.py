@@ -224,12 +224,12 @@ def orthonormalised(vectors: Array) -> Array:
             return orthonormal * xp.sign(xp.linalg.diagonal(triangle))
         vectors = solve_lower(lower, vectors.T[None])[0].T
         left = xp.linalg.diagonal(lower[0])
-        if float(xp.min(left)) > INDEPENDENT * float(xp.max(left)):
+        if float(xp.min(left)) > _INDEPENDENT * float(xp.max(left)):
             break
     return vectors
 
 
-INDEPENDENT = 0.05
+_INDEPENDENT = 0.05
 """What of its length a direction keeps beside those before it where rounding is under 1e-11."""
 
 

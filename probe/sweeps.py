@@ -126,7 +126,7 @@ def fit(
     setup = Setup(
         standardize, memory, device, backend, store, tap, moments_cache, callback(progress)
     )
-    return fitted(with_validation(how.entry, as_blocks(train), validation), chains, how, setup)
+    return fitted(_with_validation(how.entry, as_blocks(train), validation), chains, how, setup)
 
 
 def fitted(blocks: RowBlocks, chains: Sequence[Chain], how: Chosen, setup: Setup) -> ProbeResult:
@@ -168,12 +168,12 @@ def _fitted(
     entry, rows = how.entry, remembered(train)
     if penalties.chosen:
         if not settings.standardize and not entry.raw and entry.ladder is None:
-            penalties = penalties.in_units(mean_variance(train))
+            penalties = penalties.in_units(_mean_variance(train))
         return fit_chosen(entry, rows, chains, penalties, settings, how.own)
     return solve(entry, rows, chains, penalties.values, settings, how.own)
 
 
-def with_validation(entry: Solver, train: RowBlocks, validation: Rows | None) -> RowBlocks:
+def _with_validation(entry: Solver, train: RowBlocks, validation: Rows | None) -> RowBlocks:
     """Return train rows with the validation rows that are given, if any.
 
     Raises:
@@ -192,7 +192,7 @@ def with_validation(entry: Solver, train: RowBlocks, validation: Rows | None) ->
     return rows
 
 
-def mean_variance(train: RowBlocks) -> float:
+def _mean_variance(train: RowBlocks) -> float:
     """Return the mean of the features' variances in their own units, by one pass over the rows."""
     first = next(iter(train))[0][:1].astype(np.float64)
     sums = np.zeros((2, train.n_features))
@@ -371,7 +371,7 @@ def sweep(
         solver, {"l2": l2, "select": select, "held_out": held_out, "held_out_seed": held_out_seed}
     )
     train_blocks, test_blocks = as_pair(train, test)
-    train_blocks = with_validation(how.entry, train_blocks, validation)
+    train_blocks = _with_validation(how.entry, train_blocks, validation)
     metrics = metrics_of(metrics, has_targets(train_blocks))
     if resume and out is None:
         raise UsageError("resume without out: name the results file that is to be completed")
@@ -398,7 +398,7 @@ def _swept(
     granted = grant(setup.memory, where)
     setup = replace(setup, memory=granted)
     rows, file, finished = remembered(train), None, None
-    moments = gatherer(rows, granted, setup)
+    moments = _gatherer(rows, granted, setup)
     with own_settings():
         plan = sweep_plan(rows, test, wanted, how, moments, setup)
     scored_as = (*metrics, "cka") if wanted.cka else metrics
@@ -424,7 +424,7 @@ def _swept(
             release(found.fitted)  # factors make room for other matrices
             check_room(rows.n_features, memory)
             frame = Frame(rows.n_features, moments, setup.standardize, centred=not how.entry.raw)
-            of_test = gatherer(tested, granted, setup)()
+            of_test = _gatherer(tested, granted, setup)()
             return PrefixSimilarity(of_test, frame, where).beside(found)
 
         with own_settings():
@@ -456,7 +456,7 @@ def _outlook(
     )
 
 
-def gatherer(rows: Remembered, granted: Grant, setup: Setup) -> Callable[[], Moments]:
+def _gatherer(rows: Remembered, granted: Grant, setup: Setup) -> Callable[[], Moments]:
     """Return what gathers the moments of rows when a mode first asks for them.
 
     Raises, when called:

@@ -147,7 +147,7 @@ def accuracy_against_layer(
         for number, rows in enumerate(parts):
             ends = (unit * floats(rows[f"{score}{end}"]) for end in ("", "_low", "_high"))
             lines.append(draw(axes, Curve(floats(rows["layer"]), *ends, rows), number))
-        step = -(-len(taps) // MOST_TAPS)
+        step = -(-len(taps) // _MOST_TAPS)
         shown = range(0, len(taps), step)
         axes.set_xticks(list(shown), [taps[place] for place in shown], rotation=90)
         axes.set_xlabel(bands_of(every, level))
@@ -157,7 +157,7 @@ def accuracy_against_layer(
     return saved(figure, path, ", ".join(shared))
 
 
-MOST_TAPS = 24
+_MOST_TAPS = 24
 """Names of layers below an axis; of more every second one, or third, is written."""
 
 
@@ -196,7 +196,7 @@ def _full_layer(axes: Axes, curve: Curve, written: str) -> None:
 KEYS = ("store", "name", "tap", "mode")
 """Columns that tell lines apart."""
 
-DRAWS = ("seed", "other_seed", "fraction", "k", "cka")
+_DRAWS = ("seed", "other_seed", "fraction", "k", "cka")
 
 
 def cka_against_fraction(table: pd.DataFrame, path: str | Path | None = None) -> ColumnFigure:
@@ -213,7 +213,7 @@ def cka_against_fraction(table: pd.DataFrame, path: str | Path | None = None) ->
     Raises:
         UsageError: the suffix is none of `SUFFIXES`.
     """
-    table = table.drop_duplicates([each for each in (*KEYS, *DRAWS) if each in table])
+    table = table.drop_duplicates([each for each in (*KEYS, *_DRAWS) if each in table])
     parts = curves_of(table, KEYS)
     shared, own = shared_and_own(parts, [key for key in KEYS if key in table])
     with styled():
@@ -538,7 +538,7 @@ def _curve(rows: pd.DataFrame) -> Curve:
     return Curve(100 * floats(rows["delta"]), mean, low, high, rows)
 
 
-RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def spectra(table: pd.DataFrame, path: str | Path | None = None) -> ColumnFigure:
@@ -637,7 +637,7 @@ def _power(tick: float) -> str:
     exponent = round(np.log10(tick))
     if -3 <= exponent <= 4:
         return f"{10.0**exponent:,.{max(0, -exponent)}f}"
-    return "10" + str(exponent).translate(RAISED)
+    return "10" + str(exponent).translate(_RAISED)
 
 
 __all__ = [

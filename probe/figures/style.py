@@ -35,8 +35,8 @@ COLUMN_WIDTH = 3.3
 # Okabe and Ito (2008), "Color Universal Design": told apart by every kind of colour vision. Their
 # yellow is left out, which is hard to see on white.
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p", "*")
-DASHES = ("solid", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1.2, 1.2)))
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h", "p", "*")
+_DASHES = ("solid", (0, (5, 1.5)), (0, (5, 1.5, 1, 1.5)), (0, (1.2, 1.2)))
 GREY = "#555555"
 PALE = "#B8B8B8"
 
@@ -138,8 +138,8 @@ def look(number: int) -> dict[str, Any]:
     """Return colour, marker and dashes of one curve: 84 that differ, 12 of them without colour."""
     return {
         "color": PALETTE[number % len(PALETTE)],
-        "marker": MARKERS[number % len(MARKERS)],
-        "linestyle": DASHES[number % len(DASHES)],
+        "marker": _MARKERS[number % len(_MARKERS)],
+        "linestyle": _DASHES[number % len(_DASHES)],
     }
 
 
@@ -171,10 +171,10 @@ def saved(figure: ColumnFigure, path: str | Path | None, title: str) -> ColumnFi
     return figure
 
 
-LINE = 1.25 * SMALL / 72
+_LINE = 1.25 * SMALL / 72
 """Inches: the height of a line of small text."""
 
-WIDEST_LABEL = 0.95
+_WIDEST_LABEL = 0.95
 """Inches: how wide names beside lines may be."""
 
 HANDLE, GAP = 0.3, 0.1
@@ -207,7 +207,7 @@ def legend_above(figure: ColumnFigure, handles: Sequence[Artist], names: Sequenc
         text.set_text(name)
     rows = -(-len(names) // columns)
     lines = rows + sum(name.count("\n") for name in broken)
-    figure.set_figheight(figure.get_figheight() + lines * LINE + 0.06)
+    figure.set_figheight(figure.get_figheight() + lines * _LINE + 0.06)
 
 
 def _columns(widths: Sequence[float]) -> int:
@@ -297,8 +297,8 @@ def label_ends(
     figure.draw_without_rendering()  # a layout, to know how high the axes are
     bottom, top = axes.get_ylim()
     inch = (top - bottom) / (axes.get_window_extent().height / figure.dpi)
-    broken = [wrapped(figure, name, WIDEST_LABEL) for name in names]
-    heights = np.array([(1 + name.count("\n")) * LINE * inch for name in broken])
+    broken = [wrapped(figure, name, _WIDEST_LABEL) for name in names]
+    heights = np.array([(1 + name.count("\n")) * _LINE * inch for name in broken])
     places = spread_out(np.array([y for _, y in ends]), heights, bottom, top)
     axes.set_ylim(bottom, top)
     for end, place, name, colour in zip(ends, places, broken, colours, strict=True):
@@ -318,7 +318,7 @@ def label_ends(
 MOST_MARKERS = 40
 """Points of a curve up to which each has its marker; longer ones are lines with a few."""
 
-TICKS = [float(f"{m}e{e}") for e in range(-7, 0) for m in (1, 2, 5)] + [1.0]
+_TICKS = [float(f"{m}e{e}") for e in range(-7, 0) for m in (1, 2, 5)] + [1.0]
 
 
 @dataclass(frozen=True)
@@ -422,9 +422,9 @@ def fraction_axis(axes: Axes, fractions: Sequence[float], note: str = "") -> Non
     axes.set_xscale("log")
     low = min([0.5, *fractions])
     axes.set_xlim(low / 1.2, 1.2)
-    ticks = [tick for tick in TICKS if tick >= low / 1.1]
+    ticks = [tick for tick in _TICKS if tick >= low / 1.1]
     if len(ticks) > 9:
-        ticks = [tick for tick in TICKS[::3] if tick >= low / 1.1]
+        ticks = [tick for tick in _TICKS[::3] if tick >= low / 1.1]
     axes.xaxis.set_major_locator(FixedLocator(ticks))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{100 * tick:.4g}"))

@@ -46,7 +46,7 @@ def on_cuda(library: str) -> ModuleType:
     return cuda
 
 
-TOLERANCES = {"float32": 2e-5, "float64": 1e-12}
+_TOLERANCES = {"float32": 2e-5, "float64": 1e-12}
 # odd numbers of rows and classes, one class, more classes than threads of a row, one row
 SHAPES = ((3, 7, 67), (2, 1, 5), (2, 300, 33), (1, 3, 1))
 
@@ -91,7 +91,7 @@ def _drawn(shape: tuple[int, int, int], dtype: str) -> tuple[np.ndarray, np.ndar
 def _compare_softmax(
     kernels: ModuleType, backend: Backend, logits: np.ndarray, labels: np.ndarray, innermost: str
 ) -> None:
-    bound = TOLERANCES[logits.dtype.name]
+    bound = _TOLERANCES[logits.dtype.name]
     ours, theirs = (_laid_out(logits, backend, innermost) for _ in range(2))
     y = backend.put(labels)
     by_row = ours.swapaxes(1, 2)

@@ -21,9 +21,9 @@ from featstore.probe.arrays import Array
 OPTIONS = ("--std=c++17",)
 # threads of a block; and where there are many classes, so that fewer blocks share the L2 cache
 THREADS, MANY_THREADS, MANY_CLASSES = 256, 1024, 256
-WARP = 32
+_WARP = 32
 # classes of a row that a thread takes at least before the row is given to more threads
-CLASSES_A_THREAD = 8
+_CLASSES_A_THREAD = 8
 
 
 @cache
@@ -126,9 +126,9 @@ class Launch:
         threads = MANY_THREADS if classes > MANY_CLASSES else THREADS
         rows_fast = abs(row_stride) <= abs(class_stride)
         if rows_fast:
-            lanes = _power_of_two(classes // CLASSES_A_THREAD, threads // WARP)
+            lanes = _power_of_two(classes // _CLASSES_A_THREAD, threads // _WARP)
         else:
-            lanes = _power_of_two(2 * classes - 1, WARP)
+            lanes = _power_of_two(2 * classes - 1, _WARP)
         self.tiles = -(-rows // (threads // lanes))
         self._grid, self._threads = self.tiles * int(np.prod(probes)), threads
         inner, strides = (probes[1], outer) if len(probes) == 2 else (1, (*outer, 0))

@@ -97,7 +97,7 @@ class JudgedWhenAsked:
         """Return whether fewer than `first` classes come before the label, bool (P, r)."""
         if first == 1:
             return self._hits
-        return label_among_first(self._logits, self._labels, first)
+        return _label_among_first(self._logits, self._labels, first)
 
     @property
     def finite(self) -> Array:
@@ -120,7 +120,7 @@ class JudgedWhenAsked:
 
     @cached_property
     def _judged(self) -> tuple[Array, Array]:
-        return first_max(self._logits, self._labels)
+        return _first_max(self._logits, self._labels)
 
     @property
     def surprise(self) -> Array:
@@ -143,7 +143,7 @@ class JudgedWhenAsked:
         return xp.astype(xp.sum(powers, axis=-1), xp.float64)
 
 
-def first_max(logits: Array, labels: Array) -> tuple[Array, Array]:
+def _first_max(logits: Array, labels: Array) -> tuple[Array, Array]:
     """Return whether argmax(logits) is the label, of equal logits the first, and the largest logit.
 
     Both are (P, rows); the largest of logits of which one is not a number is none either.
@@ -169,7 +169,7 @@ def first_max(logits: Array, labels: Array) -> tuple[Array, Array]:
     return hits, xp.maximum(own, rival)
 
 
-def label_among_first(logits: Array, labels: Array, first: int) -> Array:
+def _label_among_first(logits: Array, labels: Array, first: int) -> Array:
     """Return whether the label is among the `first` largest logits, bool (P, rows).
 
     Equal logits rank by class index, as in argmax. Counting how many logits lie below the

@@ -16,7 +16,7 @@ Evidence: TypeAlias = np.ndarray | list[np.ndarray | None] | None
 """What is known of single test rows: see `featstore.probe.results.curves.curves`."""
 
 
-class Result(Protocol):
+class _Result(Protocol):
     """Scored probes, as `featstore.probe.result.ProbeResult` holds them."""
 
     @property
@@ -27,7 +27,7 @@ class Result(Protocol):
         """Return one row a probe."""
 
 
-Probes: TypeAlias = pd.DataFrame | Result
+Probes: TypeAlias = pd.DataFrame | _Result
 """One row a probe: a table, or the result that holds it."""
 
 

@@ -196,7 +196,7 @@ def writable(path: str | Path, suffixes: Sequence[str]) -> Path:
     return path
 
 
-DIGEST = "digest_of_arrays"
+_DIGEST = "digest_of_arrays"
 """The member that holds the digest of all others."""
 
 
@@ -207,7 +207,7 @@ def save_arrays(path: str | Path, arrays: Mapping[str, object]) -> None:
     """
     held = {name: np.asarray(value) for name, value in arrays.items()}
     with written_whole(path) as aside, _FullDisk(aside) as file:
-        np.savez(file, **held, **{DIGEST: np.array(digest_of(held))})
+        np.savez(file, **held, **{_DIGEST: np.array(digest_of(held))})
 
 
 class _FullDisk:
@@ -262,7 +262,7 @@ def load_arrays(path: str | Path) -> dict[str, np.ndarray]:
         except Exception as error:
             first = (str(error) or type(error).__name__).partition("\n")[0]
             raise FileError(f"{path} is damaged, or is no .npz file ({first})") from None
-    digest = held.pop(DIGEST, None)
+    digest = held.pop(_DIGEST, None)
     if digest is not None and str(digest) != digest_of(held):
         raise FileError(f"{path} is damaged: its arrays have another digest than was written")
     return held
@@ -310,7 +310,7 @@ SUFFIXES = (".csv", ".json", ".parquet")
 TEXTS = ("store", "tap", "mode", "solver", "l2_choice", "l2_place", "status", "options", "class")
 """Columns that hold text even where it looks like a number, or is empty."""
 
-LIMITS = {
+_LIMITS = {
     **dict.fromkeys(
         ("accuracy", "mean_per_class", "ece", "class_accuracy", "chance", "majority"), (0.0, 1.0)
     ),
@@ -441,14 +441,14 @@ def _say_changed(path: Path, refuse: bool) -> None:
 
 
 def check_values(table: pd.DataFrame, path: Path) -> None:
-    """Raise DataError where a table of probes has what none can have: `LIMITS`, status words.
+    """Raise DataError where a table of probes has what none can have: `_LIMITS`, status words.
 
     Rows are counted from 0.
     """
     if not {"mode", "solver"} <= set(table):
         return  # of no probes
     shares = {name: (0.0, 1.0) for name in table if FIRST_FEW.fullmatch(str(name))}
-    for name, (low, high) in (LIMITS | shares).items():
+    for name, (low, high) in (_LIMITS | shares).items():
         if name not in table:
             continue
         values = _as_floats(table[name], name, path)

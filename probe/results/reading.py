@@ -31,7 +31,7 @@ MOST = 512 << 20
 SHARE = 8
 """Rows are kept where they take at most one part in so many of the memory that is granted."""
 
-DIGESTED = [
+_DIGESTED = [
     "store",
     "tap",
     "mode",
@@ -151,7 +151,7 @@ def table_digest(table: pd.DataFrame) -> str:
     """
     found = hashlib.sha256()
     given = table.get("l2_choice", pd.Series("given", table.index)) == "given"
-    for name in DIGESTED:
+    for name in _DIGESTED:
         values = table[name] if name in table else pd.Series("", table.index)
         if name == "l2":
             values = values.where(given)
@@ -279,7 +279,7 @@ def _check(rows: RowScores, probes: np.ndarray, table: pd.DataFrame, score: str)
         )
 
 
-IDENTITY = ["store", "tap", "mode", "solver", "l2", "seed", "fraction", "k"]
+_IDENTITY = ["store", "tap", "mode", "solver", "l2", "seed", "fraction", "k"]
 """The columns that say which probe a row is of."""
 
 
@@ -479,7 +479,7 @@ def _results(path: Path, score: str | None) -> pd.DataFrame:
 
 def _typed(table: pd.DataFrame, path: Path, score: str, writer: str) -> pd.DataFrame:
     """Return the table with its columns as they were computed, once they are all there."""
-    for name in [*IDENTITY, score]:
+    for name in [*_IDENTITY, score]:
         if name not in table:
             raise _lacks(path, name, writer)
     columns = {}

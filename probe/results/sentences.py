@@ -25,10 +25,10 @@ from featstore.probe.results import (
 from featstore.probe.results.curves import Curve, Difference, curve_table, curves, difference
 from featstore.probe.statuses import Status
 
-FAR = 0.05
+_FAR = 0.05
 """By how much a share has to shrink, once corrected for chance, for a sentence to say so."""
 
-MARGIN = 0.005
+_MARGIN = 0.005
 """By how much the best of many sizes may beat the whole layer by chance, in accuracy."""
 
 
@@ -201,7 +201,7 @@ def _over_chance(curve: Curve, fraction: float) -> Iterator[str]:
         return
     near = parts[np.abs(curve.fractions[parts] - fraction).argmin()]
     corrected = curve.over_chance.ratio()[near]
-    if curve.ratio()[near] - corrected > FAR:
+    if curve.ratio()[near] - corrected > _FAR:
         yield (
             f"Of what the full layer has over chance ({curve.chance:.3f}) that is "
             f"{100 * corrected:.1f} %."
@@ -211,7 +211,7 @@ def _over_chance(curve: Curve, fraction: float) -> Iterator[str]:
 def _beaten_by(curve: Curve) -> tuple[int, Difference] | None:
     """Return the place of the best part and by how much it beats the full layer beyond noise.
 
-    Noise is two standard errors of the difference, where it is known, and `MARGIN`; test rows are
+    Noise is two standard errors of the difference, where it is known, and `_MARGIN`; test rows are
     paired. None if no part does.
     """
     whole, mean = curve.whole, curve.mean()
@@ -219,7 +219,7 @@ def _beaten_by(curve: Curve) -> tuple[int, Difference] | None:
         return None
     best = int(np.nanargmax(mean[:whole]))
     gap = difference(curve, curve, best, whole)
-    return (best, gap) if gap.value - max(MARGIN, 2 * np.nan_to_num(gap.error)) > 0 else None
+    return (best, gap) if gap.value - max(_MARGIN, 2 * np.nan_to_num(gap.error)) > 0 else None
 
 
 def _beaten(curve: Curve, level: float) -> Iterator[str]:
@@ -343,7 +343,7 @@ READ = {
 LEAST = "at least"
 """Value of the column `bound` for a DR that is a bound."""
 
-BOUND = "{fraction} of the features, the smallest share probed, keep {delta} of {full} already"
+_BOUND = "{fraction} of the features, the smallest share probed, keep {delta} of {full} already"
 
 
 def of_redundancy(table: pd.DataFrame, level: float, score: str = "accuracy") -> str:
@@ -365,7 +365,7 @@ def _redundancy(row: pd.Series, level: float, score: str) -> str:
             "The full layer was not probed, or is right about nothing: no fraction can be held "
             "against it."
         )
-    told = (BOUND if row.bound == LEAST else READ[row.rule]).format(
+    told = (_BOUND if row.bound == LEAST else READ[row.rule]).format(
         fraction=percent(row.fraction), delta=percent(row.delta), full=f"the full layer's {score}"
     )
     seeds = _count(row.seeds, "seed")

@@ -79,14 +79,14 @@ def summary(table: Probes, correct: Evidence = None, level: float = 0.95) -> pd.
 MOST_ROWS = 30
 """Fractions of a curve up to which all are shown."""
 
-MOST_NAMED = 8
+_MOST_NAMED = 8
 """Curves, and fractions of each, of which a note says what is kept over chance."""
 
-ROUND = [m * 10.0**e for e in range(-7, 0) for m in (1, 2, 5)] + [1.0]
+_ROUND = [m * 10.0**e for e in range(-7, 0) for m in (1, 2, 5)] + [1.0]
 
 
 @dataclass(frozen=True)
-class Kind:
+class _Kind:
     """Format of a number: it is multiplied by `scale` and gets a unit."""
 
     form: str
@@ -100,17 +100,17 @@ class Kind:
 
 
 KINDS = {
-    "count": Kind(",.0f"),
-    "share": Kind(".4g", 100, " %"),
-    "score": Kind(".3f"),
-    "change": Kind("+.3f"),
-    "kept": Kind(".1f", 100, " %"),
-    "per cent": Kind(".1f", 100),
-    "points": Kind("+z.1f", 100),
-    "hundredths": Kind(".2f"),
-    "tenths": Kind(",.1f"),
-    "loss": Kind(".4f"),
-    "gain": Kind(".2f", 100),
+    "count": _Kind(",.0f"),
+    "share": _Kind(".4g", 100, " %"),
+    "score": _Kind(".3f"),
+    "change": _Kind("+.3f"),
+    "kept": _Kind(".1f", 100, " %"),
+    "per cent": _Kind(".1f", 100),
+    "points": _Kind("+z.1f", 100),
+    "hundredths": _Kind(".2f"),
+    "tenths": _Kind(",.1f"),
+    "loss": _Kind(".4f"),
+    "gain": _Kind(".2f", 100),
 }
 """Kinds of numbers by name; a column of the kind "text" holds texts."""
 
@@ -252,7 +252,7 @@ def number(value: Any) -> float | int | None:
 
 
 @dataclass(frozen=True)
-class Printed:
+class _Printed:
     """A sweep as text.
 
     Attributes:
@@ -269,7 +269,7 @@ class Printed:
     notes: tuple[str, ...] = ()
 
 
-def printed(table: pd.DataFrame, correct: Evidence = None, level: float = 0.95) -> Printed:
+def printed(table: pd.DataFrame, correct: Evidence = None, level: float = 0.95) -> _Printed:
     """Return the mean accuracy with its interval, and its share of the full layer's, as text.
 
     Of a curve of more than `MOST_ROWS` fractions those nearest to 1, 2, 5, 10 ... per cent are
@@ -305,12 +305,12 @@ def printed(table: pd.DataFrame, correct: Evidence = None, level: float = 0.95) 
     one_store = len({curve["store"].iloc[0] for curve in curves}) == 1 and "store" in keys
     store = shared.pop(0) if one_store else ""
     score = score_of(table)
-    curves = [some_fractions(curve) for curve in curves]
+    curves = [_some_fractions(curve) for curve in curves]
     if _same_whole(curves, score):
         curves, own = [*(curve.iloc[:-1] for curve in curves), curves[0].tail(1)], [*own, ""]
     views = (_of_curve(curve, name, score) for name, curve in zip(own, curves, strict=True))
     notes = tuple(_notes(table, every, level))
-    return Printed(store, ", ".join(shared), tuple(view for view in views if view.rows()), notes)
+    return _Printed(store, ", ".join(shared), tuple(view for view in views if view.rows()), notes)
 
 
 def _of_curve(rows: pd.DataFrame, name: str, score: str) -> View:
@@ -345,12 +345,12 @@ def over_chance(rows: pd.DataFrame) -> Iterator[str]:
     Arguments:
         rows: as `curve_table` gives them.
     """
-    curves = [some_fractions(curve) for curve in curves_of(rows)]
-    if len(curves) > MOST_NAMED:
+    curves = [_some_fractions(curve) for curve in curves_of(rows)]
+    if len(curves) > _MOST_NAMED:
         return
     for name, curve in zip(shared_and_own(curves)[1], curves, strict=True):
         other = curve["corrected"].notna() & (curve["corrected"] != curve["ratio"])
-        known = curve[other & (curve["fraction"] < 1)].tail(MOST_NAMED)
+        known = curve[other & (curve["fraction"] < 1)].tail(_MOST_NAMED)
         kept = zip(known["fraction"], known["corrected"], strict=True)
         each = ", ".join(f"{100 * share:.1f} % at {percent(part)}" for part, share in kept)
         if each:
@@ -369,12 +369,12 @@ def without_features(table: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def some_fractions(curve: pd.DataFrame) -> pd.DataFrame:
+def _some_fractions(curve: pd.DataFrame) -> pd.DataFrame:
     """Return the rows to show: all, or those nearest to round fractions."""
     if len(curve) <= MOST_ROWS:
         return curve
     logs = np.log(curve["fraction"].to_numpy(np.float64))
-    wanted = [np.log(f) for f in ROUND if np.log(f) >= logs[0]]
+    wanted = [np.log(f) for f in _ROUND if np.log(f) >= logs[0]]
     return curve.iloc[sorted({int(np.abs(logs - f).argmin()) for f in wanted})]
 
 
@@ -431,7 +431,7 @@ def similarity_of_layers(table: pd.DataFrame, title: str) -> View:
 
 def inequality(curve: pd.DataFrame, title: str) -> View:
     """Lay out the inequality over classes of one curve against fraction."""
-    rows = some_fractions(curve)
+    rows = _some_fractions(curve)
     worst = zip(rows["worst_accuracy"], rows["worst_class"], strict=True)
     columns = [
         Column("fraction", "share", rows["fraction"]),

@@ -452,7 +452,7 @@ def own_fields(cls: type[Options]) -> list[Field[Any]]:
 
 
 @dataclass(frozen=True)
-class Declared:
+class _Declared:
     """An option as the command line and study files need it.
 
     Attributes:
@@ -472,7 +472,7 @@ class Declared:
     solvers: tuple[str, ...]
 
 
-def declared() -> list[Declared]:
+def declared() -> list[_Declared]:
     """Return every option of every solver, those of all first.
 
     >>> [each.name for each in declared()][:6]
@@ -480,7 +480,7 @@ def declared() -> list[Declared]:
     >>> declared()[0].default
     'auto; sgd: 0.0005'
     """
-    found: dict[str, Declared] = {}
+    found: dict[str, _Declared] = {}
     for cls in VALUES.values():
         annotations = get_type_hints(cls)
         for one in fields(cls):
@@ -488,7 +488,7 @@ def declared() -> list[Declared]:
             told, general = one.metadata, len(having) == len(VALUES)
             found.setdefault(
                 one.name,
-                Declared(
+                _Declared(
                     one.name,
                     annotations[one.name],
                     told["help"],
@@ -551,7 +551,7 @@ def value_of(
     return cls(**given)
 
 
-ELSEWHERE = {
+_ELSEWHERE = {
     one.name: f"it is an option of a solver: give solver={cls.__name__}({one.name}=...)"
     for cls in VALUES.values()
     for one in own_fields(cls)
@@ -561,4 +561,4 @@ ELSEWHERE = {
 
 def takes_solver(function: F) -> F:
     """Return a function whose TypeError for a solver's own option says that the solver takes it."""
-    return spelt(function, elsewhere=ELSEWHERE)
+    return spelt(function, elsewhere=_ELSEWHERE)

@@ -366,19 +366,19 @@ class _LeftOut(PassingSink):
         xp = array_namespace(both)
         leverage = (1 + both[..., -1:]) / self._n_rows
         logits = xp.asarray(both[..., :-1], copy=True)
-        subtract_targets(logits, leverage, labels)
+        _subtract_targets(logits, leverage, labels)
         free = 1 - leverage
         known = free > UNDETERMINED * xp.finfo(both.dtype).eps
         logits /= xp.where(known, free, xp.ones_like(free))
         if not bool(xp.all(known)):
             others = xp.zeros_like(logits[:1])
             others += xp.asarray(self._mean, dtype=logits.dtype, device=logits.device)
-            subtract_targets(others, xp.full_like(leverage[:1], 1 / self._n_rows), labels)
+            _subtract_targets(others, xp.full_like(leverage[:1], 1 / self._n_rows), labels)
             logits = xp.where(known, logits, others * (self._n_rows / (self._n_rows - 1)))
         self._scores.add(probes, logits, labels)
 
 
-def subtract_targets(logits: Array, shares: Array, labels: Array) -> None:
+def _subtract_targets(logits: Array, shares: Array, labels: Array) -> None:
     """Subtract shares (p, r, 1) of y, one-hot or targets, from logits (p, r, C), in place."""
     xp = array_namespace(logits)
     if xp.isdtype(labels.dtype, "integral"):

@@ -50,7 +50,7 @@ class Scaling:
     scale: np.ndarray
 
 
-def grams(
+def _grams(
     train: RowBlocks, chain: Chain, tile: int, dtype: str, settings: Settings, scaling: Scaling
 ) -> Iterator[tuple[int, Array]]:
     """Yield every prefix of a chain and X X' of its centred, scaled features, smallest first.
@@ -95,7 +95,7 @@ def grams(
 
 
 @dataclass(frozen=True)
-class Rotation:
+class _Rotation:
     """Features Z (N, N - 1) with Z Z' = X X', for centred features X (N, k), k >= N.
 
     X X' has the eigenvector 1 with eigenvalue 0. A Householder reflection P = I - 2 v v' takes it
@@ -144,7 +144,7 @@ class Rotation:
         return out
 
 
-def rotation(gram: Array, products: str = "float64") -> Rotation:
+def rotation(gram: Array, products: str = "float64") -> _Rotation:
     """Return the rotation for X X', float64 (N, N) of centred features; the matrix is used up.
 
     `products` is the dtype in which its entries were computed. Rows that are
@@ -164,10 +164,10 @@ def rotation(gram: Array, products: str = "float64") -> Rotation:
     factors = factorise(inner, products=products)
     mean, jitter = float(xp.mean(xp.linalg.diagonal(inner))), float(factors.jitter[0])
     least = mean * float(factors.least[0]) if jitter == 0 else 0.0
-    return Rotation(factors.lower[0], axis, jitter, least, mean * float(factors.rounding[0]))
+    return _Rotation(factors.lower[0], axis, jitter, least, mean * float(factors.rounding[0]))
 
 
-WORTH = 4.0
+_WORTH = 4.0
 """How many times fewer operations another way must take than the moments of all features."""
 
 LEAST_TILE = 4096
@@ -261,7 +261,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class WidePart:
+class _WidePart:
     """Prefixes that are solved together.
 
     Attributes:
@@ -273,7 +273,7 @@ class WidePart:
     dual: bool
 
 
-Plan = list[WidePart] | None
+Plan = list[_WidePart] | None
 """None: all at once, with the moments of all features."""
 
 
@@ -297,7 +297,7 @@ def wide_plan(problem: Problem, chains: Sequence[Chain]) -> Plan:
     options = [_parts(problem, chains, limit) for limit in [0, *limits]]
     works = [np.inf if parts is None else _work(problem, parts) for parts in options]
     best = int(np.argmin(works))
-    if whole and problem.primal_work(problem.n_features, lengths) <= WORTH * works[best]:
+    if whole and problem.primal_work(problem.n_features, lengths) <= _WORTH * works[best]:
         return None
     if options[best] is None:
         if problem.n_features <= problem.n_rows:
@@ -314,7 +314,7 @@ def touched(cuts: Sequence[Cut], n_features: int) -> np.ndarray:
     return mask
 
 
-def _parts(problem: Problem, chains: Sequence[Chain], limit: int) -> list[WidePart] | None:
+def _parts(problem: Problem, chains: Sequence[Chain], limit: int) -> list[_WidePart] | None:
     """Return the parts if prefixes up to `limit` features are primal; None if one does not fit."""
     short, long = _cuts(chains, 0, limit), _cuts(chains, limit, np.inf)
     if long and problem.dual_bytes(max(cut.length for cut in long)) > problem.free:
@@ -327,8 +327,8 @@ def _parts(problem: Problem, chains: Sequence[Chain], limit: int) -> list[WidePa
             groups.append([cut])
         else:
             return None
-    parts = [WidePart(group, dual=False) for group in groups]
-    return [*parts, WidePart(long, dual=True)] if long else parts
+    parts = [_WidePart(group, dual=False) for group in groups]
+    return [*parts, _WidePart(long, dual=True)] if long else parts
 
 
 def _cuts(chains: Sequence[Chain], above: float, limit: float) -> list[Cut]:
@@ -347,7 +347,7 @@ def _fits(problem: Problem, cuts: Sequence[Cut]) -> bool:
     return problem.primal_bytes(union, longest) <= problem.free
 
 
-def _work(problem: Problem, parts: Sequence[WidePart]) -> float:
+def _work(problem: Problem, parts: Sequence[_WidePart]) -> float:
     work = 0.0
     for part in parts:
         lengths = [cut.length for cut in part.cuts]
@@ -368,10 +368,10 @@ def _too_little(problem: Problem, largest: int) -> MemoryBudgetError:
     )
 
 
-STEEP = 1e3
+_STEEP = 1e3
 """Lengths of a class's coefficients, per deviation of its targets, that float32 rows would blur."""
 
-NEGLIGIBLE = 1e-3
+_NEGLIGIBLE = 1e-3
 """Share of a penalty by which it may be larger without a remark."""
 
 MAX_ROWS = 2048
@@ -511,7 +511,7 @@ class DualFit(Fitted):
             facts = self._in_precision(number, probes, dtype)
             if facts is not None:
                 steep = max(self._steepness[probe] for probe in facts)
-                self._dtypes[number] = "float64" if steep > STEEP else dtype
+                self._dtypes[number] = "float64" if steep > _STEEP else dtype
                 self._known |= facts
                 return
         raise AssertionError("float64 products are never refused")
@@ -526,7 +526,7 @@ class DualFit(Fitted):
         cut = Cut(number, axes.chains[number], prefixes).made()
         added = self.n_train * min(axes.penalties[penalty] for penalty in np.unique(of_penalty))
         scaling = self._scalings[number]
-        for place, upper in grams(self._train, cut, self._tile, dtype, self._settings, scaling):
+        for place, upper in _grams(self._train, cut, self._tile, dtype, self._settings, scaling):
             gram = array_namespace(upper).asarray(upper, copy=True)
             mirror(gram)
             turned = rotation(gram, dtype)
@@ -535,7 +535,7 @@ class DualFit(Fitted):
             facts |= self._prefix(probes[of_prefix == prefixes[place]].tolist(), turned)
         return facts
 
-    def _prefix(self, probes: Sequence[int], turned: Rotation) -> dict[int, dict[str, Any]]:
+    def _prefix(self, probes: Sequence[int], turned: _Rotation) -> dict[int, dict[str, Any]]:
         """Solve one prefix for the penalties of these probes, on its rotated features."""
         z = ArrayBlocks(turned.features(), self._labels, self._train.n_classes or None)
         whole = Chain(np.arange(z.n_features), (z.n_features,), (1.0,), "rotated")
@@ -565,14 +565,14 @@ class DualFit(Fitted):
         """
         if np.isnan(added):
             return Status.SINGULAR
-        return jitter(added) if added > NEGLIGIBLE * penalty else Status.OK
+        return jitter(added) if added > _NEGLIGIBLE * penalty else Status.OK
 
     def _solved(
         self, z: RowBlocks, whole: Chain, penalties: tuple[float, ...], settings: Settings
     ) -> Any:
         return self._solve(z, [whole], penalties, settings, **self._options)
 
-    def _keep(self, probes: Sequence[int], fitted: Any, turned: Rotation, z: RowBlocks) -> None:
+    def _keep(self, probes: Sequence[int], fitted: Any, turned: _Rotation, z: RowBlocks) -> None:
         """Keep what these probes are made of again: B (N, C), and the intercept."""
         for place, probe in enumerate(probes):
             weights = fitted.weights(place)
@@ -676,7 +676,7 @@ class DualLeaveOneOut(DualFit):
             scores.add(np.array([probe]), put(own[None]), labels)
         scores.finish(labels)
 
-    def _keep(self, probes: Sequence[int], fitted: Any, turned: Rotation, z: RowBlocks) -> None:
+    def _keep(self, probes: Sequence[int], fitted: Any, turned: _Rotation, z: RowBlocks) -> None:
         self._steepness |= dict.fromkeys(probes, 0.0)
         kept = _Kept(len(probes))
         fitted.score(z, kept)

@@ -76,7 +76,7 @@ def _batch_size(size: SystemSize, plan: SolvePlan) -> int:
 
 
 @dataclass(frozen=True)
-class Direct:
+class _Direct:
     """Coefficients of every prefix of S systems.
 
     Attributes:
@@ -108,18 +108,18 @@ class Direct:
 
 def direct(
     order: Array, lower: Array, z: Array, priors: Array, sizes: Sequence[int], dtype: str
-) -> Direct:
+) -> _Direct:
     """Return W_k = L_k^-T z_k of every prefix, for L (S, m, m) and z (S, m, C), in `dtype`."""
     xp = array_namespace(lower)
     rounded = getattr(xp, dtype)
     coefficients = tuple(
         xp.astype(solve_lower(lower[:, :k, :k], z[:, :k], transpose=True), rounded) for k in sizes
     )
-    return Direct(order, coefficients, xp.astype(priors, rounded))
+    return _Direct(order, coefficients, xp.astype(priors, rounded))
 
 
 @dataclass(frozen=True)
-class FoldedDirect:
+class _FoldedDirect:
     """Coefficients of every prefix of S systems on a basis, of all features.
 
     Attributes:
@@ -137,7 +137,7 @@ class FoldedDirect:
             yield prefix, together[..., prefix * classes : (prefix + 1) * classes] + self.priors
 
 
-def folded_direct(
+def _folded_direct(
     order: Array,
     lower: Array,
     z: Array,
@@ -145,7 +145,7 @@ def folded_direct(
     sizes: Sequence[int],
     dtype: str,
     found: Array,
-) -> FoldedDirect:
+) -> _FoldedDirect:
     """Return R_k W_k of every prefix, for directions `found` (D, count), in `dtype`."""
     xp = array_namespace(lower)
     rounded = getattr(xp, dtype)
@@ -156,7 +156,7 @@ def folded_direct(
         )
         for k in sizes
     ]
-    return FoldedDirect(xp.concat(parts, axis=2), xp.astype(priors, rounded))
+    return _FoldedDirect(xp.concat(parts, axis=2), xp.astype(priors, rounded))
 
 
 def folded_direct_is_cheaper(sizes: Sequence[int], n_classes: int, n_features: int) -> bool:
@@ -185,9 +185,9 @@ def direct_is_cheaper(sizes: Sequence[int], n_classes: int) -> bool:
     return n_classes * sum(sizes) < (length**2 / 2 + n_classes * length) / 2
 
 
-Ready: TypeAlias = Forward | Direct | FoldedDirect
+_Ready: TypeAlias = Forward | _Direct | _FoldedDirect
 
-SHALLOW = 1e-6
+_SHALLOW = 1e-6
 """Shares of its squares in a system's weakest direction below which float32 rows blur a probe."""
 
 
@@ -315,7 +315,7 @@ class PrefixFit(Fitted):
             refined = normal.refined()
             self._take(normal if refined is None else refined, normal.precision, final=True)
             status = self._solved()
-        if self._depth < SHALLOW and self._dtype != "float64":
+        if self._depth < _SHALLOW and self._dtype != "float64":
             self._take(self._normal, "float64", final=True)
             self._solved()
         self.facts: dict[str, np.ndarray] = {"status": status.astype(str)}
@@ -344,7 +344,7 @@ class PrefixFit(Fitted):
             settings.memory, self.n_features, len(normal.start), largest, on_device(self._matrix)
         )
         self._groups = grouped(axes, self._plan, largest)
-        self._held: tuple[int, list[Ready]] = (-1, [])
+        self._held: tuple[int, list[_Ready]] = (-1, [])
         self._factored: tuple[Batch | None, System | None] = (None, None)
         self._depth = 1.0
 
@@ -463,12 +463,14 @@ class PrefixFit(Fitted):
         self._held = (number, forwards)
         return found
 
-    def _ready(self, system: System, sizes: tuple[int, ...]) -> Ready:
+    def _ready(self, system: System, sizes: tuple[int, ...]) -> _Ready:
         """Return the batch in the form whose products with the rows are fewer."""
         order, lower, z = system.order, system.factors.lower, system.z
         if system.found is not None:
             if folded_direct_is_cheaper(sizes, z.shape[2], self.n_features):
-                return folded_direct(order, lower, z, self._start, sizes, self._dtype, system.found)
+                return _folded_direct(
+                    order, lower, z, self._start, sizes, self._dtype, system.found
+                )
         elif direct_is_cheaper(sizes, z.shape[2]):
             return direct(order, lower, z, self._start, sizes, self._dtype)
         return self._substituted(system)

@@ -305,7 +305,7 @@ class Projected(LabelledRows):
         )
 
 
-class OnBasis(Fitted):
+class _OnBasis(Fitted):
     """The probes of chains on one basis, fitted on the rows that it shows.
 
     The basis is of the very rows that are fitted on, so that rows which are held out to choose a
@@ -511,14 +511,14 @@ def _solved(
         elif portion.way == "columns":
             parts.append(OfColumns(make, train, own, tight, options))
         elif portion.way == "basis":
-            parts.append(OnBasis(make, remembered(train), own, settings, options, entry.raw))
+            parts.append(_OnBasis(make, remembered(train), own, settings, options, entry.raw))
         else:
             parts.append(make(train, own.chains, penalties, settings, **options))
     return Joined(axes, parts, [_numbers(axes, portion.cuts) for portion in found])
 
 
 @dataclass(frozen=True)
-class Portion:
+class _Portion:
     """Prefixes that are solved together.
 
     Attributes:
@@ -531,7 +531,7 @@ class Portion:
     way: str
 
 
-def _portions(entry: Solver, numbers: Problem, chains: Sequence[Chain]) -> list[Portion]:
+def _portions(entry: Solver, numbers: Problem, chains: Sequence[Chain]) -> list[_Portion]:
     """Return what is solved together, and how.
 
     Solvers with a factor for every prefix fold directions into it; the others are shown rows that
@@ -543,15 +543,15 @@ def _portions(entry: Solver, numbers: Problem, chains: Sequence[Chain]) -> list[
     _check_bases(numbers, along)
     plan = wide_plan(numbers, [cut.chain for cut in single]) if single else None
     if plan is None and (entry.every_prefix or not along):
-        return [Portion(every, "plain")]
-    found = [Portion(single, "plain")] if single and plan is None else []
+        return [_Portion(every, "plain")]
+    found = [_Portion(single, "plain")] if single and plan is None else []
     for part in plan or []:
         cuts = [replace(cut, number=single[cut.number].number) for cut in part.cuts]
-        found.append(Portion(cuts, "dual" if part.dual else "columns"))
+        found.append(_Portion(cuts, "dual" if part.dual else "columns"))
     if entry.every_prefix:
-        return [*found, Portion(along, "plain")] if along else found
+        return [*found, _Portion(along, "plain")] if along else found
     for basis in dict.fromkeys(cut.chain.basis for cut in along):
-        found.append(Portion([cut for cut in along if cut.chain.basis == basis], "basis"))
+        found.append(_Portion([cut for cut in along if cut.chain.basis == basis], "basis"))
     return found
 
 

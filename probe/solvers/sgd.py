@@ -326,7 +326,7 @@ class Trained:
     accuracies: np.ndarray
 
 
-def train_probes(
+def _train_probes(
     stack: Stack,
     data: Samples,
     held: Samples,
@@ -406,7 +406,7 @@ def _accuracy(stack: Stack, data: Samples, rows: np.ndarray, together: int) -> n
     return to_host(hits) / len(rows)
 
 
-def layout_of(axes: Axes, chain: int, n_classes: int) -> Layout:
+def _layout_of(axes: Axes, chain: int, n_classes: int) -> Layout:
     """Return the layout of a chain's probes."""
     sizes = tuple(1 + size for size in axes.chains[chain].sizes)
     return Layout(sizes, len(axes.penalties), n_classes)
@@ -429,7 +429,7 @@ def grouped(axes: Axes, train: RowBlocks, rows: int, memory: int) -> list[list[i
     """
     stored, dtype = precision(train)
     item, width = np.dtype(dtype).itemsize, train.n_features + 1
-    layouts = [layout_of(axes, chain, train.n_classes) for chain in range(len(axes.chains))]
+    layouts = [_layout_of(axes, chain, train.n_classes) for chain in range(len(axes.chains))]
     # rows, labels and orders; a block as it is read, and one ahead; a piece as it is picked,
     # cast and transposed; the best coefficients
     held = validation_of(train)
@@ -572,7 +572,7 @@ class SgdFit(Fitted):
         held = data if own is None else samples(own, settings.backend, options.rows, "validation")
         self._trained: list[Trained] = []
         for group in self._groups:
-            layout = layout_of(axes, group[0], train.n_classes)
+            layout = _layout_of(axes, group[0], train.n_classes)
             chains = [axes.chains[number] for number in group]
             stack = stacked(
                 chains, layout, train.n_features, settings.backend, self._dtype, options.one_start
@@ -580,7 +580,7 @@ class SgdFit(Fitted):
             decay = np.tile(np.repeat(axes.penalties, train.n_classes), len(layout.sizes))
             decay = settings.backend.put(decay, self._dtype)
             self._trained.append(
-                train_probes(stack, data, held, parts, options, decay, self._report)
+                _train_probes(stack, data, held, parts, options, decay, self._report)
             )
         self.losses = self._by_probe([trained.losses for trained in self._trained])
         self.val_accuracies = self._by_probe([trained.accuracies for trained in self._trained])

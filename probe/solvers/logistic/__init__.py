@@ -42,17 +42,17 @@ from featstore.probe.subsets import Axes, Chain
 # rows of a tile: on a CPU between these, as such a working set holds, a few caches full: products
 # of 2,048 rows run a fifth faster than of 384, which would fit into one; on an accelerator as many
 # as fit
-CPU_ROWS = (128, 2048)
-CPU_BYTES = 128 << 20
-ACCELERATOR_ROWS = 16384
-ROW_STEP = 64
+_CPU_ROWS = (128, 2048)
+_CPU_BYTES = 128 << 20
+_ACCELERATOR_ROWS = 16384
+_ROW_STEP = 64
 # vectors of a probe that live at once, besides its curvature pairs: points, directions, trials,
 # gradients and their copies, some of them in float64
 VECTORS = 16
 
 
 @dataclass(frozen=True)
-class LockstepPlan:
+class _LockstepPlan:
     """What is held at once.
 
     Attributes:
@@ -68,9 +68,9 @@ class LockstepPlan:
     scored: list[np.ndarray]
 
 
-def lockstep_plan(
+def _lockstep_plan(
     settings: Settings, axes: Axes, n_features: int, n_classes: int, dtype: str
-) -> LockstepPlan:
+) -> _LockstepPlan:
     """Return the plan; a third of what is free is for probes, the rest for tiles.
 
     Raises:
@@ -88,17 +88,17 @@ def lockstep_plan(
     widest = max(_row_bytes(axes, group, n_classes, item) for group in groups)
     rows = _rows(settings, row + widest, one, free // 6)
     kept = max(0, free - free // 3 - rows * (row + widest))
-    return LockstepPlan(rows, kept, groups, _scored(axes, n_classes, item, free // 8))
+    return _LockstepPlan(rows, kept, groups, _scored(axes, n_classes, item, free // 8))
 
 
 def _rows(settings: Settings, row: int, one: int, free: int) -> int:
     fitting = MIN_ROWS + free // row
     if settings.backend.device != "cpu":
-        return int(min(fitting, ACCELERATOR_ROWS))
-    least, most = CPU_ROWS
-    cached = min(max(CPU_BYTES // row, least), most)
+        return int(min(fitting, _ACCELERATOR_ROWS))
+    least, most = _CPU_ROWS
+    cached = min(max(_CPU_BYTES // row, least), most)
     rows = min(fitting, cached)
-    return int(rows if rows < ROW_STEP else rows // ROW_STEP * ROW_STEP)
+    return int(rows if rows < _ROW_STEP else rows // _ROW_STEP * _ROW_STEP)
 
 
 def _probe_bytes(size: int, n_classes: int, item: int) -> int:
@@ -141,8 +141,8 @@ def _scored(axes: Axes, n_classes: int, item: int, memory: int) -> list[np.ndarr
 
 
 # of probes that are compared with each other alone
-LOOSE_TOL = 2e-2
-UNSOLVED = Solution(np.zeros((0, 0)), np.nan, np.nan, 0, "")
+_LOOSE_TOL = 2e-2
+_UNSOLVED = Solution(np.zeros((0, 0)), np.nan, np.nan, 0, "")
 # first trial, in gradients, from zero and from the solution of another penalty
 COLD_STEP, WARM_STEP = 4.0, 1.0
 
@@ -202,12 +202,12 @@ def path(
     """Return softmax probes that are solved when they are asked for, some penalties at a time.
 
     They are those of `fit`. With `loosely` they are only to be compared with each other, for which
-    a `tol` of `LOOSE_TOL` will do. Paths of much the same rows may share their `metrics`.
+    a `tol` of `_LOOSE_TOL` will do. Paths of much the same rows may share their `metrics`.
 
     Raises:
         DataError, MemoryBudgetError: as `fit`.
     """
-    tol = max(options.tol, LOOSE_TOL) if loosely else options.tol
+    tol = max(options.tol, _LOOSE_TOL) if loosely else options.tol
     axes = Axes(tuple(chains), tuple(penalties))
     return LogisticPath(
         train, axes, settings, tol, options.max_iter, fast=options.fast, metrics=metrics
@@ -276,7 +276,9 @@ class LogisticPath(Fitted):
         self._ratio = self._scale / self._unit
         self._dtype = moments.precision
         self._stages = stages(fast, settings.backend, self._dtype)
-        self._plan = lockstep_plan(settings, axes, self.n_features, len(self._present), self._dtype)
+        self._plan = _lockstep_plan(
+            settings, axes, self.n_features, len(self._present), self._dtype
+        )
         # of several groups, all metrics would be held at once; of raw features, a penalty is in
         # units of each part's own deviations
         shared = len(self._plan.groups) == 1 and settings.standardize
@@ -291,7 +293,7 @@ class LogisticPath(Fitted):
     @property
     def facts(self) -> dict[str, np.ndarray]:
         """What is known of each probe without test rows."""
-        found = [self._solutions.get(probe, UNSOLVED) for probe in range(len(self.axes))]
+        found = [self._solutions.get(probe, _UNSOLVED) for probe in range(len(self.axes))]
         return {
             "status": np.array([s.status for s in found]),
             "objective": np.array([s.objective for s in found]),

@@ -148,12 +148,12 @@ def _host(array: Array) -> np.ndarray:
 
 
 # sufficient decrease and curvature, as usual for quasi-Newton directions
-DECREASE = 1e-4
-CURVATURE = 0.9
+_DECREASE = 1e-4
+_CURVATURE = 0.9
 TRIALS = 25
 # a trial moves at most this near to the ends of its bracket, and expands it at most this much
 NEAREST = 0.1
-FARTHEST = 8.0
+_FARTHEST = 8.0
 
 
 class Steps:
@@ -206,10 +206,10 @@ class Steps:
         """
         self.trials += 1
         with np.errstate(invalid="ignore"):
-            decreased = value <= before + DECREASE * self.step * slope
+            decreased = value <= before + _DECREASE * self.step * slope
             level = value <= before + self.noise * np.abs(before)
-            decreased |= level & (trial_slope <= (2 * DECREASE - 1) * slope)
-            flat = trial_slope >= CURVATURE * slope
+            decreased |= level & (trial_slope <= (2 * _DECREASE - 1) * slope)
+            flat = trial_slope >= _CURVATURE * slope
         self._narrow(~decreased, decreased & ~flat, trial_slope)
         return decreased & flat
 
@@ -237,8 +237,8 @@ class Steps:
         """Where the slopes so far, extrapolated, reach zero, between 2 and 8 steps out."""
         with np.errstate(invalid="ignore", divide="ignore"):
             reach = self._low_slope / (slope_before - self._low_slope)
-            reach = np.where(np.isfinite(reach) & (reach < 0), FARTHEST, reach)
-            factor = np.clip(np.nan_to_num(1 + reach, nan=2.0), 2.0, FARTHEST)
+            reach = np.where(np.isfinite(reach) & (reach < 0), _FARTHEST, reach)
+            factor = np.clip(np.nan_to_num(1 + reach, nan=2.0), 2.0, _FARTHEST)
             return self.step * factor
 
     @property
@@ -258,7 +258,7 @@ NOISE = 8
 
 # a run whose value and norm have not come down, by this share, in so many steps has met rounding
 PATIENCE = 50
-LESS = 0.9
+_LESS = 0.9
 
 # a run has come to rest if this last share of its rounds has gained at most so many tol^2 of the
 # value: converging about linearly, it came ten times nearer meanwhile
@@ -268,7 +268,7 @@ LAST, GAINED = 0.2, 200
 LEFT = 3
 
 
-PROGRESS = ("_lowest", "_first_norm", "_least_norm", "_nearest", "_gained", "_goals")
+_PROGRESS = ("_lowest", "_first_norm", "_least_norm", "_nearest", "_gained", "_goals")
 
 
 class Lbfgs:
@@ -392,7 +392,7 @@ class Lbfgs:
         rows = xp.asarray(np.flatnonzero(kept), device=self.points.device)
         for name in ("points", "gradients", "_direction"):
             setattr(self, name, getattr(self, name)[rows])
-        for name in ("values", "norms", "iterations", "status", "_slopes", *PROGRESS):
+        for name in ("values", "norms", "iterations", "status", "_slopes", *_PROGRESS):
             setattr(self, name, getattr(self, name)[kept])
         self._history = [values[kept] for values in self._history]
         self._steps.keep(kept)
@@ -456,7 +456,7 @@ class Lbfgs:
     def _stalled(self) -> np.ndarray:
         """Return which runs have long gained nothing that is not rounding."""
         gain = self._lowest - self.values > self._epsilon * np.abs(self.values)
-        gain |= self.norms < LESS * self._least_norm
+        gain |= self.norms < _LESS * self._least_norm
         self._gained = np.where(gain, self.iterations, self._gained)
         self._lowest = np.where(gain, self.values, self._lowest)
         self._least_norm = np.where(gain, np.fmin(self.norms, self._least_norm), self._least_norm)

@@ -26,14 +26,14 @@ from featstore.probe.rows import RowBlocks, gathered
 from featstore.probe.subsets import Axes, Chain, Segment, segments
 
 # features and columns of a product below which it is too thin to run at full speed
-LEAST_FEATURES = 128
-THIN_COLUMNS = 128
+_LEAST_FEATURES = 128
+_THIN_COLUMNS = 128
 # share of the features from which a few wasted zeros cost less than thin products
-BROAD = 0.5
+_BROAD = 0.5
 
 
 @dataclass(frozen=True)
-class Span:
+class _Span:
     """The probes of one chain in a sheet: neighbours, smallest prefix first.
 
     Attributes:
@@ -99,8 +99,8 @@ class Sheet:
         self.spans = []
         for chain, first in sorted(zip(chains, starts, strict=True), key=lambda pair: pair[1]):
             sizes = tuple(self.sizes[self._members == chain].tolist())
-            cuts = tuple(segments(sizes, LEAST_FEATURES))
-            self.spans.append(Span(int(chain), self._orders[chain], int(first), sizes, cuts))
+            cuts = tuple(segments(sizes, _LEAST_FEATURES))
+            self.spans.append(_Span(int(chain), self._orders[chain], int(first), sizes, cuts))
         seen = np.arange(self.length) < self.sizes[:, None]
         self.mask = self._backend.put(seen)[:, None, :]
 
@@ -156,13 +156,13 @@ class Sheet:
                 part = slice(cut.start, cut.stop)
                 add_product(gradient[lines, part], residual[lines], features[part].T)
 
-    def _products(self, span: Span) -> list[tuple[Segment, slice]]:
+    def _products(self, span: _Span) -> list[tuple[Segment, slice]]:
         """Return each segment and the lines of flat arrays (P C, ...) that reach it."""
         stop = span.probes.stop * self.n_classes
         return [(cut, slice((span.first + cut.first) * self.n_classes, stop)) for cut in span.cuts]
 
 
-class BroadSheet(Sheet):
+class _BroadSheet(Sheet):
     """Probes that see most features: one product with whole tiles, zeros and all.
 
     Of large prefixes few probes reach the last segments, so that those products would be thin.
@@ -224,7 +224,7 @@ def lay_out(
     sheets = []
     for kind in np.unique(kinds):
         own = numbers[kinds == kind]
-        make = Sheet if kind else BroadSheet
+        make = Sheet if kind else _BroadSheet
         sheets.append(
             make(axes.chains, chain[own], prefix[own], own, n_features, n_classes, backend)
         )
@@ -232,9 +232,9 @@ def lay_out(
 
 
 def _broad(chain: np.ndarray, size: np.ndarray, n_features: int, n_classes: int) -> np.ndarray:
-    large = size >= BROAD * n_features
+    large = size >= _BROAD * n_features
     columns = n_classes * np.bincount(chain, weights=large)[chain]
-    return (size == n_features) | (large & (columns < THIN_COLUMNS))
+    return (size == n_features) | (large & (columns < _THIN_COLUMNS))
 
 
 class Tiles:
@@ -315,7 +315,7 @@ class Tiles:
 # least curvature that the metric may have, as a share of a feature's own. In directions that no row
 # reaches (more features than rows) a smaller one lets rounding grow, and costs ten times the steps;
 # real features take as many steps as without a floor
-FLOOR = 2e-2
+_FLOOR = 2e-2
 # least curvature that the bound may have: what products of float32, or float64, can tell from none
 LEAST = {"float32": 1e-7, "float64": 1e-13}
 # penalties above this leave no weight that a float32 could hold beside the intercept
@@ -352,7 +352,7 @@ class Whitening:
         xp = array_namespace(correlation)
         self.penalty = penalty
         self._bound = _factor(correlation, xp.clip(penalty, LEAST[dtype], LARGEST))
-        self.lower = _factor(correlation, xp.clip(penalty, FLOOR / 2, LARGEST))
+        self.lower = _factor(correlation, xp.clip(penalty, _FLOOR / 2, LARGEST))
         size = len(correlation)
         identity = xp.eye(size, dtype=xp.float64, device=correlation.device)
         inverse = solve_lower(self.lower[None], identity[None])[0]
@@ -427,7 +427,7 @@ def _factor(correlation: Array, spare: Array) -> Array:
 
 
 # tiles whose gradients are summed in the precision of the rows before they join the float64 sum
-SUMMED = 16
+_SUMMED = 16
 
 
 def losses_and_gradients(
@@ -465,7 +465,7 @@ def losses_and_gradients(
             losses += residuals(logits, labels)
             for sheet, own, part, place in zip(sheets, rows, parts, places, strict=True):
                 sheet.add_gradient(logits[place], own, part)
-            if number % SUMMED == 0:
+            if number % _SUMMED == 0:
                 _flush(parts, totals)
         _flush(parts, totals)
     all_sum(losses, *totals)

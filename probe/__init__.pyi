@@ -4,6 +4,12 @@ from .classes import (
     class_losses as class_losses,
     inequality_table as inequality_table,
 )
+from .estimators import (
+    LDAProbe as LDAProbe,
+    LogisticProbe as LogisticProbe,
+    RidgeProbe as RidgeProbe,
+    SubsetSweep as SubsetSweep,
+)
 from .layers import (
     LayerSweep as LayerSweep,
     accuracy_by_layer as accuracy_by_layer,

@@ -99,7 +99,7 @@ def diffused_redundancy(
         deltas: shares of the full accuracy, in (0, 1]; with `DELTAS` the table is the DR curve.
         rules: keys of `RULES`.
         correct: (R, n), as `featstore.probe.results.curves.curves` takes it; intervals are then
-        over test rows too.
+            over test rows too.
         level: coverage of the intervals.
         progress: callback; True for lines on standard error.
 

@@ -307,8 +307,7 @@ class Chain:
         seed: what the order was drawn with; None if nothing was drawn.
         basis: what the order is of: the features themselves, or directions among them.
         ranking: the name in `featstore.probe.modes.ORDERS` of an order that came from train rows,
-        so that
-            it can be made again from some of them; None for any other order.
+            so that it can be made again from some of them; None for any other order.
     """
 
     order: np.ndarray

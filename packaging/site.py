@@ -4,6 +4,10 @@ import ast
 import re
 from pathlib import Path
 
+import click
+
+from featstore.cli import main
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -12,6 +16,8 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
     match page.file.src_uri:
         case "index.md":
             return _linked((ROOT / "README.md").read_text(), config["repo_url"])
+        case "reference/commands.md":
+            return markdown + "".join(_help(main, name) for name in ["", *main.commands])
         case "reference/python.md":
             return (
                 markdown
@@ -21,7 +27,16 @@ def on_page_markdown(markdown: str, page, config, files) -> str:
         case "releases.md":
             changes = (ROOT / "CHANGELOG.md").read_text()
             return markdown + re.sub(r"^#", "##", changes, flags=re.MULTILINE)
-    return markdown
+    # GitHub wants a pipe of a table escaped in code too, and Python-Markdown does not
+    return re.sub(r"`[^`\n]*`", lambda code: code[0].replace(r"\|", "|"), markdown)
+
+
+def _help(command: click.Group, name: str) -> str:
+    """A heading, and the help of one command as a terminal shows it; of the whole for ""."""
+    called = f"featstore {name}".rstrip()
+    of = command.commands[name] if name else command
+    text = of.get_help(click.Context(of, info_name=called, terminal_width=88))
+    return f"\n## {called}\n\n```text\n{text}\n```\n"
 
 
 def _linked(readme: str, repository: str) -> str:
@@ -40,5 +55,6 @@ def _reference(package: str, stub: Path) -> str:
             found += [(each.asname or each.name, module) for each in node.names]
     lines = [f"\n\n## {package}\n"]
     for name, module in sorted(found):
-        lines.append(f"::: {module}.{name}\n")
+        shown = f"    options:\n      heading: {package}.{name}\n      toc_label: {name}\n"
+        lines.append(f"::: {module}.{name}\n{shown}")
     return "\n".join(lines)

@@ -460,23 +460,3 @@ def test_a_flipped_bit_is_mended_by_running_extract_again(tmp_path):
     assert "stored 60 images (60 were there already)" in run(*EXTRACT, *out).stderr
     assert chunk.read_bytes() == whole
     run("verify", tmp_path / "s.zarr")
-
-
-def test_the_quickstart_and_its_second_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    ran = run("quickstart")
-    assert "stored 1,797 images" in ran.stderr
-    assert "10 % of the features keep" in ran.stdout
-    folder = tmp_path / "featstore-quickstart"
-    results = {"results.csv", "results.csv.rows.npz", "results.csv.provenance.json",
-               "results.csv.sha256"}  # fmt: skip
-    assert {path.name for path in folder.iterdir()} == {*results, "accuracy.png"}
-    table = pd.read_csv(folder / "results.csv")
-    assert sorted(table["fraction"].unique()) == [0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0]
-    means = table.groupby("fraction")["accuracy"].mean()
-    assert means[1.0] > 0.88  # trained weights see digits; random features of this size do not
-    assert means[0.1] > 0.75
-
-    again = run("quickstart")
-    assert "reusing" in again.stderr
-    pd.testing.assert_frame_equal(pd.read_csv(folder / "results.csv"), table)

@@ -10,6 +10,7 @@ from array_api_compat import array_namespace
 
 from featstore.probe.arrays import full_precision, own_settings, to_host
 from featstore.probe.errors import DataError, MemoryBudgetError, UsageError
+from featstore.probe.layers import OUTLYING, Spectrum, eigenvalues_of
 from featstore.probe.memory import Progress, Settings, settings_of, silent, text
 from featstore.probe.moments import Moments, moments
 from featstore.probe.neighbours import Placed, joined_walks, nearest, scaling
@@ -136,6 +137,128 @@ def _dimensions(squares: np.ndarray) -> tuple[float, float, int]:
     inverse = float((logs[:, -1:] - logs[:, :-1]).mean())
     two = float(x @ y / (x @ x)) if x @ x > 0 else np.nan
     return two, 1 / inverse if inverse > 0 else np.nan, len(squares)
+
+
+def subset_spectra(
+    rows: Rows,
+    fractions: Sequence[float] = (),
+    seeds: Sequence[int] = (1,),
+    *,
+    standardize: bool = True,
+    memory: str | int = "auto",
+    device: str = "auto",
+    backend: str = "torch",
+    progress: Progress | bool = silent,
+) -> pd.DataFrame:
+    """Return spectra of random subsets of a layer and of all of it, from one matrix of moments.
+
+    Arguments:
+        rows: row blocks, or (features (N, D), labels (N,)).
+        fractions: shares of the features, in (0, 1]; the whole layer is always added.
+        seeds: what the random subsets are drawn with.
+        standardize: as of `featstore.probe.layers.spectrum_of`.
+        memory: what arrays may take, on host and device each, as of `featstore.probe.fit`.
+        device: "auto", "cpu" or "cuda".
+        backend: "torch", "numpy" or "cupy".
+        progress: callback; True for lines on standard error.
+
+    Returns:
+        A row for each seed and fraction, the whole layer last: `seed`, `fraction`, `k`,
+        `effective_rank`, `participation_ratio`, `isoscore`, and how many `outliers`.
+
+    Example:
+        >>> x = np.random.default_rng(0).normal(size=(500, 8))
+        >>> table = subset_spectra((x, np.zeros(500, int)), [0.5])
+        >>> table[["k", "effective_rank"]].round().values.tolist()
+        [[4.0, 4.0], [8.0, 8.0]]
+    """
+    blocks = as_blocks(rows)
+    settings = settings_of(standardize, None, memory, device, backend, progress)
+    found = []
+    with own_settings():
+        total = moments(blocks, settings)
+        matrix = total.covariance(standardize)
+        outlying = total.variance >= OUTLYING * total.variance.mean()
+        for chain in _subsets(blocks.n_features, fractions, seeds):
+            for prefix, (size, fraction) in enumerate(
+                zip(chain.sizes, chain.fractions, strict=True)
+            ):
+                columns = chain.features(prefix)
+                values = eigenvalues_of(matrix[np.ix_(columns, columns)], total.precision)
+                none = np.zeros(0, np.int64)
+                own = Spectrum(values, np.nan, none, none, np.flatnonzero(outlying[columns]))
+                names = ("effective_rank", "participation_ratio", "isoscore", "outliers")
+                facts = {"seed": chain.seed, "fraction": fraction, "k": size}
+                found.append(facts | {name: own.numbers[name] for name in names})
+    return pd.DataFrame(found).astype({"seed": "Int64"})
+
+
+def geometry_table(
+    layers: Mapping[str, Rows],
+    fractions: Sequence[float] = (),
+    seeds: Sequence[int] = (1,),
+    *,
+    k: int = 10,
+    metric: str = "cosine",
+    permutations: int = 199,
+    standardize: bool = True,
+    memory: str | int = "auto",
+    device: str = "auto",
+    backend: str = "torch",
+    progress: Progress | bool = silent,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return the dimensions of layers and of their subsets, and what pairs of layers share.
+
+    Arguments:
+        layers: by name, row blocks or (features, labels) of the same rows in the same order.
+        fractions: shares of the features, in (0, 1]; whole layers are always added.
+        seeds: what the random subsets are drawn with.
+        k: neighbours of each row, of dimensions and of `mutual_neighbours`.
+        metric: of the neighbours that are shared.
+        permutations: shuffles behind the null of CKA; the null is of features as they are.
+        standardize: divide each feature by its deviation, but for CKA.
+        memory: what arrays may take, on host and device each, as of `featstore.probe.fit`.
+        device: "auto", "cpu" or "cuda".
+        backend: "torch", "numpy" or "cupy".
+        progress: callback; True for lines on standard error.
+
+    Returns:
+        A row for each layer, seed and fraction: `name`, and the columns of `intrinsic_dimension`,
+        `subset_spectra` and `mutual_neighbours` (with the whole layer; NaN for the whole).
+        A row for each pair of layers: `name`, `other`, `cka`, `expected`, `calibrated`, `p`,
+        `mutual`, `chance`.
+    """
+    keys, found = ["seed", "fraction", "k"], []
+    computing: dict[str, Any] = {"memory": memory, "device": device, "backend": backend}
+    computing["progress"] = progress
+    for name, rows in layers.items():
+        dimensions = intrinsic_dimension(
+            rows, fractions, seeds, neighbours=k, standardize=standardize, **computing
+        )
+        spectra = subset_spectra(rows, fractions, seeds, standardize=standardize, **computing)
+        found.append(dimensions.merge(spectra, on=keys).assign(name=name))
+    table = pd.concat(found, ignore_index=True)
+    near = mutual_neighbours(
+        layers, fractions, seeds, k=k, metric=metric, standardize=standardize, **computing
+    )
+    table["mutual"] = np.nan
+    pairs = []
+    if len(near):
+        own = near[near["name"] == near["other"]].drop(columns=["other", "chance"])
+        table = table.drop(columns="mutual").merge(own, on=["name", "seed", "fraction"], how="left")
+        pairs = near[near["name"] != near["other"]].to_dict("records")
+    told = []
+    for pair in pairs:
+        null = calibrated_cka(
+            layers[pair["name"]], layers[pair["other"]], permutations=permutations, **computing
+        )
+        told.append(
+            {"name": pair["name"], "other": pair["other"], "cka": null.value}
+            | {"expected": null.expected, "calibrated": null.calibrated, "p": null.p}
+            | {"mutual": pair["mutual"], "chance": pair["chance"]}
+        )
+    first = ["name", *(column for column in table if column != "name")]
+    return table[first], pd.DataFrame(told)
 
 
 def mutual_neighbours(

@@ -245,12 +245,19 @@ class Spectrum:
         dead: int64, the features that never change on these rows.
         duplicates: int64 (M, 2), pairs (copy, original): a copy is an affine function, of either
             sign, of an original, the earliest feature that it repeats.
+        outliers: int64, features whose variance, in their own units, is at least `OUTLYING` times
+            the mean of all features'.
+
+    Reference:
+        Rudman, Chen, Eickhoff, "Outlier dimensions encode task specific knowledge", EMNLP 2023, for
+        outlier dimensions.
     """
 
     eigenvalues: np.ndarray
     correlation: float
     dead: np.ndarray
     duplicates: np.ndarray
+    outliers: np.ndarray
 
     @property
     def effective_rank(self) -> float:
@@ -277,6 +284,26 @@ class Spectrum:
         squares = (self.eigenvalues**2).sum()
         return float(self.eigenvalues.sum() ** 2 / squares) if squares else 0.0
 
+    @property
+    def isoscore(self) -> float:
+        """How evenly all D directions are used: 0 for one alone, 1 for all alike.
+
+        With s = sqrt(D) lambda / |lambda| and delta = |s - 1| / sqrt(2 (D - sqrt(D))),
+        phi = (D - delta^2 (D - sqrt(D)))^2 / D^2 and the score is (D phi - 1) / (D - 1). NaN for
+        fewer than two features, or a layer that never changes.
+
+        Reference:
+            Rudman et al., "IsoScore: measuring the uniformity of embedding space utilization",
+            Findings of ACL 2022, algorithm 1.
+        """
+        d, norm = len(self.eigenvalues), float(np.linalg.norm(self.eigenvalues))
+        if d < 2 or not norm:
+            return float("nan")
+        less = d - math.sqrt(d)
+        square = float(((math.sqrt(d) * self.eigenvalues / norm - 1) ** 2).sum()) / (2 * less)
+        phi = ((d - square * less) / d) ** 2
+        return (d * phi - 1) / (d - 1)
+
     def components(self, share: float) -> int:
         """Return how many principal components hold a share of the variance, in (0, 1]."""
         held = np.cumsum(self.eigenvalues)
@@ -296,6 +323,8 @@ class Spectrum:
             "mean_abs_correlation": self.correlation,
             "dead": len(self.dead),
             "duplicates": len(self.duplicates),
+            "isoscore": self.isoscore,
+            "outliers": len(self.outliers),
         }
 
 
@@ -369,14 +398,19 @@ def spectrum_of(total: Moments, standardize: bool = True) -> Spectrum:
     matrix = correlation if standardize else total.covariance(False)
     live = total.variance > 0
     return Spectrum(
-        _eigenvalues(matrix, total.precision),
+        eigenvalues_of(matrix, total.precision),
         _mean_absolute(correlation, int(live.sum())),
         np.flatnonzero(~live),
         _duplicates(np.abs(correlation), total.precision),
+        np.flatnonzero(live & (total.variance >= OUTLYING * total.variance.mean())),
     )
 
 
-def _eigenvalues(matrix: np.ndarray, precision: str) -> np.ndarray:
+OUTLYING = 5.0
+"""Variance of an outlier dimension, in means of all features' variances."""
+
+
+def eigenvalues_of(matrix: np.ndarray, precision: str) -> np.ndarray:
     """Return eigenvalues (D,), falling, with 0 for those that rounding of the products makes."""
     values = np.linalg.eigvalsh(matrix)[::-1]
     # errors of entries, about eps each and independent, have eigenvalues of about sqrt(D) eps;

@@ -7,7 +7,7 @@ commands, so that `featstore --help` answers at once.
 import click
 
 from featstore import __version__
-from featstore.cli import analyse, extract, probe, retrieve, stores, study
+from featstore.cli import analyse, extract, geometry, probe, retrieve, stores, study
 from featstore.cli.common import SWITCHES, Group
 
 COMMANDS = (
@@ -21,6 +21,8 @@ COMMANDS = (
     analyse.classes,
     analyse.spectrum,
     analyse.attribute,
+    geometry.geometry,
+    geometry.universality,
     retrieve.retrieve,
     analyse.compare,
     study.study,

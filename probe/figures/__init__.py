@@ -587,8 +587,9 @@ def attributions(table: pd.DataFrame, path: str | Path | None = None) -> ColumnF
 
     Arguments:
         table: as `probe.drop_one` gives it (`change`, `low`, `high`), or `probe.shapley`
-            (`value`, `low`, `high`), or both joined by feature (`change`, `low`, `high`, `shapley`,
-            `shapley_low`, `shapley_high`).
+            (`value`, `low`, `high`), or `featstore.probe.geometry.universality` (`r2`), or the
+            first two joined by feature (`change`, `low`, `high`, `shapley`, `shapley_low`,
+            `shapley_high`).
         path: file to write, `.png`, `.svg` or `.pdf`; replaced only once the picture is whole.
 
     Raises:
@@ -622,6 +623,7 @@ MEASURES = (
     ("change", "low", "high", 100, "accuracy gained\nwithout it (points)"),
     ("value", "low", "high", 1, "loss taken away\n(Shapley)"),
     ("shapley", "shapley_low", "shapley_high", 1, "loss taken away\n(Shapley)"),
+    ("r2", "r2", "r2", 1, "predicted from the\nother layer (R²)"),
 )
 """Columns of measures and their intervals, by what they are multiplied, and their axes."""
 

@@ -400,9 +400,48 @@ def spectrum(table: pd.DataFrame) -> View:
         "mean_abs_correlation": ("mean\n|corr.|", "score"),
         "dead": ("dead", "count"),
         "duplicates": ("dupl.", "count"),
+        "isoscore": ("iso\nscore", "hundredths"),
+        "outliers": ("out-\nliers", "count"),
     }
+    # tables of before have fewer
+    columns = {name: each for name, each in columns.items() if name in table}
     of_layers = [Column(title, kind, table[name]) for name, (title, kind) in columns.items()]
     return View([Column("layer", "text", table["name"]), *of_layers])
+
+
+def geometry(table: pd.DataFrame, title: str) -> View:
+    """Lay out dimensions of the subsets of one layer, a row a fraction.
+
+    Arguments:
+        table: rows of one layer, as `featstore.probe.geometry.geometry_table` gives them.
+        title: of the view.
+    """
+    rows = table.groupby(["fraction", "k"]).mean(numeric_only=True).reset_index()
+    spread = table.groupby(["fraction", "k"])[["two_nn", "likelihood"]].std().reset_index()
+    columns = [
+        Column("fraction", "share", rows["fraction"]),
+        Column("features", "count", rows["k"]),
+        Column("TwoNN", "tenths", rows["two_nn"], spread["two_nn"]),
+        Column("likelihood", "tenths", rows["likelihood"], spread["likelihood"]),
+        Column("eff. rank", "tenths", rows["effective_rank"]),
+        Column("IsoScore", "hundredths", rows["isoscore"]),
+        Column("mutual", "score", rows["mutual"]),
+    ]
+    return View(columns, title)
+
+
+def likeness(table: pd.DataFrame) -> View:
+    """Lay out pairs of layers: CKA with its null, and the neighbours that they share."""
+    columns = [
+        Column("layers", "text", table["name"] + " and " + table["other"]),
+        Column("CKA", "score", table["cka"]),
+        Column("by chance", "score", table["expected"]),
+        Column("calibrated", "score", table["calibrated"]),
+        Column("p", "score", table["p"]),
+        Column("mutual", "score", table["mutual"]),
+        Column("by chance", "score", table["chance"]),
+    ]
+    return View(columns, "pairs of layers")
 
 
 def similarity(to_full: pd.DataFrame, pairs: pd.DataFrame, title: str) -> View:

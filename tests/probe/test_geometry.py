@@ -10,6 +10,7 @@ from featstore.probe.geometry import (
     calibrated_cka,
     intrinsic_dimension,
     mutual_neighbours,
+    subset_spectra,
     universality,
 )
 from featstore.probe.subsets import random_order
@@ -179,3 +180,20 @@ def test_what_cannot_be_compared_is_refused():
         calibrated_cka(rows(x), rows(y), memory=1000)
     with pytest.raises(MemoryBudgetError, match="8 features of both layers"):
         universality((rows(x), rows(y)), memory=1000)
+
+
+def test_isoscore_and_outliers_of_known_layers():
+    random = np.random.default_rng(7)
+    even = np.linalg.qr(random.normal(size=(400, 10)) - 0.0)[0]
+    even = (even - even.mean(0)) @ np.linalg.inv(
+        np.linalg.cholesky(np.cov(even.T, ddof=0)).T
+    )  # white
+    table = subset_spectra(rows(even), [0.5], [1, 2])
+    assert table["isoscore"].tolist() == pytest.approx([1] * 3, abs=1e-4)
+    assert table["effective_rank"].tolist() == pytest.approx([5, 5, 10], rel=1e-4)
+    line = random.normal(size=(400, 1)) @ random.normal(size=(1, 10))
+    one = subset_spectra(rows(line)).iloc[0]
+    assert one["isoscore"] == pytest.approx(0, abs=1e-4)
+    large = even * np.array([1.0] * 9 + [100])
+    assert subset_spectra(rows(large)).iloc[0]["outliers"] == 1
+    assert subset_spectra(rows(even)).iloc[0]["outliers"] == 0

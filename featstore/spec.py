@@ -118,8 +118,22 @@ class Spec(_Frozen):
         return _called(name, self.splits, "split")
 
     def tap(self, name: str) -> Tap:
-        """The tap called `name`; UsageError names those there are."""
-        return _called(name, self.taps, "tap")
+        """The tap called `name`, or of "a+b" both as one; UsageError names those there are."""
+        parts = [_called(part, self.taps, "tap") for part in name.split("+")]
+        if len(parts) == 1:
+            return parts[0]
+        if len({part.name for part in parts}) < len(parts):
+            raise UsageError(f"tap {name!r} names a tap twice: each is one part of the layer")
+        own = {
+            field: " + ".join(dict.fromkeys(getattr(part, field) or getattr(self, field)
+                                            for part in parts))
+            for field in ("backbone", "weights", "transform")
+        }  # fmt: skip
+        pooling = " + ".join(part.pooling for part in parts)
+        # no tap of a store may have such a name, so that none is mistaken for it
+        return Tap.model_construct(
+            name=name, dim=sum(part.dim for part in parts), pooling=pooling, **own
+        )
 
     def of_tap(self, name: str) -> dict[str, str]:
         """What decides about the features of one tap, whatever images they are of.

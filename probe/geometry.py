@@ -229,8 +229,7 @@ def geometry_table(
         `mutual`, `chance`.
     """
     keys, found = ["seed", "fraction", "k"], []
-    computing: dict[str, Any] = {"memory": memory, "device": device, "backend": backend}
-    computing["progress"] = progress
+    computing = {"memory": memory, "device": device, "backend": backend, "progress": progress}
     for name, rows in layers.items():
         dimensions = intrinsic_dimension(
             rows, fractions, seeds, neighbours=k, standardize=standardize, **computing

@@ -246,6 +246,50 @@ class TapBlocks:
         return sums.hexdigest()
 
 
+class JoinedTaps(TapBlocks):
+    """Features of several taps of one split side by side, (b, D_1 + D_2 + ...), as of one layer.
+
+    As `TapBlocks` in all else; every tap is read once, in step with the others.
+    """
+
+    def __init__(
+        self,
+        store: BlockStore,
+        split: str,
+        taps: Sequence[str],
+        *,
+        view: int | None = None,
+        verify: bool = True,
+    ):
+        self._args = (store, split, taps, verify)
+        self._parts = [TapBlocks(store, split, tap, view=view, verify=verify) for tap in taps]
+        together = min(part._together for part in self._parts)
+        first = self._parts[0]
+        for part in self._parts:
+            part._together = together
+            part.block_rows = min(together * store.block_rows, part._features.n_rows)
+        self.n_views, self.n_rows, self.block_rows = first.n_views, first.n_rows, first.block_rows
+        self.n_features = sum(part.n_features for part in self._parts)
+        self.n_classes, self.n_targets = first.n_classes, first.n_targets
+        self.classes, self.ahead = first.classes, first.ahead
+        sums = "".join(part.fingerprint for part in self._parts)
+        self.fingerprint = hashlib.sha256(sums.encode()).hexdigest()
+
+    def part(self, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Features and labels of the rows from `start` up to `stop`; no block beyond is read."""
+        for blocks in zip(*(part.part(start, stop) for part in self._parts), strict=True):
+            yield np.concatenate([features for features, _ in blocks], axis=1), blocks[0][1]
+
+    def labels(self) -> np.ndarray:
+        """Labels of all rows, as of `TapBlocks`."""
+        return self._parts[0].labels()
+
+    def view(self, view: int) -> "JoinedTaps":
+        """The rows of one view; UsageError where there is no such view."""
+        store, split, taps, verify = self._args
+        return JoinedTaps(store, split, taps, view=view, verify=verify)
+
+
 def read_ahead(function: Callable[[T], U], items: Iterable[T], ahead: int) -> Iterator[U]:
     """`map(function, items)` in order, with at most `ahead` results being made while one is in use.
 

@@ -10,7 +10,7 @@ import numpy as np
 from featstore import durable, places
 from featstore.store import locks, reading
 from featstore.store.base import BlockStore
-from featstore.store.reading import TapBlocks
+from featstore.store.reading import JoinedTaps, TapBlocks
 from featstore.store.writer import Writer
 
 
@@ -22,9 +22,13 @@ class Store(BlockStore):
     ) -> TapBlocks:
         """A tap of a complete split as re-iterable blocks of rows, read ahead while they are used.
 
-        The rows of all views come one view after another, or of one `view` alone. Raises
-        `StoreIncomplete`, `UsageError`, and while iterating with `verify` `StoreDamaged`.
+        The rows of all views come one view after another, or of one `view` alone. Of "a+b" the
+        features of both taps stand side by side, as those of one layer. Raises `StoreIncomplete`,
+        `UsageError`, and while iterating with `verify` `StoreDamaged`.
         """
+        names = self.spec.tap(name).name.split("+")
+        if len(names) > 1:
+            return JoinedTaps(self, split, names, view=view, verify=verify)
         return TapBlocks(self, split, self.spec.tap(name).name, view=view, verify=verify)
 
     def to_numpy(self, split: str, tap: str, *, mmap: bool = False) -> np.ndarray:

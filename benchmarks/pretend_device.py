@@ -375,6 +375,19 @@ class _Event:
         """Let the host wait for what came before the mark: it is long over where it is asked."""
 
 
+class _Judged:
+    """What the reference has found on the host, on the device."""
+
+    def __init__(self, found: Any):
+        self._found = found
+
+    def __getattr__(self, name: str) -> Any:
+        value = getattr(self._found, name)
+        if callable(value):
+            return lambda *args: DeviceTensor(value(*args))
+        return DeviceTensor(value) if isinstance(value, torch.Tensor) else value
+
+
 class Fused:
     """Kernels as CuPy would compile them, each one launch; the numbers are the reference's."""
 
@@ -389,12 +402,7 @@ class Fused:
     def judged(logits: DeviceTensor, labels: DeviceTensor) -> Any:
         """Return what `featstore.probe.kernels.judged` is to return."""
         _log.note(LAUNCH, "judged")
-        found = reference.judged(logits.held, labels.held)
-        return SimpleNamespace(
-            n_rows=found.n_rows, surprise=DeviceTensor(found.surprise),
-            confidence=DeviceTensor(found.confidence), finite=DeviceTensor(found.finite),
-            among_first=lambda first: DeviceTensor(found.among_first(first)),
-        )  # fmt: skip
+        return _Judged(reference.judged(logits.held, labels.held))
 
     @staticmethod
     def permuted_blocks(matrix: Any, orders: Any, penalties: Any) -> DeviceTensor:

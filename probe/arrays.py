@@ -50,7 +50,9 @@ class Backend:
     def put(self, host: np.ndarray, dtype: str | None = None) -> Array:
         """Return a host array on the device, cast there; on a CPU it may share memory."""
         if self.name == "torch":
-            array = torch.from_numpy(_writable(host)).to(self.device)
+            array = torch.from_numpy(_writable(host))
+            if self.device == "cuda":
+                array = _sent(array)
             return array if dtype is None else array.to(getattr(torch, dtype))
         array = self.xp.asarray(host)
         return array if dtype is None else array.astype(dtype, copy=False)
@@ -72,6 +74,20 @@ def _writable(host: np.ndarray) -> np.ndarray:
     # torch cannot express read-only memory (a mapped file, say) and warns about it
     host = np.ascontiguousarray(host)
     return host if host.flags.writeable else host.copy()
+
+
+PINNED = 64 << 20
+"""Bytes of host memory that are page-locked at a time, for copies that the host does not wait for.
+
+To lock pages takes time itself, and they are kept for later.
+"""
+
+
+def _sent(array: torch.Tensor) -> torch.Tensor:
+    """Return a tensor of the host on the CUDA device; the host waits for large ones alone."""
+    if 0 < array.nbytes <= PINNED:
+        return array.pin_memory().to("cuda", non_blocking=True)
+    return array.to("cuda")
 
 
 def backend(name: str = "torch", device: str = "auto") -> Backend:
@@ -114,6 +130,14 @@ def _cupy_backend(device: str) -> Backend:
     except cupy.cuda.runtime.CUDARuntimeError as error:
         raise UsageError(f"backend cupy found no CUDA device ({error}): use torch") from None
     return Backend("cupy", "cuda")
+
+
+def beside(host: np.ndarray, array: Array, dtype: Any = None) -> Array:
+    """Return a host array on the device of another one, cast to a dtype of its library."""
+    if not is_torch_array(array):
+        return array_namespace(array).asarray(host, dtype=dtype, device=array.device)
+    found = torch.as_tensor(_writable(host), dtype=dtype)
+    return _sent(found) if array.is_cuda else found
 
 
 def to_host(array: Array) -> np.ndarray:
@@ -216,6 +240,14 @@ def add_product(total: Array, a: Array, b: Array) -> None:
         total += a @ b
 
 
+def taken(array: Array, rows: Array) -> Array:
+    """Return array[rows], for rows int64 of any shape, none of them negative."""
+    xp = array_namespace(array)
+    flat = xp.reshape(rows, (-1,))
+    found = array.index_select(0, flat) if is_torch_array(array) else xp.take(array, flat, axis=0)
+    return xp.reshape(found, (*rows.shape, *array.shape[1:]))
+
+
 def take_into(out: Array, array: Array, rows: Array) -> None:
     """Write array[rows] to `out`, which has that shape and is contiguous."""
     if is_torch_array(array):
@@ -235,24 +267,28 @@ def add_to_diagonal(matrix: Array, value: float) -> None:
     array_namespace(matrix).reshape(matrix, (-1,))[:: len(matrix) + 1] += value
 
 
-def cholesky(matrix: Array) -> tuple[Array, np.ndarray]:
+def cholesky(matrix: Array) -> tuple[Array, Array]:
     """Return the lower Cholesky factors of (S, n, n) matrices, and which of them exist, (S,) bool.
 
-    A factor that does not exist has undefined entries.
+    A factor that does not exist has undefined entries. On a device all are one call, and the host
+    does not wait for what became of it.
     """
     if is_torch_array(matrix):
         factor, info = torch.linalg.cholesky_ex(matrix)
-        return factor, to_host(info) == 0
+        return factor, info == 0
     xp = array_namespace(matrix)
-    factors = [_cholesky_or_nan(one) for one in matrix]
-    return xp.stack(factors), np.array([bool(xp.all(xp.isfinite(one))) for one in factors])
+    try:
+        factor = xp.linalg.cholesky(matrix)
+    except np.linalg.LinAlgError:  # of one of them; CuPy returns NaN instead, or anything
+        factor = xp.stack([_cholesky_or_nan(one) for one in matrix])
+    return factor, xp.all(xp.isfinite(factor), axis=(1, 2))
 
 
 def _cholesky_or_nan(matrix: Array) -> Array:
     xp = array_namespace(matrix)
     try:
         return xp.linalg.cholesky(matrix)
-    except np.linalg.LinAlgError:  # CuPy returns NaN instead, and may raise this one too
+    except np.linalg.LinAlgError:
         return xp.full_like(matrix, xp.nan)
 
 
@@ -281,11 +317,11 @@ def at_labels(logits: Array, labels: Array) -> Array:
     return array_namespace(logits).take_along_axis(logits, index, axis=2)[..., 0]
 
 
-def set_at_labels(logits: Array, labels: Array, values: Array) -> None:
-    """Write values (P, rows) to logits[p, r, labels[r]], in place."""
+def set_at_labels(logits: Array, labels: Array, values: Array | float) -> None:
+    """Write values (P, rows), or one number, to logits[p, r, labels[r]], in place."""
     if is_torch_array(logits):
         index = labels[None, :, None].expand(len(logits), -1, 1)
-        logits.scatter_(2, index, values[..., None])
+        logits.scatter_(2, index, values if isinstance(values, float) else values[..., None])
     else:
         rows = array_namespace(logits).arange(len(labels))
         logits[:, rows, labels] = values
@@ -344,7 +380,12 @@ def _status(jitter: float, doubtful: bool) -> str:
     return statuses.combined(added, Status.IMPRECISE if doubtful else Status.OK)
 
 
-def factorise(matrices: Array, squares: Array | None = None, products: str = "float64") -> Factors:
+def factorise(
+    matrices: Array,
+    squares: Array | None = None,
+    products: str = "float64",
+    lengths: np.ndarray | None = None,
+) -> Factors:
     """Return the Cholesky factors of A, (S, m, m) float64, symmetric.
 
     A system that has no factor, or whose factor does not solve it, is tried again with more and
@@ -358,11 +399,13 @@ def factorise(matrices: Array, squares: Array | None = None, products: str = "fl
     Arguments:
         matrices: A.
         squares: float64 (S, m), the sums of squares of which rounding is a share; by default the
-            diagonal of A.
+            diagonal of A. They are 0 behind a system.
         products: dtype in which the entries were computed.
+        lengths: int64 (S,), the rows and columns of each that are of a system; those behind are
+            rows of the unit matrix, which decide nothing. None where all are.
     """
     xp = array_namespace(matrices)
-    found = _checked(matrices, squares, products)
+    found = _checked(matrices, squares, products, lengths)
     lower, jitter, least, rounding = found.lower, found.jitter, found.least, found.rounding
     exact = products == "float64"
     if exact:
@@ -370,13 +413,16 @@ def factorise(matrices: Array, squares: Array | None = None, products: str = "fl
     for share in JITTERS:
         failed = np.flatnonzero(np.isnan(jitter))
         for system in failed:
-            one = xp.asarray(matrices[system], copy=True)
+            size = slice(None if lengths is None else int(lengths[system]))
+            one = xp.asarray(matrices[system][size, size], copy=True)
             mean = float(xp.mean(xp.linalg.diagonal(one)))
             added = share * (mean if mean > 0 else 1.0)
             add_to_diagonal(one, added)
-            own = None if squares is None else squares[system][None]
+            own = None if squares is None else squares[system, size][None]
             again = _checked(one[None], own, products)
-            lower[system] = again.lower[0]
+            if lengths is not None:  # of which nothing is known where there was no factor
+                lower[system] = xp.eye(lower.shape[-1], **like(lower))
+            lower[system, size, size] = again.lower[0]
             least[system], rounding[system] = again.least[0], again.rounding[0]
             good = again.jitter[0] == 0 and not (exact and again.doubtful[0])
             jitter[system] = added if good else np.nan
@@ -394,34 +440,51 @@ def checked_cholesky(matrices: Array) -> tuple[Array, np.ndarray]:
     return found.lower, found.jitter == 0
 
 
-def _checked(matrices: Array, squares: Array | None, products: str) -> Factors:
+def _checked(
+    matrices: Array, squares: Array | None, products: str, lengths: np.ndarray | None = None
+) -> Factors:
     """Return factors, with a jitter of 0 where they solve the system and NaN where not."""
     xp = array_namespace(matrices)
     lower, exists = cholesky(matrices)
     # a fixed vector of varied entries, so that no column of the factor goes unseen
     steps = xp.arange(matrices.shape[-1], dtype=matrices.dtype, device=matrices.device)
     known = xp.broadcast_to(xp.cos(steps)[None, :, None], (*matrices.shape[:2], 1))
+    diagonal = xp.linalg.diagonal(matrices)
+    ones, own = xp.ones_like(diagonal), diagonal
+    share = ones
+    if lengths is not None:
+        share = xp.astype(within(lengths, matrices), matrices.dtype)
+        known, own = known * share[..., None], diagonal * share
     solution = _solved(lower, known)
     error = xp.max(xp.abs(matrices @ solution - known), axis=(1, 2))
-    diagonal = xp.linalg.diagonal(matrices)
-    trace = xp.sum(diagonal, axis=1)
+    trace = xp.sum(own, axis=1)
     reach = trace * xp.max(xp.abs(solution), axis=(1, 2)) + 1.0
-    good = exists & to_host(error <= _RESIDUAL * reach)
+    good = exists & (error <= _RESIDUAL * reach)
     # two steps of inverse iteration with D^1/2 A^-1 D^1/2, where D is the diagonal
-    root = xp.sqrt(xp.where(diagonal > 0, diagonal, xp.ones_like(diagonal)))[..., None]
-    vector = known
-    for _ in range(2):
-        vector = vector / xp.sqrt(xp.sum(vector * vector, axis=(1, 2), keepdims=True))
-        vector = root * _solved(lower, root * vector)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        least = 1 / np.sqrt(to_host(xp.sum(vector * vector, axis=(1, 2))))
-    share = xp.ones_like(diagonal) if squares is None else squares / root[..., 0] ** 2
+    root = xp.sqrt(xp.where(diagonal > 0, diagonal, ones))[..., None]
+    vector = root * _solved(lower, root * known)
+    vector = vector / xp.sqrt(xp.sum(vector * vector, axis=(1, 2), keepdims=True))
+    vector = root * _solved(lower, root * vector)
+    if squares is not None:
+        share = squares / root[..., 0] ** 2
     # the norm of a symmetric matrix of independent errors of standard deviation eps u_i u_j
     largest = xp.max(share, axis=1)
     norm = xp.sqrt(largest * xp.sum(share, axis=1))
-    rounding = 2 * _ROUNDING[products] * to_host(norm)
-    jitter = np.where(good, 0.0, np.nan)
-    return Factors(lower, jitter, np.nan_to_num(least), rounding, to_host(largest))
+    length = xp.sum(vector * vector, axis=(1, 2))
+    # all that decides in one copy, for which the host waits
+    told = xp.stack([xp.astype(good, length.dtype), length, norm, largest])
+    good, length, norm, largest = to_host(told)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        least = np.nan_to_num(1 / np.sqrt(length))
+    jitter = np.where(good > 0, 0.0, np.nan)
+    return Factors(lower, jitter, least, 2 * _ROUNDING[products] * norm, largest)
+
+
+def within(lengths: np.ndarray, matrices: Array) -> Array:
+    """Return which of the positions of (S, m, ...) lie within each length, bool (S, m)."""
+    xp, device = array_namespace(matrices), matrices.device
+    sizes = beside(lengths[:, None], matrices)
+    return xp.arange(matrices.shape[1], device=device)[None] < sizes
 
 
 def _solved(lower: Array, right: Array) -> Array:
@@ -495,9 +558,7 @@ class Forward:
 
     def _unsolved(self, rows: Array) -> Array:
         """Return an array (S, m, r) for t, which holds the systems' own rows."""
-        xp = array_namespace(rows)
-        taken = xp.take(rows, xp.reshape(self.order, (-1,)), axis=0)
-        return xp.reshape(taken, (*self.order.shape, rows.shape[1]))
+        return taken(rows, self.order)
 
     def _solved(self, strip: slice, t: Array, rows: Array) -> Array:
         """Return a strip of t, where those before it are solved."""
@@ -537,14 +598,16 @@ def forward(order: Array, lower: Array, z: Array, priors: Array, dtype: str) -> 
     xp = array_namespace(lower)
     rounded = getattr(xp, dtype)
     eliminator = xp.zeros(lower.shape, dtype=rounded, device=lower.device)
+    minus, identity = -lower, xp.eye(min(FORWARD_WIDTH, lower.shape[-1]), **like(lower))
     for strip in strips(lower.shape[-1]):
         before = slice(0, strip.start)
         corner = lower[:, strip, strip]
-        identity = xp.eye(corner.shape[-1], **like(lower))
-        inverse = solve_lower(corner, xp.broadcast_to(identity, corner.shape))
-        eliminator[:, strip, strip] = xp.astype(inverse, rounded)
+        size = corner.shape[-1]
+        inverse = solve_lower(corner, xp.broadcast_to(identity[:size, :size], corner.shape))
+        # rounded as they are written
+        eliminator[:, strip, strip] = inverse
         if strip.start:
-            eliminator[:, strip, before] = xp.astype(-inverse @ lower[:, strip, before], rounded)
+            eliminator[:, strip, before] = inverse @ minus[:, strip, before]
     return Forward(order, eliminator, xp.astype(z, rounded), xp.astype(priors, rounded))
 
 

@@ -24,8 +24,9 @@ from featstore.probe.arrays import (
 from featstore.probe.errors import DataError, UsageError
 from featstore.probe.memory import CACHE_BYTES, Progress, Settings, rows_within, settings_of, silent
 from featstore.probe.moments import cached_moments
+from featstore.probe.pieces import gathered
 from featstore.probe.results.intervals import check_level
-from featstore.probe.rows import RowBlocks, Rows, as_pair, gathered, has_targets
+from featstore.probe.rows import RowBlocks, Rows, as_pair, has_targets
 from featstore.probe.solvers import AUTO, LDA, Options, Ridge, check_penalties, closed_form
 from featstore.probe.solvers.prefixes import Normal
 

@@ -9,19 +9,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from array_api_compat import array_namespace
 
-from featstore.probe.arrays import Array, full_precision, set_at_labels, to_host
+from featstore.probe.arrays import Array, beside, full_precision, on_device, set_at_labels, to_host
 from featstore.probe.errors import DataError, FileError, MemoryBudgetError
 from featstore.probe.memory import Settings, all_sum, everywhere, moment_rows, rank, share
+from featstore.probe.pieces import first_rows, gathered
 from featstore.probe.results.files import load_arrays, save_arrays
-from featstore.probe.rows import (
-    LabelledRows,
-    RowBlocks,
-    first_rows,
-    gathered,
-    has_targets,
-    validation_of,
-    views_of,
-)
+from featstore.probe.rows import LabelledRows, RowBlocks, has_targets, validation_of, views_of
 from featstore.probe.splits import (
     Parts,
     RowRange,
@@ -36,6 +29,8 @@ _VANISHING = 2.0**-100
 # a variance below this share of the squared distance from the shift has few digits in float32
 _AWAY = 1e-4
 _PANELS = 8
+# where launches count: 2/3 of all entries, of which the panels above are a part
+_DEVICE_PANELS = 3
 _MIN_PANEL = 128
 
 # relative to the squared distance from the shift, a variance below this is float32 rounding
@@ -247,7 +242,7 @@ def moments(
         precise: compute products in float64 in any case.
 
     Raises:
-        DataError: as `featstore.probe.rows.gathered`; or products of features overflow or
+        DataError: as `featstore.probe.pieces.gathered`; or products of features overflow or
         vanish.
         MemoryBudgetError: the matrices do not fit into `settings.memory`.
     """
@@ -329,12 +324,11 @@ def _set_targets(columns: Array, labels: Array, centre: np.ndarray, unit: np.nda
     xp = array_namespace(columns)
     columns[:, 0] = 1
     if len(centre):
-        minus, by = (xp.asarray(array, device=columns.device) for array in (centre, unit))
+        minus, by = (beside(array, columns) for array in (centre, unit))
         columns[:, 1:] = (xp.reshape(labels, (-1, len(centre))) - minus) / by
         return
-    one_hot = columns[None, :, 1:]
-    one_hot[...] = 0
-    set_at_labels(one_hot, labels, xp.ones_like(one_hot[..., 0]))
+    columns[:, 1:] = 0
+    set_at_labels(columns[None, :, 1:], labels, 1.0)
 
 
 def add_upper(total: Array, piece: Array, width: int) -> None:
@@ -345,9 +339,11 @@ def add_upper(total: Array, piece: Array, width: int) -> None:
         piece: (r, D + C), U and V side by side.
         width: D.
     """
+    count = _DEVICE_PANELS if on_device(piece) else _PANELS
     with full_precision():
-        for columns in panels(width):
-            total[columns, columns.start :] += piece[:, columns].T @ piece[:, columns.start :]
+        for columns in panels(width, count):
+            part = total[columns, columns.start :]
+            part += piece[:, columns].T @ piece[:, columns.start :]
 
 
 def mirror(gram: Array) -> None:
@@ -384,9 +380,9 @@ def _finished(total: Array, blocks: RowBlocks, shift: np.ndarray, dtype: str) ->
     return Moments(blocks.n_rows, shift, counts, sums, class_sums, gram, dtype)
 
 
-def panels(width: int) -> list[slice]:
-    """Return about 8 column ranges of equal size; with 8, 9/16 of a full product is computed."""
-    panel = max(_MIN_PANEL, -(-width // _PANELS))
+def panels(width: int, count: int = _PANELS) -> list[slice]:
+    """Return about `count` column ranges of equal size; of 8 a product has 9/16 of all entries."""
+    panel = max(_MIN_PANEL, -(-width // count))
     return [slice(left, min(width, left + panel)) for left in range(0, width, panel)]
 
 

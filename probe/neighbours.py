@@ -11,7 +11,8 @@ from featstore.probe.errors import UsageError
 from featstore.probe.memory import MAX_ROWS, MIN_ROWS, Settings, rows_within
 from featstore.probe.metrics import LogitSink
 from featstore.probe.moments import RESOLUTION
-from featstore.probe.rows import RowBlocks, as_blocks, first_rows, gathered
+from featstore.probe.pieces import first_rows, gathered
+from featstore.probe.rows import RowBlocks, as_blocks
 from featstore.probe.solvers import KNN
 from featstore.probe.solvers.weights import Fitted, Weights
 from featstore.probe.statuses import Status

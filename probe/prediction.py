@@ -16,6 +16,7 @@ from safetensors import safe_open
 from featstore.probe import statuses
 from featstore.probe.errors import DataError, FileError, ProbeError, UsageError
 from featstore.probe.memory import Progress, parse as parse_memory, silent
+from featstore.probe.pieces import raise_non_finite
 from featstore.probe.result import Predictions, ProbeResult, room_of_classes
 from featstore.probe.results.files import (
     as_computed,
@@ -26,14 +27,7 @@ from featstore.probe.results.files import (
     opened,
     written_whole,
 )
-from featstore.probe.rows import (
-    RowBlocks,
-    Rows,
-    as_blocks,
-    check_labels,
-    has_targets,
-    raise_non_finite,
-)
+from featstore.probe.rows import RowBlocks, Rows, as_blocks, check_labels, has_targets
 from featstore.probe.solvers.registry import SOLVERS
 from featstore.probe.solvers.weights import Weights, n_outputs, n_targets
 from featstore.probe.subsets import FEATURES

@@ -8,14 +8,8 @@ import numpy as np
 import torch
 
 from featstore.probe.errors import DataError, UsageError
-from featstore.probe.rows import (
-    LabelledRows,
-    RowBlocks,
-    as_blocks,
-    raise_non_finite,
-    validation_of,
-    views_of,
-)
+from featstore.probe.pieces import raise_non_finite
+from featstore.probe.rows import LabelledRows, RowBlocks, as_blocks, validation_of, views_of
 
 
 @dataclass(frozen=True)

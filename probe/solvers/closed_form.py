@@ -10,6 +10,7 @@ from featstore.probe.arrays import (
     Array,
     Forward,
     at_labels,
+    beside,
     full_precision,
     like,
     set_at_labels,
@@ -182,8 +183,7 @@ class _Offset(PassingSink):
         self._offsets = offsets
 
     def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
-        xp = array_namespace(logits)
-        offsets = xp.asarray(self._offsets[probes, None], dtype=logits.dtype, device=logits.device)
+        offsets = beside(self._offsets[probes, None], logits, logits.dtype)
         self._scores.add(probes, logits + offsets, labels)
 
 
@@ -220,7 +220,7 @@ class LdaLeaveOneOut(PrefixFit):
     about S by itself, are the logarithms of the classes' shares, whatever the penalty.
     """
 
-    logits_held = 6
+    logits_held, pads = 6, False
 
     def _ready(self, system: System, sizes: tuple[int, ...]) -> Forward:
         return self._substituted(system)
@@ -318,7 +318,7 @@ class LeaveOneOut(PrefixFit):
     wins nothing.
     """
 
-    logits_held = 3
+    logits_held, pads = 3, False
 
     def score(self, train: RowBlocks, scores: LogitSink) -> None:
         """Feed the logits of every probe on every train row, that row left out, to `scores`."""
@@ -372,7 +372,7 @@ class _LeftOut(PassingSink):
         logits /= xp.where(known, free, xp.ones_like(free))
         if not bool(xp.all(known)):
             others = xp.zeros_like(logits[:1])
-            others += xp.asarray(self._mean, dtype=logits.dtype, device=logits.device)
+            others += beside(self._mean, logits, logits.dtype)
             _subtract_targets(others, xp.full_like(leverage[:1], 1 / self._n_rows), labels)
             logits = xp.where(known, logits, others * (self._n_rows / (self._n_rows - 1)))
         self._scores.add(probes, logits, labels)

@@ -10,6 +10,7 @@ from array_api_compat import array_namespace
 from featstore.probe.arrays import (
     TRUSTED,
     Array,
+    beside,
     factorise,
     full_precision,
     solve_lower,
@@ -20,14 +21,8 @@ from featstore.probe.errors import MemoryBudgetError
 from featstore.probe.memory import Settings, silent, spared, text
 from featstore.probe.metrics import LogitSink
 from featstore.probe.moments import add_upper, mirror, target_means, target_units
-from featstore.probe.rows import (
-    ArrayBlocks,
-    RowBlocks,
-    as_blocks,
-    first_rows,
-    gathered,
-    targets_of,
-)
+from featstore.probe.pieces import first_rows, gathered
+from featstore.probe.rows import ArrayBlocks, RowBlocks, as_blocks, targets_of
 from featstore.probe.solvers.weights import Fitted, Weights
 from featstore.probe.splits import ColumnSubset, gathered_columns
 from featstore.probe.statuses import Status, combined, jitter
@@ -131,8 +126,7 @@ class _Rotation:
 
     def row_weights(self, coef: np.ndarray) -> np.ndarray:
         """Return B, float64 (N, C), for weights A (N - 1, C) of Z."""
-        xp = array_namespace(self.lower)
-        a = xp.asarray(coef, device=self.lower.device)
+        a = beside(coef, self.lower)
         return to_host(self._lifted(solve_lower(self.lower[None], a[None], transpose=True)[0]))
 
     def _lifted(self, rows: Array) -> Array:
@@ -469,12 +463,12 @@ class DualFit(Fitted):
         xp = array_namespace(logits)
         intercept = self._intercepts[probe]
         if self.n_targets:
-            less, unit = (xp.asarray(a, device=logits.device) for a in (self._centre, self._units))
+            less, unit = (beside(a, logits) for a in (self._centre, self._units))
             logits = xp.astype(logits, xp.float64) * unit
-            logits += xp.asarray(intercept - self._centre, device=logits.device)
+            logits += beside(intercept - self._centre, logits)
             labels = xp.reshape(labels, (-1, self.n_targets)) - less
         else:
-            logits += xp.asarray(intercept, dtype=logits.dtype, device=logits.device)
+            logits += beside(intercept, logits, logits.dtype)
         scores.add(np.array([probe]), logits[None], labels)
 
     def weights(self, probe: int) -> Weights:

@@ -11,30 +11,39 @@ from featstore.probe.arrays import (
     Array,
     Factors,
     Forward,
+    beside,
     factorise,
     folded,
     forward,
     full_precision,
     on_device,
     solve_lower,
+    taken,
     to_host,
+    within,
 )
 from featstore.probe.kernels import permuted_blocks
 from featstore.probe.memory import Settings, SolvePlan, SystemSize, everywhere, solve_plan
 from featstore.probe.metrics import LogitSink, PassingSink, Scores
 from featstore.probe.moments import Moments
-from featstore.probe.rows import RowBlocks, gathered
+from featstore.probe.pieces import gathered
+from featstore.probe.rows import RowBlocks
 from featstore.probe.solvers.weights import Fitted, Weights
 from featstore.probe.subsets import FEATURES, Axes, Basis, Frame, congruent, directions, variances
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Systems, each a (chain, penalty), whose chains have one basis and the same prefix sizes."""
+    """Systems, each a (chain, penalty), whose chains have one basis and the same prefix sizes.
+
+    On a device chains of one prefix each share a batch whatever its size, which `lengths` has, and
+    `sizes` the largest; the others are filled up with rows of the unit matrix.
+    """
 
     systems: tuple[tuple[int, int], ...]
     sizes: tuple[int, ...]
     basis: Basis = FEATURES
+    lengths: tuple[int, ...] = ()
 
     @property
     def length(self) -> int:
@@ -42,25 +51,36 @@ class Batch:
         return self.sizes[-1]
 
 
-def grouped(axes: Axes, plan: SolvePlan, largest: SystemSize) -> list[list[Batch]]:
+def grouped(
+    axes: Axes, plan: SolvePlan, largest: SystemSize, pads: bool = False
+) -> list[list[Batch]]:
     """Return all systems in batches, and the batches in groups whose factors are held together.
 
-    Chains of other prefix sizes never share a batch, so that nothing is padded, nor do those on
-    other bases.
+    Chains on other bases never share a batch, nor do chains of other prefix sizes; but with `pads`
+    those of one prefix do, the longest first.
     """
     alike: dict[tuple[Basis, tuple[int, ...]], list[tuple[int, int]]] = {}
     for number, chain in enumerate(axes.chains):
         systems = [(number, penalty) for penalty in range(len(axes.penalties))]
-        alike.setdefault((chain.basis, chain.sizes), []).extend(systems)
+        ragged = pads and len(chain.sizes) == 1 and chain.basis == FEATURES
+        alike.setdefault((chain.basis, () if ragged else chain.sizes), []).extend(systems)
     groups: list[list[Batch]] = [[]]
     held = 0
     for (basis, sizes), systems in alike.items():
         width = largest.width if basis != FEATURES else 0
-        size = replace(largest, length=sizes[-1], n_prefixes=len(sizes), width=width)
-        count = _batch_size(size, plan)
-        for start in range(0, len(systems), count):
-            batch = Batch(tuple(systems[start : start + count]), sizes, basis)
-            needed = len(batch.systems) * size.held
+        lengths = [axes.chains[chain].length for chain, _ in systems]
+        longest_first = (
+            np.argsort(lengths, kind="stable")[::-1] if not sizes else range(len(lengths))
+        )
+        systems, lengths = ([array[i] for i in longest_first] for array in (systems, lengths))
+        start = 0
+        while start < len(systems):
+            own = sizes or (lengths[start],)
+            size = replace(largest, length=own[-1], n_prefixes=len(own), width=width)
+            stop = start + _batch_size(size, plan)
+            uneven = lengths[start:stop] if len(set(lengths[start:stop])) > 1 else []
+            batch = Batch(tuple(systems[start:stop]), own, basis, tuple(uneven))
+            start, needed = stop, len(batch.systems) * size.held
             if groups[-1] and held + needed > plan.held:
                 groups.append([])
                 held = 0
@@ -97,9 +117,7 @@ class _Direct:
             sizes: the prefix sizes.
         """
         xp = array_namespace(rows)
-        systems, length = self.order.shape
-        flat = xp.reshape(self.order, (-1,))
-        x = xp.reshape(xp.take(rows, flat, axis=0), (systems, length, rows.shape[1]))
+        x = taken(rows, self.order)
         for prefix, (size, coefficients) in enumerate(zip(sizes, self.coefficients, strict=True)):
             logits = xp.permute_dims(x[:, :size], (0, 2, 1)) @ coefficients
             logits += self.priors
@@ -247,7 +265,7 @@ class InUnits(PassingSink):
     def add(self, probes: np.ndarray, predicted: Array, targets: Array) -> None:
         """Take predicted numbers (p, rows, T), and targets (rows, T)."""
         xp = array_namespace(predicted)
-        unit = xp.asarray(self._unit, device=predicted.device)
+        unit = beside(self._unit, predicted)
         self._scores.add(probes, xp.astype(predicted, xp.float64) * unit, targets * unit)
 
 
@@ -266,12 +284,14 @@ class System:
         factors: of A.
         z: L^-1 R, (S, m, C).
         found: the directions (D, count) that a basis has; None for the features themselves.
+        padded: whether some systems are filled up with rows of the unit matrix.
     """
 
     order: Array
     factors: Factors
     z: Array
     found: Array | None = None
+    padded: bool = False
 
 
 class PrefixFit(Fitted):
@@ -303,6 +323,9 @@ class PrefixFit(Fitted):
 
     logits_held = 1
     """How many arrays of a row's logits scoring holds at once, for the memory plan."""
+
+    pads = True
+    """Whether systems that are filled up can be scored."""
 
     def __init__(self, axes: Axes, normal: Normal, settings: Settings):
         self.axes, self.class_counts = axes, normal.counts
@@ -340,10 +363,10 @@ class PrefixFit(Fitted):
             8 if dtype == "float64" else 4,
             self.n_features if any(chain.basis != FEATURES for chain in axes.chains) else 0,
         )
-        self._plan = solve_plan(
-            settings.memory, self.n_features, len(normal.start), largest, on_device(self._matrix)
-        )
-        self._groups = grouped(axes, self._plan, largest)
+        there = on_device(self._matrix)
+        self._plan = solve_plan(settings.memory, self.n_features, len(normal.start), largest, there)
+        # one call for all of them there, where on a CPU filling up is work
+        self._groups = grouped(axes, self._plan, largest, pads=there and self.pads)
         self._held: tuple[int, list[_Ready]] = (-1, [])
         self._factored: tuple[Batch | None, System | None] = (None, None)
         self._depth = 1.0
@@ -424,7 +447,10 @@ class PrefixFit(Fitted):
         """Return the systems of a batch, factorised."""
         xp, backend, length = array_namespace(self._matrix), self._settings.backend, batch.length
         matrix, right, found, squares = self._matrix, self._right, None, self._squares
-        orders = np.stack([self.axes.chains[chain].order[:length] for chain, _ in batch.systems])
+        lengths = np.array(batch.lengths or [length] * len(batch.systems))
+        orders = np.zeros((len(lengths), length), np.int64)
+        for place, (chain, _), size in zip(orders, batch.systems, lengths, strict=True):
+            place[:size] = self.axes.chains[chain].order[:size]
         order = backend.put(orders)
         penalties = np.array([self.axes.penalties[penalty] for _, penalty in batch.systems])
         if batch.basis != FEATURES:
@@ -432,10 +458,19 @@ class PrefixFit(Fitted):
             matrix, right = self._turned(batch, found), found.T @ right
             squares = (found * found).T @ squares
         matrices = permuted_blocks(matrix, order, backend.put(penalties, "float64"))
-        rights = xp.stack([xp.take(right, one, axis=0) for one in order])
-        own = xp.stack([xp.take(squares, one, axis=0) for one in order])
-        factors = factorise(matrices, own, self._normal.products)
-        return System(order, factors, solve_lower(factors.lower, rights), found)
+        rights, own = taken(right, order), taken(squares, order)
+        if batch.lengths:
+            seen = xp.astype(within(lengths, matrices), matrices.dtype)
+            matrices *= seen[:, :, None]
+            matrices *= seen[:, None, :]
+            diagonals = xp.reshape(matrices, (len(lengths), -1))[:, :: length + 1]
+            diagonals += 1 - seen
+            rights, own = rights * seen[..., None], own * seen
+        factors = factorise(
+            matrices, own, self._normal.products, lengths if batch.lengths else None
+        )
+        z = solve_lower(factors.lower, rights)
+        return System(order, factors, z, found, padded=bool(batch.lengths))
 
     def _turned(self, batch: Batch, found: Array) -> Array:
         """Return R'MR for the directions of a batch."""
@@ -471,7 +506,7 @@ class PrefixFit(Fitted):
                 return _folded_direct(
                     order, lower, z, self._start, sizes, self._dtype, system.found
                 )
-        elif direct_is_cheaper(sizes, z.shape[2]):
+        elif system.padded or direct_is_cheaper(sizes, z.shape[2]):
             return direct(order, lower, z, self._start, sizes, self._dtype)
         return self._substituted(system)
 

@@ -12,14 +12,13 @@ from featstore.probe.errors import MemoryBudgetError, UsageError
 from featstore.probe.memory import Settings, spared, text
 from featstore.probe.metrics import LogitSink, PassingSink
 from featstore.probe.moments import Moments, Remembered, remembered
+from featstore.probe.pieces import Standardizing, raise_non_finite
 from featstore.probe.rows import (
     ArrayBlocks,
     LabelledRows,
     RowBlocks,
-    Standardizing,
     as_blocks,
     has_targets,
-    raise_non_finite,
     targets_of,
     validation_of,
     views_of,

@@ -13,7 +13,8 @@ from featstore.probe.errors import MemoryBudgetError, UsageError
 from featstore.probe.kernels import residuals
 from featstore.probe.memory import Settings, text, world
 from featstore.probe.metrics import LogitSink, label_is_first_max
-from featstore.probe.rows import RowBlocks, gathered, validation_of, views_of
+from featstore.probe.pieces import gathered
+from featstore.probe.rows import RowBlocks, validation_of, views_of
 from featstore.probe.solvers import SGD, own_fields
 from featstore.probe.solvers.weights import Fitted, Weights
 from featstore.probe.splits import Parts, random_parts
@@ -287,7 +288,7 @@ def samples(train: RowBlocks, backend: Backend, rows: int, split: str = "train")
     """Return all rows, read once and checked, `rows` at a time.
 
     Raises:
-        DataError: as `featstore.probe.rows.gathered`.
+        DataError: as `featstore.probe.pieces.gathered`.
     """
     stored, dtype = precision(train)
     features = backend.empty((train.n_rows, train.n_features), stored)

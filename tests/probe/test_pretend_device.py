@@ -176,4 +176,4 @@ def test_a_line_of_the_package_is_named(log):
     assert log.events[-1].site == "elsewhere"  # the vocabulary computes on behalf of others
     probe.fit(PROBLEM.train, [probe.random_chain(24, [1.0], 1)], solver="ridge", device="cuda")
     assert any(site.startswith("probe/moments.py:") for _, site, _ in log.sites())
-    assert any(site.startswith("probe/streams.py:") for _, site, _ in log.sites(blocking=True))
+    assert any(site.startswith("probe/pieces.py:") for _, site, _ in log.sites(blocking=True))

@@ -9,6 +9,7 @@ from array_api_compat import array_namespace
 from featstore.probe.arrays import (
     Array,
     Precision,
+    beside,
     like,
     to_host,
 )
@@ -84,10 +85,9 @@ class Curvature:
 
     def _store(self, moved: np.ndarray, step: Array, change: Array) -> np.ndarray:
         """Write the pairs over the oldest ones; return their places, int64 (P,)."""
-        xp = array_namespace(step)
         which = np.flatnonzero(moved)
         places = self._next.copy()
-        rows, slots = (xp.asarray(a, device=step.device) for a in (which, places[which]))
+        rows, slots = (beside(a, step) for a in (which, places[which]))
         self._basis[rows, slots] = step[rows]
         self._basis[rows, slots + self._pairs] = change[rows]
         return places
@@ -96,10 +96,9 @@ class Curvature:
         self, gradient: Array, along: np.ndarray, squares: np.ndarray
     ) -> tuple[Array, np.ndarray]:
         """Return -H g and its slope, given the basis' products with g, `along` (P, 2m)."""
-        xp = array_namespace(gradient)
         gamma, weights = self._recursion(along)
         slope = -(gamma * squares + (weights * along).sum(1))
-        scale, shares = (xp.asarray(a, **like(gradient)) for a in (-gamma, -weights))
+        scale, shares = (beside(a, gradient, gradient.dtype) for a in (-gamma, -weights))
         direction = (shares[:, None, :] @ self._basis)[:, 0, :]
         direction += scale[:, None] * gradient
         return direction, slope
@@ -136,8 +135,7 @@ class Curvature:
 
     def keep(self, kept: np.ndarray) -> None:
         """Drop all but the functions in a mask."""
-        xp = array_namespace(self._basis)
-        rows = xp.asarray(np.flatnonzero(kept), device=self._basis.device)
+        rows = beside(np.flatnonzero(kept), self._basis)
         self._basis = self._basis[rows]
         self._next, self._filled = self._next[kept], self._filled[kept]
         self._products = self._products[kept]
@@ -388,8 +386,7 @@ class Lbfgs:
 
     def keep(self, kept: np.ndarray) -> None:
         """Drop all but the runs in a mask."""
-        xp = array_namespace(self.points)
-        rows = xp.asarray(np.flatnonzero(kept), device=self.points.device)
+        rows = beside(np.flatnonzero(kept), self.points)
         for name in ("points", "gradients", "_direction"):
             setattr(self, name, getattr(self, name)[rows])
         for name in ("values", "norms", "iterations", "status", "_slopes", *_PROGRESS):
@@ -467,12 +464,10 @@ class Lbfgs:
         return to_host(xp.sum(vectors * vectors, axis=1)).astype(np.float64)
 
     def _along(self, lengths: np.ndarray) -> Array:
-        xp = array_namespace(self._direction)
-        return xp.asarray(lengths, **like(self._direction))[:, None] * self._direction
+        return beside(lengths, self._direction, self._direction.dtype)[:, None] * self._direction
 
     def _mask(self, which: np.ndarray) -> Array:
-        xp = array_namespace(self.points)
-        return xp.asarray(which, device=self.points.device)[:, None]
+        return beside(which, self.points)[:, None]
 
 
 @dataclass(frozen=True)
@@ -553,7 +548,7 @@ class Running:
         self.descent = descent
         inverse = whitenings[sheet.spans[0].chain].inverse
         xp = array_namespace(inverse)
-        wide = xp.asarray(start, device=inverse.device)
+        wide = beside(start, inverse)
         for span in sheet.spans:
             wide[span.probes] = whitenings[span.chain].variables(wide[span.probes])
         flat = xp.reshape(xp.astype(wide, inverse.dtype), (len(sheet), -1))

@@ -22,7 +22,8 @@ from featstore.probe.arrays import (
 )
 from featstore.probe.kernels import residuals
 from featstore.probe.memory import all_sum
-from featstore.probe.rows import RowBlocks, gathered
+from featstore.probe.pieces import gathered
+from featstore.probe.rows import RowBlocks
 from featstore.probe.subsets import Axes, Chain, Segment, segments
 
 # features and columns of a product below which it is too thin to run at full speed
@@ -280,7 +281,7 @@ class Tiles:
         """Yield tiles (1 + D, r) and their labels (r,); a tile is valid until the next.
 
         Raises:
-            DataError: as `featstore.probe.rows.gathered`.
+            DataError: as `featstore.probe.pieces.gathered`.
         """
         if self._kept:
             yield from self._kept

@@ -2,8 +2,8 @@
 
 import ctypes
 import errno
-import fcntl
 import glob
+import io
 import os
 import re
 import stat
@@ -12,6 +12,16 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows, where an open file can be neither renamed nor deleted by others
+    fcntl = None
+
+# How a file is opened: no link is followed and no pipe waited for, where the system has such.
+NOFOLLOW = getattr(os, "O_NOFOLLOW", 0)
+CAREFULLY = getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+_IN_PLACE = hasattr(os, "preadv") and hasattr(os, "pwrite")
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -31,7 +41,7 @@ def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
 
     Raises `OSError` for what is none.
     """
-    fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o666)
+    fd = os.open(path, flags | CAREFULLY, 0o666)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
@@ -40,9 +50,37 @@ def opened(path: Path, flags: int = os.O_RDONLY) -> Iterator[int]:
         os.close(fd)
 
 
+def read_from(fd: int, count: int, offset: int) -> bytes:
+    """Return up to so many bytes of an open file from `offset` on."""
+    if _IN_PLACE:
+        return os.pread(fd, count, offset)
+    os.lseek(fd, offset, os.SEEK_SET)
+    return os.read(fd, count)
+
+
+def runs(pid: int) -> bool:
+    """Return whether a process of this machine may still run; True where it cannot be known.
+
+    Raises `OverflowError` for what is no number of a process.
+    """
+    if os.name == "nt":
+        return True  # os.kill would end it
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def read_at(path: Path, offset: int, out: memoryview) -> int:
     """Fill `out` from `offset` of the file; returns the bytes read, fewer only at its end."""
     with opened(path) as fd:
+        if not _IN_PLACE:
+            os.lseek(fd, offset, os.SEEK_SET)
+            with io.BufferedReader(io.FileIO(fd, closefd=False)) as file:
+                return file.readinto(out)
         done = 0
         while done < len(out):
             n = os.preadv(fd, [out[done : done + _LARGEST_CALL]], offset + done)
@@ -58,9 +96,14 @@ def write_at(path: Path, offset: int, data: memoryview, *, size: int | None = No
     A link is not followed. The bytes are with the operating system, not yet on the disk: see
     `sync_files`.
     """
-    with opened(path, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW) as fd:
+    with opened(path, os.O_WRONLY | os.O_CREAT | NOFOLLOW) as fd:
         if size is not None:
             os.ftruncate(fd, size)
+        if not _IN_PLACE:
+            os.lseek(fd, offset, os.SEEK_SET)
+            with io.BufferedWriter(io.FileIO(fd, "wb", closefd=False)) as file:
+                file.write(data)
+            return
         done = 0
         while done < len(data):
             done += os.pwrite(fd, data[done : done + _LARGEST_CALL], offset + done)
@@ -73,7 +116,10 @@ def sync_files(paths: Iterable[Path]) -> None:
 
 
 def _sync_file(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    if os.name == "nt" and path.is_dir():
+        return  # entries of directories cannot be synced there, nor what is open for reading alone
+    how = os.O_RDWR if os.name == "nt" else os.O_RDONLY
+    fd = os.open(path, how | getattr(os, "O_CLOEXEC", 0))
     try:
         os.fsync(fd)
     finally:
@@ -107,8 +153,10 @@ def clear_asides(path: Path) -> None:
 
 
 @contextmanager
-def held_aside(path: Path) -> Iterator[tuple[Path, int]]:
+def held_aside(path: Path) -> Iterator[tuple[Path, int | None]]:
     """Give the name and descriptor of an empty file beside a path, which goes with the block.
+
+    The descriptor is None on a system without such locks.
 
     The file is locked meanwhile, so that what a killed process left is told from it: that is
     deleted first. Raises `OSError`.
@@ -119,7 +167,8 @@ def held_aside(path: Path) -> Iterator[tuple[Path, int]]:
         yield name, fd
     finally:
         name.unlink(missing_ok=True)
-        os.close(fd)
+        if fd is not None:
+            os.close(fd)
 
 
 @contextmanager
@@ -130,14 +179,20 @@ def written_whole(path: Path) -> Iterator[Path]:
     """
     with held_aside(path) as (name, fd):
         yield name
-        os.fsync(fd)
+        if fd is None:
+            sync_files([name])
+        else:
+            os.fsync(fd)
         os.replace(name, path)
 
 
-def _made_aside(path: Path) -> tuple[Path, int]:
+def _made_aside(path: Path) -> tuple[Path, int | None]:
     while True:
         name = aside(path)
-        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+        fd = os.open(name, os.O_RDWR | os.O_CREAT | os.O_EXCL | CAREFULLY, 0o666)
+        if fcntl is None:
+            os.close(fd)
+            return name, None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             ours = name.exists()
@@ -152,7 +207,9 @@ def _made_aside(path: Path) -> tuple[Path, int]:
 
 def delete_unheld(path: Path) -> None:
     """Delete a file unless a living process has locked it, or it cannot be known."""
-    with suppress(OSError), opened(path, os.O_RDWR | os.O_NOFOLLOW) as fd:
+    if fcntl is None:
+        return
+    with suppress(OSError), opened(path, os.O_RDWR | NOFOLLOW) as fd:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()
 
@@ -167,7 +224,7 @@ def exchange(a: Path, b: Path) -> bool:
     """Let two names change places at once; False where the system or its disk cannot."""
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError):
+    except (AttributeError, OSError, TypeError):
         return False
     done = rename(_AT_FDCWD, os.fsencode(a), _AT_FDCWD, os.fsencode(b), _RENAME_EXCHANGE)
     if done == 0:

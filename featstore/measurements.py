@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import platform
-import resource
 import sys
 import threading
 import time
@@ -190,6 +189,10 @@ def resident() -> int:
 
 def most_resident() -> int:
     """Return the most bytes of this process that ever lay in memory."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
 

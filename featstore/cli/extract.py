@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from featstore.cli.common import DEVICE, DTYPE, FILE, FORMAT, STORE, Command, Names, OutFile
+from featstore.cli.common import DTYPE, FILE, FORMAT, STORE, Command, Names, OutFile
 from featstore.cli.screen import PLAIN, Progress, notice, show
 
 # Rows that could not be read and are named; the others are counted.
@@ -105,7 +105,7 @@ _NAMED = 20
 )
 @click.option("--overwrite", is_flag=True, help="Replace a store that holds something else.")
 @click.option("--image-size", type=click.IntRange(1), help="Pixels.  [default: the weights' own]")
-@click.option("--device", type=DEVICE, default="auto")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto")
 @click.option(
     "--precision",
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),

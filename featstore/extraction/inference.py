@@ -180,7 +180,9 @@ def precision_for(asked: str, device: torch.device) -> str:
 
 
 def device_for(name: str, local_rank: int = 0) -> torch.device:
-    """The device called "cpu", "cuda", "cuda:N" or "auto"; a rank has CUDA's of its number.
+    """The device called "cpu", "mps", "cuda", "cuda:N" or "auto"; a rank has CUDA's of its number.
+
+    "auto" is CUDA where there is any, and the CPU otherwise: "mps", a Mac's own, is to be named.
 
     Raises `UsageError` for a device that does not exist.
     """
@@ -188,10 +190,18 @@ def device_for(name: str, local_rank: int = 0) -> torch.device:
     if name == "auto":
         name = "cuda" if count else "cpu"
     kind, _, index = name.partition(":")
-    if kind not in ("cpu", "cuda") or (index and not index.isdigit()):
-        raise UsageError(f"there is no device {name!r}; choose auto, cpu or cuda")
+    wrong = index and not index.isdigit()
+    if kind not in ("cpu", "cuda", "mps") or wrong:
+        raise UsageError(f"there is no device {name!r}; choose auto, cpu, cuda or mps")
     if kind == "cpu":
         return torch.device("cpu")
+    if kind == "mps":
+        if not torch.backends.mps.is_available():
+            raise UsageError(
+                "there is no device 'mps' here, which Macs with Apple's processors have; leave"
+                " --device out, or give --device cpu"
+            )
+        return torch.device("mps")
     if not count:
         raise UsageError("there is no CUDA device here; leave --device out, or give --device cpu")
     number = int(index) if index else local_rank % count

@@ -172,6 +172,9 @@ class Workers:
         data sets are objects of the user. `sharing` processes of a job share the machine.
         """
         threads = cores(sharing)
+        if os.name == "nt":  # descriptors of memory cannot be handed to a process there
+            one = modality == "tensor" and asked is None
+            return cls(processes=0, threads=1 if one else asked or threads)
         if asked is None and modality != "tensor":
             fed = device == "cuda" and modality == "image" and passes >= MANY
             return cls(processes=threads - 1 if fed else 0, threads=threads)

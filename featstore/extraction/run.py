@@ -389,7 +389,7 @@ def _provenance(
 ) -> dict:
     made = {
         "batch_size": request.batch_size or BATCH_SIZE,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "libraries": {
             name: metadata.version(name) for name in (*_LIBRARIES, *taken.backbone.libraries)
         },

@@ -45,12 +45,14 @@ _BATCH_SECONDS, _ROW_SECONDS = 60.0, 10.0
 
 # What tries a graph. A file of its weights is found from the folder; the rest comes by a pipe.
 _TRIAL = """
-import os, resource, sys
+import os, sys
 import numpy, onnxruntime
 folder, name, dtype, shape, seconds, memory = sys.argv[1:]
-resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 1))
-resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
-resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+if os.name == "posix":
+    import resource
+    resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 1))
+    resource.setrlimit(resource.RLIMIT_AS, (int(memory), int(memory)))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 try:
     with open("/proc/self/oom_score_adj", "w") as file:
         file.write("1000")
@@ -155,7 +157,7 @@ class Graph(torch.nn.Module):
             raise BackboneError(
                 f"{told}it does not end within {6 * seconds} s; give another file"
             ) from None
-        if ran.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        if os.name == "posix" and ran.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
             raise BackboneError(
                 f"{told}it takes more than {seconds} s of one core, or all memory, and no model"
                 " does; give another file"

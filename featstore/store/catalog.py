@@ -307,12 +307,9 @@ def _of_a_dead_process(path: Path) -> bool:
     if not found or path.is_symlink() or not path.is_file():
         return False
     try:
-        os.kill(int(found[1]), 0)
-    except (ProcessLookupError, OverflowError):
+        return not durable.runs(int(found[1]))
+    except OverflowError:
         return True
-    except OSError:
-        return False
-    return False
 
 
 def _store_of(path: Path) -> Path:

@@ -131,8 +131,8 @@ class Hdf5Store(Store):
     def is_one(fd: int) -> bool:
         """Whether an open file begins as one of HDF5's, or ends in a seal."""
         size = os.fstat(fd).st_size
-        return os.pread(fd, len(SIGNATURE), 0) == SIGNATURE or is_sealed(
-            os.pread(fd, _FOOTER, max(0, size - _FOOTER))
+        return durable.read_from(fd, len(SIGNATURE), 0) == SIGNATURE or is_sealed(
+            durable.read_from(fd, _FOOTER, max(0, size - _FOOTER))
         )
 
     @staticmethod

@@ -1,7 +1,6 @@
 """Locks and leases: one writer a store, on this machine and at a URL."""
 
 import errno
-import fcntl
 import json
 import os
 import socket
@@ -17,6 +16,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import filelock
+
+from featstore import durable
 from featstore.errors import FeatstoreError, WriterBusy
 from featstore.places import Place, Url
 from featstore.store.remote import RemoteObjects
@@ -24,8 +26,13 @@ from featstore.store.remote import RemoteObjects
 # How long a process of a job waits for the holder to say whose it is.
 _GRACE = 2.0  # seconds
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 # A link is not followed, and a pipe not waited for.
-_CAREFULLY = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_CAREFULLY = durable.CAREFULLY | durable.NOFOLLOW
 
 # How a holder's note begins.
 _BEGINS = b'{"pid": '
@@ -52,7 +59,8 @@ def _forget_in_child() -> None:
         held.close()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_in_child)
 
 
 def lock_path(store: Path) -> Path:
@@ -96,6 +104,10 @@ def locked(store: Place, job: str | None = None, *, alone: bool = False) -> Iter
             yield hold
         return
     path = lock_path(store)
+    if fcntl is None:
+        with _by_library(path, store):
+            yield Hold()
+        return
     held = _Held(_acquire(path, store, job, alone))
     try:
         yield Hold()
@@ -109,6 +121,31 @@ def locked(store: Place, job: str | None = None, *, alone: bool = False) -> Iter
             held.close()
 
 
+@contextmanager
+def _by_library(path: Path, store: Path) -> Iterator[None]:
+    """Hold a lock where there is no `flock`: filelock's, which one process alone can have.
+
+    On Windows it is the system's and lapses with its process. It says not who holds it.
+    """
+    lock = filelock.FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise WriterBusy(
+            f"{store} is being written by another process, and this system lets none share its"
+            " lock; wait until it is done, or end it"
+        ) from None
+    except OSError as error:
+        raise FeatstoreError(
+            f"{store} cannot be written: {error.strerror or error} ({path}); choose a place you may"
+            " write to"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def is_held(store: Path) -> bool:
     """Whether a living process holds the lock of a store; looking changes nothing."""
     return is_locked(lock_path(store))
@@ -116,6 +153,15 @@ def is_held(store: Path) -> bool:
 
 def is_locked(path: Path) -> bool:
     """Whether a living process holds a lock on a file; looking changes nothing."""
+    if fcntl is None:
+        lock = filelock.FileLock(path, timeout=0)
+        if not path.exists():
+            return False
+        try:
+            with lock:
+                return False
+        except (filelock.Timeout, OSError):
+            return True
     try:
         fd = os.open(path, os.O_RDONLY | _CAREFULLY)
     except OSError:
@@ -176,7 +222,7 @@ def _acquire(path: Path, store: Path, job: str | None, alone: bool) -> int:
 
 def _is_ours(fd: int) -> bool:
     """Whether an open file is empty, or begins as a holder's note does."""
-    start = os.pread(fd, len(_BEGINS), 0)
+    start = durable.read_from(fd, len(_BEGINS), 0)
     return start == _BEGINS or not any(start)
 
 
@@ -217,7 +263,7 @@ def _taken(fd: int, job: str | None, alone: bool) -> bool:
 def _note(fd: int) -> dict[str, Any]:
     """What the holder wrote of itself; nothing where that is not whole."""
     try:
-        found = json.loads(os.pread(fd, 4096, 0))
+        found = json.loads(durable.read_from(fd, 4096, 0))
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
@@ -417,13 +463,7 @@ def _is_dead(note: dict[str, Any]) -> bool:
     """Whether the process that wrote the note ran on this machine, and runs no more."""
     if note.get("machine") != _machine() or not isinstance(note.get("pid"), int):
         return False
-    try:
-        os.kill(note["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except OSError:
-        return False
-    return False
+    return not durable.runs(note["pid"])
 
 
 def _machine() -> str | None:

@@ -2,6 +2,7 @@ __version__: str
 
 from . import errors as errors, probe as probe
 from .extraction.run import Extraction as Extraction, extract as extract
+from .sharing import pull as pull, push as push
 from .spec import Spec as Spec, Split as Split, Tap as Tap
 from .store.base import Damage as Damage
 from .store.catalog import (

@@ -36,6 +36,8 @@ COMMANDS = (
     stores.merge,
     stores.rm,
     stores.gc,
+    stores.push,
+    stores.pull,
     probe.quickstart,
 )
 

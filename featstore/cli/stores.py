@@ -1,6 +1,7 @@
 """`featstore ls`, `info`, `verify`, `convert`, `export`, `merge`, `rm` and `gc`."""
 
 import shutil
+from pathlib import Path
 
 import click
 
@@ -260,3 +261,43 @@ def gc(root, days, yes) -> None:
         else:
             deleted.append(item)
     notice(f"deleted {len(deleted)}, {screen.size(sum(item.n_bytes for item in deleted))}")
+
+
+@click.command(cls=Command)
+@click.argument("things", type=click.Path(path_type=Path), nargs=-1, required=True)
+@click.option("--to", "repository", required=True, metavar="OWNER/NAME", help="The repository.")
+@click.option("--private", is_flag=True, help="Make a new repository private.")
+@click.option("--message", help="Of the commit.  [default: what is sent]")
+@click.option("--revision", help="The branch.  [default: main]")
+def push(things, repository, private, message, revision) -> None:
+    """Send stores, results and pages to a data-set repository of Hugging Face.
+
+    All goes in one commit, with a card that says what is there. What was sent before, also by a
+    push that was killed, is not sent again.
+
+    \b
+    Example:
+      featstore push mine.zarr results.csv report.html --to me/features
+    """
+    import featstore
+
+    done = featstore.push(things, repository, private=private, message=message, revision=revision)
+    notice(f"sent {', '.join(done.names)} ({done.n_files:,} files): {done.url}")
+
+
+@click.command(cls=Command)
+@click.argument("repository", metavar="OWNER/NAME")
+@click.option("--out", type=click.Path(path_type=Path), default=".", help="The folder.")
+@click.option("--only", type=Names(), default=(), help="Some of what is there.  [default: all]")
+@click.option("--revision", help="A branch, tag or commit.  [default: main]")
+def pull(repository, out, only, revision) -> None:
+    """Fetch what `push` sent, and hold its stores against their checksums.
+
+    \b
+    Example:
+      featstore pull me/features --out shared
+    """
+    import featstore
+
+    for path in featstore.pull(repository, out, names=only, revision=revision):
+        notice(f"fetched {path}")

@@ -16,6 +16,7 @@ from .layers import (
     layer_similarity as layer_similarity,
     layer_spectrum as layer_spectrum,
 )
+from .learning import learning_curve as learning_curve
 from .prediction import (
     load_weights as load_weights,
     predict as predict,

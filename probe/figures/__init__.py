@@ -157,6 +157,41 @@ def accuracy_against_layer(
     return saved(figure, path, ", ".join(shared))
 
 
+def accuracy_against_rows(
+    table: pd.DataFrame, path: str | Path | None = None, level: float = 0.95
+) -> ColumnFigure:
+    """Draw test accuracy against the number of train rows, one line for each mode and fraction.
+
+    Arguments:
+        table: as `featstore.probe.learning.LearningCurve.by_amount` gives it, with its score.
+        path: file to write, `.png`, `.svg` or `.pdf`; replaced only once the picture is whole.
+        level: coverage of the bands, as of the table.
+
+    Raises:
+        UsageError: the suffix is none of `SUFFIXES`.
+    """
+    score = score_of(table)
+    unit, label, _ = _unit(score)
+    parts = [rows for _, rows in table.groupby(["mode", "fraction"], sort=False)]
+    parts.sort(key=lambda rows: -rows["fraction"].iloc[0])
+    _, own = shared_and_own(parts, ("mode",))
+    kept = [percent(rows["fraction"].iloc[0]) for rows in parts]
+    with styled():
+        figure = blank(2.55)
+        axes = figure.add_subplot()
+        lines = []
+        for number, rows in enumerate(parts):
+            ends = (unit * floats(rows[f"{score}{end}"]) for end in ("", "_low", "_high"))
+            lines.append(draw(axes, Curve(floats(rows["n_train"]), *ends, rows), number))
+        axes.set_xscale("log")
+        axes.set_xlabel(f"train rows\n{bands_of(table, level).replace('seeds', 'draws')}")
+        value_axis(axes, label)
+        if len(parts) > 1:
+            names = [", ".join(filter(None, pair)) for pair in zip(own, kept, strict=True)]
+            legend_above(figure, lines, names)
+    return saved(figure, path, "")
+
+
 _MOST_TAPS = 24
 """Names of layers below an axis; of more every second one, or third, is written."""
 
@@ -645,6 +680,7 @@ def _power(tick: float) -> str:
 __all__ = [
     "SUFFIXES",
     "accuracy_against_fraction",
+    "accuracy_against_rows",
     "attributions",
     "cka_against_fraction",
     "cka_matrix",

@@ -1,0 +1,212 @@
+"""Learning curves: probes of several shares of the train rows, or of k rows of each class.
+
+Every draw d orders the rows of each class, and the features, by itself. Of one draw the amounts are
+nested, as fractions are: the rows of 1 shot are among those of 5. So draws are what seeds are
+elsewhere, and intervals over them hold what other train rows and other features would change.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from featstore.probe.errors import UsageError, several
+from featstore.probe.memory import Progress, callback, silent
+from featstore.probe.modes import Mode
+from featstore.probe.redundancy import diffused_redundancy
+from featstore.probe.results import score_of
+from featstore.probe.results.curves import curve_table
+from featstore.probe.results.files import save_table
+from featstore.probe.rows import RowBlocks, Rows, as_pair, has_targets, views_of
+from featstore.probe.solvers import L2, Options
+from featstore.probe.splits import every_view
+from featstore.probe.sweeps import sweep
+
+
+@dataclass(frozen=True)
+class LearningCurve:
+    """Probes of several amounts of train rows.
+
+    Attributes:
+        table: one row a probe, as of `featstore.probe.sweep`, and before it `shots` (rows of each
+            class) or `share` (of all rows), and `draw`, which is its `seed` too.
+        correct: of each row, whether it has each test row right, or None.
+    """
+
+    table: pd.DataFrame
+    correct: list[np.ndarray | None]
+
+    @property
+    def amount(self) -> str:
+        """The column that says how many rows: "shots" or "share"."""
+        return "shots" if "shots" in self.table else "share"
+
+    def by_amount(self, delta: float = 0.9, level: float = 0.95) -> pd.DataFrame:
+        """Return score, ratio and redundancy of each amount, a row for each amount and fraction.
+
+        Arguments:
+            delta: share of the full score at which redundancy is read off.
+            level: coverage of the intervals, over draws and, where they are known, test rows.
+
+        Returns:
+            `shots` or `share`, `n_train`, then the columns of
+            `featstore.probe.results.curves.curve_table`, and `redundancy`, DR(delta) of the curve
+            of that amount, with `redundancy_low` and `redundancy_high`.
+        """
+        keys = ["mode", "solver"]
+        parts = []
+        for amount, rows in self.table.groupby(self.amount, sort=True):
+            correct = [self.correct[place] for place in rows.index]
+            rows = rows.reset_index(drop=True)
+            found = curve_table(rows, correct, level)
+            read = diffused_redundancy(rows, delta, correct=correct, level=level)
+            read = read.rename(columns={"low": "redundancy_low", "high": "redundancy_high"})
+            named = ["redundancy", "redundancy_low", "redundancy_high"]
+            found = found.merge(read[[*keys, *named]].drop_duplicates(keys), on=keys, how="left")
+            found.insert(0, self.amount, amount)
+            found.insert(1, "n_train", int(rows["n_train"].iloc[0]))
+            parts.append(found)
+        return pd.concat(parts, ignore_index=True)
+
+    def save(self, path: str | Path) -> None:
+        """Write the table to a .csv, .json or .parquet file, whole or not at all."""
+        save_table(self.table, path, digest=True)
+
+    def _repr_html_(self) -> str:
+        score, columns = score_of(self.table), ["n_train", "mode", "fraction", "k"]
+        shown = self.by_amount()[[self.amount, *columns, score, "ratio", "redundancy"]]
+        return shown.to_html(index=False, border=0, max_rows=40)
+
+
+def learning_curve(
+    train: Rows,
+    test: Rows,
+    *,
+    shots: int | Sequence[int] | None = None,
+    rows: float | Sequence[float] | None = None,
+    draws: int | Sequence[int] = 5,
+    fractions: float | Sequence[float] = 1.0,
+    solver: str | Options = "ridge",
+    l2: L2 = None,
+    mode: Mode | Sequence[Mode] = "random",
+    metrics: str | Sequence[str] | None = None,
+    standardize: bool = True,
+    memory: str | int = "auto",
+    device: str = "auto",
+    backend: str = "torch",
+    store: str = "",
+    tap: str = "",
+    progress: Progress | bool = silent,
+) -> LearningCurve:
+    """Return probes of several amounts of train rows, each amount drawn several times.
+
+    Arguments:
+        train: row blocks, or (features (N, D), labels (N,)).
+        test: row blocks, or (features, labels), to score on.
+        shots: numbers of rows of each class.
+        rows: shares of the rows, in (0, 1]; of each class that share, and one row at least.
+        draws: of rows and features alike; 5 stands for draws 1 to 5.
+        fractions: as of `featstore.probe.sweep`, and so are the arguments that follow; the whole
+            layer comes by itself.
+        solver: by default "ridge", whose penalty leave-one-out chooses even from two rows a class.
+        l2: as of `sweep`.
+        mode: as of `sweep`.
+        metrics: as of `sweep`.
+        standardize: as of `sweep`.
+        memory: as of `sweep`.
+        device: as of `sweep`.
+        backend: as of `sweep`.
+        store: as of `sweep`.
+        tap: as of `sweep`.
+        progress: callback("draws", done, total); True for lines on standard error.
+
+    Raises:
+        UsageError: neither or both of `shots` and `rows` are given, a class has fewer rows than
+            shots, shots are asked of numbers, or an argument cannot be used.
+        DataError, MemoryBudgetError: as `sweep`.
+
+    Example:
+        >>> x, y = np.eye(12, 3, dtype=np.float32), np.arange(12) % 3
+        >>> found = learning_curve((x, y), (x, y), shots=[1, 2], draws=2, l2=0.1)
+        >>> found.table[["shots", "draw", "n_train"]].values.tolist()
+        [[1, 1, 3], [1, 2, 3], [2, 1, 6], [2, 2, 6]]
+    """
+    if (shots is None) == (rows is None):
+        raise UsageError(
+            "give shots (rows of each class) or rows (shares of all rows), one of both"
+        )
+    train_blocks, test_blocks = as_pair(train, test)
+    name = "rows" if shots is None else "shots"
+    amounts = _amounts(rows if shots is None else shots, name)
+    draws = list(range(1, draws + 1)) if isinstance(draws, int) else list(draws)
+    if not draws or len(set(draws)) < len(draws):
+        raise UsageError(f"draws are {draws}: give a number above 0, or different ones")
+    told, done = callback(progress), 0
+    tables, correct = [], []
+    for amount in amounts:
+        for draw in draws:
+            chosen = _drawn(train_blocks, draw, amount, shots is not None)
+            found = sweep(
+                every_view(train_blocks, chosen),
+                test_blocks,
+                fractions=fractions,
+                seeds=[draw],
+                solver=solver,
+                l2=l2,
+                mode=mode,
+                metrics=metrics,
+                standardize=standardize,
+                memory=memory,
+                device=device,
+                backend=backend,
+                store=store,
+                tap=tap,
+            )
+            table = found.to_pandas()
+            # what draws nothing is drawn by its rows all the same
+            table["seed"] = pd.array([draw] * len(table), dtype="Int64")
+            table.insert(0, "share" if shots is None else "shots", amount)
+            table.insert(1, "draw", draw)
+            tables.append(table)
+            right = found.correct
+            correct += [None] * len(table) if right is None else list(right)
+            done += 1
+            told("draws", done, len(amounts) * len(draws))
+    return LearningCurve(pd.concat(tables, ignore_index=True), correct)
+
+
+def _amounts(given: float | Sequence[float], name: str) -> list[float]:
+    """Return amounts, rising."""
+    amounts = sorted(several(given))
+    for amount in amounts:
+        usable = 0 < amount <= 1 if name == "rows" else amount >= 1 and amount == int(amount)
+        if not usable:
+            wanted = "shares in (0, 1]" if name == "rows" else "whole numbers from 1"
+            raise UsageError(f"{name} holds {amount:g}: give {wanted}")
+    if len(set(amounts)) < len(amounts):
+        raise UsageError(f"{name} holds one amount twice: name each once")
+    return [int(amount) for amount in amounts] if name == "shots" else amounts
+
+
+def _drawn(train: RowBlocks, draw: int, amount: float, of_shots: bool) -> np.ndarray:
+    """Return the numbers of the rows of an amount, rising; smaller amounts of a draw are in it."""
+    n = train.n_rows // views_of(train)
+    labels = train.labels()[:n]
+    if has_targets(train):
+        if of_shots:
+            raise UsageError("shots are rows of each class, and the labels are numbers: take rows")
+        labels = np.zeros(n, np.int64)
+    random = np.random.default_rng([draw, 0x5EED])
+    chosen = []
+    for number in np.unique(labels):
+        own = random.permutation(np.flatnonzero(labels == number))
+        if of_shots and len(own) < amount:
+            raise UsageError(
+                f"class {number} has {len(own)} train rows, and {amount} shots are asked: take "
+                "fewer shots, or rows=, which takes a share of each class"
+            )
+        count = int(amount) if of_shots else max(1, round(amount * len(own)))
+        chosen.append(own[:count])
+    return np.sort(np.concatenate(chosen))

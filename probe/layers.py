@@ -259,6 +259,21 @@ class Spectrum:
     duplicates: np.ndarray
     outliers: np.ndarray
 
+    def __repr__(self) -> str:
+        return f"<Spectrum of {self._told}>"
+
+    def _repr_html_(self) -> str:
+        return f"<p>Spectrum of {self._told}</p>"
+
+    @property
+    def _told(self) -> str:
+        told = self.numbers
+        return (
+            f"{len(self.eigenvalues):,} features: effective rank {told['effective_rank']:.1f}, "
+            f"90 % of the variance in {told['components_90']:,} components, "
+            f"{len(self.dead):,} dead, {len(self.duplicates):,} repeated"
+        )
+
     @property
     def effective_rank(self) -> float:
         """exp(-sum p log p), p_i = sigma_i / sum sigma, of the singular values of centred X.

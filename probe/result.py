@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from html import escape
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import pandas as pd
 from array_api_compat import array_namespace
+from scipy.special import softmax
 
 from featstore.probe import statuses
 from featstore.probe.arrays import Array, own_settings, to_host
@@ -14,9 +17,10 @@ from featstore.probe.errors import MemoryBudgetError, ProbeFailed, UsageError
 from featstore.probe.memory import least, parse, share, text
 from featstore.probe.metrics import OF_RANKS, LogitSink, Scores, metrics_of
 from featstore.probe.ranking import means, ranked
-from featstore.probe.results import called
+from featstore.probe.results import called, score_of
 from featstore.probe.results.files import escaped_texts, save_arrays, writable, written_with_digest
 from featstore.probe.results.reading import MOST, RowScores, room, save_with_rows
+from featstore.probe.results.sentences import sentence
 from featstore.probe.results.views import sweep_as_html
 from featstore.probe.rows import LabelledRows, Rows, as_blocks, check_test
 from featstore.probe.selection import Penalties
@@ -49,6 +53,16 @@ class Predictions:
     probes: np.ndarray
     class_names: tuple[str, ...] = ()
     label_names: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        known = self.table["accuracy"].dropna()
+        told = f", accuracy {known.min():.3f} to {known.max():.3f}" if len(known) else ""
+        return f"<Predictions of {len(self.labels):,} rows by {len(self.table):,} probes{told}>"
+
+    def _repr_html_(self) -> str:
+        shown = ["mode", "solver", "l2", "seed", "fraction", "k", "n_test", "accuracy"]
+        table = self.table[[name for name in shown if name in self.table]]
+        return f"<p>{escape(repr(self))}</p>{table.to_html(index=False, border=0, max_rows=20)}"
 
     @property
     def classes(self) -> np.ndarray:
@@ -160,6 +174,24 @@ class Predicted(LogitSink):
             start = self._done[probe]
             self.by_probe[start : start + len(classes), probe] = classes
             self._done[probe] = start + len(classes)
+
+    def finish(self, labels: Array) -> None:
+        """Nothing is left to be done at the end of a set of rows."""
+
+
+class _Probabilities(LogitSink):
+    """Stands where scores stand, and keeps softmax of the logits, float64 (N, P, C)."""
+
+    def __init__(self, n_rows: int, n_probes: int, n_classes: int):
+        self.by_probe = np.zeros((n_rows, n_probes, n_classes))
+        self._done = np.zeros(n_probes, np.int64)
+
+    def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
+        """Take logits (p, rows, C) of these probes on the rows that follow those before."""
+        for probe, own in zip(probes, to_host(logits).astype(np.float64), strict=True):
+            start = self._done[probe]
+            self._done[probe] = start + len(own)
+            self.by_probe[start : start + len(own), probe] = softmax(own, axis=1)
 
     def finish(self, labels: Array) -> None:
         """Nothing is left to be done at the end of a set of rows."""
@@ -292,14 +324,32 @@ class ProbeResult:
             )
         return self.by_class[name][self.probes]
 
-    def predict(self, rows: Rows, memory: str | int = "4GiB") -> Predictions:
+    @overload
+    def predict(self, rows: np.ndarray, memory: str | int = "4GiB") -> np.ndarray: ...
+
+    @overload
+    def predict(self, rows: Rows, memory: str | int = "4GiB") -> Predictions: ...
+
+    def predict(
+        self, rows: Rows | np.ndarray, memory: str | int = "4GiB"
+    ) -> Predictions | np.ndarray:
         """Return the class that each probe predicts for each row.
+
+        Arguments:
+            rows: row blocks, or (features, labels): their labels say how often probes are right.
+                Or features alone, (n, D), of which the numbers of classes (n, rows of the table)
+                are returned.
+            memory: what predictions may take, as "4GiB" or bytes.
 
         Raises:
             DataError: the rows do not fit the probes.
             UsageError: the probes predict numbers.
             MemoryBudgetError: the predictions take more than `memory`.
         """
+        if isinstance(rows, np.ndarray):
+            # a label that no probe looks at
+            rows = rows, np.full(len(rows), int(np.argmax(self.fitted.class_counts > 0)))
+            return self.predict(rows, memory).classes
         blocks = self._checked(rows)
         if n_targets(self.fitted):
             raise UsageError(
@@ -319,6 +369,36 @@ class ProbeResult:
         table = self.table.assign(**columns)
         names = tuple(blocks.classes)
         return Predictions(table, blocks.labels(), predicted.by_probe, self.probes, names, names)
+
+    def predict_proba(self, features: np.ndarray, memory: str | int = "4GiB") -> np.ndarray:
+        """Return softmax of every probe's logits, float64 (n, rows of the table, C).
+
+        Arguments:
+            features: (n, D).
+            memory: what they may take, as "4GiB" or bytes.
+
+        Raises:
+            DataError: the features do not fit the probes.
+            UsageError: the logits of this solver are no log-probabilities.
+            MemoryBudgetError: the probabilities take more than `memory`.
+        """
+        if n_targets(self.fitted) or not SOLVERS[self.solver].probabilities:
+            raise UsageError(
+                f"the logits of {self.solver} probes are no log-probabilities: take predict, or "
+                "solver logistic, lda or sgd"
+            )
+        n_classes = len(self.fitted.class_counts)
+        needed = 8 * len(features) * (len(self) + len(self.fitted.axes)) * n_classes
+        if needed > parse(memory):
+            raise MemoryBudgetError(
+                f"{text(parse(memory))} of memory is too little for probabilities of "
+                f"{len(features):,} rows by {len(self)} probes: allow {text(needed)}, or take fewer"
+            )
+        labels = np.full(len(features), int(np.argmax(self.fitted.class_counts > 0)))
+        kept = _Probabilities(len(features), len(self.fitted.axes), n_classes)
+        with own_settings():
+            self.fitted.score(self._checked((features, labels)), kept)
+        return kept.by_probe[:, self.probes]
 
     def _checked(self, rows: Rows) -> LabelledRows:
         fitted, blocks = self.fitted, as_blocks(rows)
@@ -365,6 +445,11 @@ class ProbeResult:
         return np.array(
             [statuses.combined(*pair) for pair in zip(known.tolist(), told.tolist(), strict=True)]
         )
+
+    def __repr__(self) -> str:
+        scored = score_of(self.table) in self.table and len(self)
+        told = f": {sentence(self)}" if scored else ", not scored yet"
+        return f"<ProbeResult of {len(self):,} {self.solver} probes{told}>"
 
     def _repr_html_(self) -> str:
         return sweep_as_html(self.table, self.correct)

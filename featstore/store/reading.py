@@ -174,6 +174,14 @@ class TapBlocks:
         self.fingerprint = self._fingerprint()
         self._kept_labels: np.ndarray | None = None
 
+    def __repr__(self) -> str:
+        rows = f"{self.n_rows:,} rows" + (f" of {self.n_views} views" if self.n_views > 1 else "")
+        labels = f"{self.n_targets} targets" if self.n_targets else f"{self.n_classes:,} classes"
+        return (
+            f"<TapBlocks {self._tap} of {self._split}: {rows} x {self.n_features:,} features, "
+            f"{labels}, in {self._store.path}>"
+        )
+
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Each block's features and labels; `StoreDamaged` where a checksum is wrong."""
         return self.part(0, self.n_rows)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,29 @@ from featstore.store.writer import Writer
 
 class Store(BlockStore):
     """A store in one format: what `BlockStore` says, and what users read and write."""
+
+    def __repr__(self) -> str:
+        told = "; ".join(f"{name} {value}" for name, value in self._told().items())
+        return f"<{type(self).__name__} {self.path}: {told}>"
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th>{escape(name)}</th><td>{escape(value)}</td></tr>"
+            for name, value in self._told().items()
+        )
+        return f"<table><caption>{escape(str(self.path))}</caption>{rows}</table>"
+
+    def _told(self) -> dict[str, str]:
+        """What a person wants to know of a store first."""
+        spec = self.spec
+        labels = f"{spec.n_classes:,} classes" if spec.classes else f"{len(spec.targets)} targets"
+        return {
+            "features": f"of {spec.backbone}",
+            "data": f"{spec.dataset}, {labels}",
+            "splits": ", ".join(f"{each.name} ({each.n_rows:,} rows)" for each in spec.splits),
+            "taps": ", ".join(f"{each.name} ({each.dim:,})" for each in spec.taps),
+            "dtype": spec.dtype,
+        }
 
     def tap(
         self, split: str, name: str, *, view: int | None = None, verify: bool = True

@@ -110,7 +110,7 @@ def learning_curve(
         draws: of rows and features alike; 5 stands for draws 1 to 5.
         fractions: as of `featstore.probe.sweep`, and so are the arguments that follow; the whole
             layer comes by itself.
-        solver: by default "ridge", whose penalty leave-one-out chooses even from two rows a class.
+        solver: by default "ridge", whose penalty leave-one-out chooses from one row a class, too.
         l2: as of `sweep`.
         mode: as of `sweep`.
         metrics: as of `sweep`.

@@ -7,7 +7,7 @@ commands, so that `featstore --help` answers at once.
 import click
 
 from featstore import __version__
-from featstore.cli import analyse, extract, geometry, probe, retrieve, stores, study
+from featstore.cli import analyse, extract, geometry, learning, probe, retrieve, stores, study
 from featstore.cli.common import SWITCHES, Group
 
 COMMANDS = (
@@ -16,6 +16,7 @@ COMMANDS = (
     extract.import_,
     probe.probe,
     probe.predict,
+    learning.learn,
     analyse.redundancy,
     analyse.cka,
     analyse.classes,

@@ -1,0 +1,108 @@
+"""`featstore learn`: how many train rows a probe needs, with all features and with some."""
+
+import click
+
+from featstore.cli import screen
+from featstore.cli.analyse import MEMORY, ON, to_file
+from featstore.cli.common import (
+    PICTURE,
+    STORE,
+    TABLE,
+    Command,
+    Names,
+    NumberList,
+    solver_of,
+    takes_solver,
+)
+from featstore.cli.screen import Progress, first_notice, notice, tested_on
+
+
+@click.command(cls=Command)
+@click.argument("store", type=STORE, metavar="STORE[#TAP]")
+@click.option(
+    "--shots",
+    type=NumberList(int, "1,5,10"),
+    metavar="LIST",
+    help="Rows of each class to train on.",
+)
+@click.option(
+    "--rows",
+    type=NumberList(float, "0.01,0.1,1"),
+    metavar="LIST",
+    help="Or shares of all train rows, in (0, 1].",
+)
+@click.option("--draws", type=click.IntRange(1), default=5, help="Draws of rows and features.")
+@click.option(
+    "--fractions",
+    type=NumberList(float, "0.1,0.5"),
+    default="1",
+    metavar="LIST",
+    help="Shares of the features; the full layer comes by itself.",
+)
+@click.option("--mode", type=Names(), default="random", metavar="LIST", help="As of `probe`.")
+@takes_solver
+@click.option("--test-split", help="On which split to test.  [default: test, or validation]")
+@click.option("--delta", type=float, default=0.9, help="The delta of DR(delta).")
+@click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
+@MEMORY
+@ON
+@to_file("--out", TABLE, "Save one row a probe: .csv, .json or .parquet.")
+@to_file("--plot", PICTURE, "Draw accuracy against the number of train rows.")
+def learn(store, shots, rows, draws, mode, test_split, delta, out, plot, solver, **options) -> None:
+    """Show how accuracy, its share of the full layer's and DR grow with the train rows.
+
+    Rows are drawn of each class, a few of them (--shots) or a share of them (--rows), and drawn
+    again for each draw together with the features; of one draw, few rows are among the many.
+    Intervals are over draws and test rows.
+
+    \b
+    Example:
+      featstore learn mine.zarr --shots 1,5,10 --fractions 0.1 --solver ridge
+      featstore learn mine.zarr#layer4 --rows 0.01,0.1,1 --plot learning.pdf
+    """
+    first_notice(f"reading {store}")
+    from featstore.probe import learning_curve
+    from featstore.probe.results import score_name, score_of
+    from featstore.probe.results.intervals import over_of
+    from featstore.probe.results.views import Column, View
+    from featstore.study.layers import layers_of
+
+    (layer,) = layers_of([store])
+    split = tested_on(layer.store, test_split)
+    with Progress() as progress:
+        found = learning_curve(
+            layer.rows("train"),
+            layer.rows(split),
+            shots=shots,
+            rows=rows,
+            draws=draws,
+            mode=list(mode),
+            solver=solver_of(solver),
+            store=str(layer.store.path),
+            tap=layer.tap,
+            progress=progress,
+            **options,
+        )
+    table, score = found.by_amount(delta), score_of(found.table)
+    ends = table[f"{score}_low"], table[f"{score}_high"]
+    columns = [
+        Column("train rows", "count", table["n_train"]),
+        Column("mode", "text", table["mode"]),
+        Column("fraction", "share", table["fraction"]),
+        Column(f"test {score_name(score)}", "score", table[score], ends=ends),
+        Column("of the full layer", "kept", table["ratio"]),
+        Column(f"DR({delta:g})", "score", table["redundancy"]),
+    ]
+    if table["mode"].nunique() == 1:
+        columns.pop(1)
+    over = over_of(table).replace("seeds", "draws")
+    note = f"[low, high]: 95 % intervals over {over}" if over else "one draw: no intervals"
+    screen.show(View(columns, f"{layer.tap}, {draws} draws of {found.amount}"), note)
+    if out:
+        found.save(out)
+    if plot:
+        from featstore.probe.figures import accuracy_against_rows
+
+        accuracy_against_rows(table, plot)
+    for path in filter(None, (out, plot)):
+        notice(f"wrote {path}")

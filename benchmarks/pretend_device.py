@@ -34,9 +34,19 @@ LAUNCH, COPY_IN, COPY_OUT, WAIT = "launch", "copy in", "copy out", "wait"
 
 # what a device answers only when all that is under way is over
 ANSWERS = frozenset(
-    {"nonzero", "masked_select", "unique2", "_unique2", "bincount", "equal", "linalg_eigh",
-     "_linalg_eigh", "repeat_interleave", "_local_scalar_dense"}
-)  # fmt: skip
+    {
+        "nonzero",
+        "masked_select",
+        "unique2",
+        "_unique2",
+        "bincount",
+        "equal",
+        "linalg_eigh",
+        "_linalg_eigh",
+        "repeat_interleave",
+        "_local_scalar_dense",
+    }
+)
 INDEXED = frozenset({"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"})
 # neither computed nor moved
 FREE = frozenset({"_unsafe_view", "empty", "empty_like", "empty_strided", "new_empty"})
@@ -125,9 +135,13 @@ class DeviceTensor(torch.Tensor):
     def __new__(cls, held: torch.Tensor):
         """Return a tensor on the device that shares the memory of `held`."""
         made = torch.Tensor._make_wrapper_subclass(
-            cls, held.size(), strides=held.stride(), storage_offset=held.storage_offset(),
-            dtype=held.dtype, device="cpu",
-        )  # fmt: skip
+            cls,
+            held.size(),
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            device="cpu",
+        )
         made.held = held
         return made
 
@@ -242,9 +256,10 @@ def _bare(value: Any) -> Any:
 def _check_together(name: str, args: tuple, kwargs: dict) -> None:
     """Raise where tensors of the host meet those of the device, but as numbers or indices."""
     foreign = [
-        leaf for leaf in tree_leaves((args, kwargs))
+        leaf
+        for leaf in tree_leaves((args, kwargs))
         if isinstance(leaf, torch.Tensor) and not isinstance(leaf, DeviceTensor)
-    ]  # fmt: skip
+    ]
     if name in INDEXED and isinstance(args[0], DeviceTensor):
         for index in tree_leaves(args[1]):
             if not isinstance(index, torch.Tensor):

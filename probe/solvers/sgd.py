@@ -8,7 +8,16 @@ import numpy as np
 import torch
 from array_api_compat import array_namespace, is_torch_array
 
-from featstore.probe.arrays import Array, Backend, add_product, full_precision, to_host
+from featstore.probe.arrays import (
+    Array,
+    Backend,
+    add_product,
+    beside,
+    full_precision,
+    on_device,
+    taken,
+    to_host,
+)
 from featstore.probe.errors import MemoryBudgetError, UsageError
 from featstore.probe.kernels import residuals
 from featstore.probe.memory import Settings, text, world
@@ -117,9 +126,7 @@ class Stack:
 
     def rows(self, features: Array) -> Array:
         """Return (S, m + 1, r), each chain's own rows of features (D + 1, r)."""
-        xp = array_namespace(features)
-        taken = xp.take(features, xp.reshape(self.order, (-1,)), axis=0)
-        return xp.reshape(taken, (*self.order.shape, features.shape[1]))
+        return taken(features, self.order)
 
     def logits(self, rows: Array) -> Array:
         """Return the logits (S, r, G, C) of all probes on `rows` (S, m + 1, r)."""
@@ -206,6 +213,22 @@ class Descent:
         xp = array_namespace(decay)
         self.stack, self._momentum, self._decay = stack, momentum, decay
         self._velocities = [xp.zeros_like(array) for array in stack.coefficients]
+        # one weight decay for all columns, or None
+        found = np.unique(to_host(decay))
+        self._one_decay = float(found[0]) if len(found) == 1 else None
+        # on a device launches count: what lies beyond a prefix is kept 0 by one product
+        self._seen = self._masks() if is_torch_array(decay) and on_device(decay) else []
+
+    def _masks(self) -> list[Array]:
+        """Return 1 where a segment's coefficients are a probe's and 0 beyond its prefix."""
+        layout, masks = self.stack.layout, []
+        for segment, w in zip(layout.segments, self.stack.coefficients, strict=True):
+            left, seen = layout.column(segment.first), np.ones(w.shape[1:], np.float32)
+            for prefix, end in segment.ends:
+                columns = slice(layout.column(prefix) - left, layout.column(prefix + 1) - left)
+                seen[end - segment.start :, columns] = 0
+            masks.append(beside(seen, w, w.dtype).expand(w.shape).contiguous())
+        return masks
 
     def step(self, rows: Array, residual: Array, rate: float) -> None:
         """Set v = momentum v + x'R + decay w, then w = w - rate v.
@@ -217,6 +240,9 @@ class Descent:
         """
         xp, layout = array_namespace(rows), self.stack.layout
         flat = xp.reshape(residual, (*residual.shape[:2], -1))
+        if self._seen:
+            self._step_together(rows, flat, rate)
+            return
         arrays = zip(layout.segments, self.stack.coefficients, self._velocities, strict=True)
         # segment by segment, so that what a product leaves in cache is used there
         for segment, w, v in arrays:
@@ -228,6 +254,21 @@ class Descent:
                 v[:, end - segment.start :, columns] = 0
             _add_scaled(v, w, self._decay[left:])
             _add_scaled(w, v, -rate)
+
+    def _step_together(self, rows: Array, flat: Array, rate: float) -> None:
+        """Take the same step, each part of it in one launch for all segments where that can be."""
+        layout, weights, velocities = self.stack.layout, self.stack.coefficients, self._velocities
+        for segment, v in zip(layout.segments, velocities, strict=True):
+            part = rows[:, segment.start : segment.stop]
+            columns = flat[:, :, layout.column(segment.first) :]
+            v.baddbmm_(part, columns, beta=self._momentum)
+        torch._foreach_mul_(velocities, self._seen)
+        if self._one_decay is not None:
+            torch._foreach_add_(velocities, weights, alpha=self._one_decay)
+        else:
+            for segment, w, v in zip(layout.segments, weights, velocities, strict=True):
+                _add_scaled(v, w, self._decay[layout.column(segment.first) :])
+        torch._foreach_add_(weights, velocities, alpha=-rate)
 
     def keep(self, kept: Stack, better: Array) -> None:
         """Copy into `kept` the coefficients of the probes that are `better`, bool (S, G)."""
@@ -273,9 +314,8 @@ class Samples:
 
     def pick(self, rows: Array) -> tuple[Array, Array]:
         """Return the features (D + 1, r) of some rows, and a constant 1 below; and labels (r,)."""
-        xp = array_namespace(self.features)
-        taken = xp.take(self.features, rows, axis=0)
-        return with_constant(taken, self.backend, self.dtype), xp.take(self.labels, rows, axis=0)
+        features = with_constant(taken(self.features, rows), self.backend, self.dtype)
+        return features, taken(self.labels, rows)
 
 
 def precision(train: RowBlocks) -> tuple[str, str]:
@@ -303,7 +343,7 @@ def with_constant(features: Array, backend: Backend, dtype: str) -> Array:
     """Return features (r, D) transposed, with a row of ones below: (D + 1, r)."""
     rows, width = features.shape
     out = backend.empty((width + 1, rows), dtype)
-    out[:width] = array_namespace(features).astype(features, out.dtype).T
+    out[:width] = features.T  # cast as it is written
     out[width] = 1
     return out
 
@@ -455,10 +495,11 @@ def grouped(axes: Axes, train: RowBlocks, rows: int, memory: int) -> list[list[i
 def _cost(layout: Layout, rows: int, item: int) -> int:
     """Return the bytes that one chain in training takes.
 
-    Its coefficients, their momentum, and a copy while the best are kept; its rows of a piece, the
-    logits of these, and as much twice again for what is made of logits.
+    Its coefficients, their momentum, what a device knows of their prefixes, and a copy while the
+    best are kept; its rows of a piece, the logits of these, and as much twice again for what is
+    made of logits.
     """
-    return item * (3 * layout.entries + rows * (layout.sizes[-1] + 3 * layout.columns))
+    return item * (4 * layout.entries + rows * (layout.sizes[-1] + 3 * layout.columns))
 
 
 def fit(

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 from problems import clusters
 
-from benchmarks import pretend_device
+from benchmarks import device_counts, pretend_device
 from featstore import probe
 from featstore.probe.arrays import Backend, factorise, to_host
 from featstore.probe.errors import DataError
@@ -52,8 +52,9 @@ def test_rows_of_the_unit_matrix_behind_a_system_decide_nothing(library):
     for number, size in enumerate(lengths):
         alone = factorise(
             backend.put(padded[number : number + 1, :size, :size].copy()),
-            backend.put(squares[number : number + 1, :size].copy()), "float32",
-        )  # fmt: skip
+            backend.put(squares[number : number + 1, :size].copy()),
+            "float32",
+        )
         for name in ("jitter", "least", "rounding", "squares"):
             ours, theirs = getattr(found, name)[number], getattr(alone, name)[0]
             assert ours == pytest.approx(theirs, rel=1e-9), name
@@ -80,8 +81,9 @@ def test_the_host_does_not_wait_for_any_piece_of_rows():
 
 @given(
     sizes=st.lists(st.integers(1, 9), min_size=1, max_size=12),
-    rows=st.integers(1, 20), half=st.booleans(),
-)  # fmt: skip
+    rows=st.integers(1, 20),
+    half=st.booleans(),
+)
 @settings(max_examples=20, deadline=None)
 def test_rows_arrive_in_order_however_they_are_cut(sizes, rows, half):
     n = sum(sizes)
@@ -127,3 +129,30 @@ def test_small_arrays_go_over_without_the_host_waiting():
         assert there.dtype == torch.float32
         assert there.tolist() == [[0, 1, 2], [3, 4, 5]]
         assert CUDA.put(np.zeros((0, 3))).shape == (0, 3)
+
+
+def test_the_counts_of_a_step_are_held():
+    """The table of docs/performance.md, of a smaller problem with the same steps."""
+    ridge, subsets, softmax, sgd = device_counts.table(device_counts.SIZES["small"])
+    assert ridge["waits"] <= 30
+    assert ridge["launches"] <= 400
+    assert subsets["Cholesky calls"] == 1
+    assert subsets["waits"] <= 20
+    assert softmax["waits"] <= 10
+    assert sgd["launches"] <= 45
+    assert sgd["waits"] == 0
+
+
+@pytest.mark.parametrize("l2", [[1e-3], [1e-4, 1e-2]])
+def test_sgd_steps_all_segments_together_as_it_steps_one_by_one(l2):
+    """Prefixes of a segment end within it, so that some of its columns have rows that stay 0."""
+    problem = clusters(300, 60, 90, 4)
+    how = probe.SGD(l2=l2, epochs=3, batch_size=64, momentum=0.8, validate_every=1)
+    chains = [probe.random_chain(90, [0.05, 0.1, 0.5, 0.55, 1.0], seed) for seed in (1, 2)]
+    known = probe.fit(problem.train, chains, solver=how, device="cpu")
+    with pretend_device.installed() as log:
+        found = probe.fit(problem.train, chains, solver=how, device="cuda")
+        assert log.named("_foreach_add_") > 0
+        ours = [found.weights(row).coef for row in range(len(found))]
+    for row, coef in enumerate(ours):
+        np.testing.assert_allclose(coef, known.weights(row).coef, rtol=1e-4, atol=1e-6)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from problems import BACKENDS, PRECISIONS, PROBLEMS, clusters, in_precision, relative
 
-from featstore.probe import moments as moments_cache, rows
+from featstore.probe import moments as moments_cache, pieces
 from featstore.probe.arrays import Backend
 from featstore.probe.errors import DataError, MemoryBudgetError
 from featstore.probe.memory import Settings
@@ -164,7 +164,7 @@ def test_products_that_float64_does_not_hold_are_an_error(scale, said):
 
 
 def test_a_feature_far_from_the_first_rows_is_read_again(monkeypatch):
-    monkeypatch.setattr(rows, "SHIFT_ROWS", 1)
+    monkeypatch.setattr(pieces, "_SHIFT_ROWS", 1)
     x = np.random.default_rng(0).normal(size=(300_000, 2)).astype(np.float32)
     x[1:, 0] += 1e4
     found, exact = of(x, np.arange(len(x)) % 2), x.astype(np.float64)

@@ -1,0 +1,109 @@
+"""What a GPU is asked for, counted on a pretend device: launches, waits of the host, and copies.
+
+python -m benchmarks.device_counts --sizes full
+
+Counts are of operations and not of time, with kernels of one launch as CuPy compiles them. With
+"full" numbers are really computed, which takes about two minutes.
+"""
+
+import argparse
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks import pretend_device
+from featstore import probe
+from featstore.bench import clouds
+from featstore.probe.subsets import subset_chain
+
+
+@dataclass(frozen=True)
+class CountSizes:
+    """What is swept: `rows` x `features` of `classes`, and how many fractions and seeds.
+
+    The steps of softmax probes and of SGD are counted on `few` rows of as many fractions.
+    """
+
+    rows: int
+    features: int
+    classes: int
+    fractions: int
+    seeds: int
+    few: int
+
+
+SIZES = {
+    "small": CountSizes(5_000, 64, 5, 20, 5, 1_000),
+    "full": CountSizes(50_000, 2_048, 100, 20, 5, 2_000),
+}
+
+
+def counted(run: Callable[[], object]) -> dict[str, int]:
+    """Return what a run asks of the device."""
+    with pretend_device.installed(fused=True) as log:
+        run()
+    found = {"launches": log.launches, "waits": log.waits, "copies": log.copies}
+    return found | {"Cholesky calls": log.named("linalg_cholesky_ex")}
+
+
+def a_step(run: Callable[[int], object], few: int, many: int) -> dict[str, float]:
+    """Return what one step asks, of runs of `few` and `many` of them."""
+    less, more = (counted(lambda steps=steps: run(steps)) for steps in (few, many))
+    return {name: round((more[name] - less[name]) / (many - few), 1) for name in less}
+
+
+def table(sizes: CountSizes) -> list[dict[str, object]]:
+    """Return a row for each thing that is counted."""
+    x, y = clouds(sizes.rows + max(500, sizes.rows // 5), sizes.features, sizes.classes)
+    train, test = (x[: sizes.rows], y[: sizes.rows]), (x[sizes.rows :], y[sizes.rows :])
+    fractions = np.geomspace(max(0.01, 2 / sizes.features), 0.9, sizes.fractions - 1).tolist()
+    there = {"device": "cuda"}
+    grid = {"fractions": fractions, "seeds": sizes.seeds, **there}
+    random = np.random.default_rng(0)
+    few = tuple(part[: sizes.few] for part in train)
+    narrow = min(sizes.features, 256)
+    thin = few[0][:, :narrow].copy(), few[1]
+    lengths = [2 + narrow * (1 + number % 60) // 64 for number in range(100)]
+    subsets = [
+        subset_chain(random.permutation(narrow)[:length].tolist(), n_features=narrow)
+        for length in lengths
+    ]
+
+    def softmax(steps: int) -> object:
+        how = probe.Logistic(l2=1e-3, tol=1e-12, max_iter=steps)
+        return probe.sweep(thin, thin, **grid, solver=how)
+
+    def sgd(steps: int) -> object:
+        rows = tuple(part[: 32 * steps] for part in thin)
+        how = probe.SGD(epochs=1, batch_size=32, validate_every=1)
+        return probe.sweep(rows, thin, **grid, solver=how, validation=thin)
+
+    shape = f"{sizes.rows:,} x {sizes.features:,} x {sizes.classes}"
+    swept = f"{sizes.fractions} fractions x {sizes.seeds} seeds"
+    counts = {
+        f"ridge sweep, {shape}, {swept}": counted(
+            lambda: probe.sweep(train, test, **grid, solver="ridge", l2=1e-2)
+        ),
+        f"ridge, 100 subsets of 60 sizes up to {max(lengths)}": counted(
+            lambda: probe.fit(thin, subsets, solver="ridge", l2=1e-2, **there).score(thin)
+        ),
+        f"softmax, one pass, {swept}": a_step(softmax, 2, 6),
+        f"SGD, one step, {swept}": a_step(sgd, 4, 14),
+    }
+    return [{"what": what, **found} for what, found in counts.items()]
+
+
+def main() -> None:
+    """Print the table as Markdown."""
+    parser = argparse.ArgumentParser(description="Count what a GPU is asked for.")
+    parser.add_argument("--sizes", choices=SIZES, default="small")
+    rows = table(SIZES[parser.parse_args().sizes])
+    print("| " + " | ".join(rows[0]) + " |")
+    print("|---|" + "---:|" * (len(rows[0]) - 1))
+    for row in rows:
+        print("| " + " | ".join(str(value) for value in row.values()) + " |")
+
+
+if __name__ == "__main__":
+    main()

@@ -188,7 +188,7 @@ def _calling(
 
 def checked(backbone: Backbone, reader: Taps) -> Backbone:
     """Return the backbone, with a note where two passes of the first row differ."""
-    batch = backbone.transform.batch(backbone.transform.blank)
+    batch = backbone.transform.batch(backbone.transform.blank[:1])
     weight = next(backbone.model.parameters(), None)
     if weight is not None:
         batch = _moved(batch, weight.device)

@@ -9,7 +9,9 @@ from pkgutil import resolve_name
 
 import lazy_loader
 
-__version__ = "0.1.0"
+from featstore.errors import VERSION
+
+__version__ = VERSION
 
 _found, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 

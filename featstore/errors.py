@@ -8,6 +8,8 @@ from typing import ParamSpec, TypeVar
 
 # What is installed: `featstore` is a stranger's name on the package index.
 DISTRIBUTION = "featstore-probe"
+# setup.cfg reads it without an import
+VERSION = "1.0.0"
 
 
 def with_extra(extra: str, *, upgrade: bool = False) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 import featstore
+from featstore.errors import VERSION
 from featstore.probe.results.files import written_whole
 
 FORMAT = 1
@@ -139,7 +140,7 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, of featstore and of those `LIBRARIES` that are installed."""
-    found = {"python": platform.python_version(), "featstore": featstore.__version__}
+    found = {"python": platform.python_version(), "featstore": VERSION}
     for name in LIBRARIES:
         with contextlib.suppress(PackageNotFoundError):
             found[name] = version(name)

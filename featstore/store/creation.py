@@ -13,9 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import featstore
 from featstore import durable, places
 from featstore.errors import (
+    VERSION,
     DiskFull,
     FeatstoreError,
     NotAStore,
@@ -508,7 +508,7 @@ def _delete(path: Path) -> None:
 
 def _versions(format: str) -> dict[str, Any]:
     library = {"zarr": "zarr", "hdf5": "h5py"}[format]
-    versions = {"python": platform.python_version(), "featstore": featstore.__version__}
+    versions = {"python": platform.python_version(), "featstore": VERSION}
     for name in ("numpy", library):
         with contextlib.suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)

@@ -4,14 +4,15 @@ Both hold for ridge and LDA, whose probes of many subsets of features come from 
 of no feature has the logits `start`: the shares of the classes, or log q_c for LDA.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from array_api_compat import array_namespace
-from scipy.stats import norm
+from scipy.stats import norm, rankdata
 
 from featstore.probe.arrays import (
     Array,
@@ -624,3 +625,60 @@ def _running_losses(
         else:
             losses += xp.sum(logits * logits, axis=(0, 2)) + xp.sum(1 - 2 * own, axis=0)
     return to_host(losses)
+
+
+def agreement(
+    tables: Mapping[str, pd.DataFrame], measure: str = "loss_change", level: float = 0.95
+) -> pd.DataFrame:
+    """Return how far the same features are worth the same, to several data sets or seeds.
+
+    Spearman's rho of a measure over the D features, with the interval tanh(artanh rho +- z s),
+    s^2 = (1 + rho^2 / 2) / (D - 3): of other features of such layers, not of other rows.
+
+    Arguments:
+        tables: by name, as `drop_one` or `shapley` gives them, of the same features.
+        measure: a column; features in which it is not known in one of two do not count.
+        level: coverage of the interval.
+
+    Returns:
+        A row for each pair: `name`, `other`, `features`, `rho`, `low`, `high`; NaN for fewer than
+        4 features.
+
+    Raises:
+        DataError: tables are of different numbers of features, or lack the measure.
+        UsageError: there are fewer than two tables, or the level is outside (0, 1).
+
+    Reference:
+        Bonett and Wright, "Sample size requirements for estimating Pearson, Kendall and Spearman
+        correlations", Psychometrika 2000.
+
+    Example:
+        >>> one = pd.DataFrame({"feature": range(5), "change": [1, 2, 3, 4, 5]})
+        >>> other = one.assign(change=[1, 2, 3, 5, 4])
+        >>> found = agreement({"a": one, "b": other}, "change").iloc[0]
+        >>> round(float(found["rho"]), 3), bool(found["low"] < 0.9 < found["high"])
+        (0.9, True)
+    """
+    check_level(level)
+    if len(tables) < 2:
+        raise UsageError(f"{len(tables)} tables: two or more can agree")
+    found = []
+    for (name, one), (other, second) in combinations(tables.items(), 2):
+        for label, table in ((name, one), (other, second)):
+            if measure not in table or len(table) != len(one):
+                raise DataError(
+                    f"attributions of {label} have {len(table)} features and no column {measure}, "
+                    f"or not the {len(one)} of {name}: compare the same features"
+                )
+        pair = np.stack([one[measure].to_numpy(float), second[measure].to_numpy(float)])
+        pair = pair[:, np.isfinite(pair).all(0)]
+        count, rho, low, high = pair.shape[1], np.nan, np.nan, np.nan
+        if count > 3 and (np.ptp(pair, axis=1) > 0).all():
+            rho = float(np.corrcoef(rankdata(pair, axis=1))[0, 1])
+            reach = norm.ppf((1 + level) / 2) * np.sqrt((1 + rho**2 / 2) / (count - 3))
+            middle = np.arctanh(np.clip(rho, -1 + 1e-12, 1 - 1e-12))
+            low, high = np.tanh(middle - reach), np.tanh(middle + reach)
+        found.append(
+            {"name": name, "other": other, "features": count, "rho": rho, "low": low, "high": high}
+        )
+    return pd.DataFrame(found)

@@ -496,7 +496,7 @@ def _listed(name: str, found) -> list[str]:
 
 
 @click.command(cls=Command)
-@click.argument("store", type=STORE, metavar="STORE[#TAP]")
+@click.argument("stores", type=STORE, nargs=-1, required=True, metavar="STORE[#TAP]...")
 @click.option("--solver", default="ridge", help="ridge or lda, whose refits are exact.")
 @click.option("--l2", type=float, default=0.1, help="The penalty of the probes.")
 @click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
@@ -521,49 +521,77 @@ def _listed(name: str, found) -> list[str]:
 @click.option(
     "--out", type=TABLE, metavar="FILE", help="Save a row a feature: .csv, .json or .parquet."
 )
-@click.option("--plot", type=PICTURE, metavar="FILE", help="Draw all attributions, sorted.")
+@click.option(
+    "--plot",
+    type=PICTURE,
+    metavar="FILE",
+    help="Draw all attributions, sorted; of two stores one against the other.",
+)
 def attribute(
-    store, test_split, permutations, standard_error, resamples, most, out, plot, **options
+    stores, test_split, permutations, standard_error, resamples, most, out, plot, **options
 ) -> None:
     """Show what each feature of a layer is worth: left out, by Shapley value, and alone.
 
     Every feature is left out of a probe that is refitted exactly, with intervals over test rows
     that hold for all features at once; a degrading feature is one whose removal gains accuracy.
     The Shapley value is the loss on test rows that a feature takes away, a mean over random orders
-    of the features.
+    of the features. Of several stores of the same features it is said how far they agree.
 
     \b
     Example:
       featstore attribute mine.zarr --out features.csv --plot features.pdf
       featstore attribute mine.zarr#layer4 --solver lda --permutations 20
+      featstore attribute net-cifar10.zarr net-pets.zarr --plot agreement.pdf
     """
-    first_notice(f"reading {store}")
-    from featstore.probe.attribution import drop_one, shapley
+    first_notice(f"reading {', '.join(map(str, stores))}")
+    import pandas as pd
+
+    from featstore.probe.attribution import agreement, drop_one, shapley
     from featstore.probe.results import views
     from featstore.probe.results.files import save_table
     from featstore.probe.results.sentences import of_attribution
     from featstore.study.layers import layers_of
 
-    (layer,) = layers_of([store])
-    split, found = tested_on(layer.store, test_split), None
-    rows, cache = (layer.rows("train"), layer.rows(split)), layer.store.moments_folder
+    tables, shown = {}, []
     with Progress() as progress:
-        options |= {"moments_cache": cache, "progress": progress}
-        table = drop_one(*rows, resamples=resamples, **options)
-        if permutations:
-            found = shapley(
-                *rows, permutations=permutations, standard_error=standard_error, **options
-            )
-            known = found.table.drop(columns="feature").add_prefix("shapley_")
-            table = table.join(known.rename(columns={"shapley_value": "shapley"}))
-    title = f"{layer.store.path.name}#{layer.tap}, {options['solver']}, l2 {options['l2']:g}"
-    said = of_attribution(table, found, options["level"])
-    screen.show(views.attribution(table, title, most), said)
+        for layer in layers_of(stores):
+            split, found = tested_on(layer.store, test_split), None
+            rows, cache = (layer.rows("train"), layer.rows(split)), layer.store.moments_folder
+            options |= {"moments_cache": cache, "progress": progress}
+            table = drop_one(*rows, resamples=resamples, **options)
+            if permutations:
+                found = shapley(
+                    *rows, permutations=permutations, standard_error=standard_error, **options
+                )
+                known = found.table.drop(columns="feature").add_prefix("shapley_")
+                table = table.join(known.rename(columns={"shapley_value": "shapley"}))
+            tables[layer.name] = table
+            title = f"{layer.store.path.name}#{layer.tap}, {options['solver']}, l2"
+            shown += [
+                views.attribution(table, f"{title} {options['l2']:g}", most),
+                of_attribution(table, found, options["level"]),
+            ]
+    measure = "shapley" if permutations else "loss_change"
+    if len(tables) > 1:
+        shown += [
+            f"Features of {row.name_} and {row.other} are worth the same with Spearman's rho "
+            f"{row.rho:.2f} ({row.low:.2f} to {row.high:.2f}), by {measure.replace('_', ' ')}."
+            for row in agreement(tables, measure, options["level"])
+            .rename(columns={"name": "name_"})
+            .itertuples()
+        ]
+    screen.show(*shown)
     if out:
-        save_table(table, out)
+        named = [each.assign(name=name) for name, each in tables.items()]
+        save_table(pd.concat(named, ignore_index=True) if len(tables) > 1 else table, out)
     if plot:
-        from featstore.probe.figures import attributions
+        from featstore.probe.figures import attributions, attributions_against
 
-        attributions(table, plot)
+        if len(tables) > 1:
+            (one, first), (other, second) = list(tables.items())[:2]
+            pair = pd.DataFrame({one: first[measure], other: second[measure]})
+            attributions_against(pair, plot)
+        else:
+            attributions(table, plot)
     for path in filter(None, (out, plot)):
         notice(f"wrote {path}")

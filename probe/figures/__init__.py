@@ -654,6 +654,28 @@ def attributions(table: pd.DataFrame, path: str | Path | None = None) -> ColumnF
     return saved(figure, path, "attribution")
 
 
+def attributions_against(table: pd.DataFrame, path: str | Path | None = None) -> ColumnFigure:
+    """Draw what features are worth to one task against what they are worth to another.
+
+    Arguments:
+        table: a row a feature, with the last two columns named after the tasks.
+        path: file to write, `.png`, `.svg` or `.pdf`; replaced only once the picture is whole.
+
+    Raises:
+        UsageError: the suffix is none of `SUFFIXES`.
+    """
+    one, other = table.columns[-2:]
+    x, y = floats(table[one]), floats(table[other])
+    known = np.isfinite(x) & np.isfinite(y)
+    with styled():
+        figure = blank(2.6)
+        axes = figure.add_subplot()
+        axes.plot(x[known], y[known], "o", ms=2.5, mew=0, alpha=0.5, color=PALETTE[0])
+        axes.set_xlabel(str(one))
+        value_axis(axes, str(other))
+    return saved(figure, path, "attribution")
+
+
 MEASURES = (
     ("change", "low", "high", 100, "accuracy gained\nwithout it (points)"),
     ("value", "low", "high", 1, "loss taken away\n(Shapley)"),
@@ -682,6 +704,7 @@ __all__ = [
     "accuracy_against_fraction",
     "accuracy_against_rows",
     "attributions",
+    "attributions_against",
     "cka_against_fraction",
     "cka_matrix",
     "class_lines",

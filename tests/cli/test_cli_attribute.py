@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 from click.testing import CliRunner
 from layer_stores import N_TEST, N_TRAIN, features, made
+from scipy.stats import spearmanr
 
 from featstore.cli import main
 from featstore.probe import drop_one, shapley
@@ -31,7 +32,7 @@ def test_the_command_saves_and_draws_what_the_library_finds(tmp_path):
     best = values.table["value"].to_numpy().argsort()[::-1][:3]
     assert [line.split()[0] for line in ran.stdout.splitlines()[3:6]] == [str(f) for f in best]
     worse = (left_out["high"] < 0).sum()
-    assert f"Left out alone, {worse} feature" in said
+    assert f"Of 12 features left out alone, {worse} take accuracy" in said
     assert (
         f"Shapley values of 9 permutations: two halves of them correlate at {values.halves:.2f}"
         in said
@@ -50,3 +51,20 @@ def test_without_permutations_there_are_no_shapley_values(tmp_path):
         "attributions are exact for ridge and lda"
         in run(store.path, "--solver", "sgd", status=2).stderr
     )
+
+
+def test_several_stores_agree_by_spearman(tmp_path):
+    one, other = made(tmp_path / "a.zarr"), made(tmp_path / "b.zarr", labels=2)
+    out, plot = tmp_path / "f.csv", tmp_path / "f.svg"
+    ran = run(one.path, other.path, "--permutations", 0, "--out", out, "--plot", plot)
+    table = pd.read_csv(out)
+    assert table["name"].unique().tolist() == ["a", "b"]
+    pair = [each["loss_change"].to_numpy() for _, each in table.groupby("name")]
+    rho = spearmanr(*pair)[0]
+    assert f"Features of a and b are worth the same with Spearman's rho {rho:.2f}" in " ".join(
+        ran.stdout.split()
+    )
+    assert plot.exists()
+    wide = made(tmp_path / "c.zarr", ("wide",))
+    refused = run(one.path, wide.path, "--permutations", 0, status=1)
+    assert "compare the same features" in refused.stderr

@@ -6,11 +6,12 @@ from math import factorial
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import spearmanr
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from featstore.probe import Logistic, Ridge, drop_one, shapley
-from featstore.probe.attribution import _Changes, _score_interval, _table
+from featstore.probe.attribution import _Changes, _score_interval, _table, agreement
 from featstore.probe.errors import DataError, MemoryBudgetError, UsageError
 
 
@@ -149,6 +150,39 @@ def test_where_no_feature_matters_one_in_twenty_tables_names_one(rate):
         total.losses = total.squared_losses = np.zeros(width)
         wrong += _table(total, n, 0.95)["degrading"].any()
     assert 0.03 <= wrong / repeats <= 0.07
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("n", "low"), [(300, 0.0), (3000, 0.03)])
+def test_degrading_features_are_named_in_five_of_a_hundred_tables_where_none_is(n, low):
+    """Of labels drawn without a look at the rows every probe is at chance: no change is true.
+
+    Where few rows change, McNemar's statistic has few values, and the test errs to the safe side.
+    """
+    train, population = problem(n_train=120, n_test=9000, width=16, classes=3, spread=2, seed=9)
+    random, wrong, repeats = np.random.default_rng(1), 0, 600
+    for repeat in range(repeats):
+        rows = random.integers(0, 9000, n)
+        test = population[0][rows], random.integers(0, 3, n)
+        wrong += drop_one(train, test, resamples=400, seed=repeat)["degrading"].any()
+    assert low <= wrong / repeats <= 0.07
+
+
+def test_agreement_is_spearman_with_an_interval_that_holds_it():
+    random, held = np.random.default_rng(2), 0
+    for _ in range(300):
+        shared = random.normal(size=100)
+        one, other = (shared + random.normal(size=100) for _ in range(2))
+        tables = {name: pd.DataFrame({"value": x}) for name, x in (("a", one), ("b", other))}
+        row = agreement(tables, "value").iloc[0]
+        assert row["rho"] == pytest.approx(spearmanr(one, other)[0])
+        # of normal pairs with r = 0.5: 6 / pi arcsin(r / 2)
+        held += row["low"] <= 6 / np.pi * np.arcsin(0.25) <= row["high"]
+    assert 0.92 <= held / 300 <= 0.98
+    with pytest.raises(UsageError, match="1 tables"):
+        agreement({"a": pd.DataFrame({"value": [1.0]})}, "value")
+    with pytest.raises(DataError, match="compare the same features"):
+        agreement({"a": pd.DataFrame({"value": [1.0]}), "b": pd.DataFrame({"x": [1.0]})}, "value")
 
 
 def test_score_intervals_are_those_that_invert_the_restricted_likelihood():

@@ -104,6 +104,7 @@ DRAWN = {
     "redundancy_curve": REDUNDANCY,
     "spectra": SPECTRA,
     "attributions": ATTRIBUTED,
+    "attributions_against": ATTRIBUTED[["feature", "change", "shapley"]],
     "retrieval_against_fraction": RETRIEVED,
 }
 VALUES = {

@@ -357,15 +357,14 @@ def _candidates(values: Array, best: tuple[Array, Array] | None, most: int) -> t
     xp, count = array_namespace(values), values.shape[1]
     if best is None or best[0].shape[1] < most:
         return largest(values, min(most, count))
-    better = values > best[0][:, -1:]
-    each = xp.sum(better, axis=1)
+    rows, places = xp.nonzero(values > best[0][:, -1:])
+    each = _counts(rows, len(values))
     wide = int(xp.max(each))
     if 4 * wide > count:
         return largest(values, min(most, count))
     top = xp.full((len(values), wide), -xp.inf, dtype=values.dtype, device=values.device)
     numbers = xp.zeros((len(values), wide), dtype=xp.int64, device=values.device)
     if wide:
-        rows, places = xp.nonzero(better)
         before = xp.cumulative_sum(each) - each
         column = xp.arange(len(rows), device=values.device) - before[rows]
         top[rows, column], numbers[rows, column] = values[rows, places], places
@@ -381,6 +380,14 @@ def _similarity(values: Array, queries: Array, features: np.ndarray, place: Plac
     if place.metric == "cosine":
         return wide / xp.sqrt(xp.where(squares > 0, squares, xp.ones_like(squares)))
     return 2 * wide - squares
+
+
+def _counts(numbers: Array, count: int) -> Array:
+    """Return how often each of 0 to count - 1 is among int64 (n,), int64 (count,)."""
+    if is_torch_array(numbers):
+        return numbers.bincount(minlength=count)
+    # NumPy and CuPy have it by the same name
+    return array_namespace(numbers).bincount(numbers, minlength=count)
 
 
 def largest(values: Array, count: int) -> tuple[Array, Array]:

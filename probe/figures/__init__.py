@@ -11,6 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from featstore.probe.errors import DataError
+from featstore.probe.figures.features import attributions, attributions_against
 from featstore.probe.figures.style import (
     GREY,
     MOST_MARKERS,
@@ -615,74 +616,6 @@ def spectra(table: pd.DataFrame, path: str | Path | None = None) -> ColumnFigure
         if len(parts) > 1:
             legend_above(figure, lines, own)
     return saved(figure, path, ", ".join(shared))
-
-
-def attributions(table: pd.DataFrame, path: str | Path | None = None) -> ColumnFigure:
-    """Draw what each feature is worth, sorted, with intervals as bands: a panel for each measure.
-
-    Arguments:
-        table: as `probe.drop_one` gives it (`change`, `low`, `high`), or `probe.shapley`
-            (`value`, `low`, `high`), or `featstore.probe.geometry.universality` (`r2`), or the
-            first two joined by feature (`change`, `low`, `high`, `shapley`, `shapley_low`,
-            `shapley_high`).
-        path: file to write, `.png`, `.svg` or `.pdf`; replaced only once the picture is whole.
-
-    Raises:
-        DataError: the table has none of these measures.
-        UsageError: the suffix is none of `SUFFIXES`.
-    """
-    panels = [
-        (label, unit, floats(table[value]), floats(table[low]), floats(table[high]))
-        for value, low, high, unit, label in MEASURES
-        if value in table
-    ]
-    if not panels:
-        raise DataError("the table has no column change, value or shapley: no attribution to draw")
-    with styled():
-        figure = blank(0.4 + 1.9 * len(panels))
-        every = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
-        for axes, (label, unit, value, low, high) in zip(every, panels, strict=True):
-            order = np.argsort(-value, kind="stable")
-            rank = np.arange(1, len(order) + 1)
-            axes.axhline(0, color=GREY, linewidth=0.6, zorder=0)
-            axes.fill_between(
-                rank, unit * low[order], unit * high[order], color=PALETTE[0], alpha=0.2, lw=0
-            )
-            axes.plot(rank, unit * value[order], color=PALETTE[0], lw=1.1)
-            value_axis(axes, label)
-        every[-1].set_xlabel("features, each panel in its own order")
-    return saved(figure, path, "attribution")
-
-
-def attributions_against(table: pd.DataFrame, path: str | Path | None = None) -> ColumnFigure:
-    """Draw what features are worth to one task against what they are worth to another.
-
-    Arguments:
-        table: a row a feature, with the last two columns named after the tasks.
-        path: file to write, `.png`, `.svg` or `.pdf`; replaced only once the picture is whole.
-
-    Raises:
-        UsageError: the suffix is none of `SUFFIXES`.
-    """
-    one, other = table.columns[-2:]
-    x, y = floats(table[one]), floats(table[other])
-    known = np.isfinite(x) & np.isfinite(y)
-    with styled():
-        figure = blank(2.6)
-        axes = figure.add_subplot()
-        axes.plot(x[known], y[known], "o", ms=2.5, mew=0, alpha=0.5, color=PALETTE[0])
-        axes.set_xlabel(str(one))
-        value_axis(axes, str(other))
-    return saved(figure, path, "attribution")
-
-
-MEASURES = (
-    ("change", "low", "high", 100, "accuracy gained\nwithout it (points)"),
-    ("value", "low", "high", 1, "loss taken away\n(Shapley)"),
-    ("shapley", "shapley_low", "shapley_high", 1, "loss taken away\n(Shapley)"),
-    ("r2", "r2", "r2", 1, "predicted from the\nother layer (R²)"),
-)
-"""Columns of measures and their intervals, by what they are multiplied, and their axes."""
 
 
 def _powers(axis: Axis) -> None:

@@ -1,5 +1,7 @@
 """Probes of given chains (`fit`), and of fractions and seeds (`sweep`)."""
 
+import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -64,6 +66,8 @@ from featstore.probe.solvers.routes import (
 from featstore.probe.solvers.weights import Fitted
 from featstore.probe.splits import WithValidation
 from featstore.probe.subsets import Chain, Frame, check_chains
+
+_LOG = logging.getLogger(__name__)
 
 
 @takes_solver
@@ -235,10 +239,16 @@ def solved(
         start += count
         if finished is not None and np.isin(numbers[-1], finished.index).all():
             results.append(None)
+            _LOG.info("group %d of %d: %d probes are finished", place + 1, len(plan.groups), count)
             continue
         if outlook:
             outlook.begin(place)
+        started = time.perf_counter()
         result = solve(group)
+        _LOG.info(
+            "group %d of %d: %d %s probes solved in %.1f s",
+            *(place + 1, len(plan.groups), count, result.solver, time.perf_counter() - started),
+        )
         table = result.table.assign(options=plan.identity["options"].iloc[0])
         finished = _with(finished, table.set_axis(numbers[-1]))
         if each:

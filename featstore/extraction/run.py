@@ -1,5 +1,6 @@
 """Extraction: each row through the backbone once, its features into a store, block by block."""
 
+import logging
 import os
 import time
 from collections import Counter
@@ -35,6 +36,8 @@ from featstore.store.transfer import SplitRows
 
 BATCH_SIZE = 64
 _LIBRARIES = ("torch", "torchvision", "timm", "pillow")
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,7 @@ def _extracted(request: Request, progress: Progress) -> Extraction:
             store = _begun(taken, spec, request, device, unread)
         todo = pipeline.missing(store, ranks, meeting, progress)
         job = meeting.job if ranks.count > 1 else None
+    _LOG.info("%s: %d of %d blocks to be made", store.path, len(todo), len(store.blocks()))
     if ranks.rank == 0 and (misstated := store.misstated()):
         with store.writer(job) as writer:
             writer.withdraw(misstated)
@@ -163,11 +167,13 @@ def _extracted(request: Request, progress: Progress) -> Extraction:
     finished = creation.finish(store) if unread is None else _of_read(taken, store, request)
     if not todo and ranks.rank == 0:
         pipeline.tidy(finished)
+    took = time.perf_counter() - started
+    _LOG.info("%s: %d passes in %.1f s by this process", finished.path, work.passes, took)
     return Extraction(
         store=finished,
         images_done=work.passes,
         images_reused=pipeline.passes(store, store.blocks()) - pipeline.passes(store, todo),
-        seconds=time.perf_counter() - started,
+        seconds=took,
         reused=not todo,
         notes=taken.backbone.notes,
         notices=_notices(taken, finished, remarks),

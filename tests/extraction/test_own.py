@@ -781,3 +781,13 @@ def test_labels_that_are_mended_cost_no_second_pass(digits, tmp_path):
     replaced = extract(net(1), mended, tmp_path / "other.zarr", overwrite=True)
     assert (replaced.images_reused, replaced.images_done) == (0, 200)
     assert featstore.abandoned(tmp_path, days=0) == []
+
+
+def test_extraction_logs_what_it_makes(digits, tmp_path, caplog):
+    for to_do in ("2 of 2", "0 of 2"):
+        caplog.clear()
+        with caplog.at_level("INFO", logger="featstore"):
+            extract(net(), digits, tmp_path / "logged.zarr")
+        told = [each.getMessage() for each in caplog.records if each.name.startswith("featstore.")]
+        assert told[0].endswith(f": {to_do} blocks to be made")
+        assert "passes in " in told[-1]

@@ -59,3 +59,13 @@ def test_a_person_reads_them(result):
     spectrum = layer_spectrum(TRAIN)
     assert repr(spectrum).startswith("<Spectrum of 10 features: effective rank ")
     assert "0 dead, 0 repeated" in spectrum._repr_html_()
+
+
+def test_a_sweep_logs_its_groups(caplog, tmp_path):
+    given = {"fractions": 0.3, "seeds": 2, "solver": "lda", "l2": 0.1, "out": tmp_path / "r.csv"}
+    for resume, told in ((False, " lda probes solved in "), (True, " probes are finished")):
+        caplog.clear()
+        with caplog.at_level("INFO", logger="featstore.probe"):
+            sweep(TRAIN, TEST, resume=resume, **given)
+        assert told in caplog.text
+        assert {record.name for record in caplog.records} == {"featstore.probe.sweeps"}

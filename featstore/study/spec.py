@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, Union, get_args
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, create_model
 
 from featstore.errors import BadStudy
+from featstore.factories import is_named
 from featstore.probe.errors import FileError, nearest
 from featstore.probe.results.files import opened
 from featstore.probe.solvers import VALUES, declared
@@ -344,6 +345,13 @@ def _check(study: Study, name: str) -> None:
                         f"{name}: features name {word!r}, which is not among [{kind}]; "
                         + nearest(word, known)
                     )
+    for each in (*study.models.values(), *study.datasets.values()):
+        given = each.model if isinstance(each, Model) else each.dataset
+        if is_named(given):
+            raise BadStudy(
+                f"{name}: {given!r} names code, which a study does not run: give it to `featstore"
+                " extract`, and the store that it makes under [stores]"
+            )
     for figure in several(study.figures):
         if figure not in FIGURES:
             raise BadStudy(f"{name}: no figure is called {figure}; {nearest(figure, FIGURES)}")

@@ -90,6 +90,12 @@ def test_features_are_every_pair_unless_groups_say_which():
     assert found[2].store == Path("/nowhere/mine.zarr")
 
 
+@pytest.mark.parametrize("line", ["[models.x]\nmodel", "[datasets.x]\ndataset"])
+def test_a_study_runs_no_code_of_a_file(line):
+    with pytest.raises(BadStudy, match=r"'import:nets.py:made' names code, which a study does not"):
+        parsed(f"{GOOD}\n{line} = 'import:nets.py:made'\n")
+
+
 def test_a_name_stands_for_one_feature():
     text = "[stores.small-digits]\nstore = 'mine.zarr'\n" + GOOD
     with pytest.raises(BadStudy, match="two features are called small-digits"):

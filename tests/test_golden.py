@@ -97,6 +97,8 @@ def results_of(path: Path, scratch: Path) -> dict:
     table = probe.read_results(path)
     # what else it says of modes that beat the full layer is worded anew now and then
     said = probe.sentence(table[table["mode"] == "random"])
+    # a remark that later versions add
+    said = re.sub(r" Of what the full layer has over chance .*? that is \S+ %\.", "", said)
     out = scratch / f"{path.name}.dr.csv"
     run("redundancy", path, "--delta", "0.8,0.9", "--out", out)
     return {

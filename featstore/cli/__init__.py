@@ -10,37 +10,38 @@ from featstore import __version__
 from featstore.cli import analyse, extract, geometry, learning, probe, retrieve, stores, study
 from featstore.cli.common import SWITCHES, Group
 
-COMMANDS = (
-    extract.extract,
-    extract.taps,
-    extract.import_,
-    probe.probe,
-    probe.predict,
-    learning.learn,
-    analyse.redundancy,
-    analyse.cka,
-    analyse.classes,
-    analyse.spectrum,
-    analyse.attribute,
-    geometry.geometry,
-    geometry.universality,
-    retrieve.retrieve,
-    analyse.compare,
-    study.study,
-    study.report,
-    study.bench,
-    stores.ls,
-    stores.info,
-    stores.verify,
-    stores.convert,
-    stores.export,
-    stores.merge,
-    stores.rm,
-    stores.gc,
-    stores.push,
-    stores.pull,
-    probe.quickstart,
-)
+# As a newcomer reads them: get features, ask of them, look at what came out, keep it.
+FAMILIES = {
+    "Get features": (probe.quickstart, extract.extract, extract.import_, extract.taps),
+    "Ask what a task needs": (
+        probe.probe,
+        learning.learn,
+        analyse.compare,
+        retrieve.retrieve,
+        analyse.attribute,
+        study.study,
+    ),
+    "Ask what a layer is like": (
+        analyse.cka,
+        analyse.spectrum,
+        geometry.geometry,
+        geometry.universality,
+    ),
+    "Look at results": (analyse.redundancy, analyse.classes, probe.predict, study.report),
+    "Keep stores": (
+        stores.ls,
+        stores.info,
+        stores.verify,
+        stores.convert,
+        stores.merge,
+        stores.export,
+        stores.push,
+        stores.pull,
+        stores.rm,
+        stores.gc,
+    ),
+    "Measure this machine": (study.bench,),
+}
 
 
 @click.group(
@@ -58,8 +59,9 @@ def main() -> None:
 
 
 main.params += SWITCHES
-for command in COMMANDS:
-    main.add_command(command)
+for family, commands in FAMILIES.items():
+    for command in commands:
+        main.add_to(family, command)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Failures on one line and values of options, for all commands."""
 
 import codecs
+import functools
 import importlib.util
 import os
 import re
@@ -124,12 +125,49 @@ SWITCHES = [
 ]
 
 
+# With more options than this, `--help` lists them in sections.
+_MANY = 12
+_WRITTEN = {"out", "out_dir", "format", "codec", "dtype", "resume", "overwrite", "report", "page"}
+_COMPUTING = {"memory", "device", "backend", "workers", "compile", "precision", "threads"}
+_COMPUTING |= {"batch_size", "device_map", "weights_dtype"}
+_EVERYWHERE = {"--quiet", "--debug", "--help"}
+
+
+def _section(param: click.Parameter, told: str) -> str:
+    """Return the heading under which `--help` lists an option."""
+    solvers, colon, _ = told.partition(": ")
+    if colon and solvers.replace(", ", "").isalpha() and solvers.islower():
+        return f"Options of --solver {solvers}"
+    if isinstance(param.type, OutFile) or param.name in _WRITTEN:
+        return "What is written"
+    if param.name in _COMPUTING:
+        return "How it is computed"
+    return "For every command" if _EVERYWHERE & {*param.opts} else "Options"
+
+
 class Command(click.Command):
     """A command that takes the switches which every command takes."""
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
         self.params += SWITCHES
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options, in sections where they are many."""
+        records = [(param, param.get_help_record(ctx)) for param in self.get_params(ctx)]
+        shown = [(param, record) for param, record in records if record and record[1]]
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for param, (name, told) in shown:
+            section = _section(param, told) if len(shown) > _MANY else "Options"
+            if section.startswith("Options of"):
+                told = told.partition(": ")[2]
+                told = told[:1].upper() + told[1:]
+            sections.setdefault(section, []).append((name, told))
+        last = sections.pop("For every command", [])
+        for section, lines in [*sections.items(), ("For every command", last)]:
+            if lines:
+                with formatter.section(section):
+                    formatter.write_dl(lines)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Refuse words that no option can use, before one is parsed."""
@@ -191,6 +229,26 @@ class Group(click.Group):
 
     command_class = Command
 
+    def add_to(self, family: str, command: click.Command) -> None:
+        """Add a command, which `--help` lists under the name of its family."""
+        self.families.setdefault(family, []).append(command)
+        self.add_command(command)
+
+    @functools.cached_property
+    def families(self) -> dict[str, list[click.Command]]:
+        """The commands by family, in the order of their addition."""
+        return {}
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of commands in the order in which they are read."""
+        return [str(each.name) for family in self.families.values() for each in family]
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write each family of commands, and the first sentence of each command's help."""
+        for family, commands in self.families.items():
+            with formatter.section(family):
+                formatter.write_dl([(str(each.name), _sentence(each)) for each in commands])
+
     def main(self, *args, **kwargs):
         """Run the command line on streams that take any character."""
         for stream in (sys.stdout, sys.stderr):
@@ -217,6 +275,11 @@ class Group(click.Group):
             if ctx.meta["debug"]:
                 raise
             raise _failure(error) from error
+
+
+def _sentence(command: click.Command) -> str:
+    """Return the first sentence of a command's help."""
+    return " ".join(str(command.help).split("\n\n")[0].split())
 
 
 def _show_warning(message, *place) -> None:

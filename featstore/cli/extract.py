@@ -296,8 +296,9 @@ def import_(train_ids, test_ids, out, format, memory, **options) -> None:
     Example:
       featstore import --train-features X.npy --train-labels y.npy \\
         --test-features Xt.npy --test-labels yt.npy --out mine.zarr
-      featstore import --train-features a.parquet:embedding --train-labels a.parquet:class \\
-        --test-features b.pt:features --test-labels b.pt:labels --out mine.zarr
+      featstore import --train-features a.parquet:embedding \\
+        --train-labels a.parquet:class --test-features b.pt:features \\
+        --test-labels b.pt:labels --out mine.zarr
     """
     import featstore
     from featstore.probe.memory import parse

@@ -79,7 +79,8 @@ def predict(store, weights, split, memory, out) -> None:
     "--fractions",
     type=NumberList(float, "0.01,0.05,0.1"),
     metavar="LIST",
-    help="Shares of the features, in (0, 1]; the full layer comes by itself.",
+    help="Shares of the features, in (0, 1]; the full layer comes by itself.  "
+    "[required, or --every-k]",
 )
 @click.option(
     "--every-k",
@@ -101,8 +102,7 @@ def predict(store, weights, split, memory, out) -> None:
     help="Which features: random, independent, first, last, variance, fisher, greedy, "
     "drop-one, shapley, indices:FILE, universality:STORE#TAP; or directions: "
     "basis:FILE|STORE#TAP, pca, pca-least, pca-uncentred, "
-    "random-projection, random-projection-orthogonal, random-projection-uniform.  "
-    "[default: random]",
+    "random-projection, random-projection-orthogonal, random-projection-uniform.",
 )
 @takes_solver
 @click.option(

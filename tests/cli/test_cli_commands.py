@@ -1,6 +1,7 @@
 """The commands end to end on small real stores, mostly in this process."""
 
 import json
+import re
 import subprocess
 import sys
 from inspect import signature
@@ -47,6 +48,23 @@ def test_every_command_has_help_with_an_example_within_80_columns(name):
     assert "Example:" in text
     assert f"featstore {name}" in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_the_help_of_many_options_is_in_sections():
+    text = run("probe", "--help").output
+    heads = [line for line in text.splitlines() if line.endswith(":") and not line[0].isspace()]
+    assert heads[:2] == ["Options:", "Options of --solver logistic:"]
+    assert heads[-3:] == ["How it is computed:", "What is written:", "For every command:"]
+    assert "  --tol FLOAT         Gradient norm to stop at." in text
+    assert not any("[default: random]  [default" in part for part in [" ".join(text.split())])
+
+
+def test_the_commands_are_listed_by_family_and_each_once():
+    text = run("--help").output
+    assert text.index("Get features:") < text.index("Ask what a task needs:")
+    assert text.index("Look at results:") < text.index("Keep stores:")
+    listed = [line.split()[0] for line in text.splitlines() if re.match(r"  [a-z]+  ", line)]
+    assert sorted(listed) == sorted(main.commands)
 
 
 def test_help_loads_no_library():

@@ -1,5 +1,6 @@
 """The README and the guide are true: Python runs, commands and options exist, none is left out."""
 
+import configparser
 import re
 import runpy
 import shlex
@@ -103,6 +104,23 @@ def test_the_readme_fits_two_screens_and_its_numbers_are_those_of_the_study():
     assert len(numbers) >= 15
     measured = (ROOT / "docs/results.md").read_text()
     assert {n for n in numbers if n not in measured} == set()
+
+
+def test_the_recipe_and_the_citation_say_what_setup_cfg_says():
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    required = config["options"]["install_requires"].split()
+    recipe = (ROOT / "packaging/recipe.yaml").read_text()
+    run = re.findall(r"^    - (\S+) (>=\S+)$", recipe.partition("  run:\n")[2], re.MULTILINE)
+    theirs = {"pytorch": "torch", "matplotlib-base": "matplotlib", "python-xxhash": "xxhash"}
+    names = {theirs.get(name, name).replace("-", "_"): bound for name, bound in run}
+    assert names.pop("python") == config["options"]["python_requires"]
+    assert {f"{name}{bound}" for name, bound in names.items()} == {
+        each.replace("-", "_") for each in required
+    }
+    assert f'version: "{featstore.__version__}"' in recipe
+    assert config["metadata"]["url"] in (ROOT / "CITATION.cff").read_text()
+    assert config["metadata"]["url"] in (ROOT / "mkdocs.yml").read_text()
 
 
 @pytest.mark.parametrize("store", ["clusters.zarr", "clusters.h5", "views.zarr"])

@@ -247,7 +247,7 @@ def test_a_merged_store_holds_the_taps_of_both(tmp_path):
     np.testing.assert_array_equal(made.labels("train"), a.labels("train"))
     assert made.ids("test") == a.ids("test")
     named = featstore.merge(a.path, b.path, tmp_path / "d.h5", names=("x", "y"))
-    assert [tap.name for tap in named.spec.taps] == ["x.tap0", "tap1", "y.tap0"]
+    assert [tap.name for tap in named.spec.taps] == ["x.tap0", "x.tap1", "y.tap0"]
 
 
 def changed(path, change):

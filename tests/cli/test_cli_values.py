@@ -66,6 +66,7 @@ def test_the_suffixes_are_the_library_s_own():
     assert suffixes == {
         "out": files.SUFFIXES,
         "plot": figures.SUFFIXES,
+        "by_layer": files.SUFFIXES,
         "per_class": files.SUFFIXES,
         "save_predictions": result.SUFFIXES,
         "save_weights": (prediction.SUFFIX,),

@@ -312,7 +312,7 @@ def test_unreadable_image_stops_after_whole_blocks(tmp_path):
         ({"splits": ()}, UsageError, "no split is named"),
         ({"splits": ("test", "test")}, UsageError, "split 'test' is named twice"),
         ({"splits": ("dev",)}, UsageError, "no split 'dev'; it has train, test"),
-        ({"device": "tpu"}, UsageError, "no device 'tpu'; choose auto, cpu or cuda"),
+        ({"device": "tpu"}, UsageError, "no device 'tpu'; choose auto, cpu, cuda or mps"),
         ({"device": "cuda:x"}, UsageError, "no device 'cuda:x'"),
         ({"limit": 0}, UsageError, "a limit of 0 rows"),
         ({"format": "npy"}, UsageError, "'npy'"),

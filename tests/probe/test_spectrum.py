@@ -119,6 +119,8 @@ def test_a_layer_that_never_changes():
             "mean_abs_correlation": float("nan"),
             "dead": 3,
             "duplicates": 0,
+            "isoscore": float("nan"),
+            "outliers": 0,
         },
         nan_ok=True,
     )

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from featstore.probe.errors import DataError, FileError, MemoryBudgetError, Usag
 from featstore.probe.result import per_class_table
 from featstore.probe.rows import ArrayBlocks
 from featstore.probe.solvers import value_of
-from featstore.probe.solvers.registry import SOLVERS, Solver
+from featstore.probe.solvers.registry import SOLVERS
 
 PROBLEM = clusters(200, 90, 30, 4)
 
@@ -70,18 +71,20 @@ def test_some_probes_may_be_saved(tmp_path):
 
 
 def test_failed_probes_are_left_out(tmp_path, monkeypatch):
+    chain, lost = probe.random_chain(30, [0.1, 0.5], 1), [0, 1]
+
     def failing(train, chains, penalties, settings):
         fitted = SOLVERS["ridge"].fit(train, chains, penalties, settings)
-        fitted.facts["status"] = np.where(fitted.axes.prefix == 0, bad, "ok")
+        fitted.facts["status"] = np.where(np.isin(fitted.axes.prefix, lost), "singular", "ok")
         return fitted
 
-    monkeypatch.setitem(SOLVERS, "failing", Solver(failing, {"bad": "", "ok": ""}))
-    chain, bad = probe.random_chain(30, [0.1, 0.5], 1), "bad"
-    result = probe.fit(PROBLEM.train, [chain], solver="failing")
+    monkeypatch.setitem(SOLVERS, "failing", replace(SOLVERS["ridge"], fit=failing))
     path = tmp_path / "probes.safetensors"
+    result = probe.fit(PROBLEM.train, [chain], solver="failing", l2=0.1)
     with pytest.raises(UsageError, match="no probe to save: 2 were asked for and none was solved"):
         probe.save_weights(result, path)
-    monkeypatch.setitem(SOLVERS, "failing", Solver(failing, {"bad": ""}))
+    lost.remove(1)
+    result = probe.fit(PROBLEM.train, [chain], solver="failing", l2=0.1)
     probe.save_weights(result, path)
     assert probe.load_weights(path).table["fraction"].tolist() == [0.5]
 

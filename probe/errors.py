@@ -3,7 +3,7 @@
 import difflib
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import TypeVar
 
 
@@ -78,7 +78,7 @@ def spelt(function: F, name: str | None = None, elsewhere: dict[str, str] | None
     known = [key for key in named if key != "self"]
 
     @functools.wraps(function)
-    def call(*args, **arguments):
+    def call(*args: object, **arguments: object) -> object:
         for word in arguments:
             if word not in parameters:
                 remedy = (elsewhere or {}).get(word) or nearest(word, known)
@@ -97,8 +97,8 @@ def seeds_of(seeds: int | Sequence[int]) -> tuple[int, ...]:
     >>> seeds_of(3), seeds_of([3, 7])
     ((1, 2, 3), (3, 7))
     """
-    alone = hasattr(seeds, "__index__")
-    count = int(seeds) if alone else len(seeds)
+    alone = not isinstance(seeds, Sized)
+    count = len(seeds) if isinstance(seeds, Sized) else int(seeds)
     if count > MOST_SEEDS:
         raise UsageError(
             f"{count:,} seeds are as many probes of every mode, fraction and penalty: give "
@@ -115,4 +115,6 @@ def several(values: float | Sequence[float]) -> Sequence[float]:
     >>> several(0.1), several([0.1, 0.5])
     ((0.1,), [0.1, 0.5])
     """
-    return (values,) if hasattr(values, "__float__") and not hasattr(values, "__len__") else values
+    if isinstance(values, Sized):
+        return values
+    return (values,)

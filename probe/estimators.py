@@ -6,10 +6,12 @@ Rows have no weights here, so that `fit` has no argument `sample_weight`. scikit
 `sklearn`, is imported with this module, and with nothing else of `featstore.probe`.
 """
 
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 from scipy.special import log_softmax, softmax
 
 try:
@@ -46,7 +48,7 @@ class _Probe(ClassifierMixin, BaseEstimator):
         n_features_in_: D.
     """
 
-    def _checked(self, X, y) -> tuple[np.ndarray, np.ndarray]:
+    def _checked(self, X: ArrayLike, y: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
         """Return features float64 (N, D) and classes int64 (N,), and take note of the labels."""
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
@@ -77,12 +79,12 @@ class _Probe(ClassifierMixin, BaseEstimator):
         self.intercept_ = np.diff(weights.intercept) if two else weights.intercept
         return result
 
-    def _logits(self, X) -> np.ndarray:
+    def _logits(self, X: ArrayLike) -> np.ndarray:
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         return X[:, self.features_] @ self._coef[:, self.features_].T + self._intercept
 
-    def decision_function(self, X) -> np.ndarray:
+    def decision_function(self, X: ArrayLike) -> np.ndarray:
         """Return the logits, float64 (n, C), or of two classes the second's less the first's (n,).
 
         Arguments:
@@ -91,7 +93,7 @@ class _Probe(ClassifierMixin, BaseEstimator):
         logits = self._logits(X)
         return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
 
-    def predict(self, X) -> np.ndarray:
+    def predict(self, X: ArrayLike) -> np.ndarray:
         """Return the label of the largest logit, (n,); of equal ones the first.
 
         Arguments:
@@ -104,7 +106,7 @@ class _Probe(ClassifierMixin, BaseEstimator):
 class _WithProbabilities(_Probe):
     """A probe whose logits are log-probabilities."""
 
-    def predict_proba(self, X) -> np.ndarray:
+    def predict_proba(self, X: ArrayLike) -> np.ndarray:
         """Return softmax of the logits, float64 (n, C).
 
         Arguments:
@@ -112,7 +114,7 @@ class _WithProbabilities(_Probe):
         """
         return softmax(self._logits(X), axis=1)
 
-    def predict_log_proba(self, X) -> np.ndarray:
+    def predict_log_proba(self, X: ArrayLike) -> np.ndarray:
         """Return the logarithms of `predict_proba`, float64 (n, C)."""
         return log_softmax(self._logits(X), axis=1)
 
@@ -139,7 +141,7 @@ class RidgeProbe(_Probe):
         self.standardize = standardize
         self.device = device
 
-    def fit(self, X, y) -> Self:
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Fit the probe.
 
         Arguments:
@@ -168,7 +170,7 @@ class LDAProbe(_WithProbabilities):
         self.standardize = standardize
         self.device = device
 
-    def fit(self, X, y) -> Self:
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Fit the probe; arguments and errors as of `RidgeProbe.fit`."""
         X, codes = self._checked(X, y)
         self._solved(X, codes, np.arange(X.shape[1]), LDA(l2=self.l2))
@@ -204,7 +206,7 @@ class LogisticProbe(_WithProbabilities):
         self.standardize = standardize
         self.device = device
 
-    def fit(self, X, y) -> Self:
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Fit the probe; arguments and errors as of `RidgeProbe.fit`."""
         X, codes = self._checked(X, y)
         solver = Logistic(l2=self.l2, tol=self.tol, max_iter=self.max_iter)
@@ -238,9 +240,9 @@ class SubsetSweep(_WithProbabilities):
 
     def __init__(
         self,
-        fractions=(0.05, 0.1, 0.2, 0.5),
+        fractions: Sequence[float] = (0.05, 0.1, 0.2, 0.5),
         *,
-        seeds=3,
+        seeds: int | Sequence[int] = 3,
         delta: float = 0.9,
         solver: str = "lda",
         l2: L2 = AUTO,
@@ -257,7 +259,7 @@ class SubsetSweep(_WithProbabilities):
         self.standardize = standardize
         self.device = device
 
-    def fit(self, X, y) -> Self:
+    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
         """Sweep the folds, choose the fraction, and fit; arguments as of `RidgeProbe.fit`."""
         kinds = {"lda": LDA, "logistic": Logistic}
         if self.solver not in kinds:

@@ -1,7 +1,7 @@
 """Break the numerical core and the commit path at random places, and see whether tests notice.
 
-    python tests/mutants.py --count 200 --jobs 2 --out mutants.jsonl
-    python tests/mutants.py --report mutants.jsonl
+    python tests/mutants.py --count 200 --jobs 2 --out benchmarks/results/mutants.jsonl
+    python tests/mutants.py --page
 
 A mutant is one module with one operator, number, comparison or condition changed. Each runs the
 tests of its module, in a process forked from one that has imported the libraries, up to the first
@@ -17,12 +17,15 @@ import importlib.util
 import json
 import os
 import random
+import signal
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+LOG = ROOT / "benchmarks/results/mutants.jsonl"
+PAGE = ROOT / "docs/testing.md"
 
 # A module, and the tests that are about it, the quickest first.
 CORE = {
@@ -49,7 +52,8 @@ CORE = {
     "featstore/store/base.py": ["store/test_store_contract.py", "store/test_store_damage.py"],
     "featstore/store/layout.py": ["store/test_spec.py", "store/test_store_contract.py"],
 }
-LIMIT_S = 240  # tests that take longer have noticed: a mutant may not end
+BROKEN = 3  # what pytest ends with where it fails itself; 4 and 5 are of wrong arguments
+LIMIT_S = 240  # a mutant may not end: tests that take longer are cut off, and noticed nothing
 
 SWAPPED = {
     ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
@@ -151,7 +155,7 @@ def tried(module: str, at: int) -> dict[str, object]:
         sys.meta_path.insert(0, Mutant(name, mutant, path))
         import pytest
 
-        status = 3
+        status = BROKEN
         try:
             for tests in CORE[module]:
                 options = ["-x", "-q", "-n0", "-p", "no:cacheprovider", "-m", "not long"]
@@ -160,12 +164,17 @@ def tried(module: str, at: int) -> dict[str, object]:
                     break
         finally:
             os._exit(status)
+    cut = False
     while not (ended := os.waitpid(child, os.WNOHANG))[0]:
-        if time.monotonic() - began > LIMIT_S:
-            os.kill(child, 9)
+        if not cut and time.monotonic() - began > LIMIT_S:
+            cut = True
+            os.kill(child, signal.SIGKILL)
         time.sleep(0.05)
-    found = ended[1] != 0
+    if not cut and os.waitstatus_to_exitcode(ended[1]) in (BROKEN, 4, 5):
+        raise SystemExit(f"the tests of {module} do not run")
+    found = ended[1] != 0 and not cut
     facts = {"module": module, "change": at, "line": line, "was": told, "noticed": found}
+    facts |= {"cut off": True} if cut else {}
     return {**facts, "seconds": round(time.monotonic() - began, 1)}
 
 
@@ -196,6 +205,12 @@ def report(lines: list[dict]) -> str:
     return "\n".join(text) + "\n"
 
 
+def written(page: str) -> str:
+    """Return the page with the report of the log from its table on."""
+    lines = [json.loads(line) for line in LOG.read_text().splitlines()]
+    return page[: page.index("| module |")] + report(lines)
+
+
 def main() -> None:
     """Make mutants, or report those that were made."""
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -203,14 +218,15 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--jobs", type=int, default=1, help="processes, each with a share")
     options.add_argument("--out", type=Path, default=Path("mutants.jsonl"))
-    options.add_argument("--report", type=Path)
+    options.add_argument("--page", action="store_true", help="write docs/testing.md of the log")
     asked = options.parse_args()
-    if asked.report:
-        print(report([json.loads(line) for line in asked.report.read_text().splitlines()]))
+    if asked.page:
+        PAGE.write_text(written(PAGE.read_text()))
         return
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.chdir(ROOT)
-    import h5py, hypothesis, pandas, scipy.linalg, sklearn.linear_model, torch, zarr  # noqa: E401, F401, I001
+    # not what pytest wants to import itself, to rewrite its assertions
+    import h5py, pandas, scipy.linalg, sklearn.linear_model, torch  # noqa: E401, F401, I001
 
     places = drawn(asked.count, asked.seed)
     children = []

@@ -6,6 +6,7 @@ import runpy
 import shlex
 from pathlib import Path
 
+import mutants
 import numpy as np
 import pytest
 import torch
@@ -104,6 +105,10 @@ def test_the_readme_fits_two_screens_and_its_numbers_are_those_of_the_study():
     assert len(numbers) >= 15
     measured = (ROOT / "docs/results.md").read_text()
     assert {n for n in numbers if n not in measured} == set()
+
+
+def test_the_page_of_mutants_is_of_their_log():
+    assert mutants.written(mutants.PAGE.read_text()) == mutants.PAGE.read_text()
 
 
 def test_the_recipe_and_the_citation_say_what_setup_cfg_says():

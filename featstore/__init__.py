@@ -9,10 +9,6 @@ from pkgutil import resolve_name
 
 import lazy_loader
 
-from featstore.errors import VERSION
-
-__version__ = VERSION
-
 _found, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 _MOVED = {
@@ -30,6 +26,8 @@ _MOVED = {
 
 
 def __getattr__(name: str):
+    if name == "__version__":
+        return resolve_name("featstore.errors.VERSION")
     if name not in _MOVED:
         return _found(name)
     place = _MOVED[name]

@@ -29,6 +29,27 @@ def no_network(monkeypatch):
     refuse_all_but(monkeypatch, "127.0.0.1")
 
 
+class Silent(BaseHTTPRequestHandler):
+    """A handler that logs nothing."""
+
+    def log_message(self, *arguments):
+        pass
+
+
+@contextmanager
+def served(handler: type[BaseHTTPRequestHandler]):
+    """Serve by a handler on loopback, in a thread; yields the address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 @contextmanager
 def hub(files: dict[str, bytes], refusal: int = 404, code: str = ""):
     """Serve `files` by path on loopback; anything else is refused with a status.
@@ -38,7 +59,7 @@ def hub(files: dict[str, bytes], refusal: int = 404, code: str = ""):
     """
     seen: list[str] = []
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Silent):
         def answer(self, body: bool) -> None:
             seen.append(f"{self.command} {self.path}")
             content = files.get(self.path)
@@ -60,15 +81,5 @@ def hub(files: dict[str, bytes], refusal: int = 404, code: str = ""):
         def do_GET(self):
             self.answer(body=True)
 
-        def log_message(self, *arguments):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", seen
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with served(Handler) as address:
+        yield address, seen

@@ -4,9 +4,9 @@ import base64
 import hashlib
 import json
 import re
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from loopback import Silent, served
 
 
 class Repository:
@@ -40,7 +40,7 @@ def sharing_hub():
     """Serve one repository on loopback; yields (address, the repository)."""
     held = Repository()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Handler(Silent):
         def reply(self, found, status=200, headers=()):
             body = found if isinstance(found, bytes) else json.dumps(found).encode()
             self.send_response(status)
@@ -137,15 +137,5 @@ def sharing_hub():
 
         do_HEAD = do_GET
 
-        def log_message(self, *arguments):
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_address[1]}", held
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with served(Handler) as address:
+        yield address, held

@@ -144,10 +144,10 @@ def accuracy_against_layer(
     with styled():
         figure = blank(2.55)
         axes = figure.add_subplot()
-        lines = []
-        for number, rows in enumerate(parts):
-            ends = (unit * floats(rows[f"{score}{end}"]) for end in ("", "_low", "_high"))
-            lines.append(draw(axes, Curve(floats(rows["layer"]), *ends, rows), number))
+        lines = [
+            draw(axes, with_interval(rows, score, unit, "layer"), number)
+            for number, rows in enumerate(parts)
+        ]
         step = -(-len(taps) // _MOST_TAPS)
         shown = range(0, len(taps), step)
         axes.set_xticks(list(shown), [taps[place] for place in shown], rotation=90)
@@ -180,10 +180,10 @@ def accuracy_against_rows(
     with styled():
         figure = blank(2.55)
         axes = figure.add_subplot()
-        lines = []
-        for number, rows in enumerate(parts):
-            ends = (unit * floats(rows[f"{score}{end}"]) for end in ("", "_low", "_high"))
-            lines.append(draw(axes, Curve(floats(rows["n_train"]), *ends, rows), number))
+        lines = [
+            draw(axes, with_interval(rows, score, unit, "n_train"), number)
+            for number, rows in enumerate(parts)
+        ]
         axes.set_xscale("log")
         axes.set_xlabel(f"train rows\n{bands_of(table, level).replace('seeds', 'draws')}")
         value_axis(axes, label)

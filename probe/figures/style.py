@@ -340,18 +340,19 @@ class Curve:
     rows: pd.DataFrame
 
 
-def with_interval(rows: pd.DataFrame, value: str, unit: float) -> Curve:
-    """Return a mean at each fraction, with its interval as band.
+def with_interval(rows: pd.DataFrame, value: str, unit: float, across: str = "fraction") -> Curve:
+    """Return a mean at each fraction, or other amount, with its interval as band.
 
     Arguments:
         rows: one curve, as `featstore.probe.results.curves.curve_table` gives it: what the tables
         show.
         value: the column to draw, which `_low` and `_high` belong to.
         unit: what they are multiplied by.
+        across: the column that it is drawn against.
     """
     columns = (floats(rows[f"{value}{end}"]) for end in ("", "_low", "_high"))
     mean, low, high = (unit * column for column in columns)
-    return Curve(floats(rows["fraction"]), mean, low, high, rows)
+    return Curve(floats(rows[across]), mean, low, high, rows)
 
 
 def bands_of(rows: pd.DataFrame, level: float) -> str:

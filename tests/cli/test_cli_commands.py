@@ -56,7 +56,7 @@ def test_the_help_of_many_options_is_in_sections():
     assert heads[:2] == ["Options:", "Options of --solver logistic:"]
     assert heads[-3:] == ["How it is computed:", "What is written:", "For every command:"]
     assert "  --tol FLOAT         Gradient norm to stop at." in text
-    assert not any("[default: random]  [default" in part for part in [" ".join(text.split())])
+    assert "[default: random] [default" not in " ".join(text.split())
 
 
 def test_the_commands_are_listed_by_family_and_each_once():

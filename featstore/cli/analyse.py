@@ -6,47 +6,29 @@ import click
 
 from featstore.cli import screen
 from featstore.cli.common import (
-    DEVICE,
     FILE,
+    LEVEL,
+    MEMORY,
+    ON,
     PICTURE,
+    SCALED,
     SCORE,
+    SEEDS,
     STORE,
     TABLE,
     TABLE_OR_PICTURE,
+    TAP,
+    TEST_SPLIT,
     Command,
     Names,
     NumberList,
-    Seeds,
     solver_of,
     takes_solver,
+    to_file,
 )
 from featstore.cli.screen import Progress, first_notice, notice, tested_on
 
-TAP = click.option(
-    "--tap",
-    type=Names(),
-    default=(),
-    metavar="LIST|all",
-    help="Which taps of stores without #TAP.  [default: the first]",
-)
-SEEDS = click.option(
-    "--seeds",
-    type=Seeds(int, "3,7"),
-    default="5",
-    metavar="N|LIST",
-    help="5 for seeds 1 to 5, or a list such as 3,7.",
-)
-MEMORY = click.option("--memory", default="auto", help="What arrays may take, as 4GiB.")
-ON = click.option("--device", type=DEVICE, default="auto")
-LEVEL = click.option("--level", type=float, default=0.95, help="Coverage of the intervals.")
-
-
-def to_file(name: str, kind: click.ParamType, text: str):
-    """Declare an option that names a file to write."""
-    return click.option(name, type=kind, metavar="FILE", help=text)
-
-
-MOST_LAYERS = 10  # columns of a printed matrix
+_MOST_LAYERS = 10  # columns of a printed matrix
 
 
 @click.command(cls=Command)
@@ -137,7 +119,7 @@ def _matrix(table, how: str) -> list:
 
     if len(table) < 2:
         return []
-    if len(table) > MOST_LAYERS:
+    if len(table) > _MOST_LAYERS:
         notice(f"{len(table)} layers are too many to print: --matrix saves or draws them")
         return []
     return [views.similarity_of_layers(table, f"linear CKA of whole layers ({how})")]
@@ -253,10 +235,10 @@ def _lost(losses, most: int) -> list:
 @SEEDS
 @click.option("--mode", type=Names(), default="random", metavar="LIST", help="As of `probe`.")
 @takes_solver
-@click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
+@SCALED
 @MEMORY
 @ON
-@click.option("--test-split", help="On which split to test.  [default: test, or validation]")
+@TEST_SPLIT
 @click.option(
     "--fraction", type=float, help="Where to compare.  [default: the nearest to 0.1 that all have]"
 )
@@ -499,8 +481,8 @@ def _listed(name: str, found) -> list[str]:
 @click.argument("stores", type=STORE, nargs=-1, required=True, metavar="STORE[#TAP]...")
 @click.option("--solver", default="ridge", help="ridge or lda, whose refits are exact.")
 @click.option("--l2", type=float, default=0.1, help="The penalty of the probes.")
-@click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
-@click.option("--test-split", help="On which split to test.  [default: test, or validation]")
+@SCALED
+@TEST_SPLIT
 @click.option(
     "--permutations",
     type=click.IntRange(0),
@@ -512,12 +494,12 @@ def _listed(name: str, found) -> list[str]:
     type=float,
     help="Stop once no Shapley value has a larger one.  [default: all permutations]",
 )
-@click.option("--level", type=float, default=0.95, help="Coverage of the intervals.")
+@LEVEL
 @click.option("--resamples", type=int, default=2000, help="Draws behind the intervals.")
 @click.option("--seed", type=int, default=0, help="Seed of permutations and draws.")
 @click.option("--most", type=click.IntRange(1), default=10, help="How many features to show.")
-@click.option("--memory", default="auto", help="What arrays may take, as 4GiB.")
-@click.option("--device", type=DEVICE, default="auto")
+@MEMORY
+@ON
 @click.option(
     "--out", type=TABLE, metavar="FILE", help="Save a row a feature: .csv, .json or .parquet."
 )

@@ -361,6 +361,15 @@ FORMAT = click.Choice(["zarr", "hdf5"])
 CODEC = click.Choice(["none", "zstd"])
 DTYPE = click.Choice(["float16", "float32"])
 DEVICE = click.Choice(["auto", "cpu", "cuda"])
+MEMORY = click.option("--memory", default="auto", help="What arrays may take, as 4GiB.")
+ON = click.option("--device", type=DEVICE, default="auto")
+LEVEL = click.option("--level", type=float, default=0.95, help="Coverage of the intervals.")
+TEST_SPLIT = click.option(
+    "--test-split", help="On which split to test.  [default: test, or validation]"
+)
+SCALED = click.option(
+    "--standardize/--no-standardize", default=True, help="Scale features to unit std."
+)
 
 
 class NumberList(click.ParamType):
@@ -523,3 +532,24 @@ def _or(names: Iterable[str]) -> str:
 def solver_of(name: str) -> Options:
     """Return the solver of that name with the options that were given on the command line."""
     return value_of(name, click.get_current_context().meta.get(KEY, {}))
+
+
+TAP = click.option(
+    "--tap",
+    type=Names(),
+    default=(),
+    metavar="LIST|all",
+    help="Which taps of stores without #TAP.  [default: the first]",
+)
+SEEDS = click.option(
+    "--seeds",
+    type=Seeds(int, "3,7"),
+    default="5",
+    metavar="N|LIST",
+    help="5 for seeds 1 to 5, or a list such as 3,7.",
+)
+
+
+def to_file(name: str, kind: click.ParamType, text: str):
+    """Declare an option that names a file to write."""
+    return click.option(name, type=kind, metavar="FILE", help=text)

@@ -3,8 +3,19 @@
 import click
 
 from featstore.cli import screen
-from featstore.cli.analyse import MEMORY, ON, SEEDS, TAP, to_file
-from featstore.cli.common import PICTURE, STORE, TABLE, Command, NumberList
+from featstore.cli.common import (
+    MEMORY,
+    ON,
+    PICTURE,
+    SCALED,
+    SEEDS,
+    STORE,
+    TABLE,
+    TAP,
+    Command,
+    NumberList,
+    to_file,
+)
 from featstore.cli.screen import Progress, first_notice, notice, tested_on
 
 
@@ -26,7 +37,7 @@ from featstore.cli.screen import Progress, first_notice, notice, tested_on
     "--metric", type=click.Choice(["cosine", "euclidean"]), default="cosine", help="Who is near."
 )
 @click.option("--permutations", type=int, default=199, help="Shuffles behind p.")
-@click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
+@SCALED
 @MEMORY
 @ON
 @to_file("--out", TABLE, "Save one row a subset: .csv, .json or .parquet.")

@@ -3,16 +3,20 @@
 import click
 
 from featstore.cli import screen
-from featstore.cli.analyse import MEMORY, ON, to_file
 from featstore.cli.common import (
+    MEMORY,
+    ON,
     PICTURE,
+    SCALED,
     STORE,
     TABLE,
+    TEST_SPLIT,
     Command,
     Names,
     NumberList,
     solver_of,
     takes_solver,
+    to_file,
 )
 from featstore.cli.screen import Progress, first_notice, notice, tested_on
 
@@ -41,9 +45,9 @@ from featstore.cli.screen import Progress, first_notice, notice, tested_on
 )
 @click.option("--mode", type=Names(), default="random", metavar="LIST", help="As of `probe`.")
 @takes_solver
-@click.option("--test-split", help="On which split to test.  [default: test, or validation]")
+@TEST_SPLIT
 @click.option("--delta", type=float, default=0.9, help="The delta of DR(delta).")
-@click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
+@SCALED
 @MEMORY
 @ON
 @to_file("--out", TABLE, "Save one row a probe: .csv, .json or .parquet.")

@@ -7,10 +7,13 @@ import click
 
 from featstore.cli import screen
 from featstore.cli.common import (
-    DEVICE,
     FILE,
+    MEMORY,
+    ON,
+    SCALED,
     SCORE,
     STORE,
+    TEST_SPLIT,
     Command,
     Names,
     NumberList,
@@ -123,10 +126,10 @@ def predict(store, weights, split, memory, out) -> None:
     metavar="LIST",
     help="Which tap of the store, or several, or all: accuracy by layer.  [default: its first]",
 )
-@click.option("--test-split", help="On which split to test.  [default: test, or validation]")
-@click.option("--standardize/--no-standardize", default=True, help="Scale features to unit std.")
-@click.option("--memory", default="auto", help="What arrays may take, as 4GiB.")
-@click.option("--device", type=DEVICE, default="auto")
+@TEST_SPLIT
+@SCALED
+@MEMORY
+@ON
 @click.option("--backend", type=click.Choice(["torch", "cupy", "numpy"]), default="torch")
 @click.option(
     "--out",

@@ -3,8 +3,19 @@
 import click
 
 from featstore.cli import screen
-from featstore.cli.analyse import LEVEL, MEMORY, ON, SEEDS, to_file
-from featstore.cli.common import PICTURE, STORE, TABLE, Command, Names, NumberList
+from featstore.cli.common import (
+    LEVEL,
+    MEMORY,
+    ON,
+    PICTURE,
+    SEEDS,
+    STORE,
+    TABLE,
+    Command,
+    Names,
+    NumberList,
+    to_file,
+)
 from featstore.cli.screen import Progress, first_notice, notice, tested_on
 
 

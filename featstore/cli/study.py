@@ -5,7 +5,14 @@ from pathlib import Path
 
 import click
 
-from featstore.cli.common import DEVICE, FILE, SCORE, Command, Names, OutFile
+from featstore.cli.common import (
+    FILE,
+    ON,
+    SCORE,
+    Command,
+    Names,
+    OutFile,
+)
 from featstore.cli.screen import PLAIN, Progress, notice, show, size
 
 
@@ -18,7 +25,7 @@ from featstore.cli.screen import PLAIN, Progress, notice, show, size
     help="small, medium, full, or numbers such as rows=50000,features=2048,classes=100.",
 )
 @click.option("--memory", default="4GiB", help="How much memory arrays may take.")
-@click.option("--device", type=DEVICE, default="auto")
+@ON
 @click.option("--backend", type=click.Choice(["torch", "cupy", "numpy"]), default="torch")
 @click.option(
     "--json", type=OutFile(".json"), metavar="FILE", help="Save everything measured: .json."

@@ -102,10 +102,12 @@ def place(of: str | Path | Url) -> Place:
     Url(text='s3://bucket/a.zarr')
     >>> place("file:///tmp/a%20b.zarr").name
     'a b.zarr'
+
+    Raises `UsageError` for a path that cannot be one, and `TypeError` for what is no text or path.
     """
     if isinstance(of, Url):
         return of
-    text = str(of)
+    text = os.fspath(of)
     if not _SCHEME.match(text):
         return _resolved(Path(text))
     url = Url(text.rstrip("/") if not text.endswith("://") else text)

@@ -160,8 +160,8 @@ class _Occupied(UsageError):
     """There is something where a store is to be made."""
 
 
-def open(path: str | Path | Url) -> Store:
-    """The store at a path or URL, its format detected; nothing stays open.
+def open(path: str | Path | Url | Store) -> Store:
+    """The store at a path or URL, its format detected; nothing stays open. A `Store` is itself.
 
     A replacement that was complete when its process died takes its place first.
 
@@ -169,6 +169,8 @@ def open(path: str | Path | Url) -> Store:
     `StoreDamaged` where metadata do not have the checksum that they were written with, `PlaceError`
     where a URL cannot be reached.
     """
+    if isinstance(path, Store):
+        return path
     path = place(path)
     if isinstance(path, Url):
         from featstore.store import zarr

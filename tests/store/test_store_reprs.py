@@ -1,6 +1,7 @@
 """What a person reads of a store and of its taps."""
 
 import numpy as np
+import pytest
 
 import featstore
 
@@ -21,3 +22,6 @@ def test_a_person_reads_a_store(tmp_path):
     assert repr(store.tap("test", tap)) == (
         f"<TapBlocks {tap} of test: 6 rows x 4 features, 3 classes, in {store.path}>"
     )
+    assert featstore.open(store) is store
+    with pytest.raises(TypeError):
+        featstore.open(3)

@@ -31,7 +31,7 @@ TAPS = ("penultimate", "layer1", "layer2", "layer3", "layer4")
 
 @dataclass(frozen=True)
 class ExtractSizes:
-    """Which models at which sizes in px, and how many images of `PX` each; fewer larger ones.
+    """Models, sizes in px, and images of `PX` for each; fewer of the larger ones.
 
     Five taps are compared with one on the last but one of the models.
     """

@@ -36,7 +36,7 @@ TARGETS = {"open": "< 0.5 s", "info": "< 1 s", "featstore info": "< 1 s"}
 
 @dataclass(frozen=True)
 class LargeSizes:
-    """How large the store is, and how much memory its moments are granted, MiB."""
+    """Size of the store, and the memory that its moments are granted, MiB."""
 
     rows: int
     features: int

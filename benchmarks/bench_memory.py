@@ -34,7 +34,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class MemorySizes:
-    """How large the stores are, how often their rows are doubled, and what a sweep is granted, MiB.
+    """Size of the stores, doublings of their rows, and the memory of a sweep, MiB.
 
     Softmax and SGD probes are swept over an `iterated`-th of the rows.
     """

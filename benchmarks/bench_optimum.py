@@ -29,7 +29,7 @@ TOL = 1e-8
 
 @dataclass(frozen=True)
 class OptimumSizes:
-    """How many of the problems, and how many penalties of each, the first ones first."""
+    """Number of problems, and of penalties of each, the first ones first."""
 
     problems: int
     penalties: int

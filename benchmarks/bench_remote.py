@@ -36,7 +36,7 @@ sys.stdin.read()
 
 @dataclass(frozen=True)
 class RemoteSizes:
-    """How large the tap is, and how often it is read."""
+    """Size of the tap, and number of times that it is read."""
 
     rows: int
     features: int

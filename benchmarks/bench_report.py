@@ -27,7 +27,7 @@ MARKS = ("script", "shown", "drawn")
 
 @dataclass(frozen=True)
 class ReportSizes:
-    """How many probes the results are of: curves x seeds x sizes of subsets."""
+    """Number of probes in the results: curves x seeds x sizes of subsets."""
 
     curves: int
     seeds: int

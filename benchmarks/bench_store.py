@@ -29,7 +29,7 @@ PIPELINES = {
 
 @dataclass(frozen=True)
 class StoreSizes:
-    """How large the tap is, and how many rows a sparse store has whose opening is timed."""
+    """Size of the tap, and rows of the sparse store whose opening is timed."""
 
     rows: int
     features: int

@@ -1,4 +1,4 @@
-"""How often intervals hold the truth, and the test of classes errs, by simulation.
+"""Coverage of the intervals, and errors of the test of classes, by simulation.
 
     python -m benchmarks.coverage --out docs/coverage.md
     python -m benchmarks.coverage --repeats 4 --sizes small
@@ -192,7 +192,7 @@ def former_ends(sample: Sample, random: np.random.Generator, resamples: int = 40
 
 @dataclass(frozen=True)
 class Held:
-    """How often intervals held the truth, and how wide they were on average."""
+    """Share of intervals that held the truth, and their mean width."""
 
     share: float
     width: float

@@ -1,4 +1,4 @@
-"""What a GPU is asked for, counted on a pretend device: launches, waits of the host, and copies.
+"""Launches, waits of the host, and copies of a GPU, counted on a pretend device.
 
 python -m benchmarks.device_counts --sizes full
 
@@ -20,7 +20,7 @@ from featstore.probe.subsets import subset_chain
 
 @dataclass(frozen=True)
 class CountSizes:
-    """What is swept: `rows` x `features` of `classes`, and how many fractions and seeds.
+    """Sizes of a sweep: `rows` x `features` of `classes`, fractions and seeds.
 
     The steps of softmax probes and of SGD are counted on `few` rows of as many fractions.
     """

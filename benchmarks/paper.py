@@ -1,4 +1,4 @@
-"""What the published probes cost, theirs and ours: image passes, operations and hours, worked out.
+"""Cost of the published probes, theirs and ours: image passes, operations and hours.
 
 Nanda et al., "Diffused Redundancy in Pre-trained Representations", NeurIPS 2023, train a linear
 layer anew for each (fraction, seed) with the backbone inside the training loop. Rates are those of

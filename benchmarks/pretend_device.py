@@ -73,7 +73,7 @@ class Event:
 
 @dataclass
 class Log:
-    """What a device was asked for, in turn.
+    """Record of the calls to a device, in order.
 
     Attributes:
         events: all of it.
@@ -92,7 +92,7 @@ class Log:
 
     @property
     def waits(self) -> int:
-        """How often the host waited for the device."""
+        """Number of times that the host waited for the device."""
         return sum(event.blocks for event in self.events)
 
     @property
@@ -391,7 +391,7 @@ class _Event:
 
 
 class _Judged:
-    """What the reference has found on the host, on the device."""
+    """Results of the reference, computed on the host, as arrays of the device."""
 
     def __init__(self, found: Any):
         self._found = found

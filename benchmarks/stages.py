@@ -59,7 +59,7 @@ STAGES = {
 
 @dataclass(frozen=True)
 class Setup(bench.Setup):
-    """Where a stage computes, and what it is compared with.
+    """Device of a stage, and what it is compared with.
 
     Attributes:
         against: the loops to run too.

@@ -1,4 +1,4 @@
-"""What can be tapped of timm: one small model of each of its module files, checked against timm.
+"""Taps of timm: one small model of each of its module files, checked against timm.
 
 python -m benchmarks.taps_survey [--models NAME,NAME | --choose] [--write]
 

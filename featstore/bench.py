@@ -1,4 +1,4 @@
-"""What this machine does with features: time, memory and growth of probes, stores and extraction.
+"""Time, memory and growth of probes, stores and extraction on this machine.
 
 `featstore bench STAGE` prints what `run` returns. Every stage makes up its own problem, checks the
 answers that it times, and records the machine's own rates.
@@ -223,12 +223,12 @@ TIES = 2
 
 
 class Disagreement(ProbeError):
-    """What was timed does not give the answers of what it is compared with."""
+    """Raised when what was timed does not give the answers that it is compared with."""
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Where probes are computed, what their arrays may take, and whom to tell of progress."""
+    """Device and memory of probes, and the callback of progress."""
 
     backend: Backend
     memory: str = DEFAULT_MEMORY
@@ -323,7 +323,7 @@ def measure_growth(sizes: EpochSizes, setup: Setup) -> Report:
 
 @dataclass(frozen=True)
 class StoreSizes:
-    """How large a tap is, how often each time is taken, and over how many values rows grow."""
+    """Size of a tap, repeats of each timing, and the values over which rows grow."""
 
     rows: int
     features: int
@@ -409,7 +409,7 @@ def measure_store(sizes: StoreSizes, setup: Setup) -> Report:
 
 @dataclass(frozen=True)
 class ExtractSizes:
-    """How many images of which size in px a model takes, and over how many values they grow."""
+    """Number and size in px of a model's images, and the values over which they grow."""
 
     model: str
     images: int
@@ -485,7 +485,7 @@ def measure_extract(sizes: ExtractSizes, setup: Setup) -> Report:
 
 
 class Stage(NamedTuple):
-    """What a stage measures, how, and at which sizes by name."""
+    """Stage of the benchmark: its title, its function, and its sizes by name."""
 
     about: str
     measure: Callable[[Any, Setup], Report]

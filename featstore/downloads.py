@@ -1,4 +1,4 @@
-"""What comes from hubs and packages: refusals that say what to do, and where files are."""
+"""Files from hubs and packages: their places, and refusals that say what to do."""
 
 import importlib
 import re
@@ -89,7 +89,7 @@ def mistaken(path: Path) -> str | None:
 
 
 def _as_text(start: bytes) -> str | None:
-    """What the first bytes of a file are if they are text."""
+    """Return the first bytes of a file as text, if they are text."""
     try:
         text = start.decode("utf-8-sig").strip()
     except UnicodeDecodeError as error:
@@ -107,7 +107,7 @@ def _as_text(start: bytes) -> str | None:
 
 
 def from_network(error: BaseException) -> bool:
-    """Whether an exception, or one that it stems from, was raised because of the network."""
+    """Return whether an exception, or a cause of it, was raised because of the network."""
     while error is not None:
         clients = {kind.__module__.split(".")[0] for kind in type(error).__mro__}
         if clients & _CLIENTS or isinstance(
@@ -126,7 +126,7 @@ def _reason(error: BaseException) -> str:
 
 
 def _cause(error: BaseException) -> BaseException | None:
-    """What an exception was raised from, or in the handling of, unless that is disowned."""
+    """Return the exception that another was raised from or while handling, if not disowned."""
     return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
@@ -136,7 +136,7 @@ def endpoint() -> str:
 
 
 def silence() -> str | None:
-    """Why the hub cannot be reached, None where it answers or the client is told to be offline.
+    """Return why the hub cannot be reached; None if it answers or the client is offline.
 
     The client asks a dead endpoint twelve times over 47 seconds before it looks into its cache.
     """

@@ -1,4 +1,4 @@
-"""What can go wrong in storing, extracting and studying; each message names its remedy."""
+"""Errors of storing, extracting and studying; each message names its remedy."""
 
 import difflib
 import functools
@@ -60,7 +60,7 @@ class StoreNotFound(FeatstoreError):
 
 
 class NotAStore(FeatstoreError):
-    """What lies at the path was not written by featstore, or its header is damaged."""
+    """Raised when a path holds no store of featstore's, or one with a damaged header."""
 
 
 class FormatVersionError(FeatstoreError):

@@ -1,4 +1,4 @@
-"""What was left out of a data set, or read otherwise than it is: counted, with examples."""
+"""Counts and examples of what was left out of a data set, or read otherwise than it is."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass

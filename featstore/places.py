@@ -1,4 +1,4 @@
-"""Where a store lies: a path of this machine, or a URL that fsspec knows."""
+"""Places of stores: a path of this machine, or a URL that fsspec knows."""
 
 import hashlib
 import os
@@ -46,7 +46,7 @@ class Url:
 
     @property
     def scheme(self) -> str:
-        """What comes before "://"."""
+        """Return what comes before "://"."""
         return self.text.partition("://")[0]
 
     @property
@@ -56,7 +56,7 @@ class Url:
 
     @property
     def parent(self) -> "Url":
-        """What the last part lies in."""
+        """Return the place that the last part lies in."""
         return Url(self._parts()[0])
 
     def with_name(self, name: str) -> "Url":
@@ -126,7 +126,7 @@ def _resolved(path: Path) -> Path:
 
 
 def same(a: Place, b: Place) -> bool:
-    """Whether two places are one: through links and mounts, and whatever the case of letters.
+    """Return whether two places are one, through links, mounts and the case of letters.
 
     URLs are compared in one spelling, so that two keys that differ in a doubled slash alone count
     as one: what is asked is whether a place may be written while the other is read.
@@ -140,7 +140,7 @@ def same(a: Place, b: Place) -> bool:
 
 
 def replacement(of: Place) -> Place:
-    """Where a store is built that is to take the place of the one at `of`; no listing shows it.
+    """Return where the replacement of the store at `of` is built; no listing shows it.
 
     >>> replacement(place("s3://b/a.zarr"))
     Url(text='s3://b/.a.zarr.replacement')
@@ -149,7 +149,7 @@ def replacement(of: Place) -> Place:
 
 
 def unread(of: Path) -> Path:
-    """Where features lie until all rows of the store at `of` have been read, which tells it.
+    """Return where features lie until all rows of the store at `of` have been read.
 
     >>> unread(Path("/stores/a.zarr")).name
     '.a.zarr.unread'

@@ -24,7 +24,7 @@ REMEDY = "log in with `hf auth login`, see that the repository is there, and try
 
 @dataclass(frozen=True)
 class Pushed:
-    """What a push sent: the repository's address, the commit, and the names of what is there."""
+    """Result of a push: the repository's address, the commit, and the names of its files."""
 
     url: str
     commit: str

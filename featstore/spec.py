@@ -1,4 +1,4 @@
-"""What a store holds: the frozen description that decides whether two stores are the same one."""
+"""Frozen description of a store, which decides whether two stores are the same one."""
 
 import hashlib
 import json
@@ -136,7 +136,7 @@ class Spec(_Frozen):
         )
 
     def of_tap(self, name: str) -> dict[str, str]:
-        """What decides about the features of one tap, whatever images they are of.
+        """Return what decides about the features of one tap, whatever images they are of.
 
         Raises UsageError if there is no such tap.
         """

@@ -121,7 +121,7 @@ def readers():
 
 
 class StoreContract:
-    """What every format's stores do: subclass it as `Test...`, and pytest runs its tests.
+    """Conformance suite of stores: subclass it as `Test...`, and pytest runs its tests.
 
     Attributes:
         format: name of the format, as `featstore.create` takes it.
@@ -156,12 +156,12 @@ class StoreContract:
 
     @pytest.fixture
     def folder(self, tmp_path):
-        """Where the test may put its stores."""
+        """Return a folder for the test's stores."""
         return tmp_path
 
     @pytest.fixture
     def path(self, folder):
-        """Where the test's store lies."""
+        """Return the place of the test's store."""
         return folder / f"store.{self.format}"
 
     @pytest.fixture

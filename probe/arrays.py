@@ -32,7 +32,7 @@ DEVICES = ("auto", "cpu", "cuda")
 
 @dataclass(frozen=True)
 class Backend:
-    """Where host blocks go to be computed on: an array module and a device.
+    """Array module and device that host blocks are computed with.
 
     Attributes:
         name: "torch", "numpy" or "cupy".
@@ -363,7 +363,7 @@ class Factors:
 
     @property
     def doubtful(self) -> np.ndarray:
-        """Which systems are told by rounding of their entries, bool (S,)."""
+        """Return which systems are decided by rounding of their entries, bool (S,)."""
         return ~(self.rounding <= TRUSTED * self.least)
 
     def status(self) -> list[str]:

@@ -247,7 +247,7 @@ def nearest_part(fractions: pd.Series, wanted: float) -> float:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Who is right on which test row: `correct` (R, n) of the probes of a table, `labels` (n,)."""
+    """Answers by test row: `correct` (R, n) of the probes of a table, `labels` (n,)."""
 
     correct: np.ndarray
     labels: np.ndarray
@@ -370,7 +370,7 @@ _MORE = 4
 
 @dataclass(frozen=True)
 class _Affected:
-    """What each class loses beyond the mean of all classes.
+    """Loss of each class beyond the mean of all classes.
 
     Attributes:
         table: a row a class, the largest losses first: `class`, `rows` (test rows), `loss` (full
@@ -499,7 +499,7 @@ def affected_of_curves(
 
 @dataclass(frozen=True)
 class _Lost:
-    """What each of C classes loses, and how surely.
+    """Loss of each of C classes, and its variances.
 
     Attributes:
         kept: int64 (C,), the classes.

@@ -32,7 +32,7 @@ class DeviceWarning(UserWarning):
 
 
 class RowsWarning(UserWarning):
-    """Which test rows each probe has right is not known, so that intervals are over seeds alone."""
+    """Warns that probes' right test rows are not known, so that intervals are over seeds alone."""
 
 
 class ChangedWarning(UserWarning):

@@ -36,7 +36,7 @@ from featstore.probe.sweeps import fit, sweep
 
 
 class _Probe(ClassifierMixin, BaseEstimator):
-    """What all estimators share: how labels become classes, and logits become answers.
+    """Base of all estimators: labels to classes, logits to answers.
 
     Attributes:
         classes_: (C,), the sorted labels.

@@ -237,7 +237,7 @@ _SPECTRUM_MATRICES = 6
 
 @dataclass(frozen=True)
 class Spectrum:
-    """What the second moments say of a layer of D features.
+    """Spectrum of a layer of D features, from its second moments.
 
     Attributes:
         eigenvalues: float64 (D,), of the covariance, falling; 0 below rounding.
@@ -301,7 +301,7 @@ class Spectrum:
 
     @property
     def isoscore(self) -> float:
-        """How evenly all D directions are used: 0 for one alone, 1 for all alike.
+        """Return how evenly all D directions are used: 0 for one alone, 1 for all alike.
 
         With s = sqrt(D) lambda / |lambda| and delta = |s - 1| / sqrt(2 (D - sqrt(D))),
         phi = (D - delta^2 (D - sqrt(D)))^2 / D^2 and the score is (D phi - 1) / (D - 1). NaN for
@@ -483,7 +483,7 @@ class LayerSweep:
 
     @property
     def correct(self) -> Evidence:
-        """Whether the probe of each row has each test row right; None for rows not kept."""
+        """Return whether the probe of each row has each test row right; None for rows not kept."""
         every: list[np.ndarray | None] = []
         for result in self.results:
             known = result.correct

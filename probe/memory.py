@@ -182,7 +182,7 @@ def rows_within(memory: int, fixed: int, row_bytes: int, wanted: int, purpose: s
 
 @dataclass(frozen=True)
 class SolvePlan:
-    """How much of solving and scoring is done at a time.
+    """Pieces in which probes are solved and scored.
 
     Attributes:
         rows: test rows of a piece.
@@ -240,12 +240,12 @@ class SystemSize:
 
     @property
     def held(self) -> int:
-        """What is kept between rows: the factor as it meets them, and its targets."""
+        """Return the bytes kept between rows: the factor as it meets them, and its targets."""
         return self.itemsize * self.length * (max(self.length, self.width) + self.n_classes)
 
     @property
     def transient(self) -> int:
-        """What factorising takes in float64: the matrix, its factor and two copies; the targets.
+        """Return the bytes of factorising in float64: matrix, factor and two copies; targets.
 
         Directions, products with them, and the inverse factor times them come on top.
         """
@@ -254,13 +254,13 @@ class SystemSize:
 
     @property
     def row(self) -> int:
-        """What one row being scored takes: features, logits, a strip of products, hits."""
+        """Return the bytes of a row being scored: features, logits, a strip of products, hits."""
         return self.itemsize * (self.length + self.n_classes + FORWARD_WIDTH) + 5 * self.n_prefixes
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How to solve, whatever the solver.
+    """Settings that all solvers share.
 
     Attributes:
         standardize: divide each feature by its train standard deviation (the mean is always

@@ -38,7 +38,7 @@ class Accuracy:
 
     @property
     def sums(self) -> list[np.ndarray]:
-        """What adds up over rows."""
+        """Return the sums over rows."""
         return [self.hits, self.counts]
 
     def add(self, probes: np.ndarray, stand: Judged) -> None:
@@ -113,7 +113,7 @@ class Calibration:
 
     @property
     def sums(self) -> list[np.ndarray]:
-        """What adds up over rows."""
+        """Return the sums over rows."""
         return [self.surprise, self.gaps, self.rows]
 
     def add(self, probes: np.ndarray, stand: Judged) -> None:
@@ -142,7 +142,7 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Errors:
-    """How far predicted numbers are off.
+    """Errors of predicted numbers.
 
     Attributes:
         off: float64 (p, rows, T), what is predicted less the target.
@@ -154,7 +154,7 @@ class Errors:
 
     @property
     def finite(self) -> Array:
-        """Whether everything that a probe predicts is a finite number, bool (p,)."""
+        """Return whether everything that a probe predicts is a finite number, bool (p,)."""
         xp = array_namespace(self.off)
         return xp.all(xp.isfinite(self.off), axis=(1, 2))
 
@@ -198,7 +198,7 @@ class Regression:
 
     @property
     def sums(self) -> list[np.ndarray]:
-        """What adds up over rows."""
+        """Return the sums over rows."""
         return [self.squares, self.magnitudes, self.first, self.second, self.rows]
 
     def add(self, probes: np.ndarray, stand: "Errors") -> None:
@@ -244,7 +244,7 @@ class Regression:
 
 
 class Agreement:
-    """What is made of how often each class is predicted, is the label, and is both.
+    """Scores made of how often each class is predicted, is the label, and is both.
 
     With t the rows of which a class is both, p those that it is predicted for, n those of which it
     is the label, and N all of them:
@@ -268,7 +268,7 @@ class Agreement:
 
     @property
     def sums(self) -> list[np.ndarray]:
-        """What adds up over rows."""
+        """Return the sums over rows."""
         return [self.hits, self.predicted, self.counts]
 
     def add(self, probes: np.ndarray, stand: Judged) -> None:
@@ -326,7 +326,7 @@ class _AmongFirst:
 
     @property
     def sums(self) -> list[np.ndarray]:
-        """What adds up over rows."""
+        """Return the sums over rows."""
         return [self.hits, self.rows]
 
     def add(self, probes: np.ndarray, stand: Judged) -> None:

@@ -286,7 +286,7 @@ INDICES, BASIS = "indices", "basis"
 
 @dataclass(frozen=True)
 class Layer:
-    """What chains are made from.
+    """Material of which chains are made.
 
     Attributes:
         n_features: D.

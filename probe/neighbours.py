@@ -189,7 +189,7 @@ def joined_walks(
 
 @dataclass(frozen=True)
 class Placed:
-    """How rows are brought to the device, and how their similarity is measured.
+    """Form of rows on the device, and the measure of their similarity.
 
     Attributes:
         shift: float64 (D,), subtracted from each row.

@@ -250,7 +250,7 @@ def gathered(
 
 
 class _Finite:
-    """Whether all entries of some pieces are finite, asked once, when all of them have been."""
+    """Check that all entries of some pieces are finite, read once, after all of them."""
 
     def __init__(self):
         self._sums: list[Array] = []

@@ -38,7 +38,7 @@ from featstore.probe.subsets import Axes, Chain, Grid, check_seeds, every_size, 
 
 @dataclass(frozen=True)
 class Setup:
-    """How probes are computed, and what they are called; each field is an argument of `fit`."""
+    """Computation and names of probes; each field is an argument of `fit`."""
 
     standardize: bool
     memory: str | int | Grant
@@ -51,7 +51,7 @@ class Setup:
 
     @property
     def where(self) -> arrays.Backend:
-        """Where arrays are computed."""
+        """Return the device that arrays are computed on."""
         return arrays.backend(self.backend, self.device)
 
 
@@ -104,7 +104,7 @@ def described(
 
 @dataclass(frozen=True)
 class Layout:
-    """Which probe stands in which row of the table of a sweep.
+    """Rows of the table of a sweep, and the probe of each.
 
     Attributes:
         probes: int64 (rows,); the whole layer, solved once, stands in the rows of every mode and
@@ -262,7 +262,7 @@ def _distinct(values: list[object], most: int = 8) -> str:
 
 @dataclass(frozen=True)
 class SweepPlan:
-    """What a sweep will solve.
+    """Chains and probes that a sweep will solve.
 
     Attributes:
         groups: chains that are solved together, group after group.
@@ -279,7 +279,7 @@ class SweepPlan:
 
 @dataclass(frozen=True)
 class Wanted:
-    """Which probes a sweep is asked for.
+    """Request for probes of a sweep.
 
     Attributes:
         fractions: shares of the features; None with `every_k`.
@@ -297,7 +297,7 @@ class Wanted:
 
     @property
     def words(self) -> str:
-        """What of this has no column of its own, for the column `options`."""
+        """Return the text of the column `options`: what has no column of its own."""
         keys = [f" given={each.key}" for each in modes_of(self.mode).values() if each.key]
         return "".join([" cka=True" if self.cka else "", *keys])
 
@@ -517,7 +517,7 @@ class Shape:
 
 @dataclass(frozen=True)
 class Trials:
-    """How penalties come about.
+    """Counts of penalties tried, of held-out parts, and of penalties given.
 
     Attributes:
         rungs: penalties tried by each probe; 0 where they are given.

@@ -71,7 +71,7 @@ class Predictions:
 
     @property
     def correct(self) -> np.ndarray | None:
-        """Whether each probe of the table has each row right, bool (rows of the table, N).
+        """Return whether each probe of the table has each row right, bool (rows of the table, N).
 
         None where the rows are of other classes than the probes.
         """
@@ -237,7 +237,7 @@ class ProbeResult:
 
     @property
     def correct(self) -> np.ndarray | None:
-        """Whether the probe of each row of the table has each test row right, bool (rows, n).
+        """Return whether the probe of each row has each test row right, bool (rows, n).
 
         Of probes that predict numbers it is float32 (rows, n), values of which the mean is R^2 and
         the variance over n the variance of R^2 over test rows. It is None where it was not kept.

@@ -31,7 +31,7 @@ MEASURES = ("recall", "precision", "map", "ndcg", "mrr", "overlap", "spearman")
 
 @dataclass(frozen=True)
 class Retrieved:
-    """How well prefixes rank a corpus for queries.
+    """Scores of prefixes that rank a corpus for queries.
 
     Attributes:
         table: R rows, one for each mode, seed and fraction: `mode`, `seed`, `fraction`, `k`

@@ -72,7 +72,7 @@ class Penalties:
 
     @property
     def chosen(self) -> bool:
-        """Whether each probe has a penalty of its own."""
+        """Return whether each probe has a penalty of its own."""
         return self.choice != GIVEN
 
     @property
@@ -320,7 +320,7 @@ def _of_rows(progress: Progress) -> Progress:
 
 
 class Search:
-    """Where each of n probes stands among the penalties: its best so far, and whether it goes on.
+    """State of n probes among the penalties: the best so far, and whether each goes on.
 
     Arguments:
         count: n.
@@ -371,7 +371,7 @@ class Search:
 
 
 class Tried(Protocol):
-    """What probes reach with a penalty on rows that are left out of the fit."""
+    """Scores of probes with one penalty, on rows that are left out of the fit."""
 
     def at(
         self, rungs: Sequence[int], going: np.ndarray
@@ -610,7 +610,7 @@ class Losses(LogitSink):
 
     @property
     def sums(self) -> list[np.ndarray]:
-        """What adds up over rows."""
+        """Return the sums over rows."""
         return self._regression.sums if self._regression else [self._sums]
 
     def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:

@@ -1,4 +1,4 @@
-"""What became of a probe: one enumeration, whose members say the cause and the remedy.
+"""Outcomes of probes: one enumeration, whose members say the cause and the remedy.
 
 The column `status` of a table and of its files has the text of one member, as "ok" or "max_iter",
 or of several joined by "+", the worst first, as "max_iter+jitter=1e-10". What follows "=" is a
@@ -13,7 +13,7 @@ import pandas as pd
 
 
 class Status(StrEnum):
-    """What became of a probe, from the best to the worst; the value is what files hold.
+    """Outcome of a probe, from the best to the worst; the value is what files hold.
 
     Attributes:
         cause: why it came to this; empty where nothing is to be said.

@@ -41,7 +41,7 @@ class Given:
 
 @dataclass(frozen=True)
 class Basis:
-    """What the features are seen through: z = R'((x - mean) / scale), R (D, m).
+    """Basis that features are seen through: z = R'((x - mean) / scale), R (D, m).
 
     Attributes:
         kind: "features", where R is the identity; or a key of `KINDS`.
@@ -76,12 +76,12 @@ class Frame:
 
     @property
     def mean(self) -> np.ndarray:
-        """What is subtracted from each feature, float64 (D,)."""
+        """Return what is subtracted from each feature, float64 (D,)."""
         return self.moments().mean if self.centred else np.zeros(self.n_features)
 
     @property
     def scale(self) -> np.ndarray:
-        """What each feature is divided by, float64 (D,)."""
+        """Return what each feature is divided by, float64 (D,)."""
         scaled = self.standardize and self.centred
         return self.moments().scale(True) if scaled else np.ones(self.n_features)
 

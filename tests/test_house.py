@@ -187,3 +187,12 @@ def test_no_member_of_a_contract_is_optional(module):
         and isinstance(node.args[1], ast.Constant)
     ]
     assert module == "featstore.probe.rows" or not set(asked) & set(OF_CONTRACTS)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_docstrings_begin_with_a_verb_or_a_noun(module):
+    """Find no docstring that begins as a question does, or as a fragment of a sentence."""
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module
+    found = [ast.get_docstring(node) for node in ast.walk(tree(module)) if isinstance(node, kinds)]
+    begun = "What", "How", "Whether", "Of", "Where", "Which", "Who", "That", "When", "Why"
+    assert [text for text in found if text and text.split(maxsplit=1)[0] in begun] == []

@@ -150,7 +150,7 @@ def _rows(name: str, split: str, data_dir: Path | None, columns: Columns, skip: 
 
 
 def _kind(name: str, columns: Columns) -> tuple[str, str]:
-    """Which source a name is of, and what follows its colon."""
+    """Return the source that a name is of, and what follows its colon."""
     kind, _, argument = name.partition(":")
     if kind in _OF_COLUMNS and argument:
         return kind, argument

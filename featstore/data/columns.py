@@ -328,7 +328,7 @@ def _chunks(columns: Mapping[str, pa.ChunkedArray]) -> list[pa.Array]:
 
 
 def _written(values: pa.Array) -> str:
-    """How labels are written: as "whole" numbers, as whole "floats", with "fractions", as "words".
+    """Return how labels are written: "whole" numbers, whole "floats", "fractions" or "words".
 
     Digits behind a point that are all zero make no fraction.
     """

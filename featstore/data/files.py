@@ -469,7 +469,7 @@ def _is_folder(entry: os.DirEntry) -> bool:
 
 @dataclass(frozen=True)
 class _Top:
-    """What lies directly in a folder: folders that are no clutter, by name, and images."""
+    """Entries directly in a folder: folders that are no clutter, by name, and images."""
 
     folders: Sequence[str]
     images: Sequence[str]
@@ -489,7 +489,7 @@ class _Top:
 
 @dataclass
 class _Found:
-    """What walks through class folders met and did not take, by path below `root`."""
+    """Paths below `root` that walks through class folders met and did not take."""
 
     root: Path
     others: list[str] = field(default_factory=list)
@@ -528,7 +528,7 @@ class _Found:
         return images
 
     def notices(self, split: str) -> list[Notice]:
-        """What was left out of a split, and which images lie deeper than their class folder."""
+        """Return what was left out of a split, and the images deeper than their class folder."""
         said = []
         if self.others:
             endings = Counter(_ending(path) for path in self.others)
@@ -558,7 +558,7 @@ class _Found:
 
 
 def _leads_back(link: str) -> bool:
-    """Whether a link to a folder leads to one that it lies in: its walk would not end."""
+    """Return whether a link leads to a folder that it lies in, so that its walk would not end."""
     real = os.path.realpath(link)
     return os.path.commonpath([real, os.path.realpath(os.path.dirname(link))]) == real
 

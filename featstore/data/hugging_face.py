@@ -235,7 +235,7 @@ def _offline(library, offline: bool) -> Iterator[None]:
 
 
 def _explained(dataset: str, load):
-    """What `load` gives; `DatasetError` for what the library says of a set, not of the network."""
+    """Return what `load` gives; raise `DatasetError` where the library refuses a set."""
     try:
         return load()
     except Exception as error:
@@ -319,7 +319,7 @@ def _sizes(table, images: HubImages) -> list[int | None]:
 
 
 def _roots(library, folder: Path, data_dir: Path | None) -> tuple[Path, ...]:
-    """Where files of a set may lie: its folder, or the caches of the library."""
+    """Return where files of a set may lie: its folder, or the caches of the library."""
     if folder.is_dir():
         return (folder,)
     config = library.config

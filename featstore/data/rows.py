@@ -317,7 +317,7 @@ class Rows(ABC):
 
     @property
     def items(self) -> "Rows":
-        """What is read: these rows themselves."""
+        """Return the rows that are read: these themselves."""
         return self
 
     def __post_init__(self):
@@ -455,12 +455,12 @@ class Pieces:
 
     @property
     def ids(self) -> PieceIds:
-        """What each row is: ITEM:PLACE."""
+        """Return the id of each row: ITEM:PLACE."""
         return PieceIds(self.items.ids, self.starts)
 
     @property
     def fingerprint(self) -> str:
-        """That of the items, and what of them is a row."""
+        """Return a hash of the items and of what in them is a row."""
         each = "" if self.kind == "tokens" else f", {int(self.starts[1])} each"
         return f"{self.items.fingerprint} as {self.kind}{each}"
 
@@ -486,7 +486,7 @@ class Pieces:
 
     @property
     def modality(self) -> str:
-        """That of the items."""
+        """Return the modality of the items."""
         return self.items.modality
 
 

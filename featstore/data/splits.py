@@ -30,7 +30,7 @@ def named(pattern: Path, split: str) -> Path:
 
 
 def part(name: str) -> str | None:
-    """Which of train, test and validation a split of this name is; None where it is another.
+    """Return whether a split's name says train, test or validation; None if it says neither.
 
     >>> part("Train"), part("dev"), part("extra")
     ('train', 'validation', None)

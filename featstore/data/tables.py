@@ -373,7 +373,7 @@ class _Table(ABC):
             ) from error
 
     def remedy(self, reason: str) -> str:
-        """What to do about it, where that is known."""
+        """Return what to do about it, where that is known."""
         return ""
 
 

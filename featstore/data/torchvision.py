@@ -20,7 +20,7 @@ _UINT8 = 8
 
 
 def present(folder: Path) -> bool:
-    """Whether any of the files lies directly in `folder`."""
+    """Return whether any of the files lies directly in `folder`."""
     return any(_find(folder, _STEMS[split], kind) for split in _STEMS for kind in _KINDS)
 
 

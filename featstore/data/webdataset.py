@@ -437,7 +437,7 @@ def _image(dataset: str, sample: Sample, image: str) -> tuple[int, int]:
 
 
 def _column(dataset: str, samples: list[Sample], name: str) -> pa.ChunkedArray:
-    """What each sample has under a name: the text of a member, or a value of its json."""
+    """Return what each sample has under a name: a member's text, or a value of its json."""
     values = [_value(dataset, sample, name) for sample in samples]
     try:
         return plain(pa.chunked_array([pa.array(values)]))

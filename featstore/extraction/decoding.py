@@ -54,7 +54,7 @@ class Decoder:
 
 @dataclass(frozen=True)
 class Settings:
-    """What a caller may have set for Pillow, and decides about pixels."""
+    """Settings of Pillow that decide about pixels and that a caller may have changed."""
 
     max_pixels: int | None
     truncated: bool
@@ -71,7 +71,7 @@ class Settings:
 
 @dataclass(frozen=True)
 class Order:
-    """What a process is to decode: a part, of which view, to where in the shared memory.
+    """Order to a process: the part to decode, its view, and its place in the shared memory.
 
     `reader` is the number of a reader that was sent before, where the part has none of its own.
     """

@@ -59,7 +59,7 @@ class Inference:
 
     @property
     def pinned(self) -> bool:
-        """Whether batches had better lie in pinned memory, whence they are copied meanwhile."""
+        """Return whether batches should lie in pinned memory, to be copied while others compute."""
         return self._device.type == "cuda"
 
     def __call__(self, batch: Batch) -> dict[str, torch.Tensor]:

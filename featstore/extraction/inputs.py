@@ -34,11 +34,11 @@ class Inputs:
 
     @property
     def notices(self) -> tuple[Notice, ...]:
-        """What was left out of the data, or is read otherwise than it is."""
+        """Return what was left out of the data, or is read otherwise than it is."""
         return distinct(notice for rows in self.rows.values() for notice in rows.notices)
 
     def spec(self, request: Request, precision: str) -> Spec:
-        """What a store of these inputs holds."""
+        """Return the spec of a store of these inputs."""
         first = next(iter(self.rows.values()))
         return Spec(
             backbone=self.backbone.name,

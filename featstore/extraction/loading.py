@@ -70,7 +70,7 @@ class Encoder:
 
     @cached_property
     def decoder(self) -> Decoder:
-        """What turns images into pixels, in this process or another."""
+        """Return what turns images into pixels, in this process or another."""
         return Decoder(light(self.backbone.transform.geometry), self.views)
 
     @cached_property
@@ -155,7 +155,7 @@ class Encoder:
 
 @dataclass(frozen=True)
 class Workers:
-    """Who decodes: so many processes, or where there are none, so many threads of this one."""
+    """Number of processes that decode, or, if none do, of threads of this one."""
 
     processes: int
     threads: int

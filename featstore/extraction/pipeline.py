@@ -82,7 +82,7 @@ class FilledBlock:
 
     @property
     def pending(self) -> bool:
-        """Whether a device may still be computing or copying what was put."""
+        """Return whether a device may still be computing or copying what was put."""
         return self._filled is not None
 
     def wait(self) -> None:
@@ -108,7 +108,7 @@ class FilledBlock:
 
     @property
     def seen(self) -> dict[str, int]:
-        """How many rows, in their first view, each of `notices.REMARKS` is true of."""
+        """Return the number of rows each of `notices.REMARKS` is true of, in the first view."""
         tiny = np.zeros(self.n_rows, bool)
         for values in self._values.values():
             before, after = values.numpy()[:, 0]
@@ -289,7 +289,7 @@ class Work:
 
     @property
     def modality(self) -> str:
-        """What rows are: "image" or "text"."""
+        """Return the kind of the rows: "image" or "text"."""
         return next(iter(self.rows.values())).modality
 
     @property

@@ -38,7 +38,7 @@ class Ranks:
 
     @classmethod
     def of(cls, environment: Mapping[str, str] = os.environ) -> Self:
-        """What `torchrun` set, or else `srun`; one process alone where neither did.
+        """Return what `torchrun` set, or else `srun`; one process alone if neither did.
 
         A script that `sbatch` runs is no rank, though it sees how many tasks were asked for: only
         what `srun` starts has a step. Raises `UsageError` for ranks that cannot be.
@@ -98,7 +98,7 @@ class Ranks:
 
     @contextmanager
     def meeting(self) -> Iterator["Meeting"]:
-        """Where the ranks agree; who fails inside tells the others, which then fail too."""
+        """Hold a meeting, in which a rank that fails tells the others, which then fail too."""
         meeting = Meeting(self)
         try:
             yield meeting
@@ -109,7 +109,7 @@ class Ranks:
 
 
 class Meeting:
-    """What ranks say to each other, in rounds that each enters when it gets there.
+    """Messages between ranks, in rounds that each enters when it gets there.
 
     A rank that failed, or does not come within `PATIENCE`, is a `FeatstoreError` in all others.
     """
@@ -120,7 +120,7 @@ class Meeting:
         (self.job, *_) = self.said(uuid.uuid4().hex)
 
     def said(self, text: str = "") -> list[str]:
-        """What each rank says in this round, in the order of ranks; returns when all have spoken.
+        """Return what each rank says in this round, in rank order, once all have spoken.
 
         `job`, rank 0's word of the first round, is what tells this job from any other.
         """
@@ -207,7 +207,7 @@ def _connected(ranks: Ranks):
 
 
 def _number_of_meeting() -> int:
-    """How many meetings this process has begun: all ranks make the same calls in the same order."""
+    """Return the number of meetings begun: all ranks make the same calls in the same order."""
     return next(_meetings)
 
 

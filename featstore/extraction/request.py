@@ -1,4 +1,4 @@
-"""What an extraction is asked for: every option of `featstore.extract`, checked for form."""
+"""Options of `featstore.extract`, checked for form."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -190,5 +190,5 @@ class Request:
 
     @property
     def augmentation(self) -> str | None:
-        """How train images are augmented, None where they stay clean."""
+        """Return how train images are augmented; None if they stay clean."""
         return self.augment or ("paper" if self.views > 1 else None)

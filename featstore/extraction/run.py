@@ -42,7 +42,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Extraction:
-    """What one call did: rows passed through the model, and rows that were in the store before.
+    """Result of one call: rows passed through the model, and rows in the store before.
 
     Each view of a row counts. `reused` says that the store was complete and intact; `seconds` is
     the time of the whole call; `notes` tells what a person should know of the weights;
@@ -184,7 +184,7 @@ def _extracted(request: Request, progress: Progress) -> Extraction:
 
 
 def _unread_place(request: Request, ranks: Ranks) -> Path | None:
-    """Where the features of objects lie until every row has been read; None if rows are read first.
+    """Return the place of features until every row is read; None if rows are read first.
 
     A store's header tells its rows, by a hash, and its classes. Where there is no store to hold
     them against, rows are read once, for the forward pass, and the store is made of it afterwards.
@@ -266,7 +266,7 @@ _OF_THE_PLACE = ("created", "versions", SEQUENCE, FOLDER)
 
 
 def _notices(taken: Inputs, store: Store, remarks: dict[str, Counter[str]]) -> tuple[Notice, ...]:
-    """What was left out or read otherwise than it is, by this call and those before it."""
+    """Return what was left out or read otherwise, by this call and those before it."""
     said = list(taken.notices)
     for split in taken.rows:
         # A union of counters keeps the larger: what this call saw is in the store, if it had room.

@@ -246,7 +246,7 @@ def _renormalised(transform: Transform, normalisation) -> Transform:
 
 
 def _close(one: Sequence[float], other: Sequence[float]) -> bool:
-    """Whether they agree to the float32 that a checkpoint keeps."""
+    """Return whether they agree to the float32 that a checkpoint keeps."""
     return len(one) == len(other) and all(map(partial(math.isclose, rel_tol=1e-6), one, other))
 
 

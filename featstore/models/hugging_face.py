@@ -450,7 +450,7 @@ def _transform(
 
 
 def _describes(key: str, value: object) -> bool:
-    """Whether a setting of the processor is about pixels and not about where they are computed."""
+    """Return whether a setting of the processor is about pixels, not about their device."""
     return value is not None and key not in ("device", "return_tensors", "disable_grouping")
 
 

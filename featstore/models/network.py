@@ -22,7 +22,7 @@ WORDS = "featstore.words"
 
 @dataclass(frozen=True)
 class Tokens:
-    """What stands in a row of tokens: `prefix` class and register tokens come before the patches.
+    """Layout of a row of tokens: `prefix` class and register tokens, then the patches.
 
     `cls` says that the first token stands for the whole. In text it does by convention, but for a
     decoder, whose first token sees nothing of what follows.
@@ -76,7 +76,7 @@ def at_token(values: torch.Tensor, mask: torch.Tensor, position: int = -1) -> to
 
 
 def of_output(output: object, inputs: Inputs, tokens: Tokens, layout: str) -> Activation | None:
-    """What a module returned, as an activation; None where it returned no tensor.
+    """Return a module's output as an activation; None if it returned no tensor.
 
     Of several outputs the first tensor counts. Maps in NHWC are turned to NCHW: they are told by
     their square, and by `layout`, the network's own, where both readings have one. Tokens of a
@@ -279,7 +279,7 @@ def blocks(model: torch.nn.Module) -> tuple[str, ...]:
 
 
 def tokens_of(model: torch.nn.Module) -> Tokens:
-    """Which tokens come before the patches, told by the parameters that they start from."""
+    """Return the tokens before the patches, told by the parameters that they start from."""
     ends = {path.rpartition(".")[2]: weight for path, weight in model.named_parameters()}
     classes = [end for end in ends if end in _CLASS_TOKENS]
     distilled = [end for end in ends if end in _DISTILLATION_TOKENS]
@@ -292,7 +292,7 @@ _DISTILLATION_TOKENS = ("dist_token", "distillation_token")
 
 
 def _size(model: torch.nn.Module, path: str, head: Collection[str]) -> int:
-    """How many layers with weights of their own lie at a path and below, the head's left out."""
+    """Return the number of layers with weights at a path and below, without the head's."""
     return sum(
         any(True for _ in layer.parameters(recurse=False))
         for name, layer in model.get_submodule(path).named_modules(prefix=path)
@@ -326,7 +326,7 @@ class Backbone:
 
     @property
     def modality(self) -> str:
-        """What the network takes: "image", "text" or "tensor"."""
+        """Return the kind of input: "image", "text" or "tensor"."""
         return self.transform.modality
 
     @property
@@ -342,7 +342,7 @@ class Backbone:
         return self.transform.batch(items)
 
     def prepare(self, batch: Inputs) -> Inputs:
-        """What the network takes, from what `encode_batch` gave, on whatever device that is."""
+        """Return the network's input from what `encode_batch` gave, on that one's device."""
         inputs = self.transform.normalized(batch)
         if self.dtype != "float32" and isinstance(inputs, torch.Tensor):
             return inputs.to(getattr(torch, self.dtype))

@@ -112,7 +112,7 @@ def parse(pool: str | Sequence[str] | Mapping[str, str] | None) -> dict[str, str
 
 
 def by_default(activation: Activation, own: str) -> str:
-    """How a tap is pooled where nobody says: maps by their mean, tokens as the model pools its own.
+    """Return the default pooling: maps by their mean, tokens as the model pools its own.
 
     `own` is the pooling of the model's penultimate features. Where a text's are pooled otherwise
     than a layer's can be, it is the last token of a decoder, and the mean of an encoder.
@@ -130,7 +130,7 @@ def by_default(activation: Activation, own: str) -> str:
 
 
 def applies(how: str, activation: Activation) -> bool:
-    """Whether a layer of this kind can be pooled so."""
+    """Return whether a layer of this kind can be pooled so."""
     if activation.kind == "vector":
         return how in ("none", "flatten")
     if activation.kind == "map":
@@ -237,7 +237,7 @@ Pool = str | Sequence[str] | Mapping[str, str] | None
 
 @dataclass(frozen=True)
 class Taps:
-    """What is read: `taps` in order, and `read`, prepared inputs to {tap's name: (b, D) float32}.
+    """Taps in order, with `read`, from prepared inputs to {tap's name: (b, D) float32}.
 
     Inputs are what `backbone.prepare` gives, on the model's device; one pass reads every tap. A
     text must have `least` tokens, for the positions that are read. Where rows are `kind` "tokens"
@@ -466,7 +466,7 @@ def _expanded(
 
 
 def _reduction(path: str, how: str) -> str:
-    """How the reader pools: the model has pooled its penultimate features already."""
+    """Return the reader's pooling: the model has pooled its penultimate features already."""
     return "none" if path == PENULTIMATE else how
 
 
@@ -533,7 +533,7 @@ def _shape_alone(activation: Activation) -> Activation:
 
 
 def _has_a_row_each(activation: Activation | None) -> bool:
-    """Whether a layer ran and gave a vector, map or tokens for each of the two blank rows."""
+    """Return whether a layer gave a vector, map or tokens for each of the two blank rows."""
     return activation and activation.kind != "other" and len(activation.values) == 2
 
 

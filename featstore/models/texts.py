@@ -136,7 +136,7 @@ _ACTIVATIONS = {
 
 @dataclass(frozen=True)
 class Sentence:
-    """What becomes of the tokens: pooled, then through `dense` layers, then to length 1.
+    """Steps from tokens to a vector: pooling, then `dense` layers, then length 1.
 
     `pooling` is "" where no file says it.
     """
@@ -197,7 +197,7 @@ def parts(
 
 
 def _is_causal(model: torch.nn.Module, transform: TextTransform) -> bool:
-    """Whether the first token's features stay the same whatever follows it, as in a decoder."""
+    """Return whether nothing that follows the first token changes it, as in a decoder."""
     with torch.inference_mode():
         inputs = transform.batch(["one two three four"])
         ids = inputs["input_ids"]
@@ -248,7 +248,7 @@ def _pooled(last: Activation, how: str) -> torch.Tensor:
 
 
 def _sentence(name: str, folder: Path, pretrained: bool) -> Sentence:
-    """What sentence-transformers' files in a folder say; the mean where there are none.
+    """Read sentence-transformers' files in a folder; the mean where there are none.
 
     Raises `BackboneError` for a module or a pooling that is not known here: passing over it would
     store other embeddings than the model's.

@@ -149,7 +149,7 @@ def network(model: torch.nn.Module, head: tuple[str, ...]) -> Network:
 
 
 def _tells_prefix(model: torch.nn.Module) -> bool:
-    """Whether the class token is there in every block: some models append it after most of them."""
+    """Return whether every block has the class token: some models append it late."""
     inside = getattr(model, "forward_intermediates", None)
     return inside is None or "return_prefix_tokens" in inspect.signature(inside).parameters
 
@@ -228,7 +228,7 @@ def _resize(model: torch.nn.Module, name: str, image_size: int) -> None:
 
 
 def _cached_if_unreachable(name: str, config, endpoint: str) -> dict[str, str]:
-    """Where the hub is silent, what was fetched from it before, without its client's retries."""
+    """Use what was fetched before if the hub is silent, without its client's retries."""
     silence = downloads.silence()
     if silence is None:
         return {}

@@ -126,7 +126,7 @@ def light(geometry: Geometry) -> Geometry:
 
 
 def _known(geometry: Geometry) -> ResizeAndCrop | None:
-    """What a geometry seems to be: the steps of a timm transform, or torchvision's preset."""
+    """Return the kind of a geometry: the steps of a timm transform, or torchvision's preset."""
     given = geometry.args if isinstance(geometry, partial) else ()
     if len(given) == 1 and isinstance(given[0], list) and len(given[0]) == 2:
         resize, crop = given[0]
@@ -160,7 +160,7 @@ EXAMPLE = 'size = 224, resize = 256, channels = "RGB", scale = 255, mean = [...]
 
 
 class ImageRecipe(BaseModel):
-    """How an RGB image becomes a network's input.
+    """Steps from an RGB image to a network's input.
 
     Its shorter side is resized to `resize` pixels, or the whole of it to [height, width]; then the
     centre of `size` x `size`, or [height, width], is cut out; then (pixels / scale - mean) / std,
@@ -224,7 +224,7 @@ class ImageRecipe(BaseModel):
 
 
 class TextRecipe(BaseModel):
-    """How a text becomes tokens: `prompt` is put before it, `max_length` tokens are kept."""
+    """Steps from a text to tokens: `prompt` is put before it, `max_length` tokens are kept."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -100,7 +100,7 @@ class Network:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it lies where a training script puts the one network that it trains."""
+        """Return whether it lies where a training script puts the one network that it trains."""
         names = [*self.place.split("/"), *self.prefix.split(".")]
         return set(names) <= {"", "module", *_ENVELOPES}
 
@@ -219,7 +219,7 @@ class Checkpoint:
         return replace(first, state=taken, beside={**first.beside, **extra}, others=tuple(rest))
 
     def notes(self, network: Network) -> tuple[str, ...]:
-        """What was taken of the file and what was left out, where the file is not the network."""
+        """Return what was taken of the file and left out, if the file is not the network."""
         covered = {(other.place, other.prefix) for other in network.others}
         left = groups(
             key
@@ -274,7 +274,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class _Wanted:
-    """What a model asks of a state dict: shapes by name, and the names it cannot do without."""
+    """Demands of a model on a state dict: shapes by name, and the names it needs."""
 
     shapes: Mapping[str, tuple[int, ...]]
     required: frozenset[str]
@@ -348,7 +348,7 @@ class _Wanted:
         ]
 
     def likeness(self, network: Network) -> tuple[int, int, int]:
-        """How much of what is asked for a network has, and how little is before its names."""
+        """Return the share that a network has of what is asked for, and its prefix's brevity."""
         common = len(self.required & network.state.keys())
         return common, len(network.state), len(network.prefix)
 
@@ -358,12 +358,12 @@ class _Wanted:
         return {_top(key) for key in self.shapes}
 
     def is_beside(self, key: str) -> bool:
-        """Whether a key is by its name of a module that no feature is computed from."""
+        """Return whether a key's name is of a module that no feature is computed from."""
         words = re.split(r"[_\W\d]+", _top(key).lower())
         return _top(key) not in self.tops and not _BESIDE.isdisjoint(words)
 
     def equal(self, one: State, other: State) -> bool:
-        """Whether two state dicts have the same network."""
+        """Return whether two state dicts have the same network."""
         return all(torch.equal(one[key], other[key]) for key in self.required)
 
 
@@ -377,7 +377,7 @@ def read(path: str | Path) -> State:
 
 
 def lies_in(folder: Path, file: Path) -> bool:
-    """Whether a file that a folder's own files name lies in that folder, links followed.
+    """Return whether a file that a folder's own files name lies in that folder, links followed.
 
     The hub's cache is one folder, whose snapshots are links into its blobs.
     """
@@ -452,7 +452,7 @@ def identity(state: Mapping[str, torch.Tensor]) -> str:
 
 
 def _loaded(path: Path) -> object:
-    """What a file holds, read as what its first bytes say that it is."""
+    """Load a file as what its first bytes say that it is."""
     wrong = mistaken(path)
     if wrong:
         raise BackboneError(f"{path} is {wrong}")
@@ -578,7 +578,7 @@ def _without_prefix(state: State) -> State:
 
 
 def _rank(place: str, prefix: str, others: Iterable[tuple[str, str]] = ()) -> tuple[int, ...]:
-    """Where a network stands among several of a file: the least is taken."""
+    """Return the rank of a network among several of a file: the least is taken."""
     parts = [part for part in re.split(r"[/.]", f"{place}/{prefix}".lower()) if part]
     words = {word for part in parts for word in part.split("_")}
     role = next((rank for word, rank in _ROLES.items() if word in words), _PLAIN)
@@ -655,5 +655,5 @@ def _some(names: Sequence[str]) -> str:
 
 
 def listed(what: str, keys: list[str]) -> str:
-    """How many of what, and the first of them, as in `12 missing (a, b, ...)`; "" for none."""
+    """Return a count with the first few, as in `12 missing (a, b, ...)`; "" for none."""
     return f"{len(keys)} {what} ({_some(keys)})" if keys else ""

@@ -310,7 +310,7 @@ class Curve:
 
     @property
     def mode(self) -> str:
-        """Which features it takes."""
+        """Return the mode, by which features are taken."""
         return str(self.points["mode"].iloc[0])
 
     @property

@@ -41,7 +41,7 @@ Block = tuple[str, int]
 
 
 class Piece(NamedTuple):
-    """What is stored, checksummed and read as one: a block's rows in one view of one array."""
+    """Unit of storing, checksums and reading: a block's rows in one view of one array."""
 
     split: str
     array: str
@@ -89,7 +89,7 @@ class BlockStore(ABC):
 
     @property
     def spec(self) -> Spec:
-        """What the store holds."""
+        """Return the description of what the store holds."""
         return self.header.spec
 
     @property
@@ -99,30 +99,30 @@ class BlockStore(ABC):
 
     @property
     def moments_folder(self) -> Path:
-        """Where to keep, on this machine, what is worked out from the store's rows."""
+        """Return the folder on this machine for what is worked out from the store's rows."""
         return places.cache_folder(self.path, "moments")
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """How the store was made: versions, command, batch size, time. No part of its identity."""
+        """Return versions, command, batch size and time of its making; no part of its identity."""
         return dict(self.header.provenance)
 
     @property
     def sequence(self) -> int:
-        """Which of the stores of its folder it is, counted as they were made; 0 where unknown."""
+        """Return its number among the folder's stores, in order of making; 0 where unknown."""
         number = self.header.provenance.get(SEQUENCE, 0)
         return number if isinstance(number, int) else 0
 
     @property
     def notices(self) -> tuple[Notice, ...]:
-        """What was left out of the data, or read otherwise than it is, when the store was made."""
+        """Return what was left out of the data, or read otherwise, when the store was made."""
         said = [Notice.from_json(fields) for fields in self.provenance.get("notices", ())]
         for split in self.spec.splits:
             said += of_remarks(split.name, self.seen(split.name))
         return distinct(said)
 
     def seen(self, split: str) -> Counter[str]:
-        """How many rows of the committed blocks each of `notices.REMARKS` is true of."""
+        """Return the number of committed rows that each of `notices.REMARKS` is true of."""
         counts: Counter[str] = Counter()
         for record in self.records(split):
             counts.update(record.seen if record else {})
@@ -142,7 +142,7 @@ class BlockStore(ABC):
 
     @abstractmethod
     def misstated(self) -> list[Damage]:
-        """What describes the arrays to other tools, and is not what the header says."""
+        """Return what tells other tools of the arrays and differs from the header."""
 
     @abstractmethod
     def restate(self) -> None:
@@ -178,7 +178,7 @@ class BlockStore(ABC):
 
     @abstractmethod
     def modified(self) -> int:
-        """When a block was last committed or withdrawn, in nanoseconds since 1970."""
+        """Return when a block was last committed or withdrawn, in nanoseconds since 1970."""
 
     @contextmanager
     def staged(self, hold: locks.Hold) -> Iterator[None]:
@@ -249,7 +249,7 @@ class BlockStore(ABC):
 
     @property
     def complete(self) -> bool:
-        """Whether every block of every split is committed."""
+        """Return whether every block of every split is committed."""
         return not any(self.missing(split.name) for split in self.spec.splits)
 
     def require_complete(self, split: str) -> list[Record]:
@@ -268,7 +268,7 @@ class BlockStore(ABC):
         return self.load(split, LABELS)
 
     def ids(self, split: str) -> list[str]:
-        """What each row of a split was, every checksum checked."""
+        """Return the id of each row of a split, every checksum checked."""
         return decode_ids(self.load(split, IDS))
 
     def load(self, split: str, name: str, *, verify: bool = True) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What seals a block of rows: checksums, commit records, row ids, the check of every number."""
+"""Seals of a block of rows: checksums, commit records, row ids, the check of every number."""
 
 from collections.abc import Iterable, Sequence
 
@@ -34,7 +34,7 @@ SLOT_UNIT = 512
 
 
 class Record(BaseModel):
-    """That `block` of `split` is on the disk: the checksum of its rows in each array and view.
+    """Proof that `block` of `split` is on the disk: its checksums in each array and view.
 
     `store` is the digest of the store's spec, so that a record copied from elsewhere is none here.
     `seen` is how many rows each of `notices.REMARKS` is true of, as far as the slot has room.
@@ -118,7 +118,7 @@ _NOISE = 2.0**-45
 
 
 class Rounding:
-    """What is lost of each feature where rows are stored in a narrower dtype, summed over rows.
+    """Loss of each feature by storing rows in a narrower dtype, summed over rows.
 
     A feature is lost where rounding moves it by a twentieth of its deviation or more, as float32
     does at 1e9 or float16 below 1e-7: classes that it told apart would lie in the noise.
@@ -159,7 +159,7 @@ class Rounding:
         self._n += len(rows)
 
     def lost(self) -> str | None:
-        """What is wrong with the feature that loses most, and what to do; None if none is lost."""
+        """Return what is wrong with the feature that loses most; None if none is lost."""
         mean = self._sums / self._n
         variance = np.maximum(self._squares / self._n - mean * mean, 0)
         changes = np.sqrt(variance) * self._unit > _NOISE * self._most

@@ -41,7 +41,7 @@ def store_root() -> Place:
 
 
 def default_path(spec: Spec, format: str = "zarr") -> Place:
-    """Where the store of `spec` lies by default: its name says what it holds, its digest which.
+    """Return the default place of a store: its name says what it holds, its digest which.
 
     >>> spec = Spec(
     ...     backbone="hf/../vit", weights="none", transform="none", dataset="folder:/data/flowers",
@@ -68,7 +68,7 @@ def safe_name(text: str) -> str:
 
 @dataclass(frozen=True)
 class Unusable:
-    """What looks like a store under a root and cannot be used: where, and why in one line."""
+    """Path that looks like a store and cannot be used, with the reason in one line."""
 
     path: Place
     why: str
@@ -133,7 +133,7 @@ def _reason(error: Exception) -> str:
 
 
 def _looks_like_a_store(path: Place) -> bool:
-    """Whether a person would take an entry for a store, or it is neither a file nor a folder."""
+    """Return whether a person would take an entry for a store, or it is no file or folder."""
     if path.name.lower().endswith((*SUFFIXES.values(), ".hdf5")):
         return True
     if isinstance(path, Url):
@@ -201,7 +201,7 @@ class Abandoned:
 
 
 def abandoned(root: str | Path | Url | None = None, *, days: float = 7.0) -> list[Abandoned]:
-    """What lies directly under a folder or URL, abandoned for `days` or more; the oldest first.
+    """List what lies directly under a folder or URL, abandoned for `days`; the oldest first.
 
     The folder is the store root unless another is named. What a living process writes to is left
     out, and so is everything that featstore did not make. Raises `UsageError` for negative days.
@@ -263,7 +263,7 @@ def _local_leavings(root: Path) -> Iterator[Abandoned]:
 
 
 def _lstat(path: Path) -> os.stat_result | None:
-    """What is known of an entry; None where it went meanwhile."""
+    """Return the status of an entry; None if it has gone."""
     try:
         return path.lstat()
     except OSError:
@@ -271,7 +271,7 @@ def _lstat(path: Path) -> os.stat_result | None:
 
 
 def _kind(path: Path) -> str | None:
-    """What lies at a path, by its name and what is in it; None where it is not of featstore's."""
+    """Return the kind of a path, by its name and content; None if not of featstore's."""
     if durable.ASIDE.fullmatch(path.name) or replaced(path) != path:
         return "unfinished"
     if _is_result(path) or _of_a_dead_process(path) or _waits(path):
@@ -290,19 +290,19 @@ def _kind(path: Path) -> str | None:
 
 
 def _waits(path: Path) -> bool:
-    """Whether rows wait at a path for a store to be made of them: of a writer, or of objects."""
+    """Return whether rows at a path, of a writer or of objects, wait to become a store."""
     if path.is_symlink() or path.suffix not in (".rows", ".unread"):
         return False
     return (path / "rows.json").is_file() if path.suffix == ".rows" else path.name.startswith(".")
 
 
 def _is_result(path: Path) -> bool:
-    """Whether a file is a result that is being written, or was when its process was killed."""
+    """Return whether a file is a result that is being written, or was when its process died."""
     return bool(_RESULT.fullmatch(path.name)) and not path.is_symlink() and path.is_file()
 
 
 def _of_a_dead_process(path: Path) -> bool:
-    """Whether a file is a result that its process did not finish, before such were locked."""
+    """Return whether a file is an unfinished result from before such were locked."""
     found = _OLD_RESULT.fullmatch(path.name)
     if not found or path.is_symlink() or not path.is_file():
         return False
@@ -339,7 +339,7 @@ def _remote_leavings(root: Url) -> Iterator[Abandoned]:
 
 
 def _is_lease(keys: list[str]) -> bool:
-    """Whether all below a URL is of leases: a gate, signs of life, and what is staged."""
+    """Return whether all below a URL is of leases: a gate, signs of life, staged objects."""
     return bool(keys) and all(key == GATE or _TOKEN.fullmatch(key) for key in keys)
 
 

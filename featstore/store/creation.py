@@ -113,7 +113,7 @@ def _url_parents(url: Url) -> list[Url]:
 
 
 def _is_root(place: Place) -> bool:
-    """Whether a Zarr store of ours begins at a place, as far as its root's metadata say."""
+    """Return whether the metadata at a place are the root of a Zarr store of ours."""
     from featstore.store.objects import objects_at
 
     try:
@@ -201,7 +201,7 @@ def open(path: str | Path | Url | Store) -> Store:
 
 
 def exists(path: str | Path | Url) -> bool:
-    """Whether anything is at a path or URL: a store, or what is in the way of one."""
+    """Return whether anything is at a path or URL: a store, or what is in the way of one."""
     path = place(path)
     if isinstance(path, Url):
         from featstore.store import zarr
@@ -325,7 +325,7 @@ def _replacing(
     codec: Codec | None,
     provenance: Mapping[str, Any] | None,
 ) -> tuple[Place, dict[str, Any]]:
-    """Where the store that is to replace the one at `path` is built, and its provenance.
+    """Return where the replacement of the store at `path` is built, and its provenance.
 
     What an earlier run left there is gone on with, if it is the same and replaces the same store.
     """
@@ -369,7 +369,7 @@ def finish(store: Store) -> Store:
 
 
 def _still_complete(store: Store) -> bool:
-    """Whether a replacement is complete where it was built; not where another rank has moved it."""
+    """Return whether a replacement is complete where it was built, not moved by another rank."""
     try:
         return store.complete
     except OSError:
@@ -377,7 +377,7 @@ def _still_complete(store: Store) -> bool:
 
 
 def _stands_for(path: Place, store: Store) -> bool:
-    """Whether the store at a path is one that was built elsewhere."""
+    """Return whether the store at a path is one that was built elsewhere."""
     try:
         return _identity(open(path)) == _identity(store)
     except FeatstoreError:
@@ -385,7 +385,7 @@ def _stands_for(path: Place, store: Store) -> bool:
 
 
 def _identity(store: Store) -> str:
-    """What tells a store from every other: its header with place, time and what it replaces."""
+    """Return what tells a store from every other: header, place, time and what it replaces."""
     return store.header.to_json()["checksum"]
 
 
@@ -414,7 +414,7 @@ def _swap(store: Store, path: Place, hold: Hold) -> None:
 
 
 def _recovered(path: Path) -> Path:
-    """Where the store of a path lies at which nothing is: a complete replacement takes it now.
+    """Return the store of an empty path: a complete replacement takes the place now.
 
     That is the other half of a swap that was cut short. Where nothing may be renamed, it is read
     from where it is.

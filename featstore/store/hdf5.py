@@ -67,7 +67,7 @@ Offsets = dict[tuple[str, str], int]
 
 @dataclass(frozen=True)
 class _Seal:
-    """What lies behind the HDF5 part of a file, which has `size` bytes."""
+    """Seal behind the HDF5 part of a file, which has `size` bytes."""
 
     header: dict[str, Any]
     offsets: Offsets
@@ -129,7 +129,7 @@ class Hdf5Store(Store):
 
     @staticmethod
     def is_one(fd: int) -> bool:
-        """Whether an open file begins as one of HDF5's, or ends in a seal."""
+        """Return whether an open file begins as one of HDF5's, or ends in a seal."""
         size = os.fstat(fd).st_size
         return durable.read_from(fd, len(SIGNATURE), 0) == SIGNATURE or is_sealed(
             durable.read_from(fd, _FOOTER, max(0, size - _FOOTER))
@@ -142,7 +142,7 @@ class Hdf5Store(Store):
         return seal.header if seal else {}
 
     def misstated(self) -> list[Damage]:
-        """Whether the file's own metadata, or its seal, are not what they were made as."""
+        """Return whether the file's own metadata, or its seal, have changed since their making."""
         seal = _seal_of(self.path)
         if seal is None:
             lost = self.provenance.get(_SEALED)
@@ -215,7 +215,7 @@ class Hdf5Store(Store):
         self.sync([], [(split, block)])
 
     def modified(self) -> int:
-        """When the file last changed."""
+        """Return when the file last changed."""
         return self.path.stat().st_mtime_ns
 
     def bytes_on_disk(self) -> int:
@@ -223,7 +223,7 @@ class Hdf5Store(Store):
         return self.path.stat().st_blocks * 512
 
     def offset(self, split: str, array: str) -> int:
-        """Where in the file an array begins, whose rows follow one another."""
+        """Return the offset in the file of an array, whose rows follow one another."""
         return self._offsets[split, array]
 
     def _place(self, piece: Piece, first: int = 0) -> int:
@@ -284,7 +284,7 @@ def _build(path: Path, header: Header, mode: str = "x") -> Offsets:
 
 
 def is_sealed(tail: bytes) -> bool:
-    """Whether a file that ends in these bytes has a seal."""
+    """Return whether a file that ends in these bytes has a seal."""
     return tail[-_FOOTER:].startswith(_MAGIC)
 
 
@@ -336,7 +336,7 @@ def _seal_of(path: Path) -> _Seal | None:
 
 
 def _extents(header: Header, offsets: Offsets) -> list[tuple[int, int]]:
-    """Where each array begins and ends, in order."""
+    """Return the begin and end of each array, in order."""
     found = []
     for (split, name), offset in offsets.items():
         array = _arrays(header, split)[name]

@@ -23,7 +23,7 @@ class Undecodable(FeatstoreError):
 
 
 def metadata(codec: Codec) -> list[dict[str, Any]]:
-    """What stands in an array's metadata after the codec `bytes`."""
+    """Return the metadata of a codec, as they follow those of `bytes`."""
     if codec == "none":
         return []
     return [{"name": "zstd", "configuration": {"level": _LEVEL, "checksum": False}}]

@@ -74,7 +74,7 @@ def _always_held() -> None:
 
 @dataclass(frozen=True)
 class Hold:
-    """That a writer has a store to itself: `check` raises `WriterBusy` once that was lost.
+    """Lock of a writer on a store: `check` raises `WriterBusy` once it was lost.
 
     At a URL, what is written is put at `staging` first, which is this process's own.
     """
@@ -147,12 +147,12 @@ def _by_library(path: Path, store: Path) -> Iterator[None]:
 
 
 def is_held(store: Path) -> bool:
-    """Whether a living process holds the lock of a store; looking changes nothing."""
+    """Return whether a living process holds the lock of a store; looking changes nothing."""
     return is_locked(lock_path(store))
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a living process holds a lock on a file; looking changes nothing."""
+    """Return whether a living process holds a lock on a file; looking changes nothing."""
     if fcntl is None:
         lock = filelock.FileLock(path, timeout=0)
         if not path.exists():
@@ -176,7 +176,7 @@ def is_locked(path: Path) -> bool:
 
 
 def is_note(path: Path) -> bool:
-    """Whether a file is a lock: what its holder wrote, or nothing where that was killed first."""
+    """Return whether a file is a lock: its holder's note, or empty if that was killed first."""
     try:
         fd = os.open(path, os.O_RDONLY | _CAREFULLY)
     except OSError:
@@ -221,7 +221,7 @@ def _acquire(path: Path, store: Path, job: str | None, alone: bool) -> int:
 
 
 def _is_ours(fd: int) -> bool:
-    """Whether an open file is empty, or begins as a holder's note does."""
+    """Return whether an open file is empty, or begins as a holder's note does."""
     start = durable.read_from(fd, len(_BEGINS), 0)
     return start == _BEGINS or not any(start)
 
@@ -261,7 +261,7 @@ def _taken(fd: int, job: str | None, alone: bool) -> bool:
 
 
 def _note(fd: int) -> dict[str, Any]:
-    """What the holder wrote of itself; nothing where that is not whole."""
+    """Return the holder's note of itself; nothing where that is not whole."""
     try:
         found = json.loads(durable.read_from(fd, 4096, 0))
     except ValueError:
@@ -460,14 +460,14 @@ def _parsed(data: bytes | None) -> dict[str, Any]:
 
 
 def _is_dead(note: dict[str, Any]) -> bool:
-    """Whether the process that wrote the note ran on this machine, and runs no more."""
+    """Return whether the process that wrote the note ran on this machine, and runs no more."""
     if note.get("machine") != _machine() or not isinstance(note.get("pid"), int):
         return False
     return not durable.runs(note["pid"])
 
 
 def _machine() -> str | None:
-    """What tells this machine, since it was started, and its set of process numbers from others."""
+    """Return an identity of this machine, its start, and its set of process numbers."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"

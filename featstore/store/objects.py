@@ -84,7 +84,7 @@ class LocalObjects:
         durable.sync_files([file.parent])
 
     def modified(self, folders: Sequence[str]) -> int:
-        """When an entry of a folder last changed."""
+        """Return when an entry of a folder last changed."""
         found = []
         for folder in folders:
             with contextlib.suppress(OSError):
@@ -135,7 +135,7 @@ class Objects(Protocol):
         """Return when the object is not there, for good."""
 
     def modified(self, folders: Sequence[str]) -> int:
-        """When an object directly in these folders last came or went, in nanoseconds since 1970."""
+        """Return when an object of these folders last came or went, in nanoseconds since 1970."""
 
     def size(self) -> int:
         """Bytes that all objects take."""

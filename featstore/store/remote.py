@@ -334,7 +334,7 @@ class RemoteObjects:
 
     @patient
     def entries(self, folder: str = "", *, below: bool = False) -> list[dict[str, Any]]:
-        """What a folder lists, or everything `below` it; each with its full "name"."""
+        """Return the entries of a folder, or everything `below` it; each with its full "name"."""
         with explained(self._url):
             fs, path = _filesystem(self._url / folder if folder else self._url)
             fs.invalidate_cache()
@@ -354,7 +354,7 @@ class RemoteObjects:
         return [name.removeprefix(f"{root}/") for name in names]
 
     def modified(self, folders: Sequence[str]) -> int:
-        """When the last of these objects, or of those at the top, was written.
+        """Return when the last of these objects, or of those at the top, was written.
 
         A deletion leaves no trace, and a folder without an object has no time.
         """

@@ -161,7 +161,7 @@ class RowWriter:
 
     @property
     def rows(self) -> dict[str, int]:
-        """How many rows of each split are there, those of earlier runs included."""
+        """Return the number of rows in each split, those of earlier runs included."""
         if self._finished:
             return {split.name: split.n_rows for split in self._finished.spec.splits}
         return {name: split.n_rows for name, split in self._splits.items()}

@@ -30,7 +30,7 @@ class Store(BlockStore):
         return f"<table><caption>{escape(str(self.path))}</caption>{rows}</table>"
 
     def _told(self) -> dict[str, str]:
-        """What a person wants to know of a store first."""
+        """Return the facts of a store that a person wants first."""
         spec = self.spec
         labels = f"{spec.n_classes:,} classes" if spec.classes else f"{len(spec.targets)} targets"
         return {

@@ -113,7 +113,7 @@ class SplitRows:
 
 
 def ahead_within(memory: int, *stores: Store) -> int:
-    """How many blocks of these stores may be read ahead, so that all fit into `memory` bytes.
+    """Return the number of blocks to read ahead, so that all fit into `memory` bytes.
 
     Held are, of each, two blocks and those read ahead; and as many, and one more, joined for the
     new store. Raises `UsageError` naming the least where that is more than `memory`.
@@ -242,7 +242,7 @@ def _converted_spec(spec: Spec, dtype: str) -> Spec:
 
 
 def _made(store: Store) -> dict:
-    """How the source was made, but for what is true of the new files alone."""
+    """Return the source's provenance, without what is true of the new files alone."""
     own = ("created", "versions")
     made = {name: value for name, value in store.provenance.items() if name not in own}
     # What commit records say of the source's rows is not in those of the copy.

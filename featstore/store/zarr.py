@@ -168,7 +168,7 @@ class ZarrStore(Store):
         self._objects.drop(self._chunk(Piece(split, COMMITS, block)))
 
     def modified(self) -> int:
-        """When a chunk of a record last came, or went."""
+        """Return when a chunk of a record last came, or went."""
         return self._objects.modified([f"{split.name}/{COMMITS}" for split in self.spec.splits])
 
     def bytes_on_disk(self) -> int:
@@ -254,7 +254,7 @@ def _metadata(objects: Objects, path: Place, folder: str) -> dict[str, Any]:
 
 
 def _fits(found: dict[str, Any], array: Array, rows: int, codec: layout.Codec) -> bool:
-    """Whether an array's metadata says that its chunks are little-endian pieces, so compressed."""
+    """Return whether an array's metadata say little-endian pieces, so compressed."""
     steps = found.get("codecs")
     if not isinstance(steps, list) or not steps:
         return False
@@ -279,25 +279,25 @@ _MARK = json.dumps(
 
 
 def exists(url: Url) -> bool:
-    """Whether anything is at the URL but what was left unfinished."""
+    """Return whether anything is at the URL but what was left unfinished."""
     objects = RemoteObjects(url)
     root = objects.get(METADATA)
     return bool(objects.entries()) if root is None else root != _MARK
 
 
 def is_unfinished(url: Url) -> bool:
-    """Whether a creation or a removal was cut short at the URL."""
+    """Return whether a creation or a removal was cut short at the URL."""
     return RemoteObjects(url).get(METADATA) == _MARK
 
 
 def lies_at(url: Url) -> Url:
-    """Where the store of a URL lies: elsewhere only while a new one is moving to its place."""
+    """Return where the store of a URL lies: elsewhere only while a new one moves in."""
     moved = _ours(RemoteObjects(url).get(METADATA)).get(_MOVED)
     return url.with_name(moved) if moved == replacement(url).name else url
 
 
 def _ours(root: bytes | None) -> dict[str, Any]:
-    """What of a root's metadata is ours."""
+    """Return what of a root's metadata is ours."""
     try:
         found = json.loads(root or b"null")["attributes"][ATTRIBUTE]
     except (ValueError, KeyError, TypeError, RecursionError):

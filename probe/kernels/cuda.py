@@ -71,7 +71,7 @@ def judged(logits: Array, labels: Array) -> "Ranked":
 
 
 class Ranked:
-    """Where the label of each row stands: see `featstore.probe.kernels.Judged`.
+    """Rank of each row's label: see `featstore.probe.kernels.Judged`.
 
     Arguments:
         logits: (P, r, C), of any strides.
@@ -87,7 +87,7 @@ class Ranked:
 
     @property
     def finite(self) -> Array:
-        """Whether the largest logit of every row is a finite number, bool (P,)."""
+        """Return whether the largest logit of every row is a finite number, bool (P,)."""
         xp = array_namespace(self.confidence)
         return xp.all(xp.isfinite(self.confidence), axis=1)
 
@@ -114,7 +114,7 @@ def permuted_blocks(matrix: Array, orders: Array, penalties: Array) -> Array:
 
 
 class Launch:
-    """How a kernel of softmax.cu meets logits (P, C, r) or (S, G, C, r), shared with CuPy.
+    """Launch of a kernel of softmax.cu on logits (P, C, r) or (S, G, C, r) shared with CuPy.
 
     Attributes:
         tiles: blocks that share the rows of a probe.

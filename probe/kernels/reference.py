@@ -12,7 +12,7 @@ DTYPES = ("float32", "float64")
 
 
 class Judged(Protocol):
-    """Where the label of each row stands among the logits of each probe.
+    """Rank and probability of each row's label among the logits of each probe.
 
     Attributes:
         n_rows: r.
@@ -82,7 +82,7 @@ def judged(logits: Array, labels: Array) -> "JudgedWhenAsked":
 
 
 class JudgedWhenAsked:
-    """Where the label stands, worked out as it is asked for: see `Judged`.
+    """Rank and probability of the label, worked out when asked for: see `Judged`.
 
     Arguments:
         logits: (P, r, C), of any strides.
@@ -101,7 +101,7 @@ class JudgedWhenAsked:
 
     @property
     def finite(self) -> Array:
-        """Whether the largest logit of every row is a finite number, bool (P,)."""
+        """Return whether the largest logit of every row is a finite number, bool (P,)."""
         xp = array_namespace(self._logits)
         return xp.all(xp.isfinite(self._top), axis=1)
 

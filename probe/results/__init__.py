@@ -21,7 +21,7 @@ class _Result(Protocol):
 
     @property
     def correct(self) -> np.ndarray | None:
-        """Whether the probe of each row has each test row right; None where that is not known."""
+        """Return whether the probe of each row has each test row right; None if not known."""
 
     def to_pandas(self) -> pd.DataFrame:
         """Return one row a probe."""

@@ -168,7 +168,7 @@ class Curve:
 
     @property
     def _noise(self) -> float:
-        """How far a score without any feature may be above the floor; 0 where it is not known."""
+        """Return how far a score without any feature may be above the floor; 0 if not known."""
         if not self.n_test or np.isnan(self.floor):
             return 0.0
         spread = {"auroc": 1 / 3, "kappa": 1.0}.get(self.score, self.floor * (1 - self.floor))

@@ -285,7 +285,7 @@ _IDENTITY = ["store", "tap", "mode", "solver", "l2", "seed", "fraction", "k"]
 
 @dataclass(frozen=True)
 class Judged:
-    """Which test rows each probe of a table has right.
+    """Test rows that each probe of a table has right.
 
     Attributes:
         probes: R rows, one a probe.

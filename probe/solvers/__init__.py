@@ -433,7 +433,7 @@ class KNN(Options):
 
     @property
     def values(self) -> tuple[float, ...]:
-        """What stands in the penalty's place; () where one is to be chosen from all."""
+        """Return the penalties that are given; () where one is to be chosen from all."""
         given = getattr(self, self.place)
         return () if given == AUTO else given if isinstance(given, tuple) else (given,)
 

@@ -34,7 +34,7 @@ PIECE = 4096
 
 @dataclass(frozen=True)
 class Scaling:
-    """How the features of a chain are centred and scaled.
+    """Mean and scale of the features of a chain.
 
     Attributes:
         mean: float64 (m,), in the order of the chain.
@@ -170,7 +170,7 @@ LEAST_TILE = 4096
 
 @dataclass(frozen=True)
 class Problem:
-    """What is to be solved, in numbers.
+    """Sizes of the problem that is to be solved.
 
     Attributes:
         n_rows: N.

@@ -83,7 +83,7 @@ class Solver:
 
     @property
     def penalties(self) -> dict[str, Any]:
-        """What `featstore.probe.selection.planned` needs to know of the solver."""
+        """Return what `featstore.probe.selection.planned` needs to know of the solver."""
         return {"zero": self.zero_penalty, "choice": self.choice, "ladder": self.ladder}
 
     def depends_on_seed(self, options: Options) -> bool:
@@ -150,12 +150,12 @@ class Chosen:
 
     @property
     def entry(self) -> Solver:
-        """What the registry says of the solver."""
+        """Return the registry's entry of the solver."""
         return SOLVERS[self.name]
 
     @property
     def own(self) -> dict[str, Options]:
-        """What the entry's functions take besides rows, chains, penalties and settings."""
+        """Return the entry's arguments besides rows, chains, penalties and settings."""
         return {"options": self.options} if self.options.own() else {}
 
 

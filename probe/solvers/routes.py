@@ -62,7 +62,7 @@ class Joined(Fitted):
 
     @property
     def facts(self) -> dict[str, np.ndarray]:
-        """What is known of each probe without test rows."""
+        """Return what is known of each probe without test rows."""
         return {**self._gathered(), **self._further}
 
     @property
@@ -352,7 +352,7 @@ class _OnBasis(Fitted):
 
     @property
     def facts(self) -> Mapping[str, np.ndarray]:
-        """What is known of each probe without test rows."""
+        """Return what is known of each probe without test rows."""
         return self._fitted.facts
 
     def solve(self, probes: np.ndarray, starts: Mapping[int, np.ndarray] | None = None) -> None:
@@ -633,7 +633,7 @@ class OfColumns(Fitted):
 
     @property
     def facts(self) -> Mapping[str, np.ndarray]:
-        """What is known of each probe without test rows."""
+        """Return what is known of each probe without test rows."""
         return self._fitted.facts if self._fitted is not None else self._facts
 
     def solve(self, probes: np.ndarray, starts: Mapping[int, np.ndarray] | None = None) -> None:

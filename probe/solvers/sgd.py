@@ -64,7 +64,7 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the coefficients of a chain's probes lie.
+    """Places of the coefficients of a chain's probes.
 
     A chain has P prefixes, and each is solved for R penalties: G = P R probes, those of a prefix
     next to each other. Features stand in the chain's order behind a constant 1, whose coefficients
@@ -350,7 +350,7 @@ def with_constant(features: Array, backend: Backend, dtype: str) -> Array:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a training leaves of S chains with G probes each.
+    """Result of a training of S chains with G probes each.
 
     Attributes:
         stack: the coefficients of each probe's best epoch.

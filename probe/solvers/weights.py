@@ -1,4 +1,4 @@
-"""What a solver returns: all probes, solved, and the affine map of each in its user's units."""
+"""Result of a solver: all probes, and the affine map of each in its user's units."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping

@@ -53,7 +53,7 @@ VECTORS = 16
 
 @dataclass(frozen=True)
 class _LockstepPlan:
-    """What is held at once.
+    """Pieces that are held at once.
 
     Attributes:
         rows: rows of a tile.
@@ -292,7 +292,7 @@ class LogisticPath(Fitted):
 
     @property
     def facts(self) -> dict[str, np.ndarray]:
-        """What is known of each probe without test rows."""
+        """Return what is known of each probe without test rows."""
         found = [self._solutions.get(probe, _UNSOLVED) for probe in range(len(self.axes))]
         return {
             "status": np.array([s.status for s in found]),

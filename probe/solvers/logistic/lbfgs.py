@@ -223,7 +223,7 @@ class Steps:
         self.step = np.where(too_long | too_short, chosen, self.step)
 
     def _between(self) -> np.ndarray:
-        """Where the secant of the slopes crosses zero, kept off the ends; else the middle."""
+        """Return where the secant of the slopes crosses zero, off the ends; else the middle."""
         with np.errstate(invalid="ignore", divide="ignore"):
             width = self._high - self._low
             share = self._low_slope / (self._low_slope - self._high_slope)
@@ -232,7 +232,7 @@ class Steps:
             return self._low + share * width
 
     def _beyond(self, slope_before: np.ndarray) -> np.ndarray:
-        """Where the slopes so far, extrapolated, reach zero, between 2 and 8 steps out."""
+        """Return where the slopes so far, extrapolated, reach zero, between 2 and 8 steps out."""
         with np.errstate(invalid="ignore", divide="ignore"):
             reach = self._low_slope / (slope_before - self._low_slope)
             reach = np.where(np.isfinite(reach) & (reach < 0), _FARTHEST, reach)
@@ -241,7 +241,7 @@ class Steps:
 
     @property
     def exhausted(self) -> np.ndarray:
-        """Which searches have used up their trials, bool (P,)."""
+        """Return which searches have used up their trials, bool (P,)."""
         return self.trials >= TRIALS
 
     def keep(self, kept: np.ndarray) -> None:
@@ -491,7 +491,7 @@ class Solution:
 
 @dataclass(frozen=True)
 class Standing:
-    """How far all probes of a penalty are.
+    """Progress of all probes of a penalty.
 
     Attributes:
         solved: probes that are over.
@@ -506,7 +506,7 @@ class Standing:
 
 @dataclass(frozen=True)
 class Descent:
-    """What is minimised, and when a run ends.
+    """Penalty, tolerance and limits of a minimisation.
 
     Attributes:
         l2: penalty.

@@ -29,7 +29,12 @@ def __getattr__(name: str):
     if name == "__version__":
         return resolve_name("featstore.errors.VERSION")
     if name not in _MOVED:
-        return _found(name)
+        try:
+            return _found(name)
+        except ModuleNotFoundError as error:
+            if (missing := resolve_name("featstore.errors.ExtraMissing").of(error)) is None:
+                raise
+            raise missing from None
     place = _MOVED[name]
     warnings.warn(
         f"featstore.{name} has moved: it is {place} now, and goes from here in the next release",

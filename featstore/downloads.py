@@ -12,8 +12,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import huggingface_hub
-
 from featstore.errors import BackboneError, DownloadRefused, with_extra
 
 # Seconds without a byte after which a server counts as silent.
@@ -132,6 +130,8 @@ def _cause(error: BaseException) -> BaseException | None:
 
 def endpoint() -> str:
     """Address of the hub."""
+    import huggingface_hub
+
     return huggingface_hub.constants.ENDPOINT
 
 
@@ -140,6 +140,8 @@ def silence() -> str | None:
 
     The client asks a dead endpoint twelve times over 47 seconds before it looks into its cache.
     """
+    import huggingface_hub
+
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return None
     try:
@@ -156,6 +158,8 @@ def folder(repository: str, revision: str | None, patterns: list[str], remedy: s
 
     Raises `DownloadRefused` where the hub refuses, or is silent and nothing of it is cached.
     """
+    import huggingface_hub
+
     source, reason = f"{endpoint()}/{repository}", silence()
     if reason is None:
         with downloading(f"hf:{repository}", source, remedy):

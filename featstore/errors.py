@@ -4,7 +4,7 @@ import difflib
 import functools
 import inspect
 from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+from typing import ParamSpec, Self, TypeVar
 
 # What is installed: `featstore` is a stranger's name on the package index.
 DISTRIBUTION = "featstore-probe"
@@ -20,6 +20,14 @@ def with_extra(extra: str, *, upgrade: bool = False) -> str:
     """
     return f'pip install {"--upgrade " if upgrade else ""}"{DISTRIBUTION}[{extra}]"'
 
+
+# The extra that brings each package that is not installed with the rest.
+EXTRAS = {
+    **dict.fromkeys(("PIL", "timm", "torchvision"), "extract"),
+    **dict.fromkeys(("matplotlib", "plotly"), "report"),
+    "huggingface_hub": "hub",
+    "pyarrow": "parquet",
+}
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -49,6 +57,23 @@ def suggesting(function: Callable[P, R]) -> Callable[P, R]:
 
 class FeatstoreError(Exception):
     """Base of every error that `featstore` raises on purpose; its text is one line for a person."""
+
+
+class ExtraMissing(FeatstoreError, ModuleNotFoundError):
+    """A package that an extra installs is not there; the message is the line that installs it."""
+
+    @classmethod
+    def of(cls, error: ModuleNotFoundError) -> Self | None:
+        """Return the error to raise in place of one of the import of a package; None for others.
+
+        >>> print(ExtraMissing.of(ModuleNotFoundError(name="timm.data")))
+        the package timm is not installed: pip install "featstore-probe[extract]"
+        """
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS or isinstance(error, cls):
+            return None
+        what = f"the package {package} is not installed: {with_extra(EXTRAS[package])}"
+        return cls(what, name=package)
 
 
 class UsageError(FeatstoreError):

@@ -48,6 +48,9 @@ class ProbeFailed(ProbeError):
 
 
 F = TypeVar("F", bound=Callable[..., object])
+INSTALL = 'pip install "featstore-probe[{}]"'
+"""The line that installs an extra, as `featstore.errors.with_extra` has it."""
+
 MOST_SEEDS = 10_000
 """Seeds of a sweep; more are a slip, and of a million no sweep would come to an end."""
 

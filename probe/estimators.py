@@ -14,6 +14,8 @@ import pandas as pd
 from numpy.typing import ArrayLike
 from scipy.special import log_softmax, softmax
 
+from featstore.probe.errors import INSTALL, UsageError
+
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
     from sklearn.model_selection import StratifiedKFold
@@ -21,11 +23,9 @@ try:
     from sklearn.utils.validation import check_is_fitted, validate_data
 except ImportError as error:
     raise ImportError(
-        f"the estimators need scikit-learn 1.6 or newer ({error}): "
-        "pip install 'featstore-probe[sklearn]'"
+        f"the estimators need scikit-learn 1.6 or newer ({error}): {INSTALL.format('sklearn')}"
     ) from None
 
-from featstore.probe.errors import UsageError
 from featstore.probe.redundancy import diffused_redundancy
 from featstore.probe.result import ProbeResult
 from featstore.probe.results.views import summary

@@ -13,6 +13,7 @@ from typing import Any, Literal, get_args, get_origin
 
 import click
 
+from featstore.errors import EXTRAS, with_extra
 from featstore.places import same
 from featstore.probe.solvers import L2, VALUES, Count, Options, declared, value_of
 
@@ -325,6 +326,8 @@ def _failure(error: Exception) -> click.ClickException:
     import featstore.errors
     import featstore.probe.errors
 
+    if isinstance(error, ModuleNotFoundError):
+        error = featstore.errors.ExtraMissing.of(error) or error
     message, status = str(error), 1
     errors, probing = featstore.errors, featstore.probe.errors
     usage = (errors.UsageError, errors.BadStudy, probing.UsageError)
@@ -424,6 +427,8 @@ class Seeds(NumberList):
 
 
 PICTURES = (".png", ".svg", ".pdf")
+# The package that writes a file.
+_NEEDS = {**dict.fromkeys(PICTURES, "matplotlib"), ".parquet": "pyarrow"}
 
 
 class OutFile(click.ParamType):
@@ -439,8 +444,10 @@ class OutFile(click.ParamType):
         path = Path(value)
         if path.suffix.lower() not in self.suffixes:
             self.fail(f"{str(path)!r} must end in {' or '.join(self.suffixes)}", param, ctx)
-        if path.suffix.lower() in PICTURES and importlib.util.find_spec("matplotlib") is None:
-            self.fail(f"{str(path)!r} needs matplotlib: pip install matplotlib", param, ctx)
+        package = _NEEDS.get(path.suffix.lower())
+        if package and importlib.util.find_spec(package) is None:
+            told = with_extra(EXTRAS[package])
+            self.fail(f"{str(path)!r} needs {package}, which is not installed: {told}", param, ctx)
         if path.is_dir():
             self.fail(f"{str(path)!r} is a folder", param, ctx)
         if not path.parent.is_dir():

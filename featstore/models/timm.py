@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Collection
 from functools import partial
 
-import huggingface_hub
 import timm
 import torch
 from timm.data import create_transform, resolve_model_data_config
@@ -232,6 +231,8 @@ def _cached_if_unreachable(name: str, config, endpoint: str) -> dict[str, str]:
     silence = downloads.silence()
     if silence is None:
         return {}
+    import huggingface_hub
+
     repository, _, revision = config.hf_hub_id.partition("@")
     for file in (config.hf_hub_filename, "model.safetensors", "pytorch_model.bin"):
         if not file:

@@ -7,15 +7,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow as pa
-from pyarrow import ipc, parquet
 
 from featstore.downloads import mistaken
-from featstore.errors import DatasetError, FeatstoreError, UsageError, with_extra
+from featstore.errors import DatasetError, ExtraMissing, FeatstoreError, UsageError, with_extra
 from featstore.store.labels import as_array
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 KINDS = (
     ".npy, .npz:NAME, .safetensors:NAME, .pt:NAME, .parquet:COLUMN, .h5:NAME, .arrow:COLUMN, a Zarr"
@@ -121,6 +122,8 @@ def _of_file(given: str) -> Source:
         return open_one(path, name)
     except (MemoryError, FeatstoreError):
         raise
+    except ModuleNotFoundError as error:
+        raise ExtraMissing.of(error) or error from None
     except Exception as error:
         raise DatasetError(f"{given} cannot be read as an array ({_line(error)})") from error
 
@@ -321,12 +324,14 @@ def _tensors(held: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def _of_parquet(path: Path, name: str) -> Source:
+    from pyarrow import parquet
+
     file = parquet.ParquetFile(path)
     columns = _columns(path, name, file.schema_arrow)
     groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
     whole = max((group.total_byte_size for group in groups), default=0)
 
-    def batches(n_rows: int) -> Iterator[pa.RecordBatch]:
+    def batches(n_rows: int) -> Iterator["pa.RecordBatch"]:
         with parquet.ParquetFile(path) as file:
             yield from file.iter_batches(n_rows, columns=columns, use_threads=False)
 
@@ -334,6 +339,9 @@ def _of_parquet(path: Path, name: str) -> Source:
 
 
 def _of_arrow(path: Path, name: str) -> Source:
+    import pyarrow as pa
+    from pyarrow import ipc
+
     def opened() -> Any:
         mapped = pa.memory_map(str(path))
         try:
@@ -354,13 +362,13 @@ def _of_arrow(path: Path, name: str) -> Source:
     )
 
 
-def _batches(reader: Any) -> Iterator[pa.RecordBatch]:
+def _batches(reader: Any) -> Iterator["pa.RecordBatch"]:
     if hasattr(reader, "num_record_batches"):
         return (reader.get_batch(number) for number in range(reader.num_record_batches))
     return iter(reader)
 
 
-def _columns(path: Path, name: str, schema: pa.Schema) -> list[str]:
+def _columns(path: Path, name: str, schema: "pa.Schema") -> list[str]:
     """Return the columns that are meant: one, several of numbers as "a,b" or "f*", or the only."""
     names = schema.names
     if name in names or not name:
@@ -377,7 +385,7 @@ def _of_table(
     path: Path,
     name: str,
     columns: list[str],
-    batches: Callable[[int], Iterator[pa.RecordBatch]],
+    batches: Callable[[int], Iterator["pa.RecordBatch"]],
     n_rows: int,
     whole: int,
 ) -> Source:
@@ -397,7 +405,7 @@ def _of_table(
     return Source(label, stored, shape, first.dtype, read, whole=whole)
 
 
-def _of_batch(label: str, batch: pa.RecordBatch, count: int, row: int) -> np.ndarray:
+def _of_batch(label: str, batch: "pa.RecordBatch", count: int, row: int) -> np.ndarray:
     """Return columns of numbers side by side, a column of lists (b, D), or one of values (b,)."""
     if count == 1:
         return _of_column(label, batch.column(0), row)
@@ -408,7 +416,9 @@ def _of_batch(label: str, batch: pa.RecordBatch, count: int, row: int) -> np.nda
     return np.stack(arrays, axis=1)
 
 
-def _of_column(label: str, column: pa.Array, row: int) -> np.ndarray:
+def _of_column(label: str, column: "pa.Array", row: int) -> np.ndarray:
+    import pyarrow as pa
+
     if isinstance(column, pa.ExtensionArray):
         column = column.storage
     if pa.types.is_dictionary(column.type):
@@ -486,6 +496,8 @@ def _of_saved(path: Path, name: str) -> Source:
         import datasets
     except ImportError:
         raise DatasetError(f"{path} is a folder of datasets; {with_extra('hf')}") from None
+    import pyarrow as pa
+
     saved = datasets.load_from_disk(str(path)).with_format("arrow")
     columns = _columns(path, name, saved.data.schema)
     label, stored = _called(path, name)

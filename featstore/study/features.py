@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import featstore
-from featstore.data.columns import Columns
 from featstore.errors import BadStudy, FeatstoreError, PartMissing
 from featstore.probe.errors import nearest
 from featstore.study.records import Made, digest, stamp
@@ -124,7 +123,7 @@ def sources(feature: Feature, store: featstore.Store) -> list[Source]:
     ]
 
 
-def extract(feature: Feature, made: Made, progress) -> featstore.Extraction:
+def extract(feature: Feature, made: Made, progress) -> "featstore.Extraction":
     """Extract a feature's store, or find it complete, and note where it lies."""
     if feature.absent:
         raise PartMissing(feature.absent)
@@ -156,6 +155,8 @@ def _extracted(study: Study, model: str, data: str) -> Feature:
     for key in ("model", "dataset"):
         options[key] = _located(study, options[key])
     if columns or targets:
+        from featstore.data.columns import Columns
+
         options["columns"] = Columns(**columns, targets=targets)
     # in the store their names are safe ones; all that was asked for is there, and nothing else
     taps = (

@@ -4,13 +4,21 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from featstore.probe.errors import DataError
+from featstore.probe.errors import INSTALL, DataError
+
+try:
+    from matplotlib import colormaps
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.lines import Line2D
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        f"figures need {error.name}, which is not installed: {INSTALL.format('report')}",
+        name=error.name,
+    ) from None
+
 from featstore.probe.figures.features import attributions, attributions_against
 from featstore.probe.figures.style import (
     GREY,

@@ -13,6 +13,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,7 +22,7 @@ import pandas as pd
 import xxhash
 
 from featstore.probe import statuses
-from featstore.probe.errors import ChangedWarning, DataError, FileError, UsageError
+from featstore.probe.errors import INSTALL, ChangedWarning, DataError, FileError, UsageError
 from featstore.probe.results import FIRST_FEW
 
 try:
@@ -191,6 +192,9 @@ def writable(path: str | Path, suffixes: Sequence[str]) -> Path:
     path = Path(path)
     if path.suffix.lower() not in suffixes:
         raise UsageError(f"{path.name!r} ends in none of {', '.join(suffixes)}: name it so")
+    if path.suffix.lower() == ".parquet" and find_spec("pyarrow") is None:
+        told = INSTALL.format("parquet")
+        raise UsageError(f"{path.name} needs pyarrow, which is not installed: {told}")
     if not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent} to write {path.name} to: make it first")
     return path

@@ -271,7 +271,8 @@ def test_a_picture_without_matplotlib_is_refused_before_anything_is_read(monkeyp
 
     monkeypatch.setattr(common.importlib.util, "find_spec", lambda name: None)
     ran = run("probe", "nowhere.zarr", *FRACTIONS, "--plot", tmp_path / "a.png", status=2)
-    assert "needs matplotlib: pip install matplotlib" in ran.stderr
+    said = 'needs matplotlib, which is not installed: pip install "featstore-probe[report]"'
+    assert said in " ".join(ran.stderr.split())
 
 
 def test_what_lies_beside_the_results_gives_redundancy_its_test_rows(tiny_store, tmp_path):

@@ -309,6 +309,108 @@ class Agreement:
         return np.where(seen > 0, 2 * self.hits / np.maximum(seen, 1), np.nan)
 
 
+@dataclass(frozen=True)
+class Told:
+    """Which labels probes give to rows that have any number of them.
+
+    Attributes:
+        given: bool (p, rows, L), whether a label is given to a row.
+        own: bool (rows, L), whether a row has it.
+        finite: bool (p,), whether all scores of a probe are finite numbers.
+    """
+
+    given: Array
+    own: Array
+    finite: Array
+
+
+def told(scores: Array, labels: Array, above: float) -> Told:
+    """Return which labels have scores above a threshold.
+
+    Arguments:
+        scores: (p, rows, L), of labels 0 and 1.
+        labels: (rows, L), 0 or 1, of which the same may have been subtracted as from the scores:
+            numbers between 0 and 1, so that a row's own labels are those above 0.
+        above: the threshold.
+    """
+    xp = array_namespace(scores)
+    labels = xp.reshape(labels, (scores.shape[1], -1))
+    own = labels > 0
+    less = xp.astype(own, xp.float64) - xp.astype(labels, xp.float64)
+    finite = xp.all(xp.isfinite(scores), axis=(1, 2))
+    return Told(xp.astype(scores, xp.float64) + less > above, own, finite)
+
+
+class SeveralLabels:
+    """What is counted of L labels, of which each row has any number.
+
+    With t the rows that have a label and are given it, p those that are given it, n those that
+    have it, N all of them, and F1 = 2 t / (p + n) for each label:
+
+        macro_f1 = mean F1,   micro_f1 = 2 sum t / sum (p + n)
+        label_accuracy = mean (N - p - n + 2 t) / N,   subset_accuracy = share of rows all right
+
+    Means are over the L labels, of F1 over those that some row has or is given.
+
+    Attributes:
+        hits, given, own: int64 (P, L), t, p and n.
+        whole: int64 (P,), rows whose labels are all right.
+        rows: int64 (P,), N.
+
+    Reference:
+        Tsoumakas and Katakis, "Multi-label classification: an overview", 2007.
+    """
+
+    def __init__(self, n_probes: int, n_labels: int):
+        self.hits, self.given, self.own = np.zeros((3, n_probes, n_labels), np.int64)
+        self.whole, self.rows = np.zeros((2, n_probes), np.int64)
+
+    @property
+    def sums(self) -> list[np.ndarray]:
+        """What adds up over rows."""
+        return [self.hits, self.given, self.own, self.whole, self.rows]
+
+    def add(self, probes: np.ndarray, stand: Told) -> None:
+        """Count the labels of the rows."""
+        xp = array_namespace(stand.given)
+
+        def counted(which: Array) -> np.ndarray:
+            return to_host(xp.sum(xp.astype(which, xp.int64), axis=-2))
+
+        self.hits[probes] += counted(stand.given & stand.own)
+        self.given[probes] += counted(stand.given)
+        self.own[probes] += counted(stand.own)
+        right = xp.all(stand.given == stand.own, axis=-1)
+        self.whole[probes] += to_host(xp.sum(xp.astype(right, xp.int64), axis=-1))
+        self.rows[probes] += stand.own.shape[0]
+
+    def finish(self, labels: Array) -> None:
+        """Nothing is left to do: rows are counted as they come."""
+
+    def columns(self) -> dict[str, np.ndarray]:
+        """Return the four scores, float64 (P,) each."""
+        f1 = self.per_class()
+        counted = np.isfinite(f1).sum(1)
+        either = (self.given + self.own).sum(1)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return {
+                "macro_f1": np.where(counted > 0, np.nansum(f1, axis=1) / counted, np.nan),
+                "micro_f1": 2 * self.hits.sum(1) / either,
+                "label_accuracy": self.accuracies().mean(1),
+                "subset_accuracy": self.whole / self.rows,
+            }
+
+    def per_class(self) -> np.ndarray:
+        """Return F1 of each label, float64 (P, L); NaN for one that no row has or is given."""
+        seen = self.given + self.own
+        return np.where(seen > 0, 2 * self.hits / np.maximum(seen, 1), np.nan)
+
+    def accuracies(self) -> np.ndarray:
+        """Return the share of rows that each label is right of, float64 (P, L)."""
+        rows = np.maximum(self.rows, 1)[:, None]
+        return (rows - self.given - self.own + 2 * self.hits) / rows
+
+
 class _AmongFirst:
     """The share of rows whose label's logit is among the k largest; of equal ones the first.
 
@@ -355,7 +457,7 @@ class Metric(Protocol):
     def sums(self) -> list[np.ndarray]:
         """The arrays that add up over rows."""
 
-    def add(self, probes: np.ndarray, stand: Judged | Errors) -> None:
+    def add(self, probes: np.ndarray, stand: Judged | Errors | Told) -> None:
         """Take where the labels stand among the logits of these probes, (p, rows)."""
 
     def finish(self, labels: Array) -> None:
@@ -375,6 +477,9 @@ METRICS: dict[str, Callable[..., Metric] | None] = {
     "kappa": Agreement,
     "auroc": None,
     "average_precision": None,
+    "micro_f1": SeveralLabels,
+    "label_accuracy": SeveralLabels,
+    "subset_accuracy": SeveralLabels,
     "nll": Calibration,
     "ece": Calibration,
     "r2": Regression,
@@ -384,7 +489,22 @@ METRICS: dict[str, Callable[..., Metric] | None] = {
 """Metrics by name; what is None is read off all rows together, by `featstore.probe.ranking`."""
 
 OF_TARGETS = ("r2", "mse", "mae")
-"""Metrics of predicted numbers; the others are of predicted classes."""
+"""Metrics of predicted numbers; the others are of predicted classes, or of several labels."""
+
+OF_SEVERAL = (
+    *("auroc", "average_precision", "macro_f1"),
+    *("micro_f1", "label_accuracy", "subset_accuracy"),
+)
+"""Metrics of several labels at once, AUROC, average precision and macro F1 being means over them.
+
+By default all are counted; the first sums a table up."""
+
+OF_CLASSES = tuple(
+    name
+    for name in METRICS
+    if name not in (*OF_TARGETS, "micro_f1", "label_accuracy", "subset_accuracy")
+)
+"""Metrics of classes, of which each row has one."""
 
 _OF_PROBABILITIES = ("nll", "ece")
 """Metrics that are NaN for a solver whose logits are not log-probabilities."""
@@ -411,22 +531,31 @@ def _metric_of(name: str) -> Callable[..., Metric] | None:
     )
 
 
-def metrics_of(names: str | Sequence[str] | None, targets: bool) -> tuple[str, ...]:
+def metrics_of(
+    names: str | Sequence[str] | None, targets: bool, several: bool = False
+) -> tuple[str, ...]:
     """Return the names of metrics, by default accuracy, or R^2 where labels are targets.
+
+    Arguments:
+        names: as they were given; None for the default.
+        targets: whether labels are numbers to be predicted.
+        several: whether each row has any number of labels.
 
     Raises:
         UsageError: there is no metric of some name, or it is not of such labels.
     """
+    fitting = OF_SEVERAL if several else OF_TARGETS if targets else OF_CLASSES
     if names is None:
-        return ("r2",) if targets else ("accuracy",)
+        return OF_SEVERAL if several else ("r2",) if targets else ("accuracy",)
     names = (names,) if isinstance(names, str) else names
     for name in names:
         _metric_of(name)
-        if (name in OF_TARGETS) != targets:
-            fitting = [known for known in METRICS if (known in OF_TARGETS) == targets]
+        few = FIRST_FEW.fullmatch(name) and not (several or targets)
+        if name not in fitting and not few:
+            kind = "several at once" if several else "numbers" if targets else "classes"
             raise UsageError(
-                f"metric {name} does not go with labels that are "
-                f"{'numbers' if targets else 'classes'}: there are {', '.join(fitting)}"
+                f"metric {name} does not go with labels that are {kind}: there are "
+                f"{', '.join(fitting)}"
             )
     return tuple(names)
 
@@ -478,6 +607,7 @@ class Scores(LogitSink):
         start: the number of the first row that comes, of several processes.
         train_counts: int64 (C,), train rows of each class. One without any is no class: its logit
             is left out of probabilities and ranks, and top-5 does not count it.
+        above: where each row has any number of labels, the score above which it is given one.
 
     Raises:
         UsageError: there is no metric of some name.
@@ -492,8 +622,11 @@ class Scores(LogitSink):
         rows: RowScores | None = None,
         start: int = 0,
         train_counts: np.ndarray | None = None,
+        above: float | None = None,
     ):
         kinds = {name: _metric_of(name) for name in names}
+        if above is not None:
+            kinds = {"several": SeveralLabels}
         self.n_probes, self.n_classes, self.names = n_probes, n_classes, tuple(names)
         self._present = None
         if train_counts is not None and len(train_counts) and not train_counts.all():
@@ -513,6 +646,8 @@ class Scores(LogitSink):
             else:
                 self.metrics.append(kind(n_probes, n_present))
         self._compare = errors if set(names) & set(OF_TARGETS) else judged
+        if above is not None:
+            self._compare = partial(told, above=above)
         self._broken = np.zeros(n_probes, np.int64)
         self._finite: list[tuple[np.ndarray, Array]] = []
 
@@ -573,9 +708,12 @@ class Scores(LogitSink):
 
     def per_class(self) -> dict[str, np.ndarray]:
         """Return what is known of each class, float64 (P, C) each: "accuracy" and "f1"."""
-        names = {Accuracy: "accuracy", Agreement: "f1"}
-        return {
-            names[type(metric)]: np.where(self.not_finite[:, None], np.nan, metric.per_class())
-            for metric in self.metrics
-            if type(metric) in names
-        }
+        names = {Accuracy: "accuracy", Agreement: "f1", SeveralLabels: "f1"}
+        found = {}
+        for metric in self.metrics:
+            if isinstance(metric, SeveralLabels):
+                found["accuracy"] = metric.accuracies()
+            if type(metric) in names:
+                found[names[type(metric)]] = metric.per_class()
+        wrong = self.not_finite[:, None]
+        return {name: np.where(wrong, np.nan, values) for name, values in found.items()}

@@ -493,7 +493,7 @@ def _fits(kept: Moments, blocks: RowBlocks) -> bool:
 def _of_labels(counts: np.ndarray, blocks: RowBlocks) -> bool:
     """Return whether counts are those of the rows' labels, as far as these are known."""
     labels = blocks.labels()
-    if labels.dtype.kind == "f":
+    if labels.dtype.kind == "f" or labels.ndim > 1:
         sums = labels.reshape(len(labels), -1).sum(0, dtype=np.float64)
         rounding = 1e-9 * np.abs(labels).reshape(len(labels), -1).sum(0, dtype=np.float64)
         return bool((np.abs(counts - sums) <= rounding).all())

@@ -30,8 +30,8 @@ def areas(scores: Array, labels: Array, classes: Array) -> tuple[Array, Array]:
 
     Arguments:
         scores: float (m, n).
-        labels: int64 (n,).
-        classes: int64 (m,), the class that each row of scores is for.
+        labels: int64 (n,); or (n, L), 1 where a row has a label.
+        classes: int64 (m,), the class, or the label, that each row of scores is for.
 
     Returns:
         float64 (m,) each; NaN where no row is of the class, or all are.
@@ -51,7 +51,12 @@ def areas(scores: Array, labels: Array, classes: Array) -> tuple[Array, Array]:
     of_row = xp.arange(m, **where)[:, None]
     flat = xp.reshape(order + n * of_row, (-1,))
     sorted_scores = xp.reshape(xp.take(xp.reshape(scores, (-1,)), flat, axis=0), (m, n))
-    own = xp.reshape(xp.take(labels, xp.reshape(order, (-1,)), axis=0), (m, n)) == classes[:, None]
+    if labels.ndim > 1:
+        wide = xp.reshape(xp.permute_dims(xp.take(labels, classes, axis=1), (1, 0)), (-1,))
+        own = xp.reshape(xp.take(wide, flat, axis=0), (m, n)) > 0
+    else:
+        own = xp.reshape(xp.take(labels, xp.reshape(order, (-1,)), axis=0), (m, n))
+        own = own == classes[:, None]
     true = xp.cumulative_sum(xp.astype(own, xp.int64), axis=1)
     false = xp.arange(1, n + 1, **where)[None, :] - true
     all_true, all_false = true[:, -1], false[:, -1]
@@ -97,7 +102,8 @@ class _Window(PassingSink):
         stop: behind the last.
         n_rows: rows of all processes.
         first_row: the number of the first row that comes here.
-        probabilities: whether a class's score is its log-probability; else it is its logit.
+        probabilities: whether a class's score is its log-probability; else it is its logit, as
+            it is of one of several labels.
         present: int64 (c,), the classes that train has rows of; they alone are normalised over.
     """
 
@@ -165,7 +171,7 @@ def ranked(
         fitted: P probes of C classes.
         test: the rows of this process.
         scores: gets every logit once.
-        labels: int64 (n,), of the rows of all processes.
+        labels: int64 (n,), or of several labels (n, L), of the rows of all processes.
         start: the number of this process's first row.
         probabilities: whether softmax of the logits is a probability; then rows are ranked by that
             of the class, and else by its logit.
@@ -179,6 +185,8 @@ def ranked(
         MemoryBudgetError: the scores of one class take more than `memory`.
     """
     counts, labels, n = fitted.class_counts, np.ascontiguousarray(labels), len(labels)
+    if labels.ndim > 1:
+        counts, probabilities = np.ones(labels.shape[1]), False
     present = np.flatnonzero(counts)
     pairs, most = len(fitted.axes) * len(present), memory // (8 * n * (1 + _WORKING))
     if not most:

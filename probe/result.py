@@ -22,7 +22,7 @@ from featstore.probe.results.files import escaped_texts, save_arrays, writable, 
 from featstore.probe.results.reading import MOST, RowScores, room, save_with_rows
 from featstore.probe.results.sentences import sentence
 from featstore.probe.results.views import sweep_as_html
-from featstore.probe.rows import LabelledRows, Rows, as_blocks, check_test
+from featstore.probe.rows import LabelledRows, Rows, as_blocks, check_test, has_several_labels
 from featstore.probe.selection import Penalties
 from featstore.probe.solvers.registry import SOLVERS
 from featstore.probe.solvers.weights import Fitted, Weights, n_outputs, n_targets, n_train
@@ -272,13 +272,18 @@ class ProbeResult:
             MemoryBudgetError: the scores of one class take more than `rank_bytes`.
         """
         blocks, n_probes = self._checked(test), len(self.fitted.axes)
-        names, mine = metrics_of(metrics, n_targets(self.fitted) > 0), share(blocks)
+        several, mine = has_several_labels(blocks), share(blocks)
+        names = metrics_of(metrics, n_targets(self.fitted) > 0, several)
         keep = row_bytes and ("accuracy" in names or "r2" in names)
         rows = room(blocks, n_probes, row_bytes) if keep else None
         start = 0 if mine is blocks else mine.start
         probabilities = SOLVERS[self.solver].probabilities
         counts = None if n_targets(self.fitted) else self.fitted.class_counts
-        scores = Scores(n_probes, n_outputs(self.fitted), names, probabilities, rows, start, counts)
+        # logits of a label are those of a probability, or estimates of its 0 or 1
+        above = (0.0 if probabilities else 0.5) if several else None
+        scores = Scores(
+            *(n_probes, n_outputs(self.fitted), names, probabilities, rows, start, counts, above)
+        )
         areas = {}
         with own_settings():
             if set(names) & set(OF_RANKS):
@@ -291,6 +296,8 @@ class ProbeResult:
         columns: dict[str, object] = {"n_test": np.full(len(self), blocks.n_rows)}
         if counts is not None:
             columns |= without_features(counts, blocks.labels())
+        elif several:
+            columns |= without_labels(blocks.labels())
         known = scores.columns() | means(areas, names)
         columns |= {name: values[self.probes] for name, values in known.items()}
         status = self._status_after(scores.not_finite)
@@ -311,7 +318,7 @@ class ProbeResult:
         Raises:
             UsageError: the probes have not been scored by that, or predict numbers.
         """
-        if n_targets(self.fitted):
+        if n_targets(self.fitted) and not self.by_class:
             raise UsageError(
                 "these probes predict numbers, and only classes have an accuracy each: ask for "
                 "the metrics r2, mse or mae"
@@ -353,7 +360,7 @@ class ProbeResult:
         blocks = self._checked(rows)
         if n_targets(self.fitted):
             raise UsageError(
-                "these probes predict numbers, and predictions are kept of classes alone: take "
+                "these probes predict numbers or labels, and predictions are kept of classes: take "
                 "`weights(row).logits(features)`"
             )
         n_probes, n_classes = len(self.fitted.axes), len(self.fitted.class_counts)
@@ -382,6 +389,11 @@ class ProbeResult:
             UsageError: the logits of this solver are no log-probabilities.
             MemoryBudgetError: the probabilities take more than `memory`.
         """
+        if n_targets(self.fitted) and SOLVERS[self.solver].probabilities:
+            raise UsageError(
+                "these probes give each row any number of labels, whose probabilities are "
+                "1 / (1 + exp(-logit)): take `weights(row).logits(features)`"
+            )
         if n_targets(self.fitted) or not SOLVERS[self.solver].probabilities:
             raise UsageError(
                 f"the logits of {self.solver} probes are no log-probabilities: take predict, or "
@@ -475,6 +487,25 @@ def without_features(class_counts: np.ndarray, labels: np.ndarray) -> dict[str, 
         "chance": 1 / int(np.count_nonzero(class_counts)),
         "majority": float((labels == commonest).mean()),
     }
+
+
+def without_labels(labels: np.ndarray) -> dict[str, float]:
+    """Return what is reached without any feature where each row has any number of L labels.
+
+    Arguments:
+        labels: (n, L), of the test rows, 0 or 1.
+
+    Returns:
+        `chance`, the mean over labels of the share of rows that have each, which is the average
+        precision and F1 of guesses as frequent as the labels; and `majority`, the share of right
+        ones where each label is given to all rows or to none, whichever is more often right.
+
+    Example:
+        >>> without_labels(np.array([[1, 0], [0, 0], [0, 0], [0, 1]]))
+        {'chance': 0.25, 'majority': 0.75}
+    """
+    share = labels.mean(0)
+    return {"chance": float(share.mean()), "majority": float(np.maximum(share, 1 - share).mean())}
 
 
 def with_columns(table: pd.DataFrame, columns: dict[str, object]) -> pd.DataFrame:

@@ -22,7 +22,8 @@ class RowBlocks(Protocol):
         n_rows: number of rows N.
         n_features: number of features D.
         n_classes: declared classes C; every label lies in [0, C). With 0 classes, labels are
-            targets: float64 (b,), or (b, T) for T of them.
+            targets: float64 (b,), or (b, T) for T of them; or several labels at once, uint8 (b, L)
+            of zeros and ones, one a label that a row has.
         block_rows: the most rows that one block has.
         fingerprint: identifies the content, labels included, for caches and for sweeps that are
             resumed; None means that nothing is cached, and that a sweep reads the rows once more
@@ -53,7 +54,7 @@ class LabelledRows(ABC):
         n_views: V, how many times every image is shown, each time augmented otherwise; all rows of
             the first view stand first, then those of the second in the same order, ..., and
             `n_rows` and the labels count every view's.
-        classes: the names of the C classes; none where they are not known.
+        classes: the names of the C classes, or of the L labels; none where they are not known.
         validation: validation rows of their own, by which a solver chooses; None for none.
         start: the number of the first row among those that errors count.
         columns: int64 (D,), the numbers of the features in errors; None for 0 to D - 1.
@@ -123,8 +124,10 @@ class ArrayBlocks(LabelledRows):
 
     Arguments:
         features: (N, D), float16, float32 or float64; other numbers are read as float32.
-        labels: (N,) integers in [0, C); or numbers to be predicted, (N,) or (N, T) floats.
-        n_classes: C; by default the largest label plus one. It is 0 for floats.
+        labels: (N,) integers in [0, C); or numbers to be predicted, (N,) or (N, T) floats; or
+            several labels at once, (N, L) integers or booleans, 1 where a row has the label.
+        n_classes: C; by default the largest label plus one. It is 0 for floats and for several
+            labels.
         block_rows: rows of a block; by default about 8 MB of them.
         fingerprint: identifies the content if moments may be cached under it.
         n_views: V, where the rows are V views of the same N / V images, view after view.
@@ -193,6 +196,14 @@ class ArrayBlocks(LabelledRows):
 def _checked_labels(labels: np.ndarray) -> np.ndarray:
     if labels.dtype.kind == "f" and labels.size and labels.ndim in (1, 2):
         return labels.astype(np.float64, copy=False)
+    if labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "iub":
+        wrong = np.argwhere((labels != 0) & (labels != 1))
+        if len(wrong):
+            raise DataError(
+                f"row {wrong[0][0]} has {labels[tuple(wrong[0])]} for label {wrong[0][1]}: of "
+                "several labels each is 0 or 1; give floats for numbers to be predicted"
+            )
+        return labels.astype(np.uint8, copy=False)
     if labels.ndim != 1:
         raise DataError(
             f"labels have shape {labels.shape}: one label a row, so one axis, is wanted"
@@ -203,7 +214,7 @@ def _checked_labels(labels: np.ndarray) -> np.ndarray:
 
 
 def _n_classes(labels: np.ndarray, declared: int | None) -> int:
-    if labels.dtype.kind == "f":
+    if labels.dtype.kind == "f" or labels.ndim > 1:
         return 0
     largest = int(labels.max()) if len(labels) else -1
     return largest + 1 if declared is None else declared
@@ -248,12 +259,22 @@ def views_of(blocks: RowBlocks) -> int:
 
 
 def has_targets(blocks: RowBlocks) -> bool:
-    """Return whether the labels are numbers to be predicted."""
+    """Return whether the labels are numbers to be predicted, or several labels at once."""
     return blocks.n_classes == 0
 
 
+def has_several_labels(blocks: RowBlocks) -> bool:
+    """Return whether each row has any number of L labels: uint8 (N, L) of zeros and ones."""
+    return has_targets(blocks) and are_several(blocks.labels())
+
+
+def are_several(labels: np.ndarray) -> bool:
+    """Return whether labels are several at once, and neither classes nor numbers."""
+    return labels.ndim == 2 and labels.dtype.kind != "f"
+
+
 def targets_of(blocks: RowBlocks) -> int:
-    """Return T, how many numbers are to be predicted for each row; 0 where labels are classes."""
+    """Return T, how many numbers, or labels, each row has; 0 where labels are classes."""
     if not has_targets(blocks):
         return 0
     labels = blocks.labels()
@@ -296,6 +317,15 @@ def as_pair(train: Rows, test: Rows) -> tuple[RowBlocks, RowBlocks]:
     """
     train_blocks, test_blocks = as_blocks(train), as_blocks(test)
     counts = check_train(train_blocks)
+    if has_targets(train_blocks) and has_targets(test_blocks):
+        kinds = [
+            "several labels" if has_several_labels(blocks) else "numbers to be predicted"
+            for blocks in (train_blocks, test_blocks)
+        ]
+        if kinds[0] != kinds[1]:
+            raise DataError(
+                f"train has {kinds[0]} and test {kinds[1]}: give both as integers, or as floats"
+            )
     check_test(test_blocks, train_blocks.n_features, counts, targets_of(train_blocks))
     return train_blocks, test_blocks
 
@@ -317,6 +347,12 @@ def check_train(train: RowBlocks) -> np.ndarray:
     if has_targets(train):
         _check_targets(labels, "train")
         constant = np.flatnonzero(np.ptp(labels.reshape(len(labels), -1), axis=0) == 0)
+        if constant.size and are_several(labels):
+            name = _called(int(constant[0]), tuple(as_blocks(train).classes))
+            raise DataError(
+                f"{'every' if labels[0, constant[0]] else 'no'} train row has label {name}: there "
+                "is nothing to tell apart, so leave that label out, or add rows"
+            )
         if constant.size:
             raise DataError(
                 f"target {constant[0]} is {labels.reshape(len(labels), -1)[0, constant[0]]:g} in "
@@ -348,13 +384,13 @@ def check_test(test: RowBlocks, n_features: int, train_counts: np.ndarray, n_tar
             f"train has {n_features} features and test {test.n_features}: "
             "both must come from the same layer"
         )
+    labels = test.labels()
     if targets_of(test) != n_targets:
         told = [f"{n} target(s)" if n else "classes" for n in (n_targets, targets_of(test))]
         raise DataError(
             f"the labels of train are {told[0]} and those of test {told[1]}: both must be alike "
-            "(integers are classes, floats are targets)"
+            "(integers are classes, floats are targets, two axes of 0 and 1 several labels)"
         )
-    labels = test.labels()
     if n_targets:
         _check_targets(labels, "test")
         return

@@ -20,6 +20,7 @@ from featstore.probe.rows import RowBlocks, has_targets
 from featstore.probe.solvers import AUTO, L2, check_penalties
 from featstore.probe.solvers.dual import wide_plan
 from featstore.probe.solvers.logistic import Metrics
+from featstore.probe.solvers.logistic.products import residuals_of_labels
 from featstore.probe.solvers.registry import Solver
 from featstore.probe.solvers.routes import (
     Joined,
@@ -589,7 +590,8 @@ class Losses(LogitSink):
     Arguments:
         n_probes: P.
         n_outputs: C, or T.
-        kind: "log", "squared", "errors" (the share of rows that are missed), or "numbers".
+        kind: "log", "squared", "errors" (the share of rows that are missed), "numbers", or
+            "labels", the mean over several labels of -log p of whether a row has each.
         variance: float64 (T,), of each target.
     """
 
@@ -618,6 +620,15 @@ class Losses(LogitSink):
         if self._regression:
             self._regression.add(probes, errors(logits, labels))
             return
+        if self._kind == "labels":
+            xp = array_namespace(logits)
+            left = xp.astype(xp.permute_dims(logits, (0, 2, 1)), xp.float64, copy=True)
+            right = xp.astype((left > 0) == xp.permute_dims(labels > 0, (1, 0)), xp.float64)
+            self._sums[1, probes] += to_host(xp.sum(xp.mean(right, axis=1), axis=1))
+            losses = residuals_of_labels(left, labels > 0)
+            self._sums[0, probes] += to_host(losses) / labels.shape[1]
+            self._sums[2, probes] += len(labels)
+            return
         xp, stand = array_namespace(logits), judged(logits, labels)
         hits = stand.among_first(1)
         if self._kind == "log":
@@ -642,7 +653,7 @@ class Losses(LogitSink):
         return self._sums[0] / np.where(self._sums[2] > 0, self._sums[2], np.nan)
 
     def scores(self) -> np.ndarray:
-        """Return the accuracy of each probe, or R^2, float64 (P,)."""
+        """Return the accuracy of each probe, or R^2, or the accuracy of labels, float64 (P,)."""
         if self._regression:
             return self._regression.columns()["r2"]
         return self._sums[1] / np.where(self._sums[2] > 0, self._sums[2], np.nan)
@@ -652,12 +663,17 @@ def _losses_of(fitted: Fitted, entry: Solver, train: RowBlocks) -> Losses:
     outputs, variance = n_outputs(fitted), np.ones(n_outputs(fitted))
     if not has_targets(train):
         return Losses(len(fitted.axes), outputs, entry.loss, variance)
+    if entry.loss == "log":
+        return Losses(len(fitted.axes), outputs, "labels", variance)
     variance = train.labels().reshape(train.n_rows, -1).var(0)
     return Losses(len(fitted.axes), outputs, "numbers", np.where(variance > 0, variance, 1))
 
 
 def _without_features(entry: Solver, train: RowBlocks) -> float:
     """Return the loss of the mean of y."""
+    if has_targets(train) and entry.loss == "log":
+        share = train.labels().mean(0)
+        return float(-(share * np.log(share) + (1 - share) * np.log(1 - share)).mean())
     if has_targets(train):
         return 1.0
     shares = np.bincount(train.labels()) / train.n_rows

@@ -9,7 +9,14 @@ import torch
 
 from featstore.probe.errors import DataError, UsageError
 from featstore.probe.pieces import raise_non_finite
-from featstore.probe.rows import LabelledRows, RowBlocks, as_blocks, validation_of, views_of
+from featstore.probe.rows import (
+    LabelledRows,
+    RowBlocks,
+    are_several,
+    as_blocks,
+    validation_of,
+    views_of,
+)
 
 
 @dataclass(frozen=True)
@@ -63,9 +70,10 @@ def stratified_parts(labels: np.ndarray, share: float, seed: int, count: int = 1
     at least stays for training, so that a class with a single row is never held out. Numbers to be
     predicted are sorted, of several the sums of the standardised ones, and of every 1/share
     neighbours one is drawn, so that each draw has small, middle and large ones in the same shares.
+    Of several labels a row's class is the rarest label that it has.
 
     Arguments:
-        labels: int64 (N,); or targets, float64 (N,) or (N, T).
+        labels: int64 (N,); targets, float64 (N,) or (N, T); or several labels, uint8 (N, L).
         share: in (0, 1).
         seed: of the draws.
         count: draws; `share * count` is at most 1.
@@ -113,9 +121,21 @@ def _strata(
         for rows in np.array_split(rising, strata):
             yield rows[np.argsort(place[rows])], (1 if share <= 0.5 else len(rows) - 1)
         return
+    labels = rarest(labels) if are_several(labels) else labels
     for label, n in zip(*np.unique(labels, return_counts=True), strict=True):
         rows = order[labels[order] == label]
         yield rows, (min(max(1, round(share * n)), n - 1) if n > 1 else 0)
+
+
+def rarest(labels: np.ndarray) -> np.ndarray:
+    """Return the label of each row that fewest rows have, int64 (N,), or L where it has none.
+
+    >>> rarest(np.array([[1, 0], [1, 1], [0, 0]], np.uint8))
+    array([0, 1, 2])
+    """
+    counts = labels.sum(0, dtype=np.int64)
+    own = np.where(labels > 0, counts, len(labels) + 1).argmin(1)
+    return np.where(labels.any(1), own, labels.shape[1])
 
 
 def _shuffled(n_rows: int, seed: int) -> np.ndarray:

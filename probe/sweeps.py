@@ -49,6 +49,7 @@ from featstore.probe.rows import (
     as_pair,
     check_labels,
     check_train,
+    has_several_labels,
     has_targets,
     targets_of,
     validation_of,
@@ -382,7 +383,7 @@ def sweep(
     )
     train_blocks, test_blocks = as_pair(train, test)
     train_blocks = _with_validation(how.entry, train_blocks, validation)
-    metrics = metrics_of(metrics, has_targets(train_blocks))
+    metrics = metrics_of(metrics, has_targets(train_blocks), has_several_labels(train_blocks))
     if resume and out is None:
         raise UsageError("resume without out: name the results file that is to be completed")
     wanted = Wanted(fractions, seeds, mode, every_k, cka)

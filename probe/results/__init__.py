@@ -79,6 +79,9 @@ SCORES = {
     "kappa": "Cohen's kappa",
     "auroc": "AUROC",
     "average_precision": "average precision",
+    "micro_f1": "micro F1",
+    "label_accuracy": "accuracy of labels",
+    "subset_accuracy": "subset accuracy",
 }
 """Scores that a table can be summed up by, larger ones being better, as a person calls them."""
 
@@ -141,7 +144,8 @@ def chance_of(score: str, rows: pd.DataFrame) -> float:
     """Return what a score is of guesses that look at no feature; NaN where it is not known.
 
     With C classes as frequent as each other that is 1/C, of top<k> k/C, of AUROC 1/2, and of kappa
-    and R^2 0.
+    and R^2 0. Of several labels it is the mean share of rows that have one for average precision
+    and F1, 1/2 for the accuracy of labels, and not known for that of all of them.
 
     Arguments:
         score: its name.
@@ -149,8 +153,10 @@ def chance_of(score: str, rows: pd.DataFrame) -> float:
     """
     if score in ("r2", "kappa"):
         return 0.0
-    if score == "auroc":
+    if score in ("auroc", "label_accuracy"):
         return 0.5
+    if score == "subset_accuracy":
+        return float("nan")
     chance = _largest(rows, "chance")
     few = FIRST_FEW.fullmatch(score)
     return min(1.0, int(few[1]) * chance) if few else chance
@@ -167,7 +173,7 @@ def floor_of(score: str, rows: pd.DataFrame) -> float:
     if score == "weighted_f1":
         # of the commonest class precision is its share m, and recall is 1
         majority = 2 * majority**2 / (1 + majority)
-    elif score != "accuracy" and not FIRST_FEW.fullmatch(score):
+    elif score not in ("accuracy", "label_accuracy") and not FIRST_FEW.fullmatch(score):
         return chance
     return float(np.fmax(chance, majority))
 

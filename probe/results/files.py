@@ -321,6 +321,7 @@ _LIMITS = {
     **dict.fromkeys(
         ("balanced_accuracy", "macro_f1", "weighted_f1", "auroc", "average_precision"), (0.0, 1.0)
     ),
+    **dict.fromkeys(("micro_f1", "label_accuracy", "subset_accuracy"), (0.0, 1.0)),
     **dict.fromkeys(("class_f1", "class_auroc", "class_average_precision"), (0.0, 1.0)),
     "kappa": (-1.0, 1.0),
     "cka": (-1e-6, 1 + 1e-6),

@@ -181,6 +181,7 @@ class Problem:
         dual: whether the solver can be solved in the dual.
         reading: bytes that wide blocks take while they are read, and orders of all features.
         host: bytes that arrays may take on the host, beside a device; None for `memory`.
+        logits: whether what is given for several labels are logits, and not their 0 or 1.
     """
 
     n_rows: int
@@ -191,6 +192,7 @@ class Problem:
     dual: bool = True
     reading: int = 0
     host: int | None = None
+    logits: bool = False
 
     @property
     def free(self) -> int:
@@ -417,8 +419,10 @@ class DualFit(Fitted):
         self._train, self._settings, self._dtype = train, settings, first_rows(train)[1]
         self._dtypes = [self._dtype] * len(axes.chains)
         self._steepness: dict[int, float] = {}
-        self._centre = target_means(train)
-        self._units = target_units(train) if self.n_targets else np.ones(1)
+        # logits of labels are not near them, as predicted numbers are
+        numbers = self.n_targets and not problem.logits
+        self._centre = target_means(train) if numbers else np.zeros(max(self.n_targets, 1))
+        self._units = target_units(train) if numbers else np.ones(1)
         self._solve, self._options = solve, options
         stored = next(iter(train))[0].dtype.itemsize
         self._tile = problem.tile(max(chain.length for chain in axes.chains), stored)
@@ -625,7 +629,9 @@ class DualPath(DualFit):
     """Probes in the dual that are solved when they are asked for, each on its own."""
 
     def _begin(self) -> None:
-        self.class_counts = np.bincount(self._labels, minlength=self._train.n_classes)
+        self.class_counts = np.zeros(0, np.int64)
+        if not self.n_targets:
+            self.class_counts = np.bincount(self._labels, minlength=self._train.n_classes)
 
     def solve(self, probes: np.ndarray, starts: Mapping[int, np.ndarray] | None = None) -> None:
         """Solve some probes; rotated features are other ones each time, and none is a start."""

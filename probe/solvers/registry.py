@@ -51,6 +51,7 @@ class Solver:
             if it had not been there; None where there is no closed form for that.
         moments: whether it gathers moments.
         targets: whether it can predict numbers in place of classes.
+        several: whether it can give rows any number of labels.
         validates: whether it chooses by validation rows of their own where train has some.
         raw: whether it takes features as they are, neither centred nor scaled.
         every_prefix: whether all prefixes of a chain come from one factorisation.
@@ -73,6 +74,7 @@ class Solver:
     leave_one_out: Fit | None = None
     moments: bool = True
     targets: bool = False
+    several: bool = False
     validates: bool = False
     raw: bool = False
     every_prefix: bool = False
@@ -99,6 +101,7 @@ SOLVERS: dict[str, Solver] = {
         probabilities=False,
         leave_one_out=closed_form.fit_left_out,
         targets=True,
+        several=True,
         every_prefix=True,
     ),
     "lda": Solver(
@@ -108,7 +111,7 @@ SOLVERS: dict[str, Solver] = {
         leave_one_out=closed_form.leave_one_out,
         every_prefix=True,
     ),
-    "logistic": Solver(logistic.fit, path=logistic.path),
+    "logistic": Solver(logistic.fit, path=logistic.path, several=True),
     "sgd": Solver(
         sgd.fit,
         seeded=True,

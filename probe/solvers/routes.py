@@ -18,6 +18,7 @@ from featstore.probe.rows import (
     LabelledRows,
     RowBlocks,
     as_blocks,
+    has_several_labels,
     has_targets,
     targets_of,
     validation_of,
@@ -478,6 +479,13 @@ def solve_left_out(
 
 
 def _check_labels(entry: Solver, train: RowBlocks) -> None:
+    if has_several_labels(train):
+        if entry.several:
+            return
+        raise UsageError(
+            "each row has any number of labels, and this solver gives it one class: take solver "
+            "logistic or ridge, or probe one label alone, with label"
+        )
     if has_targets(train) and not entry.targets:
         raise UsageError(
             "the labels are numbers to be predicted, and this solver tells classes apart: take "
@@ -584,6 +592,7 @@ def problem(
         entry.moments,
         reading,
         settings.host,
+        has_several_labels(train) and entry.loss == "log",
     )
 
 

@@ -12,11 +12,11 @@ from problems import clusters
 
 from featstore import probe
 from featstore.probe import kernels
-from featstore.probe.metrics import METRICS, OF_TARGETS
+from featstore.probe.metrics import OF_CLASSES
 from featstore.probe.modes import MODES
 
 pytestmark = needs_compiler
-NAMES = tuple(name for name in METRICS if name not in OF_TARGETS)
+NAMES = OF_CLASSES
 SWEEPS = {
     "ridge": {"solver": "ridge", "fractions": [0.25, 0.5]},
     "ridge, many prefixes": {"solver": "ridge", "fractions": list(np.arange(1, 24) / 24)},

@@ -13,7 +13,7 @@ import featstore
 from featstore import probe
 from featstore.probe import statuses
 from featstore.probe.errors import ProbeError
-from featstore.probe.metrics import METRICS, OF_TARGETS
+from featstore.probe.metrics import METRICS, OF_CLASSES, OF_TARGETS
 from featstore.probe.modes import MODES
 from featstore.probe.rows import ArrayBlocks
 from featstore.probe.solvers import declared, value_of
@@ -21,7 +21,7 @@ from featstore.probe.solvers.registry import SOLVERS
 from featstore.probe.statuses import Status
 
 N, N_TEST, D, C = 150, 90, 16, 6
-CLASSES = tuple(name for name in METRICS if name not in OF_TARGETS)
+CLASSES = OF_CLASSES
 COUNTED = (
     *("accuracy", "mean_per_class", "balanced_accuracy", "top5"),
     *("macro_f1", "weighted_f1", "kappa"),

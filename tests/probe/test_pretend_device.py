@@ -8,10 +8,9 @@ from problems import clusters
 from benchmarks import pretend_device
 from benchmarks.pretend_device import DeviceTensor
 from featstore import probe
-from featstore.probe.metrics import METRICS, OF_TARGETS
+from featstore.probe.metrics import METRICS, OF_CLASSES, OF_TARGETS
 from featstore.probe.modes import MODES
 
-OF_CLASSES = tuple(name for name in METRICS if name not in OF_TARGETS)
 PROBLEM = clusters(160, 60, 24, 7)
 BASE = {"fractions": [0.25, 0.6], "seeds": [1, 2], "metrics": OF_CLASSES}
 SOLVERS = {

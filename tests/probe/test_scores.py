@@ -8,9 +8,9 @@ from scipy.special import log_softmax
 from sklearn.metrics import balanced_accuracy_score, log_loss, top_k_accuracy_score
 
 from featstore.probe.errors import UsageError
-from featstore.probe.metrics import METRICS, OF_RANKS, OF_TARGETS, Calibration, Scores
+from featstore.probe.metrics import OF_CLASSES, OF_RANKS, Calibration, Scores
 
-NAMES = tuple(name for name in METRICS if name not in (*OF_TARGETS, *OF_RANKS))
+NAMES = tuple(name for name in OF_CLASSES if name not in OF_RANKS)
 PUT = {"numpy": np.asarray, "torch": torch.from_numpy}
 
 

@@ -17,7 +17,7 @@ from featstore.probe.kernels import permuted_blocks
 from featstore.probe.memory import MIN_ROWS, Settings, rows_within, share
 from featstore.probe.metrics import LogitSink
 from featstore.probe.moments import cached_moments
-from featstore.probe.rows import RowBlocks
+from featstore.probe.rows import RowBlocks, targets_of
 from featstore.probe.solvers import Logistic
 from featstore.probe.solvers.logistic.lbfgs import (
     PAIRS,
@@ -36,7 +36,7 @@ from featstore.probe.solvers.logistic.products import (
     lay_out,
     stages,
 )
-from featstore.probe.solvers.weights import Fitted, Weights
+from featstore.probe.solvers.weights import Fitted, Weights, n_outputs
 from featstore.probe.subsets import Axes, Chain
 
 # rows of a tile: on a CPU between these, as such a working set holds, a few caches full: products
@@ -162,6 +162,13 @@ def fit(
     or more scikit-learn's `LogisticRegression(C=1 / (N * l2))` has the same solution; with two,
     where it penalises one vector w = W_1 - W_0 in place of two, `C=2 / (N * l2)`.
 
+    Of rows that have any number of L labels each label has a probe of its own, (w, b) with
+
+        f(w, b) = mean over rows of log(1 + exp(-y (w'x + b))) + (l2/2) ||w||^2,   y = 1 or -1,
+
+    which is `LogisticRegression(C=1 / (N * l2))` of that label; all L advance as one, and f is
+    their sum.
+
     All prefixes of all chains advance together, by L-BFGS in the metric of Boehning's bound, so
     that each pass over the rows serves every probe. Penalties are taken from the largest down,
     each starting where the one before ended. A probe ends as
@@ -245,7 +252,8 @@ class LogisticPath(Fitted):
     Attributes:
         axes: which probe is which.
         n_features: D of the layer.
-        class_counts: int64 (C,), train rows of each class.
+        class_counts: int64 (C,), train rows of each class; empty for several labels.
+        n_train, n_targets: N, and L, or 0 for classes.
         facts: "status", (P,) as in `fit`, "" where a probe has not been solved; "objective",
             float64 (P,), f in nats; "gradient_norm", float64 (P,), sqrt(g'H g / f), what `tol`
             bounds; "iterations", int64 (P,).
@@ -267,8 +275,11 @@ class LogisticPath(Fitted):
         self._settings, self._tol, self._max_iter = settings, tol, max_iter
         self._goals = goals or {}
         moments = cached_moments(train, settings)
-        self.class_counts = moments.counts
-        self._present = np.flatnonzero(moments.counts)
+        self.class_counts = moments.class_counts
+        self.n_train, self.n_targets = train.n_rows, targets_of(train)
+        self._present = (
+            np.arange(self.n_targets) if self.n_targets else np.flatnonzero(moments.counts)
+        )
         self._mean, self._scale = moments.mean, moments.scale(settings.standardize)
         # features are solved at unit variance, raw ones with a penalty each, so that no scale
         # decides about steps or their end; one that never changes becomes 0
@@ -370,7 +381,7 @@ class LogisticPath(Fitted):
     def weights(self, probe: int) -> Weights:
         """Return the affine map of one probe."""
         held = self._solutions[probe].coefficients.astype(np.float64)
-        features, classes = self.axes.features(probe), len(self.class_counts)
+        features, classes = self.axes.features(probe), n_outputs(self)
         coef = np.zeros((len(features), classes))
         intercept = np.full(classes, -np.inf)
         coef[:, self._present] = held[:, 1:].T * self._ratio[features, None]
@@ -384,7 +395,7 @@ class LogisticPath(Fitted):
 
     def _train_tiles(self) -> Tiles:
         if self._rows is None:
-            lookup = np.cumsum(self.class_counts > 0) - 1
+            lookup = None if self.n_targets else np.cumsum(self.class_counts > 0) - 1
             self._rows = self._tiles(share(self._train), "train", self._plan.kept, lookup)
         return self._rows
 
@@ -392,7 +403,7 @@ class LogisticPath(Fitted):
         self, numbers: np.ndarray, penalty: int, starts: Mapping[int, np.ndarray]
     ) -> list[Running]:
         """Return the probes of one penalty, each where it is told to start."""
-        l2, n_rows = self.axes.penalties[penalty], int(self.class_counts.sum())
+        l2, n_rows = self.axes.penalties[penalty], self.n_train
         correlation = self._settings.backend.put(
             self._moments.once("correlation", self._moments.covariance)
         )
@@ -447,6 +458,10 @@ class LogisticPath(Fitted):
     def _start(self, sheet: Sheet) -> np.ndarray:
         """Return coefficients (P, C, 1 + m) of probes that see no feature: the log priors."""
         start = np.zeros((len(sheet), len(self._present), sheet.length))
+        if self.n_targets:
+            share = self._moments.counts / self.n_train
+            start[:, :, 0] = np.log(share / (1 - share))
+            return start
         priors = np.log(self.class_counts[self._present])
         start[:, :, 0] = priors - priors.mean()
         return start
@@ -462,7 +477,7 @@ class LogisticPath(Fitted):
     def _with_absent(self, logits: Array) -> Array:
         """Return logits (P, C, r) of all classes, those without train rows minus infinity."""
         xp = array_namespace(logits)
-        if len(self._present) == len(self.class_counts):
+        if len(self._present) == n_outputs(self):
             return logits
         shape = (len(logits), len(self.class_counts), logits.shape[2])
         out = xp.full(shape, -xp.inf, **like(logits))

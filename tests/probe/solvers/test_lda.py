@@ -9,7 +9,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from featstore import probe
 from featstore.probe.arrays import backend as backend_of
 from featstore.probe.memory import Settings
-from featstore.probe.metrics import METRICS, OF_TARGETS
+from featstore.probe.metrics import OF_CLASSES
 from featstore.probe.moments import moments
 from featstore.probe.solvers import closed_form
 from featstore.probe.solvers.registry import SOLVERS
@@ -17,7 +17,7 @@ from featstore.probe.solvers.routes import solve_left_out
 from featstore.probe.subsets import Chain, ordered_chain, random_chain, random_order
 
 FRACTIONS = (0.1, 0.5, 1.0)
-NAMES = tuple(name for name in METRICS if name not in OF_TARGETS)
+NAMES = OF_CLASSES
 
 
 def drawn(n=600, d=40, classes=5, dtype=np.float64, seed=0):

@@ -21,8 +21,8 @@ import featstore
 from benchmarks import bench_logistic, stages
 from featstore.probe import ArrayBlocks, arrays
 from featstore.probe.memory import Settings, silent
-from featstore.probe.metrics import Scores
-from featstore.probe.selection import LADDER, Losses
+from featstore.probe.metrics import Losses, Scores
+from featstore.probe.selection import LADDER
 from featstore.probe.solvers import logistic
 from featstore.probe.solvers.registry import SOLVERS
 from featstore.probe.solvers.routes import solve, solve_left_out

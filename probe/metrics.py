@@ -9,79 +9,15 @@ from typing import Protocol
 import numpy as np
 from array_api_compat import array_namespace, device
 
-from featstore.probe.arrays import Array, to_host
+from featstore.probe.arrays import Array, at_labels, to_host
+from featstore.probe.confusion import Accuracy, Agreement, AmongFirst, SeveralLabels, Told, told
 from featstore.probe.errors import UsageError
 from featstore.probe.kernels import judged
-from featstore.probe.kernels.reference import Judged
-from featstore.probe.memory import all_sum
+from featstore.probe.kernels.reference import Judged, residuals_of_labels
+from featstore.probe.memory import all_sum, share
 from featstore.probe.results import FIRST_FEW
 from featstore.probe.results.reading import RowScores, RowSink
-
-
-class Accuracy:
-    """The share of rows whose largest logit is their label's; of equal logits the first wins.
-
-    Its columns are `accuracy`, over all rows, and `mean_per_class`, the plain mean over the classes
-    that have rows (what Flowers and Pets report), which is called `balanced_accuracy` too.
-
-    Attributes:
-        hits: int64 (P, C), rows of each class that each probe gets right.
-        counts: int64 (P, C), rows of each class that each probe has seen.
-        sink: takes which rows are right; None where that is not kept.
-    """
-
-    def __init__(self, n_probes: int, n_classes: int, sink: RowSink | None = None):
-        self.sink = sink
-        self.hits = np.zeros((n_probes, n_classes), np.int64)
-        self.counts = np.zeros((n_probes, n_classes), np.int64)
-        self._pending: list[tuple[np.ndarray, Array]] = []
-
-    @property
-    def sums(self) -> list[np.ndarray]:
-        """Return the sums over rows."""
-        return [self.hits, self.counts]
-
-    def add(self, probes: np.ndarray, stand: Judged) -> None:
-        """Note which rows each probe gets right; they are counted at the end of the set."""
-        self._pending.append((probes, stand.among_first(1)))
-
-    def finish(self, labels: Array) -> None:
-        """Count the hits of the set by class, with one product for all probes."""
-        if not self._pending:
-            return
-        xp = array_namespace(labels)
-        hits = xp.concat([hit for _, hit in self._pending], axis=0)
-        rows = np.concatenate([probes for probes, _ in self._pending])
-        classes = xp.arange(self.counts.shape[1], device=labels.device)
-        one_hot = xp.astype(labels[:, None] == classes, xp.float32)
-        # whole numbers under 2^24: exact in float32
-        by_class = to_host(xp.astype(hits, xp.float32) @ one_hot)
-        self.hits[rows] += by_class.astype(np.int64)
-        if self.sink:
-            self.sink.add(rows, to_host(hits))
-        self.counts[rows] += to_host(xp.sum(one_hot, axis=0)).astype(np.int64)
-        self._pending.clear()
-
-    def columns(self) -> dict[str, np.ndarray]:
-        """Return accuracy, mean_per_class and balanced_accuracy, float64 (P,) each."""
-        mean = np.nanmean(self.per_class(), axis=1)
-        accuracy = self.hits.sum(1) / self.counts.sum(1)
-        return {"accuracy": accuracy, "mean_per_class": mean, "balanced_accuracy": mean}
-
-    def per_class(self) -> np.ndarray:
-        """Return the accuracy on each class, float64 (P, C); NaN for a class without rows."""
-        known = np.maximum(self.counts, 1)
-        return np.where(self.counts > 0, self.hits / known, np.nan)
-
-
-def label_is_first_max(logits: Array, labels: Array) -> Array:
-    """Return whether argmax(logits) is the label, bool (P, rows); of equal logits the first wins.
-
-    Arguments:
-        logits: (P, rows, C), any strides; left as they are.
-        labels: int64 (rows,).
-    """
-    return judged(logits, labels).among_first(1)
+from featstore.probe.rows import RowBlocks
 
 
 _BINS = 15
@@ -229,8 +165,8 @@ class Regression:
         """
         missed = self.squares / self.rows[:, None] / self._variance
         kept, targets = self.sink.rows.kept, self._deviations.shape[1]
-        for probe, share in enumerate(missed):
-            further = (self._deviations - 1) @ share / targets
+        for probe, part in enumerate(missed):
+            further = (self._deviations - 1) @ part / targets
             kept[probe] = (1 - kept[probe].astype(np.float64) + further).astype(np.float32)
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -241,210 +177,6 @@ class Regression:
             r2 = 1 - self.squares / np.where(around_mean > 0, around_mean, np.nan)
             mse, mae = self.squares / rows, self.magnitudes / rows
         return {"r2": r2.mean(1), "mse": mse.mean(1), "mae": mae.mean(1)}
-
-
-class Agreement:
-    """Scores made of how often each class is predicted, is the label, and is both.
-
-    With t the rows of which a class is both, p those that it is predicted for, n those of which it
-    is the label, and N all of them:
-
-        F1 = 2 t / (p + n),   kappa = 1 - (1 - sum t / N) / (1 - sum p n / N^2)
-
-    `macro_f1` is the plain mean of F1 over the classes that are a label or predicted, and
-    `weighted_f1` that weighted by n; kappa is NaN where one class is all labels and predictions.
-
-    Attributes:
-        hits, predicted, counts: int64 (P, C), t, p and n of each class.
-
-    Reference:
-        Cohen, "A coefficient of agreement for nominal scales", 1960.
-    """
-
-    def __init__(self, n_probes: int, n_classes: int, present: np.ndarray | None = None):
-        self.hits, self.predicted, self.counts = np.zeros((3, n_probes, n_classes), np.int64)
-        self._present = present
-        self._pending: list[tuple[np.ndarray, np.ndarray]] = []
-
-    @property
-    def sums(self) -> list[np.ndarray]:
-        """Return the sums over rows."""
-        return [self.hits, self.predicted, self.counts]
-
-    def add(self, probes: np.ndarray, stand: Judged) -> None:
-        """Note the classes that these probes predict; they are counted at the end of the set."""
-        predicted = to_host(stand.predicted)
-        if self._present is not None:
-            predicted = self._present[predicted]
-        self._pending.append((probes, predicted))
-
-    def finish(self, labels: Array) -> None:
-        """Count the classes of the set."""
-        labels, n_classes = to_host(labels), self.hits.shape[1]
-        for probes, predicted in self._pending:
-            # numbers of (probe, class), so that one count serves all probes
-            flat = predicted + n_classes * np.arange(len(probes))[:, None]
-            shape, size = (len(probes), n_classes), len(probes) * n_classes
-            self.predicted[probes] += np.bincount(flat.ravel(), minlength=size).reshape(shape)
-            hit = flat[predicted == labels]
-            self.hits[probes] += np.bincount(hit, minlength=size).reshape(shape)
-            self.counts[probes] += np.bincount(labels, minlength=n_classes)
-        self._pending.clear()
-
-    def columns(self) -> dict[str, np.ndarray]:
-        """Return {"macro_f1": ..., "weighted_f1": ..., "kappa": ...}, float64 (P,) each."""
-        f1, rows = self.per_class(), self.counts.sum(1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            expected = (self.predicted / rows[:, None] * (self.counts / rows[:, None])).sum(1)
-            kappa = 1 - (1 - self.hits.sum(1) / rows) / (1 - expected)
-        return {
-            "macro_f1": np.nanmean(f1, axis=1),
-            "weighted_f1": (np.nan_to_num(f1) * self.counts).sum(1) / rows,
-            "kappa": np.where(expected < 1, kappa, np.nan),
-        }
-
-    def per_class(self) -> np.ndarray:
-        """Return F1 of each class, float64 (P, C); NaN for one that is no label nor predicted."""
-        seen = self.predicted + self.counts
-        return np.where(seen > 0, 2 * self.hits / np.maximum(seen, 1), np.nan)
-
-
-@dataclass(frozen=True)
-class Told:
-    """Which labels probes give to rows that have any number of them.
-
-    Attributes:
-        given: bool (p, rows, L), whether a label is given to a row.
-        own: bool (rows, L), whether a row has it.
-        finite: bool (p,), whether all scores of a probe are finite numbers.
-    """
-
-    given: Array
-    own: Array
-    finite: Array
-
-
-def told(scores: Array, labels: Array, above: float) -> Told:
-    """Return which labels have scores above a threshold.
-
-    Arguments:
-        scores: (p, rows, L), of labels 0 and 1.
-        labels: (rows, L), 0 or 1, of which the same may have been subtracted as from the scores:
-            numbers between 0 and 1, so that a row's own labels are those above 0.
-        above: the threshold.
-    """
-    xp = array_namespace(scores)
-    labels = xp.reshape(labels, (scores.shape[1], -1))
-    own = labels > 0
-    less = xp.astype(own, xp.float64) - xp.astype(labels, xp.float64)
-    finite = xp.all(xp.isfinite(scores), axis=(1, 2))
-    return Told(xp.astype(scores, xp.float64) + less > above, own, finite)
-
-
-class SeveralLabels:
-    """What is counted of L labels, of which each row has any number.
-
-    With t the rows that have a label and are given it, p those that are given it, n those that
-    have it, N all of them, and F1 = 2 t / (p + n) for each label:
-
-        macro_f1 = mean F1,   micro_f1 = 2 sum t / sum (p + n)
-        label_accuracy = mean (N - p - n + 2 t) / N,   subset_accuracy = share of rows all right
-
-    Means are over the L labels, of F1 over those that some row has or is given.
-
-    Attributes:
-        hits, given, own: int64 (P, L), t, p and n.
-        whole: int64 (P,), rows whose labels are all right.
-        rows: int64 (P,), N.
-
-    Reference:
-        Tsoumakas and Katakis, "Multi-label classification: an overview", 2007.
-    """
-
-    def __init__(self, n_probes: int, n_labels: int):
-        self.hits, self.given, self.own = np.zeros((3, n_probes, n_labels), np.int64)
-        self.whole, self.rows = np.zeros((2, n_probes), np.int64)
-
-    @property
-    def sums(self) -> list[np.ndarray]:
-        """What adds up over rows."""
-        return [self.hits, self.given, self.own, self.whole, self.rows]
-
-    def add(self, probes: np.ndarray, stand: Told) -> None:
-        """Count the labels of the rows."""
-        xp = array_namespace(stand.given)
-
-        def counted(which: Array) -> np.ndarray:
-            return to_host(xp.sum(xp.astype(which, xp.int64), axis=-2))
-
-        self.hits[probes] += counted(stand.given & stand.own)
-        self.given[probes] += counted(stand.given)
-        self.own[probes] += counted(stand.own)
-        right = xp.all(stand.given == stand.own, axis=-1)
-        self.whole[probes] += to_host(xp.sum(xp.astype(right, xp.int64), axis=-1))
-        self.rows[probes] += stand.own.shape[0]
-
-    def finish(self, labels: Array) -> None:
-        """Nothing is left to do: rows are counted as they come."""
-
-    def columns(self) -> dict[str, np.ndarray]:
-        """Return the four scores, float64 (P,) each."""
-        f1 = self.per_class()
-        counted = np.isfinite(f1).sum(1)
-        either = (self.given + self.own).sum(1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return {
-                "macro_f1": np.where(counted > 0, np.nansum(f1, axis=1) / counted, np.nan),
-                "micro_f1": 2 * self.hits.sum(1) / either,
-                "label_accuracy": self.accuracies().mean(1),
-                "subset_accuracy": self.whole / self.rows,
-            }
-
-    def per_class(self) -> np.ndarray:
-        """Return F1 of each label, float64 (P, L); NaN for one that no row has or is given."""
-        seen = self.given + self.own
-        return np.where(seen > 0, 2 * self.hits / np.maximum(seen, 1), np.nan)
-
-    def accuracies(self) -> np.ndarray:
-        """Return the share of rows that each label is right of, float64 (P, L)."""
-        rows = np.maximum(self.rows, 1)[:, None]
-        return (rows - self.given - self.own + 2 * self.hits) / rows
-
-
-class _AmongFirst:
-    """The share of rows whose label's logit is among the k largest; of equal ones the first.
-
-    With k classes or fewer every row would count, which says nothing: the column is NaN. Classes
-    that no train row has are none.
-
-    Attributes:
-        hits: int64 (P,), rows that each probe gets right.
-        rows: int64 (P,), rows that each probe has seen.
-    """
-
-    def __init__(self, n_probes: int, n_classes: int, first: int):
-        self.hits, self.rows = np.zeros((2, n_probes), np.int64)
-        self._first, self._tells = first, n_classes > first
-
-    @property
-    def sums(self) -> list[np.ndarray]:
-        """Return the sums over rows."""
-        return [self.hits, self.rows]
-
-    def add(self, probes: np.ndarray, stand: Judged) -> None:
-        """Count the rows that each of these probes gets right."""
-        if self._tells:
-            found = stand.among_first(self._first)
-            self.hits[probes] += to_host(array_namespace(found).sum(found, axis=1))
-            self.rows[probes] += stand.n_rows
-
-    def finish(self, labels: Array) -> None:
-        """Nothing is left to do: rows are counted as they come."""
-
-    def columns(self) -> dict[str, np.ndarray]:
-        """Return {"top<k>": float64 (P,)}."""
-        share = self.hits / np.maximum(self.rows, 1)
-        return {f"top{self._first}": np.where(self.rows > 0, share, np.nan)}
 
 
 class Metric(Protocol):
@@ -471,7 +203,7 @@ METRICS: dict[str, Callable[..., Metric] | None] = {
     "accuracy": Accuracy,
     "balanced_accuracy": Accuracy,
     "mean_per_class": Accuracy,
-    "top5": partial(_AmongFirst, first=5),
+    "top5": partial(AmongFirst, first=5),
     "macro_f1": Agreement,
     "weighted_f1": Agreement,
     "kappa": Agreement,
@@ -525,7 +257,7 @@ def _metric_of(name: str) -> Callable[..., Metric] | None:
     if name in METRICS:
         return METRICS[name]
     if FIRST_FEW.fullmatch(name):
-        return partial(_AmongFirst, first=int(name.removeprefix("top")))
+        return partial(AmongFirst, first=int(name.removeprefix("top")))
     raise UsageError(
         f"no metric is called {name!r}: there are {', '.join(METRICS)}, and top<k> for every k"
     )
@@ -717,3 +449,88 @@ class Scores(LogitSink):
                 found[names[type(metric)]] = metric.per_class()
         wrong = self.not_finite[:, None]
         return {name: np.where(wrong, np.nan, values) for name, values in found.items()}
+
+
+class _Scored(Protocol):
+    """A fit, which is scored and then let go of."""
+
+    def score(self, test: RowBlocks, scores: LogitSink) -> None:
+        """Feed the logits of every probe on every row to `scores`."""
+
+    def release(self) -> None:
+        """Let go of what is held only so as not to compute it again."""
+
+
+class Losses(LogitSink):
+    """Losses of probes, summed over rows as logits go by; stands where `Scores` stand.
+
+    Arguments:
+        n_probes: P.
+        n_outputs: C, or T.
+        kind: "log", "squared", "errors" (the share of rows that are missed), "numbers", or
+            "labels", the mean over several labels of -log p of whether a row has each.
+        variance: float64 (T,), of each target.
+    """
+
+    def __init__(self, n_probes: int, n_outputs: int, kind: str, variance: np.ndarray):
+        self._kind, self._variance = kind, variance
+        self._sums = np.zeros((3, n_probes))  # of losses, hits, rows
+        self._regression = Regression(n_probes, n_outputs) if kind == "numbers" else None
+
+    def score(self, fitted: _Scored, rows: RowBlocks, keep: bool = False) -> None:
+        """Add the losses of all probes of a fit on all these rows, and release it unless `keep`."""
+        mine = Losses(self._sums.shape[1], len(self._variance), self._kind, self._variance)
+        fitted.score(share(rows), mine)
+        if not keep:
+            fitted.release()
+        all_sum(*mine.sums)
+        for total, own in zip(self.sums, mine.sums, strict=True):
+            total += own
+
+    @property
+    def sums(self) -> list[np.ndarray]:
+        """Return the sums over rows."""
+        return self._regression.sums if self._regression else [self._sums]
+
+    def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
+        """Take logits (p, rows, C), or predicted numbers, and labels, as `Scores` does."""
+        if self._regression:
+            self._regression.add(probes, errors(logits, labels))
+            return
+        if self._kind == "labels":
+            xp = array_namespace(logits)
+            left = xp.astype(xp.permute_dims(logits, (0, 2, 1)), xp.float64, copy=True)
+            right = xp.astype((left > 0) == xp.permute_dims(labels > 0, (1, 0)), xp.float64)
+            self._sums[1, probes] += to_host(xp.sum(xp.mean(right, axis=1), axis=1))
+            losses = residuals_of_labels(left, labels > 0)
+            self._sums[0, probes] += to_host(losses) / labels.shape[1]
+            self._sums[2, probes] += len(labels)
+            return
+        xp, stand = array_namespace(logits), judged(logits, labels)
+        hits = stand.among_first(1)
+        if self._kind == "log":
+            losses = stand.surprise
+        elif self._kind == "errors":
+            losses = xp.astype(~hits, xp.float64)
+        else:
+            own = xp.astype(at_labels(logits, labels), xp.float64)
+            losses = xp.sum(logits * logits, axis=2, dtype=xp.float64) - 2 * own + 1
+        self._sums[0, probes] += to_host(xp.sum(losses, axis=1))
+        self._sums[1, probes] += to_host(xp.sum(xp.astype(hits, xp.int64), axis=1))
+        self._sums[2, probes] += len(labels)
+
+    def finish(self, labels: Array) -> None:
+        """Nothing is left to do: rows are summed as they come."""
+
+    def means(self) -> np.ndarray:
+        """Return the mean loss of each probe, float64 (P,)."""
+        if self._regression:
+            squares = self._regression.squares / self._regression.rows[:, None]
+            return (squares / self._variance).mean(1)
+        return self._sums[0] / np.where(self._sums[2] > 0, self._sums[2], np.nan)
+
+    def scores(self) -> np.ndarray:
+        """Return the accuracy of each probe, or R^2, or the accuracy of labels, float64 (P,)."""
+        if self._regression:
+            return self._regression.columns()["r2"]
+        return self._sums[1] / np.where(self._sums[2] > 0, self._sums[2], np.nan)

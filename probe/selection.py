@@ -7,20 +7,16 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
-from array_api_compat import array_namespace
 
-from featstore.probe.arrays import Array, at_labels, to_host
 from featstore.probe.errors import MemoryBudgetError, SelectionWarning, UsageError
-from featstore.probe.kernels import judged
-from featstore.probe.memory import Progress, Settings, all_sum, rank, share, text
-from featstore.probe.metrics import LogitSink, Regression, errors
+from featstore.probe.memory import Progress, Settings, rank, text
+from featstore.probe.metrics import Losses
 from featstore.probe.modes import OF_LABELS, ranked
 from featstore.probe.moments import Remembered, cached_moments
 from featstore.probe.rows import RowBlocks, has_targets
 from featstore.probe.solvers import AUTO, L2, check_penalties
 from featstore.probe.solvers.dual import wide_plan
 from featstore.probe.solvers.logistic import Metrics
-from featstore.probe.solvers.logistic.products import residuals_of_labels
 from featstore.probe.solvers.registry import Solver
 from featstore.probe.solvers.routes import (
     Joined,
@@ -582,81 +578,6 @@ def _by_rung(
             table[-1 - penalty, numbers] = column[np.concatenate([list(one) for one in of_chains])]
         tables.append(table)
     return tuple(tables)
-
-
-class Losses(LogitSink):
-    """Losses of probes, summed over rows as logits go by; stands where `Scores` stand.
-
-    Arguments:
-        n_probes: P.
-        n_outputs: C, or T.
-        kind: "log", "squared", "errors" (the share of rows that are missed), "numbers", or
-            "labels", the mean over several labels of -log p of whether a row has each.
-        variance: float64 (T,), of each target.
-    """
-
-    def __init__(self, n_probes: int, n_outputs: int, kind: str, variance: np.ndarray):
-        self._kind, self._variance = kind, variance
-        self._sums = np.zeros((3, n_probes))  # of losses, hits, rows
-        self._regression = Regression(n_probes, n_outputs) if kind == "numbers" else None
-
-    def score(self, fitted: Fitted, rows: RowBlocks, keep: bool = False) -> None:
-        """Add the losses of all probes of a fit on all these rows, and release it unless `keep`."""
-        mine = Losses(self._sums.shape[1], len(self._variance), self._kind, self._variance)
-        fitted.score(share(rows), mine)
-        if not keep:
-            release(fitted)
-        all_sum(*mine.sums)
-        for total, own in zip(self.sums, mine.sums, strict=True):
-            total += own
-
-    @property
-    def sums(self) -> list[np.ndarray]:
-        """Return the sums over rows."""
-        return self._regression.sums if self._regression else [self._sums]
-
-    def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
-        """Take logits (p, rows, C), or predicted numbers, and labels, as `Scores` does."""
-        if self._regression:
-            self._regression.add(probes, errors(logits, labels))
-            return
-        if self._kind == "labels":
-            xp = array_namespace(logits)
-            left = xp.astype(xp.permute_dims(logits, (0, 2, 1)), xp.float64, copy=True)
-            right = xp.astype((left > 0) == xp.permute_dims(labels > 0, (1, 0)), xp.float64)
-            self._sums[1, probes] += to_host(xp.sum(xp.mean(right, axis=1), axis=1))
-            losses = residuals_of_labels(left, labels > 0)
-            self._sums[0, probes] += to_host(losses) / labels.shape[1]
-            self._sums[2, probes] += len(labels)
-            return
-        xp, stand = array_namespace(logits), judged(logits, labels)
-        hits = stand.among_first(1)
-        if self._kind == "log":
-            losses = stand.surprise
-        elif self._kind == "errors":
-            losses = xp.astype(~hits, xp.float64)
-        else:
-            own = xp.astype(at_labels(logits, labels), xp.float64)
-            losses = xp.sum(logits * logits, axis=2, dtype=xp.float64) - 2 * own + 1
-        self._sums[0, probes] += to_host(xp.sum(losses, axis=1))
-        self._sums[1, probes] += to_host(xp.sum(xp.astype(hits, xp.int64), axis=1))
-        self._sums[2, probes] += len(labels)
-
-    def finish(self, labels: Array) -> None:
-        """Nothing is left to do: rows are summed as they come."""
-
-    def means(self) -> np.ndarray:
-        """Return the mean loss of each probe, float64 (P,)."""
-        if self._regression:
-            squares = self._regression.squares / self._regression.rows[:, None]
-            return (squares / self._variance).mean(1)
-        return self._sums[0] / np.where(self._sums[2] > 0, self._sums[2], np.nan)
-
-    def scores(self) -> np.ndarray:
-        """Return the accuracy of each probe, or R^2, or the accuracy of labels, float64 (P,)."""
-        if self._regression:
-            return self._regression.columns()["r2"]
-        return self._sums[1] / np.where(self._sums[2] > 0, self._sums[2], np.nan)
 
 
 def _losses_of(fitted: Fitted, entry: Solver, train: RowBlocks) -> Losses:

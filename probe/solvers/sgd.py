@@ -18,10 +18,11 @@ from featstore.probe.arrays import (
     taken,
     to_host,
 )
+from featstore.probe.confusion import label_is_first_max
 from featstore.probe.errors import MemoryBudgetError, UsageError
 from featstore.probe.kernels import residuals
 from featstore.probe.memory import Settings, text, world
-from featstore.probe.metrics import LogitSink, label_is_first_max
+from featstore.probe.metrics import LogitSink
 from featstore.probe.pieces import gathered
 from featstore.probe.rows import RowBlocks, validation_of, views_of
 from featstore.probe.solvers import SGD, own_fields

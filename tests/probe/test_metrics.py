@@ -4,8 +4,9 @@ import torch
 from array_api_compat import array_namespace
 from hypothesis import given, strategies as st
 
+from featstore.probe.confusion import Accuracy, label_is_first_max
 from featstore.probe.kernels import judged
-from featstore.probe.metrics import Accuracy, Scores, label_is_first_max
+from featstore.probe.metrics import Scores
 
 
 @given(

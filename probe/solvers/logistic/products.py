@@ -21,6 +21,7 @@ from featstore.probe.arrays import (
     to_host,
 )
 from featstore.probe.kernels import residuals
+from featstore.probe.kernels.reference import residuals_of_labels
 from featstore.probe.memory import all_sum
 from featstore.probe.pieces import gathered
 from featstore.probe.rows import RowBlocks
@@ -474,34 +475,6 @@ def losses_and_gradients(
     host = to_host(losses)
     gradients = [sheet.restored(total) for sheet, total in zip(sheets, totals, strict=True)]
     return [host[place] for place in places], gradients
-
-
-def residuals_of_labels(logits: Array, labels: Array) -> Array:
-    """Return each probe's summed loss, and put its gradient where the logits were.
-
-    With p = 1 / (1 + exp(-logit)), the loss of a label is -log p for a row that has it and
-    -log(1 - p) for one that has not, and what is left is p less the label. With s the logit of what
-    a row is not, both are of exp(-|s|) alone, and so precise where it is fitted almost perfectly.
-
-    Arguments:
-        logits: (P, L, r).
-        labels: (r, L), 0 or 1.
-
-    Returns:
-        float64 (P,), sum over labels and rows, in nats.
-
-    Example:
-        >>> logits = np.log([[[1.0], [3.0]]])
-        >>> np.exp(-residuals_of_labels(logits, np.array([[1, 0]]))), logits[0, :, 0]
-        (array([0.125]), array([-0.5 ,  0.75]))
-    """
-    xp = array_namespace(logits)
-    sign = xp.astype(1 - 2 * xp.astype(xp.permute_dims(labels, (1, 0)), xp.int8), logits.dtype)
-    logits *= sign
-    small = xp.exp(-xp.abs(logits))
-    losses = xp.where(logits > 0, logits, xp.zeros_like(logits)) + xp.log1p(small)
-    logits[...] = sign * xp.where(logits > 0, xp.ones_like(small), small) / (1 + small)
-    return xp.sum(losses, axis=(1, 2), dtype=xp.float64)
 
 
 def add_up_logits(

@@ -19,7 +19,6 @@ from featstore.probe.results import FIRST_FEW
 from featstore.probe.results.reading import RowScores, RowSink
 from featstore.probe.rows import RowBlocks
 
-
 _BINS = 15
 
 

@@ -144,7 +144,7 @@ class FilledBlock:
         )
 
 
-class Handover:
+class WriteBehind:
     """Writes blocks in a thread of its own, in the order in which they were put.
 
     What fails there is raised by the next `put`, or when the context is left; what was put before
@@ -157,7 +157,7 @@ class Handover:
         self._queue: queue.Queue = queue.Queue(1)
         self._latest: tuple | None = None
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._write_all, name="featstore-handover")
+        self._thread = threading.Thread(target=self._write_all, name="featstore-write-behind")
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -177,10 +177,10 @@ class Handover:
         ids: Sequence[str],
         seen: Mapping[str, int] | None = None,
     ) -> None:
-        """Hand over a block, as `Writer.write` takes it; waits while another one waits already.
+        """Queue a block, as `Writer.write` takes it; waits while another one waits already.
 
-        A block that a device is still filling is held back until the next one has been given to
-        the device, which so never idles, and its time is not taken for the disk's.
+        One block is kept back while a device still fills it, until the next one is queued there, so
+        that the device never waits for the disk; that time is not counted as waiting for the disk.
         """
         self.flush()
         if self._failure is not None:
@@ -349,7 +349,7 @@ def fill(
         begun: deque[Job] = deque()
         jobs = (job for job in work.jobs() if begun.append(job) is None)
         stream = decoded(jobs, encode, workers, work.batch_size, infer.pinned)
-        with contextlib.closing(stream), Handover(writer) as handover, torch.inference_mode():
+        with contextlib.closing(stream), WriteBehind(writer) as behind, torch.inference_mode():
             ready = infer.fed(_timed(stream, waits))
             for split, block in work.blocks:
                 first = store.rows_of(split, block).start
@@ -366,11 +366,11 @@ def fill(
                     seen.update(batch.seen)
                     there[view] += len(numbers)
                     done += len(numbers)
-                    waits.disk = handover.waited
+                    waits.disk = behind.waited
                     progress(done, waits=str(waits))
                 infer.check_unchanged(f"rows {first}:{first + filled.n_rows} of {split}")
                 rows, here = work.rows[split], slice(first, first + filled.n_rows)
-                handover.put(filled, rows.labels[here], rows.ids[here], seen)
+                behind.put(filled, rows.labels[here], rows.ids[here], seen)
                 remarks.setdefault(split, Counter()).update(seen)
                 work.forget(split, block)
     return remarks

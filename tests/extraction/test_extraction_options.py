@@ -19,7 +19,7 @@ from featstore.cli import main
 from featstore.errors import BackboneError, DatasetError, FeatureError, SpecMismatch, UsageError
 from featstore.extraction import inference
 from featstore.extraction.inference import Inference
-from featstore.extraction.pipeline import FilledBlock, Handover
+from featstore.extraction.pipeline import FilledBlock, WriteBehind
 from featstore.models import taps
 from featstore.store import layout
 
@@ -258,23 +258,23 @@ def filled(store, block, value=1.0):
 
 def test_blocks_are_written_in_order_by_a_thread_that_is_waited_for(store):
     writer = SlowWriter(0.1)
-    with Handover(writer) as handover:
+    with WriteBehind(writer) as behind:
         began = time.perf_counter()
-        handover.put(filled(store, 0), [], ["r"] * 32)
+        behind.put(filled(store, 0), [], ["r"] * 32)
         assert time.perf_counter() - began < 0.09
         for block in (1, 2):
-            handover.put(filled(store, block), [], ["r"] * 32)
-        assert 0.03 < handover.waited < 0.5
-    assert writer.written == [(block, "featstore-handover") for block in range(3)]
+            behind.put(filled(store, block), [], ["r"] * 32)
+        assert 0.03 < behind.waited < 0.5
+    assert writer.written == [(block, "featstore-write-behind") for block in range(3)]
 
 
 def test_a_failure_of_the_writer_stops_the_rest(store):
     writer = SlowWriter(0.0, fails_at=1)
 
     def put_all():
-        with Handover(writer) as handover:
+        with WriteBehind(writer) as behind:
             for block in (0, 1, 2, 2, 2):
-                handover.put(filled(store, block), [], ["r"] * 32)
+                behind.put(filled(store, block), [], ["r"] * 32)
 
     with pytest.raises(FeatureError, match="block 1 is bad"):
         put_all()
@@ -285,9 +285,9 @@ def test_a_failure_of_the_computing_keeps_what_was_put(store):
     writer = SlowWriter(0.05)
 
     def put_two():
-        with Handover(writer) as handover:
-            handover.put(filled(store, 0), [], ["r"] * 32)
-            handover.put(filled(store, 1), [], ["r"] * 32)
+        with WriteBehind(writer) as behind:
+            behind.put(filled(store, 0), [], ["r"] * 32)
+            behind.put(filled(store, 1), [], ["r"] * 32)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

@@ -1,8 +1,9 @@
-"""Errors and warnings of probing, and checks of the arguments of public functions."""
+"""Errors and warnings of probing, what both show of names, and checks of arguments."""
 
 import difflib
 import functools
 import inspect
+import re
 from collections.abc import Callable, Iterable, Sequence, Sized
 from typing import TypeVar
 
@@ -45,6 +46,38 @@ class SelectionWarning(UserWarning):
 
 class ProbeFailed(ProbeError):
     """A probe did not reach its solution; raised by `ProbeResult.raise_if_failed`."""
+
+
+# Names come with data sets and stores, and could move the cursor, colour what follows, turn the
+# direction of what is read, or be none that XML and UTF-8 have a place for; a line feed and a tab
+# are layout.
+CONTROL = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufffe\uffff]"
+)
+
+
+def visible(text: str) -> str:
+    r"""Return a text with its control characters as escapes, as it is written for people.
+
+    >>> visible("red \x1b[31m"), visible("two\nlines"), visible("a\r\u202eb")
+    ('red \\x1b[31m', 'two\nlines', 'a\\x0d\\u202eb')
+    """
+    return CONTROL.sub(escape_of, text)
+
+
+def escape_of(found: re.Match) -> str:
+    r"""Return the escape of the character that was found, as \x1b or \u202e."""
+    code = ord(found[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def line(text: object) -> str:
+    r"""Return a text as one line: `visible`, and line feeds as escapes too.
+
+    >>> line("a\nWarning: b")
+    'a\\nWarning: b'
+    """
+    return visible(str(text).strip().replace("\n", "\\n"))
 
 
 F = TypeVar("F", bound=Callable[..., object])

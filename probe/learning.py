@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from featstore.probe.errors import UsageError, several
+from featstore.probe.errors import UsageError, several, visible
 from featstore.probe.memory import Progress, callback, silent
 from featstore.probe.modes import Mode
 from featstore.probe.redundancy import diffused_redundancy
@@ -77,7 +77,7 @@ class LearningCurve:
     def _repr_html_(self) -> str:
         score, columns = score_of(self.table), ["n_train", "mode", "fraction", "k"]
         shown = self.by_amount()[[self.amount, *columns, score, "ratio", "redundancy"]]
-        return shown.to_html(index=False, border=0, max_rows=40)
+        return visible(shown.to_html(index=False, border=0, max_rows=40))
 
 
 def learning_curve(

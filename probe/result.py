@@ -13,7 +13,7 @@ from scipy.special import softmax
 
 from featstore.probe import statuses
 from featstore.probe.arrays import Array, own_settings, to_host
-from featstore.probe.errors import MemoryBudgetError, ProbeFailed, UsageError
+from featstore.probe.errors import MemoryBudgetError, ProbeFailed, UsageError, visible
 from featstore.probe.memory import least, parse, share, text
 from featstore.probe.metrics import OF_RANKS, LogitSink, Scores, metrics_of
 from featstore.probe.ranking import means, ranked
@@ -62,7 +62,8 @@ class Predictions:
     def _repr_html_(self) -> str:
         shown = ["mode", "solver", "l2", "seed", "fraction", "k", "n_test", "accuracy"]
         table = self.table[[name for name in shown if name in self.table]]
-        return f"<p>{escape(repr(self))}</p>{table.to_html(index=False, border=0, max_rows=20)}"
+        shown = table.to_html(index=False, border=0, max_rows=20)
+        return visible(f"<p>{escape(repr(self))}</p>{shown}")
 
     @property
     def classes(self) -> np.ndarray:

@@ -15,6 +15,7 @@ import click
 
 from featstore.errors import EXTRAS, with_extra
 from featstore.places import same
+from featstore.probe.errors import line, visible
 from featstore.probe.solvers import L2, VALUES, Count, Options, declared, value_of
 
 # ASCII for characters of tables and sentences; others become escapes such as \\u4e2d.
@@ -59,29 +60,6 @@ def printable(text: str, encoding: str) -> str:
     ('0.512 +- 0.010', '0.512 ± 0.010')
     """
     return visible(text).encode(encoding, _ERRORS).decode(encoding)
-
-
-# Names come with data sets and stores, and could move the cursor, colour what follows, or turn
-# the direction of what is read; a line feed and a tab are layout.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069]")
-
-
-def visible(text: str) -> str:
-    r"""Return a text with its control characters as escapes.
-
-    >>> visible("red \x1b[31m"), visible("two\nlines")
-    ('red \\x1b[31m', 'two\nlines')
-    """
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
-
-
-def line(text: object) -> str:
-    r"""Return a text as one line: `visible`, and line feeds as escapes too.
-
-    >>> line("a\nWarning: b")
-    'a\\nWarning: b'
-    """
-    return visible(str(text).strip().replace("\n", "\\n"))
 
 
 SCORE = click.option(
@@ -171,7 +149,9 @@ class Command(click.Command):
                     formatter.write_dl(lines)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Refuse words that no option can use, before one is parsed."""
+        """Refuse a folder that is gone, and words that no option can use, before one is parsed."""
+        if (gone := _gone()) and not {"-h", "--help"} & {*args}:
+            raise click.UsageError(gone)
         for word in args:
             _check_word(word)
         return super().parse_args(ctx, args)
@@ -206,6 +186,15 @@ def _read_by(param: click.Parameter, ctx: click.Context) -> list[str]:
         return []
     several = value if isinstance(value, tuple) else (value,)
     return [str(one) for one in several if "://" not in str(one)]
+
+
+def _gone() -> str:
+    """Say that the folder in which this runs is not there any more; "" where it is."""
+    try:
+        os.getcwd()
+    except OSError:
+        return "the folder in which this runs was deleted; go to another one: cd /"
+    return ""
 
 
 def _check_word(word: str) -> None:
@@ -336,6 +325,8 @@ def _failure(error: Exception) -> click.ClickException:
         status = 2
     elif lacking := _lacking(error):
         message = lacking
+    elif isinstance(error, FileNotFoundError) and (gone := _gone()):
+        message = gone
     elif isinstance(error, OSError) and error.strerror:
         message = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     elif not isinstance(error, known):

@@ -17,7 +17,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bars, TaskI
 from rich.table import Column, Table
 from rich.text import Text
 
-from featstore.cli.common import line, printable
+from featstore.cli.common import printable
+from featstore.probe.errors import line
 
 if TYPE_CHECKING:
     from featstore.probe.results.views import View

@@ -6,8 +6,9 @@ from pathlib import Path
 import click
 
 from featstore.cli import screen
-from featstore.cli.common import CODEC, DTYPE, FORMAT, STORE, Command, Names, line
+from featstore.cli.common import CODEC, DTYPE, FORMAT, STORE, Command, Names
 from featstore.cli.screen import Progress, notice
+from featstore.probe.errors import line
 
 # The exit status of `verify` where nothing is damaged, and blocks are missing.
 INCOMPLETE = 3

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from featstore.probe.errors import UsageError
+from featstore.probe.errors import UsageError, visible
 from featstore.probe.figures import accuracy_against_layer
 from featstore.probe.layers import accuracy_by_layer
 from featstore.probe.redundancy import DELTAS, diffused_redundancy
@@ -369,19 +369,22 @@ def page(material: Material, title: str | None = None) -> str:
     curves = curves_of(material.table, material.correct)
     data = _data(material, curves)
     scripts = [_plotly(), "\n".join(_asset(name) for name in SCRIPTS)]
-    return Template(_asset("report.html")).substitute(
-        policy=escape(_policy(scripts)),
-        title=escape(title or title_of(curves)),
-        style="\n".join(_asset(name) for name in STYLES),
-        answer="\n".join(f"<p>{_unbroken(each)}</p>" for each in answer(curves)),
-        about=escape(_about(material, curves)),
-        warnings=_warnings([*remarks(curves), *warnings(material.table)]),
-        sections="\n".join(
+    texts = {
+        "policy": escape(_policy(scripts)),
+        "title": escape(title or title_of(curves)),
+        "answer": "\n".join(f"<p>{_unbroken(each)}</p>" for each in answer(curves)),
+        "about": escape(_about(material, curves)),
+        "warnings": _warnings([*remarks(curves), *warnings(material.table)]),
+        "sections": "\n".join(
             _section(*each, data["over_classes"], data["layers"])
             for each in SECTIONS
             if data[each[0]]
         ),
-        making=made(material.sources),
+        "making": made(material.sources),
+    }
+    return Template(_asset("report.html")).substitute(
+        {name: visible(text) for name, text in texts.items()},
+        style="\n".join(_asset(name) for name in STYLES),
         data=script_json({**data, "layers": bool(data["layers"])}),
         plotly=scripts[0],
         script=scripts[1],

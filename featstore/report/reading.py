@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from featstore.probe.classes import class_losses, inequality_table
-from featstore.probe.errors import ProbeError, RowsWarning, UsageError
+from featstore.probe.errors import ProbeError, RowsWarning, UsageError, visible
 from featstore.probe.results import (
     CURVE,
     Evidence,
@@ -38,15 +38,26 @@ def intervals(kind: str, of: pd.Series, low: pd.Series, high: pd.Series) -> list
 
 
 def script_json(value: Any) -> str:
-    """Return JSON that may stand inside a `<script>` element, whatever its texts say.
+    r"""Return JSON that may stand inside a `<script>` element, whatever its texts say.
 
-    >>> script_json(["</script>", "&"])
-    '["\\\\u003c/script\\\\u003e","\\\\u0026"]'
+    Control characters of names are shown as escapes there too.
+
+    >>> print(script_json(["</script>", "&", "\x1b"]))
+    ["\u003c/script\u003e","\u0026","\\x1b"]
     """
-    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    text = json.dumps(_shown(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
+
+
+def _shown(value: Any) -> Any:
+    """Return plain values with every text as a person is to see it."""
+    if isinstance(value, Mapping):
+        return {key: _shown(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown(one) for one in value]
+    return visible(value) if isinstance(value, str) else value
 
 
 NEEDED = ("store", "tap", "mode", "solver", "l2", "seed", "fraction", "k", "status")

@@ -29,6 +29,7 @@ from featstore.report import provenance
 from featstore.store.catalog import safe_name
 from featstore.study.layers import Layer, layers_of
 from featstore.study.outside import resolved
+from featstore.study.records import digest
 from featstore.study.sweeps import departures_of, validation_rows
 
 # how far a fraction that was probed may lie from the one that is meant
@@ -188,8 +189,9 @@ def _swept(
     out, store = None, layer.store
     if out_dir is not None:
         Path(out_dir).mkdir(parents=True, exist_ok=True)
-        stem = safe_name(Path(str(store.path)).stem)
-        out = Path(out_dir) / f"{stem}.{layer.tap}.{store.spec.digest()[:8]}.csv"
+        # a copy in another folder or format holds the same rows, and is probed on its own
+        mark = digest([store.spec.digest(), str(store.path)])[:8]
+        out = Path(out_dir) / f"{safe_name(store.path.name)}.{layer.tap}.{mark}.csv"
     tested = store.test_split(test_split)
     own = validation_rows(sweep.keywords["solver"].solver, store, layer.tap, tested)
     wanted, standardize = sweep.keywords["mode"], sweep.keywords.get("standardize", True)

@@ -19,7 +19,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from featstore.errors import BadStudy, StudyError
 from featstore.probe import figures
-from featstore.probe.errors import nearest
+from featstore.probe.errors import nearest, visible
 from featstore.probe.results.files import written_whole
 from featstore.probe.results.reading import read_per_class
 from featstore.probe.results.views import NOTHING
@@ -496,7 +496,7 @@ def _or_not_known(name: str, function: Callable, wanting: list[str]) -> Callable
     def call(*arguments: Any, **named: Any) -> str:
         """Call the function; where it does not know, say so."""
         try:
-            return function(*arguments, **named)
+            return visible(function(*arguments, **named))
         except (StudyError, TypeError) as error:
             frame = sys._getframe(1)
             while "__jinja_template__" not in frame.f_globals:

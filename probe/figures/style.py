@@ -1,7 +1,6 @@
 """The style of figures: colours, labels, curves with bands."""
 
 import io
-import re
 import textwrap
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -20,7 +19,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from featstore.probe.errors import UsageError
+from featstore.probe.errors import UsageError, visible
 from featstore.probe.results import CURVE, percent
 from featstore.probe.results.files import written_whole
 from featstore.probe.results.intervals import over_of
@@ -65,15 +64,6 @@ STYLE = {
 _UNDATED = {".png": {"Software": None}, ".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
 
 
-# Beside tabs and line feeds, all that XML has no place for.
-_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-
-
-def _shown(text: str) -> str:
-    """Return a text with its control characters as escapes."""
-    return _CONTROL.sub(lambda found: ascii(found[0])[1:-1], text)
-
-
 def styled() -> AbstractContextManager:
     """Return a context in which matplotlib draws in this style, whatever its settings are."""
     return style.context(["default", STYLE])
@@ -89,7 +79,7 @@ class ColumnFigure(Figure):
     def draw(self, renderer: Any) -> None:
         """Draw in this style, control characters of names as escapes: no .svg may hold them."""
         for text in self.findobj(Text):
-            text.set_text(_shown(text.get_text()))
+            text.set_text(visible(text.get_text()))
         with styled():
             super().draw(renderer)
 
@@ -165,7 +155,7 @@ def saved(figure: ColumnFigure, path: str | Path | None, title: str) -> ColumnFi
     path = check_suffix(path)
     suffix = path.suffix.lower()
     drawn = io.BytesIO()  # in memory, since writers of PDF fail twice where a disk is full
-    figure.savefig(drawn, format=suffix[1:], metadata=_UNDATED[suffix] | {"Title": _shown(title)})
+    figure.savefig(drawn, format=suffix[1:], metadata=_UNDATED[suffix] | {"Title": visible(title)})
     with written_whole(path) as aside:
         aside.write_bytes(drawn.getvalue())
     return figure
@@ -222,7 +212,7 @@ def _columns(widths: Sequence[float]) -> int:
 
 def width(figure: ColumnFigure, text: str) -> float:
     """Return how wide a line of small text is, in inches."""
-    drawn = figure.text(0, 0, _shown(text), fontsize=SMALL)
+    drawn = figure.text(0, 0, visible(text), fontsize=SMALL)
     box = drawn.get_window_extent(figure.canvas.get_renderer())
     drawn.remove()
     return box.width / figure.dpi

@@ -22,7 +22,15 @@ import pandas as pd
 import xxhash
 
 from featstore.probe import statuses
-from featstore.probe.errors import INSTALL, ChangedWarning, DataError, FileError, UsageError
+from featstore.probe.errors import (
+    CONTROL,
+    INSTALL,
+    ChangedWarning,
+    DataError,
+    FileError,
+    UsageError,
+    escape_of,
+)
 from featstore.probe.results import FIRST_FEW
 
 try:
@@ -334,6 +342,11 @@ _LIMITS = {
 # What a spreadsheet takes for the beginning of a formula, and what marks a text that began so.
 _FORMULA, _TEXT = "=+-@\t\r", "'"
 
+# An escape as `escape_of` writes it, and what it stands for: a control character, or a backslash
+# that would be read as the beginning of one.
+_ESCAPE = re.compile(r"\\(?:x([0-9a-f]{2})|u([0-9a-f]{4}))")
+_ESCAPED = re.compile(rf"{CONTROL.pattern}|\\(?={_ESCAPE.pattern[2:]})")
+
 
 def check_suffix(path: str | Path) -> Path:
     """Return the path if a table can be written under its name.
@@ -353,7 +366,8 @@ def save_table(
     """Write a table in the format of the file's suffix, aside first and renamed when complete.
 
     Every number is written with all its digits; what is not known is an empty field in .csv and
-    null in .json. In .csv a text that a spreadsheet would run as a formula stands behind a "'".
+    null in .json. In .csv a text that a spreadsheet would run as a formula stands behind a "'",
+    and control characters are escapes, as `escaped` writes them.
 
     Arguments:
         table: any.
@@ -503,14 +517,16 @@ def _check_fractions(table: pd.DataFrame, path: Path) -> None:
 
 
 def escaped(table: pd.DataFrame) -> pd.DataFrame:
-    """Return a table whose texts no spreadsheet runs as a formula.
+    r"""Return a table whose texts no spreadsheet runs as a formula and no terminal obeys.
 
     A text that begins with = + - @ or a tab, and is no number, gets a "'" in front; so does one
-    that begins with "'" and such a character, so that `unescaped` gives back what was there.
+    that begins with "'" and such a character. Control characters are escapes such as \x1b; where
+    a text has these four letters themselves, its backslash is one, \x5c. So `unescaped` gives
+    back what was there.
 
-    >>> names = pd.DataFrame({"class": ["=1+1", "-1", "'tis", "'=", "a"]})
-    >>> escaped(names)["class"].tolist()
-    ["'=1+1", '-1', "'tis", "''=", 'a']
+    >>> names = pd.DataFrame({"class": ["=1+1", "-1", "'tis", "'=", "\x1b[2J", r"\x1b", r"\x"]})
+    >>> print(*escaped(names)["class"])
+    '=1+1 -1 'tis ''= \x1b[2J \x5cx1b \x
     >>> unescaped(escaped(names)).equals(names)
     True
     """
@@ -527,8 +543,9 @@ def unescaped(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def escaped_texts(texts: Sequence) -> list:
-    """Return values with a "'" before every text that a spreadsheet would run."""
-    return [_TEXT + text if isinstance(text, str) and _is_formula(text) else text for text in texts]
+    """Return values whose texts are written as `escaped` says."""
+    plain = [_ESCAPED.sub(escape_of, text) if isinstance(text, str) else text for text in texts]
+    return [_TEXT + text if isinstance(text, str) and _is_formula(text) else text for text in plain]
 
 
 def _is_formula(text: str) -> bool:
@@ -542,8 +559,18 @@ def _is_formula(text: str) -> bool:
 
 
 def _unescaped(text: object) -> object:
-    marked = isinstance(text, str) and text.startswith(_TEXT) and _is_formula(text[1:])
-    return text[1:] if marked else text
+    if not isinstance(text, str):
+        return text
+    marked = text.startswith(_TEXT) and _is_formula(text[1:])
+    return _ESCAPE.sub(_behind, text[marked:])
+
+
+def _behind(escape: re.Match) -> str:
+    """Return the character of an escape; another text that looks like one stays."""
+    character = chr(int(escape[1] or escape[2], 16))
+    ours = character == "\\" or CONTROL.match(character)
+    # a surrogate, which no name that is kept holds, would be none that pandas does
+    return character if ours and not "\ud800" <= character <= "\udfff" else escape[0]
 
 
 def _numbers(texts: list[str], name: str) -> list:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from featstore.probe.errors import line, visible
 from featstore.probe.results import (
     CURVE,
     Evidence,
@@ -153,7 +154,7 @@ class Column:
         ['0.500 ± 0.010', '']
         """
         if self.kind == "text":
-            return ["" if pd.isna(value) else str(value) for value in self.values]
+            return ["" if pd.isna(value) else line(value) for value in self.values]
         kind, values = KINDS[self.kind], list(self.values)
         none = [math.nan] * len(values)
         lows, highs = map(list, self.ends or (none, none))
@@ -206,7 +207,7 @@ def as_markdown(view: View) -> str:
     rows = view.rows(" ({} to {})")
     if not rows:
         return NOTHING
-    lines = [[column.title for column in view.columns], *rows]
+    lines = [[line(column.title) for column in view.columns], *rows]
     shown = ["| " + " | ".join(cell.replace("|", r"\|") for cell in line) + " |" for line in lines]
     rule = "|".join("--:" if column.numeric else ":--" for column in view.columns)
     return "\n".join([shown[0], f"|{rule}|", *shown[1:]])
@@ -628,7 +629,8 @@ def as_html(views: Sequence[View], caption: str = "") -> str:
     above = f"<caption{LEFT}>{escape(caption)}</caption>" if caption else ""
     titles = [column.title for column in views[0].columns]
     head = "".join(f'<th scope="col"{RIGHT}>{escape(text)}</th>' for text in titles)
-    return f"<table>{above}<thead><tr>{head}</tr></thead>{''.join(map(_body, views))}</table>"
+    made = f"<table>{above}<thead><tr>{head}</tr></thead>{''.join(map(_body, views))}</table>"
+    return visible(made)
 
 
 def _body(view: View) -> str:
@@ -648,12 +650,12 @@ def sweep_as_html(table: pd.DataFrame, correct: Evidence = None) -> str:
         correct: which test rows each probe has right, as `ProbeResult.correct` says.
     """
     if score_of(table) not in table or not len(table):
-        return table.to_html(max_rows=20, border=0)
+        return visible(table.to_html(max_rows=20, border=0))
     shown = printed(table, correct)
     facts = [shown.store, shown.shared, *_rows_of(table)]
     lines = "".join(f"<p>{escape(note)}</p>" for note in shown.notes)
     lines += "".join(f"<p>Warning: {escape(line)}</p>" for line in warnings(table))
-    return as_html(shown.views, ", ".join(filter(None, facts))) + lines
+    return as_html(shown.views, ", ".join(filter(None, facts))) + visible(lines)
 
 
 def _rows_of(table: pd.DataFrame) -> list[str]:

@@ -43,7 +43,9 @@ class Record:
         return self
 
     def __exit__(self, kind, error, trace):
-        line = {"attack": self.name, "attempts": self.seen.total(), "survived": kind is None}
+        # who ends a long form keeps what was survived until then
+        survived = kind in (None, KeyboardInterrupt)
+        line = {"attack": self.name, "attempts": self.seen.total(), "survived": survived}
         print(json.dumps({**line, "outcomes": dict(self.seen)}))
         if log := os.environ.get("FEATSTORE_ATTACKS_LOG"):
             with open(log, "a") as file:

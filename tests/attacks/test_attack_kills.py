@@ -1,5 +1,6 @@
 """Commands that write, killed at random: the old or the new is there, whole, and it goes on."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -23,6 +24,8 @@ from store_examples import small_blocks  # noqa: F401
 
 import featstore
 from featstore.errors import FeatstoreError, StoreNotFound
+from featstore.probe.results.files import as_written, load_arrays
+from featstore.probe.statuses import Status
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 
@@ -282,3 +285,136 @@ def test_killed_while_the_metadata_of_a_file_are_repaired(sources, tmp_path):
             assert [entry.name for entry in out.parent.iterdir()] == [out.name]
     featstore.open(out).restate()
     assert out.read_bytes() == whole
+
+
+# What asks of features, and looks at the answers.
+
+SWEEP = ("--fractions", "0.2,0.5", "--seeds", "4")
+RIDGE = (*SWEEP, "--solver", "ridge", "--l2", "0.1")
+STUDY = """
+title = "killed"
+fractions = [0.5]
+seeds = 2
+figures = ["accuracy"]
+[stores]
+a = { store = "a.zarr" }
+[probes.ridge]
+l2 = 0.1
+[probes.logistic]
+l2 = 0.1
+[analyses]
+resamples = 50
+"""
+
+
+def asking(name: str, here: Path, out: Path) -> tuple:
+    """Return the words of a command that asks of the stores `here` and writes into `out`."""
+    a, b = here / "a.zarr", here / "b.h5"
+    table, results = out / "t.csv", here / "r.csv"
+    return {
+        "probe, ridge": (
+            "probe", a, *RIDGE, "--mode", "random,first,variance", "--out", table, "--resume",
+        ),
+        "probe, logistic": (
+            "probe", a, *SWEEP, "--l2", "0.1", "--tol", "0.01", "--out", table, "--resume",
+        ),
+        "probe, all that it saves": (
+            "probe", a, *RIDGE, "--out", table, "--per-class", out / "classes.csv",
+            "--save-weights", out / "w.safetensors", "--save-predictions", out / "p.npz",
+            "--plot", out / "a.svg",
+        ),
+        "compare": ("compare", a, b, *RIDGE, "--out-dir", out / "kept", "--out", table),
+        "attribute": ("attribute", a, "--permutations", "20", "--resamples", "50", "--out", table),
+        "retrieve": ("retrieve", a, *SWEEP, "--out", table),
+        "learn": ("learn", a, "--shots", "5,20", "--draws", "2", *RIDGE[:2], *RIDGE[4:],
+                  "--out", table),
+        "geometry": ("geometry", a, b, *SWEEP, "--permutations", "20", "--out", table,
+                     "--pairs", out / "pairs.csv"),
+        "universality": ("universality", a, b, "--out", table),
+        "cka": ("cka", a, b, *SWEEP, "--out", table, "--matrix", out / "m.csv"),
+        "spectrum": ("spectrum", a, "--out", table, "--eigenvalues", out / "e.csv"),
+        "redundancy": ("redundancy", results, "--out", table, "--plot", out / "d.svg"),
+        "classes": ("classes", here / "classes.csv", "--resamples", "50", "--out", table,
+                    "--inequality", out / "i.csv"),
+        "predict": ("predict", a, "--weights", here / "w.safetensors", "--out", out / "p.csv"),
+        "report": ("report", results, "--out", out / "r.html"),
+        "study": ("study", here / "s.toml", "--out", out / "study"),
+    }[name]  # fmt: skip
+
+
+ASKING = ["probe, ridge", "compare", "report", "study"]
+MORE = [
+    "probe, logistic", "probe, all that it saves", "attribute", "retrieve", "learn", "geometry",
+    "universality", "cka", "spectrum", "redundancy", "classes", "predict",
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def asked(sources, tmp_path_factory):
+    """The stores, results of one of them, and a study of it."""
+    folder = tmp_path_factory.mktemp("asked")
+    for name in ("a.zarr", "b.h5"):
+        (shutil.copytree if name == "a.zarr" else shutil.copy)(sources / name, folder / name)
+    (folder / "s.toml").write_text(STUDY)
+    files = ("--out", "r.csv", "--per-class", "classes.csv", "--save-weights", "w.safetensors")
+    words = [word if word.startswith("-") else folder / word for word in files]
+    assert_plain(*run("probe", folder / "a.zarr", *RIDGE, *words, said=folder / "said"))
+    (folder / "said").unlink()
+    return folder
+
+
+def assert_part_of(found: dict[str, bytes], whole: dict[str, bytes], folder: Path) -> None:
+    """What a killed command left has no number that a whole run's has not, and no half file."""
+    for name, data in found.items():
+        path = folder / name
+        if path.name.startswith("."):
+            continue  # not there yet; the next run clears it
+        assert name in whole
+        if f"{name}.sha256" in whole:
+            assert as_written(path)
+        if path.suffix == ".csv":
+            lines = [line for line in data.splitlines() if Status.NOT_RUN.encode() not in line]
+            assert set(lines) <= set(whole[name].splitlines())
+        elif path.suffix == ".json":
+            json.loads(data)
+        elif path.suffix == ".npz":
+            load_arrays(path)
+        elif path.suffix not in (".sha256", ".md"):
+            assert data == whole[name], name
+
+
+def with_times(name: str) -> bool:
+    """Whether a file says when it was made."""
+    return name.endswith((".json", ".md"))
+
+
+@pytest.mark.parametrize(
+    "name", [*ASKING, *(pytest.param(name, marks=pytest.mark.long) for name in MORE)]
+)
+def test_killed_while_it_answers(asked, tmp_path, name):
+    draw, said = instants(name), tmp_path / "said"
+    before, folder = tree(asked / "a.zarr"), tmp_path / "whole"
+    folder.mkdir()
+    took = duration(*asking(name, asked, folder), said=said)
+    whole = tree(folder)
+    assert whole
+    with Record(f"kill: answer, {name}") as record:
+        for number in range(attempts(1, 0.3)):
+            out = tmp_path / str(number)
+            out.mkdir()
+            if draw.random() < 0.5:
+                shutil.rmtree(asked / "a.zarr.moments", ignore_errors=True)
+            command = Command(*asking(name, asked, out), said=said)
+            at_work = command.kill_after(draw.uniform(0, took))
+            assert_part_of(tree(out), whole, out)
+            took *= 1.05 if at_work else 0.7
+            status, text = run(*asking(name, asked, out), said=said)
+            assert_plain(status, text)
+            assert status == 0, text
+            found = tree(out)
+            assert found.keys() == whole.keys()
+            for file, data in found.items():
+                assert data == whole[file] or with_times(file), file
+            shutil.rmtree(out)
+            record("at work" if at_work else "done before")
+    assert tree(asked / "a.zarr") == before

@@ -7,17 +7,7 @@ from dataclasses import dataclass
 import click
 import numpy as np
 import pytest
-from attack import (
-    Command as Running,
-    Record,
-    arrays,
-    assert_plain,
-    attempts,
-    duration,
-    instants,
-    no_longer_than,
-    run as run_command,
-)
+from attack import Record, arrays, assert_plain, attempts, instants, no_longer_than
 from click.testing import CliRunner
 
 from featstore import probe
@@ -31,7 +21,6 @@ from featstore.probe.results.reading import (
     read_per_class,
     read_predictions,
     read_results,
-    rows_path,
 )
 
 SUFFIXES = (".csv", ".json", ".parquet")
@@ -159,34 +148,6 @@ def test_no_damage_of_a_file_is_a_wrong_number_or_a_traceback(written, tmp_path,
             # of a plain table that nothing holds a digest of, an edit is an edit
             assert told or found == expected or digest == "no digest", path.read_bytes()
             record("told" if told else "read")
-
-
-# A sweep killed at any instant and resumed.
-
-
-def test_a_killed_sweep_is_resumed_to_the_same_bytes(tmp_path):
-    said = tmp_path / "said"
-    files = arrays(tmp_path / "arrays")
-    flags = ["--train-features", "--train-labels", "--test-features", "--test-labels"]
-    given = [word for pair in zip(flags, files, strict=True) for word in pair]
-    status, text = run_command("import", *given, "--out", tmp_path / "a.zarr", said=said)
-    assert status == 0, text
-    whole, out = tmp_path / "whole.csv", tmp_path / "r.csv"
-    sweep = ["probe", tmp_path / "a.zarr", "--fractions", "0.2,0.5", "--seeds", "8", "--mode",
-             "random,first,variance", "--l2", "0.1", "--solver", "ridge"]  # fmt: skip
-    took = duration(*sweep, "--out", whole, said=said)
-    draw = instants("kills of probe")
-    with Record("kills of probe --out, resumed") as record:
-        for _ in range(attempts(1)):
-            killed = Running(*sweep, "--out", out, "--resume", said=said)
-            record("killed" if killed.kill_after(draw.uniform(0, took)) else "done")
-            status, text = run_command(*sweep, "--out", out, "--resume", said=said)
-            assert_plain(status, text)
-            assert status == 0, text
-            assert out.read_bytes() == whole.read_bytes()
-            assert rows_path(out).read_bytes() == rows_path(whole).read_bytes()
-            for path in (out, rows_path(out), digest_path(out)):
-                path.unlink()
 
 
 # Command lines that nobody would type.

@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from hypothesis import given, strategies as st
 
 from featstore import probe
 from featstore.cli import main
-from featstore.cli.common import _failure, line, visible
+from featstore.cli.common import _failure
 from featstore.errors import BadStudy as StudyUsageError
-from featstore.probe.errors import FileError, UsageError, seeds_of
+from featstore.probe.errors import FileError, UsageError, line, seeds_of, visible
 from featstore.probe.modes import read_indices
 from featstore.probe.results.files import (
     escaped,
@@ -20,8 +21,10 @@ from featstore.probe.results.files import (
     read_table,
     save_arrays,
     save_table,
+    unescaped,
     written_whole,
 )
+from featstore.probe.results.views import Column, View, as_html, as_markdown
 from featstore.probe.subsets import check_seeds
 from featstore.study import spec
 
@@ -166,7 +169,7 @@ def test_nothing_is_written_through_a_link_or_read_from_a_pipe(tmp_path):
 
 
 def test_control_characters_of_names_are_shown(tmp_path):
-    assert visible("\x1b[2Ja\x9b\x7f\u202eb\r") == r"\x1b[2Ja\x9b\x7f\u202eb\r"
+    assert visible("\x1b[2Ja\x9b\x7f\u202eb\r") == r"\x1b[2Ja\x9b\x7f\u202eb\x0d"
     assert line("a\nError: b") == r"a\nError: b"
     path = tmp_path / "\x1b[31mred.zarr"
     assert r"\x1b[31mred.zarr" in said("info", str(path), status=1)
@@ -183,6 +186,58 @@ def test_texts_that_a_spreadsheet_would_run_are_texts_and_come_back(tmp_path):
         assert read_table(tmp_path / f"t{suffix}")["class"].tolist() == names
     cells = pd.read_csv(tmp_path / "t.csv", dtype=str)["class"]
     assert not any(cell[0] in "=@\t" or (cell[0] in "+-" and cell[1] > "9") for cell in cells)
+
+
+HELD = [
+    "\x1b[31mred", r"\x1b[31m", r"\x5cx1b", "\\\x1b", "'\x1b=", "=\x1b", "\r=1", "\x9b", "\u202e",
+    r"C:\x41", r"\u12", "two\nlines", "\u200fa", r"\ud800",
+]  # fmt: skip
+
+
+def test_control_characters_are_escapes_in_csv_and_come_back(tmp_path):
+    table = pd.DataFrame({"class": HELD, "class_accuracy": np.linspace(0, 1, len(HELD))})
+    save_table(table, tmp_path / "t.csv", digest=True)
+    written = (tmp_path / "t.csv").read_text()
+    assert visible(written) == written
+    assert r"\x1b[31mred" in written
+    assert read_table(tmp_path / "t.csv")["class"].tolist() == HELD
+    # what earlier files hold as it was stays so
+    (tmp_path / "old.csv").write_text("class,class_accuracy\nC:\\x41\\x,0.5\n")
+    assert read_table(tmp_path / "old.csv")["class"].tolist() == [r"C:\x41\x"]
+
+
+@given(st.lists(st.text(st.sampled_from("\\x15cbu20e'=\x1b\x9b\u202e "), max_size=9)))
+def test_any_text_comes_back_from_what_csv_holds(texts):
+    table = escaped(pd.DataFrame({"class": texts}))
+    assert [visible(text) for text in table["class"]] == table["class"].tolist()
+    assert unescaped(table)["class"].tolist() == texts
+
+
+def test_names_in_a_notebook_and_in_markdown_are_visible():
+    name = "a\x1b[2J\nb|c"
+    view = View([Column("class", "text", [name])], "t\x1b")
+    assert r"a\x1b[2J\nb|c" in as_html([view], "c\x9b")
+    assert "\x1b" not in as_html([view], "c\x9b")
+    assert "\x9b" not in as_html([view], "c\x9b")
+    assert as_markdown(view).splitlines()[-1] == r"| a\x1b[2J\nb\|c |"
+
+
+# --- a folder that is gone ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", list(main.commands))
+def test_a_folder_that_was_deleted_is_one_line(tmp_path, monkeypatch, command):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    try:
+        for words in ([], ["a.zarr"], ["--out", "b.csv"]):
+            assert "the folder in which this runs was deleted" in said(command, *words)
+        assert CliRunner().invoke(main, [command, "--help"]).exit_code == 0
+        gone = FileNotFoundError(2, "No such file or directory")
+        assert "the folder in which this runs was deleted" in _failure(gone).message
+    finally:
+        monkeypatch.undo()
 
 
 # --- studies ----------------------------------------------------------------------------------

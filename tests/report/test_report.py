@@ -13,7 +13,7 @@ from report_tables import HOSTILE, by_class, probes
 from featstore import probe
 from featstore.cli import main
 from featstore.probe.classes import class_losses, inequality_table
-from featstore.probe.errors import DataError, RowsWarning, UsageError
+from featstore.probe.errors import DataError, RowsWarning, UsageError, visible
 from featstore.probe.figures.style import PALETTE
 from featstore.probe.redundancy import diffused_redundancy
 from featstore.probe.results.files import save_table
@@ -337,15 +337,29 @@ def test_names_that_look_like_markup_stay_texts(tmp_path):
     tags = {tag for tag, _ in page.elements}
     assert tags - {tag for tag, _ in plain.elements} <= {"aside", "ul", "li"}
     assert len(page.scripts) == 3
-    assert sorted(page.data["classes"][0]["classes"]) == sorted(HOSTILE)
+    assert sorted(page.data["classes"][0]["classes"]) == sorted(map(visible, HOSTILE))
     assert page.source.count("<script") - page.scripts[1].count("<script") == 3
     assert HOSTILE[0] in page.text
+
+
+def test_control_characters_of_names_are_shown(tmp_path):
+    name = "a\x1b[2J\u202e\x9b"
+    table = probes(stores=(f"{name}.zarr", "b.zarr"), seeds=(1, 2), modes=(name,), tap=name)
+    provenance.write(tmp_path / "results.csv", (), ["featstore", name])
+    page = page_of(tmp_path, table, by_class(table, [name, "b"]), title=name)
+    rest = page.source
+    for script in page.scripts[1:]:
+        rest = rest.replace(script, "")
+    assert visible(rest) == rest
+    assert rest.count(visible(name)) > 3
+    assert visible(name) in page.data["classes"][0]["classes"]
+    assert page.data["tables"]["probes"]["same"]["tap"] == visible(name)
 
 
 def test_json_in_a_script_cannot_end_it():
     text = reading.script_json({"a": [*HOSTILE, "<!--", "]]>"]})
     assert not set("<>&\u2028") & set(text)
-    assert json.loads(text)["a"][: len(HOSTILE)] == list(HOSTILE)
+    assert json.loads(text)["a"][: len(HOSTILE)] == [visible(name) for name in HOSTILE]
 
 
 def test_plotly_stands_in_the_page_whole_and_cannot_end_its_element(monkeypatch):

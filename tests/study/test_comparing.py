@@ -69,7 +69,7 @@ def test_what_was_finished_is_not_solved_again(stores, tmp_path, monkeypatch):
                     progress=lambda *_, **facts: told.append(facts.get("layer")))  # fmt: skip
     assert set(told) == {"net", "other"}
     names = sorted(path.name for path in folder.glob("*.csv"))
-    assert [name.split(".")[:2] for name in names] == [["net", "low"], ["other", "wide"]]
+    assert [name.rsplit(".", 2)[0] for name in names] == ["net.zarr.low", "other.zarr.wide"]
     assert len(list(folder.glob("*.provenance.json"))) == 2
     monkeypatch.setattr(featstore.probe.sweeps, "fitted", pytest.fail)
     again = compare(paths, FRACTIONS, SEEDS, out_dir=folder, **HOW)
@@ -80,6 +80,26 @@ def test_what_was_finished_is_not_solved_again(stores, tmp_path, monkeypatch):
     assert np.allclose(read.table[columns].astype(float), first.table[columns].astype(float))
     with pytest.raises(featstore.probe.errors.UsageError, match="holds another sweep: its"):
         compare(paths, FRACTIONS, [1], out_dir=folder, **HOW)
+
+
+def test_copies_of_a_store_have_results_of_their_own(stores, tmp_path):
+    """In another format, and of the same name in another folder: the same numbers, thrice."""
+    net, folder = stores[0], tmp_path / "kept"
+    (tmp_path / "moved").mkdir()
+    copies = [net.path, tmp_path / "net.h5", tmp_path / "moved" / "net.zarr"]
+    for copy in copies[1:]:
+        featstore.convert(net.path, copy)
+    for _ in range(2):
+        found = compare(copies, FRACTIONS, SEEDS, taps=["low"], out_dir=folder, **HOW)
+        assert len(found.table) == len(set(found.table["name"])) == 3
+        assert found.table["accuracy"].nunique() == found.table["full"].nunique() == 1
+        kept = {path.name.rpartition(".low.")[0] for path in folder.glob("*.csv")}
+        assert len(list(folder.glob("*.csv"))) == 3
+        assert kept == {"net.zarr", "net.h5"}
+    # and one after the other, in any order
+    for copy in reversed(copies):
+        compare([copy], FRACTIONS, SEEDS, taps=["low"], out_dir=folder, **HOW)
+    assert len(list(folder.glob("*.csv"))) == 3
 
 
 def test_ranks_are_of_a_task_or_of_all(tmp_path):

@@ -65,7 +65,7 @@ def visible(text: str) -> str:
     return CONTROL.sub(escape_of, text)
 
 
-def escape_of(found: re.Match) -> str:
+def escape_of(found: re.Match[str]) -> str:
     r"""Return the escape of the character that was found, as \x1b or \u202e."""
     code = ord(found[0])
     return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

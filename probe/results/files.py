@@ -565,7 +565,7 @@ def _unescaped(text: object) -> object:
     return _ESCAPE.sub(_behind, text[marked:])
 
 
-def _behind(escape: re.Match) -> str:
+def _behind(escape: re.Match[str]) -> str:
     """Return the character of an escape; another text that looks like one stays."""
     character = chr(int(escape[1] or escape[2], 16))
     ours = character == "\\" or CONTROL.match(character)

@@ -26,7 +26,7 @@ from featstore.probe.errors import DataError, UsageError
 from featstore.probe.memory import CACHE_BYTES, Progress, Settings, rows_within, settings_of, silent
 from featstore.probe.moments import cached_moments
 from featstore.probe.pieces import gathered
-from featstore.probe.results.intervals import check_level
+from featstore.probe.results.intervals import check_level, mean_and_error, score_interval
 from featstore.probe.rows import RowBlocks, Rows, as_pair, has_targets
 from featstore.probe.solvers import AUTO, LDA, Options, Ridge, check_penalties, closed_form
 from featstore.probe.solvers.prefixes import Normal
@@ -103,8 +103,6 @@ def drop_one(
         (2, True)
     """
     check_level(level)
-    if resamples < 1:
-        raise UsageError(f"resamples is {resamples}: a bootstrap takes at least 1")
     settings = settings_of(standardize, moments_cache, memory, device, backend, progress)
     with own_settings(), full_precision():
         probe, blocks = _solved(train, test, solver, l2, settings)
@@ -218,6 +216,8 @@ class _Changes:
 def _drop_one(
     probe: _Probe, test: RowBlocks, settings: Settings, level: float, resamples: int, seed: int
 ) -> pd.DataFrame:
+    if resamples < 1:
+        raise UsageError(f"resamples is {resamples}: a bootstrap takes at least 1")
     lower, put = probe.lower, settings.backend.put
     xp, width = array_namespace(lower), len(lower)
     right = put(probe.normal.right)
@@ -346,8 +346,8 @@ def _by_squares(base: Array, along: Array, by: Array, labels: Array) -> tuple[Ar
 
 def _table(total: _Changes, n_rows: int, level: float) -> pd.DataFrame:
     """Return changes, their intervals and tests, a row a feature."""
-    change, error = _mean_and_error(total.sums, total.squares, n_rows)
-    loss, loss_error = _mean_and_error(total.losses, total.squared_losses, n_rows)
+    change, error = mean_and_error(total.sums, total.squares, n_rows)
+    loss, loss_error = mean_and_error(total.losses, total.squared_losses, n_rows)
     drawn = to_host(total.draws) - total.weights[:, None] * change
     # draws of a feature by which no hit changes are all 0
     drawn /= n_rows * np.where(error > 0, error, 1.0)
@@ -356,7 +356,7 @@ def _table(total: _Changes, n_rows: int, level: float) -> pd.DataFrame:
     t = total.sums / np.sqrt(np.maximum(1, total.squares))
     beyond = len(drawn) - np.searchsorted(np.sort(drawn.max(1)), t, side="left")
     p = np.where(t > 0, (1 + beyond) / (1 + len(drawn)), 1.0)
-    low, high = _score_interval(total.sums, total.squares, n_rows, largest)
+    low, high = score_interval(total.sums, total.squares, n_rows, largest)
     return pd.DataFrame(
         {
             "feature": np.arange(len(change)),
@@ -371,56 +371,6 @@ def _table(total: _Changes, n_rows: int, level: float) -> pd.DataFrame:
             "loss_standard_error": loss_error,
         }
     )
-
-
-def _score_interval(
-    sums: np.ndarray, squares: np.ndarray, n_rows: int, largest: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ends of score intervals of mean paired differences of hits, float64 (D,) each.
-
-    With g rows that gain and l that lose, the interval holds the d with (g - l - n d)^2 <=
-    z^2 n (2 q + d - d^2), q the likeliest probability of a loss if the true mean is d. Of few or
-    no rows that change, where +- z standard errors would be no interval at all, it is still good.
-
-    Arguments:
-        sums: g - l.
-        squares: g + l.
-        n_rows: n.
-        largest: z.
-
-    Reference:
-        Tango, "Equivalence test and confidence interval for the difference in proportions for the
-        paired-sample design", Statistics in Medicine 1998.
-    """
-    lost = (squares - sums) / 2
-
-    def inside(d: np.ndarray) -> np.ndarray:
-        half = (2 * n_rows - sums) * d - squares
-        root = np.sqrt(np.maximum(0.0, half**2 + 8 * n_rows * lost * d * (1 - d)))
-        q = np.maximum(0.0, (root - half) / (4 * n_rows))
-        spread = np.maximum(0.0, n_rows * (2 * q + d * (1 - d)))
-        return (sums - n_rows * d) ** 2 <= largest**2 * spread
-
-    ends = []
-    for end in (-1.0, 1.0):
-        within, beyond = sums / n_rows, np.full(len(sums), end)
-        for _ in range(50):
-            middle = (within + beyond) / 2
-            held = inside(middle)
-            within, beyond = np.where(held, middle, within), np.where(held, beyond, middle)
-        ends.append(within)
-    return ends[0], ends[1]
-
-
-def _mean_and_error(
-    sums: np.ndarray, squares: np.ndarray, count: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return the mean of `count` numbers and its standard error, from their sums and squares."""
-    mean = sums / count
-    variance = np.maximum(squares / count - mean**2, 0.0)
-    # a variance that is rounding of its squares is none
-    variance = np.where(variance > 1e-15 * squares / count, variance, 0.0)
-    return mean, np.sqrt(variance / max(1, count - 1))
 
 
 @dataclass(frozen=True)
@@ -516,14 +466,18 @@ def shapley(
         True
     """
     check_level(level)
-    if permutations < 2:
-        raise UsageError(f"permutations is {permutations}: a standard error takes at least 2")
-    if standard_error is not None and not standard_error > 0:
-        raise UsageError(f"standard_error is {standard_error}: give one above 0")
+    _check_permutations(permutations, standard_error)
     settings = settings_of(standardize, moments_cache, memory, device, backend, progress)
     with own_settings(), full_precision():
         probe, blocks = _solved(train, test, solver, l2, settings)
         return _shapley(probe, blocks, settings, permutations, standard_error, level, seed)
+
+
+def _check_permutations(permutations: int, standard_error: float | None) -> None:
+    if permutations < 2:
+        raise UsageError(f"permutations is {permutations}: a standard error takes at least 2")
+    if standard_error is not None and not standard_error > 0:
+        raise UsageError(f"standard_error is {standard_error}: give one above 0")
 
 
 def _shapley(
@@ -559,7 +513,7 @@ def _shapley(
         squares += gained**2
         done += 1
         settings.progress("permutations", done, permutations)
-        value, error = _mean_and_error(halves.sum(0), squares, done)
+        value, error = mean_and_error(halves.sum(0), squares, done)
         asked = standard_error if done >= _LEAST_PERMUTATIONS else None
         if asked is not None and error.max() <= asked:
             break
@@ -579,6 +533,64 @@ def _shapley(
     )
     spread = (1 - halves_are_alike**2) / np.sqrt(max(1, width - 2))
     return Shapley(table, done, halves_are_alike, float(spread), losses[0], losses[-1])
+
+
+def attributed(
+    train: Rows,
+    test: Rows,
+    solver: str | Ridge | LDA = "ridge",
+    l2: float = 0.1,
+    *,
+    permutations: int = 100,
+    standard_error: float | None = None,
+    level: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+    standardize: bool = True,
+    moments_cache: Path | None = None,
+    memory: str | int = "auto",
+    device: str = "auto",
+    backend: str = "torch",
+    progress: Progress | bool = silent,
+) -> tuple[pd.DataFrame, Shapley | None]:
+    """Return what `drop_one` says of each feature joined with its Shapley value, by one probe.
+
+    Arguments:
+        train: as of `drop_one`.
+        test: likewise.
+        solver: likewise.
+        l2: likewise.
+        permutations: as of `shapley`; 0 leaves Shapley values out.
+        standard_error: as of `shapley`.
+        level: as of both.
+        resamples: as of `drop_one`.
+        seed: as of both.
+        standardize: as of `drop_one`.
+        moments_cache: likewise.
+        memory: likewise.
+        device: likewise.
+        backend: likewise.
+        progress: likewise.
+
+    Returns:
+        The table of `drop_one`; with permutations also `shapley`, `shapley_standard_error`,
+        `shapley_low` and `shapley_high`, and what `shapley` found.
+
+    Raises:
+        UsageError, DataError, MemoryBudgetError: as `drop_one` and `shapley`.
+    """
+    check_level(level)
+    if permutations:
+        _check_permutations(permutations, standard_error)
+    settings = settings_of(standardize, moments_cache, memory, device, backend, progress)
+    with own_settings(), full_precision():
+        probe, blocks = _solved(train, test, solver, l2, settings)
+        table = _drop_one(probe, blocks, settings, level, resamples, seed)
+        if not permutations:
+            return table, None
+        found = _shapley(probe, blocks, settings, permutations, standard_error, level, seed)
+    known = found.table.drop(columns="feature").add_prefix("shapley_")
+    return table.join(known.rename(columns={"shapley_value": "shapley"})), found
 
 
 def _permuted(probe: _Probe, order: np.ndarray, settings: Settings) -> tuple[Array, Array, Array]:

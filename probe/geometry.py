@@ -241,11 +241,39 @@ def geometry_table(
         layers, fractions, seeds, k=k, metric=metric, standardize=standardize, **computing
     )
     table["mutual"] = np.nan
-    pairs = []
     if len(near):
         own = near[near["name"] == near["other"]].drop(columns=["other", "chance"])
         table = table.drop(columns="mutual").merge(own, on=["name", "seed", "fraction"], how="left")
-        pairs = near[near["name"] != near["other"]].to_dict("records")
+    first = ["name", *(column for column in table if column != "name")]
+    return table[first], _beside_null(near, layers, permutations, computing)
+
+
+def likeness_table(
+    layers: Mapping[str, Rows],
+    *,
+    k: int = 10,
+    metric: str = "cosine",
+    permutations: int = 199,
+    standardize: bool = True,
+    memory: str | int = "auto",
+    device: str = "auto",
+    backend: str = "torch",
+    progress: Progress | bool = silent,
+) -> pd.DataFrame:
+    """Return what pairs of layers share: the second table of `geometry_table`, alone.
+
+    Arguments: as of `geometry_table`.
+    """
+    computing = {"memory": memory, "device": device, "backend": backend, "progress": progress}
+    near = mutual_neighbours(layers, k=k, metric=metric, standardize=standardize, **computing)
+    return _beside_null(near, layers, permutations, computing)
+
+
+def _beside_null(
+    near: pd.DataFrame, layers: Mapping[str, Rows], permutations: int, computing: Mapping
+) -> pd.DataFrame:
+    """Return the pairs of layers in a table of `mutual_neighbours`, with CKA and its null."""
+    pairs = near[near["name"] != near["other"]].to_dict("records") if len(near) else []
     told = []
     for pair in pairs:
         null = calibrated_cka(
@@ -256,8 +284,7 @@ def geometry_table(
             | {"expected": null.expected, "calibrated": null.calibrated, "p": null.p}
             | {"mutual": pair["mutual"], "chance": pair["chance"]}
         )
-    first = ["name", *(column for column in table if column != "name")]
-    return table[first], pd.DataFrame(told)
+    return pd.DataFrame(told)
 
 
 def mutual_neighbours(

@@ -19,6 +19,7 @@ from featstore.probe.neighbours import Placed, joined_walks, nearest, scaling
 from featstore.probe.plans import Layout, layout, sweep_chains
 from featstore.probe.results import percent
 from featstore.probe.results.curves import curve_table
+from featstore.probe.results.features import measure_name, measure_of
 from featstore.probe.results.files import opened
 from featstore.probe.rows import RowBlocks, Rows, as_blocks
 from featstore.probe.solvers import Metric
@@ -54,9 +55,7 @@ class Retrieved:
         """
         if measure not in MEASURES:
             raise UsageError(f"no measure is called {measure!r}: there are {', '.join(MEASURES)}")
-        names = {"map": "mAP", "ndcg": "nDCG", "mrr": "MRR", "spearman": "Spearman"}
-        at = f"@{self.cutoff}" if measure in ("recall", "precision", "ndcg", "overlap") else ""
-        return names.get(measure, measure) + at
+        return measure_name(measure, self.cutoff)
 
     def curves(self, measure: str = "ndcg", level: float = 0.95) -> pd.DataFrame:
         """Return a row for each mode and fraction: mean, and share of what all features reach.
@@ -65,7 +64,7 @@ class Retrieved:
 
         Returns:
             The columns `mode`, `fraction`, `k`, `seeds`, of `measure` and `ratio` the mean, `_low`
-            and `_high`, and the means of the other measures.
+            and `_high`, the means of the other measures, and `cutoff`.
         """
         self.called(measure)
         told = self.table.assign(store="", tap="", solver="", l2=np.nan, l2_choice="given")
@@ -75,9 +74,8 @@ class Retrieved:
         others = means.drop(columns=measure)
         kept = ["mode", "fraction", "k", "probes"]
         kept += [f"{name}{end}" for name in (measure, "ratio") for end in ("", "_low", "_high")]
-        return (
-            found[kept].rename(columns={"probes": "seeds"}).merge(others, on=["mode", "fraction"])
-        )
+        found = found[kept].rename(columns={"probes": "seeds"})
+        return found.merge(others, on=["mode", "fraction"]).assign(cutoff=self.cutoff)
 
 
 def retrieval(
@@ -438,23 +436,23 @@ def _measured(
     return [found / count, found / cutoff, average, gained, first]
 
 
-def sentence(table: pd.DataFrame, measure: str, called: str, keep: float, level: float) -> str:
+def sentence(table: pd.DataFrame, keep: float, level: float) -> str:
     """Say how few dimensions keep a share of a measure of retrieval, a line a mode.
 
     Arguments:
         table: as `Retrieved.curves` gives it.
-        measure: its column.
-        called: its name.
         keep: the share.
         level: coverage of the intervals.
 
     Example:
         >>> rows = [("first", 0.25, 256, 0.99, 0.981, 0.996), ("first", 1.0, 1024, 1.0, 1.0, 1.0)]
         >>> names = ["mode", "fraction", "k", "ratio", "ratio_low", "ratio_high"]
-        >>> print(sentence(pd.DataFrame(rows, columns=names), "ndcg", "nDCG@10", 0.99, 0.95))
+        >>> table = pd.DataFrame(rows, columns=names).assign(ndcg_low=0.5, cutoff=10)
+        >>> print(sentence(table, 0.99, 0.95))
         256 of 1,024 dimensions keep 99.0 % (98.1 to 99.6) of nDCG@10, at a quarter of the index's \
 bytes (95 % interval over seeds and queries).
     """
+    called = measure_name(measure_of(table), int(table["cutoff"].iloc[0]))
     lines, several = [], table["mode"].nunique() > 1
     whole = int(table["k"].max())
     for mode, rows in table.groupby("mode", sort=False):

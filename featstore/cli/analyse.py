@@ -71,7 +71,7 @@ def cka(stores, tap, split, rows, out, matrix, plot, **options) -> None:
     import pandas as pd
 
     from featstore.probe.layers import layer_similarity
-    from featstore.probe.results import views
+    from featstore.probe.results import features
     from featstore.probe.results.files import save_table
     from featstore.probe.results.sentences import of_layers, of_similarity
     from featstore.study.layers import check_same_rows, layers_of
@@ -96,7 +96,7 @@ def cka(stores, tap, split, rows, out, matrix, plot, **options) -> None:
         return tuple(each[each["name"] == name] for each in (found.to_full, found.pairs))
 
     screen.show(
-        *(views.similarity(*of_layer(name), f"{name}: linear CKA ({how})") for name in names),
+        *(features.similarity(*of_layer(name), f"{name}: linear CKA ({how})") for name in names),
         *_matrix(found.layers, how),
         of_similarity(found.to_full, found.pairs),
         *([of_layers(found.layers)] if len(layers) > 1 else []),
@@ -115,14 +115,14 @@ def cka(stores, tap, split, rows, out, matrix, plot, **options) -> None:
 
 def _matrix(table, how: str) -> list:
     """Lay out the similarity of layers, where there are several and they fit."""
-    from featstore.probe.results import views
+    from featstore.probe.results import features
 
     if len(table) < 2:
         return []
     if len(table) > _MOST_LAYERS:
         notice(f"{len(table)} layers are too many to print: --matrix saves or draws them")
         return []
-    return [views.similarity_of_layers(table, f"linear CKA of whole layers ({how})")]
+    return [features.similarity_of_layers(table, f"linear CKA of whole layers ({how})")]
 
 
 def _save_matrix(table, path) -> None:
@@ -246,6 +246,14 @@ def _lost(losses, most: int) -> list:
 @click.option("--rule", default="interpolated", help="How DR is read off, as of `redundancy`.")
 @LEVEL
 @click.option(
+    "--also",
+    type=Names(),
+    default="",
+    metavar="LIST",
+    help="Of the stores' layers themselves: spectrum, geometry, universality, attribution, "
+    "retrieval.",
+)
+@click.option(
     "--out-dir",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="FOLDER",
@@ -283,9 +291,12 @@ def compare(
         --seeds 5 --out-dir compared --plot compared.pdf
       featstore compare mine.zarr --tap all --fractions 0.1 --solver ridge
       featstore compare results.csv vit.zarr#last --fractions 0.1 --delta 0.8
+      featstore compare resnet.zarr vit.zarr --fractions 0.1 --also geometry,retrieval
     """
     first_notice(f"reading {', '.join(map(str, places))}")
-    from featstore.probe.results import score_name, views
+    from dataclasses import replace
+
+    from featstore.probe.results import features, score_name, views
     from featstore.probe.results.files import save_table
     from featstore.probe.results.sentences import of_comparison
     from featstore.study.compare import compare, departures
@@ -315,6 +326,11 @@ def compare(
         views.comparison(found.table, found.score, delta, title),
         views.ranks(found.table, found.score, delta),
         of_comparison(found.table, found.agreement, delta, level),
+        *(
+            replace(each.view(found.features[name]), title=each.title)
+            for name, each in features.ANALYSES.items()
+            if name in found.features
+        ),
     )
     if out:
         save_table(found.table, out)
@@ -436,7 +452,7 @@ def spectrum(stores, tap, split, listed, out, eigenvalues, plot, **options) -> N
     import pandas as pd
 
     from featstore.probe.layers import layer_spectrum
-    from featstore.probe.results import views
+    from featstore.probe.results import features
     from featstore.probe.results.files import save_table
     from featstore.probe.results.sentences import of_spectrum
     from featstore.study.layers import layers_of
@@ -458,7 +474,7 @@ def spectrum(stores, tap, split, listed, out, eigenvalues, plot, **options) -> N
         values.insert(1, "index", range(1, len(values) + 1))
     values = pd.concat(lists)
     lists = [line for each in found.items() for line in _listed(*each)] if listed else []
-    screen.show(views.spectrum(table), of_spectrum(table), *lists)
+    screen.show(features.spectrum(table), of_spectrum(table), *lists)
     for path, saved in ((out, table), (eigenvalues, values)):
         if path:
             save_table(saved, path)
@@ -509,9 +525,7 @@ def _listed(name: str, found) -> list[str]:
     metavar="FILE",
     help="Draw all attributions, sorted; of two stores one against the other.",
 )
-def attribute(
-    stores, test_split, permutations, standard_error, resamples, most, out, plot, **options
-) -> None:
+def attribute(stores, test_split, most, out, plot, **options) -> None:
     """Show what each feature of a layer is worth: left out, by Shapley value, and alone.
 
     Every feature is left out of a probe that is refitted exactly, with intervals over test rows
@@ -528,8 +542,8 @@ def attribute(
     first_notice(f"reading {', '.join(map(str, stores))}")
     import pandas as pd
 
-    from featstore.probe.attribution import agreement, drop_one, shapley
-    from featstore.probe.results import views
+    from featstore.probe.attribution import agreement, attributed
+    from featstore.probe.results import features
     from featstore.probe.results.files import save_table
     from featstore.probe.results.sentences import of_attribution
     from featstore.study.layers import layers_of
@@ -537,23 +551,20 @@ def attribute(
     tables, shown = {}, []
     with Progress() as progress:
         for layer in layers_of(stores):
-            split, found = tested_on(layer.store, test_split), None
-            rows, cache = (layer.rows("train"), layer.rows(split)), layer.store.moments_folder
-            options |= {"moments_cache": cache, "progress": progress}
-            table = drop_one(*rows, resamples=resamples, **options)
-            if permutations:
-                found = shapley(
-                    *rows, permutations=permutations, standard_error=standard_error, **options
-                )
-                known = found.table.drop(columns="feature").add_prefix("shapley_")
-                table = table.join(known.rename(columns={"shapley_value": "shapley"}))
+            table, found = attributed(
+                layer.rows("train"),
+                layer.rows(tested_on(layer.store, test_split)),
+                moments_cache=layer.store.moments_folder,
+                progress=progress,
+                **options,
+            )
             tables[layer.name] = table
             title = f"{layer.store.path.name}#{layer.tap}, {options['solver']}, l2"
             shown += [
-                views.attribution(table, f"{title} {options['l2']:g}", most),
+                features.attribution(table, f"{title} {options['l2']:g}: worth most", most),
                 of_attribution(table, found, options["level"]),
             ]
-    measure = "shapley" if permutations else "loss_change"
+    measure = "shapley" if options["permutations"] else "loss_change"
     if len(tables) > 1:
         shown += [
             f"Features of {row.name_} and {row.other} are worth the same with Spearman's rho "

@@ -55,32 +55,25 @@ def geometry(stores, tap, split, rows, fractions, seeds, neighbours, out, pairs,
       featstore geometry resnet.zarr vit.zarr --pairs pairs.csv
     """
     first_notice(f"reading {', '.join(map(str, stores))}")
-    import numpy as np
-
     from featstore.probe.geometry import geometry_table
-    from featstore.probe.results import views
+    from featstore.probe.results import features
     from featstore.probe.results.files import save_table
-    from featstore.probe.splits import RowSubset
     from featstore.study.layers import check_same_rows, layers_of
 
     layers = layers_of(stores, tap)
     split = tested_on(layers[0].store, split)
     check_same_rows(layers, split)
-    given = {}
-    for layer in layers:
-        every = layer.rows(split)
-        spaced = np.linspace(0, every.n_rows - 1, rows).round().astype(int)
-        given[layer.name] = every if every.n_rows <= rows else RowSubset(every, spaced)
+    given = {layer.name: layer.some(split, rows) for layer in layers}
     with Progress() as progress:
         table, found = geometry_table(
             given, fractions, seeds, k=neighbours, progress=progress, **options
         )
     count = next(iter(given.values())).n_rows
     shown = [
-        views.geometry(each, f"{name}: {count:,} {split} rows, {neighbours} neighbours")
+        features.geometry(each, f"{name}: {count:,} {split} rows, {neighbours} neighbours")
         for name, each in table.groupby("name", sort=False)
     ]
-    screen.show(*shown, *([views.likeness(found)] if len(found) else []))
+    screen.show(*shown, *([features.likeness(found)] if len(found) else []))
     for path, saved in ((out, table), (pairs, found)):
         if path:
             save_table(saved, path)
@@ -109,8 +102,8 @@ def universality(layer, other, test_split, most, out, plot, **options) -> None:
     """
     first_notice(f"reading {layer} and {other}")
     from featstore.probe.geometry import universality
+    from featstore.probe.results import features
     from featstore.probe.results.files import save_table
-    from featstore.probe.results.views import Column, View
     from featstore.study.layers import check_same_rows, layers_of
 
     both = layers_of([layer, other])
@@ -120,14 +113,10 @@ def universality(layer, other, test_split, most, out, plot, **options) -> None:
     train, test = ([each.rows(name) for each in both] for name in ("train", split))
     with Progress() as progress:
         table = universality(train, test, progress=progress, **options)
-    top = table.sort_values("rank").head(most)
     known = table["r2"].dropna()
     title = f"{both[0].name} from {both[1].name}, l2 {table['l2'].iloc[0]:g}"
-    columns = [
-        Column("feature", "text", top["feature"], right=True), Column("R²", "score", top["r2"])
-    ]  # fmt: skip
     screen.show(
-        View(columns, f"{title}: predicted best"),
+        features.universality(table, f"{title}: predicted best", most),
         f"Of {len(table):,} features, {int((known > 0.5).sum()):,} are predicted with R² above 0.5 "
         f"on {test[0].n_rows:,} {split} rows; the median is {known.median():.3f}.",
     )

@@ -88,7 +88,7 @@ def retrieve(
     """
     first_notice(f"reading {queries}")
     from featstore.probe import retrieval
-    from featstore.probe.results import views
+    from featstore.probe.results import features
     from featstore.probe.results.files import save_table
     from featstore.probe.retrieval import sentence
     from featstore.study.layers import layers_of
@@ -109,24 +109,20 @@ def retrieve(
             progress=progress,
             **options,
         )
-    called, curves = found.called(measure), found.curves(measure, level)
+    curves = found.curves(measure, level)
     asked = f"{len(found.queries):,} queries ({query_split} of {asking.store.path.name})"
     where = f"{held.rows(corpus_split).n_rows:,} rows ({corpus_split} of {held.store.path.name})"
-    overlap = found.called("overlap")
     screen.show(
-        *(
-            views.retrieval(rows, measure, called, overlap, str(mode))
-            for mode, rows in curves.groupby("mode", sort=False)
-        ),
+        *(features.retrieval(rows, str(mode)) for mode, rows in curves.groupby("mode", sort=False)),
         f"{asked} against {where}, {options['metric']}",
-        sentence(curves, measure, called, keep, level),
+        sentence(curves, keep, level),
     )
     if out:
         save_table(found.table.assign(cutoff=found.cutoff), out)
     if plot:
         from featstore.probe.figures import retrieval_against_fraction
 
-        retrieval_against_fraction(curves, plot, called)
+        retrieval_against_fraction(curves, plot, level=level)
     for path in filter(None, (out, plot)):
         notice(f"wrote {path}")
 

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +19,7 @@ from featstore.probe.layers import accuracy_by_layer
 from featstore.probe.redundancy import DELTAS, diffused_redundancy
 from featstore.probe.results import SCORES, is_score, score_name, score_of
 from featstore.probe.results.curves import Evidence
+from featstore.probe.results.features import ANALYSES
 from featstore.probe.results.files import written_whole
 from featstore.probe.results.sentences import warnings
 from featstore.probe.results.views import Column, View, as_json, number, numbers, without_features
@@ -377,7 +379,7 @@ def page(material: Material, title: str | None = None) -> str:
         "warnings": _warnings([*remarks(curves), *warnings(material.table)]),
         "sections": "\n".join(
             _section(*each, data["over_classes"], data["layers"])
-            for each in SECTIONS
+            for each in _sections(material)
             if data[each[0]]
         ),
         "making": made(material.sources),
@@ -403,6 +405,12 @@ SECTIONS = (
 """Sections: the name that the script knows each by, its heading, its table."""
 
 
+def _sections(material: Material) -> list[tuple[str, str, str | None]]:
+    """Return the sections of a page: those of features themselves before every probe."""
+    about = [(name, ANALYSES[name].title, name) for name in material.features]
+    return [*SECTIONS[:-1], *about, *SECTIONS[-1:]]
+
+
 def _data(material: Material, curves: Sequence[Curve]) -> dict[str, Any]:
     redundant = redundancies(material.table, material.correct)
     score = score_of(material.table)
@@ -414,6 +422,8 @@ def _data(material: Material, curves: Sequence[Curve]) -> dict[str, Any]:
         laid_out["layers"] = _by_layer(run, known)
     if classes:
         laid_out["inequality"] = classes["inequality"]
+    for name, rows in material.features.items():
+        laid_out[name] = as_json(_apart(ANALYSES[name].view(rows)))
     return {
         "score": {"key": score, "name": f"test {score_name(score)}"},
         "over": over_of_curves(curves),
@@ -427,11 +437,25 @@ def _data(material: Material, curves: Sequence[Curve]) -> dict[str, Any]:
         "classes": classes and classes["curves"],
         "inequality": classes is not None,
         "over_classes": classes["over"] if classes else "",
+        "features": list(material.features),
         "probes": True,
+        **dict.fromkeys(material.features, True),
     }
 
 
+def _apart(view: View) -> View:
+    """Return a view whose intervals have columns of their own, by which rows can be sorted."""
+    columns = []
+    for column in view.columns:
+        title = column.title.replace("-\n", "").replace("\n", " ")
+        columns.append(replace(column, title=title, ends=None))
+        if column.ends is not None:
+            columns.append(replace(column, title="interval"))
+    return View(columns, view.title)
+
+
 NOTES = {
+    **{name: each.note for name, each in ANALYSES.items()},
     "inequality": "Gini coefficients of accuracies by class: mean over seeds ± one sample standard "
     "deviation. Rise: above the same seed's full layer. Gini of mean, CV (standard deviation over "
     "mean), range and worst class are of accuracies averaged over seeds first, as published.",
@@ -440,7 +464,11 @@ NOTES = {
 
 
 def _section(name: str, heading: str, table: str | None, over_classes: str, picture: str) -> str:
-    figure = "" if name in ("inequality", "probes") else f'<div class="figure" id="{name}"></div>'
+    figure = (
+        ""
+        if name in ("inequality", "probes", *ANALYSES)
+        else f'<div class="figure" id="{name}"></div>'
+    )
     figure = picture if name == "layers" else figure
     notes = [NOTES[name]] if name in NOTES else []
     if name in ("classes", "inequality") and over_classes:

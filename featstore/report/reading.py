@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from featstore.probe.results import (
     scored_by,
     shared_and_own,
 )
+from featstore.probe.results.features import ANALYSES, OF_PAIRS
 from featstore.probe.results.files import SUFFIXES, as_computed, read_table
 from featstore.probe.results.intervals import over_of
 from featstore.probe.results.reading import Judged, judged, load_rows, read_per_class, unpacked
@@ -95,6 +96,8 @@ class Material:
             not known; None if it is known of none.
         labels: of each row of the table, the classes (or targets) of those test rows, or None;
             None where `correct` is.
+        features: what the studies say of features themselves: by analysis a table with a column
+            `name`, as `featstore.probe.results.features.ANALYSES` lays it out.
     """
 
     table: pd.DataFrame
@@ -102,6 +105,7 @@ class Material:
     sources: tuple[Source, ...]
     correct: list[np.ndarray | None] | None = None
     labels: list[np.ndarray | None] | None = None
+    features: Mapping[str, pd.DataFrame] = field(default_factory=dict)
 
 
 def read(
@@ -114,7 +118,7 @@ def read(
 
     Arguments:
         results: files that `featstore probe --out` wrote, or folders of studies: of those,
-            `results/*` are taken, and `per_class/*`.
+            `results/*` are taken, `per_class/*`, and the tables of features themselves.
         per_class: files that `featstore probe --per-class` wrote.
         predictions: files that `featstore probe --save-predictions` wrote, none or one for each
             file of results. Without them what lies beside the results says which test rows their
@@ -145,7 +149,36 @@ def read(
     per_class = pd.concat(classes, ignore_index=True) if classes else None
     of_rows = scores[files[0]] in ("accuracy", "r2")  # of other scores no row has a part
     rows = _known_rows(files, tables, predictions) if of_rows else (None, None)
-    return Material(_joined(files, tables), per_class, tuple(sources), *rows)
+    about = _of_features([path for path in map(Path, results) if path.is_dir()])
+    return Material(_joined(files, tables), per_class, tuple(sources), *rows, about)
+
+
+def _of_features(folders: Sequence[Path]) -> dict[str, pd.DataFrame]:
+    """Return the tables of features of studies, by analysis; of several, named with the folder."""
+    found: dict[str, list[pd.DataFrame]] = {}
+    for folder in folders:
+        files = [*sorted((folder / "features").glob("*.csv")), *(folder / "tables").glob("*.csv")]
+        for path in files:
+            kind = path.stem.rpartition(".")[2]
+            if kind in ANALYSES and (path.parent.name == "features" or kind in OF_PAIRS):
+                table = _of_analysis(path, kind)
+                if len(folders) > 1:
+                    table["name"] = table["name"].astype(str) + f" ({folder.name})"
+                found.setdefault(kind, []).append(table)
+    return {kind: pd.concat(found[kind], ignore_index=True) for kind in ANALYSES if kind in found}
+
+
+def _of_analysis(path: Path, kind: str) -> pd.DataFrame:
+    """Return a table of features that a study wrote, if it can be laid out."""
+    try:
+        table = pd.read_csv(path, dtype={"store": str}).rename(columns={"store": "name"})
+        ANALYSES[kind].view(table)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"{path} is no table of {kind} as a study writes it ({error}): remove it, and run the "
+            "study again"
+        ) from None
+    return table
 
 
 def _files(results: Sequence[str | Path]) -> tuple[list[Path], list[Path]]:

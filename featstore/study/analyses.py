@@ -4,107 +4,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from featstore.probe.classes import affected_classes, class_losses, inequality_table
-from featstore.probe.errors import seeds_of
-from featstore.probe.layers import spectrum_of
-from featstore.probe.memory import Progress, Settings, silent
-from featstore.probe.moments import cached_moments
+from featstore.probe.memory import Progress, silent
 from featstore.probe.redundancy import DELTAS, diffused_redundancy
 from featstore.probe.results import as_curves
 from featstore.probe.results.curves import Curve, curve_table, curves, difference
 from featstore.probe.results.files import save_table
 from featstore.probe.results.reading import read_per_class
-from featstore.probe.rows import RowBlocks
-from featstore.probe.similarity import cka_pair_table, cka_table, pairwise_hsic
-from featstore.probe.splits import RowSubset
-from featstore.probe.subsets import Chain, random_order
-from featstore.study.features import Source
 from featstore.study.records import VERSION, Made, Part, content, digest
-from featstore.study.spec import Analyses, Study, several
+from featstore.study.spec import SWITCHED, Analyses, Study, several
 from featstore.study.sweeps import Held
-
-
-def parts_of_source(study: Study, source: Source, folder: Path, progress=silent) -> list[Part]:
-    """Return the tables of a source.
-
-    CKA is linear and biased, on test rows and features at their own scale, as published; the
-    spectrum is of the correlations of the train rows, as probes see them.
-    """
-    parts = []
-    for name, wanted, found in (
-        ("cka", study.analyses.cka, _similarity),
-        ("spectrum", study.analyses.spectrum, _spectrum),
-    ):
-        files = [folder / "features" / f"{source.name}.{kind}.csv" for kind in _OF[name]]
-        fingerprint = digest([VERSION, source.identity(), _asked(study, name)])
-
-        def make(found=found, files=files) -> None:
-            for table, path in zip(found(study, source, progress), files, strict=True):
-                save_table(table.assign(store=source.name, tap=source.tap), path)
-
-        if wanted:
-            parts.append(Part(f"features/{name}.{source.name}", fingerprint, files, make))
-    return parts
-
-
-_OF = {"cka": ("cka", "cka_pairs"), "spectrum": ("spectrum", "eigenvalues")}
-"""The tables that each analysis of a source writes."""
-
-
-def _asked(study: Study, name: str) -> list:
-    asked = study.analyses
-    if name == "spectrum":
-        return [name]
-    fractions = list(asked.cka_fractions or study.fractions)
-    rows = asked.cka_rows if asked.cka_rows_from == "spread" else f"first {asked.cka_rows}"
-    return [name, fractions, list(asked.cka_sizes), rows, list(seeds_of(study.seeds))]
-
-
-def joined(folder: Path, names: list[str], kind: str) -> pd.DataFrame:
-    """Return one table of all sources, in their order."""
-    files = [folder / "features" / f"{name}.{kind}.csv" for name in names]
-    tables = [pd.read_csv(path) for path in files if path.exists()]
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
-
-
-def chains(dim: int, fractions: list[float], sizes: list[int], seeds: list[int]) -> list[Chain]:
-    """Return for each seed the chain of random features with all these sizes, rising.
-
-    >>> [(chain.sizes, chain.seed) for chain in chains(40, [0.1, 0.5], [4, 8, 99], [1])]
-    [((4, 8, 20), 1)]
-    """
-    asked = {int(f * dim): f for f in fractions if 1 <= int(f * dim) <= dim}
-    asked |= {k: asked.get(k, k / dim) for k in sizes if k <= dim}
-    counts = tuple(sorted(asked))
-    shares = tuple(asked[k] for k in counts)
-    return [Chain(random_order(dim, seed), counts, shares, "random", seed) for seed in seeds]
-
-
-def _similarity(study: Study, source: Source, progress) -> list[pd.DataFrame]:
-    asked = study.analyses
-    blocks: RowBlocks = source.store.tap(source.store.test_split(), source.tap)
-    settings = Settings(moments_cache=source.store.moments_folder, progress=progress)
-    if asked.cka_rows is not None and asked.cka_rows < blocks.n_rows:
-        rows = np.arange(asked.cka_rows)
-        if asked.cka_rows_from == "spread":
-            rows = np.linspace(0, blocks.n_rows - 1, asked.cka_rows).round().astype(int)
-        blocks = RowSubset(blocks, rows)
-    hsic = pairwise_hsic(cached_moments(blocks, settings, "test"))
-    _, fractions, sizes, _, seeds = _asked(study, "cka")
-    subsets = chains(len(hsic), fractions, sizes, seeds)
-    return [cka_table(hsic, subsets), cka_pair_table(hsic, subsets)]
-
-
-def _spectrum(study: Study, source: Source, progress) -> list[pd.DataFrame]:
-    settings = Settings(moments_cache=source.store.moments_folder, progress=progress)
-    found = spectrum_of(cached_moments(source.store.tap("train", source.tap), settings))
-    index = np.arange(1, len(found.eigenvalues) + 1)
-    eigenvalues = pd.DataFrame({"index": index, "eigenvalue": found.eigenvalues})
-    return [pd.DataFrame([found.numbers]), eigenvalues]
 
 
 def differences(sweeps: Sequence[Held], level: float) -> pd.DataFrame:
@@ -306,7 +220,7 @@ def table_part(context: Context, name: str, made: Made, progress: Progress = sil
     asked = context.study.analyses
     inputs = [content(path) for each in context.sweeps for path in each.files]
     names = [each.sweep.name for each in context.sweeps]
-    fingerprint = digest([VERSION, READ, name, names, inputs, asked.model_dump()])
+    fingerprint = digest([VERSION, READ, name, names, inputs, _read_by(asked)])
     path = context.folder / "tables" / f"{name}.csv"
 
     def make() -> None:
@@ -348,8 +262,13 @@ def _reading(each: Held, name: str, asked: Analyses, made: Made) -> pd.DataFrame
             table = table.assign(store=source.name, tap=source.tap, probe=each.probe)
         _save(table, path)
 
-    made.bring(Part(part, digest([VERSION, READ, inputs, asked.model_dump()]), [path], make))
+    made.bring(Part(part, digest([VERSION, READ, inputs, _read_by(asked)]), [path], make))
     return pd.read_parquet(path)
+
+
+def _read_by(asked: Analyses) -> dict[str, Any]:
+    """Return the options that decide about readings; those of features alone do not."""
+    return asked.model_dump(exclude=set(SWITCHED))
 
 
 def _among(values: pd.Series, known: Sequence[float]) -> np.ndarray:

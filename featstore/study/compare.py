@@ -14,22 +14,24 @@ import featstore
 from featstore import probe
 from featstore.errors import BadStudy, FeatstoreError
 from featstore.places import Url
-from featstore.probe.errors import DataError
+from featstore.probe.errors import DataError, nearest
 from featstore.probe.memory import Progress, callback, silent
 from featstore.probe.modes import Mode
 from featstore.probe.redundancy import diffused_redundancy
 from featstore.probe.results import curves_of, score_of, scored_by, shared_and_own
 from featstore.probe.results.curves import Curve, curves as curves_in, difference
-from featstore.probe.results.files import SUFFIXES
+from featstore.probe.results.files import SUFFIXES, save_table
 from featstore.probe.results.reading import check_distinct, read_correct, read_results
 from featstore.probe.results.views import summary
 from featstore.probe.solvers import L2, Options
 from featstore.probe.solvers.registry import chosen
 from featstore.report import provenance
 from featstore.store.catalog import safe_name
+from featstore.study.feature_tables import Asked, tables_of
 from featstore.study.layers import Layer, layers_of
 from featstore.study.outside import resolved
 from featstore.study.records import digest
+from featstore.study.spec import SWITCHED, Analyses
 from featstore.study.sweeps import departures_of, validation_rows
 
 # how far a fraction that was probed may lie from the one that is meant
@@ -56,6 +58,8 @@ class Comparison:
         shared: what all curves have in common.
         score: "accuracy", or "r2", or what was asked for.
         correct: of each probe which test rows it has right, None where that is not known.
+        features: what else was asked of the stores' layers: by analysis a table with a column
+            `name` of layers, as `featstore.probe.results.features.ANALYSES` lays it out.
     """
 
     probes: pd.DataFrame
@@ -64,6 +68,7 @@ class Comparison:
     shared: list[str]
     score: str
     correct: list[np.ndarray | None]
+    features: dict[str, pd.DataFrame]
 
 
 def compare(
@@ -77,6 +82,7 @@ def compare(
     rule: str = "interpolated",
     level: float = 0.95,
     score: str | None = None,
+    also: Sequence[str] = (),
     out_dir: str | Path | None = None,
     test_split: str | None = None,
     solver: str | Options = "logistic",
@@ -102,7 +108,10 @@ def compare(
         level: coverage of the intervals, which are over test rows too where these are known.
         score: what is compared, a metric of classes or a column of the results; by default
             accuracy, or R^2.
-        out_dir: folder of a results file for each store; what it has is not solved again.
+        also: analyses of the stores' layers themselves: "spectrum", "geometry", "universality",
+            "attribution", "retrieval", with the options that a study has by default.
+        out_dir: folder of a results file for each store; what it has is not solved again. What
+            was asked for beside goes to `features/NAME.csv` there.
         test_split: which split of the stores is tested on; by default as `Store.test_split`.
         solver: as of `probe.sweep`.
         l2: as of `probe.sweep`.
@@ -123,6 +132,7 @@ def compare(
     layers = layers_of(stores, taps) if stores or not files else []
     if layers and fractions is None:
         raise BadStudy("fractions are needed to probe stores: give them, as 0.01,0.1,0.5")
+    asked = _asked(also, fractions, seeds, level, layers, callback(progress))
     parts = [(read_results(*files, score=score), read_correct(*files))] if files else []
     sweep = partial(
         probe.sweep,
@@ -150,7 +160,35 @@ def compare(
         table[column] = read_off[column].to_numpy()
     score = score or score_of(probes)
     table = _ranked(table, score)
-    return Comparison(probes, table, _agreement(table, score, found, level), shared, score, correct)
+    features = tables_of(layers, asked) if also else {}
+    for name, rows in features.items() if out_dir is not None else ():
+        (Path(out_dir) / "features").mkdir(parents=True, exist_ok=True)
+        save_table(rows, Path(out_dir) / "features" / f"{name}.csv")
+    agreement = _agreement(table, score, found, level)
+    return Comparison(probes, table, agreement, shared, score, correct, features)
+
+
+def _asked(
+    also: Sequence[str],
+    fractions: Sequence[float] | None,
+    seeds: Sequence[int],
+    level: float,
+    layers: Sequence[Layer],
+    progress: Progress,
+) -> Asked:
+    """Return what is asked of layers themselves.
+
+    Raises:
+        UsageError: there is no such analysis, or only results are compared.
+    """
+    known = ("spectrum", *SWITCHED)
+    for name in also:
+        if name not in known:
+            raise BadStudy(f"no analysis of layers is called {name!r}; {nearest(name, known)}")
+    if also and not layers:
+        raise BadStudy(f"{also[0]} is of stores, and only results are given: name the stores")
+    analyses = Analyses(**{name: name in also for name in ("cka", *known)}, level=level)
+    return Asked(analyses, fractions or (), list(seeds), progress)
 
 
 def departures(

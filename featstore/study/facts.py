@@ -15,9 +15,10 @@ import pandas as pd
 from featstore.errors import BadStudy
 from featstore.probe.errors import nearest
 from featstore.probe.results import penalty, percent
+from featstore.probe.results.features import ANALYSES, OF_PAIRS
 from featstore.probe.results.files import unescaped
 from featstore.probe.results.views import NOTHING, Column, View, as_markdown
-from featstore.study.analyses import joined
+from featstore.study.feature_tables import joined
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,12 @@ class Facts:
                 found = pd.read_csv(path, dtype=text) if path.exists() else _NOTHING
                 self._tables[name] = unescaped(found)
         return self._tables[name]
+
+    def of_features(self, name: str) -> pd.DataFrame:
+        """Return the table of an analysis of `OF_FEATURES`, with a column `name` of features."""
+        if name in OF_PAIRS:
+            return self.table(name)
+        return self.table(f"features/{name}").rename(columns={"store": "name"})
 
     def row(self, table: str, **keys: str | float) -> pd.Series:
         """Return the one row that has these values; numbers are compared as numbers.
@@ -236,8 +243,7 @@ def _p(facts: Facts, feature: str, mode: str, probe: str, fraction: float) -> st
 
 def _spectrum(facts: Facts, feature: str, column: str) -> str:
     row = facts.row("features/spectrum", store=feature)
-    if column not in row or column in ("store", "tap"):
-        raise BadStudy(f"a spectrum has no {column}; {nearest(column, list(row.index))}")
+    _check_column("a spectrum", column, row)
     value = float(row[column])
     if value == int(value):
         return f"{value:,.0f}"
@@ -278,6 +284,56 @@ def _span(facts: Facts, name: str, pattern: str, mode: str, probe: str, fraction
     return f"{100 * chosen[name].min():.1f} to {100 * chosen[name].max():.1f} %"
 
 
+def _retrieval(
+    facts: Facts, feature: str, mode: str, fraction: float, column: str = "ratio"
+) -> Number:
+    row = facts.row("features/retrieval", store=feature, mode=mode, fraction=fraction)
+    _check_column("retrieval", column, row)
+    ends = [row.get(f"{column}{end}", np.nan) for end in ("_low", "_high")]
+    kept = column == "ratio"
+    return Number(row[column], np.nan, *ends, *((100, " %", 1) if kept else (1, "", 3)))
+
+
+def _geometry(facts: Facts, feature: str, column: str, fraction: float = 1) -> Number:
+    facts.row("features/geometry", store=feature, fraction=fraction)
+    table = facts.table("features/geometry")
+    rows = table[_same(table["store"], feature) & _same(table["fraction"], fraction)]
+    _check_column("geometry", column, rows.iloc[0])
+    return Number(rows[column].mean(), rows[column].std(), digits=1 + (rows[column].mean() < 1))
+
+
+def _worth(facts: Facts, feature: str, what: str) -> str:
+    """Return how many features are degrading, or harmful to leave out, or how many there are."""
+    facts.row("features/attribution", store=feature)
+    table = facts.table("features/attribution")
+    table = table[_same(table["store"], feature)]
+    counts = {
+        "degrading": table["degrading"].astype(bool).sum(),
+        "needed": (table["high"] < 0).sum(),
+        "features": len(table),
+    }
+    if what not in counts:
+        raise BadStudy(f"an attribution does not count {what}; {nearest(what, list(counts))}")
+    return f"{counts[what]:,}"
+
+
+def _agreement(facts: Facts, feature: str, other: str) -> Number:
+    row = facts.row("agreement", name=feature, other=other)
+    return Number(row["rho"], np.nan, row["low"], row["high"])
+
+
+def _likeness(facts: Facts, feature: str, other: str, column: str = "calibrated") -> str:
+    row = facts.row("likeness", name=feature, other=other)
+    _check_column("likeness", column, row)
+    return f"{row[column]:.2g}" if column == "p" else f"{row[column]:.3f}"
+
+
+def _check_column(table: str, column: str, row: pd.Series) -> None:
+    known = [name for name, value in row.items() if not isinstance(value, str)]
+    if column not in known:
+        raise BadStudy(f"{table} has no {column}; {nearest(column, known)}")
+
+
 FACTS: dict[str, Callable[..., Number | str]] = {
     "accuracy": _of_curve("accuracy"),
     "ratio": _of_curve("ratio"),
@@ -296,6 +352,11 @@ FACTS: dict[str, Callable[..., Number | str]] = {
     "solver": _solver,
     "mode": _mode,
     "span": _span,
+    "retrieval": _retrieval,
+    "geometry": _geometry,
+    "worth": _worth,
+    "agreement": _agreement,
+    "likeness": _likeness,
 }
 """Facts by name: their arguments are those of the functions, after the first."""
 
@@ -449,6 +510,18 @@ def _spectrum_sheet(facts: Facts) -> str:
     return as_markdown(View([Column("features", "text", table["store"]), *columns]))
 
 
+OF_FEATURES = tuple(name for name in ANALYSES if name != "spectrum")
+"""Analyses of features that are shown as everywhere."""
+
+
+def _of_features(name: str) -> Callable[..., str]:
+    def sheet(facts: Facts) -> str:
+        table = facts.of_features(name)
+        return as_markdown(ANALYSES[name].view(table)) if len(table) else NOTHING
+
+    return sheet
+
+
 def _differences(what: str) -> Callable[..., str]:
     def sheet(facts: Facts, probe: str = "*", pattern: str = "*") -> str:
         table = facts.table("differences")
@@ -492,6 +565,7 @@ SHEETS: dict[str, Callable[..., str]] = {
     "spectrum": _spectrum_sheet,
     "solvers": _differences("solver"),
     "modes": _differences("mode"),
+    **{name: _of_features(name) for name in OF_FEATURES},
 }
 """Tables by name; their arguments are those of the functions, after the first."""
 

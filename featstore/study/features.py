@@ -10,6 +10,7 @@ from typing import Any
 import featstore
 from featstore.errors import BadStudy, FeatstoreError, PartMissing
 from featstore.probe.errors import nearest
+from featstore.study.layers import Layer
 from featstore.study.records import Made, digest, stamp
 from featstore.study.spec import Study, several, stated
 
@@ -71,12 +72,8 @@ class Feature:
 
 
 @dataclass(frozen=True)
-class Source:
+class Source(Layer):
     """A tap of a store under the name that tables and figures give it."""
-
-    name: str
-    store: featstore.Store
-    tap: str
 
     def identity(self) -> list[str]:
         """Return what decides about its rows: the store's spec and the tap."""

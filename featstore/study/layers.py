@@ -5,9 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 import featstore
 from featstore.errors import BadStudy, StudyError
 from featstore.places import Url
+from featstore.probe.rows import RowBlocks
+from featstore.probe.splits import RowSubset
 from featstore.store.reading import TapBlocks
 from featstore.store.store import Store
 
@@ -35,6 +39,17 @@ class Layer:
     def rows(self, split: str) -> TapBlocks:
         """Return the features and labels of a split as row blocks."""
         return self.store.tap(split, self.tap)
+
+    def some(self, split: str, most: int | None, spread: bool = True) -> RowBlocks:
+        """Return the rows of a split, of more than `most` that many: spread evenly, or the first.
+
+        Layers of the same rows give the same ones.
+        """
+        every = self.rows(split)
+        if most is None or every.n_rows <= most:
+            return every
+        places = np.linspace(0, every.n_rows - 1, most).round() if spread else np.arange(most)
+        return RowSubset(every, places.astype(int))
 
 
 def layers_of(places: Sequence[str | Path | Url], taps: Sequence[str] = ()) -> list[Layer]:

@@ -20,13 +20,15 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from featstore.errors import BadStudy, StudyError
 from featstore.probe import figures
 from featstore.probe.errors import nearest, visible
+from featstore.probe.results.features import ANALYSES
 from featstore.probe.results.files import written_whole
 from featstore.probe.results.reading import read_per_class
 from featstore.probe.results.views import NOTHING
 from featstore.report import provenance
 from featstore.study import facts as sheets
-from featstore.study.analyses import Context, joined
+from featstore.study.analyses import Context
 from featstore.study.facts import Facts, markdown
+from featstore.study.feature_tables import joined
 from featstore.study.features import Source
 from featstore.study.records import VERSION, Made, Part, content, digest
 from featstore.study.spec import Study, several
@@ -253,7 +255,7 @@ class Drawing:
 def drawings(context: Context, sources: Sequence[str]) -> list[Drawing]:
     """Return the figures that a study asks for and there is something to draw of."""
     wanted = several(context.study.figures)
-    every = [*_of_probes(context), *_of_sweeps(context), *_alone(context.folder, sources)]
+    every = [*_of_probes(context), *_of_sweeps(context), *_alone(context, sources)]
     return [each for kind, each in every if kind in wanted]
 
 
@@ -320,8 +322,9 @@ def _of_sweeps(context: Context) -> Iterator[tuple[str, Drawing]]:
             )
 
 
-def _alone(folder: Path, sources: Sequence[str]) -> Iterator[tuple[str, Drawing]]:
+def _alone(context: Context, sources: Sequence[str]) -> Iterator[tuple[str, Drawing]]:
     """Yield what shows features without any probe."""
+    folder, level = context.folder, context.study.analyses.level
     for kind, name, draw, table in (
         ("cka", "cka", figures.cka_against_fraction, "cka"),
         ("spectra", "spectra", figures.spectra, "eigenvalues"),
@@ -330,6 +333,30 @@ def _alone(folder: Path, sources: Sequence[str]) -> Iterator[tuple[str, Drawing]
         files = [path for path in files if path.exists()]
         if files:
             yield kind, Drawing(name, draw, _named(folder, sources, table), files)
+    drawing = {
+        "universality": figures.attributions,
+        "attribution": figures.attributions,
+        "retrieval": partial(figures.retrieval_against_fraction, level=level),
+    }
+    for kind, draw in drawing.items():
+        for source in sources:
+            path = folder / "features" / f"{source}.{kind}.csv"
+            if path.exists():
+                yield kind, Drawing(f"{kind}.{source}", draw, partial(pd.read_csv, path), [path])
+    path = folder / "tables" / "agreement.csv"
+    for row in (pd.read_csv(path) if path.exists() else pd.DataFrame()).itertuples():
+        files = {name: folder / "features" / f"{name}.attribution.csv" for name in row[1:3]}
+        name, against = ".".join(files), figures.attributions_against
+        drawn = Drawing(f"agreement.{name}", against, partial(_pair, files), list(files.values()))
+        yield "agreement", drawn
+
+
+def _pair(files: Mapping[str, Path]) -> pd.DataFrame:
+    """Return what features are worth to each of two tasks, as they agree by."""
+    tables = {name: pd.read_csv(path) for name, path in files.items()}
+    known = all("shapley" in table for table in tables.values())
+    measure = "shapley" if known else "loss_change"
+    return pd.DataFrame({name: table[measure] for name, table in tables.items()})
 
 
 def _random(each: Held) -> bool:
@@ -569,6 +596,10 @@ def default(page: Page) -> str:
         "CKA of random features with the whole layer": ("cka", "cka"),
         "CKA between random subsets of two seeds": ("cka_pairs", ""),
         "Why: spectra": ("spectrum", "spectra"),
+    } | {
+        ANALYSES[name].title: (name, f"{name}.")
+        for name in sheets.OF_FEATURES
+        if len(page.facts.of_features(name))
     }
     modes = [mode for each in page.context.sweeps for mode in each.sweep.modes]
     # of many modes the random features alone: their classes are the paper's question
@@ -576,6 +607,7 @@ def default(page: Page) -> str:
     for title, (table, figure) in by_title.items():
         shown = random if table in ("classes", "inequality") else {}
         parts += [f"## {title}", _call("table", table, **shown)]
+        parts += [ANALYSES[table].note] if table in sheets.OF_FEATURES else []
         parts += _drawn(page, None, "", figure) if figure else []
     for name in page.more:
         parts += [f"## {BESIDE[name]}", _call("table", name)]

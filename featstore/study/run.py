@@ -10,7 +10,7 @@ from typing import Any
 from featstore.errors import StudyError
 from featstore.probe.memory import Progress, silent
 from featstore.probe.results.files import save_table, written_whole
-from featstore.study import analyses, page as pages, spec
+from featstore.study import analyses, feature_tables, page as pages, spec
 from featstore.study.facts import Facts
 from featstore.study.features import Feature, Source, extract, sources
 from featstore.study.plan import ANALYSES, Plan, chosen, fresh, of_probe, todo
@@ -43,14 +43,13 @@ def write_up(
         except Exception as error:
             outcomes.append(failed(name, error, told))
 
-    def of_source(source: Source) -> list[Part]:
-        return analyses.parts_of_source(plan.study, source, made.folder, progress)
-
     def of_table(name: str) -> Part:
         return analyses.table_part(context, name, made, progress)
 
-    for source in found:
-        bring(f"features/{source.name}", lambda s=source: made.bring(*of_source(s)))
+    for part in feature_tables.parts_of_sources(plan.study, found, made.folder, progress):
+        bring(part.name, lambda p=part: made.bring(p))
+    for part in feature_tables.parts_of_pairs(plan.study, found, made.folder, progress):
+        bring(part.name, lambda p=part: made.bring(p))
     for name in analyses.TABLES:
         bring(f"tables/{name}", lambda n=name: made.bring(of_table(n)))
     drawn = pages.drawings(context, [source.name for source in found])

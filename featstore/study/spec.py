@@ -9,7 +9,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, create_model
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    create_model,
+)
 
 from featstore.errors import BadStudy
 from featstore.factories import is_named
@@ -22,7 +30,10 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_-]*$",
 Share = Annotated[float, Field(gt=0, le=1)]
 Several = str | tuple[str, ...]
 
-FIGURES = ("accuracy", "ratio", "layers", "redundancy", "cka", "classes", "inequality", "spectra")
+FIGURES = (
+    *("accuracy", "ratio", "layers", "redundancy", "cka", "classes", "inequality", "spectra"),
+    *("universality", "attribution", "agreement", "retrieval"),
+)
 """Figures of a study; by default, all for which there are results."""
 
 MOST_BYTES = 4_000_000
@@ -149,6 +160,74 @@ Probe = create_model(
 )
 
 
+Metric = Literal["cosine", "euclidean"]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Geometry(_Strict):
+    """Options of `featstore geometry`: of each layer, and of pairs of layers of the same rows.
+
+    `fractions` are by default the study's; `rows` test rows are taken, spread evenly.
+    """
+
+    fractions: list[Share] | None = None
+    rows: Annotated[int, Field(ge=10)] = 2000
+    neighbours: Annotated[int, Field(ge=2)] = 10
+    metric: Metric = "cosine"
+    permutations: Count = 199
+
+
+class Universality(_Strict):
+    """Options of `featstore universality`, of each two layers of the same rows.
+
+    `others` are names or patterns of the features that predict, by default all.
+    """
+
+    others: Several = ("*",)
+    l2: Annotated[float, Field(ge=0)] | None = None
+
+
+class Attribution(_Strict):
+    """Options of `featstore attribute`; one network's layers on several sets are compared."""
+
+    solver: Literal["ridge", "lda"] = "ridge"
+    l2: Annotated[float, Field(ge=0)] = 0.1
+    permutations: Annotated[int, Field(ge=0)] = 100
+    standard_error: Annotated[float, Field(gt=0)] | None = None
+    resamples: Count = 2000
+    seed: int = 0
+
+
+class Retrieval(_Strict):
+    """Options of `featstore retrieve`: test rows ask, and rows of their class are relevant.
+
+    `corpus` is "train", or "test" for the other test rows; `fractions` are by default the study's.
+    """
+
+    fractions: list[Share] | None = None
+    modes: Several = ("random", "first")
+    corpus: Literal["train", "test"] = "train"
+    measure: Literal["ndcg", "recall", "precision", "map", "mrr"] = "ndcg"
+    cutoff: Count = 10
+    depth: Count = 100
+    metric: Metric = "cosine"
+    standardize: bool = False
+
+
+def _switched(value: Any) -> Any:
+    """Return the options that true and false stand for: the defaults, and none."""
+    return ({} if value else None) if isinstance(value, bool) else value
+
+
+SWITCHED = {
+    "geometry": Geometry,
+    "universality": Universality,
+    "attribution": Attribution,
+    "retrieval": Retrieval,
+}
+"""Analyses of features that a study makes if it is asked to, and their options."""
+
+
 class Analyses(_Strict):
     """Options of the analyses of probes.
 
@@ -157,7 +236,8 @@ class Analyses(_Strict):
     test; `cka` and `spectrum` look at the features themselves: CKA of random subsets at
     `cka_fractions` (by default the study's) or `cka_sizes`, with the layer and between seeds, on
     `cka_rows` test rows, by default all: the `cka_rows_from` "first" ones, as published, or
-    "spread" evenly.
+    "spread" evenly. `geometry`, `universality`, `attribution` and `retrieval` are true, or a table
+    of their options, where they are wanted.
     """
 
     deltas: list[Share] = [0.8, 0.9, 0.95, 0.99]
@@ -171,6 +251,10 @@ class Analyses(_Strict):
     spectrum: bool = True
     resamples: Annotated[int, Field(ge=1)] = 2000
     level: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    geometry: Annotated[Geometry | None, BeforeValidator(_switched)] = None
+    universality: Annotated[Universality | None, BeforeValidator(_switched)] = None
+    attribution: Annotated[Attribution | None, BeforeValidator(_switched)] = None
+    retrieval: Annotated[Retrieval | None, BeforeValidator(_switched)] = None
 
 
 class Study(_Strict):
@@ -326,6 +410,8 @@ def _said(error: ValidationError) -> str:
     key = ".".join(where)
     if first["type"] == "extra_forbidden":
         part = _PARTS.get(where[0], Study) if len(where) > 1 else Study
+        if where[0] == "analyses" and len(where) > 2:
+            part = SWITCHED[where[1]]
         known = [name for name in part.model_fields if name not in ("base", "text")]
         return f"there is no key {key}; {nearest(where[-1], known)}"
     if first["type"] == "missing":

@@ -58,6 +58,7 @@ from featstore.probe.results import (
     table_of,
 )
 from featstore.probe.results.curves import curve_table
+from featstore.probe.results.features import measure_name, measure_of
 
 
 def _unit(score: str) -> tuple[float, str, str]:
@@ -279,14 +280,14 @@ def retrieval_against_fraction(
     Arguments:
         table: as `Retrieved.curves` gives it; bands are its intervals.
         path: file to write, `.png`, `.svg` or `.pdf`; replaced only once the picture is whole.
-        label: name of the measure; by default its column's.
+        label: name of the measure; by default as `featstore.probe.results.features` has it.
         level: coverage of the bands.
 
     Raises:
         UsageError: the suffix is none of `SUFFIXES`.
     """
-    ends = [name.removesuffix("_low") for name in table if name.endswith("_low")]
-    measure = next(name for name in ends if name != "ratio")
+    measure = measure_of(table)
+    label = label or measure_name(measure, int(table["cutoff"].iloc[0]))
     parts = curves_of(table, ["mode"])
     with styled():
         figure = blank(2.4)
@@ -296,10 +297,10 @@ def retrieval_against_fraction(
             axes, table["fraction"], f"bands: {percent(level)} intervals over seeds and queries"
         )
         axes.set_xlabel(axes.get_xlabel().replace("features", "dimensions"))
-        value_axis(axes, label or measure)
+        value_axis(axes, label)
         if len(parts) > 1:
             legend_above(figure, lines, [str(rows["mode"].iloc[0]) for rows in parts])
-    return saved(figure, path, label or measure)
+    return saved(figure, path, label)
 
 
 def class_lines(

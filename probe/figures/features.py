@@ -12,6 +12,7 @@ from featstore.probe.figures.style import (
     ColumnFigure,
     blank,
     floats,
+    legend_above,
     saved,
     styled,
     value_axis,
@@ -22,36 +23,36 @@ def attributions(table: pd.DataFrame, path: str | Path | None = None) -> ColumnF
     """Draw what each feature is worth, sorted, with intervals as bands: a panel for each measure.
 
     Arguments:
-        table: as `probe.drop_one` gives it (`change`, `low`, `high`), or `probe.shapley`
-            (`value`, `low`, `high`), or `featstore.probe.geometry.universality` (`r2`), or the
-            first two joined by feature (`change`, `low`, `high`, `shapley`, `shapley_low`,
-            `shapley_high`).
+        table: as `probe.drop_one` gives it (`change`, `low`, `high`), or `probe.shapley` (`value`,
+            `low`, `high`), or the two joined by feature (`change`, `low`, `high`, `shapley`,
+            `shapley_low`, `shapley_high`), or as `featstore.probe.geometry.universality` does
+            (`r2`), with a line for each `other` layer where the table names several.
         path: file to write, `.png`, `.svg` or `.pdf`; replaced only once the picture is whole.
 
     Raises:
         DataError: the table has none of these measures.
         UsageError: the suffix is none of `SUFFIXES`.
     """
-    panels = [
-        (label, unit, floats(table[value]), floats(table[low]), floats(table[high]))
-        for value, low, high, unit, label in MEASURES
-        if value in table
-    ]
+    panels = [measure for measure in MEASURES if measure[0] in table]
     if not panels:
         raise DataError("the table has no column change, value or shapley: no attribution to draw")
+    parts = dict(list(table.groupby("other", sort=False))) if "other" in table else {"": table}
     with styled():
-        figure = blank(0.4 + 1.9 * len(panels))
+        figure, lines = blank(0.4 + 1.9 * len(panels)), []
         every = figure.subplots(len(panels), sharex=True, squeeze=False)[:, 0]
-        for axes, (label, unit, value, low, high) in zip(every, panels, strict=True):
-            order = np.argsort(-value, kind="stable")
-            rank = np.arange(1, len(order) + 1)
+        for axes, (value, low, high, unit, label) in zip(every, panels, strict=True):
             axes.axhline(0, color=GREY, linewidth=0.6, zorder=0)
-            axes.fill_between(
-                rank, unit * low[order], unit * high[order], color=PALETTE[0], alpha=0.2, lw=0
-            )
-            axes.plot(rank, unit * value[order], color=PALETTE[0], lw=1.1)
             value_axis(axes, label)
+            lines = []
+            for number, rows in enumerate(parts.values()):
+                rows = rows.sort_values(value, ascending=False, kind="stable")
+                rank, colour = np.arange(1, len(rows) + 1), PALETTE[number % len(PALETTE)]
+                ends = [unit * floats(rows[end]) for end in (low, high)]
+                axes.fill_between(rank, *ends, color=colour, alpha=0.2, lw=0)
+                lines += axes.plot(rank, unit * floats(rows[value]), color=colour, lw=1.1)
         every[-1].set_xlabel("features, each panel in its own order")
+        if len(parts) > 1:
+            legend_above(figure, lines, list(map(str, parts)))
     return saved(figure, path, "attribution")
 
 

@@ -390,85 +390,6 @@ def _same_whole(curves: list[pd.DataFrame], score: str) -> bool:
     return bool(alike and whole["fraction"].iloc[0] == 1)
 
 
-def spectrum(table: pd.DataFrame) -> View:
-    """Lay out spectra, a row a layer; `table` has the numbers of `layer_spectrum` and `name`."""
-    columns = {
-        "features": ("features", "count"),
-        "effective_rank": ("eff.\nrank", "tenths"),
-        "participation_ratio": ("part.\nratio", "tenths"),
-        "components_90": ("for\n90 %", "count"),
-        "components_99": ("for\n99 %", "count"),
-        "mean_abs_correlation": ("mean\n|corr.|", "score"),
-        "dead": ("dead", "count"),
-        "duplicates": ("dupl.", "count"),
-        "isoscore": ("iso\nscore", "hundredths"),
-        "outliers": ("out-\nliers", "count"),
-    }
-    # tables of before have fewer
-    columns = {name: each for name, each in columns.items() if name in table}
-    of_layers = [Column(title, kind, table[name]) for name, (title, kind) in columns.items()]
-    return View([Column("layer", "text", table["name"]), *of_layers])
-
-
-def geometry(table: pd.DataFrame, title: str) -> View:
-    """Lay out dimensions of the subsets of one layer, a row a fraction.
-
-    Arguments:
-        table: rows of one layer, as `featstore.probe.geometry.geometry_table` gives them.
-        title: of the view.
-    """
-    rows = table.groupby(["fraction", "k"]).mean(numeric_only=True).reset_index()
-    spread = table.groupby(["fraction", "k"])[["two_nn", "likelihood"]].std().reset_index()
-    columns = [
-        Column("fraction", "share", rows["fraction"]),
-        Column("features", "count", rows["k"]),
-        Column("TwoNN", "tenths", rows["two_nn"], spread["two_nn"]),
-        Column("likelihood", "tenths", rows["likelihood"], spread["likelihood"]),
-        Column("eff. rank", "tenths", rows["effective_rank"]),
-        Column("IsoScore", "hundredths", rows["isoscore"]),
-        Column("mutual", "score", rows["mutual"]),
-    ]
-    return View(columns, title)
-
-
-def likeness(table: pd.DataFrame) -> View:
-    """Lay out pairs of layers: CKA with its null, and the neighbours that they share."""
-    columns = [
-        Column("layers", "text", table["name"] + " and " + table["other"]),
-        Column("CKA", "score", table["cka"]),
-        Column("by chance", "score", table["expected"]),
-        Column("calibrated", "score", table["calibrated"]),
-        Column("p", "score", table["p"]),
-        Column("mutual", "score", table["mutual"]),
-        Column("by chance", "score", table["chance"]),
-    ]
-    return View(columns, "pairs of layers")
-
-
-def similarity(to_full: pd.DataFrame, pairs: pd.DataFrame, title: str) -> View:
-    """Lay out CKA of the subsets of one layer, with it and with each other, a row a fraction."""
-    whole = to_full.groupby(["fraction", "k"])["cka"].agg(["mean", "std", "count"]).reset_index()
-    other = pairs.groupby("fraction")["cka"].agg(["mean", "std", "count"])
-    other = other.reindex(whole["fraction"])
-    columns = [
-        Column("fraction", "share", whole["fraction"]),
-        Column("features", "count", whole["k"]),
-        Column("with the whole", "score", whole["mean"], whole["std"]),
-        Column("seeds", "count", whole["count"]),
-        Column("with each other", "score", other["mean"], other["std"]),
-        Column("pairs", "count", other["count"].fillna(0)),
-    ]
-    return View(columns, title)
-
-
-def similarity_of_layers(table: pd.DataFrame, title: str) -> View:
-    """Lay out the CKA of each layer with each other one, both numbered."""
-    names = [f"{place} {name}" for place, name in enumerate(table.index, 1)]
-    values = table.to_numpy().T
-    columns = [Column(str(n), "hundredths", each) for n, each in enumerate(values, 1)]
-    return View([Column("layer", "text", names), *columns], title)
-
-
 def inequality(curve: pd.DataFrame, title: str) -> View:
     """Lay out the inequality over classes of one curve against fraction."""
     rows = _some_fractions(curve)
@@ -569,49 +490,6 @@ def ranks(table: pd.DataFrame, score: str, delta: float) -> View:
     if table["task"].nunique() == 1:
         columns.pop(1)
     return View(columns, "ranks")
-
-
-def attribution(table: pd.DataFrame, title: str, most: int) -> View:
-    """Lay out the features that are worth most, by Shapley value or by the loss without them."""
-    values = "shapley" in table
-    top = table.sort_values("shapley" if values else "loss_change", ascending=False).head(most)
-    columns = [
-        Column("feature", "text", top["feature"], right=True),
-        Column("change without it, points", "gain", top["change"], ends=(top["low"], top["high"])),
-        Column("alone", "score", top["solo"]),
-    ]
-    if values:
-        error = top["shapley_standard_error"]
-        columns.insert(1, Column("Shapley", "loss", top["shapley"], error))
-    return View(columns, f"{title}: worth most")
-
-
-def retrieval(curve: pd.DataFrame, measure: str, called: str, overlap: str, title: str) -> View:
-    """Lay out a measure of retrieval of one mode, and the agreement with all features' ranking.
-
-    Arguments:
-        curve: rows of `featstore.probe.retrieval.Retrieved.curves`.
-        measure: its column.
-        called: its name.
-        overlap: the name of the column `overlap`.
-        title: of the view.
-    """
-    part = curve["fraction"] < 1  # all features are all of themselves
-    ratios = curve["ratio_low"].where(part), curve["ratio_high"]
-    columns = [
-        Column("fraction", "share", curve["fraction"]),
-        Column("dim.", "count", curve["k"]),
-        Column(
-            called,
-            "score",
-            curve[measure],
-            ends=(curve[f"{measure}_low"], curve[f"{measure}_high"]),
-        ),
-        Column("of all", "kept", curve["ratio"], ends=ratios),
-        Column(overlap, "score", curve["overlap"]),
-        Column("Spearman", "score", curve["spearman"]),
-    ]
-    return View(columns, title)
 
 
 RIGHT, LEFT = ' style="text-align: right"', ' style="text-align: left"'

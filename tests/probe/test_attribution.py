@@ -11,8 +11,9 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import Ridge as SklearnRidge
 
 from featstore.probe import Logistic, Ridge, drop_one, shapley
-from featstore.probe.attribution import _Changes, _score_interval, _table, agreement
+from featstore.probe.attribution import _Changes, _table, agreement
 from featstore.probe.errors import DataError, MemoryBudgetError, UsageError
+from featstore.probe.results.intervals import score_interval
 
 
 def problem(n_train=300, n_test=200, width=12, classes=4, seed=0, spread=1.0):
@@ -185,11 +186,11 @@ def test_agreement_is_spearman_with_an_interval_that_holds_it():
         agreement({"a": pd.DataFrame({"value": [1.0]}), "b": pd.DataFrame({"x": [1.0]})}, "value")
 
 
-def test_score_intervals_are_those_that_invert_the_restricted_likelihood():
+def testscore_intervals_are_those_that_invert_the_restricted_likelihood():
     for gains, losses in ((0, 0), (3, 0), (5, 12), (40, 2)):
         n, z = 150, 2.5
         sums, squares = np.array([float(gains - losses)]), np.array([float(gains + losses)])
-        low, high = (float(end[0]) for end in _score_interval(sums, squares, n, z))
+        low, high = (float(end[0]) for end in score_interval(sums, squares, n, z))
         for d in (low, high):
             # the likeliest rates of gain q + d and loss q, by a search of their own
             q = np.linspace(max(0, -d), (1 - d) / 2, 400_001)[1:-1]

@@ -123,7 +123,7 @@ def test_only_what_has_changed_is_made_again(whole, stores, tmp_path, monkeypatc
     done = run(study_file(tmp_path, stores, l2=0.2), out)
     assert swept == ["one.ridge.csv", "two.ridge.csv"]
     assert done["one.lda"] == "there"
-    assert done["features/one"] == "there"
+    assert done["features/cka.one"] == done["features/spectrum.one"] == "there"
     assert done["tables/accuracy"] == "made"
     assert read == ["one.ridge", "two.ridge"]
     assert set(read_table(out / "results" / "one.ridge.csv")["l2"]) == {0.2}

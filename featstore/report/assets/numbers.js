@@ -20,6 +20,10 @@ const KINDS = {
   kept: { value: (share) => (100 * share).toFixed(1), after: " %" },
   score: { value: (score) => score.toFixed(3), after: "" },
   number: { value: (value) => digits(value, 4), after: "" },
+  tenths: { value: (value) => value.toLocaleString("en-US", { minimumFractionDigits: 1, maximumFractionDigits: 1 }), after: "" },
+  hundredths: { value: (value) => value.toFixed(2), after: "" },
+  loss: { value: (value) => value.toFixed(4), after: "" },
+  gain: { value: (value) => (100 * value).toFixed(2), after: "" },
 };
 
 // A true minus is as wide as a digit; what rounds to nothing has no sign.

@@ -43,6 +43,7 @@ function showAll() {
   addTable("layers", "accuracy of each layer");
   addTable("redundancy", "diffused redundancy of each curve");
   addTable("inequality", "inequality over classes");
+  data.features.forEach((name) => addTable(name, document.getElementById(`heading-${name}`).textContent));
   addTable("probes", "every probe", 50);
   const same = Object.entries(data.tables.probes.same);
   if (same.length) {

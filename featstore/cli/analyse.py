@@ -248,7 +248,6 @@ def _lost(losses, most: int) -> list:
 @click.option(
     "--also",
     type=Names(),
-    default="",
     metavar="LIST",
     help="Of the stores' layers themselves: spectrum, geometry, universality, attribution, "
     "retrieval.",
@@ -276,6 +275,7 @@ def compare(
     out,
     plot,
     solver,
+    also,
     **options,
 ) -> None:
     """Probe several stores, or read results, and set them side by side.
@@ -319,6 +319,7 @@ def compare(
             progress=progress,
             mode=list(mode),
             solver=solver,
+            also=also or (),
             **options,
         )
     title = ", ".join([*found.shared, f"test {score_name(found.score)}"])

@@ -28,7 +28,7 @@ from featstore.study.spec import Analyses, Study, several
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of layers.
+    """Analyses that are asked of layers, and what they share.
 
     Attributes:
         analyses: which tables, and their options.

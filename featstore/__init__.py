@@ -13,13 +13,16 @@ _found, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 _MOVED = {
     "Abandoned": "featstore.store.catalog.Abandoned",
+    "Damage": "featstore.store.base.Damage",
     "Unusable": "featstore.store.catalog.Unusable",
     "backbones": "featstore.models",
     "datasets": "featstore.data",
+    "default_path": "featstore.store.catalog.default_path",
     "exporting": "featstore.store.exchange",
     "importing": "featstore.store.exchange",
     "merging": "featstore.store.transfer",
     "quickstart": "featstore.downloads",
+    "survey": "featstore.store.catalog.survey",
     "taps": "featstore.models.taps",
     "transforms": "featstore.models.transforms",
 }

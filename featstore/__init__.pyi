@@ -4,15 +4,12 @@ from . import errors as errors, probe as probe
 from .extraction.run import Extraction as Extraction, extract as extract
 from .sharing import pull as pull, push as push
 from .spec import Spec as Spec, Split as Split, Tap as Tap
-from .store.base import Damage as Damage
 from .store.catalog import (
     abandoned as abandoned,
     collect as collect,
-    default_path as default_path,
     newest_complete as newest_complete,
     store_root as store_root,
     stores as stores,
-    survey as survey,
 )
 from .store.creation import (
     FORMATS as FORMATS,

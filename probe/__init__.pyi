@@ -1,9 +1,4 @@
 from .attribution import drop_one as drop_one, shapley as shapley
-from .classes import (
-    affected_classes as affected_classes,
-    class_losses as class_losses,
-    inequality_table as inequality_table,
-)
 from .estimators import (
     LDAProbe as LDAProbe,
     LogisticProbe as LogisticProbe,
@@ -24,17 +19,14 @@ from .prediction import (
 )
 from .redundancy import diffused_redundancy as diffused_redundancy
 from .result import ProbeResult as ProbeResult, per_class_table as per_class_table
-from .results.curves import curve_table as curve_table, curves as curves
 from .results.reading import read_per_class as read_per_class, read_results as read_results
 from .results.sentences import sentence as sentence
 from .results.views import summary as summary
 from .retrieval import retrieval as retrieval
-from .rows import ArrayBlocks as ArrayBlocks, RowBlocks as RowBlocks
+from .rows import ArrayBlocks as ArrayBlocks
 from .solvers import KNN as KNN, LDA as LDA, SGD as SGD, Logistic as Logistic, Ridge as Ridge
-from .solvers.weights import Weights as Weights
 from .subsets import (
     Chain as Chain,
-    first_chain as first_chain,
     random_chain as random_chain,
     subset_chain as subset_chain,
 )

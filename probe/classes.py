@@ -100,7 +100,7 @@ def inequality_table(
         `gini`, `gini_std`: mean and sample standard deviation over seeds of each seed's Gini;
         `gini_rise`, `gini_rise_low`, `gini_rise_high`: the mean over seeds of each seed's Gini
             minus its full layer's, with its interval; NaN without a full layer;
-        `over`: what the interval is over, as `probe.curve_table` says it;
+        `over`: what the interval is over, as `featstore.probe.results.curves.curve_table` says it;
         `gini_of_mean`: the Gini of accuracies averaged over seeds first, as published, which
             is smaller since noise of seeds averages out; and, of these same averages,
         `mean_per_class`, `cv` (standard deviation with divisor C over the mean), `range`

@@ -47,10 +47,11 @@ def save_weights(
 ) -> None:
     """Write solved probes to a .safetensors file, whole or not at all.
 
-    Each probe is five tensors, "<number>.<field>" with the fields of `probe.Weights`: features
-    int64 (k,), coef float64 (k, C), intercept float64 (C,), mean and scale float64 (k,), such that
-    x[features] @ coef + intercept are the logits of a raw row x. They are written one after
-    another, so that no more than one is in memory. The header holds the rows of the result's
+    Each probe is five tensors, "<number>.<field>" with the fields of
+    `featstore.probe.solvers.weights.Weights`: features int64 (k,), coef float64 (k, C), intercept
+    float64 (C,), mean and scale float64 (k,), such that x[features] @ coef + intercept are the
+    logits of a raw row x. They are written one after another, so that no more than one is in
+    memory. The header holds the rows of the result's
     table; rows of the same probe, as the whole layer of every seed, share its tensors. Probes
     that failed are left out. The header has a digest of its own texts and one of each probe's
     tensors, against which `load_weights` and every probe that is read are held.

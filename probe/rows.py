@@ -295,7 +295,7 @@ def as_blocks(rows: Rows, n_classes: int | None = None) -> LabelledRows:
         return Completed(rows)
     raise UsageError(
         f"{type(rows).__name__} given for rows: pass (features, labels) or an object that "
-        "satisfies probe.RowBlocks"
+        "satisfies featstore.probe.rows.RowBlocks"
     )
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 
 from featstore import probe
-from featstore.probe import memory
+from featstore.probe import memory, subsets
 from featstore.probe.errors import UsageError
 from featstore.probe.modes import MODES
 from featstore.probe.rows import ArrayBlocks
@@ -70,7 +70,7 @@ def sweeps(folder: str) -> dict[str, np.ndarray]:
 def refusal() -> str:
     """What sgd says."""
     try:
-        probe.fit(rows(N, 1), [probe.first_chain(D, [0.5])], solver=probe.SGD(epochs=1))
+        probe.fit(rows(N, 1), [subsets.first_chain(D, [0.5])], solver=probe.SGD(epochs=1))
     except UsageError as error:
         return str(error)
     return "nothing"

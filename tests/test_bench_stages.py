@@ -8,6 +8,7 @@ import featstore
 from featstore import bench, measurements
 from featstore.bench import EpochSizes, ProbeSizes, chosen
 from featstore.probe.errors import UsageError
+from featstore.probe.solvers import weights
 
 RATES = {"matmul_gflops": 100.0, "matmul64_gflops": 50.0, "copy_gbs": 10.0}
 TINY = "small,rows=240,features=16,classes=3,fractions=2,seeds=2,points=2,test_rows=90"
@@ -91,8 +92,8 @@ def test_every_solver_s_growth_is_along_every_size():
 
 
 def test_wrong_scores_are_an_error(monkeypatch):
-    logits = featstore.probe.Weights.logits
-    monkeypatch.setattr(featstore.probe.Weights, "logits", lambda *given: -logits(*given))
+    logits = weights.Weights.logits
+    monkeypatch.setattr(weights.Weights, "logits", lambda *given: -logits(*given))
     with pytest.raises(bench.Disagreement, match=r"ridge: .* predictions of probe 0 are not"):
         bench.run("solvers", TINY)
 

@@ -9,8 +9,6 @@ import json
 import re
 import shutil
 import warnings
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import fsspec
@@ -20,6 +18,9 @@ import pytest
 from click.testing import CliRunner
 
 import featstore
+from featstore import probe
+from featstore.__main__ import main
+from featstore.probe import classes
 
 GOLDEN = Path(__file__).parent / "golden"
 STORES = sorted(path.name for path in GOLDEN.iterdir() if path.suffix in (".zarr", ".h5"))
@@ -30,9 +31,6 @@ RESULTS = sorted(
 )
 WEIGHTS = {"probes.safetensors": "clusters.zarr", "early.safetensors": "early.zarr"}
 EXPECTED = GOLDEN / "expected.json"
-
-main = import_module("featstore.__main__").main
-probe = import_module("featstore.probe" if find_spec("featstore.probe") else "probe")
 
 
 def run(*words, status: int = 0):
@@ -132,8 +130,8 @@ def classes_of(path: Path) -> dict:
     """What accuracies by class say."""
     table = probe.read_per_class(path)
     return {
-        "losses": numbers(probe.class_losses(table)),
-        "inequality": numbers(probe.inequality_table(table)),
+        "losses": numbers(classes.class_losses(table)),
+        "inequality": numbers(classes.inequality_table(table)),
     }
 
 

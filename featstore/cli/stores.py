@@ -28,9 +28,10 @@ def ls(root) -> None:
       featstore ls s3://bucket/stores
     """
     import featstore
+    from featstore.store import catalog
 
     root = root or featstore.store_root()
-    found, unusable = featstore.survey(root)
+    found, unusable = catalog.survey(root)
     for each in unusable:
         click.echo(line(f"Warning: {each.path.name} cannot be used: {each.why}"), err=True)
     if not found:
@@ -242,8 +243,9 @@ def gc(root, days, yes) -> None:
       featstore gc s3://bucket/stores --days 30
     """
     import featstore
+    from featstore.store import catalog
 
-    _, unusable = featstore.survey(root)
+    _, unusable = catalog.survey(root)
     for each in unusable:
         click.echo(line(f"Warning: {each.path.name} cannot be used: {each.why}"), err=True)
     found = featstore.abandoned(root, days=days)

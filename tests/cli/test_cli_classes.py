@@ -7,6 +7,7 @@ from click.testing import CliRunner
 
 from featstore import probe
 from featstore.cli import main
+from featstore.probe import classes
 from featstore.probe.classes import affected_classes, affected_of_curves
 from featstore.probe.results.files import save_table
 from featstore.probe.results.reading import judged_by_class, read_per_class
@@ -41,7 +42,7 @@ def test_it_prints_and_saves_what_the_library_finds(written, tmp_path):
     table = read_per_class(written / "per_class.csv")
     ran = run(written / "per_class.csv", "--out", tmp_path / "l.csv", "--inequality",
               tmp_path / "g.json", "--plot", tmp_path / "c.svg")  # fmt: skip
-    losses, unequal = probe.class_losses(table), probe.inequality_table(table)
+    losses, unequal = classes.class_losses(table), classes.inequality_table(table)
     saved = pd.read_csv(tmp_path / "l.csv")
     assert saved["class"].tolist() == losses["class"].tolist()
     assert np.allclose(saved["loss"], losses["loss"])

@@ -11,7 +11,7 @@ import torch
 
 import featstore
 from featstore import probe
-from featstore.probe import statuses
+from featstore.probe import statuses, subsets
 from featstore.probe.errors import ProbeError
 from featstore.probe.metrics import METRICS, OF_CLASSES, OF_TARGETS
 from featstore.probe.modes import MODES
@@ -205,8 +205,8 @@ def test_columns_permuted_with_the_chain_and_repeated(solver):
     assert_same(probe.fit(train, [moved], **options).score(test, CLASSES).table, plain)
     # a column twice is one of twice the reach: its penalty is half of what it was
     twice = [(np.concatenate([x, x], 1), y) for x, y in (TRAIN, TEST)]
-    whole = probe.fit(TRAIN, [probe.first_chain(D, [1.0])], **{**options, "l2": [1e-2]})
-    double = probe.fit(twice[0], [probe.first_chain(2 * D, [1.0])], **{**options, "l2": [2e-2]})
+    whole = probe.fit(TRAIN, [subsets.first_chain(D, [1.0])], **{**options, "l2": [1e-2]})
+    double = probe.fit(twice[0], [subsets.first_chain(2 * D, [1.0])], **{**options, "l2": [2e-2]})
     if solver != "lda":  # where the penalty also stands in the density
         assert_same(double.score(twice[1], CLASSES).table, whole.score(TEST, CLASSES).table)
 

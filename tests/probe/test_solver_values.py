@@ -11,9 +11,10 @@ import pytest
 
 import featstore
 from featstore import probe
-from featstore.probe import KNN, LDA, SGD, Logistic, Ridge, figures
+from featstore.probe import KNN, LDA, SGD, Logistic, Ridge, figures, subsets
 from featstore.probe.errors import UsageError, seeds_of
 from featstore.probe.plans import described
+from featstore.probe.results import curves
 from featstore.probe.solvers import VALUES, declared
 from featstore.probe.solvers.registry import SOLVERS, chosen
 from featstore.study.spec import Probe
@@ -106,7 +107,7 @@ def test_a_name_gives_what_its_value_gives():
     pd.testing.assert_frame_equal(
         probe.sweep(ROWS, ROWS, solver=Ridge(l2=[0.1, 1]), **how).table, by_name
     )
-    tight = probe.fit(ROWS, [probe.first_chain(12, [0.5])], solver=Logistic(tol=1e-6, l2=0.1))
+    tight = probe.fit(ROWS, [subsets.first_chain(12, [0.5])], solver=Logistic(tol=1e-6, l2=0.1))
     assert "tol=1e-06 max_iter=2000 fast=False" in tight.table["options"][0]
     assert (tight.table["gradient_norm"] <= 1e-6).all()
 
@@ -134,7 +135,7 @@ def test_a_result_is_taken_wherever_its_table_is():
     result = probe.sweep(ROWS, ROWS, fractions=[0.2, 0.5], seeds=3, solver="ridge", l2=0.1)
     table, known = result.to_pandas(), {"correct": result.correct}
     pd.testing.assert_frame_equal(probe.summary(result), probe.summary(table, **known))
-    pd.testing.assert_frame_equal(probe.curve_table(result), probe.curve_table(table, **known))
+    pd.testing.assert_frame_equal(curves.curve_table(result), curves.curve_table(table, **known))
     assert "seeds and test rows" in set(probe.summary(result)["over"])
     assert probe.sentence(result) == probe.sentence(table, **known)
     pd.testing.assert_frame_equal(
@@ -193,7 +194,7 @@ def test_a_notebook_completes_them(text, wanted):
 
 def test_public_names_are_few_and_solvers_load_no_array_library():
     assert {"Ridge", "LDA", "Logistic", "SGD", "KNN"} <= set(probe.__all__)
-    assert len(featstore.__all__) + len(probe.__all__) <= 71
+    assert len(featstore.__all__) + len(probe.__all__) <= 60
     code = (
         "import sys; from featstore.probe import SGD; SGD(epochs=3); "
         "print({'torch', 'numpy', 'pandas'} & set(sys.modules))"

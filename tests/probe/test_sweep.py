@@ -8,8 +8,9 @@ import pytest
 from problems import PROBLEMS, clusters
 
 from featstore import probe
-from featstore.probe import ArrayBlocks, RowBlocks
+from featstore.probe import ArrayBlocks
 from featstore.probe.errors import DataError, MemoryBudgetError, UsageError
+from featstore.probe.rows import RowBlocks
 from featstore.probe.solvers.registry import SOLVERS, Solver
 
 COLUMNS = [

@@ -13,7 +13,7 @@ from featstore.cli import main
 
 PAGES = sorted((Path(__file__).parents[1] / "docs/tutorials").glob("*.md"))
 FIRST = PAGES[0]
-WRITES = ("--out", "--plot", "--per-class", "--save-predictions", "--matrix")
+WRITES = ("--out", "--plot", "--save-per-class", "--save-predictions", "--matrix")
 
 
 def steps(page: str) -> list[tuple[str, str]]:

@@ -22,6 +22,7 @@ from featstore.cli.common import (
     Command,
     Names,
     NumberList,
+    scaled,
     solver_of,
     takes_solver,
     to_file,
@@ -41,11 +42,11 @@ _MOST_LAYERS = 10  # columns of a printed matrix
     help="Shares of the features, in (0, 1].  [default: 0.01,0.02,0.05,0.1,0.2,0.5]",
 )
 @SEEDS
-@click.option("--split", help="On which rows to compare.  [default: test, or validation]")
-@click.option("--rows", type=int, help="How many of them, drawn at random.  [default: all]")
+@click.option("--split", help="Split whose rows are taken.  [default: test, or validation]")
+@click.option("--rows", type=int, help="How many rows, drawn at random.  [default: all]")
 @click.option("--row-seed", type=int, default=0, help="Seed that draws these rows.")
 @click.option("--debiased", is_flag=True, help="The unbiased estimate of HSIC; one more pass.")
-@click.option("--standardize", is_flag=True, help="Scale features to unit std first.")
+@scaled(False)
 @MEMORY
 @ON
 @to_file("--out", TABLE, "Save one row a subset, and one a pair of them: .csv, .json or .parquet.")
@@ -78,7 +79,7 @@ def cka(stores, tap, split, rows, out, matrix, plot, **options) -> None:
 
     layers = layers_of(stores, tap)
     if matrix and len(layers) < 2:
-        raise click.UsageError("a matrix needs two layers: name several stores, or --tap all")
+        raise click.UsageError("a matrix needs two layers: name several stores, or --taps all")
     split = tested_on(layers[0].store, split)
     check_same_rows(layers, split)
     with Progress() as progress:
@@ -138,13 +139,18 @@ def _save_matrix(table, path) -> None:
 
 @click.command(cls=Command)
 @click.argument("per_class", type=FILE)
-@click.option("--fraction", type=float, default=0.1, help="Where losses are told; the nearest.")
+@click.option(
+    "--fraction",
+    type=float,
+    default=0.1,
+    help="Share of the features at which losses are told; the nearest.",
+)
 @click.option(
     "--predictions",
     type=FILE,
     metavar="FILE",
-    help="What --save-predictions of the same run wrote: tests whether some classes are affected "
-    "more than others.",
+    help="What `probe --save-predictions` wrote in the same run: tests whether some classes are "
+    "affected more than others.",
 )
 @click.option("--most", type=click.IntRange(1), default=10, help="How many classes to show.")
 @LEVEL
@@ -160,15 +166,15 @@ def classes(
 ) -> None:
     """Show which classes pay for fewer features, and how unequal classes become.
 
-    PER_CLASS is what `featstore probe --per-class` wrote. The Gini coefficient is of each seed's
-    accuracies on classes and, as published, of their means over seeds. What classes lose is paired
-    by seed, with intervals over seeds and, with predictions, over test rows too: for all classes at
-    once then, as an excess over the mean of the classes.
+    PER_CLASS is what `featstore probe --save-per-class` wrote. The Gini coefficient is of each
+    seed's accuracies on classes and, as published, of their means over seeds. What classes lose is
+    paired by seed, with intervals over seeds and, with predictions, over test rows too: for all
+    classes at once then, as an excess over the mean of the classes.
 
     \b
     Example:
       featstore probe mine.zarr --fractions 0.01,0.05,0.1,0.5 --seeds 5 \\
-        --per-class per_class.csv --save-predictions predictions.npz
+        --save-per-class per_class.csv --save-predictions predictions.npz
       featstore classes per_class.csv --predictions predictions.npz \\
         --fraction 0.1 --plot classes.pdf
     """
@@ -230,20 +236,35 @@ def _lost(losses, most: int) -> list:
     "--fractions",
     type=NumberList(float, "0.01,0.1"),
     metavar="LIST",
-    help="Shares of the features to probe stores at.",
+    help="Shares of the features, in (0, 1]; the full layer comes by itself.  "
+    "[required for stores]",
 )
 @SEEDS
-@click.option("--mode", type=Names(), default="random", metavar="LIST", help="As of `probe`.")
+@click.option(
+    "--mode", type=Names(), default="random", metavar="LIST", help="Which features, as of `probe`."
+)
 @takes_solver
 @SCALED
 @MEMORY
 @ON
 @TEST_SPLIT
 @click.option(
-    "--fraction", type=float, help="Where to compare.  [default: the nearest to 0.1 that all have]"
+    "--fraction",
+    type=float,
+    help="Share of the features at which curves are compared.  "
+    "[default: the nearest to 0.1 that all have]",
 )
-@click.option("--delta", type=float, default=0.9, help="The delta of DR(delta).")
-@click.option("--rule", default="interpolated", help="How DR is read off, as of `redundancy`.")
+@click.option(
+    "--delta",
+    type=float,
+    default=0.9,
+    help="Share of the full layer's score to keep: the delta of DR(delta).",
+)
+@click.option(
+    "--rule",
+    default="interpolated",
+    help="How DR is read off a curve: interpolated, threshold or nearest.",
+)
 @LEVEL
 @click.option(
     "--also",
@@ -289,7 +310,7 @@ def compare(
     Example:
       featstore compare resnet.zarr vit.zarr --fractions 0.01,0.05,0.1,0.5 \\
         --seeds 5 --out-dir compared --plot compared.pdf
-      featstore compare mine.zarr --tap all --fractions 0.1 --solver ridge
+      featstore compare mine.zarr --taps all --fractions 0.1 --solver ridge
       featstore compare results.csv vit.zarr#last --fractions 0.1 --delta 0.8
       featstore compare resnet.zarr vit.zarr --fractions 0.1 --also geometry,retrieval
     """
@@ -352,21 +373,21 @@ def compare(
     type=NumberList(float, "0.9,0.95"),
     default="0.9",
     metavar="LIST",
-    help="Shares of the full layer's accuracy to keep, in (0, 1].",
+    help="Share of the full layer's score to keep: the delta of DR(delta), or several.",
 )
 @click.option(
     "--rule",
     type=Names(),
     default="interpolated",
     metavar="LIST",
-    help="How the fraction is read off a curve: interpolated, threshold, nearest.",
+    help="How DR is read off a curve: interpolated, threshold, nearest, or several.",
 )
 @click.option(
     "--predictions",
     type=FILE,
     metavar="FILE",
-    help="What --save-predictions of the same run wrote, for test rows of results that lack the "
-    "file .rows.npz beside them.",
+    help="What `probe --save-predictions` wrote in the same run, for test rows of results "
+    "that lack the file .rows.npz beside them.",
 )
 @LEVEL
 @click.option("--curve", is_flag=True, help="Show every delta from 0.50 to 1.00.")
@@ -426,12 +447,8 @@ def redundancy(results, delta, rule, predictions, curve, out, plot, level, score
 @click.command(cls=Command)
 @click.argument("stores", type=STORE, nargs=-1, required=True, metavar="STORE[#TAP]...")
 @TAP
-@click.option("--split", default="train", help="Which rows.")
-@click.option(
-    "--standardize/--no-standardize",
-    default=True,
-    help="Scale features to unit std, as for probes, or take them as they are.",
-)
+@click.option("--split", default="train", help="Split whose rows are taken.")
+@SCALED
 @click.option("--list", "listed", is_flag=True, help="Number the dead and repeated features.")
 @MEMORY
 @ON
@@ -447,7 +464,7 @@ def spectrum(stores, tap, split, listed, out, eigenvalues, plot, **options) -> N
 
     \b
     Example:
-      featstore spectrum mine.zarr --tap all --plot spectrum.pdf
+      featstore spectrum mine.zarr --taps all --plot spectrum.pdf
       featstore spectrum resnet.zarr#layer4 vit.zarr --list
     """
     import pandas as pd
@@ -496,15 +513,17 @@ def _listed(name: str, found) -> list[str]:
 
 @click.command(cls=Command)
 @click.argument("stores", type=STORE, nargs=-1, required=True, metavar="STORE[#TAP]...")
-@click.option("--solver", default="ridge", help="ridge or lda, whose refits are exact.")
-@click.option("--l2", type=float, default=0.1, help="The penalty of the probes.")
+@click.option(
+    "--solver", default="ridge", help="Which probe: ridge or lda, whose refits are exact."
+)
+@click.option("--l2", type=float, default=0.1, help="The penalty of mean loss + (l2/2) ||W||^2.")
 @SCALED
 @TEST_SPLIT
 @click.option(
     "--permutations",
     type=click.IntRange(0),
     default=100,
-    help="Orders behind the Shapley values, at most; 0 leaves these out.",
+    help="Permutations behind the Shapley values, at most; 0 leaves these out.",
 )
 @click.option(
     "--standard-error",

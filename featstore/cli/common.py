@@ -349,6 +349,28 @@ class Place(click.ParamType):
         return value if "://" in str(value) else Path(value)
 
 
+class Option(click.Option):
+    """An option that had other names before, which work still and are not shown."""
+
+    def __init__(self, *args, old: Sequence[str] = (), **kwargs):
+        super().__init__(*args, **kwargs)
+        self.old = tuple(old)
+
+    def add_to_parser(self, parser, ctx: click.Context) -> None:
+        """Let the parser know the old names too."""
+        shown = self.opts
+        self.opts = [*shown, *self.old]
+        try:
+            super().add_to_parser(parser, ctx)
+        finally:
+            self.opts = shown
+
+
+def renamed(*names: str, old: str, **kwargs) -> Callable:
+    """Declare an option that was called `old` before."""
+    return click.option(*names, cls=Option, old=(old,), **kwargs)
+
+
 STORE = Place()
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 FORMAT = click.Choice(["zarr", "hdf5"])
@@ -356,14 +378,35 @@ CODEC = click.Choice(["none", "zstd"])
 DTYPE = click.Choice(["float16", "float32"])
 DEVICE = click.Choice(["auto", "cpu", "cuda"])
 MEMORY = click.option("--memory", default="auto", help="What arrays may take, as 4GiB.")
-ON = click.option("--device", type=DEVICE, default="auto")
+ON = click.option("--device", type=DEVICE, default="auto", help="What computes.")
+BACKEND = click.option(
+    "--backend",
+    type=click.Choice(["torch", "cupy", "numpy"]),
+    default="torch",
+    help="Library of arrays.",
+)
+OVERWRITE = click.option(
+    "--overwrite", is_flag=True, help="Replace a store that holds something else."
+)
+COMPRESSION = click.option(
+    "--codec", type=CODEC, help="Compression of a Zarr store.  [default: none]"
+)
 LEVEL = click.option("--level", type=float, default=0.95, help="Coverage of the intervals.")
 TEST_SPLIT = click.option(
     "--test-split", help="On which split to test.  [default: test, or validation]"
 )
-SCALED = click.option(
-    "--standardize/--no-standardize", default=True, help="Scale features to unit std."
-)
+
+
+def scaled(default: bool) -> Callable:
+    """Declare `--standardize`, which is on for probes, and off where features count as they are."""
+    return click.option(
+        "--standardize/--no-standardize",
+        default=default,
+        help="Centre features and scale them to unit std.",
+    )
+
+
+SCALED = scaled(True)
 
 
 class NumberList(click.ParamType):
@@ -491,18 +534,26 @@ def _metavar(annotation: Any) -> str | None:
     return "LIST" if Sequence in map(get_origin, get_args(annotation)) else None
 
 
+# Options of solvers whose own names mean something else elsewhere.
+_CALLED = {"batch_size": "sgd-batch-size", "weights": "knn-weights"}
+
+
 def takes_solver(command: Callable) -> Callable:
     """Declare `--solver` and every option of every solver, from the fields of their values."""
-    made = [click.option("--solver", default=next(iter(VALUES)), help=f"{_or(VALUES)}.")]
+    told = f"Which probe: {_or(VALUES)}."
+    made = [click.option("--solver", default=next(iter(VALUES)), help=told)]
     for each in declared():
-        dashed = each.name.replace("_", "-")
+        before = each.name.replace("_", "-")
+        dashed = _CALLED.get(each.name, before)
         kind = _type_of(each.annotation)
         name = f"--{dashed}/--{each.off}" if each.off else f"--{dashed}"
         shown = {"True": dashed, "False": ""}.get(each.default, each.default)
         told = f"{', '.join(each.solvers)}: {_small(each.told)}" if each.solvers else each.told
         made.append(
-            click.option(
+            renamed(
                 name,
+                each.name,
+                old=f"--{before}",
                 type=kind,
                 is_flag=kind is None,
                 default=None,
@@ -532,12 +583,14 @@ def solver_of(name: str) -> Options:
     return value_of(name, click.get_current_context().meta.get(KEY, {}))
 
 
-TAP = click.option(
-    "--tap",
+TAP = renamed(
+    "--taps",
+    "tap",
+    old="--tap",
     type=Names(),
     default=(),
     metavar="LIST|all",
-    help="Which taps of stores without #TAP.  [default: the first]",
+    help="Layers of stores without #TAP, or all.  [default: the first]",
 )
 SEEDS = click.option(
     "--seeds",

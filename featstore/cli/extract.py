@@ -6,7 +6,19 @@ from pathlib import Path
 
 import click
 
-from featstore.cli.common import DTYPE, FILE, FORMAT, STORE, Command, Names, OutFile
+from featstore.cli.common import (
+    COMPRESSION,
+    DTYPE,
+    FILE,
+    FORMAT,
+    MEMORY,
+    OVERWRITE,
+    STORE,
+    Command,
+    Names,
+    OutFile,
+    renamed,
+)
 from featstore.cli.screen import PLAIN, Progress, notice, show
 
 # Rows that could not be read and are named; the others are counted.
@@ -32,7 +44,7 @@ _NAMED = 20
 @click.option("--weights-prefix", help="What stands before the network's keys there: backbone.")
 @click.option("--pretrained/--no-pretrained", default=True, help="Trained or random weights.")
 @click.option(
-    "--transform", type=FILE, help="A TOML file: how images become input, where nothing says so."
+    "--transform", type=FILE, help="How images become input, a TOML file, where nothing says so."
 )
 @click.option(
     "--trust", type=click.Choice(["none"]), default="none", help="No code of a checkpoint is run."
@@ -87,25 +99,38 @@ _NAMED = 20
     default="raise",
     help="Stop at a row that cannot be read or lacks a label, or leave such out.",
 )
-@click.option("--report", type=OutFile(".csv"), help="Which rows were left out, and why.")
+@renamed(
+    "--left-out",
+    old="--report",
+    type=OutFile(".csv"),
+    metavar="FILE",
+    help="Save which rows were left out, and why: .csv.",
+)
 @click.option(
     "--views", type=click.IntRange(1), default=1, help="Augmented passes of train; 1 is clean."
 )
 @click.option("--augment", help="How views are made.  [default: paper, for several]")
-@click.option("--seed", type=click.IntRange(0), default=0, help="What the views are drawn from.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of the views.")
 @click.option("--out", type=STORE, help="The store.  [default: named under the store root]")
-@click.option("--format", type=FORMAT, default="zarr")
-@click.option("--codec", type=click.Choice(["none", "zstd"]), help="Compression.  [default: none]")
-@click.option("--dtype", type=click.Choice(["float16", "float32"]), default="float16")
-@click.option(
-    "--rows",
+@click.option("--format", type=FORMAT, default="zarr", help="Format of the store.")
+@COMPRESSION
+@click.option("--dtype", type=DTYPE, default="float16", help="Type of the stored features.")
+@renamed(
+    "--rows-are",
+    "rows",
+    old="--rows",
     type=click.Choice(["items", "tokens", "patches"]),
     default="items",
     help="What a row is: an item, a word of a text, or a patch of an image.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a store that holds something else.")
+@OVERWRITE
 @click.option("--image-size", type=click.IntRange(1), help="Pixels.  [default: the weights' own]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda", "mps"]), default="auto")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda", "mps"]),
+    default="auto",
+    help="What computes.",
+)
 @click.option(
     "--precision",
     type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
@@ -156,7 +181,7 @@ def _columns(options: dict):
     return Columns(**chosen, targets=options.pop("target_columns") or ())
 
 
-def run_extract(report: Path | None = None, **options):
+def run_extract(left_out: Path | None = None, **options):
     """Extract as the options say, tell what was done, and return the store."""
     from featstore import data
     from featstore.extraction.request import Request
@@ -178,8 +203,8 @@ def run_extract(report: Path | None = None, **options):
         done = extract(**options)
     if done.ranks.rank == 0:
         _tell_of_inputs(done)
-        if report:
-            data.save_report(report, done.unreadable)
+        if left_out:
+            data.save_report(left_out, done.unreadable)
     if done.reused and done.ranks.rank == 0:
         notice(f"reusing {done.store.path}: complete and intact, nothing to extract")
     elif not done.reused:
@@ -213,7 +238,7 @@ def _tell_what_was_done(done) -> None:
 @click.argument("model")
 @click.option("--modules", is_flag=True, help="Every layer that runs, not the stages alone.")
 @click.option("--image-size", type=click.IntRange(1), help="Pixels.  [default: the weights' own]")
-@click.option("--transform", type=FILE, help="How images become input, as for extract.")
+@click.option("--transform", type=FILE, help="How images become input, a TOML file.")
 def taps(model: str, modules: bool, image_size: int | None, transform: Path | None) -> None:
     """List the layers of a model: their shapes, and the features they give.
 
@@ -277,14 +302,14 @@ ARRAY = ArrayName()
 @click.option("--test-labels", type=ARRAY, required=True, help="Integers from 0, or texts.")
 @click.option("--test-ids", type=ARRAY, help="What each row is.  [default: its number]")
 @click.option("--out", type=STORE, required=True, help="The store.")
-@click.option("--format", type=FORMAT, default="zarr")
+@click.option("--format", type=FORMAT, default="zarr", help="Format of the store.")
 @click.option(
-    "--dtype", type=DTYPE, help="Of the stored features.  [default: float32, or as given]"
+    "--dtype", type=DTYPE, help="Type of the stored features.  [default: float32, or as given]"
 )
 @click.option("--targets", type=Names(), help="Labels are numbers to regress on, called so.")
 @click.option("--classes", type=Names(), help="Names of the classes, in order.")
-@click.option("--overwrite", is_flag=True, help="Replace a store that holds something else.")
-@click.option("--memory", default="4GiB", help="What one array may take, as 4GiB.")
+@OVERWRITE
+@MEMORY
 def import_(train_ids, test_ids, out, format, memory, **options) -> None:
     """Make a store of features that were computed elsewhere.
 

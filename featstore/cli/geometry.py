@@ -12,6 +12,7 @@ from featstore.cli.common import (
     STORE,
     TABLE,
     TAP,
+    TEST_SPLIT,
     Command,
     NumberList,
     to_file,
@@ -22,8 +23,8 @@ from featstore.cli.screen import Progress, first_notice, notice, tested_on
 @click.command(cls=Command)
 @click.argument("stores", type=STORE, nargs=-1, required=True, metavar="STORE[#TAP]...")
 @TAP
-@click.option("--split", help="On which rows.  [default: test, or validation]")
-@click.option("--rows", type=click.IntRange(10), default=2000, help="How many of them, spaced.")
+@click.option("--split", help="Split whose rows are taken.  [default: test, or validation]")
+@click.option("--rows", type=click.IntRange(10), default=2000, help="How many rows, spaced.")
 @click.option(
     "--fractions",
     type=NumberList(float, "0.1,0.5"),
@@ -34,9 +35,12 @@ from featstore.cli.screen import Progress, first_notice, notice, tested_on
 @SEEDS
 @click.option("--neighbours", type=int, default=10, help="Neighbours of each row.")
 @click.option(
-    "--metric", type=click.Choice(["cosine", "euclidean"]), default="cosine", help="Who is near."
+    "--metric",
+    type=click.Choice(["cosine", "euclidean"]),
+    default="cosine",
+    help="Which are nearest.",
 )
-@click.option("--permutations", type=int, default=199, help="Shuffles behind p.")
+@click.option("--permutations", type=int, default=199, help="Permutations of rows behind p.")
 @SCALED
 @MEMORY
 @ON
@@ -83,8 +87,12 @@ def geometry(stores, tap, split, rows, fractions, seeds, neighbours, out, pairs,
 @click.command(cls=Command)
 @click.argument("layer", type=STORE, metavar="STORE[#TAP]")
 @click.argument("other", type=STORE, metavar="OTHER[#TAP]")
-@click.option("--test-split", help="On which rows to tell.  [default: test, or validation]")
-@click.option("--l2", type=float, help="The penalty.  [default: by cross-validation]")
+@TEST_SPLIT
+@click.option(
+    "--l2",
+    type=float,
+    help="The penalty of mean loss + (l2/2) ||W||^2.  [default: by cross-validation]",
+)
 @click.option("--most", type=click.IntRange(1), default=10, help="How many features to show.")
 @MEMORY
 @ON

@@ -14,6 +14,7 @@ from featstore.cli.common import (
     Command,
     Names,
     NumberList,
+    renamed,
     solver_of,
     takes_solver,
     to_file,
@@ -29,8 +30,10 @@ from featstore.cli.screen import Progress, first_notice, notice, tested_on
     metavar="LIST",
     help="Rows of each class to train on.",
 )
-@click.option(
-    "--rows",
+@renamed(
+    "--train-shares",
+    "rows",
+    old="--rows",
     type=NumberList(float, "0.01,0.1,1"),
     metavar="LIST",
     help="Or shares of all train rows, in (0, 1].",
@@ -41,12 +44,19 @@ from featstore.cli.screen import Progress, first_notice, notice, tested_on
     type=NumberList(float, "0.1,0.5"),
     default="1",
     metavar="LIST",
-    help="Shares of the features; the full layer comes by itself.",
+    help="Shares of the features, in (0, 1]; the full layer comes by itself.",
 )
-@click.option("--mode", type=Names(), default="random", metavar="LIST", help="As of `probe`.")
+@click.option(
+    "--mode", type=Names(), default="random", metavar="LIST", help="Which features, as of `probe`."
+)
 @takes_solver
 @TEST_SPLIT
-@click.option("--delta", type=float, default=0.9, help="The delta of DR(delta).")
+@click.option(
+    "--delta",
+    type=float,
+    default=0.9,
+    help="Share of the full layer's score to keep: the delta of DR(delta).",
+)
 @SCALED
 @MEMORY
 @ON
@@ -55,14 +65,14 @@ from featstore.cli.screen import Progress, first_notice, notice, tested_on
 def learn(store, shots, rows, draws, mode, test_split, delta, out, plot, solver, **options) -> None:
     """Show how accuracy, its share of the full layer's and DR grow with the train rows.
 
-    Rows are drawn of each class, a few of them (--shots) or a share of them (--rows), and drawn
-    again for each draw together with the features; of one draw, few rows are among the many.
+    Rows are drawn of each class, a few of them (--shots) or a share of them (--train-shares), and
+    drawn again for each draw together with the features; of one draw, few rows are among the many.
     Intervals are over draws and test rows.
 
     \b
     Example:
       featstore learn mine.zarr --shots 1,5,10 --fractions 0.1 --solver ridge
-      featstore learn mine.zarr#layer4 --rows 0.01,0.1,1 --plot learning.pdf
+      featstore learn mine.zarr#layer4 --train-shares 0.01,0.1,1 --plot learning.pdf
     """
     first_notice(f"reading {store}")
     from featstore.probe import learning_curve

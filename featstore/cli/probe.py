@@ -7,6 +7,7 @@ import click
 
 from featstore.cli import screen
 from featstore.cli.common import (
+    BACKEND,
     FILE,
     MEMORY,
     ON,
@@ -19,6 +20,7 @@ from featstore.cli.common import (
     NumberList,
     OutFile,
     Seeds,
+    renamed,
     solver_of,
     takes_solver,
 )
@@ -28,11 +30,21 @@ from featstore.cli.screen import Progress, first_notice, notice, tested_on
 
 @click.command(cls=Command)
 @click.argument("store", type=STORE)
-@click.option("--weights", type=FILE, required=True, help="What `probe --save-weights` wrote.")
-@click.option(
-    "--split", "--test-split", help="Which rows of the store.  [default: test, or validation]"
+@renamed(
+    "--probes",
+    "weights",
+    old="--weights",
+    type=FILE,
+    required=True,
+    metavar="FILE",
+    help="What `probe --save-weights` wrote.",
 )
-@click.option("--memory", default="4GiB", help="How much memory arrays may take.")
+@renamed(
+    "--split",
+    old="--test-split",
+    help="Split whose rows are taken.  [default: test, or validation]",
+)
+@MEMORY
 @click.option(
     "--out",
     type=OutFile(".csv", ".parquet", ".npz"),
@@ -49,7 +61,7 @@ def predict(store, weights, split, memory, out) -> None:
     Example:
       featstore probe mine.zarr --fractions 0.1 --seeds 1 \\
         --save-weights probes.safetensors
-      featstore predict mine.zarr --weights probes.safetensors --split test \\
+      featstore predict mine.zarr --probes probes.safetensors --split test \\
         --out predictions.csv
     """
     import featstore
@@ -120,17 +132,19 @@ def predict(store, weights, split, memory, out) -> None:
 @click.option(
     "--cka", is_flag=True, help="Compare what each probe sees with the whole layer, on test rows."
 )
-@click.option(
-    "--tap",
+@renamed(
+    "--taps",
+    "tap",
+    old="--tap",
     type=Names(),
-    metavar="LIST",
-    help="Which tap of the store, or several, or all: accuracy by layer.  [default: its first]",
+    metavar="LIST|all",
+    help="Layers, or all; of several, accuracy by layer.  [default: the first]",
 )
 @TEST_SPLIT
 @SCALED
 @MEMORY
 @ON
-@click.option("--backend", type=click.Choice(["torch", "cupy", "numpy"]), default="torch")
+@BACKEND
 @click.option(
     "--out",
     type=OutFile(".csv", ".json", ".parquet"),
@@ -162,8 +176,10 @@ def predict(store, weights, split, memory, out) -> None:
     metavar="FILE",
     help="Save the class that each probe predicts for each test row: .csv, .parquet or .npz.",
 )
-@click.option(
-    "--per-class",
+@renamed(
+    "--save-per-class",
+    "per_class",
+    old="--per-class",
     type=OutFile(".csv", ".json", ".parquet"),
     metavar="FILE",
     help="Save each probe's accuracy on each class: .csv, .json or .parquet.",
@@ -199,7 +215,7 @@ def probe(
       featstore probe mine.zarr --fractions 0.1 --seeds 5 \\
         --save-weights probes.safetensors
       featstore probe mine.zarr --every-k --seeds 5 --solver ridge --score auroc
-      featstore probe layers.zarr --tap all --fractions 1 --seeds 1 \\
+      featstore probe layers.zarr --taps all --fractions 1 --seeds 1 \\
         --plot layers.pdf
       torchrun --nproc-per-node 8 -m featstore probe --fractions 0.1 --seeds 5
     """
@@ -234,15 +250,15 @@ def probe(
         if chosen.spec.targets and (save_predictions or per_class):
             raise click.UsageError(
                 f"the labels of {chosen.path} are numbers, and "
-                f"{'--per-class' if per_class else '--save-predictions'} is for classes alone: "
-                "leave it out; --save-weights keeps the probes"
+                f"{'--save-per-class' if per_class else '--save-predictions'} is for classes "
+                "alone: leave it out; --save-weights keeps the probes"
             )
         taps = _taps(chosen, tap)
         if len(taps) > 1:
             given = {
                 "--save-weights": save_weights,
                 "--save-predictions": save_predictions,
-                "--per-class": per_class,
+                "--save-per-class": per_class,
             }
             for option in (name for name, file in given.items() if file):
                 raise click.UsageError(
@@ -253,7 +269,7 @@ def probe(
             )
             return
         if by_layer:
-            raise click.UsageError("--by-layer is of several taps: give --tap all, or a list")
+            raise click.UsageError("--by-layer is of several taps: give --taps all, or a list")
         result = run_probe(
             chosen, out, plot, split=tested, heading=heading, solver=solver, tap=taps[0], **options
         )

@@ -14,6 +14,7 @@ from featstore.cli.common import (
     Command,
     Names,
     NumberList,
+    scaled,
     to_file,
 )
 from featstore.cli.screen import Progress, first_notice, notice, tested_on
@@ -33,10 +34,16 @@ from featstore.cli.screen import Progress, first_notice, notice, tested_on
     type=NumberList(float, "0.125,0.25"),
     default="0.125,0.25,0.5",
     metavar="LIST",
-    help="Shares of the dimensions, in (0, 1]; all of them come by themselves.",
+    help="Shares of the features, in (0, 1]; all of them come by themselves.",
 )
 @SEEDS
-@click.option("--mode", type=Names(), default="random,first", metavar="LIST", help="As of `probe`.")
+@click.option(
+    "--mode",
+    type=Names(),
+    default="random,first",
+    metavar="LIST",
+    help="Which features, as of `probe`.",
+)
 @click.option(
     "--relevance",
     default="class",
@@ -46,9 +53,12 @@ from featstore.cli.screen import Progress, first_notice, notice, tested_on
 @click.option("--cutoff", type=int, default=10, help="Ranks that recall, precision, nDCG see.")
 @click.option("--depth", type=int, default=100, help="Ranks that mAP, MRR and Spearman see.")
 @click.option(
-    "--metric", type=click.Choice(["cosine", "euclidean"]), default="cosine", help="Who is near."
+    "--metric",
+    type=click.Choice(["cosine", "euclidean"]),
+    default="cosine",
+    help="Which are nearest.",
 )
-@click.option("--standardize", is_flag=True, help="Centre and scale features first.")
+@scaled(False)
 @click.option(
     "--measure",
     type=click.Choice(["ndcg", "recall", "precision", "map", "mrr"]),

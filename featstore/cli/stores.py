@@ -6,7 +6,16 @@ from pathlib import Path
 import click
 
 from featstore.cli import screen
-from featstore.cli.common import CODEC, DTYPE, FORMAT, STORE, Command, Names
+from featstore.cli.common import (
+    COMPRESSION,
+    DTYPE,
+    FORMAT,
+    MEMORY,
+    OVERWRITE,
+    STORE,
+    Command,
+    Names,
+)
 from featstore.cli.screen import Progress, notice
 from featstore.probe.errors import line
 
@@ -101,22 +110,27 @@ def _incomplete(store) -> click.ClickException:
 
 @click.command(cls=Command)
 @click.argument("source", type=STORE)
-@click.argument("out", type=STORE)
-@click.option("--format", type=FORMAT, help="Of the copy.  [default: by its suffix, .h5 or other]")
-@click.option("--dtype", type=DTYPE, help="Of the copy's features.  [default: the same]")
-@click.option("--codec", type=CODEC, help="Of a Zarr copy's chunks.  [default: none]")
-@click.option("--overwrite", is_flag=True, help="Replace a store that holds something else.")
-def convert(source, out, format, dtype, codec, overwrite) -> None:
+@click.argument("place", type=STORE, required=False, metavar="")
+@click.option("--out", type=STORE, help="The store to make.  [required]")
+@click.option("--format", type=FORMAT, help="Format of the store.  [default: by its suffix]")
+@click.option("--dtype", type=DTYPE, help="Type of the stored features.  [default: the same]")
+@COMPRESSION
+@OVERWRITE
+def convert(source, place, out, format, dtype, codec, overwrite) -> None:
     """Copy a store into another format, codec, dtype or place.
 
     Every checksum is checked on the way. Killed and run again, it goes on where it stopped.
 
     \b
     Example:
-      featstore convert mine.zarr mine.h5
-      featstore convert mine.h5 s3://bucket/mine.zarr --codec zstd
+      featstore convert mine.zarr --out mine.h5
+      featstore convert mine.h5 --out s3://bucket/mine.zarr --codec zstd
     """
+    if (place is None) == (out is None):
+        raise click.UsageError("name the store to make, once: --out PATH")
     import featstore
+
+    out = out or place
 
     with Progress() as progress:
         store = featstore.convert(
@@ -128,8 +142,8 @@ def convert(source, out, format, dtype, codec, overwrite) -> None:
 @click.command(cls=Command)
 @click.argument("store", type=STORE)
 @click.option("--fraction", type=float, required=True, help="Share of the features, in (0, 1].")
-@click.option("--seed", type=int, required=True, help="Of the draw.")
-@click.option("--tap", help="Which tap of the store.  [default: its first]")
+@click.option("--seed", type=int, required=True, help="Seed of the draw.")
+@click.option("--tap", help="Layer of the store.  [default: its first]")
 @click.option(
     "--out", type=STORE, required=True, help="A store (.zarr, .h5), or a file: .npz, .parquet."
 )
@@ -171,10 +185,10 @@ def export(store, fraction, seed, tap, out, overwrite) -> None:
     metavar="A,B",
     help="Before the name of every tap.  [default: the backbones, for taps that are in both]",
 )
-@click.option("--format", type=FORMAT, help="Of the store.  [default: by its suffix]")
-@click.option("--codec", type=CODEC, help="Of a Zarr store's chunks.  [default: none]")
-@click.option("--overwrite", is_flag=True, help="Replace a store that holds something else.")
-@click.option("--memory", default="auto", help="What blocks may take, as 500MB.")
+@click.option("--format", type=FORMAT, help="Format of the store.  [default: by its suffix]")
+@COMPRESSION
+@OVERWRITE
+@MEMORY
 def merge(a, b, out, names, format, codec, overwrite, memory) -> None:
     """Make one store of the taps of two that hold the same rows.
 
@@ -291,8 +305,8 @@ def push(things, repository, private, message, revision) -> None:
 @click.command(cls=Command)
 @click.argument("repository", metavar="OWNER/NAME")
 @click.option("--out", type=click.Path(path_type=Path), default=".", help="The folder.")
-@click.option("--only", type=Names(), default=(), help="Some of what is there.  [default: all]")
-@click.option("--revision", help="A branch, tag or commit.  [default: main]")
+@click.option("--only", type=Names(), default=(), help="Some of it, by name.  [default: all]")
+@click.option("--revision", help="The branch, tag or commit.  [default: main]")
 def pull(repository, out, only, revision) -> None:
     """Fetch what `push` sent, and hold its stores against their checksums.
 

@@ -6,7 +6,9 @@ from pathlib import Path
 import click
 
 from featstore.cli.common import (
+    BACKEND,
     FILE,
+    MEMORY,
     ON,
     SCORE,
     Command,
@@ -24,9 +26,9 @@ from featstore.cli.screen import PLAIN, Progress, notice, show, size
     metavar="SIZES",
     help="small, medium, full, or numbers such as rows=50000,features=2048,classes=100.",
 )
-@click.option("--memory", default="4GiB", help="How much memory arrays may take.")
+@MEMORY
 @ON
-@click.option("--backend", type=click.Choice(["torch", "cupy", "numpy"]), default="torch")
+@BACKEND
 @click.option(
     "--json", type=OutFile(".json"), metavar="FILE", help="Save everything measured: .json."
 )
@@ -68,7 +70,7 @@ def bench(stage, json, **options) -> None:
     type=FILE,
     multiple=True,
     metavar="FILE",
-    help="Accuracies by class, as `probe --per-class` writes them; again for more files.",
+    help="Accuracies by class, as `probe --save-per-class` writes them; again for more files.",
 )
 @click.option(
     "--predictions",
@@ -113,23 +115,30 @@ def report(results, out, title, per_class, predictions, score) -> None:
     is_flag=True,
     help="Let the file's template and page lie outside of its folder.",
 )
-@click.option("--only", metavar="PATTERNS", help="Features, probes, FEATURE.PROBE, or analyses.")
+@click.option(
+    "--only",
+    metavar="PATTERNS",
+    help="Some of it: features, probes, FEATURE.PROBE, or analyses.  [default: all]",
+)
 @click.option("--dry-run", is_flag=True, help="Say what it will cost, and stop.")
-@click.option("--limit", type=click.IntRange(1), help="Rows of each split at most, for a trial.")
+@click.option(
+    "--limit", type=click.IntRange(1), help="Rows of each split, for a trial; evenly spaced."
+)
 @click.option(
     "--solver",
     type=Names(),
     metavar="LIST",
-    help="--paper: sgd for its own protocol, logistic for the optimum.  [default: logistic]",
+    help="Which probe for --paper: sgd, its own protocol, or logistic, the optimum, or both.  "
+    "[default: logistic]",
 )
 @click.option(
     "--weights",
     multiple=True,
     metavar="NAME=FILE",
-    help="--paper: the weights of a model that no hub has.",
+    help="A local file of a model of --paper, which no hub has.",
 )
 @click.option(
-    "--data-dir", type=click.Path(path_type=Path), help="--paper: where its data sets lie."
+    "--data-dir", type=click.Path(path_type=Path), help="Where the data sets' files of --paper lie."
 )
 def study(file, paper, out, only, dry_run, limit, allow_paths, **of_paper) -> None:
     """Run what a study file describes, and only what of it is missing.

@@ -340,7 +340,7 @@ def _of_pieces(
     if backbone.modality != modality:
         raise UsageError(
             f"rows are {rows}, which {modality}s have, and {backbone.name} takes"
-            f" {backbone.modality}s; leave --rows out"
+            f" {backbone.modality}s; leave --rows-are out"
         )
     if tuple(names) == (PENULTIMATE,):
         names = (LAST,)

@@ -345,7 +345,7 @@ def write(
         results: files that `featstore probe --out` wrote, or folders of studies.
         out: the file to write; replaced once the page is whole.
         title: of the page; by default the store's name.
-        per_class: files that `featstore probe --per-class` wrote.
+        per_class: files that `featstore probe --save-per-class` wrote.
         predictions: files that `featstore probe --save-predictions` wrote, one for each file of
             `results`; intervals are then over test rows too.
         score: a column of the results that the page is of; by default accuracy, or R^2.

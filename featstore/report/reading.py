@@ -119,7 +119,7 @@ def read(
     Arguments:
         results: files that `featstore probe --out` wrote, or folders of studies: of those,
             `results/*` are taken, `per_class/*`, and the tables of features themselves.
-        per_class: files that `featstore probe --per-class` wrote.
+        per_class: files that `featstore probe --save-per-class` wrote.
         predictions: files that `featstore probe --save-predictions` wrote, none or one for each
             file of results. Without them what lies beside the results says which test rows their
             probes have right.
@@ -222,7 +222,7 @@ def _score(table: pd.DataFrame, path: Path) -> str:
 
 def _per_class(path: Path) -> pd.DataFrame:
     if not path.is_file():
-        raise UsageError(f"there is no {path}: name a file that `probe --per-class` wrote")
+        raise UsageError(f"there is no {path}: name a file that `probe --save-per-class` wrote")
     table = read_per_class(path)
     return table.assign(store=table["store"].map(provenance.public))
 

@@ -358,16 +358,16 @@ def read_per_class(path: str | Path) -> pd.DataFrame:
     """Return a table of accuracies by class, a row for each probe and class.
 
     Arguments:
-        path: what `featstore probe --per-class` wrote.
+        path: what `featstore probe --save-per-class` wrote.
 
     Raises:
         UsageError: the file is no such table.
         DataError: a fraction is outside (0, 1] or has no feature.
     """
     path = Path(path)
-    table = _typed(read_table(path), path, "class_accuracy", "featstore probe --per-class")
+    table = _typed(read_table(path), path, "class_accuracy", "featstore probe --save-per-class")
     if "class" not in table:
-        raise _lacks(path, "class", "featstore probe --per-class")
+        raise _lacks(path, "class", "featstore probe --save-per-class")
     return table.assign(**{"class": table["class"].astype(str)})
 
 

@@ -123,7 +123,7 @@ def test_the_command_compares_layers_of_stores(tmp_path):
     assert f"net and other have a CKA of {found.layers.iloc[0, 1]:.3f}." in ran.stdout
     assert max(map(len, ran.stdout.splitlines())) <= 80
     assert "linear CKA" in plot.read_text()
-    run(a.path, "--tap", "all", "--seeds", "2", "--debiased", "--split", "train", "--rows", "50",
+    run(a.path, "--taps", "all", "--seeds", "2", "--debiased", "--split", "train", "--rows", "50",
         "--matrix", tmp_path / "m.svg")  # fmt: skip
     assert "high" in (tmp_path / "m.svg").read_text()
 

@@ -29,7 +29,7 @@ def rows(tap, count=N_TEST, split="test"):
 def test_the_command_has_dimensions_of_subsets_and_pairs_of_layers(tmp_path):
     store = made(tmp_path / "net.zarr", ("low", "wide"))
     out, pairs = tmp_path / "g.csv", tmp_path / "p.csv"
-    ran = run("geometry", store.path, "--tap", "all", "--fractions", "0.5", "--seeds", 2,
+    ran = run("geometry", store.path, "--taps", "all", "--fractions", "0.5", "--seeds", 2,
               "--neighbours", 5, "--permutations", 19, "--out", out, "--pairs", pairs)  # fmt: skip
     table, found = pd.read_csv(out), pd.read_csv(pairs).iloc[0]
     own = table[table["name"] == "low"].reset_index(drop=True)

@@ -40,7 +40,7 @@ def alone(store, tap):
 
 def test_all_taps_are_what_each_is_alone_in_one_table_and_one_figure(store, tmp_path):
     out, layers, plot = (tmp_path / name for name in ("r.csv", "l.csv", "l.svg"))
-    ran = run("probe", store.path, "--tap", "all", *OPTIONS, "--out", out, "--by-layer", layers,
+    ran = run("probe", store.path, "--taps", "all", *OPTIONS, "--out", out, "--by-layer", layers,
               "--plot", plot)  # fmt: skip
     found = pd.read_csv(layers)
     assert found["tap"].tolist() == TAPS * 2
@@ -75,11 +75,11 @@ def test_a_list_of_taps_keeps_the_order_it_has(store, tmp_path):
 def test_it_goes_on_behind_the_layers_that_are_done(store, tmp_path, suffix, monkeypatch):
     """As if killed behind the second tap: its file goes on to the bytes of one in one go."""
     whole, out = tmp_path / f"whole{suffix}", tmp_path / f"r{suffix}"
-    run("probe", store.path, "--tap", "all", *OPTIONS, "--out", whole)
+    run("probe", store.path, "--taps", "all", *OPTIONS, "--out", whole)
     run("probe", store.path, "--tap", "low,high", *OPTIONS, "--out", out)
     solved, fitted = [], sweeps.fitted
     monkeypatch.setattr(sweeps, "fitted", lambda rows, *a: solved.append(1) or fitted(rows, *a))
-    run("probe", store.path, "--tap", "all", *OPTIONS, "--out", out, "--resume")
+    run("probe", store.path, "--taps", "all", *OPTIONS, "--out", out, "--resume")
     assert len(solved) == 1
     assert out.read_bytes() == whole.read_bytes()
     beside = [path.with_name(f"{path.name}.rows.npz") for path in (whole, out)]
@@ -87,7 +87,7 @@ def test_it_goes_on_behind_the_layers_that_are_done(store, tmp_path, suffix, mon
     for name in ("kept", "known", "probes", "labels"):
         assert np.array_equal(kept[0][name], kept[1][name])
     solved.clear()
-    run("probe", store.path, "--tap", "all", *OPTIONS, "--out", out, "--resume")
+    run("probe", store.path, "--taps", "all", *OPTIONS, "--out", out, "--resume")
     assert not solved
 
 
@@ -125,7 +125,10 @@ def test_a_figure_of_many_layers_names_some_of_them(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--tap", "all", "--save-weights", "w.safetensors"], "--save-weights is of the probes of"),
+        (
+            ["--taps", "all", "--save-weights", "w.safetensors"],
+            "--save-weights is of the probes of",
+        ),
         (["--tap", "low", "--by-layer", "l.csv"], "--by-layer is of several taps"),
     ],
 )

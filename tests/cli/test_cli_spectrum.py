@@ -20,7 +20,7 @@ def run(*arguments, status: int = 0):
 def test_the_command_shows_a_row_a_layer(tmp_path):
     store = made(tmp_path / "net.zarr", ["low", "wide"])
     out, values, plot = (tmp_path / name for name in ("s.csv", "v.parquet", "s.svg"))
-    ran = run(store.path, "--tap", "all", "--list", "--out", out, "--eigenvalues", values,
+    ran = run(store.path, "--taps", "all", "--list", "--out", out, "--eigenvalues", values,
               "--plot", plot)  # fmt: skip
     table = pd.read_csv(out).set_index("name")
     x = features(N_TRAIN, "train")["low"].astype(np.float64)

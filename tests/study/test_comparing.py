@@ -149,7 +149,7 @@ def test_curves_without_a_full_layer_have_no_ratio(tmp_path):
 def test_the_command_shows_saves_and_draws(stores, tmp_path):
     net, other = stores
     out, plot = tmp_path / "c.csv", tmp_path / "c.svg"
-    ran = run(net.path, other.path, "--tap", "all", "--fractions", "0.25,0.5", "--seeds", "3",
+    ran = run(net.path, other.path, "--taps", "all", "--fractions", "0.25,0.5", "--seeds", "3",
               "--solver", "ridge", "--l2", "0.1", "--out-dir", tmp_path / "kept",
               "--out", out, "--plot", plot)  # fmt: skip
     table = pd.read_csv(out)

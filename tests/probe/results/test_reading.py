@@ -130,7 +130,7 @@ def test_one_kind_of_file_is_not_taken_for_another(written, tmp_path):
     folder, result, _ = written
     with pytest.raises(UsageError, match="holds accuracies by class: `featstore classes` reads"):
         read_results(folder / "per_class.csv")
-    with pytest.raises(UsageError, match=r"no column 'class_accuracy': name what .*--per-class"):
+    with pytest.raises(UsageError, match=r"no column .class_accuracy.: name .*--save-per-class"):
         read_per_class(folder / "results.csv")
     numbers = result.to_pandas().rename(columns={"accuracy": "r2"}).assign(store="other")
     save_table(numbers, tmp_path / "numbers.csv")

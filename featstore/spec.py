@@ -125,10 +125,11 @@ class Spec(_Frozen):
         if len({part.name for part in parts}) < len(parts):
             raise UsageError(f"tap {name!r} names a tap twice: each is one part of the layer")
         own = {
-            field: " + ".join(dict.fromkeys(getattr(part, field) or getattr(self, field)
-                                            for part in parts))
+            field: " + ".join(
+                dict.fromkeys(getattr(part, field) or getattr(self, field) for part in parts)
+            )
             for field in ("backbone", "weights", "transform")
-        }  # fmt: skip
+        }
         pooling = " + ".join(part.pooling for part in parts)
         # no tap of a store may have such a name, so that none is mistaken for it
         return Tap.model_construct(

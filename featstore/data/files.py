@@ -296,11 +296,12 @@ def rows_of_encoded(
 
 # Names of files that are images: those of torchvision's folders, then what else Pillow reads by
 # itself and people keep pictures in.
-EXTENSIONS = (
-    ".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp",
-    ".gif", ".jfif", ".jpe", ".avif", ".jp2", ".j2k", ".j2c", ".jpc", ".jpf", ".jpx", ".mpo",
-    ".apng", ".dib", ".pbm", ".pnm", ".pfm", ".tga", ".ico", ".pcx", ".psd", ".dds", ".qoi", ".sgi",
-)  # fmt: skip
+EXTENSIONS = tuple(
+    """
+    .jpg .jpeg .png .ppm .bmp .pgm .tif .tiff .webp .gif .jfif .jpe .avif .jp2 .j2k .j2c .jpc .jpf
+    .jpx .mpo .apng .dib .pbm .pnm .pfm .tga .ico .pcx .psd .dds .qoi .sgi
+    """.split()
+)
 
 
 @dataclass(frozen=True)
@@ -388,9 +389,19 @@ def _size(path: Path) -> int | None:
 
 # What systems leave in folders, beside everything whose name begins with a dot.
 _CLUTTER = {
-    "__macosx", "@eadir", "@tmp", "#recycle", "#snapshot", "$recycle.bin", "lost+found",
-    "system volume information", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r",
-}  # fmt: skip
+    "__macosx",
+    "@eadir",
+    "@tmp",
+    "#recycle",
+    "#snapshot",
+    "$recycle.bin",
+    "lost+found",
+    "system volume information",
+    "thumbs.db",
+    "ehthumbs.db",
+    "desktop.ini",
+    "icon\r",
+}
 
 
 def load_folder(folder: str, split: str, data_dir: Path | None) -> ImageRows:
@@ -431,9 +442,14 @@ def load_folder(folder: str, split: str, data_dir: Path | None) -> ImageRows:
         *_endings(paths, held),
     )
     return of_files(
-        dataset, split, [Path(root, path) for path in paths], labels, tuple(classes), root,
+        dataset,
+        split,
+        [Path(root, path) for path in paths],
+        labels,
+        tuple(classes),
+        root,
         notices=notices,
-    )  # fmt: skip
+    )
 
 
 def check_folder(folder: str, names: Sequence[str], data_dir: Path | None) -> None:

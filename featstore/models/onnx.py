@@ -143,16 +143,22 @@ class Graph(torch.nn.Module):
         memory = min(_TRIAL_BYTES, _half_of_memory()) + 4 * weights
         places = os.pathsep.join(os.path.abspath(place) for place in sys.path)
         given = (
-            str(self.path.parent), self.input.name, np.dtype(self.input.dtype).name,
-            ",".join(map(str, shape)), str(seconds), str(memory),
-        )  # fmt: skip
+            str(self.path.parent),
+            self.input.name,
+            np.dtype(self.input.dtype).name,
+            ",".join(map(str, shape)),
+            str(seconds),
+            str(memory),
+        )
         told = f"{self.path} cannot be tried on one image: "
         try:
             ran = subprocess.run(
                 [sys.executable, "-P", "-c", _TRIAL, *given],
-                input=self._with_outputs(self._names()), capture_output=True,
-                timeout=6 * seconds, env={**os.environ, "PYTHONPATH": places},
-            )  # fmt: skip
+                input=self._with_outputs(self._names()),
+                capture_output=True,
+                timeout=6 * seconds,
+                env={**os.environ, "PYTHONPATH": places},
+            )
         except subprocess.TimeoutExpired:
             raise BackboneError(
                 f"{told}it does not end within {6 * seconds} s; give another file"

@@ -34,12 +34,14 @@ _INSIDE = re.compile(
     r"(?:(?<=\.)|^)(?:_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module|_forward_module)\."
 )
 # Names under which a network stands in another module, whatever its own layout.
-_HOLDERS = {
-    "module", "model", "models", "net", "network", "backbone", "encoder", "visual", "trunk", "base",
-    "student", "teacher", "online", "target", "encoder_q", "base_encoder", "online_encoder",
-    "target_encoder", "ema", "ema_model", "image_encoder", "vision_encoder", "vision_model",
-    "feature_extractor", "body", "_feature_blocks", "base_model", "classy_state_dict",
-}  # fmt: skip
+_HOLDERS = frozenset(
+    """
+    module model models net network backbone encoder visual trunk base student teacher online
+    target encoder_q base_encoder online_encoder target_encoder ema ema_model image_encoder
+    vision_encoder vision_model feature_extractor body _feature_blocks base_model
+    classy_state_dict
+    """.split()
+)
 # A counter of training steps that older checkpoints lack; evaluation never reads it.
 _COUNTER = "num_batches_tracked"
 _LISTED = 8
@@ -48,14 +50,15 @@ _DEEPEST = 6
 _TRAINING = re.compile(r"optim|sched|scaler|callback|loops|rng", re.IGNORECASE)
 # Modules and tensors that stand beside a network, told by a word of their name: no feature is
 # computed from them. Any other one that a model does not have is another architecture.
-_BESIDE = {
-    "head", "heads", "projector", "projectors", "projection", "proj", "predictor", "predictors",
-    "prediction", "prototype", "prototypes", "queue", "queues", "decoder", "classifier", "linear",
-    "fc", "logit", "logits", "loss", "losses", "criterion", "teacher", "student", "momentum",
-    "memory", "bank", "center", "centers", "mask", "aux", "auxiliary", "ema", "metric", "metrics",
-    "arcface", "margin", "normalizer", "normalize", "normalization", "preprocessor", "attacker",
-    "discriminator", "averaged", "neck", "rotation", "jigsaw", "temperature", "mean", "std", "step",
-}  # fmt: skip
+_BESIDE = frozenset(
+    """
+    head heads projector projectors projection proj predictor predictors prediction prototype
+    prototypes queue queues decoder classifier linear fc logit logits loss losses criterion
+    teacher student momentum memory bank center centers mask aux auxiliary ema metric metrics
+    arcface margin normalizer normalize normalization preprocessor attacker discriminator averaged
+    neck rotation jigsaw temperature mean std step
+    """.split()
+)
 # Words that tell an average of weights.
 _AVERAGES = {"ema", "swa", "averaged", "polyak", "shadow"}
 # How networks of one run rank by a word of their place: the lower is taken. The encoder of a

@@ -238,9 +238,14 @@ def open_or_create(
     while not exists(path):
         try:
             return create(
-                path, spec, format,
-                id_width=id_width, codec=codec, provenance=provenance, job=job,
-            )  # fmt: skip
+                path,
+                spec,
+                format,
+                id_width=id_width,
+                codec=codec,
+                provenance=provenance,
+                job=job,
+            )
         except JobBusy:
             # Another process of the job is making it.
             time.sleep(0.02)

@@ -294,9 +294,13 @@ def export(
     if suffix in (".zarr", ".h5"):
         spec = store.spec.model_copy(update={"taps": (_subset(chosen, indices),)})
         made = open_or_create(
-            out, spec, format_of(out),
-            id_width=store.header.id_width, provenance=facts, overwrite=overwrite,
-        )  # fmt: skip
+            out,
+            spec,
+            format_of(out),
+            id_width=store.header.id_width,
+            provenance=facts,
+            overwrite=overwrite,
+        )
         transfer.fill(made, take, progress, store.ahead)
         return
     path = place(out)
@@ -380,10 +384,15 @@ def _write_parquet(
         several = len(store.spec.targets)
         label = pa.float64() if several == 1 else pa.list_(pa.float64(), several)
     schema = pa.schema(
-        {"split": pa.string(), "id": pa.string(), "label": label, "view": pa.int32(),
-         "features": pa.list_(number, k)},
+        {
+            "split": pa.string(),
+            "id": pa.string(),
+            "label": label,
+            "view": pa.int32(),
+            "features": pa.list_(number, k),
+        },
         metadata={"indices": json.dumps(facts["features"]), "featstore": json.dumps(facts)},
-    )  # fmt: skip
+    )
     done, total = 0, sum(split.n_rows * split.views for split in store.spec.splits)
     with pq.ParquetWriter(path, schema) as file:
         for split in store.spec.splits:

@@ -375,9 +375,11 @@ def _surveyed(path: Path) -> tuple[Any, Offsets, Mapping[tuple[str, str], tuple[
     try:
         ran = subprocess.run(
             [sys.executable, "-P", "-c", _SURVEY, str(path), ATTRIBUTE],
-            stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=_PATIENCE,
             env={**os.environ, "PYTHONPATH": places},
-        )  # fmt: skip
+        )
     except subprocess.TimeoutExpired:
         raise NotAStore(
             f"{path} is a damaged HDF5 file: HDF5 does not come to an end with it; {REMEDY}"

@@ -126,10 +126,12 @@ TRIES = 1 + len(WAITS)
 _S3_CONFIG = {"connect_timeout": 2, "retries": {"max_attempts": 3, "mode": "standard"}}
 
 # Classes of what passes by itself, in the words of several network libraries; and what servers say.
-_PASSING = {
-    "ConnectionError", "TimeoutError", "gaierror", "EndpointConnectionError", "HTTPClientError",
-    "ClientConnectionError", "ClientPayloadError", "ServerTimeoutError", "IncompleteRead",
-}  # fmt: skip
+_PASSING = frozenset(
+    """
+    ConnectionError TimeoutError gaierror EndpointConnectionError HTTPClientError
+    ClientConnectionError ClientPayloadError ServerTimeoutError IncompleteRead
+    """.split()
+)
 _SAID = ("SlowDown", "InternalError", "ServiceUnavailable", "Service Unavailable", "reduce your")
 
 F = TypeVar("F", bound=Callable)

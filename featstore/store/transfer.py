@@ -194,10 +194,14 @@ def convert(
     if (store.spec.dtype, spec.dtype) == ("float32", "float16"):
         _check_resolved(store)
     made = open_or_create(
-        out, spec, format or format_of(out),
-        id_width=store.header.id_width, codec=codec, overwrite=overwrite,
+        out,
+        spec,
+        format or format_of(out),
+        id_width=store.header.id_width,
+        codec=codec,
+        overwrite=overwrite,
         provenance={**_made(store), "converted_from": str(store.path)},
-    )  # fmt: skip
+    )
     taps = {tap.name: tap.name for tap in spec.taps}
     splits = {split.name: SplitRows(store, split.name, taps) for split in spec.splits}
 
@@ -293,13 +297,17 @@ def merge(
     taps = _names(stores, names)
     said = [one.to_json() for one in distinct(one for store in stores for one in store.notices)]
     made = open_or_create(
-        out, _merged_spec(stores, taps), format or format_of(out),
-        id_width=max(store.header.id_width for store in stores), codec=codec, overwrite=overwrite,
+        out,
+        _merged_spec(stores, taps),
+        format or format_of(out),
+        id_width=max(store.header.id_width for store in stores),
+        codec=codec,
+        overwrite=overwrite,
         provenance={
             "merged_from": [str(store.path) for store in stores],
             **({"notices": said} if said else {}),
         },
-    )  # fmt: skip
+    )
     splits = {
         split.name: [
             SplitRows(store, split.name, chosen, ahead)

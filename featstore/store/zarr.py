@@ -21,9 +21,12 @@ METADATA = "zarr.json"
 
 # What a version of zarr writes empty and another leaves out.
 _OPTIONAL = (
-    "attributes", "configuration", "consolidated_metadata", "dimension_names",
+    "attributes",
+    "configuration",
+    "consolidated_metadata",
+    "dimension_names",
     "storage_transformers",
-)  # fmt: skip
+)
 
 
 class ZarrStore(Store):

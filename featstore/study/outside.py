@@ -34,9 +34,12 @@ def is_outside(mode: Mode) -> bool:
 
 
 def resolved(
-    modes: Sequence[Mode], store: Store, tap: str, standardize: bool = True,
+    modes: Sequence[Mode],
+    store: Store,
+    tap: str,
+    standardize: bool = True,
     progress: Progress = silent,
-) -> list[Mode]:  # fmt: skip
+) -> list[Mode]:
     """Return modes for `probe.sweep`, those from elsewhere as directions or orders.
 
     * "basis:STORE#TAP@SPLIT": principal components of that layer, by default of its train rows: of

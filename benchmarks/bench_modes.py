@@ -42,7 +42,7 @@ def sweep(train, test, sizes: SweepSizes, setup: stages.Setup, mode, **how) -> p
     fractions = None if how.get("every_k") else grid(sizes.fractions)
     return probe.sweep(
         train, test, fractions=fractions, seeds=range(1, sizes.seeds + 1), solver="ridge", l2=L2,
-        mode=mode, progress=setup.progress, **how, **setup.arguments,
+        mode=mode, **how, **setup.arguments | {"progress": setup.progress},
     )  # fmt: skip
 
 

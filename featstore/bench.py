@@ -238,7 +238,7 @@ class Setup:
     def arguments(self) -> dict[str, Any]:
         """The arguments of `probe.sweep` and `probe.fit` that say so."""
         where = {"device": self.backend.device, "backend": self.backend.name}
-        return {"memory": self.memory, **where}
+        return {"memory": self.memory, "progress": False, **where}
 
 
 def shares(sizes: ProbeSizes) -> list[float]:

@@ -23,7 +23,7 @@ from featstore.probe.arrays import (
     to_host,
 )
 from featstore.probe.errors import DataError, UsageError
-from featstore.probe.memory import CACHE_BYTES, Progress, Settings, rows_within, settings_of, silent
+from featstore.probe.memory import CACHE_BYTES, Progress, Settings, rows_within, settings_of, shows
 from featstore.probe.moments import cached_moments
 from featstore.probe.pieces import gathered
 from featstore.probe.results.intervals import check_level, mean_and_error, score_interval
@@ -36,6 +36,7 @@ _MATRICES = 8
 MOST_ROWS = 4096
 
 
+@shows
 def drop_one(
     train: Rows,
     test: Rows,
@@ -50,7 +51,7 @@ def drop_one(
     memory: str | int = "auto",
     device: str = "auto",
     backend: str = "torch",
-    progress: Progress | bool = silent,
+    progress: Progress | bool | None = None,
 ) -> pd.DataFrame:
     """Return what leaving each feature out does to the probe of all others, refitted exactly.
 
@@ -76,7 +77,7 @@ def drop_one(
         memory: what arrays may take, on host and device each, as of `featstore.probe.fit`.
         device: "auto", "cpu" or "cuda".
         backend: "torch", "numpy" or "cupy".
-        progress: callback; True for lines on standard error.
+        progress: callback, or whether to show it; by default where somebody looks.
 
     Returns:
         A row for each feature: `feature`; `accuracy` without it; `change`, that less the accuracy
@@ -407,6 +408,7 @@ _LEAST_PERMUTATIONS = 8
 """Permutations after which a standard error is first trusted."""
 
 
+@shows
 def shapley(
     train: Rows,
     test: Rows,
@@ -422,7 +424,7 @@ def shapley(
     memory: str | int = "auto",
     device: str = "auto",
     backend: str = "torch",
-    progress: Progress | bool = silent,
+    progress: Progress | bool | None = None,
 ) -> Shapley:
     """Return each feature's Shapley value: the loss on test that it takes away, over all orders.
 
@@ -447,7 +449,7 @@ def shapley(
         memory: what arrays may take, on host and device each, as of `featstore.probe.fit`.
         device: "auto", "cpu" or "cuda".
         backend: "torch", "numpy" or "cupy".
-        progress: callback; True for lines on standard error.
+        progress: callback, or whether to show it; by default where somebody looks.
 
     Raises:
         UsageError, DataError, MemoryBudgetError: as `drop_one`; or fewer than 2 permutations.
@@ -535,6 +537,7 @@ def _shapley(
     return Shapley(table, done, halves_are_alike, float(spread), losses[0], losses[-1])
 
 
+@shows
 def attributed(
     train: Rows,
     test: Rows,
@@ -551,7 +554,7 @@ def attributed(
     memory: str | int = "auto",
     device: str = "auto",
     backend: str = "torch",
-    progress: Progress | bool = silent,
+    progress: Progress | bool | None = None,
 ) -> tuple[pd.DataFrame, Shapley | None]:
     """Return what `drop_one` says of each feature joined with its Shapley value, by one probe.
 

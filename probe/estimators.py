@@ -67,7 +67,12 @@ class _Probe(ClassifierMixin, BaseEstimator):
         rows = ArrayBlocks(X, codes, n_classes=len(self.classes_))
         chain = subset_chain(features, X.shape[1])
         result = fit(
-            rows, [chain], solver=solver, standardize=self.standardize, device=self.device
+            rows,
+            [chain],
+            solver=solver,
+            standardize=self.standardize,
+            device=self.device,
+            progress=False,
         ).raise_if_failed()
         weights, self.l2_ = result.weights(0), float(result.table["l2"].iloc[0])
         self.features_ = weights.features
@@ -298,4 +303,5 @@ class SubsetSweep(_WithProbabilities):
             solver=solver,
             standardize=self.standardize,
             device=self.device,
+            progress=False,
         )

@@ -11,7 +11,7 @@ from array_api_compat import array_namespace
 from featstore.probe.arrays import full_precision, own_settings, to_host
 from featstore.probe.errors import DataError, MemoryBudgetError, UsageError
 from featstore.probe.layers import OUTLYING, Spectrum, eigenvalues_of
-from featstore.probe.memory import Progress, Settings, settings_of, silent, text
+from featstore.probe.memory import Progress, Settings, settings_of, shows, text
 from featstore.probe.moments import Moments, moments
 from featstore.probe.neighbours import Placed, joined_walks, nearest, scaling
 from featstore.probe.rows import RowBlocks, Rows, SideBySide, as_blocks
@@ -31,6 +31,7 @@ def _subsets(width: int, fractions: Sequence[float], seeds: Sequence[int]) -> li
     return [*chains, Chain(np.arange(width), (width,), (1.0,), "whole")]
 
 
+@shows
 def intrinsic_dimension(
     rows: Rows,
     fractions: Sequence[float] = (),
@@ -41,7 +42,7 @@ def intrinsic_dimension(
     memory: str | int = "auto",
     device: str = "auto",
     backend: str = "torch",
-    progress: Progress | bool = silent,
+    progress: Progress | bool | None = None,
 ) -> pd.DataFrame:
     """Return in how many dimensions rows lie about each other, of a layer and of random subsets.
 
@@ -63,7 +64,7 @@ def intrinsic_dimension(
         memory: what arrays may take, on host and device each, as of `featstore.probe.fit`.
         device: "auto", "cpu" or "cuda".
         backend: "torch", "numpy" or "cupy".
-        progress: callback; True for lines on standard error.
+        progress: callback, or whether to show it; by default where somebody looks.
 
     Returns:
         A row for each seed and fraction, the whole layer last: `seed`, `fraction`, `k`, `two_nn`,
@@ -139,6 +140,7 @@ def _dimensions(squares: np.ndarray) -> tuple[float, float, int]:
     return two, 1 / inverse if inverse > 0 else np.nan, len(squares)
 
 
+@shows
 def subset_spectra(
     rows: Rows,
     fractions: Sequence[float] = (),
@@ -148,7 +150,7 @@ def subset_spectra(
     memory: str | int = "auto",
     device: str = "auto",
     backend: str = "torch",
-    progress: Progress | bool = silent,
+    progress: Progress | bool | None = None,
 ) -> pd.DataFrame:
     """Return spectra of random subsets of a layer and of all of it, from one matrix of moments.
 
@@ -160,7 +162,7 @@ def subset_spectra(
         memory: what arrays may take, on host and device each, as of `featstore.probe.fit`.
         device: "auto", "cpu" or "cuda".
         backend: "torch", "numpy" or "cupy".
-        progress: callback; True for lines on standard error.
+        progress: callback, or whether to show it; by default where somebody looks.
 
     Returns:
         A row for each seed and fraction, the whole layer last: `seed`, `fraction`, `k`,
@@ -193,6 +195,7 @@ def subset_spectra(
     return pd.DataFrame(found).astype({"seed": "Int64"})
 
 
+@shows
 def geometry_table(
     layers: Mapping[str, Rows],
     fractions: Sequence[float] = (),
@@ -205,7 +208,7 @@ def geometry_table(
     memory: str | int = "auto",
     device: str = "auto",
     backend: str = "torch",
-    progress: Progress | bool = silent,
+    progress: Progress | bool | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Return the dimensions of layers and of their subsets, and what pairs of layers share.
 
@@ -220,7 +223,7 @@ def geometry_table(
         memory: what arrays may take, on host and device each, as of `featstore.probe.fit`.
         device: "auto", "cpu" or "cuda".
         backend: "torch", "numpy" or "cupy".
-        progress: callback; True for lines on standard error.
+        progress: callback, or whether to show it; by default where somebody looks.
 
     Returns:
         A row for each layer, seed and fraction: `name`, and the columns of `intrinsic_dimension`,
@@ -248,6 +251,7 @@ def geometry_table(
     return table[first], _beside_null(near, layers, permutations, computing)
 
 
+@shows
 def likeness_table(
     layers: Mapping[str, Rows],
     *,
@@ -258,7 +262,7 @@ def likeness_table(
     memory: str | int = "auto",
     device: str = "auto",
     backend: str = "torch",
-    progress: Progress | bool = silent,
+    progress: Progress | bool | None = None,
 ) -> pd.DataFrame:
     """Return what pairs of layers share: the second table of `geometry_table`, alone.
 
@@ -287,6 +291,7 @@ def _beside_null(
     return pd.DataFrame(told)
 
 
+@shows
 def mutual_neighbours(
     layers: Mapping[str, Rows],
     fractions: Sequence[float] = (),
@@ -298,7 +303,7 @@ def mutual_neighbours(
     memory: str | int = "auto",
     device: str = "auto",
     backend: str = "torch",
-    progress: Progress | bool = silent,
+    progress: Progress | bool | None = None,
 ) -> pd.DataFrame:
     """Return the share of nearest rows that layers, and subsets of them, have in common.
 
@@ -316,7 +321,7 @@ def mutual_neighbours(
         memory: what arrays may take, on host and device each, as of `featstore.probe.fit`.
         device: "auto", "cpu" or "cuda".
         backend: "torch", "numpy" or "cupy".
-        progress: callback; True for lines on standard error.
+        progress: callback, or whether to show it; by default where somebody looks.
 
     Returns:
         `name`, `other`, `seed`, `fraction`, `mutual`, `chance`: a row for each subset, which is
@@ -412,6 +417,7 @@ class _CalibratedCKA:
         return (self.value - self.expected) / (1 - self.expected) if self.expected < 1 else np.nan
 
 
+@shows
 def calibrated_cka(
     one: Rows,
     other: Rows,
@@ -422,7 +428,7 @@ def calibrated_cka(
     memory: str | int = "auto",
     device: str = "auto",
     backend: str = "torch",
-    progress: Progress | bool = silent,
+    progress: Progress | bool | None = None,
 ) -> _CalibratedCKA:
     """Return linear CKA of two layers with its null: the rows of one of them shuffled.
 
@@ -444,7 +450,7 @@ def calibrated_cka(
         memory: what arrays may take, on host and device each, as of `featstore.probe.fit`.
         device: "auto", "cpu" or "cuda".
         backend: "torch", "numpy" or "cupy".
-        progress: callback; True for lines on standard error.
+        progress: callback, or whether to show it; by default where somebody looks.
 
     Raises:
         DataError: the layers have different numbers of rows, or a layer never changes.
@@ -515,6 +521,7 @@ def _centred(blocks: RowBlocks, standardize: bool) -> np.ndarray:
     return x / largest
 
 
+@shows
 def universality(
     train: tuple[Rows, Rows],
     test: tuple[Rows, Rows] | None = None,
@@ -523,7 +530,7 @@ def universality(
     memory: str | int = "auto",
     device: str = "auto",
     backend: str = "torch",
-    progress: Progress | bool = silent,
+    progress: Progress | bool | None = None,
 ) -> pd.DataFrame:
     """Return how well each feature of a layer is predicted from another layer of the same rows.
 
@@ -544,7 +551,7 @@ def universality(
         memory: what arrays may take, on host and device each, as of `featstore.probe.fit`.
         device: "auto", "cpu" or "cuda".
         backend: "torch", "numpy" or "cupy".
-        progress: callback; True for lines on standard error.
+        progress: callback, or whether to show it; by default where somebody looks.
 
     Returns:
         `feature`, `r2` (NaN for a feature that never changes), falling features by `rank` from 1,

@@ -10,7 +10,7 @@ import pandas as pd
 
 from featstore.probe.arrays import own_settings
 from featstore.probe.errors import DataError, MemoryBudgetError, UsageError
-from featstore.probe.memory import Progress, Settings, settings_of, silent, text
+from featstore.probe.memory import Progress, Settings, settings_of, shows, text
 from featstore.probe.moments import Moments, cached_moments, moments
 from featstore.probe.result import ProbeResult
 from featstore.probe.results import Evidence, Probes, score_of
@@ -112,6 +112,7 @@ class Similarity:
     n_rows: int
 
 
+@shows
 def layer_similarity(
     layers: Mapping[str, Rows],
     fractions: Sequence[float] | None = None,
@@ -125,7 +126,7 @@ def layer_similarity(
     memory: str | int = "auto",
     device: str = "auto",
     backend: str = "torch",
-    progress: Progress | bool = silent,
+    progress: Progress | bool | None = None,
 ) -> Similarity:
     """Return linear CKA of random subsets of layers, and of the layers, from one joint Gram.
 
@@ -145,7 +146,7 @@ def layer_similarity(
         memory: what arrays may take, on host and device each, as of `featstore.probe.fit`.
         device: "auto", "cpu" or "cuda".
         backend: "torch", "numpy" or "cupy".
-        progress: callback; True for lines on standard error.
+        progress: callback, or whether to show it; by default where somebody looks.
 
     Raises:
         UsageError: a fraction, seed or number of rows cannot be used.
@@ -343,6 +344,7 @@ class Spectrum:
         }
 
 
+@shows
 def layer_spectrum(
     rows: Rows,
     *,
@@ -351,7 +353,7 @@ def layer_spectrum(
     memory: str | int = "auto",
     device: str = "auto",
     backend: str = "torch",
-    progress: Progress | bool = silent,
+    progress: Progress | bool | None = None,
 ) -> Spectrum:
     """Return the spectrum of a layer, from one pass over its rows.
 
@@ -362,7 +364,7 @@ def layer_spectrum(
         memory: what arrays may take, on host and device each, as of `featstore.probe.fit`.
         device: "auto", "cpu" or "cuda".
         backend: "torch", "numpy" or "cupy".
-        progress: callback; True for lines on standard error.
+        progress: callback, or whether to show it; by default where somebody looks.
 
     Raises:
         DataError: the rows are not finite.

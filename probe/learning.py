@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from featstore.probe.errors import UsageError, several, visible
-from featstore.probe.memory import Progress, callback, silent
+from featstore.probe.memory import Progress, shows
 from featstore.probe.modes import Mode
 from featstore.probe.redundancy import diffused_redundancy
 from featstore.probe.results import score_of
@@ -80,6 +80,7 @@ class LearningCurve:
         return visible(shown.to_html(index=False, border=0, max_rows=40))
 
 
+@shows
 def learning_curve(
     train: Rows,
     test: Rows,
@@ -98,7 +99,7 @@ def learning_curve(
     backend: str = "torch",
     store: str = "",
     tap: str = "",
-    progress: Progress | bool = silent,
+    progress: Progress | bool | None = None,
 ) -> LearningCurve:
     """Return probes of several amounts of train rows, each amount drawn several times.
 
@@ -120,7 +121,8 @@ def learning_curve(
         backend: as of `sweep`.
         store: as of `sweep`.
         tap: as of `sweep`.
-        progress: callback("draws", done, total); True for lines on standard error.
+        progress: callback("draws", done, total), or whether to show it; by default where somebody
+            looks.
 
     Raises:
         UsageError: neither or both of `shots` and `rows` are given, a class has fewer rows than
@@ -143,7 +145,7 @@ def learning_curve(
     draws = list(range(1, draws + 1)) if isinstance(draws, int) else list(draws)
     if not draws or len(set(draws)) < len(draws):
         raise UsageError(f"draws are {draws}: give a number above 0, or different ones")
-    told, done = callback(progress), 0
+    done = 0
     tables, correct = [], []
     for amount in amounts:
         for draw in draws:
@@ -173,7 +175,7 @@ def learning_curve(
             right = found.correct
             correct += [None] * len(table) if right is None else list(right)
             done += 1
-            told("draws", done, len(amounts) * len(draws))
+            progress("draws", done, len(amounts) * len(draws))
     return LearningCurve(pd.concat(tables, ignore_index=True), correct)
 
 

@@ -1,23 +1,26 @@
 """Memory: sizes as text, what a device has to give, and how many rows or systems fit into it."""
 
 import contextlib
+import functools
+import io
 import math
 import os
 import re
 import sys
-import time
+import threading
 import warnings
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
 from featstore.probe.arrays import FORWARD_WIDTH, Array, Backend, backend as backend_of
-from featstore.probe.errors import DeviceWarning, MemoryBudgetError, UsageError
+from featstore.probe.errors import DeviceWarning, MemoryBudgetError, UsageError, line
 from featstore.probe.rows import RowBlocks
 from featstore.probe.splits import RowRange
 
@@ -38,28 +41,84 @@ class _Silent:
 
 
 silent: Progress = _Silent()
-"""Reports to nobody: the default progress callback."""
+"""Reports to nobody."""
 
 
-class Lines:
-    """A progress callback: a line per stage, and then one a second, on standard error."""
-
-    def __init__(self):
-        self._stage, self._next = "", 0.0
-
-    def __call__(self, stage: str, done: int, total: int, **facts: Any) -> None:
-        """Write how far the stage has come, unless a line was written less than a second ago."""
-        now = time.monotonic()
-        if stage != self._stage or now >= self._next:
-            print(f"{stage}: {done:,} of {total:,}", file=sys.stderr, flush=True)
-            self._stage, self._next = stage, now + 1
+_SHOWING: ContextVar[bool] = ContextVar("showing", default=False)
 
 
-def callback(progress: Progress | bool) -> Progress:
-    """Return a progress callback: True stands for lines on standard error, False for silence."""
-    if isinstance(progress, bool):
-        return Lines() if progress else silent
-    return progress
+@contextlib.contextmanager
+def shown(progress: Progress | bool | None, pause: float = 1.0) -> Iterator[Progress]:
+    """Yield the callback that `progress` stands for; what it shows is wiped when the work is done.
+
+    None is True in a terminal or a notebook, unless a bar is shown there already, and else False.
+    True is a bar of the stage that goes on, drawn every `pause` seconds, or where there is no
+    screen a line every ten times as long. False is `silent`, and a callback is itself.
+    """
+    on_screen = getattr(sys.stderr, "isatty", bool)() or "ipykernel" in sys.modules
+    if progress is None:
+        progress = on_screen and not _SHOWING.get() and rank() == 0
+    if progress is not True:
+        yield progress or silent
+        return
+    from tqdm.auto import tqdm
+
+    lock, over, solved = threading.Lock(), threading.Event(), ""
+    # with a delay a bar is not shown when it is made
+    how = {"delay": 1, "leave": False, "dynamic_ncols": on_screen}
+    how["file"] = None if on_screen else io.StringIO()
+    bar = tqdm(desc="starting", bar_format="{desc} {elapsed}", **how)
+
+    def draw() -> None:
+        # a thread does it, so that what tells nothing for long is seen, too
+        while not over.wait(pause if on_screen or bar.n == 0 else 10 * pause):
+            with lock:
+                if on_screen:
+                    bar.refresh()
+                    bar.delay = 0  # it is to be wiped
+                elif not (over.is_set() or bar.disable):
+                    print(bar, file=sys.stderr, flush=True)
+
+    def end() -> None:
+        bar.total = bar.n  # a stage of fewer units than it said has not failed
+        bar.close()
+
+    def told(stage: str, done: int, total: int, **facts: Any) -> None:
+        nonlocal bar, solved
+        if stage == "sweep":
+            solved = f"{done:,} of {total:,} probes solved"
+            return
+        with lock:
+            if (stage, total) != (bar.desc, bar.total) or done < bar.n:
+                end()
+                bar = tqdm(desc=stage, total=total, initial=done, unit=f" {stage}", **how)
+            words = [line(f"{name} {fact}") for name, fact in facts.items() if fact]
+            bar.set_postfix_str(", ".join([*words, *filter(None, [solved])]), refresh=False)
+            bar.n = done
+
+    token = _SHOWING.set(True)
+    threading.Thread(target=draw, name="featstore-progress", daemon=True).start()
+    try:
+        yield told
+    finally:
+        _SHOWING.reset(token)
+        over.set()
+        with lock:
+            end()
+
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def shows(function: F) -> F:
+    """Return a function that is given the callback that its argument `progress` stands for."""
+
+    @functools.wraps(function)
+    def showing(*given: Any, progress: Progress | bool | None = None, **named: Any) -> Any:
+        with shown(progress) as told:
+            return function(*given, progress=told, **named)
+
+    return cast("F", showing)
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -451,7 +510,7 @@ def settings_of(
     memory: str | int = AUTO,
     device: str = "auto",
     backend: str = "torch",
-    progress: Progress | bool = silent,
+    progress: Progress = silent,
 ) -> Settings:
     """Return settings from what a person gives, "4GiB" and "cuda".
 
@@ -460,9 +519,7 @@ def settings_of(
     """
     where = backend_of(backend, device)
     granted = Grant(memory, where)
-    return Settings(
-        standardize, granted.memory, where, moments_cache, callback(progress), granted.host
-    )
+    return Settings(standardize, granted.memory, where, moments_cache, progress, granted.host)
 
 
 def free(backend: Backend) -> int:

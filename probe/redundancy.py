@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from featstore.probe.errors import UsageError, several
-from featstore.probe.memory import Progress, callback, silent
+from featstore.probe.memory import Progress, shows
 from featstore.probe.results import Evidence, Probes
 from featstore.probe.results.curves import Curve, curves
 from featstore.probe.results.intervals import check_level
@@ -78,13 +78,14 @@ RULES: dict[str, Callable[[np.ndarray, np.ndarray, float], np.ndarray]] = {
 DEFAULT = ("interpolated",)
 
 
+@shows
 def diffused_redundancy(
     table: Probes,
     deltas: float | Sequence[float] = (0.9,),
     rules: str | Sequence[str] = DEFAULT,
     correct: Evidence = None,
     level: float = 0.95,
-    progress: Progress | bool = silent,
+    progress: Progress | bool | None = None,
 ) -> pd.DataFrame:
     """Return DR(delta) = 1 - f of each curve, f the fraction that keeps delta of the accuracy.
 
@@ -101,7 +102,7 @@ def diffused_redundancy(
         correct: (R, n), as `featstore.probe.results.curves.curves` takes it; intervals are then
             over test rows too.
         level: coverage of the intervals.
-        progress: callback; True for lines on standard error.
+        progress: callback, or whether to show it; by default where somebody looks.
 
     Returns:
         A row for each curve, rule and delta: the columns `CURVE`, `rule`, `delta`, `seeds`,
@@ -135,7 +136,6 @@ def diffused_redundancy(
     """
     deltas, rules = several(deltas), (rules,) if isinstance(rules, str) else rules
     _check(deltas, rules, level)
-    progress = callback(progress)
     found, rows = curves(table, correct), []
     for number, curve in enumerate(found):
         rows += [dict(curve.names) | read for read in of_curve(curve, deltas, rules, level)]

@@ -12,7 +12,7 @@ import pandas as pd
 
 from featstore.probe.arrays import full_precision, own_settings, to_host
 from featstore.probe.errors import DataError, FileError, RowsWarning, UsageError
-from featstore.probe.memory import Progress, Settings, settings_of, silent
+from featstore.probe.memory import Progress, Settings, settings_of, shows
 from featstore.probe.modes import Layer, Mode, modes_of
 from featstore.probe.moments import remembered
 from featstore.probe.neighbours import Placed, joined_walks, nearest, scaling
@@ -78,6 +78,7 @@ class Retrieved:
         return found.merge(others, on=["mode", "fraction"]).assign(cutoff=self.cutoff)
 
 
+@shows
 def retrieval(
     queries: Rows,
     corpus: Rows,
@@ -94,7 +95,7 @@ def retrieval(
     memory: str | int = "auto",
     device: str = "auto",
     backend: str = "torch",
-    progress: Progress | bool = silent,
+    progress: Progress | bool | None = None,
 ) -> Retrieved:
     """Return how well each fraction and seed ranks the corpus for queries, and all features.
 
@@ -126,7 +127,7 @@ def retrieval(
         memory: what arrays may take, on host and device each, as of `featstore.probe.fit`.
         device: "auto", "cpu" or "cuda".
         backend: "torch", "numpy" or "cupy".
-        progress: callback; True for lines on standard error.
+        progress: callback, or whether to show it; by default where somebody looks.
 
     Raises:
         UsageError: an argument has no such value.

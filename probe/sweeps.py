@@ -17,11 +17,11 @@ from featstore.probe.memory import (
     Progress,
     Settings,
     all_sum,
-    callback,
     grant,
     least,
     rank,
     share,
+    shows,
     silent,
 )
 from featstore.probe.metrics import metrics_of
@@ -72,6 +72,7 @@ _LOG = logging.getLogger(__name__)
 
 
 @takes_solver
+@shows
 def fit(
     train: Rows,
     chains: Sequence[Chain],
@@ -89,7 +90,7 @@ def fit(
     store: str = "",
     tap: str = "",
     moments_cache: Path | None = None,
-    progress: Progress | bool = silent,
+    progress: Progress | bool | None = None,
 ) -> ProbeResult:
     """Return every probe of these chains and penalties, solved but not yet scored.
 
@@ -112,7 +113,7 @@ def fit(
         store: what to call the features in the table.
         tap: what to call their layer there.
         moments_cache: folder to keep moments in, under the blocks' fingerprint.
-        progress: callback; True for lines on standard error.
+        progress: callback, or whether to show it; by default where somebody looks.
 
     Raises:
         UsageError: an argument cannot be used, or an option is given twice.
@@ -128,9 +129,7 @@ def fit(
     how = chosen(
         solver, {"l2": l2, "select": select, "held_out": held_out, "held_out_seed": held_out_seed}
     )
-    setup = Setup(
-        standardize, memory, device, backend, store, tap, moments_cache, callback(progress)
-    )
+    setup = Setup(standardize, memory, device, backend, store, tap, moments_cache, progress)
     return fitted(_with_validation(how.entry, as_blocks(train), validation), chains, how, setup)
 
 
@@ -300,6 +299,7 @@ def _result(
 
 
 @takes_solver
+@shows
 def sweep(
     train: Rows,
     test: Rows,
@@ -326,7 +326,7 @@ def sweep(
     store: str = "",
     tap: str = "",
     moments_cache: Path | None = None,
-    progress: Progress | bool = silent,
+    progress: Progress | bool | None = None,
 ) -> ProbeResult:
     """Return the scored probes of every fraction, seed and penalty, and of the whole layer.
 
@@ -365,7 +365,7 @@ def sweep(
         store: as of `fit`.
         tap: as of `fit`.
         moments_cache: as of `fit`.
-        progress: callback; True for lines on standard error.
+        progress: callback, or whether to show it; by default where somebody looks.
 
     Raises:
         UsageError, DataError, MemoryBudgetError: as `fit`; and for fractions outside (0, 1] or
@@ -388,9 +388,7 @@ def sweep(
         raise UsageError("resume without out: name the results file that is to be completed")
     wanted = Wanted(fractions, seeds, mode, every_k, cka)
     kept = (Path(out), resume) if out is not None else None
-    setup = Setup(
-        standardize, memory, device, backend, store, tap, moments_cache, callback(progress)
-    )
+    setup = Setup(standardize, memory, device, backend, store, tap, moments_cache, progress)
     return _swept(train_blocks, test_blocks, wanted, how, metrics, kept, each, setup)
 
 

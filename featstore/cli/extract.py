@@ -198,9 +198,7 @@ def run_extract(left_out: Path | None = None, **options):
 
     # torch.hub announces its downloads on stdout, which is for tables
     with Progress() as progress, contextlib.redirect_stdout(sys.stderr):
-        if Ranks.of().rank == 0:
-            options["progress"] = progress
-        done = extract(**options)
+        done = extract(**options, progress=progress if Ranks.of().rank == 0 else False)
     if done.ranks.rank == 0:
         _tell_of_inputs(done)
         if left_out:

@@ -1,10 +1,14 @@
 """Extraction: each row through the backbone once, its features into a store, block by block."""
 
+import contextlib
+import io
 import logging
 import os
+import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
@@ -102,7 +106,7 @@ def extract(
     name: str | None = None,
     version: str | None = None,
     ids: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
-    progress: Progress = no_progress,
+    progress: Progress | bool | None = None,
 ) -> Extraction:
     """Store the features of `dataset` under `model`; go on where a store stopped.
 
@@ -117,7 +121,8 @@ def extract(
 
     Calls `progress("blocks", ...)` while it checks, `progress("images", done, total, ...)`, or
     "texts" or "tensors", while it computes: those of all ranks, the others' as far as they are
-    committed.
+    committed. Without a callback a bar shows them in a terminal or a notebook, after a second;
+    True writes lines elsewhere, too, and False shows nothing.
 
     Raises `UsageError`, `BackboneError`, `DatasetError`, `DownloadRefused`; `SpecMismatch` where
     `out` holds something else; `FeatureError` naming a row whose features are not finite or exceed
@@ -125,7 +130,63 @@ def extract(
     """
     given = dict(locals())
     del given["progress"]
-    return _extracted(Request(**given), progress)
+    with _shown(progress) as told:
+        return _extracted(Request(**given), told)
+
+
+@contextlib.contextmanager
+def _shown(progress: Progress | bool | None, pause: float = 1.0) -> Iterator[Progress]:
+    """Yield the callback that `progress` stands for; what it shows is wiped when the work is done.
+
+    None is True in a terminal or a notebook, and else False.
+    True is a bar of the stage that goes on, drawn every `pause` seconds, or where there is no
+    screen a line every ten times as long. False is `no_progress`, and a callback is itself.
+    """
+    on_screen = getattr(sys.stderr, "isatty", bool)() or "ipykernel" in sys.modules
+    if progress is None:
+        progress = on_screen and Ranks.of().rank == 0
+    if progress is not True:
+        yield progress or no_progress
+        return
+    from tqdm.auto import tqdm
+
+    lock, over = threading.Lock(), threading.Event()
+    # with a delay a bar is not shown when it is made
+    how = {"delay": 1, "leave": False, "dynamic_ncols": on_screen}
+    how["file"] = None if on_screen else io.StringIO()
+    bar = tqdm(desc="starting", bar_format="{desc} {elapsed}", **how)
+
+    def draw() -> None:
+        # a thread does it, so that what tells nothing for long is seen, too
+        while not over.wait(pause if on_screen or bar.n == 0 else 10 * pause):
+            with lock:
+                if on_screen:
+                    bar.refresh()
+                    bar.delay = 0  # it is to be wiped
+                elif not (over.is_set() or bar.disable):
+                    print(bar, file=sys.stderr, flush=True)
+
+    def end() -> None:
+        bar.total = bar.n  # a stage of fewer units than it said has not failed
+        bar.close()
+
+    def told(stage: str, done: int, total: int, **facts: Any) -> None:
+        nonlocal bar
+        with lock:
+            if (stage, total) != (bar.desc, bar.total) or done < bar.n:
+                end()
+                bar = tqdm(desc=stage, total=total, initial=done, unit=f" {stage}", **how)
+            words = [f"{name} {fact}" for name, fact in facts.items() if fact]
+            bar.set_postfix_str(", ".join(words), refresh=False)
+            bar.n = done
+
+    threading.Thread(target=draw, name="featstore-progress", daemon=True).start()
+    try:
+        yield told
+    finally:
+        over.set()
+        with lock:
+            end()
 
 
 def _extracted(request: Request, progress: Progress) -> Extraction:

@@ -15,7 +15,7 @@ from featstore import probe
 from featstore.errors import BadStudy, FeatstoreError
 from featstore.places import Url
 from featstore.probe.errors import DataError, nearest
-from featstore.probe.memory import Progress, callback, silent
+from featstore.probe.memory import Progress, shows, silent
 from featstore.probe.modes import Mode
 from featstore.probe.redundancy import diffused_redundancy
 from featstore.probe.results import curves_of, score_of, scored_by, shared_and_own
@@ -71,6 +71,7 @@ class Comparison:
     features: dict[str, pd.DataFrame]
 
 
+@shows
 def compare(
     places: Sequence[str | Path | Url],
     fractions: Sequence[float] | None = None,
@@ -92,7 +93,7 @@ def compare(
     memory: str | int = "auto",
     device: str = "auto",
     backend: str = "torch",
-    progress: Progress | bool = silent,
+    progress: Progress | bool | None = None,
 ) -> Comparison:
     """Sweep each store, read each results file, and return their curves side by side.
 
@@ -120,7 +121,8 @@ def compare(
         memory: as of `probe.sweep`.
         device: as of `probe.sweep`.
         backend: as of `probe.sweep`.
-        progress: callback, whose facts name the layer; True for lines on standard error.
+        progress: callback, whose facts name the layer, or whether to show it; by default where
+            somebody looks.
 
     Raises:
         UsageError: nothing is named, stores come without fractions, or no fraction is common.
@@ -132,7 +134,7 @@ def compare(
     layers = layers_of(stores, taps) if stores or not files else []
     if layers and fractions is None:
         raise BadStudy("fractions are needed to probe stores: give them, as 0.01,0.1,0.5")
-    asked = _asked(also, fractions, seeds, level, layers, callback(progress))
+    asked = _asked(also, fractions, seeds, level, layers, progress)
     parts = [(read_results(*files, score=score), read_correct(*files))] if files else []
     sweep = partial(
         probe.sweep,
@@ -147,7 +149,7 @@ def compare(
         metrics=None if score is None else list(dict.fromkeys(["accuracy", score])),
     )
     for layer in layers:
-        swept, rows = _swept(layer, sweep, out_dir, callback(progress), test_split)
+        swept, rows = _swept(layer, sweep, out_dir, progress, test_split)
         parts.append((swept if score is None else scored_by(swept, score), rows))
     probes = _joined([table for table, _ in parts])
     correct = [row for table, rows in parts for row in rows or [None] * len(table)]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from featstore.errors import StudyError
-from featstore.probe.memory import Progress, silent
+from featstore.probe.memory import Progress, shows
 from featstore.probe.results.files import save_table, written_whole
 from featstore.study import analyses, feature_tables, page as pages, spec
 from featstore.study.facts import Facts
@@ -116,11 +116,12 @@ def _published(plan: Plan, facts: Facts) -> dict[str, Callable[[], str]]:
     return {name: partial(pages.sheet, facts, numbers, name) for name in pages.TABLES}
 
 
+@shows
 def run(
     plan: Plan,
     *,
     only: str | None = None,
-    progress: Progress = silent,
+    progress: Progress | bool | None = None,
     told: Told = str,
     command: Sequence[str] | None = None,
 ) -> list[Outcome]:
@@ -133,7 +134,8 @@ def run(
     Arguments:
         plan: as `plan.plan` gives it.
         only: as in `plan.plan`.
-        progress: callback, with the fact `of`: the part.
+        progress: callback, with the fact `of`: the part, or whether to show it; by default where
+            somebody looks.
         told: is given a sentence when a part is made or cannot be.
         command: the words that started this, for provenance.
     """

@@ -149,17 +149,6 @@ def test_a_result_is_taken_wherever_its_table_is():
             np.testing.assert_array_equal(one.get_xydata(), other.get_xydata())
 
 
-def test_progress_true_writes_lines_and_false_none(capsys):
-    how = {"solver": "ridge", "l2": 0.1, "device": "cpu", "fractions": 0.5}
-    probe.sweep(ROWS, ROWS, progress=False, **how)
-    assert capsys.readouterr() == ("", "")
-    probe.sweep(ROWS, ROWS, progress=True, **how)
-    out, told = capsys.readouterr()
-    assert out == ""
-    assert "sweep: 2 of 2" in told
-    assert all(" of " in line for line in told.splitlines())
-
-
 def test_study_files_have_the_fields_of_every_solver_and_no_others_of_theirs():
     keys = set(Probe.model_fields)
     assert {each.name for each in declared()} <= keys

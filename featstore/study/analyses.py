@@ -16,12 +16,12 @@ from featstore.probe.results import as_curves
 from featstore.probe.results.curves import Curve, curve_table, curves, difference
 from featstore.probe.results.files import save_table
 from featstore.probe.results.reading import read_per_class
-from featstore.study.records import VERSION, Made, Part, content, digest
+from featstore.study.records import VERSION, Part, Records, content, digest
 from featstore.study.spec import SWITCHED, Analyses, Study, several
-from featstore.study.sweeps import Held
+from featstore.study.sweeps import SweepResults
 
 
-def differences(sweeps: Sequence[Held], level: float) -> pd.DataFrame:
+def differences(sweeps: Sequence[SweepResults], level: float) -> pd.DataFrame:
     """Return differences between probes on the same features, and between modes and random.
 
     `what` is "solver" (`probe` minus `other`, of one mode) or "mode" (`mode` minus `other`, of one
@@ -65,7 +65,7 @@ class _Curves:
         }
 
     @classmethod
-    def of(cls, each: Held) -> "_Curves":
+    def of(cls, each: SweepResults) -> "_Curves":
         table, rows = each.grid()
         known = each.correct()
         found = curves(table, None if known is None else known[1][rows])
@@ -91,7 +91,7 @@ class _Curves:
             yield names | means | gap | {"paired": found.paired, "over": found.variance.over[0]}
 
 
-def accuracy(held: Held, asked: Analyses) -> pd.DataFrame:
+def accuracy(held: SweepResults, asked: Analyses) -> pd.DataFrame:
     """Return mean, spread and interval of accuracy and ratio, a row per curve and fraction."""
     table, rows = held.grid()
     known = held.correct()
@@ -99,7 +99,7 @@ def accuracy(held: Held, asked: Analyses) -> pd.DataFrame:
     return curve_table(table, correct, asked.level)
 
 
-def redundancy(held: Held, asked: Analyses) -> pd.DataFrame:
+def redundancy(held: SweepResults, asked: Analyses) -> pd.DataFrame:
     """Return the DR of each curve by each rule, at the study's deltas and along `DELTAS`."""
     known = held.correct()
     return diffused_redundancy(
@@ -111,7 +111,7 @@ def redundancy(held: Held, asked: Analyses) -> pd.DataFrame:
     )
 
 
-def classes(held: Held, asked: Analyses) -> pd.DataFrame:
+def classes(held: SweepResults, asked: Analyses) -> pd.DataFrame:
     """Return the loss of each class at the study's `classes_at`, the largest first."""
     if not held.sweep.per_class:
         return pd.DataFrame()
@@ -123,7 +123,7 @@ def classes(held: Held, asked: Analyses) -> pd.DataFrame:
     return class_losses(table[near], correct[near[::n_classes]], labels, asked.level)
 
 
-def inequality(held: Held, asked: Analyses) -> pd.DataFrame:
+def inequality(held: SweepResults, asked: Analyses) -> pd.DataFrame:
     """Return the inequality of accuracies over classes at each fraction."""
     if not held.sweep.per_class:
         return pd.DataFrame()
@@ -131,7 +131,7 @@ def inequality(held: Held, asked: Analyses) -> pd.DataFrame:
     return inequality_table(read_per_class(held.files[2]), correct, labels, asked.level)
 
 
-def affected(held: Held, asked: Analyses) -> pd.DataFrame:
+def affected(held: SweepResults, asked: Analyses) -> pd.DataFrame:
     """Return each class's loss beyond the mean class, with a p-value per fraction."""
     if not held.sweep.per_class:
         return pd.DataFrame()
@@ -151,7 +151,7 @@ def affected(held: Held, asked: Analyses) -> pd.DataFrame:
     return pd.concat(found, ignore_index=True) if found else pd.DataFrame()
 
 
-def cka(held: Held, asked: Analyses) -> pd.DataFrame:
+def cka(held: SweepResults, asked: Analyses) -> pd.DataFrame:
     """Return mean and spread over seeds of CKA with the whole layer, if it was asked for."""
     table = held.grid()[0]
     if "cka" not in table:
@@ -160,7 +160,7 @@ def cka(held: Held, asked: Analyses) -> pd.DataFrame:
     return groups["cka"].agg(seeds="count", cka="mean", cka_std="std").reset_index()
 
 
-READINGS: dict[str, Callable[[Held, Analyses], pd.DataFrame]] = {
+READINGS: dict[str, Callable[[SweepResults, Analyses], pd.DataFrame]] = {
     "accuracy": accuracy,
     "redundancy": redundancy,
     "classes": classes,
@@ -183,7 +183,7 @@ class Context:
     """Study, results and folder that tables are computed from."""
 
     study: Study
-    sweeps: Sequence[Held]
+    sweeps: Sequence[SweepResults]
     folder: Path
 
 
@@ -215,7 +215,7 @@ OF_SWEEPS: dict[str, tuple[str, Rows]] = {
 TABLES = (*OF_SWEEPS, "differences")
 
 
-def table_part(context: Context, name: str, made: Made, progress: Progress = silent) -> Part:
+def table_part(context: Context, name: str, made: Records, progress: Progress = silent) -> Part:
     """Return a table of `TABLES`, of all results of a study."""
     asked = context.study.analyses
     inputs = [content(path) for each in context.sweeps for path in each.files]
@@ -236,7 +236,7 @@ def _save(table: pd.DataFrame, path: Path) -> None:
     save_table(table if len(table.columns) else pd.DataFrame(columns=KEY), path)
 
 
-def _joined(context: Context, name: str, made: Made, progress: Progress) -> pd.DataFrame:
+def _joined(context: Context, name: str, made: Records, progress: Progress) -> pd.DataFrame:
     reading, part_of = OF_SWEEPS[name]
     tables = []
     for number, each in enumerate(context.sweeps):
@@ -250,7 +250,7 @@ def _joined(context: Context, name: str, made: Made, progress: Progress) -> pd.D
     return joined[[*KEY, *(column for column in joined if column not in KEY)]]
 
 
-def _reading(each: Held, name: str, asked: Analyses, made: Made) -> pd.DataFrame:
+def _reading(each: SweepResults, name: str, asked: Analyses, made: Records) -> pd.DataFrame:
     """Return a reading of one sweep, from the file that it was kept in if it is still true."""
     part = f"readings/{each.sweep.name}.{name}"
     path = made.folder / ".made" / f"{part}.parquet"

@@ -11,7 +11,7 @@ import featstore
 from featstore.errors import BadStudy, FeatstoreError, PartMissing
 from featstore.probe.errors import nearest
 from featstore.study.layers import Layer
-from featstore.study.records import Made, digest, stamp
+from featstore.study.records import Records, digest, stamp
 from featstore.study.spec import Study, several, stated
 
 _COLUMNS = {
@@ -54,7 +54,7 @@ class Feature:
         stamps = [stamp(path) for path in paths if path and Path(str(path)).exists()]
         return digest([self.request, stamps])
 
-    def found(self, made: Made) -> featstore.Store | None:
+    def found(self, made: Records) -> featstore.Store | None:
         """Return the complete store, without looking at the data; None if it must be extracted."""
         if self.store is not None:
             store = featstore.open(self.store)
@@ -120,7 +120,7 @@ def sources(feature: Feature, store: featstore.Store) -> list[Source]:
     ]
 
 
-def extract(feature: Feature, made: Made, progress) -> "featstore.Extraction":
+def extract(feature: Feature, made: Records, progress) -> "featstore.Extraction":
     """Extract a feature's store, or find it complete, and note where it lies."""
     if feature.absent:
         raise PartMissing(feature.absent)

@@ -30,9 +30,9 @@ from featstore.study.analyses import Context
 from featstore.study.facts import Facts, markdown
 from featstore.study.feature_tables import joined
 from featstore.study.features import Source
-from featstore.study.records import VERSION, Made, Part, content, digest
+from featstore.study.records import VERSION, Part, Records, content, digest
 from featstore.study.spec import Study, several
-from featstore.study.sweeps import Held
+from featstore.study.sweeps import SweepResults
 
 HEADINGS = ("features", "probe", "", "ours", "published", "difference", "standard errors", "of")
 
@@ -359,7 +359,7 @@ def _pair(files: Mapping[str, Path]) -> pd.DataFrame:
     return pd.DataFrame({name: table[measure] for name, table in tables.items()})
 
 
-def _random(each: Held) -> bool:
+def _random(each: SweepResults) -> bool:
     return "random" in each.sweep.modes
 
 
@@ -368,13 +368,13 @@ def _with_rows(draw: Callable, level: float) -> Callable:
     return lambda pair, path: draw(pair[0], path, pair[1], level)
 
 
-def _results(each: Held) -> tuple[pd.DataFrame, list[np.ndarray | None]]:
+def _results(each: SweepResults) -> tuple[pd.DataFrame, list[np.ndarray | None]]:
     """Return the probes of a sweep, and which test rows each has right."""
     table, known = each.results(), each.correct()
     return table, [None] * len(table) if known is None else list(known[1])
 
 
-def _random_results(held: Sequence[Held]) -> Callable[[], tuple[pd.DataFrame, list]]:
+def _random_results(held: Sequence[SweepResults]) -> Callable[[], tuple[pd.DataFrame, list]]:
     def probes() -> tuple[pd.DataFrame, list]:
         tables, rows = zip(*map(_results, held), strict=True)
         table, correct = pd.concat(tables, ignore_index=True), [one for own in rows for one in own]
@@ -393,7 +393,7 @@ def _random_rows(path: Path, probe: str) -> Callable[[], pd.DataFrame]:
     return table
 
 
-def _of_classes(each: Held) -> Callable[[], pd.DataFrame]:
+def _of_classes(each: SweepResults) -> Callable[[], pd.DataFrame]:
     def table() -> pd.DataFrame:
         rows = read_per_class(each.files[2])
         return rows[rows["mode"] == "random"].reset_index(drop=True)
@@ -632,7 +632,7 @@ def missing(page: Page) -> str:
 
 def made(page: Page) -> str:
     """Return how it was made: features, sweeps, machine and versions, times."""
-    records = Made(page.context.folder)
+    records = Records(page.context.folder)
     rows = [_feature(source, records) for source in page.sources]
     headings = ["features", "backbone", "rows", "D", "weights", "extracted in"]
     parts = [sheets.markdown(headings, rows, 2)]
@@ -651,7 +651,7 @@ def made(page: Page) -> str:
     return "\n\n".join(parts)
 
 
-def _feature(source: Source, records: Made) -> list[str]:
+def _feature(source: Source, records: Records) -> list[str]:
     spec = source.store.spec
     weights = spec.of_tap(source.tap)["weights"]
     rows = " + ".join(f"{split.n_rows:,}" for split in spec.splits)

@@ -20,7 +20,7 @@ from featstore.probe.plans import described
 from featstore.probe.solvers import SGD
 from featstore.study.features import Feature, features_of, sources
 from featstore.study.outside import is_outside
-from featstore.study.records import Made
+from featstore.study.records import Records
 from featstore.study.spec import Study, several
 from featstore.study.sweeps import Sweep, arguments_of, solver_of, sweeps_of
 
@@ -80,7 +80,7 @@ def plan(study: Study, folder: str | Path, only: str | None = None) -> Plan:
     """
     for name in study.probes:
         arguments_of(study, name)
-    made = Made(Path(folder))
+    made = Records(Path(folder))
     planned = [_planned(study, feature, made, only) for feature in features_of(study)]
     nothing = not any(each.chosen for each in planned)
     if only is not None and nothing and ANALYSES not in several(only):
@@ -106,7 +106,7 @@ def chosen(only: str | None, feature: str, probe: str) -> bool:
     return any(fnmatchcase(name, word) for word in several(only) for name in names)
 
 
-def _planned(study: Study, feature: Feature, made: Made, only: str | None) -> Planned:
+def _planned(study: Study, feature: Feature, made: Records, only: str | None) -> Planned:
     wanted = tuple(
         name
         for name, each in study.probes.items()
@@ -129,7 +129,7 @@ def _planned(study: Study, feature: Feature, made: Made, only: str | None) -> Pl
     return Planned(feature, is_chosen, True, names, todo, dim, rows, spec.n_classes)
 
 
-def fresh(sweep: Sweep, made: Made) -> bool:
+def fresh(sweep: Sweep, made: Records) -> bool:
     """Return whether the results of a sweep are there, and of what they would be of now."""
     return made.fresh(sweep.part, sweep.fingerprint())
 
@@ -139,7 +139,7 @@ def of_probe(sweep: Sweep) -> str:
     return sweep.name.rpartition(".")[2]
 
 
-def todo(sweeps: Sequence[Sweep], feature: str, made: Made, only: str | None) -> list[Sweep]:
+def todo(sweeps: Sequence[Sweep], feature: str, made: Records, only: str | None) -> list[Sweep]:
     """Return the sweeps of a feature that are chosen and not fresh."""
     return [s for s in sweeps if chosen(only, feature, of_probe(s)) and not fresh(s, made)]
 

@@ -75,7 +75,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Made:
+class Records:
     """The records of a study's folder, one file a part: below FOLDER/.made.
 
     A part is fresh when its record has the fingerprint that it would get now, and all its files

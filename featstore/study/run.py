@@ -14,9 +14,9 @@ from featstore.study import analyses, feature_tables, page as pages, spec
 from featstore.study.facts import Facts
 from featstore.study.features import Feature, Source, extract, sources
 from featstore.study.plan import ANALYSES, Plan, chosen, fresh, of_probe, todo
-from featstore.study.records import KNOWN, Made, Outcome, Part, failed
+from featstore.study.records import KNOWN, Outcome, Part, Records, failed
 from featstore.study.spec import several
-from featstore.study.sweeps import Held, Sweep, solve, sweeps_of
+from featstore.study.sweeps import Sweep, SweepResults, solve, sweeps_of
 
 Told = Callable[[str], Any]
 
@@ -32,7 +32,7 @@ def write_up(
         progress: as in `running.run`.
         told: likewise.
     """
-    made = Made(plan.folder)
+    made = Records(plan.folder)
     found, held = there(plan)
     context = analyses.Context(plan.study, held, plan.folder)
     outcomes = []
@@ -60,11 +60,11 @@ def write_up(
     return outcomes
 
 
-def there(plan: Plan) -> tuple[list[Source], list[Held]]:
+def there(plan: Plan) -> tuple[list[Source], list[SweepResults]]:
     """Return the taps and the results of a study that are there and fresh, in its order."""
-    made = Made(plan.folder)
+    made = Records(plan.folder)
     found: list[Source] = []
-    held: list[Held] = []
+    held: list[SweepResults] = []
     for each in plan.features:
         try:
             store = each.feature.found(made)
@@ -75,7 +75,7 @@ def there(plan: Plan) -> tuple[list[Source], list[Held]]:
         except KNOWN:
             continue  # named as missing where it was to be had
         found += of_feature
-        held += [Held(sweep, plan.folder) for sweep in sweeps if fresh(sweep, made)]
+        held += [SweepResults(sweep, plan.folder) for sweep in sweeps if fresh(sweep, made)]
     return found, held
 
 
@@ -143,7 +143,7 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     with written_whole(folder / "study.toml") as aside:
         aside.write_text(plan.study.text, encoding="utf-8")
-    made = Made(folder)
+    made = Records(folder)
     outcomes: list[Outcome] = []
     for each in plan.features:
         if each.chosen:
@@ -156,7 +156,7 @@ def run(
 def _of_feature(
     plan: Plan,
     feature: Feature,
-    made: Made,
+    made: Records,
     only: str | None,
     progress: Progress,
     told: Told,
@@ -184,7 +184,7 @@ def _of_feature(
     return outcomes
 
 
-def _store(feature: Feature, made: Made, progress: Progress, told: Told):
+def _store(feature: Feature, made: Records, progress: Progress, told: Told):
     """Return a feature's store, None where it cannot be had, and what became of it."""
     try:
         store = feature.found(made)
@@ -201,7 +201,7 @@ def _store(feature: Feature, made: Made, progress: Progress, told: Told):
 
 
 def _solved(
-    sweep: Sweep, made: Made, progress: Progress, told: Told, command: Sequence[str] | None
+    sweep: Sweep, made: Records, progress: Progress, told: Told, command: Sequence[str] | None
 ) -> Outcome:
     try:
         with warnings.catch_warnings(record=True) as caught:

@@ -35,7 +35,7 @@ from featstore.probe.solvers.registry import SOLVERS, Chosen, chosen
 from featstore.report import provenance
 from featstore.study.features import Source
 from featstore.study.outside import identity, is_outside, resolved
-from featstore.study.records import VERSION, Made, Part, content, digest
+from featstore.study.records import VERSION, Part, Records, content, digest
 from featstore.study.spec import Probe, Study, several
 
 # What a study says of a probe that is not an argument of `probe.sweep`, or has another name there.
@@ -192,7 +192,7 @@ def sweeps_of(study: Study, feature: str, found: Sequence[Source]) -> list[Sweep
     return sweeps
 
 
-def solve(sweep: Sweep, made: Made, progress: Callable, command: Sequence[str] | None) -> None:
+def solve(sweep: Sweep, made: Records, progress: Callable, command: Sequence[str] | None) -> None:
     """Solve what the results file of a sweep does not have yet, and note that it is made.
 
     A results file that another fingerprint was begun with is removed first; one that was begun
@@ -206,7 +206,7 @@ def solve(sweep: Sweep, made: Made, progress: Callable, command: Sequence[str] |
 
 
 def _solved(
-    sweep: Sweep, made: Made, kept: Path, progress: Callable, command: Sequence[str] | None
+    sweep: Sweep, made: Records, kept: Path, progress: Callable, command: Sequence[str] | None
 ) -> dict[str, Any]:
     """Solve a sweep, its groups kept below `kept`; return the time that it took, and its probes."""
     fingerprint, files = sweep.fingerprint(), sweep.files(made.folder)
@@ -264,7 +264,7 @@ class Groups:
 
     folder: Path
     sweep: Sweep
-    made: Made
+    made: Records
     begun: str
     started: float
     before: float
@@ -343,7 +343,7 @@ def _located(study: Study, mode: str) -> str:
 
 
 @dataclass(frozen=True)
-class Held:
+class SweepResults:
     """The results of one sweep, read back."""
 
     sweep: Sweep

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from featstore.study.records import Made, Part
+from featstore.study.records import Part, Records
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def part(tmp_path):
 
 def test_a_part_is_made_once(tmp_path, part):
     one, made = part
-    records = Made(tmp_path)
-    assert [records.bring(one), records.bring(one), Made(tmp_path).bring(one)] == [1, 0, 0]
+    records = Records(tmp_path)
+    assert [records.bring(one), records.bring(one), Records(tmp_path).bring(one)] == [1, 0, 0]
     assert len(made) == 1
     assert records.record("tables/a")["probes"] == 3
 
@@ -30,7 +30,7 @@ def test_a_part_is_made_once(tmp_path, part):
 @pytest.mark.parametrize("change", ["fingerprint", "file", "gone", "record"])
 def test_what_has_changed_is_made_again(tmp_path, part, change):
     one, made = part
-    records = Made(tmp_path)
+    records = Records(tmp_path)
     records.bring(one)
     if change == "fingerprint":
         one = replace(one, fingerprint="1")
@@ -48,7 +48,7 @@ def test_what_has_changed_is_made_again(tmp_path, part, change):
 
 def test_only_stale_parts_are_made_and_one_that_fails_is_not_noted(tmp_path, part):
     one, made = part
-    records = Made(tmp_path)
+    records = Records(tmp_path)
     records.bring(one)
 
     def fail():

@@ -158,7 +158,7 @@ def cut(path: Path, out: Path, where: str) -> None:
     home, name = {
         "groups": (sweeps.Groups, "__call__"),
         "write": (ResultsFile, "write"),
-        "made": (sweeps.Made, "write"),
+        "made": (sweeps.Records, "write"),
     }[where]
     before, calls = getattr(home, name), []
 

@@ -151,11 +151,11 @@ def test_published_deviations_become_those_of_samples():
     rows = [{"fraction": 0.2, "k": 409, "probes": 5, "accuracy": 0.8, "accuracy_std": 0.01}]
     table = pd.DataFrame(rows).assign(store="resnet50-l2-cifar10", tap="t", probe="p")
 
-    class Held:
+    class SweepResults:
         def table(self, name):
             return table.assign(mode="random")
 
-    (row,) = beside.accuracies(Held(), PUBLISHED).to_dict("records")
+    (row,) = beside.accuracies(SweepResults(), PUBLISHED).to_dict("records")
     assert row["published_seeds"] == 30
     assert row["published_std"] == pytest.approx(0.24 * math.sqrt(30 / 29))
     assert row["error"] == pytest.approx(math.sqrt(1 / 5 + 0.24**2 / 29))

@@ -7,9 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 from urllib.parse import urlsplit
-from urllib.request import url2pathname
-
-import platformdirs
 
 from featstore.errors import UsageError
 
@@ -112,6 +109,8 @@ def place(of: str | Path | Url) -> Place:
         return _resolved(Path(text))
     url = Url(text.rstrip("/") if not text.endswith("://") else text)
     if url.scheme in _LOCAL:
+        from urllib.request import url2pathname  # which brings HTTP along
+
         return _resolved(Path(url2pathname(urlsplit(text).path)))
     return url
 
@@ -171,4 +170,6 @@ def cache_folder(place: Place, kind: str) -> Path:
     if isinstance(place, Path):
         return place.with_name(f"{place.name}.{kind}")
     digest = hashlib.sha256(str(place).encode()).hexdigest()[:16]
+    import platformdirs
+
     return Path(platformdirs.user_cache_dir("featstore")) / kind / digest

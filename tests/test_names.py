@@ -58,7 +58,7 @@ def test_help_loads_no_array_library():
     code = (
         "import sys\nfrom featstore.cli import main\n"
         "main(['--help'], standalone_mode=False)\n"
-        "slow = {'torch', 'numpy', 'pandas', 'pydantic', 'scipy', 'zarr'}\n"
+        "slow = {'torch', 'numpy', 'pandas', 'pydantic', 'scipy', 'zarr', 'rich', 'http'}\n"
         "print(sorted(slow & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

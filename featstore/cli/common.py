@@ -1,13 +1,15 @@
 """Failures on one line and values of options, for all commands."""
 
 import codecs
+import contextlib
 import functools
 import importlib.util
 import os
 import re
 import sys
+import threading
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -60,6 +62,19 @@ def printable(text: str, encoding: str) -> str:
     ('0.512 +- 0.010', '0.512 ± 0.010')
     """
     return visible(text).encode(encoding, _ERRORS).decode(encoding)
+
+
+def size(number: float) -> str:
+    """Write a number of bytes for a person.
+
+    >>> size(900), size(19_700_000)
+    ('900 B', '18.8 MiB')
+    """
+    for unit in ("B", "KiB", "MiB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1024
+    return f"{number:,.3g} GiB"
 
 
 SCORE = click.option(
@@ -124,6 +139,34 @@ def _section(param: click.Parameter, told: str) -> str:
     return "For every command" if _EVERYWHERE & {*param.opts} else "Options"
 
 
+# Seconds after which a command that has said nothing yet says that it is at work.
+_SILENCE = 1.0
+_WAITING = "waiting"
+
+
+@contextlib.contextmanager
+def _heard(ctx: click.Context) -> Iterator[None]:
+    """Say on a terminal that a command is at work, if it has said nothing for a second."""
+    if ctx.meta.get("quiet") or not sys.stderr.isatty():
+        yield
+        return
+    said = [f"{ctx.info_name}: at work ..."]
+    waiting = ctx.meta[_WAITING] = threading.Timer(_SILENCE, click.echo, said, {"err": True})
+    waiting.daemon = True
+    waiting.start()
+    try:
+        yield
+    finally:
+        waiting.cancel()
+
+
+def spoken() -> None:
+    """Take that something was said, so that the command need not say that it is at work."""
+    waiting = click.get_current_context().meta.get(_WAITING)
+    if waiting:
+        waiting.cancel()
+
+
 class Command(click.Command):
     """A command that takes the switches which every command takes."""
 
@@ -168,7 +211,8 @@ class Command(click.Command):
                 if any(same(_real(path), other) for other in read):
                     raise click.UsageError(f"{path} is read for it; choose another file to write")
                 written.append(_real(path))
-        return super().invoke(ctx)
+        with _heard(ctx):
+            return super().invoke(ctx)
 
 
 def _real(path: str | Path) -> Path:

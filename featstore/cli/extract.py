@@ -19,7 +19,7 @@ from featstore.cli.common import (
     OutFile,
     renamed,
 )
-from featstore.cli.screen import PLAIN, Progress, notice, show
+from featstore.cli.screen import Progress, notice
 
 # Rows that could not be read and are named; the others are counted.
 _NAMED = 20
@@ -252,6 +252,7 @@ def taps(model: str, modules: bool, image_size: int | None, transform: Path | No
     from rich.table import Table
 
     from featstore import models
+    from featstore.cli.tables import PLAIN, show
     from featstore.models.taps import layers
 
     backbone = models.load(

@@ -15,6 +15,7 @@ from featstore.cli.common import (
     STORE,
     Command,
     Names,
+    size,
 )
 from featstore.cli.screen import Progress, notice
 from featstore.probe.errors import line
@@ -232,7 +233,7 @@ def rm(store, yes) -> None:
 
     opened = featstore.open(store)
     rows = sum(split.n_rows for split in opened.spec.splits)
-    what = f"{opened.path} ({rows:,} rows, {screen.size(opened.bytes_on_disk())})"
+    what = f"{opened.path} ({rows:,} rows, {size(opened.bytes_on_disk())})"
     if not yes:
         click.confirm(f"Delete {what}?", abort=True, err=True)
     featstore.remove(opened.path)
@@ -277,7 +278,7 @@ def gc(root, days, yes) -> None:
             click.echo(line(f"Warning: {item.path.name} is kept: {error}"), err=True)
         else:
             deleted.append(item)
-    notice(f"deleted {len(deleted)}, {screen.size(sum(item.n_bytes for item in deleted))}")
+    notice(f"deleted {len(deleted)}, {size(sum(item.n_bytes for item in deleted))}")
 
 
 @click.command(cls=Command)

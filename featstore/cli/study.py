@@ -14,8 +14,9 @@ from featstore.cli.common import (
     Command,
     Names,
     OutFile,
+    size,
 )
-from featstore.cli.screen import PLAIN, Progress, notice, show, size
+from featstore.cli.screen import Progress, notice
 
 
 @click.command(cls=Command)
@@ -212,6 +213,7 @@ def tell_cost(planned) -> None:
     """Print what a plan will cost, a line a feature, and what the numbers rest on."""
     from rich.table import Table
 
+    from featstore.cli.tables import PLAIN, show
     from featstore.study.plan import cost_of
 
     if planned.complete:

@@ -5,12 +5,14 @@ import os
 import pty
 import subprocess
 import sys
+import time
 
 import click
 import pytest
 from click.testing import CliRunner
+from rich.console import Console
 
-from featstore.cli import screen
+from featstore.cli import common, screen, tables
 from featstore.cli.common import SWITCHES, Group
 from featstore.cli.screen import Progress, notice
 
@@ -168,3 +170,50 @@ def test_other_work_after_a_sweep_is_shown_as_ever(clock):
     calls = [(0, "sweep", 0, 31, GROUP), (1, "rows", 1, 9, {}), (9, "sweep", 31, 31, {})]
     calls += [(1, "rows", 0, 100, {}), (20, "rows", 40, 100, {})]
     assert swept(clock, *calls)[1:] == ["rows: 40 of 100, 2.0 rows/s, 0:00:30 left"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+@pytest.mark.parametrize("counted", [True, False])
+def test_bars_cut_neither_what_is_done_nor_what_is_left(width, counted):
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    bars = tables.bars(console, lambda: None, counted)
+    pace = "312 images/s, 0:02:10 left"
+    bars.add_task("images, reused 1,234, damaged 17", total=56_789, completed=1_234, pace=pace)
+    console.print(bars.get_renderable())
+    (line,) = console.file.getvalue().splitlines()
+    assert pace in line
+    assert ("1234/56789" in line) == counted
+    assert line.startswith("images, reused 1,234, damaged 17" if width == 200 else "imag")
+
+
+def test_no_time_is_left_of_nothing_only(clock):
+    calls = [(0, "images", 0, 1000), (30, "images", 999, 1000), (10, "images", 1000, 1000)]
+    lines = run(clock, calls).splitlines()
+    assert lines[0].endswith("33 images/s, 0:00:01 left")
+    assert lines[1].endswith("25 images/s, finishing")
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    ("said", "switches", "seen"),
+    [("", [], "go: at work ...\n"), ("here", [], "here\n"), ("", ["--quiet"], "")],
+)
+def test_a_command_that_says_nothing_says_that_it_is_at_work(monkeypatch, said, switches, seen):
+    monkeypatch.setattr(common, "_SILENCE", 0.2)
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    group = Group("featstore")
+    group.params += SWITCHES
+
+    @group.command("go")
+    def go():
+        if said:
+            notice(said)
+        time.sleep(0.6)
+
+    group([*switches, "go"], standalone_mode=False)
+    assert terminal.getvalue() == seen

@@ -32,8 +32,26 @@ def completed(text: str) -> list[str]:
     return [one.name for one in jedi.Script(text, path=ROOT / "notebook.py").complete()]
 
 
+def in_a_notebook(text: str, library) -> set[str]:
+    """Return what completion offers where the library is imported already."""
+    name = text.partition(".")[0]
+    return {one.name for one in jedi.Interpreter(text, [{name: library}]).complete()}
+
+
+@pytest.mark.slow
+def test_a_notebook_offers_the_public_names_and_nothing_else():
+    import featstore.extraction.run
+
+    assert "extraction" in vars(featstore)  # a module that has been imported is an attribute
+    assert in_a_notebook("featstore.ex", featstore) == {"export", "extract", "Extraction"}
+    assert in_a_notebook("featstore.", featstore) == stub_names("featstore/__init__.pyi")
+    assert in_a_notebook("probe.", probe) == stub_names("probe/__init__.pyi")
+    assert in_a_notebook("featstore.extract(net, data, ta", featstore) == {"taps="}
+
+
 @pytest.mark.slow
 def test_completion_offers_the_functions_and_their_arguments():
+    # of text alone jedi offers the modules of a package too, as of any package
     offered = completed("import featstore\nfeatstore.ex")
     assert offered[:2] == ["export", "extract"]
     assert "exporting" not in offered

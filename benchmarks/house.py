@@ -488,10 +488,10 @@ def in_wheel(root: Path) -> list[str]:
     return sorted(top for top in tops if not top.endswith((".dist-info", ".data")))
 
 
-def table(numbers: Mapping[str, str]) -> str:
+def table(numbers: Mapping[str, str], before: Mapping[str, str] = BEFORE) -> str:
     """Return the numbers as a Markdown table, beside those before the move and those wanted."""
     rows = [
-        f"| {name} | {BEFORE.get(name, '–')} | {now} | {WANTED.get(name, '–')} |"
+        f"| {name} | {before.get(name, '–')} | {now} | {WANTED.get(name, '–')} |"
         for name, now in numbers.items()
     ]
     return "\n".join(["| what | before | now | wanted |", "|---|---:|---:|---:|", *rows, ""])

@@ -160,25 +160,23 @@ def parse(memory: str | int) -> int:
     return size
 
 
-CONTROL_GROUP = Path("/sys/fs/cgroup")
-MEMINFO = Path("/proc/meminfo")
-
-
-def free_on_host() -> int:
+def free_on_host(
+    meminfo: Path = Path("/proc/meminfo"), control_group: Path = Path("/sys/fs/cgroup")
+) -> int:
     """Return the bytes that this process could still take on the host.
 
     They are what Linux says is available, or what a container's control group leaves of its limit
     if that is less; half of the machine's memory where nothing says so.
     """
     try:
-        lines = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines())
         free = int(lines["MemAvailable"].split()[0]) << 10
     except (OSError, KeyError, ValueError):
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
     try:
-        limit = int((CONTROL_GROUP / "memory.max").read_text())  # "max" where there is none
-        used = int((CONTROL_GROUP / "memory.current").read_text())
-        told = (CONTROL_GROUP / "memory.stat").read_text().split()
+        limit = int((control_group / "memory.max").read_text())  # "max" where there is none
+        used = int((control_group / "memory.current").read_text())
+        told = (control_group / "memory.stat").read_text().split()
         # files that were read and can be dropped
         used -= int(told[told.index("inactive_file") + 1])
     except (OSError, ValueError):

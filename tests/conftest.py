@@ -9,9 +9,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 from loopback import refuse_all_but
-from s3 import s3_server  # noqa: F401
+from s3 import quick_leases, s3_server  # noqa: F401
 
 import featstore
+from featstore.store import layout
 
 N_TRAIN, N_TEST, N_FEATURES, N_CLASSES = 240, 80, 64, 4
 
@@ -28,6 +29,12 @@ def store_root(tmp_path, monkeypatch):
 def no_network(monkeypatch):
     """Nothing is reachable."""
     refuse_all_but(monkeypatch)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of 32 rows, the fewest there can be, so that small stores have several."""
+    monkeypatch.setattr(layout, "BLOCK_BYTES", 1)
 
 
 def clusters(n_rows: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -35,33 +35,28 @@ ROOT = Path(__file__).parents[1]
 LOG = ROOT / "benchmarks/results/mutants.jsonl"
 PAGE = ROOT / "docs/testing.md"
 
-# A module, and the tests that are about it, the quickest first.
+# A module, and the files of tests that are about it: below tests/probe and tests/store.
 CORE = {
-    "probe/subsets.py": ["probe/test_chains.py", "probe/test_modes.py"],
-    "probe/moments.py": ["probe/test_moments.py", "probe/test_invariances.py"],
-    "probe/metrics.py": ["probe/test_metrics.py", "probe/test_scores.py"],
-    "probe/solvers/prefixes.py": ["probe/solvers/test_ridge.py", "probe/solvers/test_lda.py"],
-    "probe/solvers/closed_form.py": ["probe/solvers/test_loo.py", "probe/solvers/test_lda.py"],
-    "probe/solvers/dual.py": ["probe/solvers/test_dual.py"],
-    "probe/solvers/sgd.py": ["probe/solvers/test_sgd.py"],
-    "probe/solvers/logistic/lbfgs.py": [
-        "probe/solvers/test_certificate.py",
-        "probe/solvers/test_logistic.py",
-    ],
-    "probe/selection.py": ["probe/test_selection.py", "probe/test_penalties.py"],
-    "probe/redundancy.py": ["probe/test_redundancy.py"],
-    "probe/classes.py": ["probe/test_inequality.py"],
-    "probe/similarity.py": ["probe/test_similarity.py"],
-    "probe/results/curves.py": ["probe/results/test_curve.py", "probe/results/test_by_row.py"],
-    "probe/attribution.py": ["probe/test_attribution.py"],
-    "probe/neighbours.py": ["probe/test_neighbours.py"],
-    "featstore/store/blocks.py": ["store/test_store_contract.py", "store/test_store_damage.py"],
-    "featstore/store/writer.py": ["store/test_store_contract.py", "store/test_store_kill.py"],
-    "featstore/store/base.py": ["store/test_store_contract.py", "store/test_store_damage.py"],
-    "featstore/store/layout.py": ["store/test_spec.py", "store/test_store_contract.py"],
+    "probe/subsets.py": "chains modes",
+    "probe/moments.py": "moments invariances",
+    "probe/metrics.py": "metrics scores ranking",
+    "probe/solvers/prefixes.py": "solvers/ridge solvers/lda",
+    "probe/solvers/closed_form.py": "solvers/loo solvers/lda solvers/ridge",
+    "probe/solvers/dual.py": "solvers/dual",
+    "probe/solvers/sgd.py": "solvers/sgd",
+    "probe/solvers/logistic/lbfgs.py": "solvers/certificate solvers/logistic",
+    "probe/selection.py": "selection penalties",
+    "probe/redundancy.py": "redundancy",
+    "probe/classes.py": "inequality",
+    "probe/similarity.py": "similarity",
+    "probe/results/curves.py": "results/curve results/by_row results/chance results/summaries",
+    "probe/attribution.py": "attribution",
+    "probe/neighbours.py": "neighbours retrieval",
+    "featstore/store/blocks.py": "store_contract store_damage staging",
+    "featstore/store/writer.py": "store_contract store_kill store_damage",
+    "featstore/store/base.py": "store_contract store_damage overwriting",
+    "featstore/store/layout.py": "spec store_contract",
 }
-# Where tests are looked for.
-TESTS = ("tests/probe", "tests/store")
 OPTIONS = ["-x", "-q", "-n0", "-p", "no:cacheprovider", "-m", "not long"]
 BROKEN = "does not run:"
 LIMIT_S = 60  # tests of a mutant, by the time that they take unchanged
@@ -129,6 +124,16 @@ def changed(tree: ast.Module, at: int) -> tuple[ast.Module, str, int]:
             before, after = f"if {ast.unparse(test)}", f"if {ast.unparse(node.test)}"
             return ast.fix_missing_locations(tree), f"{before}  ->  {after}", line
     return ast.fix_missing_locations(tree), f"{before}  ->  {ast.unparse(node)}", line
+
+
+def about(module: str) -> list[str]:
+    """Return the files of tests that are about a module."""
+    top = "tests/store" if module.startswith("featstore/store/") else "tests/probe"
+    names = [Path(name) for name in CORE[module].split()]
+    return [f"{top}/{name.with_name('test_' + name.name)}.py" for name in names]
+
+
+ALL = sorted({file for module in CORE for file in about(module)})
 
 
 def inside(tree: ast.Module) -> dict[ast.AST, ast.stmt]:
@@ -359,7 +364,7 @@ def seen(path: Path) -> list[dict]:
 
         names = {test["test"] for test in known}
         options = [each for each in OPTIONS if each != "-x"]
-        os._exit(int(pytest.main([*options, *TESTS], [Watch(names, path)])) not in (0, 1))
+        os._exit(int(pytest.main([*options, *ALL], [Watch(names, path)])) not in (0, 1))
     if os.waitpid(child, 0)[1]:
         raise SystemExit("the tests cannot be collected")
     return [json.loads(line) for line in path.read_text().splitlines()[1:]]
@@ -368,12 +373,12 @@ def seen(path: Path) -> list[dict]:
 def concerned(module: str, at: int, tests: list[dict]) -> list[tuple[str, float]]:
     """Return the tests that a change is tried with, and the seconds that each takes."""
     lines = reached_by(module, at)
-    about = {f"tests/{name}" for name in CORE[module]}
+    own = about(module)
     found = []
     for test in tests:
         reached = test["lines"].get(module, [])
         if reached and (lines is None or lines & set(reached)):
-            other = test["test"].partition("::")[0] not in about
+            other = test["test"].partition("::")[0] not in own
             found.append((other, test["seconds"], test["test"]))
     chosen, spent = [], 0.0
     for _, seconds, name in sorted(found):
@@ -429,7 +434,7 @@ def run_all(places: list[tuple[str, int]], tests: list[dict], done) -> None:
     if not (child := os.fork()):
         import pytest
 
-        os._exit(int(pytest.main([*OPTIONS, *TESTS], [Tries(each)])))
+        os._exit(int(pytest.main([*OPTIONS, *ALL], [Tries(each)])))
     os.waitpid(child, 0)
     for module, at in places:
         if (module, at) not in of_bodies:

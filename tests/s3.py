@@ -8,6 +8,7 @@ import uuid
 import pytest
 
 from featstore.places import Url
+from featstore.store import locks
 from featstore.store.remote import RemoteObjects
 
 _SETTINGS = {
@@ -43,6 +44,14 @@ def s3_server():
     fsspec.filesystem("s3").mkdir("stores")
     yield Url("s3://stores")
     server.stop()
+
+
+@pytest.fixture
+def quick_leases(request, monkeypatch):
+    """Leases that lapse in two seconds, or as many as the test's parameter says."""
+    lapse = getattr(request, "param", 2.0)
+    monkeypatch.setattr(locks, "BEAT", lapse / 10)
+    monkeypatch.setattr(locks, "LAPSE", lapse)
 
 
 @pytest.fixture(params=["memory", "s3"], name="bucket")

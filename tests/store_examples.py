@@ -3,10 +3,8 @@
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 import featstore
-from featstore.store import layout
 
 
 def place(store: featstore.Store, split: str, array: str, block: int) -> tuple[Path, int]:
@@ -35,9 +33,3 @@ def flip_bit(file: Path, offset: int, bit: int = 0) -> None:
         byte = stream.read(1)[0]
         stream.seek(offset)
         stream.write(bytes([byte ^ (1 << bit)]))
-
-
-@pytest.fixture
-def small_blocks(monkeypatch):
-    """Blocks of 32 rows, the fewest there can be, so that small stores have several."""
-    monkeypatch.setattr(layout, "BLOCK_BYTES", 1)

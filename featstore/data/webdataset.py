@@ -26,8 +26,6 @@ from featstore.data.tables import of_texts
 from featstore.errors import DatasetError, UsageError
 from featstore.notices import Notice
 
-# Shards below this are indexed faster than a file that keeps the index is found.
-_WORTH_KEEPING = 16 << 20
 _COMPRESSED = (b"\x1f\x8b\x08", b"BZh", b"\xfd7z", b"\x28\xb5\x2f")  # gzip, bzip2, xz, zstd
 _SKIPPED = ", or leave out what is cut with --on-error skip"
 _COLUMNS = ("name", "offset", "size")
@@ -48,18 +46,18 @@ class TarIndex:
     ended: bool = True
 
 
-def index_of(path: Path, skip: bool = False) -> TarIndex:
+def index_of(path: Path, skip: bool = False, kept_from: int = 16 << 20) -> TarIndex:
     """The index of an uncompressed tar file, made once and kept in the platform's cache.
 
     It is made anew where the file's size or time of modification is another. Raises `DatasetError`
     for a file that is missing, compressed, truncated or no tar; with `skip` a truncated one has an
-    index of what is whole.
+    index of what is whole. Of files below `kept_from` bytes none is kept: it is found no faster.
     """
     try:
         there = path.stat()
     except OSError as error:
         raise DatasetError(f"there is no shard {path}: {error.strerror}; fetch it again") from None
-    return _index(path, there.st_size, there.st_mtime_ns, skip)
+    return _index(path, there.st_size, there.st_mtime_ns, skip, kept_from)
 
 
 def read_member(path: Path, offset: int, size: int) -> bytes:
@@ -72,15 +70,15 @@ def read_member(path: Path, offset: int, size: int) -> bytes:
 
 
 @lru_cache(maxsize=4096)
-def _index(path: Path, size: int, modified: int, skip: bool) -> TarIndex:
+def _index(path: Path, size: int, modified: int, skip: bool, kept_from: int) -> TarIndex:
     kept = _place(path)
     stamp = {b"size": str(size).encode(), b"modified": str(modified).encode()}
-    if size >= _WORTH_KEEPING and kept.is_file():
+    if size >= kept_from and kept.is_file():
         found = _kept(kept, stamp)
         if found:
             return found
     index = _made(path, size, skip)
-    if size >= _WORTH_KEEPING and not index.damage:
+    if size >= kept_from and not index.damage:
         _keep(kept, index, stamp)
     return index
 

@@ -17,8 +17,6 @@ from featstore.errors import FeatstoreError, UsageError
 from featstore.store.base import Block
 from featstore.store.store import Store
 
-# Rank 0 may be downloading a data set meanwhile.
-PATIENCE = 1800.0  # seconds
 _LOOK_EVERY = 0.02
 
 T = TypeVar("T")
@@ -111,12 +109,14 @@ class Ranks:
 class Meeting:
     """Messages between ranks, in rounds that each enters when it gets there.
 
-    A rank that failed, or does not come within `PATIENCE`, is a `FeatstoreError` in all others.
+    A rank that failed, or does not come within `patience` seconds, is a `FeatstoreError` in all
+    others.
     """
 
-    def __init__(self, ranks: Ranks):
-        self._ranks, self._round = ranks, 0
-        self._store = None if ranks.count == 1 else _connected(ranks)
+    def __init__(self, ranks: Ranks, patience: float = 1800.0):
+        # rank 0 may be downloading a data set first
+        self._ranks, self._round, self._patience = ranks, 0, patience
+        self._store = None if ranks.count == 1 else _connected(ranks, patience)
         (self.job, *_) = self.said(uuid.uuid4().hex)
 
     def said(self, text: str = "") -> list[str]:
@@ -165,16 +165,16 @@ class Meeting:
             return
 
     def _heard(self, key: str, rank: int) -> str:
-        until = time.monotonic() + PATIENCE
+        until = time.monotonic() + self._patience
         try:
             while not self._store.check([f"{key}/{rank}"]):
                 if self._store.check(["failed"]):
                     raise FeatstoreError(self._store.get("failed").decode())
                 if time.monotonic() > until:
                     raise FeatstoreError(
-                        f"rank {self._ranks.rank} of {self._ranks.count} waited {PATIENCE:.0f} s"
-                        f" for rank {rank}, which did not come; see why it did not start, and run"
-                        " all ranks again"
+                        f"rank {self._ranks.rank} of {self._ranks.count} waited"
+                        f" {self._patience:.0f} s for rank {rank}, which did not come; see why it"
+                        " did not start, and run all ranks again"
                     )
                 time.sleep(_LOOK_EVERY)
             return self._store.get(f"{key}/{rank}").decode()
@@ -185,7 +185,7 @@ class Meeting:
             ) from None
 
 
-def _connected(ranks: Ranks):
+def _connected(ranks: Ranks, patience: float):
     """The key-value store that `torchrun` serves, or rank 0 does."""
     from torch.distributed import PrefixStore, rendezvous
 
@@ -193,7 +193,7 @@ def _connected(ranks: Ranks):
         store, _, _ = next(
             rendezvous(
                 f"tcp://{ranks.address}:{ranks.port}?rank={ranks.rank}&world_size={ranks.count}",
-                timeout=timedelta(seconds=PATIENCE),
+                timeout=timedelta(seconds=patience),
             )
         )
     except RuntimeError as error:

@@ -60,7 +60,6 @@ with h5py.File(sys.argv[1], "r", locking=False) as file:
                 arrays.append([split, name, *facts])
 print(json.dumps([text if isinstance(text, str) else None, arrays]))
 """
-_PATIENCE = 10.0  # seconds
 
 Offsets = dict[tuple[str, str], int]
 
@@ -85,7 +84,7 @@ class Hdf5Store(Store):
         super().__init__(path, header)
         if offsets is None:
             seal = _seal_of(path)
-            offsets = seal.offsets if seal else _surveyed(path)[1]
+            offsets = seal.offsets if seal else surveyed(path)[1]
         self._offsets = offsets
 
     @classmethod
@@ -110,7 +109,7 @@ class Hdf5Store(Store):
             if seal.offsets.keys() != _places(header):
                 raise NotAStore(f"{path} is a damaged HDF5 file: its seal is another's; {REMEDY}")
             return cls(path, header, seal.offsets)
-        text, offsets, arrays = _surveyed(path)
+        text, offsets, arrays = surveyed(path)
         try:
             found = json.loads(text) if isinstance(text, str) else None
         except ValueError:
@@ -366,7 +365,9 @@ def _metadata_checksum(path: Path, size: int, extents: list[tuple[int, int]]) ->
 # What HDF5 says of a file.
 
 
-def _surveyed(path: Path) -> tuple[Any, Offsets, Mapping[tuple[str, str], tuple[list[int], str]]]:
+def surveyed(
+    path: Path, script: str = _SURVEY, seconds: float = 10.0
+) -> tuple[Any, Offsets, Mapping[tuple[str, str], tuple[list[int], str]]]:
     """Header text, and of each dataset its offset, if contiguous, its shape and dtype.
 
     Another process asks HDF5: `NotAStore` where that fails, crashes or does not end.
@@ -374,10 +375,10 @@ def _surveyed(path: Path) -> tuple[Any, Offsets, Mapping[tuple[str, str], tuple[
     places = os.pathsep.join(os.path.abspath(place) for place in sys.path)
     try:
         ran = subprocess.run(
-            [sys.executable, "-P", "-c", _SURVEY, str(path), ATTRIBUTE],
+            [sys.executable, "-P", "-c", script, str(path), ATTRIBUTE],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=_PATIENCE,
+            timeout=seconds,
             env={**os.environ, "PYTHONPATH": places},
         )
     except subprocess.TimeoutExpired:

@@ -88,7 +88,9 @@ class JobBusy(WriterBusy):
 
 
 @contextmanager
-def locked(store: Place, job: str | None = None, *, alone: bool = False) -> Iterator[Hold]:
+def locked(
+    store: Place, job: str | None = None, *, alone: bool = False, grace: float = _GRACE
+) -> Iterator[Hold]:
     """Hold the writer's lock of a store; processes that name the same `job` hold it together.
 
     With `alone` not even they: `JobBusy` is raised while one of them holds it. No lock is lost but
@@ -108,7 +110,7 @@ def locked(store: Place, job: str | None = None, *, alone: bool = False) -> Iter
         with _by_library(path, store):
             yield Hold()
         return
-    held = _Held(_acquire(path, store, job, alone))
+    held = _Held(_acquire(path, store, job, alone, grace))
     try:
         yield Hold()
     finally:
@@ -187,8 +189,8 @@ def is_note(path: Path) -> bool:
         os.close(fd)
 
 
-def _acquire(path: Path, store: Path, job: str | None, alone: bool) -> int:
-    until = time.monotonic() + _GRACE
+def _acquire(path: Path, store: Path, job: str | None, alone: bool, grace: float) -> int:
+    until = time.monotonic() + grace
     while True:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | _CAREFULLY, 0o666)

@@ -25,8 +25,7 @@ _pools: dict[int, Any] = {}
 
 # URLs by file system and path, and until when each is used: signing takes as long as a small body.
 _signed: dict[tuple[Any, str], tuple[str, float]] = {}
-_SIGNED_FOR, _USED_FOR = 600, 300.0  # seconds
-_MOST_KEPT = 10_000
+_SIGNED_FOR = 600  # seconds
 
 # Seconds to wait; what takes longer, the file system's own client tries again, and says so.
 _CONNECT, _READ = 2.0, 8.0
@@ -45,7 +44,7 @@ def read_signed(fs: Any, path: str, offset: int, out: memoryview) -> int | None:
     try:
         response = _pool().request(
             "GET",
-            _url(fs, path),
+            signed_url(fs, path),
             headers={"Range": f"bytes={offset}-{offset + len(out) - 1}"},
             preload_content=False,
         )
@@ -68,14 +67,15 @@ def read_signed(fs: Any, path: str, offset: int, out: memoryview) -> int | None:
     return None
 
 
-def _url(fs: Any, path: str) -> str:
+def signed_url(fs: Any, path: str, used_for: float = 300.0, most_kept: int = 10_000) -> str:
+    """Return a URL by which an object is read, signed `used_for` seconds ago at most."""
     key = (fs._fs_token_, path)
     url, until = _signed.get(key, ("", 0.0))
     if time.monotonic() >= until:
         url = fs.sign(path, _SIGNED_FOR)
-        if len(_signed) >= _MOST_KEPT:
+        if len(_signed) >= most_kept:
             _signed.clear()
-        _signed[key] = url, time.monotonic() + _USED_FOR
+        _signed[key] = url, time.monotonic() + used_for
     return url
 
 
@@ -109,9 +109,6 @@ def _pool() -> Any:
 # As many connections as botocore keeps. A request waits for the network most of its time.
 CONNECTIONS = 10
 
-# Bytes on their way; what is written beyond that waits.
-MOST_BYTES = 256 << 20
-
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs"}
 
 # Where a listing says when an object was written, in the words of several file systems.
@@ -120,7 +117,6 @@ _TIMES = ("LastModified", "mtime", "last_modified", "updated", "created")
 
 # How often a storage that does not answer is asked, and seconds before each time but the first.
 WAITS = (0.5, 1.0, 2.0, 4.0)
-TRIES = 1 + len(WAITS)
 
 # Of botocore's own tries, and of how long it waits for a connection: a word has to come in time.
 _S3_CONFIG = {"connect_timeout": 2, "retries": {"max_attempts": 3, "mode": "standard"}}
@@ -148,7 +144,8 @@ def patient(method: F) -> F:
             except PlaceError as error:
                 if not _passes(error.__cause__):
                     raise
-                warnings.warn(f"{error.told}; try {number} of {TRIES} in {pause:g} s", stacklevel=2)
+                again = f"try {number} of {1 + len(WAITS)} in {pause:g} s"
+                warnings.warn(f"{error.told}; {again}", stacklevel=2)
                 time.sleep(pause)
         return method(self, *given, **more)
 
@@ -170,8 +167,9 @@ class RemoteObjects:
     readers = CONNECTIONS
     ahead = CONNECTIONS
 
-    def __init__(self, url: Url):
-        self._url = url
+    def __init__(self, url: Url, most_bytes: int = 256 << 20):
+        # bytes on their way; what is written beyond that waits
+        self._url, self._most_bytes = url, most_bytes
         self.hold: Any = None
         self._lock = Lock()
         self._pool: ThreadPoolExecutor | None = None
@@ -179,7 +177,7 @@ class RemoteObjects:
 
     def __reduce__(self) -> tuple:
         # What is under way stays with its process.
-        return RemoteObjects, (self._url,)
+        return RemoteObjects, (self._url, self._most_bytes)
 
     def get(self, key: str) -> bytes | None:
         """Read the whole object, by a range without an end: s3fs asks for no size then."""
@@ -225,7 +223,7 @@ class RemoteObjects:
             future = self._pool.submit(self._put_held, key, body, self.hold)
             self._underway[key] = (future, len(body))
             waiting = {future: n for future, n in self._underway.values() if not future.done()}
-        while sum(waiting.values()) > MOST_BYTES and len(waiting) > 1:
+        while sum(waiting.values()) > self._most_bytes and len(waiting) > 1:
             done, _ = wait(waiting, return_when=FIRST_COMPLETED)
             waiting = {future: n for future, n in waiting.items() if future not in done}
 

@@ -14,7 +14,6 @@ from attack import (
     run,
     tree,
 )
-from store_examples import small_blocks  # noqa: F401
 from test_attack_kills import EXPORT, importing, readable
 
 import featstore

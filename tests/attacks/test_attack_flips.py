@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 from attack import Record, attempts, contents, instants, no_longer_than
-from store_examples import small_blocks  # noqa: F401
 
 import featstore
 from featstore.errors import FeatstoreError

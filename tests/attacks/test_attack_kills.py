@@ -20,7 +20,6 @@ from attack import (
     tree,
 )
 from forked import processes
-from store_examples import small_blocks  # noqa: F401
 
 import featstore
 from featstore.errors import FeatstoreError, StoreNotFound

@@ -11,7 +11,6 @@ from attack import Record, attempts, contents, instants
 from forked import processes
 from loopback import no_network  # noqa: F401
 from s3 import everything
-from store_examples import small_blocks  # noqa: F401
 
 import featstore
 from featstore.errors import FeatstoreError, StoreNotFound, WriterBusy
@@ -43,9 +42,8 @@ def begun(path, spec=SPEC, overwrite=False):
     return process
 
 
-def quickly(monkeypatch):
-    monkeypatch.setattr(locks, "BEAT", 0.2)
-    monkeypatch.setattr(locks, "LAPSE", 2.0)
+@pytest.fixture
+def quickly(monkeypatch, quick_leases):
     monkeypatch.setattr(remote, "WAITS", (0.01,) * 4)
 
 
@@ -60,7 +58,6 @@ def whole(path):
 
 
 def test_writers_that_are_killed(s3, monkeypatch):
-    quickly(monkeypatch)
     draw, path = instants("s3 kills"), s3 / "killed" / "store"
     filled(path, "zarr", OTHER)
     old = contents(path)
@@ -92,7 +89,6 @@ def test_writers_that_are_killed(s3, monkeypatch):
 
 def test_writers_that_are_stopped_and_wake(s3, monkeypatch):
     """When they wake, another store lies at their place, by another writer."""
-    quickly(monkeypatch)
     draw, path = instants("s3 stops"), s3 / "stopped" / "store"
     with Record("stop and wake: S3") as record:
         for _ in range(attempts(1, 0.1)):
@@ -147,7 +143,6 @@ class Lossy:
 
 
 def test_a_storage_that_fails_now_and_then(s3, monkeypatch):
-    quickly(monkeypatch)
     draw, filesystem = instants("s3 faults"), remote._filesystem
 
     def lossy(url):

@@ -2,7 +2,6 @@
 
 import pytest
 from attack import Command, Record, arrays, assert_plain, attempts, contents, instants, run, tree
-from store_examples import small_blocks  # noqa: F401
 from test_attack_kills import importing
 
 import featstore

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from forked import processes
 from loopback import no_network  # noqa: F401
 from s3 import fresh_bucket  # noqa: F401
-from store_examples import flip_bit, place, small_blocks  # noqa: F401
+from store_examples import flip_bit, place
 
 import featstore
 from featstore import durable

@@ -14,7 +14,6 @@ import featstore
 from featstore import models
 from featstore.data import augment
 from featstore.errors import UsageError
-from featstore.store import layout
 
 LEVELS = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
 IMAGE = Image.fromarray(LEVELS)
@@ -122,9 +121,8 @@ def test_augmentations_that_cannot_be(text, why):
 
 
 @pytest.fixture
-def archive(tmp_path, monkeypatch):
+def archive(tmp_path, small_blocks):
     """Forty train images and ten test images, in blocks of 32 rows."""
-    monkeypatch.setattr(layout, "BLOCK_BYTES", 1)
     return noise(tmp_path / "noise.npz", size=28, train=40, test=10)
 
 

@@ -23,7 +23,7 @@ from featstore.cli import main
 from featstore.data.columns import Columns
 from featstore.data.rows import opened, remarked, utf8
 from featstore.errors import DatasetError, UsageError
-from featstore.store import blocks, layout
+from featstore.store import blocks
 
 ROOT = Path(__file__).parents[2]
 
@@ -733,8 +733,8 @@ SAID = [
 
 
 @pytest.mark.parametrize("format", ["zarr", "hdf5"])
-def test_notices_are_printed_kept_and_shown(odd, tmp_path, monkeypatch, format):
-    monkeypatch.setattr(layout, "BLOCK_BYTES", 1)  # blocks of 32 rows: train has two
+@pytest.mark.usefixtures("small_blocks")  # train has two
+def test_notices_are_printed_kept_and_shown(odd, tmp_path, format):
     out = tmp_path / f"s.{format}"
     extraction = [*COMMAND, "--dataset", f"folder:{odd}", "--out", out, "--format", format]
     ran = run(*extraction, "--workers", "2" if format == "zarr" else "0")
@@ -752,8 +752,8 @@ def test_notices_are_printed_kept_and_shown(odd, tmp_path, monkeypatch, format):
     assert run(*extraction, "--quiet").stderr == ""
 
 
-def test_a_resumed_extraction_counts_what_both_saw(odd, tmp_path, monkeypatch):
-    monkeypatch.setattr(layout, "BLOCK_BYTES", 1)
+@pytest.mark.usefixtures("small_blocks")
+def test_a_resumed_extraction_counts_what_both_saw(odd, tmp_path):
     # The last row, which is in the second block.
     Image.new("RGBA", (5, 4), (9, 9, 9, 100)).save(odd / "train" / "dog" / "9.png")
 

@@ -87,7 +87,7 @@ def test_offsets_are_tarfiles_own(tmp_path, kind):
     names = [f"{prefix if i % 3 else ''}{'n' * 40}{i}.bin" for i in range(40)]
     members = [(name, random.bytes(i * 97)) for i, name in enumerate(names)]
     path = write_shard(tmp_path / "a.tar", members, kind=kind)
-    index = webdataset.index_of(path)
+    index = webdataset.index_of(path, kept_from=0)
     with tarfile.open(path) as shard:
         for name, offset, size in zip(index.names, index.offsets, index.sizes, strict=True):
             read = webdataset.read_member(path, int(offset), int(size))
@@ -154,30 +154,29 @@ def test_fingerprint_sees_pixels_labels_and_keys(two_shards):
 
 def test_index_is_kept_and_made_anew_for_another_file(two_shards, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(webdataset, "_WORTH_KEEPING", 0)
     path = two_shards / "set" / "train-000.tar"
-    first = webdataset.index_of(path)
+    first = webdataset.index_of(path, kept_from=0)
     made = []
     make = webdataset._made
     monkeypatch.setattr(webdataset, "_made", lambda *given: made.append(given) or make(*given))
     webdataset._index.cache_clear()
-    assert webdataset.index_of(path).names == first.names
+    assert webdataset.index_of(path, kept_from=0).names == first.names
     assert made == []
     write_shard(path, [("new.png", encoded(1))])
-    assert webdataset.index_of(path).names == ["new.png"]
+    assert webdataset.index_of(path, kept_from=0).names == ["new.png"]
     (kept,) = [file for file in (tmp_path / "cache").rglob("*.parquet") if file.stat().st_size]
     kept.write_bytes(b"damaged")
     webdataset._index.cache_clear()
-    assert webdataset.index_of(path).names == ["new.png"]
+    assert webdataset.index_of(path, kept_from=0).names == ["new.png"]
     assert len(made) == 2
 
 
 def test_a_cache_that_cannot_be_written_costs_nothing_but_time(two_shards, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    monkeypatch.setattr(webdataset, "_WORTH_KEEPING", 0)
     webdataset._index.cache_clear()
-    assert len(webdataset.index_of(two_shards / "set" / "train-000.tar").names) == 4
+    path = two_shards / "set" / "train-000.tar"
+    assert len(webdataset.index_of(path, kept_from=0).names) == 4
 
 
 # what cannot be used

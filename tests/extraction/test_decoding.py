@@ -26,7 +26,7 @@ from featstore.extraction import decoding as processes, loading
 from featstore.extraction.loading import Encoder, Job, Workers, decoded
 from featstore.extraction.ranks import Tally
 from featstore.models import transforms
-from featstore.store import layout, writer
+from featstore.store import writer
 
 ROOT = Path(__file__).parents[2]
 N_ROWS = 100
@@ -201,9 +201,8 @@ def extract(folder, out, **options):
     return featstore.extract("test_resnet", f"folder:{folder}", **{**given, **options})
 
 
-def test_a_killed_process_is_said_and_the_store_goes_on(folder, tmp_path, started, monkeypatch):
-    monkeypatch.setattr(layout, "BLOCK_BYTES", 1)
-
+@pytest.mark.usefixtures("small_blocks")
+def test_a_killed_process_is_said_and_the_store_goes_on(folder, tmp_path, started):
     def kill(stage, done, total, **facts):
         if stage == "images" and done >= 32:
             started[0].kill()
@@ -397,9 +396,8 @@ class Slow:
     ],
 )
 def test_progress_says_which_of_the_two_is_waited_for(
-    folder, tmp_path, monkeypatch, where, name, seconds, waited
+    folder, tmp_path, monkeypatch, small_blocks, where, name, seconds, waited
 ):
-    monkeypatch.setattr(layout, "BLOCK_BYTES", 1)
     slow = Slow(getattr(where, name), seconds)
     monkeypatch.setattr(where, name, lambda *arguments: slow(*arguments))
     told = []

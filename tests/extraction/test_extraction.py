@@ -37,12 +37,6 @@ def images(tmp_path_factory):
     return noise(tmp_path_factory.mktemp("images") / "noise.npz", train=N_TRAIN, test=N_TEST)
 
 
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch):
-    """Blocks of 32 rows: the least there are."""
-    monkeypatch.setattr(layout, "BLOCK_BYTES", 1)
-
-
 def extract(images, out=None, **options) -> featstore.Extraction:
     defaults = {"pretrained": False, "image_size": 32, "batch_size": 10, "out": out}
     return featstore.extract(MODEL, f"npz:{images}", **{**defaults, **options})

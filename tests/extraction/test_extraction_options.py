@@ -21,15 +21,9 @@ from featstore.extraction import inference
 from featstore.extraction.inference import Inference
 from featstore.extraction.pipeline import FilledBlock, WriteBehind
 from featstore.models import taps
-from featstore.store import layout
 
+pytestmark = pytest.mark.usefixtures("small_blocks")
 N_ROWS = 70
-
-
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    """Blocks of 32 rows."""
-    monkeypatch.setattr(layout, "BLOCK_BYTES", 1)
 
 
 @pytest.fixture(scope="module")

@@ -206,8 +206,7 @@ def test_a_rank_waits_until_the_holder_says_whose_it_is(tmp_path, note, monkeypa
         thread.start()
         with locks.locked(tmp_path / "store", "mine"):
             assert not thread.is_alive()
-        monkeypatch.setattr(locks, "_GRACE", 0.1)
-        with pytest.raises(WriterBusy), locks.locked(tmp_path / "store", "other"):
+        with pytest.raises(WriterBusy), locks.locked(tmp_path / "store", "other", grace=0.1):
             pass
 
 
@@ -350,11 +349,9 @@ def test_a_failure_is_everyones(same_meeting):
         assert str(other) == "rank 1 failed: no such thing"
 
 
-def test_a_rank_that_does_not_come(same_meeting, monkeypatch):
-    monkeypatch.setattr(rank_module, "PATIENCE", 1.0)
-
+def test_a_rank_that_does_not_come(same_meeting):
     def work(ranks):
-        meeting = Meeting(ranks)
+        meeting = Meeting(ranks, patience=1.0)
         if ranks.rank == 0:
             meeting.said("here")
 
@@ -363,7 +360,6 @@ def test_a_rank_that_does_not_come(same_meeting, monkeypatch):
     assert "rank 0 of 2 waited 1 s for rank 1, which did not come" in str(failed)
 
 
-def test_rank_0_that_is_not_there(monkeypatch):
-    monkeypatch.setattr(rank_module, "PATIENCE", 1.0)
+def test_rank_0_that_is_not_there():
     with pytest.raises(FeatstoreError, match=r"rank 1 of 2 cannot reach the others at 127.0.0.1:"):
-        Meeting(Ranks(1, 2, 1, 2, "127.0.0.1", rank_jobs.free_port()))
+        Meeting(Ranks(1, 2, 1, 2, "127.0.0.1", rank_jobs.free_port()), patience=1.0)

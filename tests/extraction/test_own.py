@@ -698,8 +698,8 @@ def extract_slowly(data, out, ready):
     extract(model, data, out, batch_size=32, progress=progress)
 
 
+@pytest.mark.usefixtures("small_blocks")
 def test_killed_in_the_midst_it_goes_on_to_the_same_store(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(layout, "BLOCK_BYTES", 1)
     data = {split: torch.utils.data.Subset(one, range(200)) for split, one in digits.items()}
     ready = processes.Event()
     process = processes.Process(target=extract_slowly, args=(data, tmp_path / "killed.zarr", ready))
@@ -722,8 +722,8 @@ def extract_as_rank(data, out):
     extract(net(), data, out)
 
 
-def test_ranks_share_objects_too(digits, tmp_path, monkeypatch):
-    monkeypatch.setattr(layout, "BLOCK_BYTES", 1)
+@pytest.mark.usefixtures("small_blocks")
+def test_ranks_share_objects_too(digits, tmp_path):
     job = rank_jobs.launched(2, extract_as_rank, digits, tmp_path / "ranks.zarr")
     assert rank_jobs.exit_statuses(job) == [0, 0]
     store = featstore.open(tmp_path / "ranks.zarr")

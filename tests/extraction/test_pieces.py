@@ -16,7 +16,6 @@ from featstore import models
 from featstore.data.rows import Ragged, Words
 from featstore.errors import DatasetError, UsageError
 from featstore.models import taps
-from featstore.store import layout
 
 PIECES = ["[PAD]", "[UNK]", "the", "cat", "##s", "sat", "on", "a", "mat", "big"]
 
@@ -114,9 +113,9 @@ def test_texts_are_parted_at_their_space(folders, tmp_path):
     assert one.store.spec.split("test").fingerprint == two.store.spec.split("test").fingerprint
 
 
-def test_blocks_that_part_a_text_have_the_bits_of_one_pass(folders, tmp_path, monkeypatch):
+@pytest.mark.usefixtures("small_blocks")
+def test_blocks_that_part_a_text_have_the_bits_of_one_pass(folders, tmp_path):
     """Blocks of 32 rows part texts; resuming computes a lost block to the same bits."""
-    monkeypatch.setattr(layout, "BLOCK_BYTES", 1)
     many = [SENTENCES * 4, TAGS * 4]
     data = table(tmp_path, *many)
     done = extract(folders["llama"], data, tmp_path / "s.zarr")

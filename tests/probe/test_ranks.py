@@ -16,7 +16,6 @@ import featstore
 from featstore.probe import memory
 from featstore.probe.rows import ArrayBlocks
 from featstore.probe.splits import ColumnSubset, RowRange, RowSubset
-from featstore.store import layout
 
 ROOT = Path(__file__).parents[2]
 
@@ -125,10 +124,10 @@ def test_ranges_of_rows_of_anything():
 
 
 @pytest.mark.parametrize("views", [1, 3])
+@pytest.mark.usefixtures("small_blocks")
 def test_a_process_reads_its_own_blocks_of_a_store_alone(tmp_path, monkeypatch, views):
     splits = spec_of_clusters().splits
     splits = (splits[0].model_copy(update={"views": views}), splits[1])
-    monkeypatch.setattr(layout, "BLOCK_BYTES", 1)  # blocks of 32 rows
     store = featstore.create(tmp_path / "c.zarr", spec_of_clusters(splits=splits))
     with store.writer() as writer:
         for block in range(store.n_blocks("train")):

@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
-from store_examples import flip_bit, place, small_blocks  # noqa: F401
+from store_examples import flip_bit, place
 
 import featstore
 from featstore.errors import DatasetError, FeatureError, SpecMismatch, UsageError

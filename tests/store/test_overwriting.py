@@ -10,7 +10,6 @@ import pytest
 from forked import processes
 from loopback import no_network  # noqa: F401
 from s3 import everything, fresh_bucket  # noqa: F401
-from store_examples import small_blocks  # noqa: F401
 
 import featstore
 from featstore import durable, places

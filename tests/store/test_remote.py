@@ -19,7 +19,6 @@ import pytest
 from forked import processes
 from loopback import no_network  # noqa: F401
 from s3 import everything, fresh_bucket  # noqa: F401
-from store_examples import small_blocks  # noqa: F401
 
 import featstore
 from featstore.errors import (
@@ -41,11 +40,10 @@ pytestmark = pytest.mark.usefixtures("small_blocks")
 SPEC = spec_of(n_train=32 * 6, n_test=40, dims=(24, 7))
 
 
-@pytest.fixture
-def quick(monkeypatch):
-    """Leases that lapse in a second."""
-    monkeypatch.setattr(locks, "BEAT", 0.1)
-    monkeypatch.setattr(locks, "LAPSE", 1.0)
+def in_a_second(test):
+    """Let leases of a test lapse in a second."""
+    test = pytest.mark.parametrize("quick_leases", [1.0], indirect=True)(test)
+    return pytest.mark.usefixtures("quick_leases")(test)
 
 
 @pytest.fixture
@@ -220,7 +218,7 @@ def gate(url, **fields):
     )
 
 
-@pytest.mark.usefixtures("quick")
+@in_a_second
 def test_a_lease_without_a_sign_of_life_lapses(memory):
     store = featstore.create(memory / "store", spec_of())
     gate(store.path)
@@ -230,7 +228,7 @@ def test_a_lease_without_a_sign_of_life_lapses(memory):
     assert RemoteObjects(store.path.with_name("store.lock")).all_keys() == []
 
 
-@pytest.mark.usefixtures("quick")
+@in_a_second
 def test_a_dead_lease_of_no_store_is_collected(memory):
     gate(memory / "gone")
     begun = featstore.create(memory / "begun", spec_of())
@@ -243,7 +241,7 @@ def test_a_dead_lease_of_no_store_is_collected(memory):
     assert featstore.abandoned(memory, days=1) == []
 
 
-@pytest.mark.usefixtures("quick")
+@in_a_second
 def test_a_sign_of_life_from_another_machine_is_heeded(memory):
     store = featstore.create(memory / "store", spec_of())
     gate(store.path)
@@ -269,7 +267,7 @@ def test_a_sign_of_life_from_another_machine_is_heeded(memory):
     assert set(other.all_keys()) == {locks.GATE, "t"}
 
 
-@pytest.mark.usefixtures("quick")
+@in_a_second
 def test_a_writer_whose_lease_was_taken_commits_nothing_more(memory):
     store = featstore.create(memory / "store", spec_of())
 
@@ -289,7 +287,7 @@ def test_a_writer_whose_lease_was_taken_commits_nothing_more(memory):
     assert locks.GATE in RemoteObjects(store.path.with_name("store.lock")).all_keys()
 
 
-@pytest.mark.usefixtures("quick")
+@in_a_second
 def test_a_writer_that_reaches_nothing_stops_in_time(memory, monkeypatch):
     store = featstore.create(memory / "store", spec_of())
     put = RemoteObjects.put
@@ -312,7 +310,7 @@ def test_a_writer_that_reaches_nothing_stops_in_time(memory, monkeypatch):
     assert store.missing("train") == [0, 1, 2, 3]
 
 
-@pytest.mark.usefixtures("quick")
+@in_a_second
 def test_of_many_that_come_at_once_one_writes(bucket):
     store = featstore.create(bucket / "store", spec_of())
     inside, most, refused = [], [], []
@@ -337,7 +335,7 @@ def test_of_many_that_come_at_once_one_writes(bucket):
     assert RemoteObjects(store.path.with_name("store.lock")).all_keys() == []
 
 
-@pytest.mark.usefixtures("quick")
+@in_a_second
 def test_the_rest_of_a_job_goes_on_when_one_leaves(memory):
     store = featstore.create(memory / "store", spec_of())
     first = store.writer("job")
@@ -367,10 +365,9 @@ def write_slowly(path, ready):
     fill(featstore.open(path))
 
 
-def test_a_stopped_writer_that_wakes_does_not_write_into_its_successors_store(s3, monkeypatch):
+@pytest.mark.usefixtures("quick_leases")
+def test_a_stopped_writer_that_wakes_does_not_write_into_its_successors_store(s3):
     """Stopped in the middle of a put, and woken when another store lies at its place."""
-    monkeypatch.setattr(locks, "BEAT", 0.2)
-    monkeypatch.setattr(locks, "LAPSE", 2.0)
     path = s3 / "stopped" / "store"
     other = spec_of(n_train=32 * 6, n_test=40, dims=(24, 7), backbone="other")
     for finished in (True, False):
@@ -425,10 +422,8 @@ def change_slowly(path, what, at, ready, woken):
     ("what", "at"), [("create", 0), ("create", 3), ("remove", 0), ("delete", 0)]
 )
 def test_who_is_stopped_in_creation_or_removal_does_not_harm_the_next_store(
-    s3, monkeypatch, what, at
+    s3, quick_leases, what, at
 ):
-    monkeypatch.setattr(locks, "BEAT", 0.2)
-    monkeypatch.setattr(locks, "LAPSE", 2.0)
     path = s3 / f"halted-{what}{at}" / "store"
     if what != "create":
         filled(path, "zarr", SPEC)
@@ -459,7 +454,6 @@ def test_who_is_stopped_in_creation_or_removal_does_not_harm_the_next_store(
 def test_a_storage_that_does_not_answer_is_told_of_in_time(monkeypatch):
     """A word within seconds, with how often it is tried; a failure after the last time."""
     monkeypatch.setattr(remote, "WAITS", (0.1, 0.1))
-    monkeypatch.setattr(remote, "TRIES", 3)
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
@@ -591,7 +585,6 @@ def test_what_a_storage_says_is_told_on_one_line(monkeypatch, error, said):
 
 
 def test_bytes_on_their_way_are_bounded(monkeypatch):
-    monkeypatch.setattr(remote, "MOST_BYTES", 1000)
     url, under_way, most = Url("memory://bounded"), [], []
     put = RemoteObjects.put
 
@@ -603,7 +596,7 @@ def test_bytes_on_their_way_are_bounded(monkeypatch):
         return put(self, key, body, **more)
 
     monkeypatch.setattr(RemoteObjects, "put", slowly)
-    objects = RemoteObjects(url)
+    objects = RemoteObjects(url, most_bytes=1000)
     for number in range(20):
         objects.write(str(number), memoryview(bytes(400)))
     objects.sync(map(str, range(20)))
@@ -634,15 +627,13 @@ def test_a_url_is_signed_anew_when_it_is_old(s3, monkeypatch):
     monkeypatch.setattr(remote, "_signed", {})
     monkeypatch.setattr(type(fs), "sign", lambda *given: signed.append(given) or sign(*given))
     for used_for, times in ((60.0, 1), (0.0, 2)):
-        monkeypatch.setattr(remote, "_USED_FOR", used_for)
         monkeypatch.setattr(remote, "_signed", {})
         signed.clear()
         for _ in range(2):
+            assert "/once?" in remote.signed_url(fs, "stores/once", used_for)
             assert read_signed(fs, "stores/once", 0, memoryview(bytearray(9))) == 5
         assert len(signed) == times
-    monkeypatch.setattr(remote, "_MOST_KEPT", 1)
-    fs.pipe_file("stores/twice", b"bytes")
-    assert read_signed(fs, "stores/twice", 0, memoryview(bytearray(9))) == 5
+    assert "/twice?" in remote.signed_url(fs, "stores/twice", most_kept=1)
     assert [path for _, path in remote._signed] == ["stores/twice"]
 
 

@@ -14,7 +14,6 @@ import zarr
 from pyarrow import parquet
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_tensors
-from store_examples import small_blocks  # noqa: F401
 
 import featstore
 from featstore.cli import main

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from forked import processes
-from store_examples import flip_bit, small_blocks  # noqa: F401
+from store_examples import flip_bit
 
 import featstore
 from featstore.errors import (

@@ -10,7 +10,6 @@ import zarr
 from forked import processes
 from hypothesis import HealthCheck, given, settings, strategies as st
 from loopback import no_network  # noqa: F401
-from store_examples import small_blocks  # noqa: F401
 
 import featstore
 from featstore.errors import FeatureError

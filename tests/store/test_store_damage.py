@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import zarr
 from hypothesis import HealthCheck, given, settings, strategies as st
-from store_examples import flip_bit, overwrite, place, small_blocks  # noqa: F401
+from store_examples import flip_bit, overwrite, place
 
 import featstore
 from featstore import durable
@@ -204,13 +204,11 @@ def test_a_flipped_bit_of_a_seal_is_found_and_mended(tmp_path):
         ("import time; time.sleep(60)", "HDF5 does not come to an end with it"),
     ],
 )
-def test_hdf5_may_crash_or_hang_over_a_file(tmp_path, monkeypatch, does, said):
+def test_hdf5_may_crash_or_hang_over_a_file(tmp_path, does, said):
     store = filled(tmp_path / "store", "hdf5")
     os.truncate(store.path, hdf5_size(store.path))
-    monkeypatch.setattr(hdf5, "_SURVEY", does)
-    monkeypatch.setattr(hdf5, "_PATIENCE", 1.0)
     with pytest.raises(NotAStore, match=said):
-        featstore.open(store.path)
+        hdf5.surveyed(store.path, does, seconds=1.0)
 
 
 @pytest.mark.parametrize("room", [100, 1000, 5000])

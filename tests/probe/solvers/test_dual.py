@@ -1,5 +1,7 @@
 """More features than rows: probes in the N x N dual are those of the features themselves."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -74,23 +76,20 @@ def test_float32_features_keep_to_float32():
     assert planned.weights(15).coef.dtype == np.float64
 
 
-def test_tiles_and_pieces_change_nothing(monkeypatch):
-    whole = logits(both()[0])
-    monkeypatch.setattr(dual, "LEAST_TILE", 64)
-    monkeypatch.setattr(dual, "PIECE", 48)
-    reads = []
+def test_tiles_and_pieces_change_nothing():
+    n_features = 9000  # more than two of the narrowest tiles, and of pieces
+    problem = in_precision(clusters(50, 30, n_features, 3), "float64")
+    chains = [random_chain(n_features, [0.001, 0.3, 0.5, 1.0], seed) for seed in (1, 2)]
 
-    class Counted(ArrayBlocks):
-        def __iter__(self):
-            reads.append(self)
-            return super().__iter__()
+    def solved(memory):
+        train = ArrayBlocks(*problem.train, block_rows=7)
+        found = solve(SOLVERS["ridge"], train, chains, L2, Settings(memory=memory), {})
+        return logits(found, problem)
 
-    train = Counted(*WIDE.train, block_rows=7)
-    numbers = Problem(50, D, 3, len(L2), 1)
-    little = numbers.dual_bytes(D) + 4 * 10**4 + 4 * 7 * D * 8 + 64 * D
-    planned = solve(SOLVERS["ridge"], train, CHAINS, L2, Settings(memory=little), {})
-    assert len(reads) > 8  # several tiles a chain
-    assert relative(logits(planned), whole) <= 1e-10
+    numbers = Problem(50, n_features, 3, len(L2), 1, reading=288 * n_features)
+    little = numbers.dual_bytes(n_features) + numbers.reading + 4 * 10**4
+    assert replace(numbers, memory=little).tile(n_features, 8) < n_features / 2
+    assert relative(solved(little), solved(4 << 30)) <= 1e-10
 
 
 def test_probes_that_do_not_fit_together_are_scored_one_by_one(monkeypatch):

@@ -177,11 +177,11 @@ def test_substitution_and_coefficients_give_the_same_logits(monkeypatch):
 
 
 def test_prefixes_may_end_anywhere_in_a_strip(monkeypatch):
-    monkeypatch.setattr(arrays, "FORWARD_WIDTH", 8)
     monkeypatch.setattr(prefixes, "direct_is_cheaper", lambda *_: False)
-    problem = PROBLEMS["tall"]()
-    sizes = (1, 7, 8, 8, 9, 16, 31, 33)
-    chain = Chain(np.arange(40)[::-1], sizes, tuple(k / 40 for k in sizes), "explicit")
+    problem = clusters(1500, 50, 600, 3)
+    width = arrays.FORWARD_WIDTH
+    sizes = (1, width - 1, width, width, width + 1, 2 * width, 2 * width + 87)
+    chain = Chain(np.arange(600)[::-1], sizes, tuple(k / 600 for k in sizes), "explicit")
     result = solve(problem, [chain])
     found = logits(result, *problem.test)
     for row in range(len(sizes)):

@@ -9,6 +9,7 @@ from featstore.probe.subsets import (
     Chain,
     check_chains,
     first_chain,
+    numbers_of,
     ordered_chain,
     random_chain,
     random_order,
@@ -112,3 +113,7 @@ def test_axes_number_probes_by_chain_then_penalty_then_prefix():
             for probe in axes.prefixes(chain, penalty):
                 assert (axes.chain[probe], axes.penalty[probe]) == (chain, penalty)
     assert axes.features(8).tolist() == [3, 4, 5]
+    position = np.array([2, 0, 1])
+    wanted = [axes.prefixes(0, 2)[0], axes.prefixes(0, 0)[1], axes.prefixes(1, 1)[0]]
+    assert numbers_of(axes.chains, 3, position).tolist() == wanted
+    assert numbers_of(axes.chains, 3, np.array(1)).tolist() == [2, 3, 7]

@@ -5,8 +5,9 @@ from array_api_compat import array_namespace
 from hypothesis import given, strategies as st
 
 from featstore.probe.confusion import Accuracy, label_is_first_max
+from featstore.probe.errors import UsageError
 from featstore.probe.kernels import judged
-from featstore.probe.metrics import Scores
+from featstore.probe.metrics import OF_CLASSES, OF_TARGETS, Scores, metrics_of
 
 
 @given(
@@ -54,3 +55,14 @@ def test_a_tie_goes_to_the_first_class(backend):
     logits = backend(np.zeros((1, 3, 3), np.float32))
     labels = backend(np.arange(3))
     assert np.asarray(label_is_first_max(logits, labels)).tolist() == [[True, False, False]]
+
+
+def test_metrics_of_other_labels_are_refused_with_those_that_fit():
+    for metric, targets, kind, fitting in (
+        ("r2", False, "classes", OF_CLASSES),
+        ("accuracy", True, "numbers", OF_TARGETS),
+    ):
+        with pytest.raises(UsageError, match=f"{metric} does not go .* are {kind}") as told:
+            metrics_of(metric, targets)
+        assert str(told.value).split("there are ")[1] == ", ".join(fitting)
+    assert not set(OF_CLASSES) & set(OF_TARGETS)

@@ -309,3 +309,25 @@ def test_rows_of_several_test_sets_go_to_their_curves():
     assert found["over"].tolist()[2] == "seeds"
     with pytest.raises(DataError, match="correctness of 11 rows for a table of 12"):
         curves(both, rows[:-1])
+
+
+def test_the_band_meets_the_intervals_and_is_narrower_between_them():
+    random, shares = np.random.default_rng(5), (0.1, 0.5, 1.0)
+    correct = random.random((3, 3, 200)) < np.array([0.5, 0.7, 0.9])[:, None]
+    rows = [
+        NAMES | {"seed": seed, "fraction": share, "k": int(40 * share), "accuracy": hits.mean()}
+        for seed, each in enumerate(correct)
+        for share, hits in zip(shares, each, strict=True)
+    ]
+    (curve,) = curves(pd.DataFrame(rows), correct.reshape(9, -1))
+    fractions, low, high = curve.ratio_band(between=4)
+    assert fractions[[0, 4, 8]].tolist() == [0.1, 0.5, 1.0]
+    assert fractions[2] == pytest.approx(np.sqrt(0.1 * 0.5))
+    lowest, highest, _ = curve.ratio_interval()
+    assert low[[0, 4, 8]] == pytest.approx(lowest)
+    assert high[[0, 4, 8]] == pytest.approx(highest)
+    ratio, reach = curve.ratio(), (high - low) / 2
+    assert (low + high)[2] == pytest.approx(ratio[0] + ratio[1])
+    assert reach[2] < (reach[0] + reach[4]) / 2
+    for most, length in ((2, 3), (3, 17)):  # the interval alone, or eight pieces a step
+        assert len(curve.ratio_band(most=most)[0]) == length

@@ -224,3 +224,8 @@ class TestPlan:
             wide_plan(self.numbers(50_000), chains)
         need = self.numbers(50_000).dual_bytes(401_408)
         assert wide_plan(self.numbers(50_000, memory=need), chains)[0].dual
+
+    def test_work_is_counted_in_multiplications(self):
+        numbers = Problem(10, 100, 3, 2, 1 << 30)
+        assert numbers.primal_work(20, [5, 6]) == 10 * 20**2 + 2 * (5**3 + 6**3) / 3
+        assert numbers.dual_work([5, 6], 4) == pytest.approx(10**2 * 11 + 4 * 10**3 * (2 + 2 / 3))

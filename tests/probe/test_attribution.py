@@ -1,5 +1,6 @@
 """Attributions against refits by scikit-learn, all subsets, and simulated rows."""
 
+from dataclasses import replace
 from itertools import combinations
 from math import factorial
 
@@ -226,6 +227,9 @@ def test_values_are_the_mean_over_all_orders(solver):
     assert found.halves > 0.95
     assert 0 < found.halves_error < 0.2
     assert found.reliability > found.halves
+    # Spearman and Brown: twice as long a test of halves that correlate at r
+    for halves, reliability in ((0.5, 2 / 3), (0.0, 0.0), (-0.5, -2.0), (-1.0, -1.0)):
+        assert replace(found, halves=halves).reliability == pytest.approx(reliability)
 
 
 def test_orthogonal_features_have_one_value_in_every_order():

@@ -11,7 +11,7 @@ from featstore.probe import moments as moments_cache, pieces
 from featstore.probe.arrays import Backend
 from featstore.probe.errors import DataError, MemoryBudgetError
 from featstore.probe.memory import Settings
-from featstore.probe.moments import Moments, cached_moments, moments
+from featstore.probe.moments import Moments, cached_moments, moments, panels
 from featstore.probe.rows import ArrayBlocks
 
 
@@ -317,3 +317,18 @@ class TestCache:
         )
         assert cached_moments(blocks, settings).n == 900
         assert "not_cached" in told
+
+
+@pytest.mark.parametrize(
+    ("width", "count", "lengths"),
+    [
+        (1000, 8, [128] * 7 + [104]),
+        (2000, 8, [250] * 8),
+        (2001, 8, [251] * 7 + [244]),
+        (90, 8, [90]),
+    ],
+)
+def test_panels_are_as_many_equal_ranges_unless_they_are_narrow(width, count, lengths):
+    found = panels(width, count)
+    assert [span.stop - span.start for span in found] == lengths
+    assert np.concatenate([np.arange(width)[span] for span in found]).tolist() == [*range(width)]

@@ -13,7 +13,7 @@ from featstore.probe.memory import Settings
 from featstore.probe.modes import ranked
 from featstore.probe.moments import moments
 from featstore.probe.rows import ArrayBlocks
-from featstore.probe.selection import LADDER
+from featstore.probe.selection import LADDER, Penalties
 from featstore.probe.solvers import logistic
 from featstore.probe.solvers.logistic import lbfgs
 from featstore.probe.solvers.registry import SOLVERS, Solver
@@ -511,3 +511,13 @@ def test_five_classes_of_one_row_are_named(single, named):
     y = np.concatenate([np.repeat([0, 1], 10), 2 + np.arange(single)])
     with pytest.warns(SelectionWarning, match=named):
         selection._tell_of_single_rows(ArrayBlocks(np.zeros((len(y), 3), np.float32), y))
+
+
+def test_the_range_is_in_units_of_the_features_to_half_a_decade():
+    by_itself = Penalties(LADDER, automatic=True)
+    assert by_itself.in_units(1.0).values == LADDER
+    assert by_itself.in_units(90.0).values == pytest.approx([100 * v for v in LADDER], rel=1e-2)
+    assert by_itself.in_units(3.0).values[:-1] == pytest.approx(LADDER[1:], rel=1e-2)
+    assert by_itself.in_units(0.0) is by_itself
+    given = Penalties((0.1, 1.0))
+    assert given.in_units(90.0) is given

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from featstore import probe
 from featstore.probe.errors import UsageError
 from featstore.probe.rows import ArrayBlocks
-from featstore.probe.solvers.logistic.lbfgs import Curvature, Lbfgs
+from featstore.probe.solvers.logistic.lbfgs import TRIALS, Curvature, Lbfgs, Steps
 from featstore.probe.subsets import random_chain, subset_chain
 
 
@@ -329,3 +329,33 @@ def test_steps_too_small_to_be_divided_by_teach_nothing_and_warn_of_nothing(size
     assert direction[0].tolist() == pytest.approx(step[0].tolist())
     assert slope[0] == pytest.approx(-10)
     assert learnt.known()[0] == (10 * size**2 > 2.3e-308)
+
+
+def test_a_search_that_finds_nothing_forgets_what_was_learnt_and_goes_downhill():
+    bend, values = np.array([1.0, 0.1, 0.01]), []
+    runs = Lbfgs(np.ones((1, 3)), tol=1e-6, max_iter=200)
+    while not runs.status.all():
+        points = runs.ask()
+        # after five values nothing near is lower, as far as one search can tell
+        told = np.inf if 5 <= len(values) < 5 + TRIALS else 1 + (bend * points**2).sum() / 2
+        runs.tell(np.array([told]), bend * points)
+        values.append(float(runs.values[0]))
+        assert np.isfinite(runs.norms).all()
+        if len(values) == 5 + TRIALS:  # one step down the gradient is what is asked for next
+            assert runs.ask() == pytest.approx(runs.points - runs.gradients)
+    assert runs.status[0] == "converged"
+    assert values == sorted(values, reverse=True)
+    assert values[-1] == pytest.approx(1, abs=1e-9)
+
+
+def test_a_trial_too_far_is_followed_by_the_secant_and_one_too_near_by_eight_times_it():
+    steps = Steps(2, 0.0)
+    best = np.array([0.3, 1000.0])  # of (t - best)^2 / 2
+    steps.start(np.ones(2, bool), -best)
+    assert steps.judge(best**2 / 2, -best, (1 - best) ** 2 / 2, 1 - best).tolist() == [False] * 2
+    assert steps.step == pytest.approx([0.3, 8.0])
+    assert steps.judge(best**2 / 2, -best, np.array([0, np.inf]), steps.step - best).tolist() == [
+        True,
+        False,
+    ]
+    assert steps.step[1] == pytest.approx(4.5)  # the middle of 1 and 8, where the slope falls still

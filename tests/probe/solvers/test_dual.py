@@ -100,6 +100,15 @@ def test_probes_that_do_not_fit_together_are_scored_one_by_one(monkeypatch):
     assert relative(logits(planned), whole) <= 1e-12
 
 
+def test_progress_counts_every_test_row_of_a_chain():
+    told = []
+    planned, _ = both(progress=lambda stage, done, total, **_: told.append((stage, done, total)))
+    logits(planned)
+    n = len(WIDE.y_test)
+    scored = [done for stage, done, total in told if (stage, total) == ("test rows", n)]
+    assert scored[-1] == max(scored) == n
+
+
 def test_leave_one_out_in_the_dual():
     train = ArrayBlocks(*WIDE.train, block_rows=7)
     found = routes.solve_left_out(SOLVERS["ridge"], train, CHAINS, L2, Settings(), {})

@@ -37,7 +37,7 @@ PAGE = ROOT / "docs/testing.md"
 
 # A module, and the files of tests that are about it: below tests/probe and tests/store.
 CORE = {
-    "probe/subsets.py": "chains modes",
+    "probe/subsets.py": "chains modes basis",
     "probe/moments.py": "moments invariances",
     "probe/metrics.py": "metrics scores ranking",
     "probe/solvers/prefixes.py": "solvers/ridge solvers/lda",
@@ -48,7 +48,7 @@ CORE = {
     "probe/selection.py": "selection penalties",
     "probe/redundancy.py": "redundancy",
     "probe/classes.py": "inequality",
-    "probe/similarity.py": "similarity",
+    "probe/similarity.py": "similarity basis",
     "probe/results/curves.py": "results/curve results/by_row results/chance results/summaries",
     "probe/attribution.py": "attribution",
     "probe/neighbours.py": "neighbours retrieval",
@@ -127,10 +127,11 @@ def changed(tree: ast.Module, at: int) -> tuple[ast.Module, str, int]:
 
 
 def about(module: str) -> list[str]:
-    """Return the files of tests that are about a module."""
+    """Return the files of tests that are about a module, and itself for its doctests."""
     top = "tests/store" if module.startswith("featstore/store/") else "tests/probe"
     names = [Path(name) for name in CORE[module].split()]
-    return [f"{top}/{name.with_name('test_' + name.name)}.py" for name in names]
+    own = module if module.startswith("featstore/") else f"featstore/{module}"
+    return [own, *(f"{top}/{name.with_name('test_' + name.name)}.py" for name in names)]
 
 
 ALL = sorted({file for module in CORE for file in about(module)})
@@ -485,7 +486,11 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.chdir(ROOT)
     # not what pytest wants to import itself, to rewrite its assertions
-    import h5py, pandas, scipy.linalg, sklearn.linear_model, torch  # noqa: E401, F401, I001
+    import h5py, hypothesis, pandas, scipy.linalg, sklearn.linear_model, torch  # noqa: E401, F401, I001
+
+    # a machine that is busy is no mutant that was noticed, and the examples are those of every run
+    hypothesis.settings.register_profile("mutants", deadline=None, derandomize=True)
+    hypothesis.settings.load_profile("mutants")
 
     asked.seen.parent.mkdir(exist_ok=True)
     tests = seen(asked.seen)

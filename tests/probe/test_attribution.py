@@ -227,6 +227,9 @@ def test_values_are_the_mean_over_all_orders(solver):
     assert found.halves > 0.95
     assert 0 < found.halves_error < 0.2
     assert found.reliability > found.halves
+    reach = 1.959964 * found.table["standard_error"]
+    assert np.allclose(found.table["low"], found.table["value"] - reach)
+    assert np.allclose(found.table["high"], found.table["value"] + reach)
     # Spearman and Brown: twice as long a test of halves that correlate at r
     for halves, reliability in ((0.5, 2 / 3), (0.0, 0.0), (-0.5, -2.0), (-1.0, -1.0)):
         assert replace(found, halves=halves).reliability == pytest.approx(reliability)

@@ -294,3 +294,21 @@ def test_what_does_not_fit_is_refused():
         affected_classes(right, right[0], np.zeros(4, int))
     with pytest.raises(DataError, match="fewer than 2 classes have 2 test rows"):
         affected_classes(right, right, np.array([0, 0, 0, 1]))
+
+
+def test_rows_that_never_differ_are_not_certainty():
+    right = {share: np.ones((1, 2)) for share in ACCURACY}
+    labels = np.repeat([0, 1], [25, 100])
+    losses = class_losses(table(right, NAMES[:2]), np.ones((2, 125), bool), labels)
+    reach = 1.959964 * 2 / np.array([25, 100])
+    losses = losses.set_index("class").loc[NAMES[:2]]
+    assert losses["low"].tolist() == pytest.approx(-reach)
+    assert losses["high"].tolist() == pytest.approx(reach)
+
+
+def test_all_classes_at_once_reach_as_their_numbers_of_rows_say():
+    random, labels = np.random.default_rng(3), np.repeat([0, 1, 2], [50, 200, 800])
+    part, full = random.random((2, 1050)) < np.array([[0.6], [0.9]])
+    found = affected_classes(part, full, labels, resamples=200).table.sort_values("rows")
+    reach = (found["high"] - found["low"]).to_numpy()
+    assert reach[:-1] / reach[1:] == pytest.approx([2, 2])

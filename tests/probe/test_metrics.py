@@ -7,7 +7,8 @@ from hypothesis import given, strategies as st
 from featstore.probe.confusion import Accuracy, label_is_first_max
 from featstore.probe.errors import UsageError
 from featstore.probe.kernels import judged
-from featstore.probe.metrics import OF_CLASSES, OF_TARGETS, Scores, metrics_of
+from featstore.probe.metrics import OF_CLASSES, OF_TARGETS, Losses, Scores, metrics_of
+from featstore.probe.rows import ArrayBlocks
 
 
 @given(
@@ -66,3 +67,23 @@ def test_metrics_of_other_labels_are_refused_with_those_that_fit():
             metrics_of(metric, targets)
         assert str(told.value).split("there are ")[1] == ", ".join(fitting)
     assert not set(OF_CLASSES) & set(OF_TARGETS)
+
+
+def test_losses_add_up_over_fits_and_let_go_of_those_that_are_not_kept():
+    class Fitted:
+        released = 0
+
+        def score(self, rows, sink):
+            sink.add(np.array([0]), np.float32([[[2, 1], [0, 3]]]), np.array([0, 0]))
+            sink.finish(np.array([0, 0]))
+
+        def release(self):
+            self.released += 1
+
+    losses, fitted = Losses(1, 2, "errors", np.ones(2)), Fitted()
+    rows = ArrayBlocks(np.zeros((2, 3), np.float32), np.array([0, 0]), 2)
+    losses.score(fitted, rows, keep=True)
+    assert fitted.released == 0
+    losses.score(fitted, rows)
+    assert fitted.released == 1
+    assert losses.sums[0].tolist() == [[2], [2], [4]]  # losses, hits, rows

@@ -255,6 +255,14 @@ class TestCache:
         assert np.array_equal(cached_moments(blocks, settings).gram, whole.gram)
         assert len(counted) == 2
 
+    def test_moments_of_several_targets_are_computed_once(self, counted, tmp_path):
+        x, y = PROBLEMS["tall"]().train
+        blocks = ArrayBlocks(x, np.stack([y, y**2, -y], 1) / 3, fingerprint="targets")
+        settings = Settings(moments_cache=tmp_path)
+        first, second = (cached_moments(blocks, settings) for _ in range(2))
+        assert len(counted) == 1
+        assert np.array_equal(first.class_sums, second.class_sums)
+
     def test_moments_of_another_backend_are_others(self, blocks, counted, tmp_path):
         for name in ("torch", "numpy"):
             cached_moments(blocks, Settings(backend=Backend(name), moments_cache=tmp_path))

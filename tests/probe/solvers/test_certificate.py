@@ -359,3 +359,16 @@ def test_a_trial_too_far_is_followed_by_the_secant_and_one_too_near_by_eight_tim
         False,
     ]
     assert steps.step[1] == pytest.approx(4.5)  # the middle of 1 and 8, where the slope falls still
+
+
+def test_progress_of_a_run_rises_to_one():
+    runs, shares = Lbfgs(np.array([[1.0, 1.0, 1.0]]), tol=1e-6, max_iter=200), []
+    while not runs.status.all():
+        points = runs.ask()
+        bend = np.array([1.0, 0.3, 0.02])
+        runs.tell(np.array([1 + (bend * points**2).sum() / 2]), bend * points)
+        shares.append(float(runs.shares(1e-6)[0]))
+    assert shares == sorted(shares)
+    assert shares[0] == 0
+    assert 0 < shares[2] < 0.9
+    assert shares[-1] == 1

@@ -1,3 +1,5 @@
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -271,3 +273,11 @@ def test_shapes(n, d, c, seed, backend, block_rows):
     for row in range(len(sizes)):
         answer = exact_ridge(*problem.train, chain.features(row), 0.1)
         assert relative(found[row], answer.logits(problem.x_test)) <= 1e-10
+
+
+def test_moments_that_get_no_better_are_not_solved_again():
+    same = SimpleNamespace()
+    for train, better in ((same, None), (same, same), (same, SimpleNamespace())):
+        train.refined = lambda found=better: found
+        made = prefixes.refined(train, lambda moments: ("made of", moments))
+        assert made == (None if better is None or better is same else ("made of", better))

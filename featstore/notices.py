@@ -18,7 +18,9 @@ REMARKS = {
     "dark": "images of {split} of 16 bits a channel that use a quarter of their range at most, of"
     " which the high byte is kept (if fewer bits count, say how many: --bit-depth 12)",
     "cut": "texts of {split} that were cut to the transform's max_length (--transform FILE sets"
-    " another one)",
+    " another one, and --long-texts chunk reads all of them)",
+    "chunked": "texts of {split} that were longer than the transform's max_length, and are the mean"
+    " of their parts",
     "blank": "texts of {split} that are empty",
     "tiny": "rows of {split} of which float16 makes 0 of more than a hundredth of the features that"
     " are not 0 (to keep them: --dtype float32)",

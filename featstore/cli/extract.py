@@ -60,6 +60,13 @@ _NAMED = 20
     type=click.Choice(["auto", "balanced", "sequential"]),
     help="Lay the layers of an hf: model on all GPUs.",
 )
+@click.option("--prompt", help='What stands before each text, as "query: ".')
+@click.option(
+    "--long-texts",
+    type=click.Choice(["truncate", "chunk", "error"]),
+    default="truncate",
+    help="Cut texts that are too long, average their parts, or stop.",
+)
 @click.option(
     "--taps",
     type=Names(),

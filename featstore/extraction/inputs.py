@@ -101,6 +101,8 @@ def load(request: Request, unread: bool = False) -> Inputs:
         weights_prefix=request.weights_prefix,
         weights_dtype=request.weights_dtype,
         device_map=request.device_map,
+        prompt=request.prompt,
+        long_texts=request.long_texts,
     )
     reader = tap_names.resolve(backbone, request.taps, request.pool, request.rows)
     augmented = _views(request, backbone) if request.augmentation else None

@@ -23,7 +23,8 @@ from featstore.data.rows import Part, Rows
 from featstore.errors import DatasetError, FeatstoreError
 from featstore.extraction.decoding import Begun, Decoder, Processes
 from featstore.extraction.inference import Batch
-from featstore.models.network import WORDS, Backbone
+from featstore.models.network import CHUNKS, WORDS, Backbone
+from featstore.models.texts import TooLong
 from featstore.models.transforms import light
 
 # Rows that one thread or process decodes at a time: a batch is ready sooner when several share it.
@@ -93,9 +94,18 @@ class Encoder:
         if self.words:
             tokens, remarks = self._words(job, texts), {}
         else:
-            tokens, remarks = self.backbone.transform.met(texts)
+            try:
+                tokens, remarks = self.backbone.transform.met(texts)
+            except TooLong as error:
+                raise DatasetError(
+                    f"row {part.ids[error.place]} of {part.whence} has more than the"
+                    f" {self.backbone.transform.max_length} tokens that {self.backbone.name} takes;"
+                    " part it, or take --long-texts chunk, or truncate"
+                ) from None
         job.seen.update(remarks)
         counts = tokens["attention_mask"].sum(1)
+        if CHUNKS in tokens:
+            counts = counts.new_zeros(len(texts)).index_add(0, tokens[CHUNKS], counts)
         short = (counts < self.least).nonzero().flatten().tolist()
         if short:
             row, count = job.numbers[short[0]], int(counts[short[0]])

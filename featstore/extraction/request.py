@@ -35,11 +35,11 @@ class Request:
     `featstore.factories`.
 
     What goes in by name: `model`, `weights`, `weights_key`, `weights_prefix`, `pretrained`,
-    `image_size`, `transform`, `trust`, `weights_dtype` and `device_map` as in `models.load`; `taps`
-    and `pool` as in `taps.resolve`; `dataset`, `data_dir`, `columns`, `limit` and `bit_depth` as in
-    `data.load`, of each of `splits`. With `on_error="skip"` every row is read once beforehand, and
-    those that cannot be, or lack a label, are left out; otherwise the first one that is met is an
-    error.
+    `image_size`, `transform`, `trust`, `weights_dtype`, `device_map`, `prompt` and `long_texts` as
+    in `models.load`; `taps` and `pool` as in `taps.resolve`; `dataset`, `data_dir`, `columns`,
+    `limit` and `bit_depth` as in `data.load`, of each of `splits`. With `on_error="skip"` every
+    row is read once beforehand, and those that cannot be, or lack a label, are left out; otherwise
+    the first one that is met is an error.
 
     `views` passes of augmented train images are stored; `augment` says how they are made (see
     `views.parse`; "paper" where there are several), from draws that `seed` decides. One view
@@ -71,6 +71,8 @@ class Request:
     trust: str = "none"
     weights_dtype: str = "float32"
     device_map: str | None = None
+    prompt: str | None = None
+    long_texts: str = "truncate"
     taps: Sequence[str] = (PENULTIMATE,)
     pool: str | Sequence[str] | Mapping[str, str] | None = None
     data_dir: str | Path | None = None
@@ -160,6 +162,8 @@ class Request:
             "image_size": self.image_size,
             "weights_dtype": self.weights_dtype != "float32",
             "device_map": self.device_map,
+            "prompt": self.prompt is not None,
+            "long_texts": self.long_texts != "truncate",
             "pretrained=False": not self.pretrained,
         }
         of_files = {

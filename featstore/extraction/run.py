@@ -81,6 +81,8 @@ def extract(
     trust: str = "none",
     weights_dtype: str = "float32",
     device_map: str | None = None,
+    prompt: str | None = None,
+    long_texts: str = "truncate",
     taps: Sequence[str] = (PENULTIMATE,),
     pool: str | Sequence[str] | Mapping[str, str] | None = None,
     data_dir: str | Path | None = None,

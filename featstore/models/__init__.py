@@ -8,7 +8,7 @@ from typing import Any
 from featstore.errors import UsageError
 from featstore.models import classifiers, hugging_face, onnx, open_clip
 from featstore.models.network import Backbone
-from featstore.models.transforms import ImageRecipe, checked, stated
+from featstore.models.transforms import LONG_TEXTS, ImageRecipe, checked, stated
 
 __all__ = ["TRUST", "Backbone", "load"]
 
@@ -32,6 +32,8 @@ def load(
     weights_prefix: str | None = None,
     weights_dtype: str = "float32",
     device_map: str | None = None,
+    prompt: str | None = None,
+    long_texts: str = "truncate",
 ) -> Backbone:
     """The backbone called `name`, ready to read features from.
 
@@ -51,7 +53,9 @@ def load(
 
     Of an `hf:` model, `weights_dtype` is what its weights are kept and computed in, "bfloat16" in
     half the memory, and `device_map` "auto" lays its layers on all devices that there are, as
-    transformers does, for a model that one of them does not hold.
+    transformers does, for a model that one of them does not hold. Of a model of texts, `prompt` is
+    put before each of them, as "query: ", and `long_texts` says what becomes of those that are
+    longer than it takes: "truncate", "chunk" or "error", see `transforms.TextRecipe`.
 
     Raises `UsageError` for a name or size that cannot be, `BackboneError` for weights that do not
     fit, `DownloadRefused` where the hub does not answer.
@@ -78,6 +82,19 @@ def load(
         raise UsageError(f"weights_dtype is {weights_dtype!r}; choose among {known}")
     if device_map not in (None, *DEVICE_MAPS):
         raise UsageError(f"device_map is {device_map!r}; choose among {', '.join(DEVICE_MAPS)}")
+    if long_texts not in LONG_TEXTS:
+        known = ", ".join(LONG_TEXTS)
+        raise UsageError(f"long_texts is {long_texts!r}; choose among {known}")
+    if prompt is not None:
+        fields = {**(fields or {}), "prompt": prompt}
+    if long_texts != "truncate":
+        fields = {**(fields or {}), "long_texts": long_texts}
+    if (prompt is not None or long_texts != "truncate") and not name.startswith(
+        hugging_face.PREFIX
+    ):
+        raise UsageError(
+            f"--prompt and --long-texts are of models of texts, and {name} is none; leave them out"
+        )
     if name.startswith(hugging_face.PREFIX):
         how = {"weights_dtype": weights_dtype, "device_map": device_map}
         return hugging_face.load(name, **options, seed=seed, transform=fields, **how)

@@ -84,6 +84,11 @@ def load(
         }
         with _one_line(name, "is not described as transformers describes a model"):
             if kind.main_input_name == "pixel_values":
+                if {"prompt", "long_texts"} & set(transform or ()):
+                    raise UsageError(
+                        f"{name} takes images; leave --prompt and --long-texts out, which are of"
+                        " texts"
+                    )
                 described = parts(**facts, image_size=image_size, stated=transform)
             elif image_size is not None:
                 raise UsageError(f"{name} takes texts, which have no size; leave --image-size out")

@@ -18,6 +18,8 @@ Inputs = torch.Tensor | dict[str, torch.Tensor]
 LAST = "last"
 # What a batch of texts holds beside what the model takes.
 WORDS = "featstore.words"
+# The text of each sequence of a batch, int64 (b,), where long texts are several.
+CHUNKS = "featstore.chunks"
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import torch
 
 from featstore.errors import BackboneError, UsageError
 from featstore.models.network import (
+    CHUNKS,
     LAST,
     Activation,
     Backbone,
@@ -230,6 +231,36 @@ def of_patches(activation: Activation) -> torch.Tensor:
     return values.reshape(-1, values.shape[-1]).to(torch.float32, copy=True)
 
 
+def of_chunks(
+    read: Callable[[Inputs], dict[str, torch.Tensor]],
+    inputs: dict[str, torch.Tensor],
+    largest: Collection[str] = (),
+) -> dict[str, torch.Tensor]:
+    """The features of texts that are read in parts: the mean of these, weighted by their tokens.
+
+    Of the taps `largest` it is their maximum. No more parts are in one pass than there are texts.
+    """
+    whose = inputs[CHUNKS]
+    n_texts, parts = int(whose.max()) + 1, []
+    rest = {name: tensor for name, tensor in inputs.items() if name != CHUNKS}
+    for start in range(0, len(whose), n_texts):
+        some = {name: tensor[start : start + n_texts] for name, tensor in rest.items()}
+        parts.append(read(some))
+    found = {}
+    for name in parts[0]:
+        x = torch.cat([part[name] for part in parts])
+        made = torch.zeros(n_texts, x.shape[1], dtype=x.dtype, device=x.device)
+        if name in largest:
+            index = whose.to(x.device)[:, None].expand_as(x)
+            found[name] = made.scatter_reduce(0, index, x, "amax", include_self=False)
+            continue
+        weights = rest["attention_mask"].sum(1).to(x.device, x.dtype)
+        sums = weights.new_zeros(n_texts).index_add(0, whose.to(x.device), weights)
+        shares = weights / sums[whose.to(x.device)]
+        found[name] = made.index_add(0, whose.to(x.device), shares[:, None] * x)
+    return found
+
+
 ALL = "all"
 
 Pool = str | Sequence[str] | Mapping[str, str] | None
@@ -322,6 +353,8 @@ def resolve(
     read = reader(network, {path: partial(_each, hows=hows[path]) for path in paths})
 
     def of_taps(inputs: Inputs) -> dict[str, torch.Tensor]:
+        if isinstance(inputs, dict) and CHUNKS in inputs:
+            return of_chunks(of_taps, inputs, [tap.name for tap in taps if tap.pooling == "max"])
         found: dict[str, torch.Tensor] = {}
         for features in read(inputs).values():
             found |= features
@@ -329,7 +362,13 @@ def resolve(
 
     positions = [_position(how) for some in hows.values() for how in some.values()]
     needed = [place + 1 if place >= 0 else -place for place in positions if place is not None]
-    return Taps(tuple(taps), of_taps, max(needed, default=1))
+    least = max(needed, default=1)
+    if least > 1 and getattr(backbone.transform, "long_texts", "") == "chunk":
+        raise UsageError(
+            f"a tap takes token {least} of a text, and the parts of a long one have each their own;"
+            " leave --long-texts chunk out, or pool by first, last, mean or max"
+        )
+    return Taps(tuple(taps), of_taps, least)
 
 
 def _of_pieces(
@@ -342,6 +381,8 @@ def _of_pieces(
             f"rows are {rows}, which {modality}s have, and {backbone.name} takes"
             f" {backbone.modality}s; leave --rows-are out"
         )
+    if getattr(backbone.transform, "long_texts", "") == "chunk":
+        raise UsageError("rows are tokens, and chunks are of whole texts; leave --long-texts out")
     if tuple(names) == (PENULTIMATE,):
         names = (LAST,)
     known = {*network.own, *network.modules()}

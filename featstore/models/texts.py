@@ -16,6 +16,7 @@ import torch
 from featstore.errors import BackboneError
 from featstore.models import weights
 from featstore.models.network import (
+    CHUNKS,
     LAST,
     WORDS,
     Activation,
@@ -29,6 +30,14 @@ from featstore.models.network import (
 from featstore.models.transforms import TextRecipe, checked
 from featstore.spec import PENULTIMATE
 
+
+class TooLong(ValueError):
+    """A text has more tokens than a model takes; `place` says which of its batch."""
+
+    def __init__(self, place: int):
+        self.place = place
+
+
 # A tokenizer changes its own settings while it works, so one thread at a time asks one.
 _ONE_AT_A_TIME = threading.Lock()
 
@@ -39,13 +48,14 @@ class TextTransform:
 
     Texts are padded on the right to the longest of their batch, and the padding masked: what else
     is in the batch reaches a text's features by rounding alone. `text` is the canonical
-    description: two transforms of one text give the same tokens.
+    description: two transforms of one text give the same tokens. `long_texts` as in `TextRecipe`.
     """
 
     tokenizer: Any
     max_length: int
     text: str
     prompt: str = ""
+    long_texts: str = "truncate"
     modality: ClassVar[str] = "text"
     blank: ClassVar[Sequence[str]] = ("a", "two words")
 
@@ -57,8 +67,13 @@ class TextTransform:
         return self.met(texts)[0]
 
     def met(self, texts: Sequence[str]) -> tuple[dict[str, torch.Tensor], Counter[str]]:
-        """The tokens of texts, and how many of these were "cut" and how many are "blank"."""
+        """The tokens of texts, and how many of these were "cut", "chunked" and are "blank".
+
+        Where long texts are chunked, those of a text follow one another, and `CHUNKS` says of each
+        whose it is. Raises `TooLong` where such texts are an error.
+        """
         prompted = [self.prompt + text for text in texts]
+        chunked = self.long_texts == "chunk"
         with _ONE_AT_A_TIME:
             made = self.tokenizer(
                 prompted,
@@ -66,15 +81,23 @@ class TextTransform:
                 truncation=True,
                 max_length=self.max_length,
                 return_attention_mask=True,
+                return_overflowing_tokens=chunked,
                 return_tensors="pt",
             )
-            if made.encodings:
-                cut = sum(bool(one.overflowing) for one in made.encodings)
+            if chunked:
+                long = np.bincount(made["overflow_to_sample_mapping"]) > 1
+            elif made.encodings:
+                long = np.array([bool(one.overflowing) for one in made.encodings])
             else:
                 whole = self.tokenizer(prompted, truncation=False, verbose=False)["input_ids"]
-                cut = sum(len(ids) > self.max_length for ids in whole)
+                long = np.array([len(ids) > self.max_length for ids in whole])
+        if self.long_texts == "error" and long.any():
+            raise TooLong(int(long.argmax()))
+        batch = dict(made)
+        if chunked:
+            batch[CHUNKS] = batch.pop("overflow_to_sample_mapping")
         blank = sum(not text.strip() for text in texts)
-        return dict(made), Counter({"cut": cut, "blank": blank})
+        return batch, Counter({"chunked" if chunked else "cut": int(long.sum()), "blank": blank})
 
     def words(self, texts: Sequence[Any]) -> dict[str, torch.Tensor]:
         """Return the tokens of texts, and the word of each, int64 (b, L), -1 for no word's.
@@ -222,7 +245,7 @@ def _run(
     inputs: Inputs,
     paths: Collection[str],
 ) -> dict[str, Activation]:
-    taken = {name: tensor for name, tensor in inputs.items() if name != WORDS}
+    taken = {name: tensor for name, tensor in inputs.items() if name not in (WORDS, CHUNKS)}
     output = model(**taken)["last_hidden_state"]
     last = of_output(output, inputs, tokens, "NCHW")
     found = {LAST: last}
@@ -346,10 +369,18 @@ def _transform(
     max_length = asked.max_length or sentence.max_length or longest
     prompt = sentence.prompt if asked.prompt is None else asked.prompt
     facts = {"tokenizer": _digest(tokenizer), "max_length": max_length, "prompt": prompt}
+    if asked.long_texts == "chunk":
+        facts["long_texts"] = "chunk"
+        if not tokenizer.is_fast:
+            raise BackboneError(
+                f"the tokenizer {type(tokenizer).__name__} does not part long texts; chunks need a"
+                " fast one (tokenizer.json)"
+            )
     return TextTransform(
         tokenizer=tokenizer,
         max_length=max_length,
         prompt=prompt,
+        long_texts=asked.long_texts,
         text=f"tokens {json.dumps(facts, sort_keys=True)}",
     )
 

@@ -223,13 +223,21 @@ class ImageRecipe(BaseModel):
         )
 
 
+LONG_TEXTS = ("truncate", "chunk", "error")
+
+
 class TextRecipe(BaseModel):
-    """Steps from a text to tokens: `prompt` is put before it, `max_length` tokens are kept."""
+    """Steps from a text to tokens: `prompt` is put before it, `max_length` tokens are kept.
+
+    `long_texts` says what becomes of a text that has more: its end is cut off ("truncate"), it is
+    read in parts of that length whose features are averaged ("chunk"), or it is an error.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     max_length: Size | None = None
     prompt: str | None = None
+    long_texts: Literal["truncate", "chunk", "error"] = "truncate"
 
 
 def stated(given: str | Path | Mapping[str, Any]) -> dict[str, Any]:

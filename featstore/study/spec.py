@@ -61,6 +61,8 @@ class Options(_Strict):
     transform: str | dict | None = None
     weights_dtype: str | None = None
     device_map: str | None = None
+    prompt: str | None = None
+    long_texts: str | None = None
     taps: Several | None = None
     pool: Several | dict[str, str] | None = None
     data_dir: str | None = None

@@ -300,3 +300,99 @@ def test_what_weights_cannot_be(options, message, folders):
     known = {"weights_dtype": "bfloat16", "device_map": "auto"}
     with pytest.raises(UsageError, match="are of hf: models, and resnet18 is none"):
         models.load("resnet18", pretrained=False, **{name: known[name] for name in options})
+
+
+LONG = ["w1 w2 w3", " ".join(f"w{number % 28}" for number in range(1, 41)), "w5 w6", "w7 w8 w9"]
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert"])
+def test_long_texts_are_the_mean_of_their_parts_weighted_by_tokens(name, folders, tmp_path):
+    """Of 40 tokens the model takes 16 at once: parts of 16, 16 and 8, each alone."""
+    path = BLOCKS[name].format(1)
+    done = featstore.extract(
+        f"hf:{folders[name]}", table(tmp_path, LONG), out=tmp_path / "s.zarr", dtype="float32",
+        taps=[f"{path}@{how}" for how in ("mean", "max", "last", "first")] + ["penultimate"],
+        batch_size=3, device="cpu", long_texts="chunk",
+    )  # fmt: skip
+    words = LONG[1].split()
+    parts = [words[:16], words[16:32], words[32:]]
+    states = [hidden(folders[name], " ".join(part)) for part in parts]
+    blocks, last = [one[2] for one in states], [one[-1] for one in states]
+    shares = torch.tensor([16.0, 16.0, 8.0])[:, None] / 40
+
+    def mean(found):
+        return (shares * torch.stack(found)).sum(0)
+
+    expected = {
+        "mean": torch.cat(blocks).mean(0),
+        "max": torch.cat(blocks).amax(0),
+        "last": mean([x[-1] for x in blocks]),
+        "first": mean([x[0] for x in blocks]),
+    }
+    for how, features in expected.items():
+        stored = done.store.load("train", f"{path}_{how}")
+        np.testing.assert_allclose(stored[1], features, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(
+            stored[0], OVER[how](hidden(folders[name], LONG[0])[2]), rtol=1e-4, atol=1e-5
+        )
+    of_model = mean([x[-1] if name in DECODERS else x.mean(0) for x in last])
+    np.testing.assert_allclose(
+        done.store.load("train", "penultimate")[1], of_model, rtol=1e-4, atol=1e-5
+    )
+    assert [str(one) for one in done.notices if one.kind == "chunked"] == [
+        f"texts of {split} that were longer than the transform's max_length, and are the mean of"
+        " their parts: 1"
+        for split in ("train", "test")
+    ]
+    cut = models.load(f"hf:{folders[name]}")
+    assert done.store.spec.transform != cut.transform_text
+    assert (
+        cut.transform_text == models.load(f"hf:{folders[name]}", long_texts="error").transform_text
+    )
+
+
+def test_long_texts_are_cut_and_counted_or_an_error(folders, tmp_path):
+    how = {"out": tmp_path / "s.zarr", "taps": ["h.1"], "device": "cpu", "dtype": "float32"}
+    model, data = f"hf:{folders['gpt2']}", table(tmp_path, LONG)
+    with pytest.raises(DatasetError, match=r"row 1 of the train .* has more than the 16 tokens"):
+        featstore.extract(model, data, long_texts="error", **how)
+    done = featstore.extract(model, data, **how)
+    assert {one.count for one in done.notices if one.kind == "cut"} == {1}
+    begun = " ".join(LONG[1].split()[:16])
+    np.testing.assert_allclose(
+        done.store.load("test", "h.1")[1],
+        hidden(folders["gpt2"], begun)[2][-1],
+        rtol=1e-4,
+        atol=1e-5,
+    )
+
+
+def test_a_prompt_stands_before_each_text(folders, tmp_path):
+    how = {"taps": ["h.1"], "device": "cpu", "dtype": "float32"}
+    model = f"hf:{folders['gpt2']}"
+    data = table(tmp_path, TEXTS)
+    ours = featstore.extract(model, data, out=tmp_path / "a.zarr", prompt="w20 w21 ", **how).store
+    written = table(tmp_path, [f"w20 w21 {text}" for text in TEXTS])
+    theirs = featstore.extract(model, written, out=tmp_path / "b.zarr", **how).store
+    assert np.array_equal(ours.load("train", "h.1"), theirs.load("train", "h.1"))
+    assert "w20 w21 " in ours.spec.transform
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("gpt2", {"long_texts": "fold"}, "long_texts is 'fold'; choose among truncate"),
+        ("gpt2", {"long_texts": "chunk", "taps": ["h.0@token:-2"]}, "leave --long-texts chunk out"),
+        ("gpt2", {"long_texts": "chunk", "rows": "tokens"}, "chunks are of whole texts"),
+        ("resnet18", {"prompt": "a"}, "are of models of texts, and resnet18 is none"),
+    ],
+)
+def test_what_long_texts_cannot_be(model, options, message, folders, tmp_path):
+    given = {"pretrained": False} if model == "resnet18" else {"taps": ["h.0"]}
+    with pytest.raises(UsageError, match=message):
+        featstore.extract(
+            f"hf:{folders[model]}" if model in folders else model,
+            table(tmp_path, TEXTS),
+            out=tmp_path / "s.zarr",
+            **given | options,
+        )

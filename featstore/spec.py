@@ -58,8 +58,9 @@ class Spec(_Frozen):
     canonical text of what made the views (None: the clean image). `rows` says what a row is: an
     item, or a token of a text or a patch of an image, whose id is the item's, a colon and its
     place there: the part before the last colon is the group that it belongs to. Labels are
-    indices of `classes` or else values of `targets`: one of the two is empty. Raises
-    `pydantic.ValidationError` on values that cannot be.
+    indices of `classes` or else values of `targets`: one of the two is empty. Targets that are
+    `binary` are labels of which each row has any number. Raises `pydantic.ValidationError` on
+    values that cannot be.
 
     >>> spec = Spec(
     ...     backbone="resnet50", weights="random:0", transform="none", dataset="digits",
@@ -86,6 +87,7 @@ class Spec(_Frozen):
     precision: Literal["float32", "bfloat16", "float16"] = "float32"
     augment: Text | None = None
     rows: Literal["items", "tokens", "patches"] = "items"
+    binary: bool = False
 
     @model_validator(mode="after")
     def _names_are_usable(self) -> Self:
@@ -106,6 +108,8 @@ class Spec(_Frozen):
     def _labels_are_of_one_kind(self) -> Self:
         if bool(self.classes) == bool(self.targets):
             raise ValueError("labels are of classes or of targets: name one of the two")
+        if self.binary and len(self.targets) < 2:
+            raise ValueError("several labels at once are two or more: one alone is a class")
         return self
 
     @property

@@ -506,7 +506,8 @@ class LayerSweep:
         rows = None
         if len(there) == len(known):
             kept = np.concatenate([one.kept for one in there])
-            rows = RowScores(there[0].labels, kept, np.concatenate([one.known for one in there]))
+            known = np.concatenate([one.known for one in there])
+            rows = RowScores(there[0].labels, kept, known, there[0].groups)
         save_with_rows(self.to_pandas(), Path(path), rows, probes)
 
 
@@ -533,7 +534,9 @@ def parted(results: Path, into: Mapping[str, Path]) -> set[str]:
         if held is not None:
             probes = held[1][chosen]
             first, end = probes.min(), probes.max() + 1
-            rows = RowScores(held[0].labels, held[0].kept[first:end], held[0].known[first:end])
+            all_rows = held[0]
+            own = all_rows.kept[first:end], all_rows.known[first:end]
+            rows = RowScores(all_rows.labels, *own, all_rows.groups)
             probes = probes - first
         save_with_rows(table[chosen].reset_index(drop=True), into[tap], rows, probes)
     return set(table["tap"])

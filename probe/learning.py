@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from featstore.probe.errors import UsageError, several, visible
 from featstore.probe.memory import Progress, shows
@@ -19,10 +20,10 @@ from featstore.probe.redundancy import diffused_redundancy
 from featstore.probe.results import score_of
 from featstore.probe.results.curves import curve_table
 from featstore.probe.results.files import save_table
-from featstore.probe.rows import RowBlocks, Rows, as_pair, has_targets, views_of
+from featstore.probe.rows import LabelledRows, Rows, as_blocks, as_pair, has_targets, views_of
 from featstore.probe.solvers import L2, Options
 from featstore.probe.splits import every_view
-from featstore.probe.sweeps import sweep
+from featstore.probe.sweeps import grouped_pair, sweep
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,7 @@ def learning_curve(
     l2: L2 = None,
     mode: Mode | Sequence[Mode] = "random",
     metrics: str | Sequence[str] | None = None,
+    groups: tuple[ArrayLike, ArrayLike] | None = None,
     standardize: bool = True,
     memory: str | int = "auto",
     device: str = "auto",
@@ -115,6 +117,8 @@ def learning_curve(
         l2: as of `sweep`.
         mode: as of `sweep`.
         metrics: as of `sweep`.
+        groups: as of `sweep`. Shares are then of whole groups, drawn until their rows are as many
+            and every class has one, and shots of a class are rows of different groups first.
         standardize: as of `sweep`.
         memory: as of `sweep`.
         device: as of `sweep`.
@@ -140,6 +144,8 @@ def learning_curve(
             "give shots (rows of each class) or rows (shares of all rows), one of both"
         )
     train_blocks, test_blocks = as_pair(train, test)
+    if groups is not None:
+        train_blocks, test_blocks = grouped_pair(train_blocks, test_blocks, groups)
     name = "rows" if shots is None else "shots"
     amounts = _amounts(rows if shots is None else shots, name)
     draws = list(range(1, draws + 1)) if isinstance(draws, int) else list(draws)
@@ -149,7 +155,7 @@ def learning_curve(
     tables, correct = [], []
     for amount in amounts:
         for draw in draws:
-            chosen = _drawn(train_blocks, draw, amount, shots is not None)
+            chosen = _drawn(as_blocks(train_blocks), draw, amount, shots is not None)
             found = sweep(
                 every_view(train_blocks, chosen),
                 test_blocks,
@@ -192,7 +198,7 @@ def _amounts(given: float | Sequence[float], name: str) -> list[float]:
     return [int(amount) for amount in amounts] if name == "shots" else amounts
 
 
-def _drawn(train: RowBlocks, draw: int, amount: float, of_shots: bool) -> np.ndarray:
+def _drawn(train: LabelledRows, draw: int, amount: float, of_shots: bool) -> np.ndarray:
     """Return the numbers of the rows of an amount, rising; smaller amounts of a draw are in it."""
     n = train.n_rows // views_of(train)
     labels = train.labels()[:n]
@@ -201,9 +207,21 @@ def _drawn(train: RowBlocks, draw: int, amount: float, of_shots: bool) -> np.nda
             raise UsageError("shots are rows of each class, and the labels are numbers: take rows")
         labels = np.zeros(n, np.int64)
     random = np.random.default_rng([draw, 0x5EED])
+    groups = train.groups
+    groups = None if groups is None else np.unique(groups[:n], return_inverse=True)[1]
+    if groups is not None and not of_shots:
+        return _whole_groups(labels, groups, amount, random)
     chosen = []
     for number in np.unique(labels):
         own = random.permutation(np.flatnonzero(labels == number))
+        if groups is not None:
+            # a row of each group before the second of any
+            first = np.argsort(groups[own], kind="stable")
+            place = np.empty(len(own), np.int64)
+            starts = np.flatnonzero(np.diff(groups[own][first], prepend=-1))
+            lengths = np.diff(np.append(starts, len(own)))
+            place[first] = np.arange(len(own)) - np.repeat(starts, lengths)
+            own = own[np.argsort(place, kind="stable")]
         if of_shots and len(own) < amount:
             raise UsageError(
                 f"class {number} has {len(own)} train rows, and {amount} shots are asked: take "
@@ -212,3 +230,19 @@ def _drawn(train: RowBlocks, draw: int, amount: float, of_shots: bool) -> np.nda
         count = int(amount) if of_shots else max(1, round(amount * len(own)))
         chosen.append(own[:count])
     return np.sort(np.concatenate(chosen))
+
+
+def _whole_groups(
+    labels: np.ndarray, groups: np.ndarray, share: float, random: np.random.Generator
+) -> np.ndarray:
+    """Return the rows of drawn groups, rising: as many as a share of all, of each class one."""
+    sizes, reached = np.bincount(groups), 0
+    missing = set(np.unique(labels).tolist())
+    taken = np.zeros(len(sizes), bool)
+    for one in random.permutation(len(sizes)).tolist():
+        if reached >= share * len(labels) - 0.5 and not missing:
+            break
+        taken[one] = True
+        reached += sizes[one]
+        missing -= set(labels[groups == one].tolist())
+    return np.flatnonzero(taken[groups])

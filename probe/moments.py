@@ -14,13 +14,21 @@ from featstore.probe.errors import DataError, FileError, MemoryBudgetError
 from featstore.probe.memory import Settings, all_sum, everywhere, moment_rows, rank, share
 from featstore.probe.pieces import first_rows, gathered
 from featstore.probe.results.files import load_arrays, save_arrays
-from featstore.probe.rows import LabelledRows, RowBlocks, has_targets, validation_of, views_of
+from featstore.probe.rows import (
+    LabelledRows,
+    RowBlocks,
+    groups_of,
+    has_targets,
+    validation_of,
+    views_of,
+)
 from featstore.probe.splits import (
     Parts,
     RowRange,
     RowSubset,
     WithValidation,
     every_view,
+    grouped_parts,
     stratified_parts,
 )
 
@@ -529,6 +537,11 @@ class Remembered(LabelledRows):
         """Return the rows from `start` up to `stop`."""
         return RowRange(self._blocks, start, stop)
 
+    @property
+    def groups(self) -> np.ndarray | None:
+        """Group of each row, or None."""
+        return groups_of(self._blocks)
+
     def moments(self, settings: Settings) -> Moments:
         """Return the moments of all rows."""
         if self._moments is None:
@@ -540,10 +553,10 @@ class Remembered(LabelledRows):
     ) -> list[tuple["Remembered", RowSubset]]:
         """Return, for each of `count` draws, the rows without a held-out part, and that part.
 
-        The parts are those of `featstore.probe.splits.stratified_parts`. All views of an image are
-        in
-        the same part. The moments of the remainder are those of all rows less those of the part,
-        so that one pass over the part is all that they cost.
+        The parts are those of `featstore.probe.splits.stratified_parts`, or of groups those of
+        `grouped_parts`. All views of an image are in the same part. The moments of the remainder
+        are those of all rows less those of the part, so that one pass over the part is all that
+        they cost.
 
         Raises:
             UsageError: `share` is outside (0, 1).
@@ -551,7 +564,11 @@ class Remembered(LabelledRows):
         """
         if (share, seed, count) not in self._parts:
             images = self.n_rows // self.n_views
-            drawn = stratified_parts(self.labels()[:images], share, seed, count)
+            labels, groups = self.labels()[:images], self.groups
+            if groups is None:
+                drawn = stratified_parts(labels, share, seed, count)
+            else:
+                drawn = grouped_parts(labels, groups[:images], share, seed, count)
             self._parts[share, seed, count] = [self._without(one) for one in drawn]
         return self._parts[share, seed, count]
 

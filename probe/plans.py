@@ -26,6 +26,7 @@ from featstore.probe.results.reading import RowScores, load_rows, rows_path, sav
 from featstore.probe.rows import (
     RowBlocks,
     content_digest,
+    groups_of,
     validation_of,
     views_of,
 )
@@ -60,6 +61,7 @@ def described(
     standardize: bool = True,
     n_views: int = 1,
     validation: RowBlocks | None = None,
+    grouped: bool = False,
 ) -> tuple[Penalties, str]:
     """Return the penalties that `fit` would take, and its column "options".
 
@@ -71,6 +73,7 @@ def described(
         standardize: as of `fit`.
         n_views: of the rows.
         validation: the rows of their own by which epochs are chosen, if train has some.
+        grouped: whether train rows are of groups.
 
     Raises:
         UsageError: there is no penalty to choose, or none can be chosen like that.
@@ -87,7 +90,7 @@ def described(
         options.held_out,
         options.held_out_seed,
         **entry.penalties,
-    ).of(n_views)
+    ).of(n_views, grouped)
     words: dict[str, Any] = {"standardize": standardize}
     if penalties.chosen:
         values = ",".join(f"{value:g}" for value in penalties.values)
@@ -340,7 +343,8 @@ def sweep_plan(
         MemoryBudgetError: a mode needs moments that do not fit.
     """
     entry = how.entry
-    penalties, options = described(how, setup.standardize, views_of(train), validation_of(train))
+    of_train = views_of(train), validation_of(train), groups_of(train) is not None
+    penalties, options = described(how, setup.standardize, *of_train)
     if wanted.every_k and not entry.every_prefix:
         raise UsageError(
             f"solver {how.name} solves each prefix by itself, and every_k asks for all of them: "

@@ -203,9 +203,10 @@ class ProbeResult:
     """Solved probes and what is known of them, one row a probe.
 
     Attributes:
-        table: columns store, tap, mode, solver, l2, seed, fraction, k, n_train, then n_test,
-            of accuracies `chance` and `majority` (see `without_features`), and a column for each
-            metric once scored, then what the solver knows (status, ...).
+        table: columns store, tap, mode, solver, l2, seed, fraction, k, n_train, then n_test (and
+            n_groups, where test rows are of groups), of accuracies `chance` and `majority` (see
+            `without_features`), and a column for each metric once scored, then what the solver
+            knows (status, ...).
         fitted: the solver's probes.
         probes: int64 (rows,), the probe of each row. Rows share a probe where they mean the
             same one, as the whole layer of every seed does.
@@ -295,6 +296,8 @@ class ProbeResult:
             scores.gather()
         areas = {k: np.where(scores.not_finite[:, None], np.nan, v) for k, v in areas.items()}
         columns: dict[str, object] = {"n_test": np.full(len(self), blocks.n_rows)}
+        if blocks.groups is not None:
+            columns["n_groups"] = np.full(len(self), len(np.unique(blocks.groups)))
         if counts is not None:
             columns |= without_features(counts, blocks.labels())
         elif several:

@@ -58,6 +58,8 @@ class LabelledRows(ABC):
         validation: validation rows of their own, by which a solver chooses; None for none.
         start: the number of the first row among those that errors count.
         columns: int64 (D,), the numbers of the features in errors; None for 0 to D - 1.
+        groups: (N,) numbers or texts, which group (patient, slide, speaker) each row is of; None
+            for none. Rows of one group are held out, drawn and left out together.
     """
 
     n_rows: int
@@ -70,6 +72,11 @@ class LabelledRows(ABC):
     validation: "LabelledRows | None" = None
     start: int = 0
     columns: np.ndarray | None = None
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """Group of each row, (N,), or None."""
+        return None
 
     @abstractmethod
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -106,6 +113,11 @@ class Completed(LabelledRows):
             setattr(self, name, getattr(blocks, name, getattr(LabelledRows, name)))
         # an object of others may or may not have it: this is the one place that asks
         self.part = getattr(blocks, "part", super().part)
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """Group of each row, which is asked for only when it is needed."""
+        return getattr(self._blocks, "groups", None)
 
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         return iter(self._blocks)
@@ -456,6 +468,128 @@ def check_labels(labels: np.ndarray, n_classes: int, split: str) -> None:
             f"row {row} of {split} has label {labels[row]}: "
             f"labels of {n_classes} classes lie in 0 to {n_classes - 1}"
         )
+
+
+def groups_of(blocks: RowBlocks) -> np.ndarray | None:
+    """Return which group each row is of, (N,) numbers or texts; None where there are none."""
+    return as_blocks(blocks).groups
+
+
+class Grouped(LabelledRows):
+    """Row blocks whose rows are of groups: patients, slides, speakers.
+
+    Arguments:
+        blocks: the rows beneath, N of them.
+        groups: (N,) numbers or texts; or (N / V,) where they are V views of the same images.
+
+    Raises:
+        UsageError: there are not as many groups as rows, or fewer than two different ones.
+
+    Example:
+        >>> blocks = ArrayBlocks(np.eye(3), [0, 1, 1])
+        >>> Grouped(blocks, ["ann", "bob", "ann"]).groups.tolist()
+        ['ann', 'bob', 'ann']
+    """
+
+    def __init__(self, blocks: RowBlocks, groups: ArrayLike):
+        self._blocks = blocks = as_blocks(blocks)
+        given = np.asarray(groups)
+        if given.ndim != 1 or given.dtype.kind not in "iubUSOT":
+            raise UsageError(
+                f"groups are {given.dtype} {given.shape}: give a whole number or a text for each "
+                "row"
+            )
+        given = given.astype(str) if given.dtype.kind in "OST" else given
+        if len(given) * blocks.n_views == blocks.n_rows:
+            given = np.tile(given, blocks.n_views)
+        if len(given) != blocks.n_rows:
+            raise UsageError(
+                f"{len(given):,} groups are given for {blocks.n_rows:,} rows: give each row its own"
+            )
+        self._groups = given
+        for name in ("n_rows", "n_features", "n_classes", "block_rows", "n_views", "classes"):
+            setattr(self, name, getattr(blocks, name))
+        self.validation, self.start, self.columns = blocks.validation, blocks.start, blocks.columns
+        digest = xxhash.xxh3_128_hexdigest("\0".join(map(str, given.tolist())).encode())
+        self.fingerprint = blocks.fingerprint and f"{blocks.fingerprint} groups {digest}"
+
+    @property
+    def groups(self) -> np.ndarray:
+        """Group of each row, (N,)."""
+        return self._groups
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        return iter(self._blocks)
+
+    def part(self, start: int, stop: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        """Yield the blocks of the rows from `start` up to `stop`."""
+        return self._blocks.part(start, stop)
+
+    def labels(self) -> np.ndarray:
+        """Return every label."""
+        return self._blocks.labels()
+
+
+class OneLabel(LabelledRows):
+    """Row blocks of which one of several labels is the class: 0 without it, 1 with it.
+
+    Arguments:
+        blocks: the rows beneath, with L labels each.
+        label: its name, or its number.
+
+    Raises:
+        UsageError: the rows have one class each, or no such label.
+
+    Example:
+        >>> blocks = ArrayBlocks(np.eye(3), [[0, 1], [1, 1], [0, 0]])
+        >>> OneLabel(blocks, 1).labels().tolist()
+        [1, 1, 0]
+    """
+
+    n_classes = 2
+
+    def __init__(self, blocks: RowBlocks, label: str | int):
+        self._blocks = blocks = as_blocks(blocks)
+        names = tuple(blocks.classes)
+        if not has_several_labels(blocks):
+            raise UsageError(
+                f"label {label!r} is asked for, and each row has one class, or numbers: leave it "
+                "out"
+            )
+        count = targets_of(blocks)
+        number = names.index(label) if label in names else label
+        if not isinstance(number, int) or not 0 <= number < count:
+            known = ", ".join(names[:20]) or f"numbers 0 to {count - 1}"
+            raise UsageError(f"there is no label {label!r}: there are {known}")
+        self._number, name = number, names[number] if names else str(number)
+        self.classes = (f"no {name}", name)
+        self.n_rows, self.n_features = blocks.n_rows, blocks.n_features
+        self.block_rows, self.n_views = blocks.block_rows, blocks.n_views
+        self.start, self.columns = blocks.start, blocks.columns
+        self.fingerprint = blocks.fingerprint and f"{blocks.fingerprint} label {number}"
+        own = blocks.validation
+        self.validation = None if own is None else OneLabel(own, label)
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for features, labels in self._blocks:
+            yield features, self._of(labels)
+
+    def part(self, start: int, stop: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yield the blocks of the rows from `start` up to `stop`."""
+        for features, labels in self._blocks.part(start, stop):
+            yield features, self._of(labels)
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """Group of each row, or None."""
+        return self._blocks.groups
+
+    def labels(self) -> np.ndarray:
+        """Return whether each row has the label, int64 (N,)."""
+        return self._of(self._blocks.labels())
+
+    def _of(self, labels: np.ndarray) -> np.ndarray:
+        return labels[:, self._number].astype(np.int64)
 
 
 class SideBySide(LabelledRows):

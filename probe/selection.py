@@ -95,17 +95,22 @@ class Penalties:
         unit = 10 ** (round(2 * math.log10(variance)) / 2)
         return replace(self, values=tuple(float(f"{value * unit:.3g}") for value in LADDER))
 
-    def of(self, n_views: int) -> "Penalties":
-        """Return these penalties for rows of so many views.
+    def of(self, n_views: int, grouped: bool = False) -> "Penalties":
+        """Return these penalties for rows of so many views, or of groups.
 
-        The other views of a row that is left out tell its label, so that a solver's own way to
-        choose becomes one that holds out all of them.
+        The other views of a row that is left out, and the other rows of its group, tell its label,
+        so that a solver's own way to choose becomes one that holds out all of them.
 
         Raises:
             UsageError: leave-one-out was asked for.
         """
-        if self.choice != LOO or n_views == 1:
+        if self.choice != LOO or (n_views == 1 and not grouped):
             return self
+        if self.asked and n_views == 1:
+            raise UsageError(
+                "leave-one-out would leave out one row of a group and keep the others, which tell "
+                "its label: select by validation, which holds out whole groups"
+            )
         if self.asked:
             raise UsageError(
                 f"leave-one-out would leave out one of {n_views} views of an image and keep "
@@ -222,7 +227,7 @@ def fit_chosen(
             whose other views would stay.
         DataError: no row can be held out.
     """
-    penalties = penalties.of(train.n_views)
+    penalties = penalties.of(train.n_views, train.groups is not None)
     by = np.array([penalties.choice_of(chain.ranking) for chain in chains])
     lengths = np.array([len(chain) for chain in chains])
     position, accuracy = np.zeros(lengths.sum(), np.int64), np.full(lengths.sum(), np.nan)
@@ -433,7 +438,9 @@ def _on_parts(
 ) -> "_HeldOut":
     """Return fits to compare on held-out parts, on half as many where memory holds no more."""
     make = _HeldOut if entry.path is None else _OnPath
-    wanted = count = part_count(penalties.held_out, train.n_rows // train.n_views)
+    groups = train.groups
+    drawn = train.n_rows // train.n_views if groups is None else len(np.unique(groups))
+    wanted = count = part_count(penalties.held_out, drawn)
     while True:
         try:
             tried = make(entry, train, chains, penalties, settings, options, count)

@@ -14,6 +14,7 @@ from featstore.probe.rows import (
     RowBlocks,
     are_several,
     as_blocks,
+    groups_of,
     validation_of,
     views_of,
 )
@@ -127,6 +128,111 @@ def _strata(
         yield rows, (min(max(1, round(share * n)), n - 1) if n > 1 else 0)
 
 
+def folds(
+    labels: np.ndarray, count: int, seed: int, groups: np.ndarray | None = None
+) -> np.ndarray:
+    """Return the fold of each row, alike to all rows: int64 (N,) in [0, K).
+
+    Rows of each class are dealt to the folds in drawn order; numbers are dealt from small to large.
+    A group stays together: with a_gk the rows of class k (or label, or tenth of the numbers) in
+    group g, t_k all of them, and A_fk those dealt to fold f so far, groups are taken from large to
+    small, equal ones in drawn order, and each goes where sum_k (A_fk + a_gk)^2 / t_k^2 grows least.
+
+    Arguments:
+        labels: int64 (N,); targets, float64 (N,) or (N, T); or several labels, uint8 (N, L).
+        count: K, 2 or more.
+        seed: of the draw.
+        groups: (N,) numbers or texts; None where each row stands for itself.
+
+    Raises:
+        UsageError: K is less than 2, or more than there are rows or groups.
+
+    Example:
+        >>> folds(np.array([0, 0, 0, 0, 1, 1]), 2, seed=0, groups=np.array([7, 7, 8, 8, 7, 8]))
+        array([1, 1, 0, 0, 1, 0])
+    """
+    names, group = np.unique(
+        np.arange(len(labels)) if groups is None else groups, return_inverse=True
+    )
+    if not 2 <= count <= len(names):
+        what = "rows" if groups is None else "groups"
+        raise UsageError(f"{len(names):,} {what} cannot be in {count} folds: take 2 to that many")
+    if groups is None:
+        fold, dealt = np.empty(len(labels), np.int64), 0
+        for rows, _ in _strata(labels, _shuffled(len(labels), seed), 1 / count):
+            fold[rows] = (dealt + np.arange(len(rows))) % count
+            dealt += len(rows)
+        return fold
+    amounts = _amounts_of(labels, group, len(names))
+    sizes = np.bincount(group, minlength=len(names))
+    weight = 1 / np.maximum(amounts.sum(0), 1) ** 2
+    drawn = _shuffled(len(names), seed)
+    of_group, held = np.empty(len(names), np.int64), np.zeros((count, amounts.shape[1]))
+    filled = np.zeros(count)
+    for one in drawn[np.argsort(-sizes[drawn], kind="stable")].tolist():
+        grown = held @ (weight * amounts[one])
+        best = int(np.lexsort((filled, grown.round(12)))[0])
+        of_group[one] = best
+        held[best] += amounts[one]
+        filled[best] += sizes[one]
+    return of_group[group]
+
+
+def _amounts_of(labels: np.ndarray, group: np.ndarray, count: int) -> np.ndarray:
+    """Return the rows of each class, label or tenth of the numbers in each group, (G, K)."""
+    if are_several(labels):
+        amounts = np.zeros((count, labels.shape[1] + 1))
+        np.add.at(amounts, group, np.c_[np.ones(len(labels)), labels])
+        return amounts
+    if labels.dtype.kind == "f":
+        targets = labels.reshape(len(labels), -1)
+        deviation = targets.std(0)
+        scaled = ((targets - targets.mean(0)) / np.where(deviation > 0, deviation, 1)).sum(1)
+        labels = np.argsort(np.argsort(scaled, kind="stable")) * 10 // len(scaled)
+    _, codes = np.unique(labels, return_inverse=True)
+    width = int(codes.max()) + 1
+    return np.bincount(group * width + codes, minlength=count * width).reshape(count, width) * 1.0
+
+
+def grouped_parts(
+    labels: np.ndarray, groups: np.ndarray, share: float, seed: int, count: int = 1
+) -> list[Parts]:
+    """Return `count` draws of validation rows as `stratified_parts`, of whole groups.
+
+    They are among round(1 / share) folds. A group without which a class would have no row left to
+    train on is not held out.
+
+    Arguments:
+        labels: as of `stratified_parts`.
+        groups: (N,) numbers or texts.
+        share: in (0, 1).
+        seed: of the draw.
+        count: draws.
+
+    Raises:
+        UsageError: `share` is outside (0, 1).
+        DataError: no group can be held out.
+    """
+    check_share(share)
+    n_groups = len(np.unique(groups))
+    found = []
+    if n_groups > 1:
+        fold = folds(labels, max(2, min(round(1 / share), n_groups)), seed, groups)
+        for one in range(min(count, int(fold.max()) + 1)):
+            held = fold == one
+            if labels.ndim == 1 and labels.dtype.kind != "f":
+                gone = np.setdiff1d(labels, labels[~held])
+                held &= ~np.isin(groups, groups[np.isin(labels, gone)])
+            if held.any() and not held.all():
+                found.append(Parts(np.flatnonzero(~held), np.flatnonzero(held)))
+    if not found:
+        raise DataError(
+            f"none of {n_groups} groups can be held out to choose a penalty by, since each class "
+            "would lose its train rows: fix the penalty with l2, or add groups"
+        )
+    return found
+
+
 def rarest(labels: np.ndarray) -> np.ndarray:
     """Return the label of each row that fewest rows have, int64 (N,), or L where it has none.
 
@@ -185,6 +291,12 @@ class RowSubset(LabelledRows):
                 yield features[inside], labels[inside]
             start += len(labels)
 
+    @property
+    def groups(self) -> np.ndarray | None:
+        """Group of each row, or None."""
+        own = groups_of(self._blocks)
+        return None if own is None else own[self._rows]
+
     def part(self, start: int, stop: int) -> "RowSubset":
         """Return the rows from `start` up to `stop` of these, at least one."""
         return RowSubset(self._blocks, self._rows[start:stop])
@@ -207,6 +319,12 @@ class RowRange(LabelledRows):
         if not self.n_rows:
             return
         yield from as_blocks(self._blocks).part(self.start, self._stop)
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """Group of each row, or None."""
+        own = groups_of(self._blocks)
+        return None if own is None else own[self.start : self._stop]
 
     def part(self, start: int, stop: int) -> "RowRange":
         """Return the rows from `start` up to `stop` of these."""
@@ -236,6 +354,11 @@ class ColumnSubset(LabelledRows):
     def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for features, labels in self._blocks:
             yield features.take(self.columns, axis=1), labels
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """Group of each row, or None."""
+        return groups_of(self._blocks)
 
     def part(self, start: int, stop: int) -> "ColumnSubset":
         """Return the same columns of the rows from `start` up to `stop`."""
@@ -285,6 +408,11 @@ class WithValidation(LabelledRows):
     def labels(self) -> np.ndarray:
         """Return every label of train, int64 (N,)."""
         return self._train.labels()
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """Group of each train row, or None."""
+        return groups_of(self._train)
 
     def part(self, start: int, stop: int) -> RowBlocks:
         """Return the train rows from `start` up to `stop`."""

@@ -2,16 +2,18 @@
 
 import logging
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from numpy.typing import ArrayLike
 
 from featstore.probe import arrays
 from featstore.probe.arrays import own_settings
-from featstore.probe.errors import MemoryBudgetError, UsageError
+from featstore.probe.errors import MemoryBudgetError, RowsWarning, UsageError
 from featstore.probe.memory import (
     Grant,
     Progress,
@@ -43,12 +45,14 @@ from featstore.probe.plans import (
 from featstore.probe.result import ProbeResult, probe_table
 from featstore.probe.results.reading import SHARE, RowScores, room
 from featstore.probe.rows import (
+    Grouped,
     RowBlocks,
     Rows,
     as_blocks,
     as_pair,
     check_labels,
     check_train,
+    groups_of,
     has_several_labels,
     has_targets,
     targets_of,
@@ -143,7 +147,8 @@ def fitted(blocks: RowBlocks, chains: Sequence[Chain], how: Chosen, setup: Setup
         setup: how to compute.
     """
     where = setup.where
-    penalties, text = described(how, setup.standardize, views_of(blocks), validation_of(blocks))
+    of_rows = views_of(blocks), validation_of(blocks), groups_of(blocks) is not None
+    penalties, text = described(how, setup.standardize, *of_rows)
 
     def within(memory: int) -> Fitted:
         # plans are made from it, and all processes must make the same
@@ -317,6 +322,7 @@ def sweep(
     metrics: str | Sequence[str] | None = None,
     standardize: bool = True,
     validation: Rows | None = None,
+    groups: tuple[ArrayLike, ArrayLike] | None = None,
     out: str | Path | None = None,
     resume: bool = False,
     each: Callable[[ProbeResult], object] | None = None,
@@ -353,6 +359,9 @@ def sweep(
             the first that is the better the larger it is.
         standardize: divide each feature by its train standard deviation.
         validation: as of `fit`.
+        groups: of each train row and of each test row which group it is of (patient, slide,
+            speaker), numbers or texts. Penalties are chosen on whole groups that are held out, and
+            intervals are over groups of test rows, of which a column `n_groups` says how many.
         out: .csv, .json or .parquet file to keep the table in. The probes are solved group by
             group, and after each the file is written, the others in it as "not run". Beside it
             lies a file that says which test rows each probe has right
@@ -382,6 +391,9 @@ def sweep(
         solver, {"l2": l2, "select": select, "held_out": held_out, "held_out_seed": held_out_seed}
     )
     train_blocks, test_blocks = as_pair(train, test)
+    if groups is not None:
+        train_blocks, test_blocks = grouped_pair(train_blocks, test_blocks, groups)
+    _tell_of_shared_groups(train_blocks, test_blocks)
     train_blocks = _with_validation(how.entry, train_blocks, validation)
     metrics = metrics_of(metrics, has_targets(train_blocks), has_several_labels(train_blocks))
     if resume and out is None:
@@ -390,6 +402,35 @@ def sweep(
     kept = (Path(out), resume) if out is not None else None
     setup = Setup(standardize, memory, device, backend, store, tap, moments_cache, progress)
     return _swept(train_blocks, test_blocks, wanted, how, metrics, kept, each, setup)
+
+
+def grouped_pair(
+    train: RowBlocks, test: RowBlocks, groups: tuple[ArrayLike, ArrayLike]
+) -> tuple[RowBlocks, RowBlocks]:
+    """Return train and test as rows of groups.
+
+    Raises:
+        UsageError: groups are no pair, or not as many as rows.
+    """
+    if len(groups) != 2:
+        raise UsageError("groups are no pair: give those of train rows, and those of test rows")
+    return Grouped(train, groups[0]), Grouped(test, groups[1])
+
+
+def _tell_of_shared_groups(train: RowBlocks, test: RowBlocks) -> None:
+    """Warn of groups that both train and test have rows of."""
+    theirs, own = groups_of(train), groups_of(test)
+    if theirs is None or own is None or rank() > 0:
+        return
+    shared = np.intersect1d(theirs.astype(str), own.astype(str))
+    if len(shared):
+        warnings.warn(
+            f"{len(shared):,} of {len(np.unique(own)):,} groups of test rows have train rows too "
+            f"({', '.join(shared[:3])}{', ...' if len(shared) > 3 else ''}): scores are of groups "
+            "that are known; split by group to have those of others",
+            RowsWarning,
+            stacklevel=3,
+        )
 
 
 def _swept(

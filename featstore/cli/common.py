@@ -439,6 +439,14 @@ LEVEL = click.option("--level", type=float, default=0.95, help="Coverage of the 
 TEST_SPLIT = click.option(
     "--test-split", help="On which split to test.  [default: test, or validation]"
 )
+LABEL = click.option(
+    "--label", help="Of several labels at once one alone, as a class.  [default: all of them]"
+)
+GROUPS = click.option(
+    "--groups",
+    metavar="ID|FILE",
+    help="Rows that belong together (patients, slides): id:PATTERN of row ids, or TABLE:COLUMN.",
+)
 
 
 def scaled(default: bool) -> Callable:

@@ -98,7 +98,11 @@ _NAMED = 20
     type=click.Choice(["8", "10", "12", "14", "16"]),
     help="How many bits of 16-bit images count.",
 )
-@click.option("--target-columns", type=Names(), help="Numbers to regress on, not labels.")
+@click.option(
+    "--target-columns",
+    type=Names(),
+    help="Numbers to regress on, not labels; or, with --label-kind class, labels of 0 and 1.",
+)
 @click.option("--limit", type=click.IntRange(1), help="Rows of each split, evenly spaced.")
 @click.option(
     "--on-error",
@@ -302,7 +306,12 @@ ARRAY = ArrayName()
 
 @click.command("import", cls=Command)
 @click.option("--train-features", type=ARRAY, required=True, help="Numbers (rows, features).")
-@click.option("--train-labels", type=ARRAY, required=True, help="Integers from 0, or texts.")
+@click.option(
+    "--train-labels",
+    type=ARRAY,
+    required=True,
+    help="Integers from 0, texts, or 0 and 1 (rows, labels).",
+)
 @click.option("--train-ids", type=ARRAY, help="What each row is.  [default: its number]")
 @click.option("--test-features", type=ARRAY, required=True, help="As many features.")
 @click.option("--test-labels", type=ARRAY, required=True, help="Integers from 0, or texts.")
@@ -313,7 +322,7 @@ ARRAY = ArrayName()
     "--dtype", type=DTYPE, help="Type of the stored features.  [default: float32, or as given]"
 )
 @click.option("--targets", type=Names(), help="Labels are numbers to regress on, called so.")
-@click.option("--classes", type=Names(), help="Names of the classes, in order.")
+@click.option("--classes", type=Names(), help="Names of the classes, or of several labels.")
 @OVERWRITE
 @MEMORY
 def import_(train_ids, test_ids, out, format, memory, **options) -> None:

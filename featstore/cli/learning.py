@@ -4,6 +4,8 @@ import click
 
 from featstore.cli import screen
 from featstore.cli.common import (
+    GROUPS,
+    LABEL,
     MEMORY,
     ON,
     PICTURE,
@@ -19,6 +21,7 @@ from featstore.cli.common import (
     takes_solver,
     to_file,
 )
+from featstore.cli.probe import rows_of
 from featstore.cli.screen import Progress, first_notice, notice, tested_on
 
 
@@ -51,6 +54,8 @@ from featstore.cli.screen import Progress, first_notice, notice, tested_on
 )
 @takes_solver
 @TEST_SPLIT
+@LABEL
+@GROUPS
 @click.option(
     "--delta",
     type=float,
@@ -62,7 +67,9 @@ from featstore.cli.screen import Progress, first_notice, notice, tested_on
 @ON
 @to_file("--out", TABLE, "Save one row a probe: .csv, .json or .parquet.")
 @to_file("--plot", PICTURE, "Draw accuracy against the number of train rows.")
-def learn(store, shots, rows, draws, mode, test_split, delta, out, plot, solver, **options) -> None:
+def learn(
+    store, shots, rows, draws, mode, test_split, label, groups, delta, out, plot, solver, **options
+) -> None:
     """Show how accuracy, its share of the full layer's and DR grow with the train rows.
 
     Rows are drawn of each class, a few of them (--shots) or a share of them (--train-shares), and
@@ -85,8 +92,8 @@ def learn(store, shots, rows, draws, mode, test_split, delta, out, plot, solver,
     split = tested_on(layer.store, test_split)
     with Progress() as progress:
         found = learning_curve(
-            layer.rows("train"),
-            layer.rows(split),
+            rows_of(layer.store, "train", layer.tap, label, groups),
+            rows_of(layer.store, split, layer.tap, label, groups),
             shots=shots,
             rows=rows,
             draws=draws,

@@ -9,6 +9,8 @@ from featstore.cli import screen
 from featstore.cli.common import (
     BACKEND,
     FILE,
+    GROUPS,
+    LABEL,
     MEMORY,
     ON,
     SCALED,
@@ -141,6 +143,8 @@ def predict(store, weights, split, memory, out) -> None:
     help="Layers, or all; of several, accuracy by layer.  [default: the first]",
 )
 @TEST_SPLIT
+@LABEL
+@GROUPS
 @SCALED
 @MEMORY
 @ON
@@ -215,6 +219,8 @@ def probe(
       featstore probe mine.zarr --fractions 0.1 --seeds 5 \\
         --save-weights probes.safetensors
       featstore probe mine.zarr --every-k --seeds 5 --solver ridge --score auroc
+      featstore probe scenes.zarr --label dog --fractions 0.1 --seeds 5 \\
+        --groups id:^[^/]+
       featstore probe layers.zarr --taps all --fractions 1 --seeds 1 \\
         --plot layers.pdf
       torchrun --nproc-per-node 8 -m featstore probe --fractions 0.1 --seeds 5
@@ -247,11 +253,13 @@ def probe(
             raise click.UsageError(
                 f"solver {solver.solver} has no weights to save: leave out --save-weights"
             )
-        if chosen.spec.targets and (save_predictions or per_class):
+        several = chosen.spec.binary and not options["label"]
+        wrong = save_predictions or (per_class and not several)
+        if chosen.spec.targets and not (chosen.spec.binary and options["label"]) and wrong:
             raise click.UsageError(
-                f"the labels of {chosen.path} are numbers, and "
-                f"{'--save-per-class' if per_class else '--save-predictions'} is for classes "
-                "alone: leave it out; --save-weights keeps the probes"
+                f"the labels of {chosen.path} are {'several at once' if several else 'numbers'}, "
+                f"and {'--save-predictions' if save_predictions else '--save-per-class'} is for "
+                "classes alone: leave it out; --save-weights keeps the probes"
             )
         taps = _taps(chosen, tap)
         if len(taps) > 1:
@@ -282,6 +290,8 @@ def probe(
                 save_predictions,
                 per_class,
                 options["memory"],
+                options["label"],
+                options["groups"],
             )
 
 
@@ -294,17 +304,19 @@ def _taken(store) -> str:
     return f"Store: {store.path}, the newest complete one{elsewhere}.\n"
 
 
-def _save(result, store, split, weights, predictions, per_class, memory) -> None:
+def _save(result, store, split, weights, predictions, per_class, memory, label, groups) -> None:
     from featstore.probe import per_class_table, save_weights
     from featstore.probe.results.files import save_table
 
-    tap, classes = result.table["tap"].iloc[0], store.spec.classes
+    tap = result.table["tap"].iloc[0]
+    rows = rows_of(store, split, tap, label, groups)
+    classes = rows.classes or None
     if weights:
         save_weights(result, weights, source=store.spec.of_tap(tap), classes=classes)
     if per_class:
         save_table(per_class_table(result, classes), per_class, digest=True)
     if predictions:
-        result.predict(store.tap(split, tap), memory).save(predictions)
+        result.predict(rows, memory).save(predictions)
     for path in filter(None, (weights, per_class, predictions)):
         notice(f"wrote {path}")
 
@@ -393,19 +405,33 @@ def run_layers(
     return joined
 
 
-def swept(store, out, *, solver, tap, split, score=None, **options):
+def rows_of(store, split, tap, label=None, groups=None, view=None):
+    """Return rows of a store, with one of several labels as their class, and of groups."""
+    from featstore.probe.rows import Grouped, OneLabel
+    from featstore.study.outside import groups_by
+
+    rows = store.tap(split, tap, view=view)
+    rows = OneLabel(rows, label) if label else rows
+    return Grouped(rows, groups_by(store.ids(split), groups)) if groups else rows
+
+
+def swept(store, out, *, solver, tap, split, score=None, label=None, groups=None, **options):
     """Sweep one tap of an open store as the options say, and return the result."""
     from featstore.probe import sweep
 
     if options.get("metrics") or score:
         # the table and the sentence are of this one
         main = "r2" if store.spec.targets else "accuracy"
+        if store.spec.binary:
+            main = "accuracy" if label else "auroc"
         asked = filter(None, (main, score, *(options.get("metrics") or ())))
         options["metrics"] = tuple(dict.fromkeys(asked))
     if solver.solver == "sgd":
         from featstore.study.sweeps import departures_of, validation_rows
 
-        options["validation"] = validation_rows("sgd", store, tap, split)
+        own = validation_rows("sgd", store, tap, split)
+        named = store.validation_split(split)
+        options["validation"] = own and rows_of(store, named, tap, label, groups, view=0)
         for line in departures_of(store, tap, split, solver):
             notice(line)
     from featstore.study.outside import resolved
@@ -416,8 +442,8 @@ def swept(store, out, *, solver, tap, split, score=None, **options):
         standardize = options.get("standardize", True)
         options["mode"] = resolved(modes, store, tap, standardize, progress)
         return sweep(
-            store.tap("train", tap),
-            store.tap(split, tap),
+            rows_of(store, "train", tap, label, groups),
+            rows_of(store, split, tap, label, groups),
             store=str(store.path),
             tap=tap,
             moments_cache=store.moments_folder,

@@ -343,7 +343,7 @@ def _split(split) -> str:
 
 def _labels(spec) -> dict[str, str]:
     if spec.targets:
-        return {"targets": ", ".join(spec.targets)}
+        return {"labels" if spec.binary else "targets": ", ".join(spec.targets)}
     return {"classes": f"{len(spec.classes):,}: {_shortened(spec.classes)}"}
 
 

@@ -69,8 +69,9 @@ class Columns:
     """Names of columns, and how they are read; what is None is looked for, or told by the data.
 
     `image` or `text` is what goes into the backbone, `label` its class (or, where it holds numbers
-    with a fraction, its target), `split` says which split a row is in. `targets` names columns of
-    numbers to regress on, in place of a label.
+    with a fraction, its target; or a list of all the labels that a row has), `split` says which
+    split a row is in. `targets` names columns of numbers to regress on, in place of a label; of
+    `kind` "class" they are labels, 0 or 1, of which a row has any number.
 
     With `rows` "tokens" a text is a list of words, or parted into them at its space, and the label
     is a list with one for each. `kind` says whether labels are a "class" or a "number" where that
@@ -91,10 +92,10 @@ class Columns:
     def __post_init__(self):
         if self.kind not in (None, *KINDS):
             raise UsageError(f"labels are of kind {self.kind!r}; choose {' or '.join(KINDS)}")
-        if self.targets and self.kind == "class":
+        if len(self.targets) == 1 and self.kind == "class":
             raise UsageError(
-                f"the target columns {', '.join(self.targets)} are numbers, and labels are said to"
-                " be classes; give one"
+                f"the target column {self.targets[0]} is of numbers, and labels are said to be"
+                " classes; give it as the label column, or several columns of 0 and 1"
             )
         if self.delimiter is not None and len(self.delimiter) != 1:
             raise UsageError(f"the delimiter is {self.delimiter!r}; it is one character, such as ;")
@@ -196,7 +197,10 @@ HIDDEN = -1
 
 @dataclass(frozen=True)
 class Encoded:
-    """Labels of one split: int64 (n,) with `classes`, or float64 (n,) or (n, T) with `targets`."""
+    """Labels of one split: int64 (n,) with `classes`, or float64 (n,) or (n, T) with `targets`.
+
+    Of labels of which a row has any number they are uint8 (n, T), and `targets` names those.
+    """
 
     values: np.ndarray
     classes: tuple[str, ...] = ()
@@ -231,6 +235,14 @@ def encoded(
             f"{', '.join(names)} of {dataset} has another type in each split: {error}; make it one"
         ) from None
     here = list(columns).index(split)
+    if asked.targets and asked.kind == "class":
+        values = [
+            _zeros_and_ones(dataset, split, *pair)
+            for pair in zip(names, [parts[here] for parts in typed], strict=True)
+        ]
+        return Encoded(np.stack(values, axis=1), targets=tuple(names))
+    if _is_list(typed[0][here].type) and not asked.targets and asked.kind != "number":
+        return _of_lists(dataset, split, names[0], dict(zip(columns, typed[0], strict=True)))
     if asked.targets or asked.kind == "number":
         return _targets(dataset, split, names, [parts[here] for parts in typed])
     name, kind = names[0], typed[0][0].type
@@ -264,6 +276,57 @@ def encoded(
         found = _targets(dataset, split, names, [told[split]])
         return Encoded(found.values, targets=found.targets, notices=[*said, Notice("kind", text)])
     return _classes(dataset, split, name, told, values, written, asked, said)
+
+
+def _zeros_and_ones(dataset: str, split: str, name: str, column: pa.ChunkedArray) -> np.ndarray:
+    """Return a column of 0 and 1, or of true and false, as uint8 (n,)."""
+    (column,) = cleaned([column])
+    _refuse_missing(dataset, split, name, column)
+    words = {"0": 0, "0.0": 0, "false": 0, "no": 0, "1": 1, "1.0": 1, "true": 1, "yes": 1}
+    cells = column.to_pylist()
+    found = [words.get(str(one).lower()) for one in cells]
+    if None in found:
+        row = found.index(None)
+        raise DatasetError(
+            f"row {row} of the {split} split of {dataset} has {cells[row]!r} in {name}; of several"
+            " labels each column is 0 or 1"
+        )
+    return np.array(found, np.uint8)
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    )
+
+
+def _of_lists(
+    dataset: str, split: str, name: str, columns: Mapping[str, pa.ChunkedArray]
+) -> Encoded:
+    """Return lists of labels, of words or of whole numbers, as zeros and ones of all that occur."""
+    lists = {part: column.to_pylist() for part, column in columns.items()}
+    every = {label for rows in lists.values() for row in rows if row for label in row}
+    if None in every or not all(isinstance(label, str | int) for label in every) or len(every) < 2:
+        raise DatasetError(
+            f"the column {name} of {dataset} has lists of {_called(columns[split].type)}; a list"
+            " holds the words or whole numbers of a row's labels, at least two in all"
+        )
+    labels = sorted(every, key=lambda one: (isinstance(one, str), one))
+    return Encoded(several(lists[split], labels), targets=tuple(map(str, labels)))
+
+
+def several(lists: Sequence[Sequence | None], labels: Sequence) -> np.ndarray:
+    """Return which labels each row's list has, uint8 (n, L); a row without a list has none.
+
+    >>> several([["b"], None, ["a", "b"]], ["a", "b"]).tolist()
+    [[0, 1], [0, 0], [1, 1]]
+    """
+    place = {label: number for number, label in enumerate(labels)}
+    values = np.zeros((len(lists), len(labels)), np.uint8)
+    for row, own in enumerate(lists):
+        for label in own or ():
+            values[row, place[label]] = 1
+    return values
 
 
 def labels_not_told(dataset: str, split: str, name: str, others: Sequence[str]) -> DatasetError:

@@ -61,7 +61,8 @@ def load_arrays(file: str, split: str, data_dir: Path | None, kind: str | None =
     """One split of an archive with x_train, y_train, x_test, y_test (or train_images, ...).
 
     Images are uint8 (n, H, W), (n, H, W, 1), (n, H, W, 3) or channels first; labels whole numbers
-    (n,) or (n, 1) from 0 on, or floats (n,) or (n, T): targets. Where `kind` is "class" floats are
+    (n,) or (n, 1) from 0 on, floats (n,) or (n, T): targets, or integers (n, L) of zeros and ones,
+    of which a row has any number. Where `kind` is "class" floats are
     classes too, and rows of one 1 among zeros are the class that it stands for; where it is
     "number" whole numbers are targets. An array `classes` of strings names classes, one `targets`
     those. Nothing is unpickled.
@@ -124,6 +125,15 @@ def _split(dataset: str, split: str, archive: np.lib.npyio.NpzFile, kind: str | 
         raise labels_not_told(dataset, split, names[split][1], told)
     images_name, labels_name = names[split]
     images = _images(dataset, images_name, archive[images_name])
+    if kind != "number" and any(_are_several(every[known]) for known in told):
+        labels = every[split].astype(np.uint8)
+        if labels.ndim != 2 or len(labels) != len(images):
+            raise DatasetError(
+                f"{labels_name} of {dataset} has shape {labels.shape} for {len(images)} images;"
+                " give (n, L) zeros and ones, one a label"
+            )
+        called = _target_names(dataset, labels, archive, "label")
+        return of_arrays(dataset, split, images, labels, (), targets=called)
     labels = _labels(dataset, labels_name, archive[labels_name], kind)
     if len(images) != len(labels):
         raise DatasetError(
@@ -157,15 +167,16 @@ def _split(dataset: str, split: str, archive: np.lib.npyio.NpzFile, kind: str | 
 
 
 def _target_names(
-    dataset: str, labels: np.ndarray, archive: np.lib.npyio.NpzFile
+    dataset: str, labels: np.ndarray, archive: np.lib.npyio.NpzFile, kind: str = "target"
 ) -> tuple[str, ...]:
     n_targets = 1 if labels.ndim == 1 else labels.shape[1]
-    if "targets" not in archive:
-        return ("target",) if n_targets == 1 else tuple(f"target{i}" for i in range(n_targets))
-    names = tuple(str(name) for name in np.atleast_1d(archive["targets"]))
+    key = "classes" if kind == "label" and "classes" in archive else "targets"
+    if key not in archive:
+        return (kind,) if n_targets == 1 else tuple(f"{kind}{i}" for i in range(n_targets))
+    names = tuple(str(name) for name in np.atleast_1d(archive[key]))
     if len(names) != n_targets:
         raise DatasetError(
-            f"{dataset} has {n_targets} targets a row and {len(names)} names in its array targets"
+            f"{dataset} has {n_targets} {kind}s a row and {len(names)} names in its array {key}"
         )
     return names
 
@@ -218,6 +229,16 @@ def _labels(dataset: str, name: str, labels: np.ndarray, kind: str | None) -> np
     if labels.min() < 0:
         raise UsageError(f"{name} of {dataset} has label {labels.min()}; labels count from 0")
     return labels.astype(np.int64)
+
+
+def _are_several(labels: np.ndarray) -> bool:
+    """Return whether rows have any number of labels, and not one each."""
+    of_numbers = labels.ndim == 2 and labels.shape[1] > 1 and labels.dtype.kind in "iub"
+    return (
+        of_numbers
+        and bool(((labels == 0) | (labels == 1)).all())
+        and bool((labels.sum(axis=1) != 1).any())
+    )
 
 
 def _is_one_hot(labels: np.ndarray) -> bool:
@@ -334,7 +355,7 @@ def of_files(
     ids = [utf8(os.path.relpath(path, root).replace(os.sep, "/")) for path in paths]
     sizes = [_size(path) for path in paths]
     missing = tuple(path for path, size in zip(paths, sizes, strict=True) if size is None)
-    labels = np.asarray(labels, np.float64 if targets else np.int64)
+    labels = labels if targets else np.asarray(labels, np.int64)
     return ImageRows(
         dataset=dataset,
         split=split,

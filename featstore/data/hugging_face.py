@@ -25,6 +25,7 @@ from featstore.data.columns import (
     encoded,
     labels_not_told,
     plain,
+    several,
 )
 from featstore.data.files import EncodedImages, below, rows_of_encoded
 from featstore.data.rows import ImageRows, Rows, Unreadable
@@ -272,6 +273,10 @@ def _labels(
             others = [part for part in tables if part != held]
             raise labels_not_told(dataset, held, chosen.labels[0], others)
         return Encoded(values.to_numpy(), classes=tuple(feature.names))
+    inner = getattr(feature, "feature", None)
+    if isinstance(inner, library.ClassLabel) and not asked.targets:
+        lists = _column(tables[held], chosen.labels[0]).to_pylist()
+        return Encoded(several(lists, range(inner.num_classes)), targets=tuple(inner.names))
     columns = {
         part: [_column(table, name) for name in chosen.labels]
         for part, table in tables.items()

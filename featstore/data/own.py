@@ -44,8 +44,9 @@ def load(
     Every row is read once beforehand. Its hash is part of the split's fingerprint, and a row that
     is another one when it is read again is refused. With `ids` these tell the rows, and nothing is
     hashed. Rows that are `unread` are hashed when they are read: `finished` then gives the rows.
-    Labels are whole numbers from 0, texts (then sorted, as the names of classes), or floats or
-    vectors of floats to regress on; the names of classes are those of a data set's `classes`, if it
+    Labels are whole numbers from 0, texts (then sorted, as the names of classes), floats or
+    vectors of floats to regress on, or vectors of integers or booleans that are zeros and ones, of
+    which a row has any number; the names of classes are those of a data set's `classes`, if it
     has them.
 
     Arguments:
@@ -104,7 +105,7 @@ def finished(rows: Mapping[str, Rows]) -> dict[str, Rows]:
             ids=reader.ids or [str(row) for row in range(reader.n_rows)],
             classes=classes,
             fingerprint=reader.fingerprint(numbered[split]),
-            targets=() if classes else _targets(numbered[split]),
+            targets=() if classes else _targets(numbered[split], rows[split].read.data),
         )
         for split, reader in readers.items()
     }
@@ -130,10 +131,15 @@ _KINDS = {"image": (ImageRows, Image.Image), "text": (TextRows, str), "tensor": 
 _CALLED = {"image": "PIL image", "text": "text"}
 
 
-def _targets(values: np.ndarray) -> tuple[str, ...]:
+def _targets(values: np.ndarray, data: MapStyle) -> tuple[str, ...]:
     if values.ndim == 1:
         return ("target",)
-    return tuple(f"target{number}" for number in range(values.shape[1]))
+    if values.dtype.kind == "f":
+        return tuple(f"target{number}" for number in range(values.shape[1]))
+    stated = getattr(data, "classes", None)
+    if isinstance(stated, list | tuple) and len(stated) == values.shape[1]:
+        return tuple(utf8(str(one)) for one in stated)
+    return tuple(f"label{number}" for number in range(values.shape[1]))
 
 
 def as_tensors(rows: Rows) -> Rows:
@@ -369,9 +375,11 @@ def _label(split: str, row: int, label: object) -> int | float | str | np.ndarra
     if isinstance(label, torch.Tensor | np.ndarray | np.generic) and label.ndim == 0:
         label = label.item()
     if isinstance(label, torch.Tensor | np.ndarray) and label.ndim == 1:
-        label = np.asarray(label).astype(np.float64) if len(label) else None
+        label = np.asarray(label) if len(label) else None
         if isinstance(label, np.ndarray):
-            return label
+            several = label.dtype.kind in "iub" and len(label) > 1
+            zeros_and_ones = several and bool(((label == 0) | (label == 1)).all())
+            return label.astype(np.uint8 if zeros_and_ones else np.float64)
     if isinstance(label, bool):
         return int(label)
     if not isinstance(label, int | float | str):

@@ -290,11 +290,12 @@ class Rows(ABC):
     """One split of a data set.
 
     `labels` are int64 (n,) and index `classes`; or, where `targets` names quantities to regress on,
-    float64 (n,) for one and (n, T) for several, and there are no classes. `ids` says what each row
-    is: a path, an index or a key. `read` gives row i as it was stored. `fingerprint` identifies the
-    data of the whole split, also where `limited` keeps a part of it. `notices` says what was left
-    out or read otherwise than it is; `left_out` are rows that a source was allowed to leave out.
-    `pieces` are the labels of the words of texts, whose own labels then say nothing.
+    float64 (n,) for one and (n, T) for several, and there are no classes; or, where `targets` names
+    labels of which each row has any number, uint8 (n, T) of zeros and ones. `ids` says what each
+    row is: a path, an index or a key. `read` gives row i as it was stored. `fingerprint` identifies
+    the data of the whole split, also where `limited` keeps a part of it. `notices` says what was
+    left out or read otherwise than it is; `left_out` are rows that a source was allowed to leave
+    out. `pieces` are the labels of the words of texts, whose own labels then say nothing.
 
     Rows hold no open file and can be pickled, so that a spawned process reads them as well as a
     thread does.

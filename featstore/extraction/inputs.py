@@ -58,6 +58,7 @@ class Inputs:
             dtype=request.dtype,
             classes=first.classes,
             targets=first.targets,
+            binary=bool(first.targets) and first.labels.dtype.kind == "u",
             limit=request.limit,
             precision=precision,
             augment=self.views.text if self.views else None,

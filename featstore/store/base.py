@@ -264,7 +264,10 @@ class BlockStore(ABC):
         return there
 
     def labels(self, split: str) -> np.ndarray:
-        """Labels of a split, int64 (n_rows,), or float64 (n_rows,) or (n_rows, T) of T targets."""
+        """Labels of a split, int64 (n_rows,), or float64 (n_rows,) or (n_rows, T) of T targets.
+
+        Of T labels of which each row has any number they are uint8 (n_rows, T).
+        """
         return self.load(split, LABELS)
 
     def ids(self, split: str) -> list[str]:

@@ -123,15 +123,16 @@ def import_arrays(
     holds several: .npy, .npz, .safetensors, .pt and .pth (tensors alone), .parquet and .arrow (a
     list column, one of numbers, or several as "a,b" or "f*"), .h5, a Zarr folder, a folder of
     `datasets`' save_to_disk. Features are (n_rows, D) of any real type, D the same in both; labels
-    integers from 0 or texts (n_rows,), or one-hot (n_rows, C); ids numbers or texts (n_rows,).
+    integers from 0 or texts (n_rows,), one-hot (n_rows, C), or zeros and ones (n_rows, L) of which
+    a row has any number; ids numbers or texts (n_rows,).
 
-    `dtype` is "float16" or "float32", by default float16 for float16 features and float32 for
-    any other. `classes` names the classes, by default their numbers, or the texts in order; or
-    `targets` names T quantities to regress on, and labels are real numbers (n_rows,) or
-    (n_rows, T). Features are read a slice at a time, and nothing of which more than `memory` bytes
-    would have to be held; labels and ids are held whole. All is read twice, first to check it and
-    to take its checksum, by which the same call on the same arrays finds its store again, complete
-    or to be resumed, and mends blocks that are damaged.
+    `dtype` is "float16" or "float32", by default float16 for float16 features and float32 for any
+    other. `classes` names the classes, by default their numbers, or the texts in order, and of
+    several labels these; or `targets` names T quantities to regress on, and labels are real numbers
+    (n_rows,) or (n_rows, T). Features are read a slice at a time, and nothing of which more than
+    `memory` bytes would have to be held; labels and ids are held whole. All is read twice, first to
+    check it and to take its checksum, by which the same call on the same arrays finds its store
+    again, complete or to be resumed, and mends blocks that are damaged.
 
     Calls `progress("checked rows", ...)` and `progress("rows", ...)`. Raises `DatasetError` for
     arrays that make no store, `FeatureError` naming the first row that is not finite in `dtype`, or
@@ -170,8 +171,7 @@ def import_arrays(
         ),
         taps=(Tap(name=TAP, dim=one.shape[1], pooling="none"),),
         dtype=dtype,
-        classes=names,
-        targets=targets,
+        **labelling.said_of(labels, names, targets),
     )
     id_width = max(width(some) for some in ids.values())
     store = open_or_create(out, spec, format, id_width=id_width, overwrite=overwrite)
@@ -377,19 +377,20 @@ def _write_parquet(
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    number = pa.float16() if store.spec.dtype == "float16" else pa.float32()
+    feature = pa.float16() if store.spec.dtype == "float16" else pa.float32()
     k = len(facts["features"])
     label = pa.int64()
     if store.spec.targets:
         several = len(store.spec.targets)
-        label = pa.float64() if several == 1 else pa.list_(pa.float64(), several)
+        number = pa.uint8() if store.spec.binary else pa.float64()
+        label = number if several == 1 else pa.list_(number, several)
     schema = pa.schema(
         {
             "split": pa.string(),
             "id": pa.string(),
             "label": label,
             "view": pa.int32(),
-            "features": pa.list_(number, k),
+            "features": pa.list_(feature, k),
         },
         metadata={"indices": json.dumps(facts["features"]), "featstore": json.dumps(facts)},
     )

@@ -1,4 +1,4 @@
-"""Labels in any form: class numbers, names of classes, one-hot rows, and numbers to regress on."""
+"""Labels in any form: numbers or names of classes, one-hot rows, several, and targets."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,15 +10,16 @@ from featstore.errors import DatasetError
 
 # Names for the classes are kept for each number up to the largest label.
 MOST_CLASSES = 1_000_000
-# What labels may be: indices of classes, names of classes, or values of targets.
-NUMBERS, TEXTS, TARGETS = "class numbers", "texts", "targets"
+# What labels may be: indices of classes, names of classes, values of targets, or any number a row.
+NUMBERS, TEXTS, TARGETS, SEVERAL = "class numbers", "texts", "targets", "several at once"
 
 
 @dataclass(frozen=True)
 class Labels:
     """Labels of some rows: `values` int64 (n,), texts (n,), or float64 (n,) or (n, T) of targets.
 
-    `columns` is how many classes one-hot rows had a column for, and 0 where they were none.
+    Where each row has any number of L labels they are uint8 (n, L), zeros and ones. `columns` is
+    how many classes one-hot rows had a column for, and 0 where they were none.
     """
 
     values: np.ndarray
@@ -26,8 +27,8 @@ class Labels:
 
     @property
     def kind(self) -> str:
-        """One of `NUMBERS`, `TEXTS` and `TARGETS`."""
-        return {"i": NUMBERS, "f": TARGETS}.get(self.values.dtype.kind, TEXTS)
+        """One of `NUMBERS`, `TEXTS`, `TARGETS` and `SEVERAL`."""
+        return {"i": NUMBERS, "f": TARGETS, "u": SEVERAL}.get(self.values.dtype.kind, TEXTS)
 
 
 def as_array(given: Any, what: str) -> np.ndarray:
@@ -76,9 +77,10 @@ def parsed(
 ) -> Labels:
     """Return the labels of `n_rows` rows, checked.
 
-    Without `targets` labels are whole numbers from 0 (n,), texts (n,), or one-hot rows (n, C) of
-    zeros and a one; of T targets they are finite real numbers (n,) or (n, T). `first` is the number
-    of the first of the rows, for messages, which begin with `what`.
+    Without `targets` labels are whole numbers from 0 (n,), texts (n,), one-hot rows (n, C) of
+    zeros and a one, or zeros and ones (n, L) of which some row has none or several; of T targets
+    they are finite real numbers (n,) or (n, T). `first` is the number of the first of the rows, for
+    messages, which begin with `what`.
 
     Raises `DatasetError` naming what was given, or the row.
 
@@ -101,12 +103,14 @@ def parsed(
     if array.dtype.kind == "U":
         return Labels(array)
     if one_hot:
-        wrong = np.flatnonzero(((array != 0) & (array != 1)).any(1) | (array.sum(1) != 1))
+        wrong = np.flatnonzero(((array != 0) & (array != 1)).any(1))
         if wrong.size:
             raise DatasetError(
-                f"row {first + wrong[0]} of {what} has {array.shape[1]} columns and is not one-hot:"
-                " one 1 and zeros; give class numbers (rows,), or name the columns as targets"
+                f"row {first + wrong[0]} of {what} has {array.shape[1]} columns and is not zeros"
+                " and ones, one a label; give class numbers (rows,), or name the columns as targets"
             )
+        if (array.sum(1) != 1).any():
+            return Labels(array.astype(np.uint8))
         return Labels(array.argmax(1).astype(np.int64), array.shape[1])
     if array.dtype.kind not in "biu":
         raise DatasetError(
@@ -145,10 +149,19 @@ def numbered(
     """Return labels of each split as they are stored, and the names of the classes.
 
     Texts are numbered in sorted order, or as `classes` names them; names of numbers are those, or
-    the numbers themselves. Targets have no classes.
+    the numbers themselves. Targets have no classes; the names of several labels are those, or
+    "label0", ...
 
     Raises `DatasetError` for labels of several kinds, and for one that `classes` does not name.
     """
+    if any(labels.kind == SEVERAL for labels in splits.values()):
+        # where each row happens to have one they look like a class
+        splits = {
+            split: Labels(np.eye(labels.columns, dtype=np.uint8)[labels.values])
+            if labels.kind == NUMBERS and labels.columns
+            else labels
+            for split, labels in splits.items()
+        }
     kinds = {split: labels.kind for split, labels in splits.items()}
     if len(set(kinds.values())) > 1:
         told = " and ".join(f"{kind} in {split}" for split, kind in kinds.items())
@@ -157,6 +170,17 @@ def numbered(
     values = {split: labels.values for split, labels in splits.items()}
     if kind == TARGETS:
         return values, ()
+    if kind == SEVERAL:
+        width = next(iter(values.values())).shape[1]
+        names = tuple(classes) if classes else tuple(f"label{place}" for place in range(width))
+        told = {split: one.shape[1] for split, one in values.items() if one.shape[1] != len(names)}
+        if told:
+            split, count = next(iter(told.items()))
+            raise DatasetError(
+                f"{split} has {count} labels a row, and {len(names)} are named; give all splits the"
+                " same, and each a name"
+            )
+        return values, names
     if kind == TEXTS:
         names = tuple(classes) if classes else _sorted(values.values())
         number = {name: place for place, name in enumerate(names)}
@@ -169,6 +193,15 @@ def numbered(
             f"there are labels up to {count - 1} and {len(names)} class names; name every class"
         )
     return values, names
+
+
+def said_of(
+    labels: Mapping[str, np.ndarray], names: tuple[str, ...], targets: Sequence[str]
+) -> dict[str, Any]:
+    """Return what a `Spec` says of labels that are `numbered`, and of their names."""
+    if next(iter(labels.values())).dtype.kind == "u":
+        return {"targets": names, "binary": True}
+    return {"classes": names, "targets": tuple(targets)}
 
 
 def _sorted(texts: Iterable[np.ndarray]) -> tuple[str, ...]:

@@ -133,16 +133,17 @@ def rows_of(n_rows: int, block_rows: int, block: int) -> range:
 def arrays(spec: Spec, split: str, id_width: int) -> dict[str, Array]:
     """Every array of a split: taps (n_rows, D) or (n_views, n_rows, D), labels, ids.
 
-    Labels are int64 (n_rows,), or of targets float64 (n_rows,) for one and (n_rows, T) for more;
-    ids are uint8 (n_rows, width).
+    Labels are int64 (n_rows,), or of targets float64 (n_rows,) for one and (n_rows, T) for more,
+    uint8 where these are binary; ids are uint8 (n_rows, width).
     """
     n_rows, n_views = spec.split(split).n_rows, spec.split(split).views
     features = np.dtype(spec.dtype).newbyteorder("<")
     views = () if n_views == 1 else (n_views,)
     targets = (len(spec.targets),) if len(spec.targets) > 1 else ()
+    number = "u1" if spec.binary else "<f8" if spec.targets else "<i8"
     return {
         **{tap.name: Array((*views, n_rows, tap.dim), features) for tap in spec.taps},
-        LABELS: Array((n_rows, *targets), np.dtype("<f8" if spec.targets else "<i8")),
+        LABELS: Array((n_rows, *targets), np.dtype(number)),
         IDS: Array((n_rows, id_width), np.dtype("u1")),
     }
 

@@ -140,8 +140,9 @@ class TapBlocks:
     """Features (b, D) float16|float32 and labels (b,) of one split, in row order.
 
     Rows of several views come one view after another, their labels with each. Labels are int64, or
-    float64 (b,) or (b, T) where they are `n_targets` = T targets and `n_classes` is 0. Where the
-    store's blocks are narrow, because another tap is wide, several are read as one of about 8 MB.
+    float64 (b,) or (b, T) where they are `n_targets` = T targets and `n_classes` is 0, or uint8 (b,
+    T) where each row has any number of T labels, which `classes` then names. Where the store's
+    blocks are narrow, because another tap is wide, several are read as one of about 8 MB.
 
     `fingerprint` identifies the rows by their committed checksums, so that what was computed from a
     store that was mended, or from another one, is never mistaken for this one's.
@@ -167,7 +168,7 @@ class TapBlocks:
         self.n_rows = self.n_views * self._features.n_rows
         self.n_features = self._features.row_shape[0]
         self.n_classes, self.n_targets = store.spec.n_classes, len(store.spec.targets)
-        self.classes = store.spec.classes
+        self.classes = store.spec.targets if store.spec.binary else store.spec.classes
         self.block_rows = min(self._together * store.block_rows, self._features.n_rows)
         block_bytes = self.block_rows * self._features.row_bytes
         self.ahead = max(AHEAD, min(store.ahead, MOST_BYTES_AHEAD // block_bytes))
@@ -176,7 +177,8 @@ class TapBlocks:
 
     def __repr__(self) -> str:
         rows = f"{self.n_rows:,} rows" + (f" of {self.n_views} views" if self.n_views > 1 else "")
-        labels = f"{self.n_targets} targets" if self.n_targets else f"{self.n_classes:,} classes"
+        kind = "labels" if self.classes else "targets"
+        labels = f"{self.n_targets} {kind}" if self.n_targets else f"{self.n_classes:,} classes"
         return (
             f"<TapBlocks {self._tap} of {self._split}: {rows} x {self.n_features:,} features, "
             f"{labels}, in {self._store.path}>"
@@ -218,6 +220,18 @@ class TapBlocks:
             self._kept_labels = self._store.load(self._split, LABELS, verify=self._verify)
         labels = self._kept_labels
         return np.concatenate([labels] * self.n_views) if self.n_views > 1 else labels
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """Item that each row is a token or a patch of, texts (n_rows,); None where rows are items.
+
+        It is the split, and what stands in the row's id before the last colon.
+        """
+        if self._store.spec.rows == "items":
+            return None
+        ids = self._store.ids(self._split)
+        items = np.array([f"{self._split}/{one.rpartition(':')[0]}" for one in ids])
+        return np.tile(items, self.n_views)
 
     def view(self, view: int) -> "TapBlocks":
         """The rows of one view; UsageError where there is no such view."""
@@ -291,6 +305,11 @@ class JoinedTaps(TapBlocks):
     def labels(self) -> np.ndarray:
         """Labels of all rows, as of `TapBlocks`."""
         return self._parts[0].labels()
+
+    @property
+    def groups(self) -> np.ndarray | None:
+        """Item that each row is a token or a patch of, as of `TapBlocks`."""
+        return self._parts[0].groups
 
     def view(self, view: int) -> "JoinedTaps":
         """The rows of one view; UsageError where there is no such view."""

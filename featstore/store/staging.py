@@ -183,8 +183,8 @@ class RowWriter:
 
         Arguments:
             features: array or tensor (b, D) of real numbers, or {tap: (b, D)} of several taps.
-            labels: whole numbers from 0 (b,), texts (b,), one-hot rows (b, C), or real numbers (b,)
-                or (b, T) of targets.
+            labels: whole numbers from 0 (b,), texts (b,), one-hot rows (b, C), zeros and ones
+                (b, L) of several labels, or real numbers (b,) or (b, T) of targets.
             ids: a text or number for each row, each once in its split.
             split: which split the rows are of.
             at: number of the first row, by default how many this writer was given of the split.
@@ -395,8 +395,10 @@ class RowWriter:
             "weights": _weights(said["version"]),
             "dataset": said["dataset"],
             "dtype": said["dtype"],
-            "targets": tuple(said["targets"]),
-            "classes": tuple(said["classes"]) or spec.classes,
+            "targets": tuple(said["classes"]) or spec.targets
+            if spec.binary
+            else tuple(said["targets"]),
+            "classes": spec.classes if spec.binary else tuple(said["classes"]) or spec.classes,
         }
         for field, value in wanted.items():
             if getattr(spec, field) != value:
@@ -432,8 +434,7 @@ class RowWriter:
             ),
             taps=tuple(Tap(name=tap, dim=dim, pooling="none") for tap, dim in self._taps.items()),
             dtype=said["dtype"],
-            classes=classes,
-            targets=tuple(said["targets"]),
+            **labelling.said_of(values, classes, said["targets"]),
         )
         store = open_or_create(
             self._out,

@@ -32,7 +32,8 @@ class Store(BlockStore):
     def _told(self) -> dict[str, str]:
         """Return the facts of a store that a person wants first."""
         spec = self.spec
-        labels = f"{spec.n_classes:,} classes" if spec.classes else f"{len(spec.targets)} targets"
+        kind = "labels" if spec.binary else "targets"
+        labels = f"{spec.n_classes:,} classes" if spec.classes else f"{len(spec.targets)} {kind}"
         return {
             "features": f"of {spec.backbone}",
             "data": f"{spec.dataset}, {labels}",

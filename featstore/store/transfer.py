@@ -260,7 +260,7 @@ _COMPARED_BYTES = 1024
 _MEMORY = 4 << 30
 
 # What two stores must have in common to be one.
-_COMMON = ("dtype", "classes", "targets", "precision", "augment")
+_COMMON = ("dtype", "classes", "targets", "binary", "precision", "augment")
 
 
 def merge(

@@ -78,7 +78,8 @@ class Writer:
         `seen` says how many of the rows each of `notices.REMARKS` is true of.
 
         A tap of a split of several views is (n_views, rows, D); labels are int64 (rows,), or
-        float64 (rows,) or (rows, T) of targets. One thread writes at a time.
+        float64 (rows,) or (rows, T) of targets, or uint8 (rows, T) of several labels. One thread
+        writes at a time.
 
         Nothing is written where an array is not what the spec says: `FeatureError` names the array,
         and the row of a value that is not finite. `UsageError` where the block is committed or does
@@ -167,7 +168,10 @@ class Writer:
                     f" finite in {spec.dtype}; check that input, or store float32 if it overflows"
                 )
         labels = arrays[LABELS]
-        if spec.targets:
+        if spec.binary:
+            wrong = np.flatnonzero((labels > 1).any(axis=1))
+            rule = f"of the labels {', '.join(spec.targets)} each is 0 or 1"
+        elif spec.targets:
             wrong = np.flatnonzero(~np.isfinite(labels.reshape(len(rows), -1)).all(axis=1))
             rule = f"the targets {', '.join(spec.targets)} are finite numbers"
         else:

@@ -1,13 +1,13 @@
-"""Modes that come from elsewhere: directions of other stores and of saved probes, orders by another
-layer.
-"""
+"""Modes and groups from elsewhere: directions of other stores and of probes, orders, tables."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
-from featstore.errors import BadStudy
+from featstore.errors import BadStudy, UsageError
 from featstore.probe import load_weights
 from featstore.probe.geometry import universality
 from featstore.probe.memory import Progress, Settings, silent
@@ -120,3 +120,51 @@ def _of_probes(path: str) -> np.ndarray:
     if not values[-1] > 0:
         raise BadStudy(f"the probes of {path} have no weights but 0: they give no direction")
     return vectors[:, kept][:, ::-1] / scale[:, None]
+
+
+def groups_by(ids: Sequence[str], how: str) -> np.ndarray:
+    """Return which group each row is of, texts (N,).
+
+    Arguments:
+        ids: of the rows.
+        how: "id:PATTERN", a regular expression whose first group, or all of it, is found in each
+            id; or "FILE:COLUMN", a .csv, .tsv or .parquet table with a row for each id, which
+            stands in any other column.
+
+    Raises:
+        UsageError: the pattern is none, or is not in some id; the table or its column is not there,
+            or no column of it has every id.
+
+    Example:
+        >>> groups_by(["p1/a.png", "p2/a.png", "p1/b.png"], "id:^[^/]+").tolist()
+        ['p1', 'p2', 'p1']
+    """
+    kind, _, pattern = how.partition(":")
+    if kind == "id":
+        try:
+            found = [re.search(pattern, one) for one in ids]
+        except re.error as error:
+            raise UsageError(f"{pattern!r} is no regular expression ({error}): mend it") from None
+        if None in found:
+            raise UsageError(
+                f"{pattern!r} is not in the id {ids[found.index(None)]!r}: give a pattern that "
+                "every id has"
+            )
+        return np.array([one[1 if one.re.groups else 0] for one in found])
+    name, _, column = how.rpartition(":")
+    path = Path(name)
+    if not path.is_file():
+        raise UsageError(f"groups are {how!r}: give id:PATTERN, or FILE:COLUMN of a table there is")
+    if path.suffix == ".parquet":
+        table = pd.read_parquet(path).astype(str)
+    else:
+        table = pd.read_csv(path, dtype=str, sep="\t" if path.suffix == ".tsv" else ",")
+    if column not in table:
+        raise UsageError(f"{path} has no column {column!r}: it has {', '.join(table)}")
+    for key in table.columns.drop(column):
+        own = table.drop_duplicates(key).set_index(key)[column].reindex(ids)
+        if own.notna().all():
+            return own.to_numpy(str)
+    raise UsageError(
+        f"no column of {path} has every row's id, such as {ids[0]!r}: add the missing rows"
+    )

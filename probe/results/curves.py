@@ -36,6 +36,11 @@ NOISE = 0.025
 """The probability of a score as high without any feature, from which on it may be noise."""
 
 
+def has_groups(table: pd.DataFrame) -> bool:
+    """Return whether the test rows of a table of results are of groups."""
+    return "n_groups" in table and table["n_groups"].notna().any()
+
+
 @dataclass(frozen=True)
 class Curve:
     """Scores of one store, tap, mode, solver and penalty against the fraction of the features.
@@ -56,6 +61,7 @@ class Curve:
         chance: what a guess reaches, as `featstore.probe.results.chance_of` says.
         shift: what is subtracted from every score before ratios are taken: 0, or chance.
         n_test: test rows; 0 if that is not known.
+        n_groups: groups that they are of; 0 where each row stands for itself.
         places: int64 (S, F), as `rows`, in the table that the curve is of; they differ where the
             evidence is of this curve alone.
     """
@@ -73,6 +79,7 @@ class Curve:
     places: np.ndarray | None = None
     chance: float = float("nan")
     shift: float = 0.0
+    n_groups: int = 0
 
     @property
     def correct(self) -> np.ndarray | None:
@@ -144,11 +151,12 @@ class Curve:
     def above_floor(self) -> bool:
         """True if the full layer beats what takes no feature by more than noise.
 
-        Accuracies are held against the floor by the exact binomial test on the test rows, R^2 by
-        its interval, each to one side at 2.5 %. Of other scores rows are not known: their standard
-        error is that of n test rows that no feature tells anything of, 1 / sqrt(3 n) for AUROC and
-        1 / sqrt(n) for kappa (of two equal classes; of more it is less), and sqrt(f (1 - f) / n)
-        for the others, f being the floor. What is not known speaks for the full layer.
+        Accuracies are held against the floor by the exact binomial test on the test rows, R^2, and
+        accuracies of rows in groups, by their interval, each to one side at 2.5 %. Of other scores
+        rows are not known: their standard error is that of n test rows that no feature tells
+        anything of, 1 / sqrt(3 n) for AUROC and 1 / sqrt(n) for kappa (of two equal classes; of
+        more it is less), and sqrt(f (1 - f) / n) for the others, f being the floor. What is not
+        known speaks for the full layer.
         """
         if self.whole is None:
             return True
@@ -156,12 +164,13 @@ class Curve:
         score = float(_mean(scores[:, None])[0])
         if self.score not in ("accuracy", "r2"):
             return not score - self._noise <= self.floor
-        if self.score != "accuracy":
+        if self.score != "accuracy" or (self.n_groups and self.evidence is not None):
+            floor = 0 if self.score == "r2" else self.floor
             _, moved, influence = self.at(self.whole)
             if influence is None or not len(moved):
-                return not score <= 0
+                return not score <= floor
             reach = float(np.nan_to_num(crossed(moved, influence).reach(0.95)))
-            return not score - reach <= 0
+            return not score - reach <= floor
         if np.isnan(score) or np.isnan(self.floor) or not self.n_test:
             return True
         return bool(binom.sf(round(score * self.n_test) - 1, self.n_test, self.floor) < NOISE)
@@ -443,6 +452,7 @@ def _curve(names: dict[str, object], rows: pd.DataFrame, score: str, correct: Ev
         0 if pd.isna(n_test) else int(n_test),
         known_places,
         chance_of(score, rows),
+        n_groups=int(rows["n_groups"].max()) if has_groups(rows) else 0,
     )
 
 

@@ -22,7 +22,7 @@ from featstore.probe.results.files import (
     save_arrays,
     save_table,
 )
-from featstore.probe.rows import RowBlocks, has_targets
+from featstore.probe.rows import RowBlocks, groups_of, has_targets
 from featstore.probe.statuses import Status
 
 MOST = 512 << 20
@@ -59,30 +59,71 @@ class RowScores:
         kept: of classes uint8 (P, ceil(n / 8)), a bit a row, which says whether it is right; of
             numbers float32 (P, n), values whose mean is R^2 (see `Regression.values`).
         known: bool (P,), which probes have been scored.
+        groups: int64 (n,), which of G groups each row is of; None where each stands for itself.
     """
 
     labels: np.ndarray
     kept: np.ndarray
     known: np.ndarray
+    groups: np.ndarray | None = None
 
     @classmethod
-    def empty(cls, labels: np.ndarray, n_probes: int) -> "RowScores":
-        """Return room for P probes, of which nothing is known."""
+    def empty(
+        cls, labels: np.ndarray, n_probes: int, groups: np.ndarray | None = None
+    ) -> "RowScores":
+        """Return room for P probes, of which nothing is known; groups are numbers or texts (n,)."""
+        groups = None if groups is None else np.unique(groups, return_inverse=True)[1]
         of_classes = labels.dtype.kind != "f"
         width, dtype = (-(-len(labels) // 8), np.uint8) if of_classes else (len(labels), np.float32)
-        return cls(labels, np.zeros((n_probes, width), dtype), np.zeros(n_probes, bool))
+        kept = np.zeros((n_probes, width), dtype)
+        return cls(labels, kept, np.zeros(n_probes, bool), groups)
 
     def of(self, probes: np.ndarray) -> np.ndarray | None:
-        """Return bool or float32 (p, n) of some probes; None if one of them is not known."""
+        """Return bool or float32 (p, n) of some probes; None if one of them is not known.
+
+        Of groups it is float32 (p, G), as `by_group` says.
+        """
         if not self.known[probes].all():
             return None
-        if self.kept.dtype == np.float32:
-            return self.kept[probes]
-        return np.unpackbits(self.kept[probes], axis=1, count=len(self.labels)).view(bool)
+        kept = self.kept[probes]
+        if kept.dtype != np.float32:
+            kept = np.unpackbits(kept, axis=1, count=len(self.labels)).view(bool)
+        return kept if self.groups is None else by_group(kept, self.groups)
 
     def put(self, probes: np.ndarray, others: "RowScores") -> None:
         """Take in what is known of other probes, under these numbers, in place."""
         self.kept[probes], self.known[probes] = others.kept, others.known
+
+
+def by_group(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
+    """Return one value a group, that has the mean of the rows and the variance of whole groups.
+
+    With the mean m of n rows and the sum s_g of v_i - m over the rows of group g, it is
+
+        u_g = m + s_g G / n,
+
+    so that mean u = m, and var(u) / G = G / (G - 1) sum s_g^2 / n^2 is the variance of m if groups,
+    and not rows, are drawn.
+
+    Arguments:
+        values: (p, n), of each row.
+        groups: int64 (n,), in [0, G).
+
+    Returns:
+        float32 (p, G).
+
+    Reference:
+        Cameron and Miller, "A practitioner's guide to cluster-robust inference", 2015.
+
+    Example:
+        >>> by_group(np.array([[1.0, 1.0, 0.0, 0.0]]), np.array([0, 0, 1, 1])).tolist()
+        [[1.0, 0.0]]
+    """
+    count = int(groups.max()) + 1
+    wide = values.astype(np.float64)
+    mean = wide.mean(1, keepdims=True)
+    sums = np.stack([np.bincount(groups, row, minlength=count) for row in wide - mean])
+    return (mean + sums * count / values.shape[1]).astype(np.float32)
 
 
 class RowSink:
@@ -135,7 +176,7 @@ def room(blocks: RowBlocks, n_probes: int, most: int) -> RowScores | None:
             stacklevel=2,
         )
         return None
-    return RowScores.empty(blocks.labels(), n_probes)
+    return RowScores.empty(blocks.labels(), n_probes, groups_of(blocks))
 
 
 def rows_path(results: str | Path) -> Path:
@@ -190,6 +231,8 @@ def save_with_rows(
 
 def _save(results: Path, table: pd.DataFrame, rows: RowScores, probes: np.ndarray) -> None:
     arrays = {"labels": rows.labels, "kept": rows.kept, "known": rows.known, "probes": probes}
+    if rows.groups is not None:
+        arrays["groups"] = rows.groups
     save_arrays(rows_path(results), {"version": VERSION, "digest": table_digest(table), **arrays})
 
 
@@ -214,7 +257,8 @@ def load_rows(
             raise DataError(f"it is of version {held['version']}, and this reads {VERSION}")
         if str(held["digest"]) != table_digest(table):
             raise DataError("it is of another sweep or other rows than the table")
-        rows = RowScores(held["labels"], held["kept"], held["known"])
+        groups = held.get("groups")
+        rows = RowScores(held["labels"], held["kept"], held["known"], groups)
         probes = held["probes"]
         _check(rows, probes, table, score)
     except (ValueError, TypeError, LookupError, FileError, DataError) as error:
@@ -268,7 +312,7 @@ def _check(rows: RowScores, probes: np.ndarray, table: pd.DataFrame, score: str)
     for probe in np.unique(probes[told]):
         values = rows.of(np.array([probe]))[0]
         found[probe] = values.mean(dtype=np.float64)
-        # a row that is right is a whole number; parts of R^2 were rounded to float32
+        # a row that is right is a whole number; parts of R^2, and of groups, are float32
         rounded = 1e-5 * max(1.0, float(np.abs(values).max()))
         slack[probe] = rounded if values.dtype == np.float32 else 0.5 / n_rows
     off = np.abs(found[probes[told]] - said[told]) > slack[probes[told]]

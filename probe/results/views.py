@@ -21,7 +21,7 @@ from featstore.probe.results import (
     score_of,
     shared_and_own,
 )
-from featstore.probe.results.curves import curve_table, curves
+from featstore.probe.results.curves import curve_table, curves, has_groups
 from featstore.probe.results.intervals import over_of
 from featstore.probe.results.sentences import LEAST, warnings
 
@@ -367,6 +367,7 @@ def without_features(table: pd.DataFrame) -> Iterator[str]:
         yield (
             f"without features: chance {one.chance:.3f}, commonest class {one.majority:.3f} of "
             f"{int(one.n_test):,} test rows"
+            + (f" of {int(table['n_groups'].max()):,} groups" if has_groups(table) else "")
         )
 
 

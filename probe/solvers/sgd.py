@@ -24,10 +24,10 @@ from featstore.probe.kernels import residuals
 from featstore.probe.memory import Settings, text, world
 from featstore.probe.metrics import LogitSink
 from featstore.probe.pieces import gathered
-from featstore.probe.rows import RowBlocks, validation_of, views_of
+from featstore.probe.rows import RowBlocks, groups_of, validation_of, views_of
 from featstore.probe.solvers import SGD, own_fields
 from featstore.probe.solvers.weights import Fitted, Weights
-from featstore.probe.splits import Parts, random_parts
+from featstore.probe.splits import Parts, grouped_parts, random_parts
 from featstore.probe.statuses import Status
 from featstore.probe.subsets import Axes, Chain, Segment, segments
 
@@ -606,7 +606,11 @@ class SgdFit(Fitted):
         self._settings, self._options = settings, options
         self._dtype = precision(train)[1]
         images, own = train.n_rows // views_of(train), validation_of(train)
-        if own is None:
+        groups = groups_of(train)
+        if own is None and groups is not None:
+            share, seed = options.val_fraction, options.split_seed
+            (parts,) = grouped_parts(train.labels()[:images], groups[:images], share, seed)
+        elif own is None:
             parts = random_parts(images, options.val_fraction, options.split_seed)
         else:
             parts = Parts(np.arange(images), np.arange(own.n_rows))

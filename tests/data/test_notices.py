@@ -434,7 +434,7 @@ def test_space_and_capitals_in_heads_and_splits(images):
     ("columns", "said"),
     [
         ({"kind": "word"}, "'word'; choose class or number"),
-        ({"targets": ("a",), "kind": "class"}, "are numbers, and labels are said"),
+        ({"targets": ("a",), "kind": "class"}, "is of numbers, and labels are said to be"),
         ({"delimiter": ";;"}, "one character"),
         ({"encoding": "klingon"}, "no encoding 'klingon'"),
     ],

@@ -315,8 +315,10 @@ def test_columns_that_are_not_there_or_are_no_labels(pictures, load):
         load(PICTURES, label="kind")
     with pytest.raises(DatasetError, match=r"the column label .* holds text; targets are numbers"):
         load(PICTURES, kind="parquet", targets=("label",))
-    with pytest.raises(DatasetError, match=r"holds list<.*a label is one word or one number"):
-        load({**TEXTS, "label": [[1], [2], [3], [1]]}, kind="parquet")
+    with pytest.raises(DatasetError, match=r"holds struct<.*a label is one word or one number"):
+        load({**TEXTS, "label": [{"class": 1}] * 4}, kind="parquet")
+    with pytest.raises(DatasetError, match=r"lists of list<.*words or whole numbers"):
+        load({**TEXTS, "label": [[0.5], [2.5], [3.5], [1.5]]}, kind="parquet")
     with pytest.raises(DatasetError, match=r"are struct<.*not paths; .*hf:FOLDER"):
         load({**PICTURES, "image": [{"bytes": b"1"}] * 4}, kind="parquet")
     with pytest.raises(DatasetError, match="are int64, not strings"):

@@ -257,7 +257,7 @@ def test_objects_that_are_no_arrays(tmp_path):
         (((X, {1: 2}), (X, Y)), DatasetError, "labels of train"),
         (((X, 7), (X, Y)), DatasetError, "labels of train is of type int"),
         (((X, Y), (X[:, :3], Y)), DatasetError, "has 6 features and the features of test 3"),
-        (((X, np.c_[Y, Y]), (X, Y)), DatasetError, "is not one-hot"),
+        (((X, np.c_[Y, Y]), (X, Y)), DatasetError, "is not zeros and ones"),
         ((([[1.0], [1.0, 2.0]], [0, 1]), (X, Y)), DatasetError, "give rows of one length"),
     ]:
         with pytest.raises(error, match=says) as caught:

@@ -208,7 +208,7 @@ BAD = [
     (FEATURES[:2], [1], None, DatasetError, r"labels of train has shape \(1,\) for 2 rows"),
     (FEATURES[:2], [1, -1], None, DatasetError, "row 1 of labels of train has label -1"),
     (FEATURES[:2], [1.5, 1], None, DatasetError, "holds float64; labels are integers"),
-    (FEATURES[:2], [[1, 1], [0, 1]], None, DatasetError, "row 0 of labels .* is not one-hot"),
+    (FEATURES[:2], [[1, 2], [0, 1]], None, DatasetError, "row 0 of labels .* is not zeros"),
     (FEATURES[:2], [[1, 0], [0]], None, DatasetError, "give rows of one length"),
     (FEATURES[:2], ["a", None], None, DatasetError, "row 1 of labels of train is a NoneType"),
     (FEATURES[:2], [1, 1], ["a"], UsageError, "1 ids come with 2 rows"),

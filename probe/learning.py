@@ -117,8 +117,7 @@ def learning_curve(
         l2: as of `sweep`.
         mode: as of `sweep`.
         metrics: as of `sweep`.
-        groups: as of `sweep`. Shares are then of whole groups, drawn until their rows are as many
-            and every class has one, and shots of a class are rows of different groups first.
+        groups: as of `sweep`; shares are of whole groups then, shots of different ones first.
         standardize: as of `sweep`.
         memory: as of `sweep`.
         device: as of `sweep`.

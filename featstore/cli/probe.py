@@ -253,14 +253,7 @@ def probe(
             raise click.UsageError(
                 f"solver {solver.solver} has no weights to save: leave out --save-weights"
             )
-        several = chosen.spec.binary and not options["label"]
-        wrong = save_predictions or (per_class and not several)
-        if chosen.spec.targets and not (chosen.spec.binary and options["label"]) and wrong:
-            raise click.UsageError(
-                f"the labels of {chosen.path} are {'several at once' if several else 'numbers'}, "
-                f"and {'--save-predictions' if save_predictions else '--save-per-class'} is for "
-                "classes alone: leave it out; --save-weights keeps the probes"
-            )
+        _refuse_classes(chosen, options["label"], save_predictions, per_class)
         taps = _taps(chosen, tap)
         if len(taps) > 1:
             given = {
@@ -293,6 +286,20 @@ def probe(
                 options["label"],
                 options["groups"],
             )
+
+
+def _refuse_classes(store, label, save_predictions, per_class) -> None:
+    """Refuse to keep what is of classes alone where labels are numbers, or several at once."""
+    spec = store.spec
+    several = spec.binary and not label
+    if not (save_predictions or (per_class and not several)):
+        return
+    if several or (spec.targets and not spec.binary):
+        raise click.UsageError(
+            f"the labels of {store.path} are {'several at once' if several else 'numbers'}, and "
+            f"{'--save-predictions' if save_predictions else '--save-per-class'} is for classes "
+            "alone: leave it out; --save-weights keeps the probes"
+        )
 
 
 def _taken(store) -> str:

@@ -88,6 +88,12 @@ class Curve:
             return None
         return np.where(self.rows[..., None] < 0, 0, self.evidence[self.rows])
 
+    @property
+    def tested(self) -> str:
+        """Say how many test rows there are, and of how many groups."""
+        groups = f" of {self.n_groups:,} groups" if self.n_groups else ""
+        return f"{self.n_test:,} test rows{groups}"
+
     @cached_property
     def whole(self) -> int | None:
         """The place of the full layer among the fractions; None if it was not probed."""

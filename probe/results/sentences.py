@@ -142,7 +142,7 @@ def _no_share(curve: Curve, whole: float) -> str:
         )
     return (
         f"The full layer's {name}, {whole:.3f}, is within noise of what is reached without any "
-        f"feature, {curve.floor:.3f} of {_rows_of(curve)}: no share of it is told ({_how(curve)})."
+        f"feature, {curve.floor:.3f} of {curve.tested}: no share of it is told ({_how(curve)})."
     )
 
 
@@ -165,17 +165,12 @@ def _behind(curve: Curve, near: pd.Series, level: float) -> str:
     seeds = f"{near.probes} seed{'' if near.probes == 1 else 's'}"
     if all(pd.isna(seed) for seed in curve.seeds):
         seeds = "" if curve.n_test else "no seeds"  # nothing was drawn
-    rows = _rows_of(curve) if curve.n_test else ""
+    rows = curve.tested if curve.n_test else ""
     counts = ", ".join(filter(None, [seeds, rows]))
     if not near.over:
         return f"{counts}; no interval"
     alone = "" if near.over == "seeds and test rows" else f" over {near.over} alone"
     return f"{counts}; {percent(level)} interval{alone}"
-
-
-def _rows_of(curve: Curve) -> str:
-    groups = f" of {curve.n_groups:,} groups" if curve.n_groups else ""
-    return f"{curve.n_test:,} test rows{groups}"
 
 
 def _with_interval(value: float, low: float, high: float, digits: int, unit: str = "") -> str:

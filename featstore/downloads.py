@@ -214,11 +214,7 @@ def weights_file() -> Path:
     )
 
 
-def extraction() -> dict[str, Any]:
+def extraction(*, pretrained: bool = True) -> dict[str, Any]:
     """Arguments of `extract` for the quickstart: the digits under EfficientNet-Lite0."""
-    return {
-        "model": MODEL,
-        "dataset": DATASET,
-        "weights": weights_file(),
-        "image_size": IMAGE_SIZE,
-    }
+    given = {"model": MODEL, "dataset": DATASET, "image_size": IMAGE_SIZE}
+    return given | ({"weights": weights_file()} if pretrained else {"pretrained": False})

@@ -50,6 +50,11 @@ def test_the_tutorials_from_an_empty_directory(tmp_path, monkeypatch, capsys):
 def look_at_the_quickstart(said: str) -> None:
     """Hold what it prints and writes."""
     assert "10 % of the features keep" in said
+    worth = dict(
+        re.findall(r"the (raw pixels|untrained network|trained one) .* (0\.\d{3})\n", said)
+    )
+    assert float(worth["raw pixels"]) > 0.9 > float(worth["trained one"]) - 0.02
+    assert "is no help" in said
     folder = Path("featstore-quickstart")
     sides = ("", ".rows.npz", ".provenance.json", ".sha256")
     made = {*(f"results.csv{side}" for side in sides), "accuracy.png"}

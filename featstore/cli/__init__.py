@@ -4,6 +4,12 @@ Tables go to stdout, progress and notices to stderr. The libraries are imported 
 commands, so that `featstore --help` answers at once.
 """
 
+import os
+
+# A thread that waits for another one sleeps, in this process: beside other work one that spins
+# takes the core that the other needs. Libraries read it when they are imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import click
 
 from featstore import __version__

@@ -1,6 +1,7 @@
 """The commands end to end on small real stores, mostly in this process."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -345,6 +346,16 @@ def test_piped_output_is_plain_and_fits_80_columns(tiny_store):
     assert ran.returncode == 0, ran.stderr
     assert "\x1b" not in ran.stdout
     assert max(map(len, ran.stdout.splitlines())) <= 80
+
+
+def test_threads_that_wait_sleep_unless_one_says_otherwise():
+    code = "import os, featstore.cli; print(os.environ['OMP_WAIT_POLICY'])"
+    bare = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for given, policy in (({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")):
+        ran = subprocess.run(
+            [sys.executable, "-c", code], env=bare | given, capture_output=True, text=True
+        )
+        assert ran.stdout.strip() == policy
 
 
 def test_a_closed_pipe_is_no_error(tiny_store, tmp_path):

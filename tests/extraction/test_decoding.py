@@ -201,6 +201,7 @@ def extract(folder, out, **options):
     return featstore.extract("test_resnet", f"folder:{folder}", **{**given, **options})
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_blocks")
 def test_a_killed_process_is_said_and_the_store_goes_on(folder, tmp_path, started):
     def kill(stage, done, total, **facts):

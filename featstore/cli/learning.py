@@ -79,7 +79,8 @@ def learn(
     \b
     Example:
       featstore learn mine.zarr --shots 1,5,10 --fractions 0.1 --solver ridge
-      featstore learn mine.zarr#layer4 --train-shares 0.01,0.1,1 --plot learning.pdf
+      featstore learn mine.zarr#layer4 --train-shares 0.01,0.1,1 \\
+        --plot learning.pdf
     """
     first_notice(f"reading {store}")
     from featstore.probe import learning_curve

@@ -312,7 +312,8 @@ def compare(
         --seeds 5 --out-dir compared --plot compared.pdf
       featstore compare mine.zarr --taps all --fractions 0.1 --solver ridge
       featstore compare results.csv vit.zarr#last --fractions 0.1 --delta 0.8
-      featstore compare resnet.zarr vit.zarr --fractions 0.1 --also geometry,retrieval
+      featstore compare resnet.zarr vit.zarr --fractions 0.1 \\
+        --also geometry,retrieval
     """
     first_notice(f"reading {', '.join(map(str, places))}")
     from dataclasses import replace

@@ -240,7 +240,7 @@ def numbers_store(tmp_path):
     return tmp_path / "n.zarr"
 
 
-@pytest.mark.parametrize("option", ["--per-class", "--save-predictions"])
+@pytest.mark.parametrize("option", ["--save-per-class", "--save-predictions"])
 def test_what_is_for_classes_alone_is_refused_before_the_solve(
     numbers_store, tmp_path, monkeypatch, option
 ):

@@ -20,12 +20,14 @@ from featstore.probe.arrays import (
     full_precision,
     own_settings,
     solve_lower,
+    taken,
     to_host,
 )
 from featstore.probe.errors import DataError, UsageError
 from featstore.probe.memory import CACHE_BYTES, Progress, Settings, rows_within, settings_of, shows
 from featstore.probe.moments import cached_moments
 from featstore.probe.pieces import gathered
+from featstore.probe.prediction import upper_envelopes
 from featstore.probe.results.intervals import check_level, mean_and_error, score_interval
 from featstore.probe.rows import RowBlocks, Rows, as_pair, has_targets
 from featstore.probe.solvers import AUTO, LDA, Options, Ridge, check_penalties, closed_form
@@ -234,6 +236,8 @@ def _drop_one(
     if probe.log:
         offset = offset - xp.sum(right * coefficients, axis=0) / 2
         plus = [coefficients**2 / (2 * lead), -(right**2) / (2 * own)]
+    lines = (to_host(each) for each in (probe.start, alone, plus[1]))
+    breaks, winners = (put(each) for each in upper_envelopes(*lines))
     fixed, row = _held(width) + 16 * resamples * width, 8 * 9 * width + 8 * resamples
     rows = rows_within(settings.memory, fixed, row, MOST_ROWS, "an attribution")
     total = _Changes(settings.backend.zeros((resamples, width), "float64"), np.zeros(resamples))
@@ -253,8 +257,7 @@ def _drop_one(
             else:
                 hit, loss = _by_squares(base, none, nothing, truth)
                 hits, losses = _by_squares(base, some @ inverse, without, truth)
-            start = xp.broadcast_to(probe.start, base.shape)
-            solo += _summed(_first_largest(start, some, alone, plus[1])[0] == truth[:, None])
+            solo += _alone_right(some, breaks, winners, truth)
             change, loss_change = hits - hit, losses - loss
             total.hits += int(_summed(hit)[0])
             total.sums = total.sums + _summed(change)
@@ -275,54 +278,64 @@ def _summed(values: Array) -> np.ndarray:
     return to_host(xp.sum(values, axis=0, dtype=xp.float64))
 
 
-def _first_largest(base: Array, along: Array, by: Array, plus: Array) -> tuple[Array, Array]:
-    """Return the class and the size of the largest of the logits base_c + along_j by_jc + plus_jc.
-
-    Class by class, so that the logits of all probes are never held at once; of equal logits the
-    first wins.
-
-    Arguments:
-        base: (r, C).
-        along: (r, D).
-        by: (D, C).
-        plus: (D, C).
-
-    Returns:
-        int64 (r, D) and float64 (r, D).
-    """
-    xp = array_namespace(base)
-    most = _logits(base, along, by, plus, 0)
-    chosen = xp.zeros_like(most, dtype=xp.int64)
-    for number in range(1, base.shape[1]):
-        other = _logits(base, along, by, plus, number)
-        chosen[other > most] = number
-        most = xp.maximum(most, other)
-    return chosen, most
+def _alone_right(rows: Array, breaks: Array, classes: Array, labels: Array) -> np.ndarray:
+    """Return how many rows (r, D) each feature alone has right, float64 (D,)."""
+    xp = array_namespace(rows)
+    place = xp.zeros(rows.shape, dtype=xp.int64, device=rows.device)
+    for piece in range(breaks.shape[1]):
+        place += rows > breaks[:, piece]
+    place += xp.arange(len(classes), device=rows.device) * classes.shape[1]
+    return _summed(taken(xp.reshape(classes, (-1,)), place) == labels[:, None])
 
 
 def _logits(base: Array, along: Array, by: Array, plus: Array, number: int) -> Array:
     return along * by[:, number] + (base[:, number, None] + plus[:, number])
 
 
+def _hits(base: Array, along: Array, by: Array, plus: Array, labels: Array) -> Array:
+    """Return whether the label's is the largest logit base_c + along_j by_jc + plus_jc, (r, D).
+
+    Of equal logits the first wins. Which is largest is asked only where the change can close the
+    gap of the unchanged logits.
+    """
+    xp = array_namespace(base)
+    rows = xp.arange(len(labels), device=base.device)
+    predicted = xp.argmax(base, axis=1)
+    hits = xp.astype(predicted == labels, xp.float64)[:, None] + xp.zeros_like(along)
+    others = xp.asarray(base, copy=True)
+    others[rows, labels] = -xp.inf
+    gap = xp.abs(base[rows, labels] - xp.max(others, axis=1))
+    spans = [xp.max(each, axis=1) - xp.min(each, axis=1) for each in (by, plus)]
+    reach = xp.abs(along) * spans[0] + spans[1]
+    row, feature = xp.nonzero(reach >= gap[:, None] * (1 - 1e-9))
+    step = max(1, CACHE_BYTES // (24 * base.shape[1]))
+    for first in range(0, len(row), step):
+        r, j = row[first : first + step], feature[first : first + step]
+        logits = base[r] + plus[j] + along[r, j][:, None] * by[j]
+        hits[r, j] = xp.astype(xp.argmax(logits, axis=1) == labels[r], xp.float64)
+    return hits
+
+
 def _by_log(
     base: Array, along: Array, by: Array, plus: Array, labels: Array
 ) -> tuple[Array, Array]:
-    """Return hits and log losses, float64 (r, D), of logits as in `_first_largest`."""
+    """Return hits and log losses, float64 (r, D), of logits as in `_hits`."""
     xp = array_namespace(base)
-    chosen, most = _first_largest(base, along, by, plus)
+    most = _logits(base, along, by, plus, 0)
+    for number in range(1, base.shape[1]):
+        most = xp.maximum(most, _logits(base, along, by, plus, number))
     sums = xp.zeros_like(most)
     for number in range(base.shape[1]):
         sums += xp.exp(_logits(base, along, by, plus, number) - most)
     rows = xp.arange(len(labels), device=base.device)
     own = along * by.T[labels] + (base[rows, labels][:, None] + plus.T[labels])
-    return xp.astype(chosen == labels[:, None], xp.float64), xp.log(sums) + most - own
+    return _hits(base, along, by, plus, labels), xp.log(sums) + most - own
 
 
 def _by_squares(base: Array, along: Array, by: Array, labels: Array) -> tuple[Array, Array]:
     """Return hits and squared losses, float64 (r, D), of logits base_c + along_j by_jc.
 
     With E = base - Y the loss is |E|^2 + 2 along_j (E by_j) + along_j^2 |by_j|^2, one product.
-    Which logit is largest is asked only where the change can close the gap to it.
     """
     xp = array_namespace(base)
     rows = xp.arange(len(labels), device=base.device)
@@ -330,19 +343,7 @@ def _by_squares(base: Array, along: Array, by: Array, labels: Array) -> tuple[Ar
     error[rows, labels] -= 1
     squares = xp.sum(error * error, axis=1)[:, None] + along**2 * xp.sum(by * by, axis=1)
     losses = squares + 2 * along * (error @ by.T)
-    predicted = xp.argmax(base, axis=1)
-    hits = xp.astype(predicted == labels, xp.float64)[:, None] + xp.zeros_like(along)
-    others = xp.asarray(base, copy=True)
-    others[rows, labels] = -xp.inf
-    gap = xp.abs(base[rows, labels] - xp.max(others, axis=1))
-    reach = xp.abs(along) * (xp.max(by, axis=1) - xp.min(by, axis=1))
-    row, feature = xp.nonzero(reach >= gap[:, None] * (1 - 1e-9))
-    step = max(1, CACHE_BYTES // (24 * base.shape[1]))
-    for first in range(0, len(row), step):
-        r, j = row[first : first + step], feature[first : first + step]
-        logits = base[r] + along[r, j][:, None] * by[j]
-        hits[r, j] = xp.astype(xp.argmax(logits, axis=1) == labels[r], xp.float64)
-    return hits, losses
+    return _hits(base, along, by, xp.zeros_like(by), labels), losses
 
 
 def _table(total: _Changes, n_rows: int, level: float) -> pd.DataFrame:

@@ -4,11 +4,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from array_api_compat import array_namespace, is_torch_array
 
-from featstore.probe.arrays import Array, add_product, full_precision, to_host
+from featstore.probe.arrays import Array, add_product, full_precision, taken, to_host
 from featstore.probe.errors import UsageError
-from featstore.probe.memory import MAX_ROWS, MIN_ROWS, Settings, rows_within
+from featstore.probe.memory import MIN_ROWS, Settings, rows_within
 from featstore.probe.metrics import LogitSink
 from featstore.probe.moments import RESOLUTION
 from featstore.probe.pieces import first_rows, gathered
@@ -22,6 +23,7 @@ TRIED = (1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0)
 """Numbers of neighbours that "auto" may come to."""
 
 _CORPUS_ROWS = 4096
+_QUERY_ROWS = 16384
 
 
 def fit(
@@ -242,7 +244,7 @@ def nearest(
 ) -> Iterator[tuple[Array, list[list[tuple[Array, Array]]]]]:
     """Yield the nearest corpus rows of some queries at a time, on every prefix of every chain.
 
-    The corpus is read once for each tile of queries, tile by tile, and the best so far are kept.
+    The corpus is read once for each piece of queries, tile by tile, and the best so far are kept.
 
     Arguments:
         queries: rows to find neighbours of.
@@ -263,35 +265,44 @@ def nearest(
         MemoryBudgetError: not even a few rows fit.
     """
     size, width = (8 if place.dtype == "float64" else 4), corpus.n_features
-    kept = sum(map(len, chains)) * 3 * most * (size + 8)
+    # the best, copies while they are sorted, and what is put aside
+    kept = sum(map(len, chains)) * most * (7 * size + 64) // 2
     memory, tile = place.settings.memory, min(_CORPUS_ROWS, corpus.n_rows)
 
-    def taken(rows: int) -> tuple[int, int]:
+    def needed(rows: int) -> tuple[int, int]:
         """Return bytes of a tile of the corpus, and of a query that meets it."""
         return 4 * size * rows * width, size * (3 * width + 4 * rows) + kept + beside
 
-    while tile > MIN_ROWS and taken(tile)[0] + MIN_ROWS * taken(tile)[1] > memory // 2:
+    while tile > MIN_ROWS and needed(tile)[0] + MIN_ROWS * needed(tile)[1] > memory // 2:
         tile //= 2
-    wanted = min(MAX_ROWS[place.settings.backend.device == "cuda"], queries.n_rows)
-    rows = rows_within(memory, *taken(tile), wanted, "neighbours")
+    wanted = min(_QUERY_ROWS, queries.n_rows)
+    rows = rows_within(memory, *needed(tile), wanted, "neighbours")
+    if place.settings.backend.device == "cpu" and rows > _TILE[0]:
+        # so many queries share one small tile of products
+        (fixed, each), products = needed(tile), 4 * size * tile
+        fixed += _TILE[0] * products
+        rows = rows_within(memory, fixed, each - products, wanted, "neighbours")
     first = done = 0
     if itself:
         first = as_blocks(queries).start
     for piece, labels in place.pieces(queries, rows, names[itself]):
         # the corpus has a buffer of its own, so this one stays as it is
-        found: list[list] = [[None] * len(chain) for chain in chains]
+        found = [[_Best(piece, most) for _ in chain.sizes] for chain in chains]
         start = 0
         for other, _ in place.pieces(corpus, tile, names[1]):
             skipped = first - start if itself else None
             for chain, best in zip(chains, found, strict=True):
-                _improve(best, piece, other, start, chain, most, place, skipped)
+                _improve(best, piece, other, start, chain, place, skipped)
             start += len(other)
+            for best in found:
+                for each in best:
+                    each.sort_in(start, start == corpus.n_rows)
         yield (
             labels,
             [
                 [
-                    (_similarity(values, piece, chain.features(prefix), place), numbers)
-                    for prefix, (values, numbers) in enumerate(best)
+                    (_similarity(each.values, piece, chain.features(prefix), place), each.numbers)
+                    for prefix, each in enumerate(best)
                 ]
                 for chain, best in zip(chains, found, strict=True)
             ],
@@ -300,75 +311,184 @@ def nearest(
         place.settings.progress("test rows", done, queries.n_rows)
 
 
+class _Best:
+    """The best corpus rows so far of R queries.
+
+    What is better than the worst of a query's best is put aside, and sorted in when as many corpus
+    rows have come as before: so the worst is never much too low, and lists are seldom sorted.
+
+    Attributes:
+        values: (R, K), falling; -inf where fewer than K rows have been seen.
+        numbers: int64 (R, K), of the corpus rows.
+    """
+
+    def __init__(self, queries: Array, most: int):
+        xp, shape, where = array_namespace(queries), (len(queries), most), queries.device
+        self.values = xp.full(shape, -xp.inf, dtype=queries.dtype, device=where)
+        self.numbers = xp.zeros(shape, dtype=xp.int64, device=where)
+        self._aside: list[tuple[Array, Array, Array]] = []
+        self._held = self._seen = 0
+
+    def take(self, rows: slice, values: Array, count: int, start: int) -> None:
+        """Take what is better than the worst of some queries' best among corpus rows.
+
+        Arguments:
+            rows: which queries.
+            values: (r, m), of which the columns from `count` on are -inf, m a multiple of _GROUP.
+            count: columns that stand for corpus rows.
+            start: number of the first of these.
+        """
+        found = _better(values, self.values[rows, -1:]) if start else None
+        if found is None:
+            top, numbers = largest(values[:, :count], min(self.values.shape[1], count))
+            self._merge(rows, top, numbers + start)
+        elif len(found[0]):
+            row, column, value = found
+            self._aside.append((row + rows.start, column + start, value))
+            self._held += len(row)
+
+    def sort_in(self, seen: int, last: bool) -> None:
+        """Sort in what is put aside, if it is much or enough rows were seen, or these are the last.
+
+        Arguments:
+            seen: corpus rows that have been taken.
+            last: whether these were all.
+        """
+        height, most = self.values.shape
+        if not (last or seen >= 2 * self._seen or 2 * self._held > most * height):
+            return
+        self._seen = seen
+        if not self._aside:
+            return
+        xp, where = array_namespace(self.values), self.values.device
+        row, number, value = (xp.concat(each) for each in zip(*self._aside, strict=True))
+        self._aside, self._held = [], 0
+        order = xp.argsort(row, stable=True)
+        row, each = row[order], _counts(row, height)
+        shape = (height, int(xp.max(each)))
+        top = xp.full(shape, -xp.inf, dtype=value.dtype, device=where)
+        numbers = xp.zeros(shape, dtype=xp.int64, device=where)
+        column = xp.arange(len(row), device=where) - (xp.cumulative_sum(each) - each)[row]
+        top[row, column], numbers[row, column] = value[order], number[order]
+        self._merge(slice(0, height), top, numbers)
+
+    def _merge(self, rows: slice, top: Array, numbers: Array) -> None:
+        xp = array_namespace(top)
+        top = xp.concat([self.values[rows], top], axis=1)
+        numbers = xp.concat([self.numbers[rows], numbers], axis=1)
+        self.values[rows], places = largest(top, self.values.shape[1])
+        self.numbers[rows] = xp.take_along_axis(numbers, places, axis=1)
+
+
+_GROUP = 16
+"""Columns of a tile of which the largest is looked at first."""
+
+_TILE = (128, 2048)
+"""Queries and corpus rows whose products stay in a CPU's cache while the chain is walked."""
+
+
 def _improve(
-    best: list,
+    best: list[_Best],
     queries: Array,
     corpus: Array,
     start: int,
     chain: Chain,
-    most: int,
     place: Placed,
     skipped: int | None,
 ) -> None:
     """Take the corpus rows of a tile among the best of each prefix, where they are better.
 
     What orders neighbours is kept, without the part that is the same for all of a query's: x'y/|y|
-    of cosines, x'y - |y|^2 / 2 of distances.
+    of cosines, x'y - |y|^2 / 2 of distances. The products of a smaller tile are added up along the
+    whole chain before the next one's, so that they never leave the cache.
     """
-    xp = array_namespace(queries)
-    put = place.settings.backend.put
-    products = xp.zeros((len(queries), len(corpus)), dtype=queries.dtype, device=queries.device)
-    squares = xp.zeros(len(corpus), dtype=xp.float64, device=queries.device)
-    done = 0
-    for prefix, size in enumerate(chain.sizes):
-        if size > done:
-            columns = put(chain.order[done:size])
-            theirs = xp.take(corpus, columns, axis=1)
-            add_product(products, xp.take(queries, columns, axis=1), theirs.T)
-            squares += xp.sum(theirs * theirs, axis=1, dtype=xp.float64)
-            done = size
-        if place.metric == "cosine":
-            inverse = 1 / xp.sqrt(xp.where(squares > 0, squares, xp.ones_like(squares)))
-            values = products * xp.astype(inverse, products.dtype)
-        else:
-            values = products - xp.astype(squares / 2, products.dtype)
-        if skipped is not None:
-            rows = xp.arange(len(queries), device=queries.device)
-            own = rows + skipped
-            here = (own >= 0) & (own < len(corpus))
-            values[rows[here], own[here]] = -xp.inf
-        top, numbers = _candidates(values, best[prefix], most)
-        if not top.shape[1]:
-            continue
-        numbers = numbers + start
-        if best[prefix] is not None:
-            top = xp.concat([best[prefix][0], top], axis=1)
-            numbers = xp.concat([best[prefix][1], numbers], axis=1)
-            top, places = largest(top, min(most, top.shape[1]))
-            numbers = xp.take_along_axis(numbers, places, axis=1)
-        best[prefix] = top, numbers
+    xp, where = array_namespace(queries), queries.device
+    order = place.settings.backend.put(chain.order[: chain.length])
+    ours, theirs = (xp.take(rows, order, axis=1) for rows in (queries, corpus))
+    factors = _factors(theirs, chain.sizes, place.metric)
+    on_cpu = place.settings.backend.device == "cpu"
+    tall, wide = _TILE if on_cpu else (len(queries), len(corpus))
+    padded = -(-min(wide, len(corpus)) // _GROUP) * _GROUP
+    shape = (min(tall, len(queries)), padded)
+    products, values = (xp.empty(shape, dtype=queries.dtype, device=where) for _ in range(2))
+    for row in range(0, len(queries), tall):
+        rows = slice(row, min(row + tall, len(queries)))
+        height = rows.stop - rows.start
+        for first in range(0, len(corpus), wide):
+            count = min(wide, len(corpus) - first)
+            width = -(-count // _GROUP) * _GROUP
+            sums, scaled = products[:height, :count], values[:height, :width]
+            sums[...] = 0
+            scaled[:, count:] = -xp.inf
+            own = None if skipped is None else _own(rows, skipped - first, count, queries)
+            done = 0
+            for each, size, factor in zip(best, chain.sizes, factors, strict=True):
+                columns, span = slice(done, size), slice(first, first + count)
+                if size > done:
+                    add_product(sums, ours[rows, columns], theirs[span, columns].T)
+                    done = size
+                _scaled_into(scaled[:, :count], sums, factor[span], place.metric)
+                if own is not None:
+                    scaled[own] = -xp.inf
+                each.take(rows, scaled, count, start + first)
 
 
-def _candidates(values: Array, best: tuple[Array, Array] | None, most: int) -> tuple[Array, Array]:
-    """Return what of (r, n) may be among the best, (r, m), and their places, int64 (r, m).
+def _factors(corpus: Array, sizes: Sequence[int], metric: str) -> list[Array]:
+    """Return 1 / |y| or |y|^2 / 2 of corpus rows (n, D) on their first features, (n,) a size."""
+    xp = array_namespace(corpus)
+    squares = xp.zeros(len(corpus), dtype=xp.float64, device=corpus.device)
+    found, done = [], 0
+    for size in sizes:
+        part = corpus[:, done:size]
+        squares = squares + xp.sum(part * part, axis=1, dtype=xp.float64)
+        factor = squares / 2
+        if metric == "cosine":
+            factor = 1 / xp.sqrt(xp.where(squares > 0, squares, xp.ones_like(squares)))
+        found.append(xp.astype(factor, corpus.dtype))
+        done = size
+    return found
 
-    Once `most` are known, few of a tile are better than the last of them: no sorting then.
+
+def _own(rows: slice, skipped: int, count: int, like: Array) -> tuple[Array, Array] | None:
+    """Return where queries meet themselves among `count` corpus rows; None if none does.
+
+    Query i is corpus row i + skipped, counted from the first of these.
     """
-    xp, count = array_namespace(values), values.shape[1]
-    if best is None or best[0].shape[1] < most:
-        return largest(values, min(most, count))
-    rows, places = xp.nonzero(values > best[0][:, -1:])
-    each = _counts(rows, len(values))
-    wide = int(xp.max(each))
-    if 4 * wide > count:
-        return largest(values, min(most, count))
-    top = xp.full((len(values), wide), -xp.inf, dtype=values.dtype, device=values.device)
-    numbers = xp.zeros((len(values), wide), dtype=xp.int64, device=values.device)
-    if wide:
-        before = xp.cumulative_sum(each) - each
-        column = xp.arange(len(rows), device=values.device) - before[rows]
-        top[rows, column], numbers[rows, column] = values[rows, places], places
-    return top, numbers
+    xp = array_namespace(like)
+    low, high = max(rows.start, -skipped), min(rows.stop, count - skipped)
+    if low >= high:
+        return None
+    met = xp.arange(low, high, device=like.device)
+    return met - rows.start, met + skipped
+
+
+def _scaled_into(out: Array, products: Array, factor: Array, metric: str) -> None:
+    """Write what orders neighbours to `out`."""
+    if is_torch_array(out):
+        (torch.mul if metric == "cosine" else torch.sub)(products, factor, out=out)
+    else:
+        out[...] = products * factor if metric == "cosine" else products - factor
+
+
+def _better(values: Array, worst: Array) -> tuple[Array, Array, Array] | None:
+    """Return the rows, columns and values of what of (r, m) is above `worst` (r, 1), (n,) each.
+
+    The largest of each group of columns, one pass at the speed of memory, says where to look.
+    None if that is at so many places that it is better to sort.
+    """
+    xp, (height, width) = array_namespace(values), values.shape
+    groups = width // _GROUP
+    grouped = xp.max(xp.reshape(values, (height, _GROUP, groups)), axis=1)
+    row, group = xp.nonzero(grouped > worst)
+    if 4 * len(row) > height * groups:
+        return None
+    # the flat places of a group are `groups` apart
+    first = row * width + group
+    flat = first[:, None] + xp.arange(0, width, groups, device=values.device)
+    found = taken(xp.reshape(values, (-1,)), flat)
+    (which,) = xp.nonzero(xp.reshape(found > worst[row], (-1,)))
+    row, flat = row[which // _GROUP], xp.reshape(flat, (-1,))[which]
+    return row, flat - row * width, xp.reshape(found, (-1,))[which]
 
 
 def _similarity(values: Array, queries: Array, features: np.ndarray, place: Placed) -> Array:

@@ -187,7 +187,7 @@ def test_agreement_is_spearman_with_an_interval_that_holds_it():
         agreement({"a": pd.DataFrame({"value": [1.0]}), "b": pd.DataFrame({"x": [1.0]})}, "value")
 
 
-def testscore_intervals_are_those_that_invert_the_restricted_likelihood():
+def test_score_intervals_are_those_that_invert_the_restricted_likelihood():
     for gains, losses in ((0, 0), (3, 0), (5, 12), (40, 2)):
         n, z = 150, 2.5
         sums, squares = np.array([float(gains - losses)]), np.array([float(gains + losses)])

@@ -6,9 +6,13 @@ import pytest
 from sklearn.neighbors import KNeighborsClassifier
 
 from featstore.probe import KNN, fit, save_weights, sentence, subset_chain, sweep
+from featstore.probe.arrays import to_host
 from featstore.probe.errors import MemoryBudgetError, UsageError
+from featstore.probe.memory import settings_of
 from featstore.probe.modes import MODES
-from featstore.probe.subsets import random_order
+from featstore.probe.neighbours import Placed, nearest
+from featstore.probe.rows import as_blocks
+from featstore.probe.subsets import Chain, random_order
 
 
 def problem(n_train=240, n_test=150, width=16, classes=5, seed=0):
@@ -95,6 +99,47 @@ def test_float32_rows_vote_as_float64_ones_nearly_do():
         for rows in (narrow, problem())
     )
     assert np.allclose(one, other, atol=1.5 / 150)
+
+
+@pytest.mark.parametrize("backend", ["torch", "numpy"])
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+@pytest.mark.parametrize("order", ["drawn", "rising", "alike"])
+def test_the_nearest_are_those_of_a_sort(order, metric, backend):
+    """Over several tiles, where few, all or equally many rows of a later tile are better."""
+    random = np.random.default_rng(3)
+    queries, corpus = random.normal(size=(150, 6)), random.normal(size=(9001, 6))
+    if order == "rising":
+        queries += 4
+        corpus = corpus * 0.1 + np.linspace(-1, 4, len(corpus))[:, None] * np.ones(6) + 0.1
+        corpus[:, 5] *= -1
+        queries[:, 5] *= -1
+    if order == "alike":
+        corpus = corpus[np.arange(len(corpus)) % 700]
+    settings = settings_of(False, None, "1GiB", "cpu", backend, False)
+    place = Placed(np.zeros(6), None, "float64", metric, settings)
+    chain = Chain(np.array([4, 1, 0, 5, 2, 3]), (2, 3, 6), (0.3, 0.5, 1.0), "x")
+    rows = [as_blocks((x, np.zeros(len(x), int))) for x in (queries, corpus)]
+    ((_, ((*prefixes,),)),) = nearest(*rows, [chain], 40, place)
+    for (similarity, numbers), size in zip(prefixes, chain.sizes, strict=True):
+        a, b = (x[:, chain.order[:size]] for x in (queries, corpus))
+        if metric == "cosine":
+            a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+            every = a @ b.T
+        else:
+            every = -((a[:, None] - b) ** 2).sum(2)
+        best = -np.sort(-every, axis=1)[:, :40]
+        assert np.allclose(to_host(similarity), best, atol=1e-10)
+        numbers = to_host(numbers)
+        assert np.allclose(np.take_along_axis(every, numbers, axis=1), best, atol=1e-10)
+        assert all(len(set(row)) == 40 for row in numbers.tolist())
+
+
+def test_few_queries_at_a_time_are_found_the_same_neighbours():
+    random = np.random.default_rng(4)
+    x, y = random.normal(size=(400, 8)), random.integers(0, 3, 400)
+    how = {"fractions": [0.3, 0.6], "seeds": 2, "solver": KNN(k=[1, 30])}
+    whole, pieces = (sweep((x, y), (x, y), memory=m, **how).table for m in ("1GiB", "200kB"))
+    assert whole["accuracy"].tolist() == pieces["accuracy"].tolist()
 
 
 def test_leave_one_out_chooses_the_number_of_neighbours():

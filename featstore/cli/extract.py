@@ -252,20 +252,32 @@ def taps(model: str, modules: bool, image_size: int | None, transform: Path | No
     """List the layers of a model: their shapes, and the features they give.
 
     The weights do not matter here and are not fetched. Any path in the list may stand after --taps
-    of extract; `all` there stands for the list without --modules.
+    of extract; `all` there stands for the list without --modules. Of a network of your own,
+    import:MODULE:NAME, which runs that code, it is every module.
 
     \b
     Example:
       featstore taps resnet50
+      featstore taps import:nets.py:make_net
       featstore extract --model resnet50 --dataset cifar100 \\
         --taps penultimate,layer4,layer1 --pool layer1=flatten
     """
     from rich.table import Table
 
-    from featstore import models
+    from featstore import factories, models
     from featstore.cli.tables import PLAIN, show
-    from featstore.models.taps import layers
+    from featstore.models.taps import layers, modules_of
 
+    if factories.is_named(model):
+        shown = Table(title=model, **PLAIN)
+        shown.add_column("tap", overflow="fold")
+        shown.add_column("module")
+        shown.add_column("weights", justify="right", no_wrap=True)
+        for path, kind, count in modules_of(factories.network(model)[0]):
+            shown.add_row(path, kind, f"{count:,}")
+        show(shown)
+        notice("what a module of your own gives depends on the rows, which extract has")
+        return
     backbone = models.load(
         model,
         pretrained=model.startswith("onnx:"),

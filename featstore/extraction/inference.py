@@ -42,7 +42,10 @@ class Inference:
         if not backbone.placed:
             backbone.model.to(device, **layout)
 
-        self._state = own.state(backbone.model) if backbone.modality == "tensor" else None
+        ours = backbone.modality == "tensor"
+        self._state = own.state(backbone.model) if ours else None
+        # taps that differ in a second pass of the first batch; None before it is known
+        self.random: tuple[str, ...] | None = None if ours else ()
 
     def check_unchanged(self, rows: str) -> None:
         """Raise `BackboneError` where a network of the user's is another than before."""
@@ -65,8 +68,11 @@ class Inference:
     def __call__(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Features of one batch, still on the device: what is not needed yet is not waited for."""
         inputs = self._backbone.prepare(_moved(batch, self._device))
+        kept = own.copied(inputs) if self.random is None else None
         with self._computing():
             found = self._read(inputs)
+            if kept is not None:
+                self.random = own.differing(found, self._read(kept))
         return {name: features.float().to(self._device) for name, features in found.items()}
 
     def fed(self, batches: Iterator[Batch]) -> Iterator[Batch]:

@@ -29,6 +29,7 @@ from featstore.extraction.pipeline import Work
 from featstore.extraction.ranks import Meeting, Ranks, Tally
 from featstore.extraction.request import Request
 from featstore.factories import is_named
+from featstore.models import own as own_models
 from featstore.notices import Notice, distinct, of_remarks
 from featstore.places import place
 from featstore.spec import IDS, PENULTIMATE, Spec
@@ -222,11 +223,15 @@ def _extracted(request: Request, progress: Progress) -> Extraction:
             writer.withdraw(misstated)
     work = _work(store, taken, ranks.share(todo), request)
     remarks: dict[str, Counter[str]] = {}
+    notes = taken.backbone.notes
     if work.blocks:
         mine = set(work.blocks)
         with Tally(store, [block for block in todo if block not in mine]) as others:
             told = _counted(progress, work, todo, ranks, others)
-            remarks = _fill(work, taken, request, device, ranks, job, told)
+            remarks, random = _fill(work, taken, request, device, ranks, job, told)
+        name = taken.backbone.name
+        if random and not any(note.startswith(f"{name} gives other features") for note in notes):
+            notes = (*notes, own_models.random_note(name, random))
     finished = creation.finish(store) if unread is None else _of_read(taken, store, request)
     if not todo and ranks.rank == 0:
         pipeline.tidy(finished)
@@ -238,7 +243,7 @@ def _extracted(request: Request, progress: Progress) -> Extraction:
         images_reused=pipeline.passes(store, store.blocks()) - pipeline.passes(store, todo),
         seconds=took,
         reused=not todo,
-        notes=taken.backbone.notes,
+        notes=notes,
         notices=_notices(taken, finished, remarks),
         unreadable=unreadable,
         modality=work.modality,
@@ -409,7 +414,8 @@ def _fill(
     ranks: Ranks,
     job: str | None,
     progress,
-) -> dict[str, Counter[str]]:
+) -> tuple[dict[str, Counter[str]], tuple[str, ...]]:
+    """Compute blocks; return remarks as `pipeline.fill`, and the taps that are random."""
     compiled = request.compile
     if compiled is None:
         compiled = work.store.provenance.get("compile", False)
@@ -420,7 +426,8 @@ def _fill(
     workers = Workers.chosen(
         request.workers, device.type, work.modality, work.passes, ranks.local_count
     )
-    return pipeline.fill(work, encode, infer, workers=workers, job=job, progress=progress)
+    remarks = pipeline.fill(work, encode, infer, workers=workers, job=job, progress=progress)
+    return remarks, infer.random or ()
 
 
 def _counted(progress: Progress, work: Work, todo: list[Block], ranks: Ranks, others: Tally):

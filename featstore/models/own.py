@@ -193,15 +193,34 @@ def checked(backbone: Backbone, reader: Taps) -> Backbone:
     if weight is not None:
         batch = _moved(batch, weight.device)
     with torch.inference_mode():
-        once, again = reader.read(batch), reader.read(batch)
-    random = [name for name in once if not _same(once[name], again[name])]
+        # a network may write into what it is given
+        once, again = reader.read(copied(batch)), reader.read(copied(batch))
+    random = differing(once, again)
     if not random:
         return _laid_out(backbone, reader, batch, once)
-    note = (
-        f"{backbone.name} gives other features at {', '.join(random)} in a second pass of the same"
-        " row: it is random, and blocks cannot be computed again with the same bits"
+    return replace(backbone, notes=(*backbone.notes, random_note(backbone.name, random)))
+
+
+def copied(batch: Inputs) -> Inputs:
+    """Return the tensors of a batch in memory of their own, laid out as they are."""
+    if isinstance(batch, torch.Tensor):
+        return batch.clone()
+    return {name: tensor.clone() for name, tensor in batch.items()}
+
+
+def random_note(name: str, taps: Sequence[str]) -> str:
+    """Return what to say of a network that differs at some taps in a second pass."""
+    return (
+        f"{name} gives other features at {', '.join(taps)} in a second pass of the same"
+        " rows: it is random, and blocks cannot be computed again with the same bits"
     )
-    return replace(backbone, notes=(*backbone.notes, note))
+
+
+def differing(
+    once: Mapping[str, torch.Tensor], again: Mapping[str, torch.Tensor]
+) -> tuple[str, ...]:
+    """Return the taps at which two passes differ in a bit."""
+    return tuple(name for name in once if not _same(once[name], again[name]))
 
 
 def _laid_out(
@@ -216,7 +235,7 @@ def _laid_out(
         return backbone
     try:
         with torch.inference_mode():
-            found = reader.read(batch.contiguous(memory_format=torch.channels_last))
+            found = reader.read(batch.clone(memory_format=torch.channels_last))
     except Exception:  # whatever a network of the user's raises
         return backbone
     same = [torch.allclose(found[tap], seen[tap], rtol=1e-3, atol=1e-5) for tap in seen]

@@ -474,6 +474,32 @@ def layers(backbone: Backbone, *, modules: bool = False) -> list[Layer]:
     return found
 
 
+def modules_of(network: object) -> list[tuple[str, str, int]]:
+    """Return the taps of a network of one's own: paths, what is there, and how many weights it has.
+
+    The last is "output", what the network returns. Of a pair of a network and its transform, as
+    code may give it, it is the network.
+
+    Raises `UsageError` for what is no network.
+
+    >>> modules_of(torch.nn.Sequential(torch.nn.Linear(3, 2), torch.nn.Tanh()))
+    [('0', 'Linear', 8), ('1', 'Tanh', 0), ('output', 'Sequential', 8)]
+    """
+    if isinstance(network, tuple) and len(network) == 2:
+        network = network[0]
+    owner = getattr(network, "__self__", network)
+    if not isinstance(owner, torch.nn.Module):
+        if not callable(network):
+            raise UsageError(f"there is no network: it is of type {type(network).__name__}")
+        return [("output", getattr(network, "__name__", type(network).__name__), 0)]
+    named = [(path, one) for path, one in owner.named_modules() if path]
+    named += [] if "output" in dict(named) else [("output", owner)]
+    return [
+        (path, type(one).__name__, sum(weight.numel() for weight in one.parameters()))
+        for path, one in named
+    ]
+
+
 _Read = tuple[str, str | None]
 
 

@@ -656,6 +656,19 @@ def test_code_of_ones_own_is_run_by_its_name_alone(code, capsys):
     assert "weights is 'version:source:" in capsys.readouterr().err
 
 
+def test_taps_of_a_network_by_its_name_in_code_are_listed(code, capsys):
+    for name in ("made", "pair"):
+        main(["taps", f"import:own_nets.py:{name}"], standalone_mode=False)
+        out, said = capsys.readouterr()
+        rows = [line.split() for line in out.splitlines()]
+        assert ["last", "Linear", "260"] in rows
+        assert ["output", "Own", "260"] in rows
+        assert "depends on the rows" in said
+    with pytest.raises(SystemExit):
+        main(["taps", "import:own_nets.py:text"])
+    assert "there is no network: it is of type str" in capsys.readouterr().err
+
+
 def test_a_network_by_its_name_in_code_may_bring_its_transform(code):
     done = extract("import:own_nets.py:pair", "digits", "b.zarr", taps=["last"], limit=20)
     assert done.store.spec.tap("last").dim == 4
@@ -685,6 +698,31 @@ class Slow(Net):
     def forward(self, x):
         time.sleep(0.15)
         return super().forward(x)
+
+
+class NoisyAlone(nn.Flatten):
+    """Random where a batch has more than one row, of which the first tells nothing."""
+
+    def forward(self, x):
+        x = super().forward(x)
+        return x + torch.randn(()) * (torch.arange(len(x)) == 3)[:, None]
+
+
+class WritesIntoItsInput(nn.Flatten):
+    def forward(self, x):
+        return super().forward(x.add_(1))
+
+
+def test_two_passes_of_the_whole_first_batch_are_held_against_one_another(tmp_path):
+    rows = [(torch.full((3,), float(row)), 0.5) for row in range(10)]
+    done = extract(nn.Sequential(NoisyAlone()), rows, tmp_path / "n.zarr", taps=["0"], batch_size=5)
+    assert [note for note in done.notes if "it is random" in note] == [
+        "Sequential gives other features at 0 in a second pass of the same rows: it is random, and"
+        " blocks cannot be computed again with the same bits"
+    ]
+    done = extract(nn.Sequential(WritesIntoItsInput()), rows, tmp_path / "w.zarr", taps=["0"])
+    assert not any("it is random" in note for note in done.notes)
+    assert done.store.load("train", "0")[:, 0].tolist() == [float(row) + 1 for row in range(10)]
 
 
 def extract_slowly(data, out, ready):

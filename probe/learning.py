@@ -6,7 +6,7 @@ elsewhere, and intervals over them hold what other train rows and other features
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +19,18 @@ from featstore.probe.modes import Mode
 from featstore.probe.redundancy import diffused_redundancy
 from featstore.probe.results import score_of
 from featstore.probe.results.curves import curve_table
-from featstore.probe.results.files import save_table
-from featstore.probe.rows import LabelledRows, Rows, as_blocks, as_pair, has_targets, views_of
+from featstore.probe.results.files import as_computed, read_table
+from featstore.probe.results.reading import RowScores, load_rows, save_with_rows, unpacked
+from featstore.probe.rows import (
+    LabelledRows,
+    RowBlocks,
+    Rows,
+    as_blocks,
+    as_pair,
+    groups_of,
+    has_targets,
+    views_of,
+)
 from featstore.probe.solvers import L2, Options
 from featstore.probe.splits import every_view
 from featstore.probe.sweeps import grouped_pair, sweep
@@ -34,10 +44,32 @@ class LearningCurve:
         table: one row a probe, as of `featstore.probe.sweep`, and before it `shots` (rows of each
             class) or `share` (of all rows), and `draw`, which is its `seed` too.
         correct: of each row, whether it has each test row right, or None.
+        by_row: the same as a file beside the table keeps it; None where it is not known.
     """
 
     table: pd.DataFrame
     correct: list[np.ndarray | None]
+    by_row: RowScores | None = None
+
+    @classmethod
+    def read(cls, path: str | Path) -> "LearningCurve":
+        """Return what `save`, or `featstore learn --out`, wrote, with what lies beside it.
+
+        Raises:
+            UsageError: the file is no table of a learning curve.
+        """
+        path = Path(path)
+        table = as_computed(read_table(path))
+        absent = {"draw", "n_train", "fraction", "seed"} - set(table)
+        if absent or not {"shots", "share"} & set(table):
+            raise UsageError(
+                f"{path} has no {' and no '.join(sorted(absent)) or 'shots or share'}: name what "
+                "`featstore learn --out` wrote"
+            )
+        found = load_rows(path, table, score_of(table))
+        if found is None:
+            return cls(table, [None] * len(table))
+        return cls(table, unpacked(*found), found[0])
 
     @property
     def amount(self) -> str:
@@ -72,8 +104,11 @@ class LearningCurve:
         return pd.concat(parts, ignore_index=True)
 
     def save(self, path: str | Path) -> None:
-        """Write the table to a .csv, .json or .parquet file, whole or not at all."""
-        save_table(self.table, path, digest=True)
+        """Write the table to a .csv, .json or .parquet file, whole or not at all.
+
+        Which test rows each probe has right is written beside it, as `featstore.probe.sweep` does.
+        """
+        save_with_rows(self.table, Path(path), self.by_row, np.arange(len(self.table)))
 
     def _repr_html_(self) -> str:
         score, columns = score_of(self.table), ["n_train", "mode", "fraction", "k"]
@@ -151,7 +186,7 @@ def learning_curve(
     if not draws or len(set(draws)) < len(draws):
         raise UsageError(f"draws are {draws}: give a number above 0, or different ones")
     done = 0
-    tables, correct = [], []
+    tables, known = [], []
     for amount in amounts:
         for draw in draws:
             chosen = _drawn(as_blocks(train_blocks), draw, amount, shots is not None)
@@ -177,11 +212,23 @@ def learning_curve(
             table.insert(0, "share" if shots is None else "shots", amount)
             table.insert(1, "draw", draw)
             tables.append(table)
-            right = found.correct
-            correct += [None] * len(table) if right is None else list(right)
+            known.append((found.by_row, found.probes))
             done += 1
             progress("draws", done, len(amounts) * len(draws))
-    return LearningCurve(pd.concat(tables, ignore_index=True), correct)
+    return _joined(pd.concat(tables, ignore_index=True), known, test_blocks)
+
+
+def _joined(
+    table: pd.DataFrame, known: Sequence[tuple[RowScores | None, np.ndarray]], test: RowBlocks
+) -> LearningCurve:
+    """Return the curve of a table, with what each sweep knows of test rows if all of them do."""
+    if any(rows is None for rows, _ in known):
+        return LearningCurve(table, [None] * len(table))
+    empty = RowScores.empty(test.labels(), len(table), groups_of(test))
+    kept = np.concatenate([rows.kept[probes] for rows, probes in known])
+    told = np.concatenate([rows.known[probes] for rows, probes in known])
+    by_row = replace(empty, kept=kept, known=told)
+    return LearningCurve(table, unpacked(by_row, np.arange(len(table))), by_row)
 
 
 def _amounts(given: float | Sequence[float], name: str) -> list[float]:

@@ -439,6 +439,12 @@ LEVEL = click.option("--level", type=float, default=0.95, help="Coverage of the 
 TEST_SPLIT = click.option(
     "--test-split", help="On which split to test.  [default: test, or validation]"
 )
+FOLDS = click.option(
+    "--folds", type=click.IntRange(2), help="Test each train row in one of K folds; no test split."
+)
+TEST_SHARE = click.option(
+    "--test-share", type=float, help="Test on a share of the train rows, by a hash of their ids."
+)
 LABEL = click.option(
     "--label", help="Of several labels at once one alone, as a class.  [default: all of them]"
 )

@@ -1,5 +1,7 @@
 """`featstore learn`: how many train rows a probe needs, with all features and with some."""
 
+from pathlib import Path
+
 import click
 
 from featstore.cli import screen
@@ -74,7 +76,8 @@ def learn(
 
     Rows are drawn of each class, a few of them (--shots) or a share of them (--train-shares), and
     drawn again for each draw together with the features; of one draw, few rows are among the many.
-    Intervals are over draws and test rows.
+    Intervals are over draws and test rows. In place of a store, a table that --out wrote is shown
+    and drawn again.
 
     \b
     Example:
@@ -83,12 +86,15 @@ def learn(
         --plot learning.pdf
     """
     first_notice(f"reading {store}")
-    from featstore.probe import learning_curve
-    from featstore.probe.results import score_name, score_of
-    from featstore.probe.results.intervals import over_of
-    from featstore.probe.results.views import Column, View
+    from featstore.probe.learning import LearningCurve, learning_curve
     from featstore.study.layers import layers_of
 
+    if Path(store).suffix.lower() in TABLE.suffixes and Path(store).is_file():
+        if shots or rows or out:
+            raise click.UsageError(f"{store} is a table of results: leave --shots and --out out")
+        found = LearningCurve.read(store)
+        _show(found, found.table["tap"].iloc[0], delta, plot)
+        return
     (layer,) = layers_of([store])
     split = tested_on(layer.store, test_split)
     with Progress() as progress:
@@ -105,6 +111,18 @@ def learn(
             progress=progress,
             **options,
         )
+    _show(found, layer.tap, delta, plot)
+    if out:
+        found.save(out)
+        notice(f"wrote {out}")
+
+
+def _show(found, tap, delta, plot) -> None:
+    """Show a learning curve as a table, and draw it."""
+    from featstore.probe.results import score_name, score_of
+    from featstore.probe.results.intervals import over_of
+    from featstore.probe.results.views import Column, View
+
     table, score = found.by_amount(delta), score_of(found.table)
     ends = table[f"{score}_low"], table[f"{score}_high"]
     columns = [
@@ -119,12 +137,10 @@ def learn(
         columns.pop(1)
     over = over_of(table).replace("seeds", "draws")
     note = f"[low, high]: 95 % intervals over {over}" if over else "one draw: no intervals"
-    screen.show(View(columns, f"{layer.tap}, {draws} draws of {found.amount}"), note)
-    if out:
-        found.save(out)
+    draws = found.table["draw"].nunique()
+    screen.show(View(columns, f"{tap}, {draws} draws of {found.amount}"), note)
     if plot:
         from featstore.probe.figures import accuracy_against_rows
 
         accuracy_against_rows(table, plot)
-    for path in filter(None, (out, plot)):
-        notice(f"wrote {path}")
+        notice(f"wrote {plot}")

@@ -9,6 +9,7 @@ from featstore.cli import screen
 from featstore.cli.common import (
     BACKEND,
     FILE,
+    FOLDS,
     GROUPS,
     LABEL,
     MEMORY,
@@ -16,6 +17,7 @@ from featstore.cli.common import (
     SCALED,
     SCORE,
     STORE,
+    TEST_SHARE,
     TEST_SPLIT,
     Command,
     Names,
@@ -143,6 +145,8 @@ def predict(store, weights, split, memory, out) -> None:
     help="Layers, or all; of several, accuracy by layer.  [default: the first]",
 )
 @TEST_SPLIT
+@FOLDS
+@TEST_SHARE
 @LABEL
 @GROUPS
 @SCALED
@@ -219,6 +223,7 @@ def probe(
       featstore probe mine.zarr --fractions 0.1 --seeds 5 \\
         --save-weights probes.safetensors
       featstore probe mine.zarr --every-k --seeds 5 --solver ridge --score auroc
+      featstore probe mine.zarr --folds 5 --fractions 0.1 --seeds 5 --solver ridge
       featstore probe scenes.zarr --label dog --fractions 0.1 --seeds 5 \\
         --groups id:^[^/]+
       featstore probe layers.zarr --taps all --fractions 1 --seeds 1 \\
@@ -247,7 +252,8 @@ def probe(
             heading = _taken(chosen)
         else:
             chosen = featstore.open(store)
-        tested = tested_on(chosen, test_split)
+        parted = _parted(test_split, options, save_weights, save_predictions, per_class, tap)
+        tested = "train" if parted else tested_on(chosen, test_split)
         solver = solver_of(solver)
         if save_weights and not SOLVERS[solver.solver].affine:
             raise click.UsageError(
@@ -300,6 +306,25 @@ def _refuse_classes(store, label, save_predictions, per_class) -> None:
             f"{'--save-predictions' if save_predictions else '--save-per-class'} is for classes "
             "alone: leave it out; --save-weights keeps the probes"
         )
+
+
+def _parted(test_split, options, save_weights, save_predictions, per_class, taps) -> bool:
+    """Return whether train rows are tested, by folds or a share of them; refuse what cannot be."""
+    asked = [name for name in ("folds", "test_share") if options[name] is not None]
+    if not asked:
+        return False
+    option = f"--{asked[0].replace('_', '-')}"
+    if test_split or len(asked) > 1:
+        other = "--test-split" if test_split else "--test-share"
+        raise click.UsageError(f"{option} and {other} both say what to test on: give one")
+    given = {"--save-predictions": save_predictions}
+    if options["folds"]:
+        more = {"--save-weights": save_weights, "--save-per-class": per_class}
+        given |= more | {"--cka": options["cka"], "--resume": options["resume"]}
+        given["--taps"] = taps and (len(taps) > 1 or "all" in taps)
+    for name in (name for name, file in given.items() if file):
+        raise click.UsageError(f"{name} is of the probes of a split, not of {option}: leave it out")
+    return True
 
 
 def _taken(store) -> str:
@@ -422,9 +447,37 @@ def rows_of(store, split, tap, label=None, groups=None, view=None):
     return Grouped(rows, groups_by(store.ids(split), groups)) if groups else rows
 
 
-def swept(store, out, *, solver, tap, split, score=None, label=None, groups=None, **options):
+def pair_of(store, split, tap, label, groups, test_share):
+    """Return train and test rows of a store, test being a share of train where that is asked."""
+    from featstore.probe.cross_validation import rows_by_hash
+    from featstore.probe.splits import every_view
+
+    train = rows_of(store, "train", tap, label, groups)
+    if test_share is None:
+        return train, rows_of(store, split, tap, label, groups)
+    ids, own = store.ids("train"), getattr(train, "groups", None)
+    tested = rows_by_hash(ids, test_share, None if own is None else own[: len(ids)])
+    notice(f"tested on {int(tested.sum()):,} of {len(tested):,} train rows, by a hash of their ids")
+    return tuple(every_view(train, which.nonzero()[0]) for which in (~tested, tested))
+
+
+def swept(
+    store,
+    out,
+    *,
+    solver,
+    tap,
+    split,
+    score=None,
+    label=None,
+    groups=None,
+    folds=None,
+    test_share=None,
+    **options,
+):
     """Sweep one tap of an open store as the options say, and return the result."""
     from featstore.probe import sweep
+    from featstore.probe.cross_validation import cross_validate
 
     if options.get("metrics") or score:
         # the table and the sentence are of this one
@@ -433,7 +486,7 @@ def swept(store, out, *, solver, tap, split, score=None, label=None, groups=None
             main = "accuracy" if label else "auroc"
         asked = filter(None, (main, score, *(options.get("metrics") or ())))
         options["metrics"] = tuple(dict.fromkeys(asked))
-    if solver.solver == "sgd":
+    if solver.solver == "sgd" and not folds and test_share is None:
         from featstore.study.sweeps import departures_of, validation_rows
 
         own = validation_rows("sgd", store, tap, split)
@@ -448,9 +501,16 @@ def swept(store, out, *, solver, tap, split, score=None, label=None, groups=None
         modes = [modes] if isinstance(modes, str) else modes
         standardize = options.get("standardize", True)
         options["mode"] = resolved(modes, store, tap, standardize, progress)
+        if folds:
+            own = {name: each for name, each in options.items() if name not in ("cka", "resume")}
+            rows = rows_of(store, "train", tap, label, groups)
+            named = {"store": str(store.path), "tap": tap, "progress": progress}
+            found = cross_validate(rows, folds=folds, solver=solver, **named, **own)
+            if out:
+                found.save(out)
+            return found
         return sweep(
-            rows_of(store, "train", tap, label, groups),
-            rows_of(store, split, tap, label, groups),
+            *pair_of(store, split, tap, label, groups, test_share),
             store=str(store.path),
             tap=tap,
             moments_cache=store.moments_folder,

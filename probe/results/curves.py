@@ -62,6 +62,7 @@ class Curve:
         shift: what is subtracted from every score before ratios are taken: 0, or chance.
         n_test: test rows; 0 if that is not known.
         n_groups: groups that they are of; 0 where each row stands for itself.
+        n_folds: folds in which they were tested; 0 where they are a split of their own.
         places: int64 (S, F), as `rows`, in the table that the curve is of; they differ where the
             evidence is of this curve alone.
     """
@@ -80,6 +81,7 @@ class Curve:
     chance: float = float("nan")
     shift: float = 0.0
     n_groups: int = 0
+    n_folds: int = 0
 
     @property
     def correct(self) -> np.ndarray | None:
@@ -90,9 +92,10 @@ class Curve:
 
     @property
     def tested(self) -> str:
-        """Say how many test rows there are, and of how many groups."""
+        """Say how many test rows there are, of how many groups, in how many folds."""
         groups = f" of {self.n_groups:,} groups" if self.n_groups else ""
-        return f"{self.n_test:,} test rows{groups}"
+        folds = f" in {self.n_folds} folds" if self.n_folds else ""
+        return f"{self.n_test:,} test rows{groups}{folds}"
 
     @cached_property
     def whole(self) -> int | None:
@@ -459,6 +462,7 @@ def _curve(names: dict[str, object], rows: pd.DataFrame, score: str, correct: Ev
         known_places,
         chance_of(score, rows),
         n_groups=int(rows["n_groups"].max()) if has_groups(rows) else 0,
+        n_folds=int(rows["folds"].max()) if "folds" in rows and rows["folds"].notna().any() else 0,
     )
 
 

@@ -335,7 +335,7 @@ _LIMITS = {
     "cka": (-1e-6, 1 + 1e-6),
     "r2": (-math.inf, 1.0),
     **dict.fromkeys(("nll", "mse", "mae", "l2"), (0.0, math.inf)),
-    **dict.fromkeys(("n_train", "n_test", "n_groups"), (0.0, 2.0**53)),
+    **dict.fromkeys(("n_train", "n_test", "n_groups", "folds"), (0.0, 2.0**53)),
 }
 """Between what a number of a table of probes may lie; that of top<k>, (0, 1), is not among them."""
 

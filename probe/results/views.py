@@ -368,6 +368,7 @@ def without_features(table: pd.DataFrame) -> Iterator[str]:
             f"without features: chance {one.chance:.3f}, commonest class {one.majority:.3f} of "
             f"{int(one.n_test):,} test rows"
             + (f" of {int(table['n_groups'].max()):,} groups" if has_groups(table) else "")
+            + (f" in {int(table['folds'].max())} folds" if "folds" in table else "")
         )
 
 

@@ -30,6 +30,9 @@ def test_the_command_shows_what_the_library_finds(tmp_path):
     assert "low, 2 draws of shots" in ran.stdout
     assert "95 % intervals over draws and test rows" in ran.stdout
     assert max(map(len, ran.stdout.splitlines())) <= 80
+    again = run(out, "--plot", tmp_path / "again.png")
+    assert again.stdout == ran.stdout
+    assert (tmp_path / "again.png").read_bytes() == plot.read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -60,6 +60,13 @@ def downloading(what: str, source: str, remedy: str) -> Iterator[None]:
         socket.setdefaulttimeout(limit)
 
 
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # its end names more parts than there are
+        return False
+
+
 def mistaken(path: Path) -> str | None:
     """Say what a file is that is clearly no weights and no arrays, and what to do; None otherwise.
 
@@ -81,7 +88,7 @@ def mistaken(path: Path) -> str | None:
         return kind
     if start[257:262] == b"ustar":
         return "a tar archive: unpack it, and give the file inside"
-    if start[:4] == b"PK\x03\x04" and not zipfile.is_zipfile(path):
+    if start[:4] == b"PK\x03\x04" and not _is_zip(path):
         return f"cut short: the end of its {path.stat().st_size:,} bytes is missing; fetch it again"
     return _as_text(start)
 

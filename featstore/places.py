@@ -1,6 +1,7 @@
 """Places of stores: a path of this machine, or a URL that fsspec knows."""
 
 import hashlib
+import json
 import os
 import re
 from dataclasses import dataclass
@@ -136,6 +137,35 @@ def same(a: Place, b: Place) -> bool:
         return a == b or os.path.samefile(a, b)
     except OSError:
         return False
+
+
+def lies_in(folder: Path, file: Path) -> bool:
+    """Return whether a file that a folder's own files name lies in that folder, links followed.
+
+    The hub's cache is one folder, whose snapshots are links into its blobs.
+    """
+    held = [folder.resolve()]
+    if folder.parent.name == "snapshots":
+        held.append(folder.parent.parent.resolve() / "blobs")
+    try:
+        return any(file.resolve().is_relative_to(one) for one in held)
+    except (OSError, RuntimeError):
+        return False
+
+
+def saved_files(folder: Path) -> list[Path]:
+    """Return what a folder of Hugging Face's `save_to_disk` says that its rows lie in.
+
+    Raises what reading a damaged one raises.
+    """
+    named, folders = [], [folder]
+    if (folder / "dataset_dict.json").is_file():
+        splits = json.loads((folder / "dataset_dict.json").read_text())["splits"]
+        named = folders = [folder / name for name in splits]
+    for one in folders:
+        state = json.loads((one / "state.json").read_text())
+        named = [*named, *(one / file["filename"] for file in state["_data_files"])]
+    return named
 
 
 def replacement(of: Place) -> Place:

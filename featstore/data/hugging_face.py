@@ -32,6 +32,7 @@ from featstore.data.rows import ImageRows, Rows, Unreadable
 from featstore.data.tables import of_texts, of_words
 from featstore.downloads import downloading, from_network
 from featstore.errors import DatasetError, UsageError, with_extra
+from featstore.places import lies_in, saved_files
 
 # Before this major version the library ran scripts that came with a set.
 _SCRIPTLESS = 4
@@ -187,6 +188,11 @@ def _quiet(library) -> Iterator[None]:
 
 def _of_folder(library, folder: Path) -> dict:
     saved = any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+    for file in saved_files(folder) if saved else ():
+        if not lies_in(folder, file):
+            raise DatasetError(
+                f"{folder} takes its rows from {file}, outside of it; copy that into it"
+            )
     found = library.load_from_disk(folder) if saved else library.load_dataset(str(folder))
     return dict(found) if isinstance(found, dict) else {str(found.split or "train"): found}
 

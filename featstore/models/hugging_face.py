@@ -31,7 +31,7 @@ from featstore.models.network import (
     tokens_of,
 )
 from featstore.models.transforms import EXAMPLE, ImageRecipe, Transform, checked
-from featstore.models.weights import lies_in
+from featstore.places import lies_in
 from featstore.spec import PENULTIMATE
 
 PREFIX = "hf:"

@@ -23,7 +23,7 @@ from featstore.downloads import mistaken, needed
 from featstore.errors import BackboneError, UsageError
 from featstore.models.network import Activation, Backbone, Inputs, Network, Tokens, of_output
 from featstore.models.transforms import EXAMPLE, ImageRecipe, checked, stated
-from featstore.models.weights import lies_in
+from featstore.places import lies_in
 from featstore.spec import PENULTIMATE
 
 # The largest graphs that there are have some ten thousand nodes, and activations of some 10^8

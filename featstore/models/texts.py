@@ -28,6 +28,7 @@ from featstore.models.network import (
     of_output,
 )
 from featstore.models.transforms import TextRecipe, checked
+from featstore.places import lies_in
 from featstore.spec import PENULTIMATE
 
 
@@ -281,7 +282,7 @@ def _sentence(name: str, folder: Path, pretrained: bool) -> Sentence:
     facts: dict[str, Any] = {"dense": ()}
     for module in _json(folder / "modules.json"):
         kind, place = module["type"].rpartition(".")[2], folder / module["path"]
-        if not weights.lies_in(folder, place):
+        if not lies_in(folder, place):
             raise BackboneError(f"{name} keeps a module in {module['path']}, outside its folder")
         if kind == "Transformer":
             facts["max_length"] = _json(place / "sentence_bert_config.json").get("max_seq_length")

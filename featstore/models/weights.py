@@ -379,20 +379,6 @@ def read(path: str | Path) -> State:
     return Checkpoint.read(path).plain()
 
 
-def lies_in(folder: Path, file: Path) -> bool:
-    """Return whether a file that a folder's own files name lies in that folder, links followed.
-
-    The hub's cache is one folder, whose snapshots are links into its blobs.
-    """
-    held = [folder.resolve()]
-    if folder.parent.name == "snapshots":
-        held.append(folder.parent.parent.resolve() / "blobs")
-    try:
-        return any(file.resolve().is_relative_to(one) for one in held)
-    except (OSError, RuntimeError):
-        return False
-
-
 def fit(
     model: torch.nn.Module, state: Mapping[str, torch.Tensor], head: Iterable[str]
 ) -> tuple[str, ...]:

@@ -368,14 +368,24 @@ def _metadata_checksum(path: Path, size: int, extents: list[tuple[int, int]]) ->
 def surveyed(
     path: Path, script: str = _SURVEY, seconds: float = 10.0
 ) -> tuple[Any, Offsets, Mapping[tuple[str, str], tuple[list[int], str]]]:
-    """Header text, and of each dataset its offset, if contiguous, its shape and dtype.
+    """Header text, and of each dataset its offset, if contiguous, its shape and dtype."""
+    text, told = told_of(path, script, ATTRIBUTE, seconds=seconds)
+    offsets = {(split, name): at for split, name, _, _, at in told if at is not None}
+    arrays = {(split, name): (shape, dtype) for split, name, shape, dtype, _ in told}
+    return text, offsets, arrays
 
-    Another process asks HDF5: `NotAStore` where that fails, crashes or does not end.
+
+def told_of(
+    path: Path, script: str, *words: str, remedy: str = REMEDY, seconds: float = 10.0
+) -> Any:
+    """Return what a script prints as JSON of an HDF5 file, in another process.
+
+    HDF5 may crash on a damaged file or never come to an end with it: `NotAStore` where it does.
     """
     places = os.pathsep.join(os.path.abspath(place) for place in sys.path)
     try:
         ran = subprocess.run(
-            [sys.executable, "-P", "-c", script, str(path), ATTRIBUTE],
+            [sys.executable, "-P", "-c", script, str(path), *words],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=seconds,
@@ -383,13 +393,10 @@ def surveyed(
         )
     except subprocess.TimeoutExpired:
         raise NotAStore(
-            f"{path} is a damaged HDF5 file: HDF5 does not come to an end with it; {REMEDY}"
+            f"{path} is a damaged HDF5 file: HDF5 does not come to an end with it; {remedy}"
         ) from None
     if ran.returncode:
         said = ran.stderr.decode(errors="replace").strip().splitlines()
         why = said[-1].partition(": ")[2] or said[-1] if said else "HDF5 crashes on it"
-        raise NotAStore(f"{path} is a damaged HDF5 file: {why}; {REMEDY}")
-    text, told = json.loads(ran.stdout)
-    offsets = {(split, name): at for split, name, _, _, at in told if at is not None}
-    arrays = {(split, name): (shape, dtype) for split, name, shape, dtype, _ in told}
-    return text, offsets, arrays
+        raise NotAStore(f"{path} is a damaged HDF5 file: {why}; {remedy}")
+    return json.loads(ran.stdout)

@@ -31,6 +31,8 @@ ROWS = {
     "hostile folders of Hugging Face's models": r"hostile Hugging",
     "hostile ONNX graphs": r"hostile ONNX",
     "headers that lie": r"headers of others",
+    "damaged arrays that `import` takes: .npy, .npz, .safetensors, .pt, Parquet, Arrow, HDF5":
+        r"damaged arrays",
     "damages of a cache of moments": r"damage of m\.npz",
     "damages of results, accuracies by class, predictions, saved probes and rows, with a digest":
         r"damage of (?!m\.npz).*, digest",

@@ -3,22 +3,30 @@
 import json
 import os
 import pickle
+import random
 import shutil
+import signal
 
+import h5py
 import numpy as np
 import onnx
+import pyarrow as pa
 import pytest
 import torch
 import transformers
 from attack import Record, attempts, instants, no_longer_than
 from click.testing import CliRunner
+from forked import processes
 from onnx import TensorProto, helper, numpy_helper
+from pyarrow import parquet
 from safetensors.torch import load_file, save_file
+from test_attack_results import damaged
 
 import featstore
 from featstore import models
 from featstore.cli import main
 from featstore.errors import FeatstoreError
+from featstore.store.sources import source
 from featstore.testing import filled, spec_of
 
 ENTRIES = {
@@ -275,3 +283,69 @@ def test_stores_that_are_someone_elses(tmp_path):
                     assert "unexpected" not in ran.output, ran.output
             record("refused")
             shutil.rmtree(store.path)
+
+
+# Arrays that `import` takes, in every kind of file.
+
+NUMBERS = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
+NAMES = [f"c{row % 3}" for row in range(60)]
+PACKED = {"chunks": (10, 6), "compression": "gzip"}
+ARRAYS = (
+    "a.npy", "a.npz:X", "packed.npz:X", "a.safetensors:X", "a.pt:X", "old.pt:X", "a.parquet:X",
+    "a.parquet:y", "a.arrow:X", "a.arrow:y", "stream.arrow:y", "a.h5:X", "a.h5:y", "a.h5:packed",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def arrays_of_others(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("arrays")
+    tensors = {"X": torch.tensor(NUMBERS)}
+    np.save(folder / "a.npy", NUMBERS)
+    np.savez(folder / "a.npz", X=NUMBERS)
+    np.savez_compressed(folder / "packed.npz", X=NUMBERS)
+    save_file(tensors, folder / "a.safetensors")
+    torch.save(tensors, folder / "a.pt")
+    torch.save(tensors, folder / "old.pt", _use_new_zipfile_serialization=False)
+    table = pa.table({"X": pa.array(list(NUMBERS)), "y": NAMES})
+    parquet.write_table(table, folder / "a.parquet")
+    for name, new in (("a.arrow", pa.ipc.new_file), ("stream.arrow", pa.ipc.new_stream)):
+        with new(folder / name, table.schema) as file:
+            file.write_table(table)
+    with h5py.File(folder / "a.h5", "w") as file:
+        file["X"], file["y"] = NUMBERS, NAMES
+        file.create_dataset("packed", data=NUMBERS, **PACKED)
+    return folder
+
+
+def _read_damaged(file, name, seed, number, told) -> None:
+    """Read an array of a file so many times, each time otherwise damaged; note each outcome."""
+    draw, whole = random.Random(seed), file.read_bytes()
+    for _ in range(number):
+        signal.alarm(30)  # which ends the process, whatever a library is at
+        file.write_bytes(damaged(whole, draw))
+        try:
+            source(f"{file}{name}").rows(0, len(NUMBERS))
+            outcome = "read"
+        except FeatstoreError as error:
+            outcome = "told at length" if "\n" in str(error) else "refused"
+        with told.open("a") as lines:
+            print(outcome, file=lines)
+
+
+@pytest.mark.parametrize("name", ARRAYS)
+def test_damaged_arrays_of_others(arrays_of_others, tmp_path, name):
+    """The library of no format crashes on one, goes round, or raises what nobody expects."""
+    file, told = tmp_path / name.partition(":")[0], tmp_path / "told"
+    shutil.copy(arrays_of_others / file.name, file)
+    number, seed = attempts(3, 1), instants(f"arrays {name}").random()
+    with Record(f"damaged arrays of others: {name}") as record:
+        given = (file, name[len(file.name) :], seed, number, told)
+        process = processes.Process(target=_read_damaged, args=given)
+        process.start()
+        process.join()
+        outcomes = told.read_text().split("\n")[:-1] if told.exists() else []
+        assert process.exitcode == 0, (process.exitcode, len(outcomes), file.read_bytes())
+        for outcome in outcomes:
+            record(outcome)
+        assert record.seen.total() == number
+        assert not record.seen["told at length"]

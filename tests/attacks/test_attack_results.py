@@ -230,6 +230,11 @@ def good_words(store, written, folder) -> dict[str, list[str]]:
         "convert": [store, "c.h5"],
         "merge": [store, store, "--out", "m.zarr"],
         "cka": [store, *sweep],
+        "learn": [store, "--shots", "3", "--draws", "2", "--solver", "ridge", "--fractions", "0.5"],
+        "retrieve": [store, *sweep],
+        "geometry": [store, *sweep, "--permutations", "9"],
+        "universality": [store, store],
+        "attribute": [store, "--permutations", "3", "--resamples", "9"],
         "spectrum": [store],
         "compare": [store, results, *sweep, "--solver", "ridge"],
         "redundancy": [results],
@@ -249,7 +254,9 @@ def test_no_command_line_is_a_traceback_or_a_hang(tiny_store, written, nasty_fol
     with Record(f"command lines of {name}") as record:
         for _ in range(attempts(1)):
             line = Line.of(name, main.commands[name], draw, good)
-            with no_longer_than(30):
+            # a warning is a line, as for a person, and no error
+            with no_longer_than(30), warnings.catch_warnings():
+                warnings.simplefilter("default")
                 ran = CliRunner().invoke(main, line.words)
             shown = [word[:60] for word in line.words]
             assert ran.exception is None or isinstance(ran.exception, SystemExit), shown

@@ -21,8 +21,8 @@ from featstore.testing import FIXED, fill, filled, spec_of
 pytestmark = [pytest.mark.usefixtures("small_blocks"), pytest.mark.long]
 
 
-SPEC = spec_of(n_train=32 * 6, n_test=40, dims=(24, 7))
-OTHER = spec_of(n_train=32 * 6, n_test=40, dims=(24, 7), backbone="other")
+SPEC = spec_of(n_train=32 * 2, n_test=20, dims=(24,))
+OTHER = spec_of(n_train=32 * 2, n_test=20, dims=(24,), backbone="other")
 
 
 def write(path, spec, overwrite, ready):

@@ -1,6 +1,7 @@
 """Sets of Hugging Face's `datasets`, saved by the library itself, and hubs that do not answer."""
 
 import io
+import json
 import pickle
 import sys
 
@@ -68,6 +69,22 @@ def test_a_folder_of_save_to_disk(saved):
 def test_one_split_saved_by_itself(tmp_path):
     pictures("train").save_to_disk(tmp_path / "one")
     check_pictures(data.load(f"hf:{tmp_path / 'one'}", "train"), "train")
+
+
+@pytest.mark.parametrize("named", ["rows", "split"])
+def test_rows_of_files_elsewhere_are_not_taken(saved, tmp_path, named):
+    """A folder that somebody sent names a file outside of it, which nobody gave."""
+    train = saved / "train"
+    if named == "rows":
+        state = json.loads((train / "state.json").read_text())
+        (train / state["_data_files"][0]["filename"]).rename(tmp_path / "moved.arrow")
+        state["_data_files"] = [{"filename": "../../moved.arrow"}]
+        (train / "state.json").write_text(json.dumps(state))
+    else:
+        train.rename(tmp_path / "train")
+        (saved / "dataset_dict.json").write_text('{"splits": ["../train", "validation"]}')
+    with pytest.raises(DatasetError, match="outside of it; copy that into it"):
+        data.load(f"hf:{saved}", "train")
 
 
 def test_rows_that_were_selected_before_they_were_saved(tmp_path):

@@ -1,5 +1,7 @@
 """Features from wherever they lie: every kind of file and object makes the same store."""
 
+import json
+import os
 import subprocess
 import sys
 import warnings
@@ -18,6 +20,7 @@ from safetensors.torch import save_file as save_tensors
 import featstore
 from featstore.cli import main
 from featstore.errors import DatasetError, UsageError
+from featstore.store import sources
 from featstore.store.sources import source
 
 N_ROWS, DIM = 5000, 6
@@ -208,7 +211,7 @@ BAD = {
     "a.safetensors:q": "a.safetensors has no tensor 'q'; there is X",
     "cut.safetensors": "cannot be read as an array",
     "cut.parquet": "cannot be read as an array",
-    "cut.h5": "cannot be read as an array",
+    "cut.h5": "is a damaged HDF5 file: .*; fetch or save it again",
     "objects.npz:X": "it holds Python objects",
     "x.npy:a": "x.npy is one array; leave :a out",
     "none.npz:a": "there is no file .*none.npz:a; give .npy",
@@ -242,6 +245,66 @@ def test_what_cannot_be_read_is_told_on_one_line(name, bad_files):
     with pytest.raises(DatasetError, match=BAD[name]) as caught:
         (lambda one: one.rows(0, one.shape[0]))(source(str(bad_files / name)))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [*sources._OPENERS, ""])
+def test_a_pipe_is_not_waited_for(suffix, tmp_path):
+    os.mkfifo(tmp_path / f"a{suffix}")
+    with pytest.raises(DatasetError, match="is not a regular file"):
+        source(str(tmp_path / f"a{suffix}"))
+
+
+def test_numbers_of_files_elsewhere_are_not_taken(tmp_path):
+    """A file that somebody sent names others, which the store would then hold."""
+    (tmp_path / "sent").mkdir()
+    (tmp_path / "secret").write_bytes(bytes(range(40)))
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["d"] = np.ones((3, 2))
+    with h5py.File(tmp_path / "sent" / "beside.h5", "w") as file:
+        file["d"] = np.full((3, 2), 5.0)
+    for name, place in (("external", str(tmp_path / "secret")), ("relative", "../secret")):
+        with h5py.File(tmp_path / "sent" / f"{name}.h5", "w") as file:
+            file.create_dataset("x", (5, 2), "u1", external=[(place, 0, 10)])
+    for name, place in (("virtual", "../other.h5"), ("inside", "beside.h5")):
+        with h5py.File(tmp_path / "sent" / f"{name}.h5", "w") as file:
+            layout = h5py.VirtualLayout((3, 2), "f8")
+            layout[:] = h5py.VirtualSource(place, "d", (3, 2))
+            file.create_virtual_dataset("x", layout)
+    in_saved(tmp_path / "sent", X[:50], Y[:50], IDS[:50])
+    saved = tmp_path / "sent" / "saved"
+    state = json.loads((saved / "state.json").read_text())
+    (name,) = (one["filename"] for one in state["_data_files"])
+    (saved / name).rename(tmp_path / "moved.arrow")
+    state["_data_files"] = [{"filename": "../../moved.arrow"}]
+    (saved / "state.json").write_text(json.dumps(state))
+    for name in ("external.h5", "relative.h5", "virtual.h5", "saved:X"):
+        with pytest.raises(DatasetError, match="outside of its folder; copy them into it"):
+            source(str(tmp_path / "sent" / name))
+    assert np.array_equal(
+        source(str(tmp_path / "sent" / "inside.h5")).rows(0, 3), np.full((3, 2), 5.0)
+    )
+
+
+def test_lengths_of_arrow_that_lie_are_not_followed(tmp_path):
+    table = pa.table({"y": ["abc", "de", "f"]})
+    with pa.ipc.new_file(tmp_path / "a.arrow", table.schema) as file:
+        file.write_table(table)
+    data = (tmp_path / "a.arrow").read_bytes()
+    ends, lying = (np.array(n, "<i4").tobytes() for n in ([0, 3, 5, 6], [0, 3, 2**30, 2**30 + 1]))
+    assert data.count(ends) == 1
+    (tmp_path / "a.arrow").write_bytes(data.replace(ends, lying))
+    with pytest.raises(DatasetError, match="cannot be read"):
+        source(str(tmp_path / "a.arrow")).rows(0, 3)
+
+
+def test_an_archive_that_names_other_parts_is_cut_short(tmp_path):
+    torch.save({"X": torch.tensor(X[:9])}, tmp_path / "a.pt")
+    data = bytearray((tmp_path / "a.pt").read_bytes())
+    end = data.rindex(b"PK\x06\x07")
+    data[end + 16] = 9  # how many disks the archive spans
+    (tmp_path / "a.pt").write_bytes(data)
+    with pytest.raises(DatasetError, match="cut short"):
+        source(str(tmp_path / "a.pt"))
 
 
 def test_objects_that_are_no_arrays(tmp_path):

@@ -494,8 +494,9 @@ def _check_inside(path: Path, folder: Path, named: Iterable[str | Path]) -> None
 def _of_hdf5(path: Path, name: str) -> Source:
     import h5py
 
+    seconds = 9 + path.stat().st_size / 20e6  # of a disk that is slow to give all texts
     try:
-        names, elsewhere = told_of(path, _SURVEY, name.strip("/"), remedy=_AGAIN, seconds=30)
+        names, elsewhere = told_of(path, _SURVEY, name.strip("/"), remedy=_AGAIN, seconds=seconds)
     except NotAStore as error:
         raise DatasetError(str(error)) from None
     key = _chosen(path, name.strip("/"), names, "data set")

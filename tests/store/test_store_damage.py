@@ -173,7 +173,7 @@ def test_flipped_metadata_of_hdf5_are_never_read_and_mended(tmp_path, monkeypatc
     places = [at for gap in hdf5._gaps(seal.size, store._extents()) for at in range(*gap)]
     assert len(places) > 3000
     # it is not asked, neither here nor by another process
-    monkeypatch.setattr(hdf5, "_surveyed", None)
+    monkeypatch.setattr(hdf5, "surveyed", None)
     for at in np.random.default_rng(0).choice(places, 40):
         flip_bit(store.path, at, at % 8)
         again = featstore.open(store.path)

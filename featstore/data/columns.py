@@ -329,13 +329,21 @@ def several(lists: Sequence[Sequence | None], labels: Sequence) -> np.ndarray:
     return values
 
 
-def labels_not_told(dataset: str, split: str, name: str, others: Sequence[str]) -> DatasetError:
+class LabelsNotTold(DatasetError):
+    """A split whose labels are all missing or -1; `others` are the splits whose labels are told."""
+
+    others: tuple[str, ...] = ()
+
+
+def labels_not_told(dataset: str, split: str, name: str, others: Sequence[str]) -> LabelsNotTold:
     """The error for a split whose labels are all missing or -1, as those of contests are."""
     remedy = f"extract others, and test on one of them: --splits {','.join(others)}"
-    return DatasetError(
+    found = LabelsNotTold(
         f"the {split} split of {dataset} has no {name} but {HIDDEN} or none at all: its labels are"
         f" not told; {remedy if others else 'label some rows'}"
     )
+    found.others = tuple(others)
+    return found
 
 
 def _targets(

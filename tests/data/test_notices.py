@@ -337,6 +337,10 @@ def test_hidden_labels_are_no_class_and_no_test(images):
         assert told(rows)["hidden labels"].endswith("left out of the classes: 1 (test)")
         with pytest.raises(DatasetError, match=r"labels are not told; .*--splits train"):
             in_table(images, lines, "test")
+    held_out = [f"im/{n}.png,{n % 2},validation" for n in range(2, 4)]
+    rows = in_table(images, [*labelled(list("01")), *held_out, "im/5.png,-1,test"], "test")
+    assert (rows.split, rows.labels.tolist()) == ("test", [0, 1])
+    assert told(rows)["split"] == "test is read from validation: the labels of test are not told"
     signs = in_table(images, labelled(["-1", "1", "-1"]))
     assert (signs.classes, signs.notices) == (("-1", "1"), ())
 
@@ -838,8 +842,11 @@ def test_validation_is_tested_on_where_there_is_no_test(images, tmp_path):
     lines += [f"im/{n}.png,-1,test" for n in range(10, 12)]
     (tmp_path / "l.csv").write_text("path,label,split\n" + "\n".join(lines))
     extraction = [*COMMAND, "--dataset", f"csv:{tmp_path / 'l.csv'}", "--out", tmp_path / "s.zarr"]
-    assert "--splits train,validation" in run(*extraction, status=1).stderr
+    stood_in = run(*extraction[:-1], tmp_path / "u.zarr").stderr
+    assert "test is read from validation: the labels of test are not told" in stood_in
     run(*extraction, "--splits", "train,validation")
+    both = [featstore.open(tmp_path / name) for name in ("u.zarr", "s.zarr")]
+    assert both[0].ids("test") == both[1].ids("validation")
     probing = ["probe", tmp_path / "s.zarr", "--fractions", "0.5", "--seeds", "1"]
     weights = ["--save-weights", tmp_path / "w.safetensors"]
     ran = run(*probing, "--solver", "ridge", "--out", tmp_path / "r.csv", *weights)

@@ -102,6 +102,11 @@ def load(
             f"{rows.dataset} has no labels of tokens; give a table or an hf: set, with a text or a"
             " list of words and a list of labels in each row"
         )
+    if columns and columns.span and not isinstance(rows.read, tables.Spans):
+        raise UsageError(
+            f"{rows.dataset} has no spans of texts; give a table of texts, or an hf: set, with the"
+            f" column {columns.span}"
+        )
     if not missing_ok:
         require_files(rows)
     rows = limited(rows, limit)

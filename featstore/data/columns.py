@@ -76,7 +76,7 @@ class Columns:
     With `rows` "tokens" a text is a list of words, or parted into them at its space, and the label
     is a list with one for each. `kind` says whether labels are a "class" or a "number" where that
     is not to be told from them. Of a CSV file, `delimiter` parts the cells, and `encoding` is how
-    its text is encoded.
+    its text is encoded. `span` is a part of each text, `start:end` in characters or its words.
     """
 
     label: str | None = None
@@ -88,6 +88,7 @@ class Columns:
     delimiter: str | None = None
     encoding: str | None = None
     rows: str = "items"
+    span: str | None = None
 
     def __post_init__(self):
         if self.kind not in (None, *KINDS):
@@ -123,7 +124,7 @@ class Columns:
 
     def given(self) -> tuple[str, ...]:
         """Every name that is given."""
-        names = (self.label, self.image, self.text, self.split, *self.targets)
+        names = (self.label, self.image, self.text, self.split, self.span, *self.targets)
         return tuple(name for name in names if name)
 
 

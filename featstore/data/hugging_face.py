@@ -29,7 +29,7 @@ from featstore.data.columns import (
 )
 from featstore.data.files import EncodedImages, below, rows_of_encoded
 from featstore.data.rows import ImageRows, Rows, Unreadable
-from featstore.data.tables import of_texts, of_words
+from featstore.data.tables import of_texts, of_words, with_spans
 from featstore.downloads import downloading, from_network
 from featstore.errors import DatasetError, UsageError, with_extra
 from featstore.places import lies_in, saved_files
@@ -124,6 +124,8 @@ def load(
     told = (*splits.stand_in(split, held), *labels.notices)
     if chosen.modality == "text":
         rows = of_texts(dataset, split, _column(tables[held], chosen.item), labels, ids)
+        if columns.span:
+            rows = with_spans(rows, held, _column(tables[held], columns.span), columns.span)
         return replace(rows, notices=told, left_out=tuple(left_out))
     if not isinstance(features[chosen.item], library.Image):
         raise DatasetError(

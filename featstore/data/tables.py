@@ -1,10 +1,11 @@
 """Data sets that a table lists: CSV, Parquet, JSON lines."""
 
 import codecs
+import hashlib
 import json as json_lines
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -94,6 +95,8 @@ def rows_of_tables(
     if chosen.modality == "text":
         ids = [str(row) for row in rows[held]]
         found = of_texts(dataset, split, tables[held][chosen.item], labels, ids)
+        if asked.span:
+            found = with_spans(found, held, tables[held][asked.span], asked.span)
     else:
         paths = {
             part: _paths(dataset, part, table[chosen.item], root) for part, table in tables.items()
@@ -147,6 +150,47 @@ def of_texts(
         read=Texts(texts),
         targets=labels.targets,
     )
+
+
+@dataclass(frozen=True)
+class Spans:
+    """Texts as rows, and of each one span, int64 (n, 2), from where to where it goes."""
+
+    read: Callable[[int], str | None]
+    spans: np.ndarray
+
+    def __call__(self, row: int) -> Words:
+        """Return the text of a row with its span as its only word."""
+        made = Words(self.read(row) or "")
+        made.spans = self.spans[row : row + 1]
+        return made
+
+
+def with_spans(rows: TextRows, held: str, column: pa.ChunkedArray, name: str) -> TextRows:
+    """Return texts with the span that a column has of each: `start:end`, a pair, or its words.
+
+    Words stand for the first place where the text has them. Raises `DatasetError` naming a row
+    whose span is not in its text.
+    """
+    found = np.zeros((len(rows), 2), np.int64)
+    for row, cell in enumerate(column.to_pylist()):
+        text, start, end = rows.read(row) or "", -1, -1
+        if isinstance(cell, str) and (offsets := re.fullmatch(r"\s*(\d+):(\d+)\s*", cell)):
+            start, end = map(int, offsets.groups())
+        elif isinstance(cell, str) and cell:
+            start = text.find(cell)
+            end = start + len(cell)
+        elif isinstance(cell, list) and len(cell) == 2 and all(isinstance(n, int) for n in cell):
+            start, end = cell
+        if not 0 <= start < end <= len(text):
+            raise DatasetError(
+                f"row {row} of the {held} split of {rows.dataset} has the span {str(cell)[:40]!r}"
+                f" in {name}, which its text of {len(text)} characters does not have; give"
+                " start:end, or words of the text"
+            )
+        found[row] = start, end
+    digest = hashlib.sha256(rows.fingerprint.encode() + found.tobytes()).hexdigest()
+    return replace(rows, read=Spans(rows.read, found), fingerprint=f"spans:{digest}")
 
 
 @dataclass(frozen=True)
@@ -515,7 +559,8 @@ KINDS = tuple(_KINDS)
 def _needed(table: _Table, chosen: Chosen) -> pa.Table:
     """The columns that are needed."""
     split = [chosen.split] if chosen.split in table.names else []
-    wanted = list(dict.fromkeys([chosen.item, *chosen.labels, *split]))
+    span = [table.asked.span] if table.asked.span else []
+    wanted = list(dict.fromkeys([chosen.item, *chosen.labels, *split, *span]))
     absent = [name for name in wanted if name not in table.names]
     if absent:
         raise UsageError(

@@ -33,6 +33,11 @@ class Inputs:
     views: Views | None
 
     @property
+    def words(self) -> str:
+        """Pieces of texts that tokens are told of: "word" or "span", or nothing."""
+        return "word" if self.reader.kind == "tokens" else "span" if self.reader.span else ""
+
+    @property
     def notices(self) -> tuple[Notice, ...]:
         """Return what was left out of the data, or is read otherwise than it is."""
         return distinct(notice for rows in self.rows.values() for notice in rows.notices)
@@ -84,6 +89,11 @@ def load(request: Request, unread: bool = False) -> Inputs:
         )
         _check(backbone, list(rows.values()))
         reader = tap_names.resolve(backbone, request.taps, request.pool, request.rows)
+        if reader.span:
+            raise UsageError(
+                f"the span {reader.span} is a column of a table, and of texts for a model by name;"
+                " leave it out"
+            )
         if request.augmentation:
             _views(request, backbone)
         return Inputs(own_models.checked(backbone, reader), reader, rows, None)
@@ -107,6 +117,12 @@ def load(request: Request, unread: bool = False) -> Inputs:
     )
     reader = tap_names.resolve(backbone, request.taps, request.pool, request.rows)
     augmented = _views(request, backbone) if request.augmentation else None
+    if reader.span:
+        if not isinstance(request.dataset, str):
+            raise UsageError(
+                f"the span {reader.span} is a column of a table; give a data set by name"
+            )
+        request = replace(request, columns=replace(request.columns, span=reader.span))
     rows = _rows(request, backbone.modality, unread)
     _check(backbone, list(rows.values()))
     return Inputs(backbone, reader, rows, augmented)

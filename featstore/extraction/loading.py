@@ -61,13 +61,14 @@ class Job:
 class Encoder:
     """From jobs to what the backbone takes; texts are held to have at least `least` tokens.
 
-    With `words` each token of a batch of texts comes with the word that it is of.
+    With `words` each token of a batch of texts comes with the word that it is of; it is what these
+    are called, "word" or "span".
     """
 
     backbone: Backbone
     views: Views | None = None
     least: int = 1
-    words: bool = False
+    words: str = ""
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -92,7 +93,7 @@ class Encoder:
             texts.append(text)
             job.seen.update(remarks)
         if self.words:
-            tokens, remarks = self._words(job, texts), {}
+            tokens, remarks = self._words(job, texts)
         else:
             try:
                 tokens, remarks = self.backbone.transform.met(texts)
@@ -117,19 +118,19 @@ class Encoder:
             )
         return tokens
 
-    def _words(self, job: Job, texts: list[Any]) -> dict[str, torch.Tensor]:
+    def _words(self, job: Job, texts: list[Any]) -> tuple[dict[str, torch.Tensor], Counter[str]]:
         """The tokens of texts and their words; `DatasetError` names a word without a token."""
-        tokens = self.backbone.transform.words(texts)
+        tokens, remarks = self.backbone.transform.words(texts)
         for text, words, row in zip(texts, tokens[WORDS].numpy(), job.numbers, strict=True):
             absent = np.setdiff1d(np.arange(len(text.spans)), words)
             if absent.size:
                 raise DatasetError(
-                    f"word {absent[0]} of row {job.rows.ids[row]} of the {job.rows.split} split of"
-                    f" {job.rows.dataset} has no token: the text is longer than"
-                    f" {self.backbone.transform.max_length} tokens, or the word is none to"
-                    f" {self.backbone.name}; part the text, or take the word out"
+                    f"{self.words} {absent[0]} of row {job.rows.ids[row]} of the {job.rows.split}"
+                    f" split of {job.rows.dataset} has no token: the text is longer than"
+                    f" {self.backbone.transform.max_length} tokens, or the {self.words} is none to"
+                    f" {self.backbone.name}; part the text, or take the {self.words} out"
                 )
-        return tokens
+        return tokens, remarks
 
     def tensors(self, job: Job) -> Batch:
         """The tensors (b, ...) of a batch of rows of one's own, one or several by name."""

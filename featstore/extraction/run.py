@@ -421,8 +421,7 @@ def _fill(
         compiled = work.store.provenance.get("compile", False)
     precision = work.store.spec.precision
     infer = Inference(taken.backbone, taken.reader, device, precision, compiled)
-    words = taken.reader.kind == "tokens"
-    encode = Encoder(taken.backbone, taken.views, taken.reader.least, words)
+    encode = Encoder(taken.backbone, taken.views, taken.reader.least, taken.words)
     workers = Workers.chosen(
         request.workers, device.type, work.modality, work.passes, ranks.local_count
     )
@@ -448,8 +447,7 @@ def _precision_change(
     """By tap, how far the reduced precision is from float32 on the first batch of rows."""
     rows = next(iter(taken.rows.values()))
     first = range(min(len(rows.items), request.batch_size or BATCH_SIZE))
-    words = taken.reader.kind == "tokens"
-    encode = Encoder(taken.backbone, least=taken.reader.least, words=words)
+    encode = Encoder(taken.backbone, least=taken.reader.least, words=taken.words)
     batch = encode(Job(rows.items, first))
     with torch.inference_mode():
         reduced = Inference(taken.backbone, taken.reader, device, spec.precision)

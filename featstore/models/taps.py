@@ -20,11 +20,14 @@ from featstore.models.network import (
 )
 from featstore.spec import PENULTIMATE, RESERVED, Tap
 
-POOLINGS = ("avg", "max", "cls", "first", "last", "patch-mean", "flatten", "none", "token:N")
+POOLINGS = ("avg", "max", "cls", "first", "last", "patch-mean", "flatten", "none")
+# These have something behind their colon.
+POOLINGS += ("span:COLUMN", "token:N")
 # Other names, and poolings that are a position.
 _SAME = {"mean": "avg"}
 _POSITIONS = {"first": 0, "last": -1}
 _TOKEN = re.compile(r"token:(-?\d{1,9})")
+_SPAN = re.compile(r"span:(.+?)(?::(first|last|avg|mean|max))?")
 
 
 def pooled(activation: Activation, how: str) -> torch.Tensor:
@@ -34,6 +37,8 @@ def pooled(activation: Activation, how: str) -> torch.Tensor:
       padding, D = C;
     * cls: the class token, or a text's first;
     * first, last, token:N: one token of those that are no padding, from 0, or from -1 backwards;
+    * span:COLUMN: the tokens of a part of each text, which a column of the data says: the last of
+      them in a decoder, their mean in an encoder, or as `span:COLUMN:max` says;
     * patch-mean: the mean of the tokens that are patches: all but class and register tokens;
     * flatten: every value, in the order C, H, W of a map and L, C of tokens;
     * none: a vector (b, D), as it is.
@@ -52,6 +57,10 @@ def pooled(activation: Activation, how: str) -> torch.Tensor:
         return values.mean((2, 3), dtype=torch.float32)
     if how == "cls":
         return values[:, 0].to(torch.float32, copy=True)
+    if how.startswith("span:"):
+        if values.is_meta:  # the shape alone is asked for
+            return values[:, 0]
+        return of_words(activation, how.rpartition(":")[2])
     if (position := _position(how)) is not None:
         if activation.mask is None:
             return values[:, position].to(torch.float32, copy=True)
@@ -81,8 +90,11 @@ def _position(how: str) -> int | None:
 def _canonical(how: str) -> str:
     """Return a pooling by its own name; `UsageError` where there is none of this name."""
     known = _SAME.get(how, how)
-    if known in POOLINGS[:-1] or _TOKEN.fullmatch(known):
+    if known in POOLINGS[:-2] or _TOKEN.fullmatch(known):
         return known
+    if found := _SPAN.fullmatch(known):
+        column, reduction = found.groups()
+        return f"span:{column}:{_SAME.get(reduction, reduction)}" if reduction else known
     raise UsageError(
         f"there is no pooling {how!r}; choose among {', '.join(POOLINGS)}, with a number for N, as"
         " in token:-2"
@@ -138,12 +150,14 @@ def applies(how: str, activation: Activation) -> bool:
         return how in ("avg", "max", "patch-mean", "flatten")
     position = _position(how)
     if activation.mask is not None:
-        there = how in ("avg", "max") or position is not None
+        there = how in ("avg", "max") or position is not None or how.startswith("span:")
         return there or (how == "cls" and activation.tokens.cls)
     if position is not None:
         n_tokens = activation.shape[0]
         return how not in _POSITIONS and -n_tokens <= position < n_tokens
-    return how != "none" and (how != "cls" or activation.tokens.cls)
+    if how == "none" or how.startswith("span:"):
+        return False
+    return how != "cls" or activation.tokens.cls
 
 
 def chosen(
@@ -176,6 +190,8 @@ def chosen(
             if how == "cls"
             else f"only texts have a {how} token"
             if how in _POSITIONS
+            else "only texts have spans"
+            if how.startswith("span:")
             else "it has fewer tokens"
             if activation.mask is None and _position(how) is not None
             else "texts differ in length"
@@ -187,6 +203,8 @@ def chosen(
         raise UsageError(
             f"{path} of {model} ({shape}) cannot be pooled by {how}: {why}; choose {fitting}"
         )
+    if how.startswith("span:") and not _SPAN.fullmatch(how)[2]:
+        return f"{how}:{'avg' if activation.tokens.cls else 'last'}"
     return how
 
 
@@ -272,7 +290,8 @@ class Taps:
 
     Inputs are what `backbone.prepare` gives, on the model's device; one pass reads every tap. A
     text must have `least` tokens, for the positions that are read. Where rows are `kind` "tokens"
-    or "patches", features are (rows, D), and an image has so many `positions`.
+    or "patches", features are (rows, D), and an image has so many `positions`. `span` is the column
+    of the data in which the part of each text stands that taps read.
     """
 
     taps: tuple[Tap, ...]
@@ -280,6 +299,7 @@ class Taps:
     least: int = 1
     kind: str = "items"
     positions: int = 0
+    span: str | None = None
 
 
 @dataclass(frozen=True)
@@ -362,13 +382,20 @@ def resolve(
 
     positions = [_position(how) for some in hows.values() for how in some.values()]
     needed = [place + 1 if place >= 0 else -place for place in positions if place is not None]
+    spans = {_SPAN.fullmatch(tap.pooling)[1] for tap in taps if tap.pooling.startswith("span:")}
+    if len(spans) > 1:
+        raise UsageError(
+            f"taps read the spans {' and '.join(sorted(spans))}; a text has one: make two stores"
+        )
+    if spans and getattr(backbone.transform, "long_texts", "") == "chunk":
+        raise UsageError("a span lies in a text, and chunks part it; leave --long-texts chunk out")
     least = max(needed, default=1)
     if least > 1 and getattr(backbone.transform, "long_texts", "") == "chunk":
         raise UsageError(
             f"a tap takes token {least} of a text, and the parts of a long one have each their own;"
             " leave --long-texts chunk out, or pool by first, last, mean or max"
         )
-    return Taps(tuple(taps), of_taps, least)
+    return Taps(tuple(taps), of_taps, least, span=next(iter(spans), None))
 
 
 def _of_pieces(

@@ -100,17 +100,18 @@ class TextTransform:
         blank = sum(not text.strip() for text in texts)
         return batch, Counter({"chunked" if chunked else "cut": int(long.sum()), "blank": blank})
 
-    def words(self, texts: Sequence[Any]) -> dict[str, torch.Tensor]:
+    def words(self, texts: Sequence[Any]) -> tuple[dict[str, torch.Tensor], Counter[str]]:
         """Return the tokens of texts, and the word of each, int64 (b, L), -1 for no word's.
 
-        A token is of the word in which its last letter lies; `texts` have `spans` of words.
+        A token is of the word in which its last letter lies; `texts` have `spans` of words. How
+        many texts were "cut" comes with them.
 
         Raises `BackboneError` for a tokenizer that does not tell where its tokens lie.
         """
         if not self.tokenizer.is_fast:
             raise BackboneError(
                 f"the tokenizer {type(self.tokenizer).__name__} does not tell where tokens lie in a"
-                " text; rows that are tokens need a fast one (tokenizer.json)"
+                " text; words and spans need a fast one (tokenizer.json)"
             )
         with _ONE_AT_A_TIME:
             made = self.tokenizer(
@@ -131,7 +132,8 @@ class TextTransform:
             inside = (place >= 0) & (end > first) & (end > 0)
             inside[inside] &= end[inside] - 1 < text.spans[place[inside], 1]
             found[row] = np.where(inside & (batch["attention_mask"][row].numpy() == 1), place, -1)
-        return batch | {WORDS: torch.from_numpy(found)}
+        cut = sum(bool(one.overflowing) for one in made.encodings)
+        return batch | {WORDS: torch.from_numpy(found)}, Counter({"cut": cut})
 
     def normalized(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """The batch as it is: nothing is left to do on the device."""

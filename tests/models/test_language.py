@@ -396,3 +396,66 @@ def test_what_long_texts_cannot_be(model, options, message, folders, tmp_path):
             out=tmp_path / "s.zarr",
             **given | options,
         )
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert"])
+@pytest.mark.parametrize("kind", ["jsonl", "csv"])
+def test_a_span_of_each_text_is_pooled(name, kind, folders, tmp_path):
+    """Spans by characters and by words, of texts that are batched by length."""
+    texts = ["w1 w2 w3 w4", "w5 w6", "w7 w8 w9 w10 w11 w12 w13", "w1 w2 w1 w2 w3"]
+    spans = {
+        "csv": ["3:8", "w6", "w9 w10 w11", "w1 w2"],
+        "jsonl": [[3, 8], [3, 5], [6, 16], [0, 5]],
+    }[kind]
+    places = [(1, 3), (1, 2), (2, 5), (0, 2)]
+    rows = [
+        {"text": text, "about": span, "label": str(row % 2), "split": split}
+        for split in ("train", "test")
+        for row, (text, span) in enumerate(zip(texts, spans, strict=True))
+    ]
+    lines = [json.dumps(row) for row in rows]
+    if kind == "csv":
+        lines = [",".join(rows[0]), *(",".join(row.values()) for row in rows)]
+    file = tmp_path / f"spans.{kind}"
+    file.write_text("\n".join(lines) + "\n")
+    path = BLOCKS[name].format(1)
+    done = featstore.extract(
+        f"hf:{folders[name]}", f"{kind}:{file}", out=tmp_path / "s.zarr", dtype="float32",
+        taps=[f"{path}@span:about", f"{path}@span:about:max", f"{path}@mean"], device="cpu",
+        batch_size=3,
+    )  # fmt: skip
+    how = "last" if name in DECODERS else "avg"
+    assert [tap.pooling for tap in done.store.spec.taps] == [
+        f"span:about:{how}", "span:about:max", "avg",
+    ]  # fmt: skip
+    for row, (text, (start, end)) in enumerate(zip(texts, places, strict=True)):
+        x = hidden(folders[name], text)[2]
+        inside = x[start:end]
+        expected = [inside[-1] if how == "last" else inside.mean(0), inside.amax(0), x.mean(0)]
+        for tap, features in zip(done.store.spec.taps, expected, strict=True):
+            stored = done.store.load("train", tap.name)[row]
+            np.testing.assert_allclose(stored, features, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("span", "taps", "error", "message"),
+    [
+        ("w9", ["h.1@span:about"], DatasetError, "row 0 of the train split .* has the span 'w9'"),
+        ("4:99", ["h.1@span:about"], DatasetError, "of 5 characters does not have"),
+        ("w1", ["h.1@span:abuot"], UsageError, "has no column 'abuot'"),
+        ("w1", ["h.1@span:about", "h.0@span:text"], UsageError, "a text has one"),
+        ("2:3", ["h.1@span:about"], DatasetError, "span 0 of row 0 .* has no token"),
+        ("w1", ["h.1@span:"], UsageError, "there is no pooling 'span:'"),
+    ],
+)
+def test_spans_that_are_not_there(span, taps, error, message, folders, tmp_path):
+    file = tmp_path / "spans.jsonl"
+    rows = [
+        {"text": "w1 w2", "about": span, "label": "a", "split": split}
+        for split in ("train", "test")
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(error, match=message):
+        featstore.extract(
+            f"hf:{folders['gpt2']}", f"jsonl:{file}", out=tmp_path / "s.zarr", taps=taps
+        )

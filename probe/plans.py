@@ -173,7 +173,7 @@ class ResultsFile:
         Without that file it is None, with a warning: what is finished stays as it is.
         """
         table = read_table(self.path)
-        score = "r2" if "r2" in self.metrics else "accuracy"
+        score = next((name for name in ("r2", "accuracy") if name in self.metrics), "auroc")
         if room is None:
             return None
         if not rows_path(self.path).exists():

@@ -4,11 +4,13 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from array_api_compat import array_namespace, device
+from scipy.stats import rankdata
 
 from featstore.probe.arrays import Array, to_host
 from featstore.probe.errors import MemoryBudgetError
 from featstore.probe.memory import all_sum, text
 from featstore.probe.metrics import LogitSink, PassingSink
+from featstore.probe.results.reading import RowScores
 from featstore.probe.rows import RowBlocks
 from featstore.probe.solvers.weights import Fitted
 
@@ -161,6 +163,7 @@ def ranked(
     start: int,
     probabilities: bool,
     memory: int,
+    rows: RowScores | None = None,
 ) -> dict[str, np.ndarray]:
     """Return what is read off ranked rows, for each probe and class against the rest.
 
@@ -176,6 +179,8 @@ def ranked(
         probabilities: whether softmax of the logits is a probability; then rows are ranked by that
             of the class, and else by its logit.
         memory: what may be held, in bytes.
+        rows: takes the part of each row in the mean AUROC of several labels; None where that is not
+            kept.
 
     Returns:
         "auroc" and "average_precision", float64 (P, C) each; NaN for classes that no test row has,
@@ -207,6 +212,11 @@ def ranked(
         all_sum(window.kept)  # no row is in two processes
         for part, values in _areas(window, labels, present, first, together):
             found[:, first + part.start : first + part.stop] = values
+            if rows is not None:
+                pairs_here = np.arange(first + part.start, first + part.stop)
+                _add_parts(rows.kept, window.kept[part], labels, pairs_here)
+    if rows is not None:
+        rows.known[:] = True
     wide = np.full((2, len(fitted.axes), len(counts)), np.nan)
     wide[:, :, present] = found.reshape(2, len(fitted.axes), len(present))
     return {"auroc": wide[0], "average_precision": wide[1]}
@@ -228,6 +238,46 @@ def _areas(
             xp.asarray(classes[part], **where),
         )
         yield part, np.stack([to_host(each) for each in both])
+
+
+def parts_of_rows(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
+    """Return the part of each row in an area under the ROC curve, A.
+
+    With V_i the share of the other kind's rows that a row stands on the right side of, ties half,
+    and n_i the rows of its own kind among N, it is A + N (V_i - A) / n_i: values with the mean A
+    whose variance over N is the variance of A over test rows.
+
+    Arguments:
+        scores: float (N,).
+        own: bool (N,), rows of the class or with the label; some, and not all.
+
+    Returns:
+        float64 (N,).
+
+    Reference:
+        DeLong, DeLong and Clarke-Pearson, "Comparing the areas under two or more correlated
+        receiver operating characteristic curves", Biometrics 1988.
+
+    Example:
+        >>> parts_of_rows(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
+        array([1.25, 0.25, 0.25, 1.25])
+    """
+    rank, (n, m) = rankdata(scores), (len(own), int(own.sum()))
+    right = np.empty(n)
+    right[own] = (rank[own] - rankdata(scores[own])) / (n - m)
+    right[~own] = 1 - (rank[~own] - rankdata(scores[~own])) / m
+    area = right[own].mean()
+    return area + n * (right - area) / np.where(own, m, n - m)
+
+
+def _add_parts(kept: np.ndarray, scores: np.ndarray, labels: np.ndarray, pairs: np.ndarray) -> None:
+    """Add the parts of rows in AUROC, over the labels that are known, to (P, n) in place."""
+    counts = labels.sum(0, dtype=np.int64)
+    known = (counts > 0) & (counts < len(labels))
+    for own, pair in zip(scores, pairs.tolist(), strict=True):
+        probe, label = divmod(pair, labels.shape[1])
+        if known[label]:
+            kept[probe] += parts_of_rows(own, labels[:, label] > 0) / known.sum()
 
 
 def means(by_class: dict[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:

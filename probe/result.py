@@ -276,21 +276,25 @@ class ProbeResult:
         blocks, n_probes = self._checked(test), len(self.fitted.axes)
         several, mine = has_several_labels(blocks), share(blocks)
         names = metrics_of(metrics, n_targets(self.fitted) > 0, several)
-        keep = row_bytes and ("accuracy" in names or "r2" in names)
+        keep = row_bytes and kept_by(names, several)
         rows = room(blocks, n_probes, row_bytes) if keep else None
         start = 0 if mine is blocks else mine.start
         probabilities = SOLVERS[self.solver].probabilities
         counts = None if n_targets(self.fitted) else self.fitted.class_counts
         # logits of a label are those of a probability, or estimates of its 0 or 1
         above = (0.0 if probabilities else 0.5) if several else None
+        right = None if several else rows
         scores = Scores(
-            *(n_probes, n_outputs(self.fitted), names, probabilities, rows, start, counts, above)
+            *(n_probes, n_outputs(self.fitted), names, probabilities, right, start, counts, above)
         )
         areas = {}
         with own_settings():
             if set(names) & set(OF_RANKS):
                 labels, memory = blocks.labels(), least(rank_bytes)
-                areas = ranked(self.fitted, mine, scores, labels, start, probabilities, memory)
+                of_rows = rows if several else None
+                areas = ranked(
+                    self.fitted, mine, scores, labels, start, probabilities, memory, of_rows
+                )
             else:
                 self.fitted.score(mine, scores)
             scores.gather()
@@ -491,6 +495,11 @@ def without_features(class_counts: np.ndarray, labels: np.ndarray) -> dict[str, 
         "chance": 1 / int(np.count_nonzero(class_counts)),
         "majority": float((labels == commonest).mean()),
     }
+
+
+def kept_by(metrics: Sequence[str], several: bool) -> bool:
+    """Return whether parts of rows are kept: of accuracy, R^2, or several labels' AUROC."""
+    return "auroc" in metrics if several else bool({"accuracy", "r2"} & set(metrics))
 
 
 def without_labels(labels: np.ndarray) -> dict[str, float]:

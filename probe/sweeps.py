@@ -42,7 +42,7 @@ from featstore.probe.plans import (
     sweep_plan,
     trials_of,
 )
-from featstore.probe.result import ProbeResult, probe_table
+from featstore.probe.result import ProbeResult, kept_by, probe_table
 from featstore.probe.results.reading import SHARE, RowScores, room
 from featstore.probe.rows import (
     Grouped,
@@ -453,7 +453,7 @@ def _swept(
         plan = sweep_plan(rows, test, wanted, how, moments, setup)
     scored_as = (*metrics, "cka") if wanted.cka else metrics
     known = None
-    if "accuracy" in metrics or "r2" in metrics:
+    if kept_by(metrics, has_several_labels(train)):
         known = room(test, len(plan.axes), granted.on_host // SHARE)
     if kept:
         file = ResultsFile(kept[0], plan.identity, plan.layout, scored_as)

@@ -399,10 +399,10 @@ def curves(table: Probes, correct: Evidence = None) -> list[Curve]:
     Arguments:
         table: a `ProbeResult`, or R rows, one a probe, as `to_pandas` gives them.
         correct: by default the result's own; bool or uint8 (R, n), whether the probe of each row is
-            right on each test row, or float32 (R, n) as `featstore.probe.results.reading` has it.
-            Shares of right rows stand for the table's accuracies, where these are not NaN. Or a
-            list of R such rows, of several test sets perhaps, None where a row is not known: a
-            curve knows its rows if it has them all.
+            right on each test row, or float32 (R, n) of R^2 or several labels' AUROC, as
+            `featstore.probe.results.reading` has it. Shares of right rows stand for the table's
+            accuracies, where these are not NaN. Or a list of R such rows, of several test sets
+            perhaps, None where a row is not known: a curve knows its rows if it has them all.
 
     Raises:
         DataError: `correct` does not have R rows, or a curve has two rows of a seed and fraction.
@@ -417,7 +417,7 @@ def curves(table: Probes, correct: Evidence = None) -> list[Curve]:
             "give one row for each, (rows of the table, test rows)"
         )
     score = score_of(table)
-    if score not in ("accuracy", "r2"):
+    if score not in ("accuracy", "r2", "auroc"):
         correct = None  # which rows are right says nothing certain of other scores
     numbered = as_curves(table.assign(row=np.arange(len(table))))
     grouped = numbered.groupby(CURVE, dropna=False, sort=False)
@@ -444,6 +444,11 @@ def _curve(names: dict[str, object], rows: pd.DataFrame, score: str, correct: Ev
         correct = None if None in lengths or len(lengths) != 1 else np.stack(own)
         places = np.full(shape, -1)
         places[row, column] = np.arange(len(rows))
+    if correct is not None and score == "auroc":
+        told = np.isfinite(scores)
+        means = [correct[place].mean(dtype=np.float64) for place in places[told]]
+        # which rows are right is no part of AUROC, and what is one has that mean
+        correct = correct if np.allclose(means, scores[told], atol=1e-4) else None
     if correct is not None and correct.dtype.kind != "f":
         known = np.isfinite(scores)
         scores[known] = [correct[place].mean(dtype=np.float64) for place in places[known]]

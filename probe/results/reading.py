@@ -55,9 +55,10 @@ class RowScores:
     """The part of each of n test rows in the scores of P probes.
 
     Attributes:
-        labels: int64 (n,), or targets, float64 (n,) or (n, T).
+        labels: int64 (n,), targets, float64 (n,) or (n, T), or several labels, uint8 (n, L).
         kept: of classes uint8 (P, ceil(n / 8)), a bit a row, which says whether it is right; of
-            numbers float32 (P, n), values whose mean is R^2 (see `Regression.values`).
+            numbers float32 (P, n), values whose mean is R^2 (see `Regression.values`), and of
+            several labels, values whose mean is AUROC (`featstore.probe.ranking.parts_of_rows`).
         known: bool (P,), which probes have been scored.
         groups: int64 (n,), which of G groups each row is of; None where each stands for itself.
     """
@@ -73,7 +74,7 @@ class RowScores:
     ) -> "RowScores":
         """Return room for P probes, of which nothing is known; groups are numbers or texts (n,)."""
         groups = None if groups is None else np.unique(groups, return_inverse=True)[1]
-        of_classes = labels.dtype.kind != "f"
+        of_classes = labels.dtype.kind != "f" and labels.ndim == 1
         width, dtype = (-(-len(labels) // 8), np.uint8) if of_classes else (len(labels), np.float32)
         kept = np.zeros((n_probes, width), dtype)
         return cls(labels, kept, np.zeros(n_probes, bool), groups)

@@ -9,6 +9,9 @@ from sklearn.preprocessing import StandardScaler
 from featstore.probe import per_class_table, sweep
 from featstore.probe.errors import DataError, UsageError
 from featstore.probe.metrics import OF_SEVERAL
+from featstore.probe.results import scored_by
+from featstore.probe.results.curves import curves
+from featstore.probe.results.reading import read_correct, read_results
 from featstore.probe.splits import stratified_parts
 
 
@@ -135,3 +138,31 @@ def test_what_does_not_go_with_several_labels_is_refused():
     with pytest.raises(DataError, match="train has several labels and test numbers"):
         sweep(train, (test[0], test[1].astype(float)), fractions=1.0)
     assert set(OF_SEVERAL) <= set(sweep(train, test, fractions=1.0, l2=0.1).table)
+
+
+def test_intervals_of_auroc_are_those_of_a_bootstrap_of_rows(tmp_path):
+    train, test = drawn(seed=6, n_test=300)
+    out = tmp_path / "r.csv"
+    found = sweep(train, test, fractions=0.5, seeds=3, solver="ridge", l2=0.1, out=out)
+    whole = found.table[found.table["fraction"] == 1].index[0]
+    predicted = found.weights(int(whole)).logits(test[0])
+    random = np.random.default_rng(0)
+    drawn_rows = (random.integers(0, 300, 300) for _ in range(400))
+    again = [roc_auc_score(test[1][rows], predicted[rows], average="macro") for rows in drawn_rows]
+    values = found.correct[whole].astype(float)
+    assert values.mean() == pytest.approx(found.table["auroc"][whole], abs=1e-6)
+    assert values.std() / np.sqrt(300) == pytest.approx(np.std(again), rel=0.12)
+    (kept,), (own,) = curves(read_results(out), read_correct(out)), curves(found)
+    for low, known in zip(kept.mean_interval()[:2], own.mean_interval()[:2], strict=True):
+        np.testing.assert_allclose(low, known, atol=1e-6)
+    assert own.mean_interval()[2].over.tolist() == ["seeds and test rows", "test rows"]
+    (other,) = curves(scored_by(found.table, "macro_f1"), found.correct)
+    assert other.mean_interval()[2].over.tolist() == ["seeds", ""]
+
+
+def test_which_rows_are_right_is_no_part_of_the_auroc_of_classes():
+    train, test = drawn(seed=7)
+    pairs = (train[0], train[1][:, 0]), (test[0], test[1][:, 0])
+    found = sweep(*pairs, fractions=0.5, solver="ridge", l2=0.1, metrics=["accuracy", "auroc"])
+    (curve,) = curves(scored_by(found.table, "auroc"), found.correct)
+    assert curve.evidence is None

@@ -371,16 +371,16 @@ def page(material: Material, title: str | None = None) -> str:
     curves = curves_of(material.table, material.correct)
     data = _data(material, curves)
     scripts = [_plotly(), "\n".join(_asset(name) for name in SCRIPTS)]
+    sections = [each for each in _sections(material) if data[each[0]]]
     texts = {
         "policy": escape(_policy(scripts)),
         "title": escape(title or title_of(curves)),
         "answer": "\n".join(f"<p>{_unbroken(each)}</p>" for each in answer(curves)),
         "about": escape(_about(material, curves)),
         "warnings": _warnings([*remarks(curves), *warnings(material.table)]),
+        "contents": _contents(sections),
         "sections": "\n".join(
-            _section(*each, data["over_classes"], data["layers"])
-            for each in _sections(material)
-            if data[each[0]]
+            _section(*each, data["over_classes"], data["layers"]) for each in sections
         ),
         "making": made(material.sources),
     }
@@ -461,6 +461,16 @@ NOTES = {
     "mean), range and worst class are of accuracies averaged over seeds first, as published.",
 }
 """Texts about tables that no figure explains."""
+
+
+def _contents(sections: Sequence[tuple[str, str, str | None]]) -> str:
+    """Return links to the sections, and to how all was made."""
+    headings = [(name, heading) for name, heading, _ in sections]
+    links = (
+        f'<a href="#heading-{name}">{escape(heading)}</a>'
+        for name, heading in [*headings, ("making", "How it was made")]
+    )
+    return f'<nav class="contents" aria-label="Contents">{" ".join(links)}</nav>'
 
 
 def _section(name: str, heading: str, table: str | None, over_classes: str, picture: str) -> str:

@@ -482,3 +482,12 @@ def test_losses_of_classes_have_intervals_over_test_rows_too(tmp_path):
     save_table(classes.assign(class_accuracy=shares[:, ::-1].ravel()), tmp_path / "classes.csv")
     page = Page(write([path], tmp_path / "r.html", per_class=[tmp_path / "classes.csv"]))
     assert "Intervals of what classes lose are over seeds alone." in page.text
+
+
+def test_the_contents_lead_to_every_section(tmp_path):
+    table = probes(modes=("random", "first"))
+    page = page_of(tmp_path, table, by_class(table, ["cat", "dog"]))
+    headings = [of["id"] for tag, of in page.elements if tag == "h2" and "id" in of]
+    links = [of["href"] for tag, of in page.elements if tag == "a" and of["href"][:1] == "#"]
+    assert links == [f"#{name}" for name in headings]
+    assert {"#heading-accuracy", "#heading-classes", "#heading-making"} <= set(links)

@@ -132,6 +132,20 @@ def test_a_click_in_the_legend_hides_a_line_and_another_brings_it_back(opened, u
     assert entry.get_attribute("aria-pressed") == "true"
 
 
+def test_bands_are_drawn_of_few_curves(opened, folder):
+    modes = ("random", "first", "last", "pca", "fisher", "variance", "greedy")
+    page = opened(_written(folder, "many", probes(modes=modes)))
+    bands = "#accuracy .scatterlayer .trace .js-fill[d]"
+    points = "#accuracy .scatterlayer .trace .points:not(:empty)"
+    assert page.locator(points).count() == len(modes)
+    assert page.locator(bands).count() == 0
+    assert "6 curves or fewer" in page.locator("#accuracy").inner_text()
+    page.locator("#accuracy .legend button", has_text="greedy").click()
+    assert page.locator(points).count() == len(modes) - 1
+    assert page.locator(bands).count() == len(modes) - 1
+    assert "6 curves or fewer" not in page.locator("#accuracy").inner_text()
+
+
 def test_pointing_at_a_line_tells_mean_spread_count_and_k(opened, usual):
     page = opened(usual)
     point_at(page, 2)

@@ -37,8 +37,17 @@ const scaleChoice = (state, redraw) =>
 const legendOf = (curves) =>
   curves.map((curve, place) => ({ key: place, label: curve.label, style: styleOf(place) }));
 
+// Bands of more curves cover each other, and tell nothing.
+const MOST_BANDS = 6;
+
+// Return whether the curves that are shown are few enough for bands.
+function banded(figure, curves) {
+  return curves.length - figure.hidden.size <= MOST_BANDS;
+}
+
 function shown(figure, curves, traces) {
-  return curves.flatMap((curve, place) => (figure.hidden.has(place) ? [] : traces(curve, place)));
+  const drawn = curves.flatMap((curve, place) => (figure.hidden.has(place) ? [] : traces(curve, place)));
+  return banded(figure, curves) ? drawn : drawn.filter((trace) => trace.fill !== "toself");
 }
 
 const MOST_RULES = 4; // full layers that are drawn; more are a grating
@@ -82,7 +91,9 @@ function accuracyFigure(box, data) {
   function noteOf(dashed) {
     const band = data.over ? `Lines are means over seeds, bands 95 % intervals over ${data.over}.` :
       "One probe a point: there are no intervals to show.";
-    return band + (dashed ? " Dashed: the full layer." : "");
+    const few = banded(figure, data.curves) ? "" : ` Bands are drawn of ${MOST_BANDS} curves or fewer: `
+      + "hide others by their names.";
+    return band + few + (dashed ? " Dashed: the full layer." : "");
   }
 
   // each height once: the modes of one layer share their full layer
@@ -126,7 +137,7 @@ function redundancyFigure(box, data) {
       layout: layoutOf({ title: "accuracy to be kept, δ (%)" },
         { title: "diffused redundancy, DR(δ)", rangemode: "tozero" }),
       note: "DR(δ) is 1 minus the share of features at which the mean curve first reaches δ, "
-        + `interpolated in log share${data.over ? `; bands are 95 % intervals over ${data.over}` : ""}. A curve ends `
+        + `interpolated in log share${data.over && banded(figure, curves) ? `; bands are 95 % intervals over ${data.over}` : ""}. A curve ends `
         + "where it does not reach δ, and is flat where its smallest share keeps δ already.",
       summary: `diffused redundancy against the accuracy kept, ${plural(curves.length, "curve")}`,
     };

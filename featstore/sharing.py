@@ -8,7 +8,7 @@ from pathlib import Path
 import huggingface_hub
 
 from featstore import downloads
-from featstore.errors import FeatstoreError, UsageError
+from featstore.errors import DownloadRefused, FeatstoreError, UsageError
 from featstore.places import Url
 from featstore.spec import Spec
 from featstore.store.creation import open as open_store
@@ -111,6 +111,12 @@ def pull(
     source = f"{downloads.endpoint()}/datasets/{repository}"
     with downloads.downloading(f"the repository {repository}", source, REMEDY):
         listed = _api().list_repo_files(repository, repo_type="dataset", revision=revision)
+    for name in listed:
+        if name.startswith("/") or ".." in name.split("/"):
+            raise DownloadRefused(
+                f"{repository} names {name!r}, outside of the folder that it is to lie in; nothing "
+                "was fetched, and that repository or hub is not to be trusted"
+            )
     there = dict.fromkeys(name.split("/")[0] for name in listed)
     there = [name for name in there if name not in (CARD, ".gitattributes")]
     absent = [name for name in names if name not in there]

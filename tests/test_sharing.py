@@ -99,6 +99,16 @@ def test_a_store_that_arrives_damaged_is_told(hub, things, tmp_path):
         sharing.pull("me/mine", tmp_path / "here")
 
 
+@pytest.mark.parametrize("name", ["../evil.csv", "net.zarr/../../evil.csv", "/tmp/evil.csv"])
+def test_a_hub_that_names_files_elsewhere_writes_none(hub, things, tmp_path, name):
+    sharing.push([things[1]], "me/mine")
+    hub.files[name] = b"evil"
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(DownloadRefused, match=r"names .*evil.csv., outside of the folder"):
+        sharing.pull("me/mine", tmp_path / "here")
+    assert sorted(tmp_path.iterdir()) == before
+
+
 def test_what_cannot_be_pushed(hub, things, tmp_path):
     store, _ = things
     with pytest.raises(UsageError, match="'mine' is no name of a repository"):

@@ -37,7 +37,7 @@ ROWS = {
     "damages of results, accuracies by class, predictions, saved probes and rows, with a digest":
         r"damage of (?!m\.npz).*, digest",
     "damages of tables of results, their digests deleted": r"damage of .*, no digest",
-    "SIGKILLs of `probe --out`, resumed to the same bytes": r"kill: answer, probe|kills of probe",
+    "SIGKILLs of `probe --out`, run again to the same bytes": r"kill: answer, probe|kills of probe",
     "SIGKILLs of `compare`, `learn`, `attribute`, `report`, `study` and what else answers":
         r"kill: answer, ",
     "command lines of random words, of 27 commands": r"command lines",

@@ -341,10 +341,10 @@ def asking(name: str, here: Path, out: Path) -> tuple:
     }[name]  # fmt: skip
 
 
-ASKING = ["probe, ridge", "compare", "report", "study"]
+ASKING = ["probe, ridge", "compare", "report"]
 MORE = [
     "probe, logistic", "probe, all that it saves", "attribute", "retrieve", "learn", "geometry",
-    "universality", "cka", "spectrum", "redundancy", "classes", "predict",
+    "universality", "cka", "spectrum", "redundancy", "classes", "predict", "study",
 ]  # fmt: skip
 
 

@@ -65,7 +65,8 @@ def test_writers_that_are_killed(s3, monkeypatch):
     with Record("kill: overwriting on S3") as record:
         for _ in range(attempts(1, 0.3)):
             process = begun(path, SPEC, overwrite=True)
-            process.join(draw.uniform(0, took))
+            # half of them about when the new one takes the place of the old one
+            process.join(draw.uniform(draw.choice([0, 0.8]) * took, 1.1 * took))
             process.kill()
             process.join()
             found = contents(path)

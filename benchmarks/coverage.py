@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 from scipy.stats import norm, t
 
+from featstore.probe import drop_one
 from featstore.probe.classes import affected_classes
 from featstore.probe.redundancy import interpolated, of_curve
 from featstore.probe.results.curves import Curve, difference
@@ -282,6 +283,39 @@ def errors(
     return float(np.mean(called)), float(np.mean(before))
 
 
+DEGRADING = {
+    "full": (
+        ("ridge", 300, 16),
+        ("ridge", 1000, 40),
+        ("ridge", 3000, 16),
+        ("lda", 300, 16),
+        ("lda", 1000, 40),
+    ),
+    "small": (("ridge", 100, 8),),
+}
+"""Solver, test rows and features of the tables in which no feature changes anything."""
+
+
+def degrading(solver: str, n: int, width: int, repeats: int) -> float:
+    """Return how often a table names a degrading feature where none is, at 0.05 for all at once.
+
+    Labels of the test rows are drawn without a look at them, so that every probe is at chance.
+    """
+    random = np.random.default_rng([n, width, len(solver)])
+    classes, n_train = 3, 8 * width
+    means = random.normal(size=(classes, width))
+    labels = np.arange(n_train) % classes
+    train = 2 * random.normal(size=(n_train, width)) + means[labels], labels
+    named = 0
+    for repeat in range(repeats):
+        own = random.integers(0, classes, n)
+        x = 2 * random.normal(size=(n, width)) + means[own]
+        test = x, random.integers(0, classes, n)
+        table = drop_one(train, test, solver, 0.1, resamples=400, seed=repeat, device="cpu")
+        named += bool(table["degrading"].any())
+    return named / repeats
+
+
 HEAD = """# Coverage
 
 `python -m benchmarks.coverage --out docs/coverage.md` makes this page anew: how often 95 %
@@ -311,6 +345,29 @@ on a class, in units of the rows' difficulty: 0.1 is about 2.5 points of accurac
 claim is about this seed's features, so that there is none. There were {tests:,} repeats of each
 line: the standard error of 0.05 is {test_error:.3f}.
 """
+
+
+DEGRADING_HEAD = """
+## Degrading features
+
+Test labels are drawn without a look at the rows, so that no feature changes any accuracy in
+truth. *Named* is the share of tables of `probe.drop_one` in which a feature is called degrading all
+the same; 0.05 is allowed for all features at once. There were {tables:,} tables of each line: the
+standard error of 0.05 is {table_error:.3f}. `python -m benchmarks.coverage --only degrading` makes
+this section alone.
+"""
+
+
+def _degrading_section(repeats: int, sizes: str, jobs: int) -> list[str]:
+    """Simulate tables of features that change nothing, and return the section about them."""
+    lines = DEGRADING[sizes]
+    found = _done([(degrading, (*line, repeats)) for line in lines], jobs)
+    rows = [
+        [solver, f"{n:,}", width, f"{share:.3f}"]
+        for (solver, n, width), share in zip(lines, found, strict=True)
+    ]
+    head = DEGRADING_HEAD.format(tables=repeats, table_error=np.sqrt(0.0475 / repeats))
+    return [head, *_table(["solver", "test rows", "features", "named"], rows)]
 
 
 def page(repeats: int, former: int, sizes: str, jobs: int = 1) -> str:
@@ -355,7 +412,8 @@ def page(repeats: int, former: int, sizes: str, jobs: int = 1) -> str:
     headings = ["of", "seeds", "test rows", "coverage", "width", "former coverage", "former width"]
     of_tests = CLASSES_HEAD.format(tests=2 * repeats, test_error=np.sqrt(0.0475 / 2 / repeats))
     of_classes = ["classes x rows", "seeds", "seeds by class", "called unequal", "formerly"]
-    return "\n".join([head, *_table(headings, rows), of_tests, *_table(of_classes, classes), ""])
+    told = [head, *_table(headings, rows), of_tests, *_table(of_classes, classes)]
+    return "\n".join([*told, *_degrading_section(max(1, repeats // 4), sizes, jobs), ""])
 
 
 def _done(tasks: Sequence[tuple[Callable[..., Any], tuple]], jobs: int) -> list[Any]:
@@ -379,8 +437,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--former", type=int, default=200, help="repeats of what was replaced")
     parser.add_argument("--sizes", choices=list(SIZES), default="full")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
+    parser.add_argument("--only", choices=["degrading"], help="this section alone")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args(arguments)
+    if asked.only:
+        print("\n".join(_degrading_section(max(1, asked.repeats // 4), asked.sizes, asked.jobs)))
+        return
     text = page(asked.repeats, min(asked.former, asked.repeats), asked.sizes, asked.jobs)
     if asked.out:
         asked.out.write_text(text)

@@ -215,11 +215,13 @@ def grown(
 
 # --- stages: probes ---------------------------------------------------------------------------
 
-SOLVERS = ("ridge", "lda", "logistic", "sgd")
+SOLVERS = ("ridge", "lda", "logistic", "sgd", "knn")
 L2 = {"ridge": 1e-3, "logistic": 1e-4}
 FRACTIONS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.8)
 TIES = 2
 """Rows whose class may be counted otherwise, where two classes tie."""
+_VOTING = 200
+"""Test rows whose neighbours are looked for again."""
 
 
 class Disagreement(ProbeError):
@@ -256,6 +258,8 @@ def swept(train: Pair, test: Pair, sizes: EpochSizes, setup: Setup, solver: str)
     own: dict[str, Any] = {"l2": L2[solver]} if solver in L2 else {}
     if solver == "sgd":
         own = {"epochs": sizes.epochs, "step_every": 1, "validate_every": 1, "one_start": False}
+    if solver == "knn":
+        own = {"k": 20}
     told = {"fractions": shares(sizes), "seeds": sizes.seeds, "solver": value_of(solver, own)}
     told |= setup.arguments
     return measured(lambda: probe.sweep(train, test, **told), sizes.repeats, setup.backend)
@@ -276,16 +280,36 @@ def throughput(solver: str, spent: float, held: int, result: probe.ProbeResult) 
     }
 
 
-def check_scores(solver: str, test: Pair, result: probe.ProbeResult) -> None:
+def check_scores(solver: str, train: Pair, test: Pair, result: probe.ProbeResult) -> None:
     """Raise Disagreement where a probe's accuracy is not that of x[features] @ coef + intercept.
 
-    The first and the last probe's is counted again in float64, but for rows where two classes tie.
+    The first and the last probe's is counted again in float64, but for rows where two classes tie;
+    of knn the last one votes again on the first test rows, by all train rows.
     """
-    for row in (0, len(result.table) - 1):
+    last = len(result.table) - 1
+    if solver == "knn":
+        # of few features many rows are equally near
+        some = test[0][:_VOTING], test[1][:_VOTING]
+        off = (result.predict(some).classes[:, last] != _votes(train, some[0], result, last)).sum()
+        if off > TIES:
+            raise Disagreement(f"knn: {off} votes of probe {last} are not its own")
+        return
+    for row in (0, last):
         hits = (result.weights(row).logits(test[0]).argmax(1) == test[1]).sum()
         off = abs(hits - result.table["accuracy"].iloc[row] * len(test[1]))
         if off > TIES:
             raise Disagreement(f"{solver}: {off:.0f} predictions of probe {row} are not its own")
+
+
+def _votes(train: Pair, x: np.ndarray, result: probe.ProbeResult, row: int) -> np.ndarray:
+    """Return the class that most of the nearest train rows of each row have, in float64."""
+    features = result.fitted.axes.features(int(result.probes[row]))
+    count = int(result.table["neighbours"].iloc[row])
+    mean, scale = train[0].mean(0, dtype=np.float64), train[0].std(0, dtype=np.float64)
+    near, far = ((each[:, features] - mean[features]) / scale[features] for each in (x, train[0]))
+    far /= np.linalg.norm(far, axis=1, keepdims=True)
+    labels = train[1][np.argpartition(-near @ far.T, count - 1, axis=1)[:, :count]]
+    return np.stack([np.bincount(own, minlength=train[1].max() + 1).argmax() for own in labels])
 
 
 def measure_solvers(sizes: EpochSizes, setup: Setup) -> Report:
@@ -294,10 +318,11 @@ def measure_solvers(sizes: EpochSizes, setup: Setup) -> Report:
     rows = []
     for place, solver in enumerate(SOLVERS, start=1):
         spent, held, result = swept(train, test, sizes, setup, solver)
-        check_scores(solver, test, result)
+        check_scores(solver, train, test, result)
         rows.append(throughput(solver, spent, held, result))
         setup.progress("solvers", place, len(SOLVERS))
-    said = f"The seconds hold moments, fits and scores. sgd: {sizes.epochs} epochs of 100."
+    said = f"The seconds hold moments, fits and scores. sgd: {sizes.epochs} epochs of 100; "
+    said += "knn: 20 neighbours."
     return Report("solvers", asdict(sizes), facts(setup.backend), {"solvers": rows}, notes=[said])
 
 
@@ -310,7 +335,7 @@ def measure_growth(sizes: EpochSizes, setup: Setup) -> Report:
         def solve(point: EpochSizes, solver: str = solver) -> tuple[float, int, int]:
             own = part(train, point), part(test, point, point.test_rows)
             spent, held, result = swept(*own, point, setup, solver)
-            check_scores(solver, own[1], result)
+            check_scores(solver, *own, result)
             return spent, held, len(result)
 
         found += grown(sizes, solve, solver)

@@ -64,7 +64,7 @@ def drop_one(
     Intervals are over test rows, paired: score intervals of the change of each row's hit, which
     hold for all D features at once by the largest |t| of a multiplier bootstrap. A *degrading*
     feature is one whose removal gains accuracy: `p` is that of McNemar's test, adjusted for D
-    one-sided tests by the bootstrap's largest t.
+    one-sided tests by its largest value where gains and losses of random rows change places.
 
     Arguments:
         train: row blocks, or (features (N, D), labels (N,)), of classes.
@@ -95,7 +95,7 @@ def drop_one(
     References:
         Hager, "Updating the inverse of a matrix", SIAM Review 1989.
         Romano and Wolf, "Exact and approximate stepdown methods for multiple hypothesis testing",
-        JASA 2005, for the largest statistic of a bootstrap.
+        JASA 2005, for the largest statistic of resamples.
         Tango, Statistics in Medicine 1998, for the score interval.
 
     Example:
@@ -203,7 +203,7 @@ class _Changes:
         hits: rows that the unchanged probe has right.
         sums, squares: float64 (D,), of the change of each row's hit.
         losses, squared_losses: float64 (D,), of the change of each row's loss.
-        draws: float64 (B, D), sums of g_b times the change of each row's hit, g_b normal.
+        draws: float64 (B, D), sums of g_b times the change of each row's hit, g_b 1 or -1.
         weights: float64 (B,), sums of g_b.
     """
 
@@ -243,7 +243,8 @@ def _drop_one(
     total = _Changes(settings.backend.zeros((resamples, width), "float64"), np.zeros(resamples))
     solo, random, done = np.zeros(width), np.random.default_rng(seed), 0
     for piece, labels in _pieces(test, probe.normal, rows, settings):
-        multipliers = put(random.standard_normal((len(labels), resamples), np.float32))
+        signs = random.integers(0, 2, (len(labels), resamples), np.int8)
+        multipliers = put(2 * signs.astype(np.float32) - 1)
         step = max(1, CACHE_BYTES // (8 * 8 * width))
         for first in range(0, len(labels), step):
             some, truth = piece[first : first + step], labels[first : first + step]
@@ -288,20 +289,15 @@ def _alone_right(rows: Array, breaks: Array, classes: Array, labels: Array) -> n
     return _summed(taken(xp.reshape(classes, (-1,)), place) == labels[:, None])
 
 
-def _logits(base: Array, along: Array, by: Array, plus: Array, number: int) -> Array:
-    return along * by[:, number] + (base[:, number, None] + plus[:, number])
-
-
 def _hits(base: Array, along: Array, by: Array, plus: Array, labels: Array) -> Array:
-    """Return whether the label's is the largest logit base_c + along_j by_jc + plus_jc, (r, D).
+    """Return if the label's is the first largest logit base_c + along_j by_jc + plus_jc, (r, D).
 
-    Of equal logits the first wins. Which is largest is asked only where the change can close the
-    gap of the unchanged logits.
+    Which is largest is asked only where the change can close the gap of the unchanged logits.
     """
     xp = array_namespace(base)
     rows = xp.arange(len(labels), device=base.device)
-    predicted = xp.argmax(base, axis=1)
-    hits = xp.astype(predicted == labels, xp.float64)[:, None] + xp.zeros_like(along)
+    unchanged = xp.astype(xp.argmax(base, axis=1) == labels, xp.float64)[:, None]
+    hits = unchanged + xp.zeros_like(along)
     others = xp.asarray(base, copy=True)
     others[rows, labels] = -xp.inf
     gap = xp.abs(base[rows, labels] - xp.max(others, axis=1))
@@ -320,13 +316,15 @@ def _by_log(
     base: Array, along: Array, by: Array, plus: Array, labels: Array
 ) -> tuple[Array, Array]:
     """Return hits and log losses, float64 (r, D), of logits as in `_hits`."""
-    xp = array_namespace(base)
-    most = _logits(base, along, by, plus, 0)
-    for number in range(1, base.shape[1]):
-        most = xp.maximum(most, _logits(base, along, by, plus, number))
-    sums = xp.zeros_like(most)
-    for number in range(base.shape[1]):
-        sums += xp.exp(_logits(base, along, by, plus, number) - most)
+    xp, numbers = array_namespace(base), range(base.shape[1])
+
+    def logits(number: int) -> Array:
+        return along * by[:, number] + (base[:, number, None] + plus[:, number])
+
+    most = logits(0)
+    for number in numbers[1:]:
+        most = xp.maximum(most, logits(number))
+    sums = sum(xp.exp(logits(number) - most) for number in numbers)
     rows = xp.arange(len(labels), device=base.device)
     own = along * by.T[labels] + (base[rows, labels][:, None] + plus.T[labels])
     return _hits(base, along, by, plus, labels), xp.log(sums) + most - own
@@ -354,9 +352,11 @@ def _table(total: _Changes, n_rows: int, level: float) -> pd.DataFrame:
     # draws of a feature by which no hit changes are all 0
     drawn /= n_rows * np.where(error > 0, error, 1.0)
     largest = float(np.quantile(np.abs(drawn).max(1), level))
-    # McNemar's statistic: the rows that gain less those that lose, by its deviation under no change
-    t = total.sums / np.sqrt(np.maximum(1, total.squares))
-    beyond = len(drawn) - np.searchsorted(np.sort(drawn.max(1)), t, side="left")
+    # McNemar's statistic: the rows that gain less those that lose, by its deviation under no
+    # change, and what it is if each row's gains and losses change places by chance
+    deviation = np.sqrt(np.maximum(1, total.squares))
+    t, swapped = total.sums / deviation, (to_host(total.draws) / deviation).max(1)
+    beyond = len(swapped) - np.searchsorted(np.sort(swapped), t * (1 - 1e-9), side="left")
     p = np.where(t > 0, (1 + beyond) / (1 + len(drawn)), 1.0)
     low, high = score_interval(total.sums, total.squares, n_rows, largest)
     return pd.DataFrame(

@@ -72,7 +72,7 @@ def test_every_axis_rises_within_the_problem(rows, features, classes, fractions)
 def test_every_solver_is_measured_on_one_sweep(backend, tmp_path):
     found = bench.run("solvers", TINY, backend=backend, device="cpu")
     rows = found.tables["solvers"]
-    assert [row["solver"] for row in rows] == ["ridge", "lda", "logistic", "sgd"]
+    assert [row["solver"] for row in rows] == ["ridge", "lda", "logistic", "sgd", "knn"]
     # of two seeds one fraction, since the other takes no feature, and the whole layer
     assert {row["probes"] for row in rows} == {4}
     assert all(row["probes/s"] == row["probes"] / row["seconds"] for row in rows)
@@ -87,7 +87,7 @@ def test_every_solver_s_growth_is_along_every_size():
         (solver, axis) for solver in bench.SOLVERS for axis in axes
     ]
     seeds = [each.probes for each in found.growth if each.axis == "seeds"]
-    assert seeds == [seeds[0]] * 4
+    assert seeds == [seeds[0]] * 5
     assert seeds[0][1] > seeds[0][0]
 
 

@@ -140,18 +140,19 @@ def test_intervals_hold_all_changes_at_once_and_degrading_features_are_true():
     assert found / repeats > 0.4
 
 
-@pytest.mark.parametrize("rate", [0.04, 0.2])
-def test_where_no_feature_matters_one_in_twenty_tables_names_one(rate):
+@pytest.mark.parametrize(("rate", "least"), [(0.01, 0.015), (0.04, 0.03), (0.2, 0.03)])
+def test_where_no_feature_matters_one_in_twenty_tables_names_one(rate, least):
+    """Of four rows that change the statistic has so few values that 5 % lies between two."""
     random, n, width, draws, wrong = np.random.default_rng(7), 400, 20, 400, 0
     repeats = 500
     for _ in range(repeats):
         change = random.choice([-1.0, 0, 1], size=(n, width), p=[rate / 2, 1 - rate, rate / 2])
         change[:, 10:] = change[:, :1]  # ten of them are one
-        g = random.standard_normal((n, draws))
+        g = random.choice([-1.0, 1.0], (n, draws))
         total = _Changes(g.T @ change, g.sum(0), 0, change.sum(0), (change**2).sum(0))
         total.losses = total.squared_losses = np.zeros(width)
         wrong += _table(total, n, 0.95)["degrading"].any()
-    assert 0.03 <= wrong / repeats <= 0.07
+    assert least <= wrong / repeats <= 0.07
 
 
 @pytest.mark.long

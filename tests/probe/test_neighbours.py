@@ -115,7 +115,7 @@ def test_the_nearest_are_those_of_a_sort(order, metric, backend):
         queries[:, 5] *= -1
     if order == "alike":
         corpus = corpus[np.arange(len(corpus)) % 700]
-    settings = settings_of(False, None, "1GiB", "cpu", backend, False)
+    settings = settings_of(False, None, "1GiB", "cpu", backend)
     place = Placed(np.zeros(6), None, "float64", metric, settings)
     chain = Chain(np.array([4, 1, 0, 5, 2, 3]), (2, 3, 6), (0.3, 0.5, 1.0), "x")
     rows = [as_blocks((x, np.zeros(len(x), int))) for x in (queries, corpus)]

@@ -120,6 +120,16 @@ def test_layers_side_by_side_are_subsets():
     assert abs(debiased[0, 2]) < 0.05
 
 
+@pytest.mark.parametrize(("kind", "theirs"), [("biased", "gretton"), ("debiased", "song")])
+def test_it_is_the_cka_of_repsim(kind, theirs):
+    """Against a package of others, where somebody has installed it: it is built from C++."""
+    repsim = pytest.importorskip("repsim")
+    x = drawn()
+    found = cka(matrices(x)[kind], SUBSETS)
+    wanted = repsim.cka([x[:, own] for own in SUBSETS], kernel_type="linear", estimator=theirs)
+    assert np.allclose(found, wanted, atol=1e-10)
+
+
 def test_tables_of_chains():
     x = drawn()
     pairs = matrices(x)["biased"]

@@ -88,9 +88,7 @@ class JobBusy(WriterBusy):
 
 
 @contextmanager
-def locked(
-    store: Place, job: str | None = None, *, alone: bool = False, grace: float = _GRACE
-) -> Iterator[Hold]:
+def locked(store: Place, job: str | None = None, *, alone: bool = False) -> Iterator[Hold]:
     """Hold the writer's lock of a store; processes that name the same `job` hold it together.
 
     With `alone` not even they: `JobBusy` is raised while one of them holds it. No lock is lost but
@@ -110,7 +108,7 @@ def locked(
         with _by_library(path, store):
             yield Hold()
         return
-    held = _Held(_acquire(path, store, job, alone, grace))
+    held = _Held(_acquire(path, store, job, alone))
     try:
         yield Hold()
     finally:
@@ -189,8 +187,8 @@ def is_note(path: Path) -> bool:
         os.close(fd)
 
 
-def _acquire(path: Path, store: Path, job: str | None, alone: bool, grace: float) -> int:
-    until = time.monotonic() + grace
+def _acquire(path: Path, store: Path, job: str | None, alone: bool) -> int:
+    until = time.monotonic() + _GRACE
     while True:
         try:
             fd = os.open(path, os.O_RDWR | os.O_CREAT | _CAREFULLY, 0o666)

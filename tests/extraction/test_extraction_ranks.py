@@ -206,7 +206,8 @@ def test_a_rank_waits_until_the_holder_says_whose_it_is(tmp_path, note, monkeypa
         thread.start()
         with locks.locked(tmp_path / "store", "mine"):
             assert not thread.is_alive()
-        with pytest.raises(WriterBusy), locks.locked(tmp_path / "store", "other", grace=0.1):
+        monkeypatch.setattr(locks, "_GRACE", 0.1)
+        with pytest.raises(WriterBusy), locks.locked(tmp_path / "store", "other"):
             pass
 
 

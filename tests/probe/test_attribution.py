@@ -288,3 +288,12 @@ def test_what_has_no_attribution_is_refused():
     numbers = [(x, y.astype(float)) for x, y in (train, test)]
     with pytest.raises(DataError, match="the labels of train are targets"):
         drop_one(*numbers)
+
+
+def test_features_that_say_nothing_have_no_value_and_no_reliability():
+    x, y = np.ones((40, 3)), np.arange(40) % 2
+    found = shapley((x, y), (x, y), permutations=2)
+    assert found.table["value"].abs().max() < 1e-12
+    assert (found.permutations, np.isnan(found.halves)) == (2, True)
+    with pytest.raises(UsageError, match="permutations is 1: a standard error takes at least 2"):
+        shapley((x, y), (x, y), permutations=1)

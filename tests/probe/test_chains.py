@@ -7,6 +7,7 @@ from featstore.probe.errors import UsageError
 from featstore.probe.subsets import (
     Axes,
     Chain,
+    Given,
     check_chains,
     first_chain,
     numbers_of,
@@ -117,3 +118,13 @@ def test_axes_number_probes_by_chain_then_penalty_then_prefix():
     wanted = [axes.prefixes(0, 2)[0], axes.prefixes(0, 0)[1], axes.prefixes(1, 1)[0]]
     assert numbers_of(axes.chains, 3, position).tolist() == wanted
     assert numbers_of(axes.chains, 3, np.array(1)).tolist() == [2, 3, 7]
+
+
+def test_a_matrix_that_is_given_is_known_by_its_digest():
+    matrix = np.eye(3)[:, :2]
+    given, other = Given.of(matrix), Given.of(matrix.copy())
+    assert given == other
+    assert hash(given) == hash(other)
+    assert "matrix" not in repr(given)
+    assert given != Given.of(2 * matrix)
+    assert given != Given.of(matrix.reshape(2, 3))

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as arrays
 
+from featstore.probe import classes
 from featstore.probe.classes import (
     affected_classes,
     class_losses,
@@ -312,3 +313,33 @@ def test_all_classes_at_once_reach_as_their_numbers_of_rows_say():
     found = affected_classes(part, full, labels, resamples=200).table.sort_values("rows")
     reach = (found["high"] - found["low"]).to_numpy()
     assert reach[:-1] / reach[1:] == pytest.approx([2, 2])
+
+
+def test_the_rise_of_the_gini_has_the_noise_of_the_part_alone_where_the_full_layer_errs_nowhere():
+    random, labels = np.random.default_rng(4), np.repeat([0, 1, 2], 60)
+    part = random.random(180) < np.array([0.5, 0.7, 0.9])[labels]
+    accuracy = part.reshape(3, 60).mean(1)
+    tested = table({0.1: accuracy[None], 1.0: np.ones((1, 3))})
+    found = inequality_table(tested, np.stack([part, np.ones(180, bool)]), labels).iloc[0]
+    moved = gini_slopes(accuracy)[labels] * (part - accuracy[labels]) * 3
+    reach = 1.959964 * moved.std(ddof=1) / np.sqrt(180)
+    assert found["gini_rise"] == pytest.approx(gini(accuracy))
+    assert found["gini_rise_high"] - found["gini_rise"] == pytest.approx(reach, rel=1e-3)
+
+
+def test_what_seeds_leave_is_that_of_an_analysis_of_variance():
+    random, labels = np.random.default_rng(5), np.repeat([0, 1, 2], [20, 30, 40])
+    full, part = random.random((2, 3, 90)) < np.array([[[0.9]], [[0.6]]])
+    lost = full.astype(float) - part
+    seeds = np.stack([lost[:, labels == c].mean(1) for c in range(3)], 1)
+    rest = []
+    for c in range(3):
+        of = lost[:, labels == c]
+        left = of - of.mean(0) - of.mean(1, keepdims=True) + of.mean()
+        rest.append((left**2).sum() / (2 * (of.shape[1] - 1)) / of.shape[1])
+    rest = np.array(rest)
+    excess = seeds - seeds.mean(1, keepdims=True)
+    beyond = excess.var(0, ddof=1) - rest / 3 - rest.mean() / 3
+    found = classes._Lost.of(part, full, labels)
+    assert found.loss == pytest.approx(seeds.mean(0))
+    assert found.seeds == pytest.approx(max(beyond.mean() / (2 / 3), 0), rel=1e-4)

@@ -340,3 +340,12 @@ def test_panels_are_as_many_equal_ranges_unless_they_are_narrow(width, count, le
     found = panels(width, count)
     assert [span.stop - span.start for span in found] == lengths
     assert np.concatenate([np.arange(width)[span] for span in found]).tolist() == [*range(width)]
+
+
+@pytest.mark.parametrize(("variance", "narrow"), [(2e-4, False), (0.5e-4, True)])
+def test_a_feature_a_hundred_deviations_away_is_too_narrow_for_single_precision(variance, narrow):
+    n, mean = 400, 3.0
+    squares, sums = n * mean**2 * (1 + variance), n * mean
+    # of two features: one about 0, and one that is not
+    total = np.array([[n, 0.0, 0.0], [0.0, squares, sums]])
+    assert moments_cache._too_narrow(total, n) == narrow

@@ -521,3 +521,13 @@ def test_the_range_is_in_units_of_the_features_to_half_a_decade():
     assert by_itself.in_units(0.0) is by_itself
     given = Penalties((0.1, 1.0))
     assert given.in_units(90.0) is given
+
+
+@pytest.mark.parametrize(
+    ("loss", "known"),
+    [("errors", 0.25), ("squared", 0.375), ("log", -0.75 * np.log(0.75) - 0.25 * np.log(0.25))],
+)
+def test_a_probe_without_features_says_the_shares_of_the_classes(loss, known):
+    train = ArrayBlocks(np.zeros((8, 2), np.float32), np.repeat([0, 2], [6, 2]), 3)
+    entry = replace(SOLVERS["ridge"], loss=loss)
+    assert selection._without_features(entry, train) == pytest.approx(known)

@@ -1,11 +1,16 @@
 """The spec decides whether two stores are the same one."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 from pydantic import ValidationError
 
 from featstore import Spec, Split, Tap
 from featstore.errors import UsageError
+from featstore.store.base import SEQUENCE, BlockStore
+from featstore.store.blocks import Rounding
 from featstore.testing import spec_of
 
 CHANGES = {
@@ -124,3 +129,24 @@ def test_asking_for_what_is_not_there_names_what_is():
         spec_of(dims=(1, 2)).tap("layer9")
     with pytest.raises(UsageError, match="no split 'val'; it has train, test"):
         spec_of().split("val")
+
+
+def test_a_feature_is_lost_where_rounding_moves_it_by_much_of_its_deviation():
+    """Its mean lies far from the first row, about which sums are taken."""
+    x = 1000 + 0.25 * np.random.default_rng(0).normal(size=(10_000, 1))
+    x[0] = 1010
+    rounding = Rounding("float16")
+    for rows in (x[:300], x[300:]):
+        rounding.add(rows, rows.astype(np.float16))
+    assert rounding.lost().startswith("feature 0 changes by 0.2")
+    near = Rounding("float16")
+    near.add(x - 1000, (x - 1000).astype(np.float16))
+    assert near.lost() is None
+
+
+def test_a_store_that_was_not_numbered_has_the_number_0():
+    numbers = [
+        BlockStore.sequence.fget(SimpleNamespace(header=SimpleNamespace(provenance=told)))
+        for told in ({}, {SEQUENCE: 7}, {SEQUENCE: "7"})
+    ]
+    assert numbers == [0, 7, 0]

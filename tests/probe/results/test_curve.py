@@ -331,3 +331,9 @@ def test_the_band_meets_the_intervals_and_is_narrower_between_them():
     assert reach[2] < (reach[0] + reach[4]) / 2
     for most, length in ((2, 3), (3, 17)):  # the interval alone, or eight pieces a step
         assert len(curve.ratio_band(most=most)[0]) == length
+    # between two fractions the ratio is a mean of both, and so are its rows' influences
+    whole = correct[:, 2].mean(1)[:, None]
+    kept = correct.mean(2) / whole
+    moved = (correct - kept[..., None] * correct[:, 2:]) / whole[..., None]
+    between = crossed(kept[:, :2].mean(1), moved[:, :2].mean(1))
+    assert reach[2] == pytest.approx(float(between.reach(0.95)), rel=1e-5)

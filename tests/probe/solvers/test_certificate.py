@@ -372,3 +372,26 @@ def test_progress_of_a_run_rises_to_one():
     assert shares[0] == 0
     assert 0 < shares[2] < 0.9
     assert shares[-1] == 1
+
+
+def test_directions_are_those_of_the_two_loop_recursion():
+    random, pairs = np.random.default_rng(2), 3
+    bend = random.normal(size=(6, 6))
+    bend = bend @ bend.T + np.eye(6)
+    learnt, kept = Curvature(np.zeros((1, 6)), pairs), []
+    for _ in range(5):
+        step = random.normal(size=(1, 6))
+        change, gradient = step @ bend, random.normal(size=(1, 6))
+        kept = [*kept, (step[0], change[0])][-pairs:]
+        direction, slope, squares = learnt.advance(np.array([True]), step, change, gradient)
+        wanted, weights = gradient[0].copy(), []
+        for s, y in reversed(kept):
+            weights.append(s @ wanted / (s @ y))
+            wanted -= weights[-1] * y
+        s, y = kept[-1]
+        wanted *= s @ y / (y @ y)
+        for (s, y), weight in zip(kept, reversed(weights), strict=True):
+            wanted += (weight - y @ wanted / (s @ y)) * s
+        assert direction[0] == pytest.approx(-wanted)
+        assert slope[0] == pytest.approx(-gradient[0] @ wanted)
+        assert squares[0] == pytest.approx(gradient[0] @ gradient[0])

@@ -240,7 +240,18 @@ class Mutant(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         exec(self._code, module.__dict__)
 
 
-class Watch:
+class Steady:
+    """A plugin of pytest by which hypothesis draws the same examples and bears a busy machine."""
+
+    def pytest_configure(self):
+        """Set a profile."""
+        import hypothesis
+
+        hypothesis.settings.register_profile("mutants", deadline=None, derandomize=True)
+        hypothesis.settings.load_profile("mutants")
+
+
+class Watch(Steady):
     """A plugin of pytest that writes down which statements each test comes by, and its time."""
 
     def __init__(self, known: set[str], out: Path):
@@ -271,7 +282,7 @@ class Watch:
         return True
 
 
-class Tries:
+class Tries(Steady):
     """A plugin of pytest that, instead of its tests, runs `each(items)`."""
 
     def __init__(self, each):
@@ -486,11 +497,7 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     os.chdir(ROOT)
     # not what pytest wants to import itself, to rewrite its assertions
-    import h5py, hypothesis, pandas, scipy.linalg, sklearn.linear_model, torch  # noqa: E401, F401, I001
-
-    # a machine that is busy is no mutant that was noticed, and the examples are those of every run
-    hypothesis.settings.register_profile("mutants", deadline=None, derandomize=True)
-    hypothesis.settings.load_profile("mutants")
+    import h5py, pandas, scipy.linalg, sklearn.linear_model, torch  # noqa: E401, F401, I001
 
     asked.seen.parent.mkdir(exist_ok=True)
     tests = seen(asked.seen)

@@ -419,11 +419,12 @@ def surviving(lines: list[dict]) -> list[tuple[str, int]]:
     for line in lines:
         if not line["noticed"]:
             tree = ast.parse((ROOT / line["module"]).read_text())
-            same = []
-            for at, _ in enumerate(changes(tree)):
-                _, told, where = changed(tree, at)
-                if told == line["was"]:
-                    same.append((abs(where - line["line"]), at))
+            before, same = line["was"].partition("  ->  ")[0], []
+            for at, (node, _) in enumerate(changes(tree)):
+                if before in (ast.unparse(node), f"if {ast.unparse(getattr(node, 'test', node))}"):
+                    _, told, where = changed(tree, at)
+                    if told == line["was"]:
+                        same.append((abs(where - line["line"]), at))
             if not same:
                 print("is no more:", line["module"], line["was"])
             else:

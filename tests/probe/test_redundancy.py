@@ -238,3 +238,15 @@ def test_what_cannot_be_asked_is_refused():
         diffused_redundancy(probes, rules=["closest"])
     with pytest.raises(DataError, match=r"fraction 0\.1 of seed 1 stands twice in a curve of mode"):
         diffused_redundancy(pd.concat([probes, probes]))
+
+
+def test_intervals_end_on_the_grid_but_for_the_rule_that_reads_between():
+    fractions = [0.05, 0.1, 0.2, 0.4, 1.0]
+    noise = np.random.default_rng(6).normal(size=(5, 5)) * [0.03, 0.03, 0.03, 0.02, 0]
+    scores = np.array([0.5, 0.6, 0.7, 0.76, 0.8]) + noise
+    found = diffused_redundancy(table(fractions, scores), 0.87, list(RULES)).set_index("rule")
+    grid = np.round([1, *(1 - np.array(fractions))], 12)
+    for rule in RULES:
+        ends = np.isin(found.loc[rule, ["low", "high"]].astype(float).round(12), grid)
+        assert ends.tolist() == [rule != "interpolated"] * 2
+        assert found.loc[rule, "low"] < found.loc[rule, "redundancy"] <= found.loc[rule, "high"]

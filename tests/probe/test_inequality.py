@@ -315,15 +315,17 @@ def test_all_classes_at_once_reach_as_their_numbers_of_rows_say():
     assert reach[:-1] / reach[1:] == pytest.approx([2, 2])
 
 
-def test_the_rise_of_the_gini_has_the_noise_of_the_part_alone_where_the_full_layer_errs_nowhere():
+def test_the_rise_of_the_gini_has_the_noise_of_both_layers_on_the_same_rows():
     random, labels = np.random.default_rng(4), np.repeat([0, 1, 2], 60)
-    part = random.random(180) < np.array([0.5, 0.7, 0.9])[labels]
-    accuracy = part.reshape(3, 60).mean(1)
-    tested = table({0.1: accuracy[None], 1.0: np.ones((1, 3))})
-    found = inequality_table(tested, np.stack([part, np.ones(180, bool)]), labels).iloc[0]
-    moved = gini_slopes(accuracy)[labels] * (part - accuracy[labels]) * 3
-    reach = 1.959964 * moved.std(ddof=1) / np.sqrt(180)
-    assert found["gini_rise"] == pytest.approx(gini(accuracy))
+    right = random.random((2, 180)) < np.array([[0.5, 0.7, 0.9], [0.9, 0.6, 0.95]])[:, labels]
+    part, full = right.reshape(2, 3, 60).mean(2)
+    tested = table({0.1: part[None], 1.0: full[None]})
+    found = inequality_table(tested, right, labels).iloc[0]
+    # by how much a row moves a coefficient: its class's slope times its own distance from the mean
+    moved = gini_slopes(part)[labels] * (right[0] - part[labels])
+    moved -= gini_slopes(full)[labels] * (right[1] - full[labels])
+    reach = 1.959964 * 3 * moved.std(ddof=1) / np.sqrt(180)
+    assert found["gini_rise"] == pytest.approx(gini(part) - gini(full))
     assert found["gini_rise_high"] - found["gini_rise"] == pytest.approx(reach, rel=1e-3)
 
 

@@ -501,15 +501,11 @@ def test_fewer_parts_are_held_out_where_memory_holds_no_more():
 
 
 @pytest.mark.parametrize(
-    ("single", "named"),
-    [
-        (5, r"5 classes have .* \(2, 3, 4, 5, 6\)"),
-        (7, r"7 classes have .* \(2, 3, 4, 5, 6, \.\.\.\)"),
-    ],
+    ("single", "named"), [(5, r"5, 6\)"), (6, r"5, 6, \.\.\.\)"), (7, r"5, 6, \.\.\.\)")]
 )
 def test_five_classes_of_one_row_are_named(single, named):
     y = np.concatenate([np.repeat([0, 1], 10), 2 + np.arange(single)])
-    with pytest.warns(SelectionWarning, match=named):
+    with pytest.warns(SelectionWarning, match=rf"{single} classes have .* \(2, 3, 4, {named}"):
         selection._tell_of_single_rows(ArrayBlocks(np.zeros((len(y), 3), np.float32), y))
 
 

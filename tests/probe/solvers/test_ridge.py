@@ -281,3 +281,9 @@ def test_moments_that_get_no_better_are_not_solved_again():
         train.refined = lambda found=better: found
         made = prefixes.refined(train, lambda moments: ("made of", moments))
         assert made == (None if better is None or better is same else ("made of", better))
+
+
+def test_coefficients_are_cheaper_where_they_take_half_the_work_of_substitution():
+    # 110 C of coefficients against half of 100^2 / 2 + 100 C
+    assert prefixes.direct_is_cheaper([10, 100], 41)
+    assert not prefixes.direct_is_cheaper([10, 100], 42)

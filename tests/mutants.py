@@ -70,7 +70,11 @@ SWAPPED = {
 
 
 def changes(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
-    """Each place that can be changed, with a word for it; the places of annotations are none."""
+    """Each place that can be changed, with a word for it.
+
+    None is in an annotation, a message, an assertion, a decorator or the `strict` of a `zip`, which
+    guard against mistakes that are made elsewhere.
+    """
     skipped: set[ast.AST] = set()
     for node in ast.walk(tree):
         match node:
@@ -78,6 +82,11 @@ def changes(tree: ast.Module) -> Iterator[tuple[ast.AST, str]]:
                 typed = [a.annotation for a in [*args.args, *args.kwonlyargs, *args.posonlyargs]]
                 for each in [*typed, returns, *node.decorator_list]:
                     skipped.update(ast.walk(each) if each else ())
+            case ast.ClassDef(decorator_list=guards):
+                for each in guards:
+                    skipped.update(ast.walk(each))
+            case ast.keyword(arg="strict"):
+                skipped.update(ast.walk(node))
             case ast.AnnAssign(annotation=annotation):
                 skipped.update(ast.walk(annotation))
             case ast.Raise() | ast.JoinedStr() | ast.ImportFrom() | ast.Assert():

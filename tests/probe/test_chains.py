@@ -9,6 +9,7 @@ from featstore.probe.subsets import (
     Chain,
     Given,
     check_chains,
+    check_seeds,
     first_chain,
     numbers_of,
     ordered_chain,
@@ -128,3 +129,11 @@ def test_a_matrix_that_is_given_is_known_by_its_digest():
     assert "matrix" not in repr(given)
     assert given != Given.of(2 * matrix)
     assert given != Given.of(matrix.reshape(2, 3))
+
+
+def test_seeds_are_integers_of_64_bits():
+    least, most = -(2**63), 2**63 - 1
+    assert check_seeds([least, most]) == [least, most]
+    for seed in (least - 1, most + 1):
+        with pytest.raises(UsageError, match=f"seed {seed} does not fit in 64 bits"):
+            check_seeds([seed])

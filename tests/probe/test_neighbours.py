@@ -13,6 +13,8 @@ from featstore.probe.modes import MODES
 from featstore.probe.neighbours import Placed, nearest
 from featstore.probe.rows import as_blocks
 from featstore.probe.subsets import Chain, random_order
+from featstore.probe.neighbours import TRIED
+from featstore.probe.subsets import random_order
 
 
 def problem(n_train=240, n_test=150, width=16, classes=5, seed=0):
@@ -246,3 +248,9 @@ def test_what_cannot_vote_is_refused(tmp_path):
     with pytest.raises(UsageError, match="no weights to save"):
         save_weights(sweep(train, test, fractions=0.5, solver="knn"), tmp_path / "a.safetensors")
     assert not list(tmp_path.iterdir())
+
+
+def test_numbers_of_neighbours_are_tried_in_steps_of_two_or_two_and_a_half():
+    steps = np.array(TRIED[1:]) / TRIED[:-1]
+    assert set(steps) == {2.0, 2.5}
+    assert (TRIED[0], TRIED[-1]) == (1, 200)

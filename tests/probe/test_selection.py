@@ -527,3 +527,8 @@ def test_a_probe_without_features_says_the_shares_of_the_classes(loss, known):
     train = ArrayBlocks(np.zeros((8, 2), np.float32), np.repeat([0, 2], [6, 2]), 3)
     entry = replace(SOLVERS["ridge"], loss=loss)
     assert selection._without_features(entry, train) == pytest.approx(known)
+
+
+def test_one_process_of_several_names_classes_of_one_row(monkeypatch):
+    monkeypatch.setattr(selection, "rank", lambda: 1)
+    selection._tell_of_single_rows(ArrayBlocks(np.zeros((3, 2), np.float32), np.array([0, 0, 1])))

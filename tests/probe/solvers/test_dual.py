@@ -238,3 +238,5 @@ class TestPlan:
         numbers = Problem(10, 100, 3, 2, 1 << 30)
         assert numbers.primal_work(20, [5, 6]) == 10 * 20**2 + 2 * (5**3 + 6**3) / 3
         assert numbers.dual_work([5, 6], 4) == pytest.approx(10**2 * 11 + 4 * 10**3 * (2 + 2 / 3))
+        cuts = dual._cuts([Chain(np.arange(6), (5, 6), (0.1, 0.2), "x")], 0, 9)
+        assert dual._work(numbers, [dual._WidePart(cuts, True)]) == numbers.dual_work([6], 2)

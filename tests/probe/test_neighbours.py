@@ -10,11 +10,9 @@ from featstore.probe.arrays import to_host
 from featstore.probe.errors import MemoryBudgetError, UsageError
 from featstore.probe.memory import settings_of
 from featstore.probe.modes import MODES
-from featstore.probe.neighbours import Placed, nearest
+from featstore.probe.neighbours import TRIED, Placed, nearest
 from featstore.probe.rows import as_blocks
 from featstore.probe.subsets import Chain, random_order
-from featstore.probe.neighbours import TRIED
-from featstore.probe.subsets import random_order
 
 
 def problem(n_train=240, n_test=150, width=16, classes=5, seed=0):

@@ -383,9 +383,11 @@ def told_of(
     HDF5 may crash on a damaged file or never come to an end with it: `NotAStore` where it does.
     """
     places = os.pathsep.join(os.path.abspath(place) for place in sys.path)
+    # it ends by itself where this process is killed meanwhile
+    alarm = f"import signal; getattr(signal, 'alarm', id)({int(seconds) + 2})"
     try:
         ran = subprocess.run(
-            [sys.executable, "-P", "-c", script, str(path), *words],
+            [sys.executable, "-P", "-c", f"{alarm}\n{script}", str(path), *words],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=seconds,

@@ -149,7 +149,7 @@ def folds(
 
     Example:
         >>> folds(np.array([0, 0, 0, 0, 1, 1]), 2, seed=0, groups=np.array([7, 7, 8, 8, 7, 8]))
-        array([1, 1, 0, 0, 1, 0])
+        array([0, 0, 1, 1, 0, 1])
     """
     names, group = np.unique(
         np.arange(len(labels)) if groups is None else groups, return_inverse=True

@@ -292,7 +292,7 @@ def test_classes_of_all_splits_count(tmp_path):
         ({"x_train": np.zeros((4, 9), np.uint8)}, r"has shape \(4, 9\)"),
         ({"x_train": np.zeros((4, 9, 9, 5), np.uint8)}, r"has shape \(4, 9, 9, 5\)"),
         ({"x_train": np.zeros((3, 9, 9, 3), np.uint8)}, "3 images in x_train and 4 labels"),
-        ({"y_train": np.zeros((4, 14), int)}, r"int64 \(4, 14\); labels are whole numbers"),
+        ({"y_train": np.full((4, 14), 2)}, r"int64 \(4, 14\); labels are whole numbers"),
         ({"y_train": np.array(["a"] * 4)}, r"<U1 \(4,\); labels are whole numbers"),
         (
             {"y_train": np.zeros((4, 2)), "targets": np.array(["a"])},

@@ -27,6 +27,8 @@ from featstore.extraction import inputs, loading, pipeline
 from featstore.store import layout
 from featstore.store.base import Piece
 
+pytestmark = pytest.mark.usefixtures("small_blocks")
+
 MODEL = "test_resnet"
 N_TRAIN, N_TEST = 150, 70  # blocks of 32 rows: five and three
 

@@ -318,6 +318,8 @@ def test_float32_is_float32_whatever_the_process_lets_torch_do(told):
                 found = infer(batch)["penultimate"]
             assert [place.fp32_precision for place in products] == here
         finally:
+            if told == "medium":
+                torch.set_float32_matmul_precision("highest")
             for place, value in zip(products, before, strict=True):
                 place.fp32_precision = value
     assert torch.equal(found, exact)

@@ -85,6 +85,7 @@ RETRIEVED = pd.DataFrame(
         "mode": ["first", "first", "random", "random"],
         "fraction": [0.25, 1.0] * 2,
         "k": [4, 16] * 2,
+        "cutoff": [10] * 4,
         "ndcg": [0.5, 0.8, 0.6, 0.8],
         "ndcg_low": [0.4, 0.7, 0.5, 0.7],
         "ndcg_high": [0.6, 0.9, 0.7, 0.9],

@@ -17,6 +17,11 @@ from featstore.store import layout
 N_TRAIN, N_TEST, N_FEATURES, N_CLASSES = 240, 80, 64, 4
 
 
+def pytest_xdist_auto_num_workers(config):
+    """Return one process more than there are cores, since tests wait for processes of their own."""
+    return (os.cpu_count() or 1) + 1
+
+
 def pytest_collection_modifyitems(items):
     """Begin with the tests that take long, so that no process waits for one in the end."""
     items.sort(key=lambda item: item.get_closest_marker("slow") is None)

@@ -86,7 +86,7 @@ def copies(stream) -> list[torch.Tensor]:
 # the same pixels
 
 
-@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("count", [pytest.param(1, marks=pytest.mark.long), 3])
 def test_processes_make_the_batches_that_threads_make(folder, encode, started, count):
     rows = data.load(f"folder:{folder}", "train")
     ours = copies(decoded(jobs(rows), encode, Workers(count, 2), 10))

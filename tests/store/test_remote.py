@@ -420,7 +420,13 @@ def change_slowly(path, what, at, ready, woken):
 
 
 @pytest.mark.parametrize(
-    ("what", "at"), [("create", 0), ("create", 3), ("remove", 0), ("delete", 0)]
+    ("what", "at"),
+    [
+        ("create", 0),
+        ("remove", 0),
+        pytest.param("create", 3, marks=pytest.mark.long),
+        pytest.param("delete", 0, marks=pytest.mark.long),
+    ],
 )
 def test_who_is_stopped_in_creation_or_removal_does_not_harm_the_next_store(
     s3, quick_leases, what, at

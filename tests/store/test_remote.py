@@ -365,7 +365,7 @@ def write_slowly(path, ready):
     fill(featstore.open(path))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.usefixtures("quick_leases")
 def test_a_stopped_writer_that_wakes_does_not_write_into_its_successors_store(s3):
     """Stopped in the middle of a put, and woken when another store lies at its place."""

@@ -356,7 +356,7 @@ for file in sys.argv[1:]:
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_memory_does_not_grow_with_the_file(tmp_path):
     x, y = np.zeros((12_000, 4096), "float16"), np.arange(12_000) % 7
     np.savez(tmp_path / "a.npz", X=x, y=y)

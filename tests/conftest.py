@@ -17,6 +17,7 @@ from featstore.store import layout
 N_TRAIN, N_TEST, N_FEATURES, N_CLASSES = 240, 80, 64, 4
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
     """Return one process more than there are cores, since tests wait for processes of their own."""
     return (os.cpu_count() or 1) + 1

@@ -77,6 +77,11 @@ def label_is_first_max(logits: Array, labels: Array) -> Array:
     return judged(logits, labels).among_first(1)
 
 
+def _f1(hits: np.ndarray, either: np.ndarray) -> np.ndarray:
+    """Return 2 t / (p + n), NaN where p + n is 0."""
+    return np.where(either > 0, 2 * hits / np.maximum(either, 1), np.nan)
+
+
 class Agreement:
     """Scores made of how often each class is predicted, is the label, and is both.
 
@@ -139,8 +144,7 @@ class Agreement:
 
     def per_class(self) -> np.ndarray:
         """Return F1 of each class, float64 (P, C); NaN for one that is no label nor predicted."""
-        seen = self.predicted + self.counts
-        return np.where(seen > 0, 2 * self.hits / np.maximum(seen, 1), np.nan)
+        return _f1(self.hits, self.predicted + self.counts)
 
 
 @dataclass(frozen=True)
@@ -236,8 +240,7 @@ class SeveralLabels:
 
     def per_class(self) -> np.ndarray:
         """Return F1 of each label, float64 (P, L); NaN for one that no row has or is given."""
-        seen = self.given + self.own
-        return np.where(seen > 0, 2 * self.hits / np.maximum(seen, 1), np.nan)
+        return _f1(self.hits, self.given + self.own)
 
     def accuracies(self) -> np.ndarray:
         """Return the share of rows that each label is right of, float64 (P, L)."""

@@ -111,10 +111,7 @@ def _strata(
 ) -> Iterator[tuple[np.ndarray, int]]:
     """Yield rows that are alike, in the order of the draw, and how many a part takes of them."""
     if labels.dtype.kind == "f":
-        targets = labels.reshape(len(labels), -1)
-        deviation = targets.std(0)
-        scaled = (targets - targets.mean(0)) / np.where(deviation > 0, deviation, 1)
-        rising = order[np.argsort(scaled.sum(1)[order], kind="stable")]
+        rising = order[np.argsort(_summed(labels)[order], kind="stable")]
         place = np.empty(len(order), np.int64)
         place[order] = np.arange(len(order))
         # neighbours, of which one is taken, or all but one
@@ -126,6 +123,13 @@ def _strata(
     for label, n in zip(*np.unique(labels, return_counts=True), strict=True):
         rows = order[labels[order] == label]
         yield rows, (min(max(1, round(share * n)), n - 1) if n > 1 else 0)
+
+
+def _summed(numbers: np.ndarray) -> np.ndarray:
+    """Return the sum of each row's numbers (N,) or (N, T), each in units of its deviation, (N,)."""
+    targets = numbers.reshape(len(numbers), -1)
+    deviation = targets.std(0)
+    return ((targets - targets.mean(0)) / np.where(deviation > 0, deviation, 1)).sum(1)
 
 
 def folds(
@@ -185,10 +189,7 @@ def _amounts_of(labels: np.ndarray, group: np.ndarray, count: int) -> np.ndarray
         np.add.at(amounts, group, np.c_[np.ones(len(labels)), labels])
         return amounts
     if labels.dtype.kind == "f":
-        targets = labels.reshape(len(labels), -1)
-        deviation = targets.std(0)
-        scaled = ((targets - targets.mean(0)) / np.where(deviation > 0, deviation, 1)).sum(1)
-        labels = np.argsort(np.argsort(scaled, kind="stable")) * 10 // len(scaled)
+        labels = np.argsort(np.argsort(_summed(labels), kind="stable")) * 10 // len(labels)
     _, codes = np.unique(labels, return_inverse=True)
     width = int(codes.max()) + 1
     return np.bincount(group * width + codes, minlength=count * width).reshape(count, width) * 1.0

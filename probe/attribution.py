@@ -27,11 +27,11 @@ from featstore.probe.errors import DataError, UsageError
 from featstore.probe.memory import CACHE_BYTES, Progress, Settings, rows_within, settings_of, shows
 from featstore.probe.moments import cached_moments
 from featstore.probe.pieces import gathered
-from featstore.probe.prediction import upper_envelopes
 from featstore.probe.results.intervals import check_level, mean_and_error, score_interval
 from featstore.probe.rows import RowBlocks, Rows, as_pair, has_targets
 from featstore.probe.solvers import AUTO, LDA, Options, Ridge, check_penalties, closed_form
 from featstore.probe.solvers.prefixes import Normal
+from featstore.probe.solvers.weights import upper_envelopes
 
 # float64 matrices of (D, D) held at once: moments, equations, factor, inverse and their copies
 _MATRICES = 8

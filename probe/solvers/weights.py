@@ -98,3 +98,48 @@ def n_outputs(fitted: Fitted) -> int:
 def n_train(fitted: Fitted) -> int:
     """Return how many rows the probes were fitted on."""
     return int(fitted.class_counts.sum()) if len(fitted.class_counts) else fitted.n_train
+
+
+def upper_envelopes(
+    start: np.ndarray, by: np.ndarray, plus: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return which class is largest of start_c + x by_jc + plus_jc, between which x, for each j.
+
+    C lines have an upper envelope of at most C pieces, by rising slope.
+
+    Arguments:
+        start: float64 (C,).
+        by: float64 (D, C).
+        plus: float64 (D, C).
+
+    Returns:
+        float64 (D, E), rising, inf where a feature has fewer pieces; int64 (D, E + 1), the class
+        below each of these and beyond the last.
+
+    >>> breaks, classes = upper_envelopes(np.zeros(3), np.array([[1.0, -1, 0]]), np.zeros((1, 3)))
+    >>> breaks.tolist(), classes.tolist()
+    ([[0.0]], [[1, 0]])
+    """
+    found = []
+    for slopes, intercepts in zip(by, start + plus, strict=True):
+        order = np.lexsort((np.arange(len(slopes)), -intercepts, slopes))
+        lines = zip(slopes[order].tolist(), intercepts[order].tolist(), order.tolist(), strict=True)
+        kept, breaks = [next(lines)], []
+        for slope, intercept, number in lines:
+            if slope == kept[-1][0] or intercept == -np.inf:
+                continue
+            crossing = (kept[-1][1] - intercept) / (slope - kept[-1][0])
+            while breaks and crossing <= breaks[-1]:
+                kept.pop()
+                breaks.pop()
+                crossing = (kept[-1][1] - intercept) / (slope - kept[-1][0])
+            if kept[-1][1] == -np.inf:
+                kept.pop()
+            else:
+                breaks.append(crossing)
+            kept.append((slope, intercept, number))
+        found.append((breaks, [number for _, _, number in kept]))
+    most = max(len(breaks) for breaks, _ in found)
+    ends = [breaks + [np.inf] * (most - len(breaks)) for breaks, _ in found]
+    classes = [own + own[-1:] * (most + 1 - len(own)) for _, own in found]
+    return np.array(ends).reshape(len(by), most), np.array(classes)

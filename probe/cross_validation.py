@@ -137,7 +137,8 @@ def cross_validate(
     fold = folds_of(by_image, folds, fold_seed, None if own is None else own[:images])
     results = []
     for number in range(folds):
-        train, test = (every_view(blocks, np.flatnonzero(one)) for one in _parted(fold, number))
+        sides = fold != number, fold == number
+        train, test = (every_view(blocks, np.flatnonzero(own)) for own in sides)
         found = sweep(
             train,
             test,
@@ -165,11 +166,6 @@ def cross_validate(
     kept = f"folds={folds} fold_seed={fold_seed}"
     table["options"] = [f"{text.rpartition(' data=')[0]} {kept}" for text in table["options"]]
     return CrossValidated(table, _rows(results, blocks, fold), results[0].probes, fold)
-
-
-def _parted(fold: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return which rows are fitted on, and which are tested."""
-    return fold != number, fold == number
 
 
 def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -67,7 +67,7 @@ SWITCH = {"likeness": "geometry", "agreement": "attribution"}
 
 def joined(folder: Path, names: list[str], kind: str) -> pd.DataFrame:
     """Return one table of all sources, in their order."""
-    files = [folder / "features" / f"{name}.{kind}.csv" for name in names]
+    files = [_file(folder, name, kind) for name in names]
     tables = [pd.read_csv(path) for path in files if path.exists()]
     return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame()
 
@@ -270,7 +270,7 @@ def parts_of_sources(
     for source in sources:
         for name in wanted(source, study.analyses):
             found, kinds = OF_LAYERS[name]
-            files = [_file(folder, source, kind) for kind in kinds]
+            files = [_file(folder, source.name, kind) for kind in kinds]
             fingerprint = digest([VERSION, source.identity(), asked.of(name)])
 
             def make(source=source, found=found, files=files) -> None:
@@ -319,7 +319,7 @@ def parts_of_pairs(
         )
     if analyses.attribution:
         groups = [
-            {each.name: _file(folder, each, "attribution") for each in group}
+            {each.name: _file(folder, each.name, "attribution") for each in group}
             for group in of_one_network(sources)
         ]
         groups = [group for group in groups if all(path.exists() for path in group.values())]
@@ -337,7 +337,7 @@ def parts_of_pairs(
 
 
 def _of_others(source: Source, others: Sequence[Source], asked: Asked, folder: Path) -> Part:
-    path = _file(folder, source, "universality")
+    path = _file(folder, source.name, "universality")
     known = [source.identity(), [(other.name, other.identity()) for other in others]]
 
     def make() -> None:
@@ -353,5 +353,5 @@ def _named(name: str, patterns: str | tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in several(patterns))
 
 
-def _file(folder: Path, source: Source, kind: str) -> Path:
-    return folder / "features" / f"{source.name}.{kind}.csv"
+def _file(folder: Path, source: str, kind: str) -> Path:
+    return folder / "features" / f"{source}.{kind}.csv"

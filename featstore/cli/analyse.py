@@ -6,9 +6,11 @@ import click
 
 from featstore.cli import screen
 from featstore.cli.common import (
+    DELTA,
     FILE,
     LEVEL,
     MEMORY,
+    MODE,
     ON,
     PICTURE,
     SCALED,
@@ -240,9 +242,7 @@ def _lost(losses, most: int) -> list:
     "[required for stores]",
 )
 @SEEDS
-@click.option(
-    "--mode", type=Names(), default="random", metavar="LIST", help="Which features, as of `probe`."
-)
+@MODE
 @takes_solver
 @SCALED
 @MEMORY
@@ -254,12 +254,7 @@ def _lost(losses, most: int) -> list:
     help="Share of the features at which curves are compared.  "
     "[default: the nearest to 0.1 that all have]",
 )
-@click.option(
-    "--delta",
-    type=float,
-    default=0.9,
-    help="Share of the full layer's score to keep: the delta of DR(delta).",
-)
+@DELTA
 @click.option(
     "--rule",
     default="interpolated",

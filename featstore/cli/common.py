@@ -650,13 +650,40 @@ TAP = renamed(
     metavar="LIST|all",
     help="Layers of stores without #TAP, or all.  [default: the first]",
 )
-SEEDS = click.option(
-    "--seeds",
-    type=Seeds(int, "3,7"),
-    default="5",
-    metavar="N|LIST",
-    help="5 for seeds 1 to 5, or a list such as 3,7.",
+DELTA = click.option(
+    "--delta",
+    type=float,
+    default=0.9,
+    help="Share of the full layer's score to keep: the delta of DR(delta).",
 )
+
+
+def seeds(**how) -> Callable:
+    """Declare `--seeds`, of which `how` says whether it is required or has a default."""
+    return click.option(
+        "--seeds",
+        type=Seeds(int, "3,7"),
+        metavar="N|LIST",
+        help="5 for seeds 1 to 5, or a list such as 3,7.",
+        **how,
+    )
+
+
+SEEDS = seeds(default="5")
+
+
+def mode(default: str) -> Callable:
+    """Declare `--mode`, whose values `probe --help` lists."""
+    return click.option(
+        "--mode",
+        type=Names(),
+        default=default,
+        metavar="LIST",
+        help="Which features, as of `probe`.",
+    )
+
+
+MODE = mode("random")
 
 
 def to_file(name: str, kind: click.ParamType, text: str):

@@ -6,9 +6,11 @@ import click
 
 from featstore.cli import screen
 from featstore.cli.common import (
+    DELTA,
     GROUPS,
     LABEL,
     MEMORY,
+    MODE,
     ON,
     PICTURE,
     SCALED,
@@ -16,7 +18,6 @@ from featstore.cli.common import (
     TABLE,
     TEST_SPLIT,
     Command,
-    Names,
     NumberList,
     renamed,
     solver_of,
@@ -51,19 +52,12 @@ from featstore.cli.screen import Progress, first_notice, notice, tested_on
     metavar="LIST",
     help="Shares of the features, in (0, 1]; the full layer comes by itself.",
 )
-@click.option(
-    "--mode", type=Names(), default="random", metavar="LIST", help="Which features, as of `probe`."
-)
+@MODE
 @takes_solver
 @TEST_SPLIT
 @LABEL
 @GROUPS
-@click.option(
-    "--delta",
-    type=float,
-    default=0.9,
-    help="Share of the full layer's score to keep: the delta of DR(delta).",
-)
+@DELTA
 @SCALED
 @MEMORY
 @ON

@@ -23,8 +23,8 @@ from featstore.cli.common import (
     Names,
     NumberList,
     OutFile,
-    Seeds,
     renamed,
+    seeds,
     solver_of,
     takes_solver,
 )
@@ -106,13 +106,7 @@ def predict(store, weights, split, memory, out) -> None:
     is_flag=True,
     help="Every number of features in place of --fractions; with --solver ridge or lda.",
 )
-@click.option(
-    "--seeds",
-    type=Seeds(int, "3,7"),
-    required=True,
-    metavar="N|LIST",
-    help="5 for seeds 1 to 5, or a list such as 3,7.",
-)
+@seeds(required=True)
 @click.option(
     "--mode",
     type=Names(),

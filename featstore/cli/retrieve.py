@@ -12,8 +12,8 @@ from featstore.cli.common import (
     STORE,
     TABLE,
     Command,
-    Names,
     NumberList,
+    mode,
     scaled,
     to_file,
 )
@@ -37,13 +37,7 @@ from featstore.cli.screen import Progress, first_notice, notice, tested_on
     help="Shares of the features, in (0, 1]; all of them come by themselves.",
 )
 @SEEDS
-@click.option(
-    "--mode",
-    type=Names(),
-    default="random,first",
-    metavar="LIST",
-    help="Which features, as of `probe`.",
-)
+@mode("random,first")
 @click.option(
     "--relevance",
     default="class",

@@ -1,4 +1,4 @@
-"""What every test gets: a store root of its own, no network, and small real stores."""
+"""Fixtures of every test: a store root of its own, no network, and small real stores."""
 
 import os
 

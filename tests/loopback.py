@@ -1,4 +1,4 @@
-"""What tests reach: nothing, or a hub on this machine that speaks what libraries ask of theirs."""
+"""The network of tests: none, or a hub on this machine that answers as libraries ask of theirs."""
 
 import hashlib
 import socket

@@ -1,4 +1,4 @@
-"""What every process of a launch runs in test_ranks; rank 0 writes what came out."""
+"""Job of every process of a launch in test_ranks; rank 0 writes what came out."""
 
 import numpy as np
 
@@ -68,7 +68,7 @@ def sweeps(folder: str) -> dict[str, np.ndarray]:
 
 
 def refusal() -> str:
-    """What sgd says."""
+    """Return what sgd says."""
     try:
         probe.fit(rows(N, 1), [subsets.first_chain(D, [0.5])], solver=probe.SGD(epochs=1))
     except UsageError as error:

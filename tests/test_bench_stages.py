@@ -1,4 +1,4 @@
-"""What `featstore bench` measures: every stage small, and answers that are wrong."""
+"""Measurements of `featstore bench`: every stage small, and answers that are wrong."""
 
 import numpy as np
 import pytest

@@ -11,7 +11,7 @@ EXAMPLE = Path(__file__).parents[1] / "docs" / "example.ipynb"
 
 
 def skeleton(cell: dict) -> list[tuple[str, str]]:
-    """What kinds of output a code cell has, and their words: numbers differ between machines."""
+    """Return a code cell's kinds of output and their words: numbers differ between machines."""
     found = []
     for output in cell["outputs"]:
         data = output.get("data", {"text/plain": output.get("text")})

@@ -69,7 +69,7 @@ def numbers(table: pd.DataFrame) -> dict[str, list[float] | list[str]]:
 
 
 def store_of(path: Path) -> dict:
-    """What is in a store."""
+    """Return what is in a store."""
     store = featstore.open(path)
     spec = store.spec
     arrays = {}
@@ -91,7 +91,7 @@ def store_of(path: Path) -> dict:
 
 
 def results_of(path: Path, scratch: Path) -> dict:
-    """What results say: their columns, the answer's numbers, and DR over seeds and test rows."""
+    """Return what results say: columns, the answer's numbers, and DR over seeds and test rows."""
     table = probe.read_results(path)
     # what else it says of modes that beat the full layer is worded anew now and then
     said = probe.sentence(table[table["mode"] == "random"])
@@ -108,7 +108,7 @@ def results_of(path: Path, scratch: Path) -> dict:
 
 
 def weights_of(path: Path, store: Path) -> dict:
-    """What saved probes predict for the test rows of a store."""
+    """Return what saved probes predict for the test rows of a store."""
     opened = featstore.open(store)
     rows = opened.tap(opened.test_split(), opened.spec.taps[0].name)
     predicted = probe.predict(path, rows)
@@ -120,14 +120,14 @@ def weights_of(path: Path, store: Path) -> dict:
 
 
 def predictions_of(path: Path) -> dict:
-    """How often each column of predictions has the label."""
+    """Return how often each column of predictions has the label."""
     table = pd.read_csv(path)
     columns = [name for name in table if name.startswith("probe_")]
     return {name: float((table[name] == table["label"]).mean()) for name in columns}
 
 
 def classes_of(path: Path) -> dict:
-    """What accuracies by class say."""
+    """Return what accuracies by class say."""
     table = probe.read_per_class(path)
     return {
         "losses": numbers(classes.class_losses(table)),
@@ -136,7 +136,7 @@ def classes_of(path: Path) -> dict:
 
 
 def tables_of(study: Path) -> dict:
-    """What the tables of a study say."""
+    """Return what the tables of a study say."""
     tables = sorted((study / "tables").glob("*.csv"))
     return {path.name: numbers(pd.read_csv(path)) for path in tables}
 

@@ -1,4 +1,4 @@
-"""What `pip install featstore-probe` alone does, and what it says of what the extras bring."""
+"""`pip install featstore-probe` alone: what it does, and says of what the extras bring."""
 
 import configparser
 import json

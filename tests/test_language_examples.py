@@ -40,6 +40,6 @@ def test_labels_of_words(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("name", ["decoder_layers.py", "token_labels.py"])
 def test_examples_are_short(name):
-    """What is of featstore is under 25 lines; the model and the texts are made before that."""
+    """The part that is featstore's is under 25 lines; model and texts are made before that."""
     text = (EXAMPLES / name).read_text()
     assert len(text[text.index("done = featstore") :].splitlines()) < 25

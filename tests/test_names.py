@@ -1,4 +1,4 @@
-"""What a person sees of the library: its public names, and what completion offers of them."""
+"""Names that a person sees of the library, and what completion offers of them."""
 
 import ast
 import subprocess

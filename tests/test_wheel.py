@@ -1,4 +1,4 @@
-"""What is installed: one import name, beside files of the same names that belong to others."""
+"""The installation: one import name, beside files of the same names that belong to others."""
 
 import csv
 import os

@@ -1,4 +1,4 @@
-"""What the attacks share: how many there are, what a command did, and what was survived.
+"""Common parts of the attacks: their number, what a command did, and what was survived.
 
 FEATSTORE_ATTACKS is how many attempts each attack makes, by default few enough for every run of the
 tests; FEATSTORE_ATTACKS_LOG names a file that gets a line of JSON for each attack. The numbers in
@@ -29,7 +29,7 @@ PATIENCE = 30.0
 
 
 def attempts(short: int, share: float = 1.0) -> int:
-    """How often to attack: `short` in the suite, else a share of what was asked for."""
+    """Return how often to attack: `short` in the suite, else a share of what was asked for."""
     return max(short, round(ATTEMPTS * share)) if ATTEMPTS else short
 
 

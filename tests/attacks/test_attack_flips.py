@@ -41,7 +41,7 @@ def is_a_line(error) -> bool:
 
 
 def holds(path, expected, header) -> str:
-    """What a damaged store gives: what it held, or an error; anything else fails."""
+    """Check that a damaged store gives what it held, or an error; anything else fails."""
     with no_longer_than(30):
         try:
             store = featstore.open(path)

@@ -1,4 +1,4 @@
-"""What others made: bad entries of a root, hostile graphs and folders, headers that lie."""
+"""Things of others: bad entries of a root, hostile graphs and folders, headers that lie."""
 
 import json
 import os

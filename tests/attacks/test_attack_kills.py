@@ -51,7 +51,7 @@ def sources(tmp_path_factory):
 
 
 def readable(path: Path):
-    """What a file or store holds, None where there is none; raises where it is not whole."""
+    """Return what a file or store holds, None where there is none; raise where it is not whole."""
     if path.suffix == ".npz":
         if not path.exists():
             return None
@@ -363,7 +363,7 @@ def asked(sources, tmp_path_factory):
 
 
 def assert_part_of(found: dict[str, bytes], whole: dict[str, bytes], folder: Path) -> None:
-    """What a killed command left has no number that a whole run's has not, and no half file."""
+    """Check that a killed command left no number that a whole run has not, and no half file."""
     for name, data in found.items():
         path = folder / name
         if path.name.startswith("."):
@@ -383,7 +383,7 @@ def assert_part_of(found: dict[str, bytes], whole: dict[str, bytes], folder: Pat
 
 
 def with_times(name: str) -> bool:
-    """Whether a file says when it was made."""
+    """Return whether a file says when it was made."""
     return name.endswith((".json", ".md"))
 
 

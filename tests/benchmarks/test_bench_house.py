@@ -1,4 +1,4 @@
-"""What is counted of the house, on a small tree of which every number is known."""
+"""Counts of the house, on a small tree of which every number is known."""
 
 import os
 from pathlib import Path

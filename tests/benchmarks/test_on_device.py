@@ -1,4 +1,4 @@
-"""What is to be asked of a GPU fits into two calls, and is rehearsed on the CPU."""
+"""Questions to a GPU fit into two calls, and are rehearsed on the CPU."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""How the command line fails: message, exit status, traceback only when asked for."""
+"""Failures of the command line: message, exit status, traceback only when asked for."""
 
 import errno
 import signal

@@ -26,7 +26,7 @@ def clock(monkeypatch):
 
 
 def run(clock, calls, *switches, **facts) -> str:
-    """What the callback writes when called with (seconds later, stage, done, total)."""
+    """Return what the callback writes when called with (seconds later, stage, done, total)."""
     group = Group("featstore")
     group.params += SWITCHES
 

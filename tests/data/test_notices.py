@@ -1,4 +1,4 @@
-"""What is left out of a data set, or read otherwise than it is: counted, said, or refused."""
+"""Rows left out of a data set, or read otherwise than they are: counted, said, or refused."""
 
 import io
 import os

@@ -57,7 +57,7 @@ def spoilt(folder, tmp_path):
 
 @pytest.fixture(scope="module")
 def encode():
-    """What makes batches for a network of 32 x 32 pixels."""
+    """Return what makes batches for a network of 32 x 32 pixels."""
     return Encoder(models.load("test_resnet", pretrained=False, image_size=32))
 
 

@@ -57,7 +57,7 @@ def files(store: Path) -> dict[str, bytes]:
 
 @pytest.fixture(scope="module")
 def reference(images, tmp_path_factory):
-    """What one process stores, by format."""
+    """Return what one process stores, by format."""
     found = {}
     for format in ("zarr", "hdf5"):
         out = tmp_path_factory.mktemp("whole") / "store"

@@ -77,7 +77,7 @@ def extract(model, data, out, **options):
 
 
 def hooked(model: nn.Module, images: torch.Tensor, path: str, size: int = 64) -> np.ndarray:
-    """What a hook of one's own sees in evaluation mode, maps averaged, in batches of `size`."""
+    """Return what a hook sees in evaluation mode, maps averaged, in batches of `size`."""
     seen = []
     handle = model.get_submodule(path).register_forward_hook(lambda *a: seen.append(a[2].clone()))
     training = model.training

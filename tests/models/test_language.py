@@ -307,7 +307,7 @@ LONG = ["w1 w2 w3", " ".join(f"w{number % 28}" for number in range(1, 41)), "w5 
 
 @pytest.mark.parametrize("name", ["gpt2", "bert"])
 def test_long_texts_are_the_mean_of_their_parts_weighted_by_tokens(name, folders, tmp_path):
-    """Of 40 tokens the model takes 16 at once: parts of 16, 16 and 8, each alone."""
+    """The model takes 16 of 40 tokens at once: parts of 16, 16 and 8, each alone."""
     path = BLOCKS[name].format(1)
     done = featstore.extract(
         f"hf:{folders[name]}", table(tmp_path, LONG), out=tmp_path / "s.zarr", dtype="float32",

@@ -90,7 +90,7 @@ def test_both_libraries_agree_on_every_layer(twins, pool):
 
 
 def activations(model: torch.nn.Module, batch: torch.Tensor, path: str) -> torch.Tensor:
-    """What a module gives, by a hook of this test's own."""
+    """Return what a module gives, by a hook of this test's own."""
     seen = []
     handle = model.get_submodule(path).register_forward_hook(
         lambda module, inputs, output: seen.append(output.clone())

@@ -142,7 +142,7 @@ def test_intervals_hold_all_changes_at_once_and_degrading_features_are_true():
 
 @pytest.mark.parametrize(("rate", "least"), [(0.01, 0.015), (0.04, 0.03), (0.2, 0.03)])
 def test_where_no_feature_matters_one_in_twenty_tables_names_one(rate, least):
-    """Of four rows that change the statistic has so few values that 5 % lies between two."""
+    """The statistic of four rows that change has so few values that 5 % lies between two."""
     random, n, width, draws, wrong = np.random.default_rng(7), 400, 20, 400, 0
     repeats = 500
     for _ in range(repeats):
@@ -158,7 +158,7 @@ def test_where_no_feature_matters_one_in_twenty_tables_names_one(rate, least):
 @pytest.mark.long
 @pytest.mark.parametrize(("n", "low"), [(300, 0.0), (3000, 0.03)])
 def test_degrading_features_are_named_in_five_of_a_hundred_tables_where_none_is(n, low):
-    """Of labels drawn without a look at the rows every probe is at chance: no change is true.
+    """Labels drawn without a look at the rows keep every probe at chance: no change is true.
 
     Where few rows change, McNemar's statistic has few values, and the test errs to the safe side.
     """

@@ -1,4 +1,4 @@
-"""What memory is granted, and what happens when a device turns out to have less."""
+"""Grants of memory, and what happens when a device turns out to have less."""
 
 import cupy_stand_in
 import pytest

@@ -1,4 +1,4 @@
-"""What must not change an answer does not: or it is an error, or the status says so.
+"""Changes that must not change an answer do not: or it is an error, or the status says so.
 
 Parametrised by the registries, so that a new solver, mode or metric is covered by itself.
 """

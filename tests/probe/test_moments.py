@@ -194,7 +194,7 @@ class TestCache:
 
     @pytest.fixture
     def counted(self, monkeypatch):
-        """How often moments were computed."""
+        """Return how often moments were computed."""
         calls = []
 
         def compute(*arguments):

@@ -1,4 +1,4 @@
-"""What torch has been told in a process changes no result, and stays as it was."""
+"""Settings of torch in a process change no result, and stay as they were."""
 
 import contextlib
 
@@ -55,7 +55,7 @@ SETTINGS = {
 
 
 def said():
-    """What torch says of its settings in this process."""
+    """Return what torch says of its settings in this process."""
     with contextlib.suppress(RuntimeError):  # where settings of both kinds were used
         torch.get_float32_matmul_precision()
     return {

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory):
-    """What one process finds, and its results file."""
+    """Return what one process finds, and its results file."""
     folder = tmp_path_factory.mktemp("alone")
     rows = memory.MOMENT_ROWS
     try:

@@ -1,4 +1,4 @@
-"""What a person reads of a result, of predictions and of a spectrum; classes of plain arrays."""
+"""Texts that a person reads of a result, predictions and a spectrum; classes of plain arrays."""
 
 import numpy as np
 import pytest

@@ -91,7 +91,7 @@ def until(page, expression: str) -> None:
 
 
 def lines(page, figure: str) -> int:
-    """How many lines a figure has, dashed rules and bands included."""
+    """Return how many lines a figure has, dashed rules and bands included."""
     return page.locator(f"#{figure} .scatterlayer .trace").count()
 
 

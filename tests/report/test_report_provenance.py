@@ -1,4 +1,4 @@
-"""How results were made, in a file beside them: what it holds, and what it must not hold."""
+"""Notes of how results were made: what they hold, and what they must not hold."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""What every store does, in every format: one class of tests, run on each."""
+"""The contract of stores in every format: one class of tests, run on each."""
 
 import uuid
 from typing import ClassVar

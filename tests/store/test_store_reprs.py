@@ -1,4 +1,4 @@
-"""What a person reads of a store and of its taps."""
+"""Texts that a person reads of a store and of its taps."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""What `STORE#TAP` means, and whether stores hold the same rows."""
+"""Meaning of `STORE#TAP`, and whether stores hold the same rows."""
 
 import pytest
 from layer_stores import made

@@ -86,7 +86,7 @@ HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 
 
 def test_the_list_is_the_released_protocol():
-    """What a run of the list does, request by request and argument by argument."""
+    """Return what a run of the list does, request by request and argument by argument."""
     study = spec.study(("sgd",))
     for name, model in study.models.items():
         known = HALF if name.endswith("21k") else IMAGENET
@@ -162,7 +162,7 @@ def test_published_deviations_become_those_of_samples():
 
 
 def test_a_store_s_own_validation_split_chooses_the_epoch(tmp_path):
-    """Of a command, a comparison and a study alike, for sgd alone."""
+    """Say so of a command, a comparison and a study alike, for sgd alone."""
     store = layer_stores.made(tmp_path / "own.zarr", rows={"val": 45})
     file = tmp_path / "study.toml"
     file.write_text(

@@ -1,4 +1,4 @@
-"""What a study file may say, and what is answered when it says something else."""
+"""Contents of study files, and what is answered when a file says something else."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is kept over chance, and the scores that a table can be summed up by."""
+"""The share kept over chance, and the scores that a table can be summed up by."""
 
 import numpy as np
 import pandas as pd

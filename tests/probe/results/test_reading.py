@@ -1,4 +1,4 @@
-"""What `featstore probe` wrote, read back; and what is none of it, refused."""
+"""Results of `featstore probe`, read back; and what is none of them, refused."""
 
 import numpy as np
 import pandas as pd

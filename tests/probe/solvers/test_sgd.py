@@ -178,7 +178,7 @@ def test_the_only_row_of_a_class_is_never_held_out():
     seed=st.integers(0, 5),
 )
 def test_a_split_of_numbers_is_one_of_quantiles(numbers, share, seed):
-    """Of rows that are sorted by their number, each part has one in every 1 / share of them."""
+    """Each part has one in every 1 / share of rows that are sorted by their number."""
     y = np.array(numbers)
     count = min(3, int(1 / share))
     parts = stratified_parts(y, share, seed, count)

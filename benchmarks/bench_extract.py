@@ -134,9 +134,13 @@ def case(
     batch_size, count = sizes.batch_size, images_of(sizes, px)
     dataset = bench.images(folder, count)
     options = {
-        **network, "dataset": dataset, "model": name, "batch_size": batch_size,
-        "splits": ("train",), "limit": count,
-    }  # fmt: skip
+        **network,
+        "dataset": dataset,
+        "model": name,
+        "batch_size": batch_size,
+        "splits": ("train",),
+        "limit": count,
+    }
     backbone = models.load(name, **network)
     rows = data.load(dataset, "train", limit=count)
     batch = backbone.encode_batch([rows[row][0] for row in range(batch_size)])
@@ -223,12 +227,18 @@ def measure(sizes: ExtractSizes, setup: stages.Setup) -> Report:
         several = five_taps(*sizes.cases[-2:][0], sizes, Path(folder))
     shown = {**asdict(sizes), "cases": " ".join(f"{name}@{px}" for name, px in sizes.cases)}
     tables = {"images": rows, "limit": limits, "taps": [several]}
-    return Report("extract", shown, found, tables, notes=[
-        "bare/s: images a second of forward passes alone on one ready batch; extract/s: from the "
-        "first file to the last commit. GFLOP: of one image, counted by torch. decode/s: reading, "
-        "decoding and resizing alone; limit/s: what that and the bare model could reach together, "
-        "which share the cores, or the slower of the two beside a GPU.",
-    ])  # fmt: skip
+    return Report(
+        "extract",
+        shown,
+        found,
+        tables,
+        notes=[
+            "bare/s: images a second of forward passes alone on one ready batch; extract/s: from "
+            "the first file to the last commit. GFLOP: of one image, counted by torch. decode/s: "
+            "reading, decoding and resizing alone; limit/s: what that and the bare model could "
+            "reach together, which share the cores, or the slower of the two beside a GPU.",
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -70,8 +70,12 @@ def softmax(logits: Array, labels: Array) -> Step:
         return [module.residuals(space, labels), array_namespace(space).asarray(space, copy=True)]
 
     # timed on its own residuals, which are as good logits as any
-    return Step("softmax, loss, residual", answer, lambda module: module.residuals(space, labels),
-                2 * logits.nbytes)  # fmt: skip
+    return Step(
+        "softmax, loss, residual",
+        answer,
+        lambda module: module.residuals(space, labels),
+        2 * logits.nbytes,
+    )
 
 
 def ranking(logits: Array, labels: Array) -> Step:

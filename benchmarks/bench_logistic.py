@@ -106,7 +106,7 @@ def measure(sizes: ProbeSizes, setup: stages.Setup) -> Report:
             f"Growth: {MANY} steps of every probe, moments included; their operations grow with "
             "the sum of k.",
         ],
-    )  # fmt: skip
+    )
 
 
 def choosing(train: Pair, sizes: ProbeSizes, setup: stages.Setup) -> list[dict[str, Any]]:
@@ -146,11 +146,14 @@ def passes(train: Pair, sizes: ProbeSizes, setup, best, spent: float, rates) -> 
     in_all = float((best.table["iterations"].to_numpy() * width).sum())
     return [
         floor_row(
-            "one pass", (many_seconds - few_seconds) / more, (each * float(width.sum()), read),
-            rates, target=">= 40 %",
+            "one pass",
+            (many_seconds - few_seconds) / more,
+            (each * float(width.sum()), read),
+            rates,
+            target=">= 40 %",
         ),
         floor_row("all passes", spent, (each * in_all, best.fitted.passes * read), rates),
-    ]  # fmt: skip
+    ]
 
 
 def of_one_seed(found: np.ndarray, sizes: ProbeSizes) -> np.ndarray:

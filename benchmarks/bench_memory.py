@@ -89,9 +89,13 @@ def sweep(path: Path, solver: str, arguments: dict[str, Any]) -> probe.ProbeResu
     store = featstore.open(path)
     train, test = (store.tap(split, TAP) for split in ("train", "test"))
     return probe.sweep(
-        train, test, fractions=FRACTIONS, seeds=SEEDS, solver=value_of(solver, OPTIONS[solver]),
+        train,
+        test,
+        fractions=FRACTIONS,
+        seeds=SEEDS,
+        solver=value_of(solver, OPTIONS[solver]),
         **arguments,
-    )  # fmt: skip
+    )
 
 
 def measured(path: Path, warm_up: Path, solver: str, arguments: dict[str, Any]) -> dict:

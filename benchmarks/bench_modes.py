@@ -41,9 +41,16 @@ SIZES = {
 def sweep(train, test, sizes: SweepSizes, setup: stages.Setup, mode, **how) -> probe.ProbeResult:
     fractions = None if how.get("every_k") else grid(sizes.fractions)
     return probe.sweep(
-        train, test, fractions=fractions, seeds=range(1, sizes.seeds + 1), solver="ridge", l2=L2,
-        mode=mode, **how, **setup.arguments | {"progress": setup.progress},
-    )  # fmt: skip
+        train,
+        test,
+        fractions=fractions,
+        seeds=range(1, sizes.seeds + 1),
+        solver="ridge",
+        l2=L2,
+        mode=mode,
+        **how,
+        **setup.arguments | {"progress": setup.progress},
+    )
 
 
 def measure(sizes: SweepSizes, setup: stages.Setup) -> Report:
@@ -86,9 +93,15 @@ def against_random(train, test, sizes: SweepSizes, setup: stages.Setup):
     alone, every = min(times["random"]), min(times["all"])
     rows = [
         ("random alone", len(results["random"]), alone, "", "", ""),
-        (f"{len(TOGETHER)} modes", len(results["all"]), every, every / alone, f"<= {TARGET}",
-         round(peak.bytes / 2**20)),
-    ]  # fmt: skip
+        (
+            f"{len(TOGETHER)} modes",
+            len(results["all"]),
+            every,
+            every / alone,
+            f"<= {TARGET}",
+            round(peak.bytes / 2**20),
+        ),
+    ]
     names = ("what", "rows", "seconds", "of random", "target", "peak MiB")
     return [dict(zip(names, row, strict=True)) for row in rows], results["all"]
 
@@ -122,9 +135,13 @@ def every_k(train, test, sizes: SweepSizes, setup: stages.Setup) -> list[dict[st
                 lambda how=how: sweep(*pair, own, setup, "random", **how)
             )
         rows.append(
-            {"what": what, "probes": len(result), "seconds": seconds,
-             "peak MiB": round(peak.bytes / 2**20)}
-        )  # fmt: skip
+            {
+                "what": what,
+                "probes": len(result),
+                "seconds": seconds,
+                "peak MiB": round(peak.bytes / 2**20),
+            }
+        )
     return rows
 
 

@@ -22,7 +22,7 @@ from featstore.report.page import write
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 MARKS = ("script", "shown", "drawn")
-"""What the page marks: its own script begins, tables and figures stand, all is drawn."""
+"""Marks of the page: its own script begins, tables and figures stand, all is drawn."""
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,19 @@ def results(sizes: ReportSizes) -> pd.DataFrame:
     accuracy = 0.9 - 0.8 / np.sqrt(table["k"]) - 0.01 * table["mode"]
     accuracy += 0.01 * random.standard_normal(len(table)) * (table["k"] < sizes.prefixes)
     return table.assign(
-        store="made-up.zarr", tap="penultimate", solver="ridge", l2=0.01, l2_choice="given",
-        mode="mode " + table["mode"].astype(str), fraction=table["k"] / sizes.prefixes,
-        n_train=1_000, n_test=1_000, accuracy=accuracy, status="ok", options="",
-    )  # fmt: skip
+        store="made-up.zarr",
+        tap="penultimate",
+        solver="ridge",
+        l2=0.01,
+        l2_choice="given",
+        mode="mode " + table["mode"].astype(str),
+        fraction=table["k"] / sizes.prefixes,
+        n_train=1_000,
+        n_test=1_000,
+        accuracy=accuracy,
+        status="ok",
+        options="",
+    )
 
 
 def measure(sizes: ReportSizes, setup: stages.Setup) -> Report:
@@ -99,10 +108,14 @@ def _opened(browser: str, page: Path, rows: int, sizes: ReportSizes) -> list[dic
         version = chromium.version
         chromium.close()
     best = {mark: min(each[mark] for each in times) for mark in MARKS}
-    return [{
-        "browser": f"Chromium {version.split('.')[0]}", "library read, s": best["script"],
-        "tables shown, s": best["shown"], "all drawn, s": best["drawn"],
-    }]  # fmt: skip
+    return [
+        {
+            "browser": f"Chromium {version.split('.')[0]}",
+            "library read, s": best["script"],
+            "tables shown, s": best["shown"],
+            "all drawn, s": best["drawn"],
+        }
+    ]
 
 
 def _times(chromium: Any, page: Path, rows: int, sizes: ReportSizes) -> dict[str, float]:

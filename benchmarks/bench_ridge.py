@@ -35,9 +35,14 @@ def grid(count: int) -> list[float]:
 
 def sweep(train, test, sizes: SweepSizes, setup: stages.Setup) -> probe.ProbeResult:
     return probe.sweep(
-        train, test, fractions=grid(sizes.fractions), seeds=range(1, sizes.seeds + 1),
-        solver="ridge", l2=L2, **setup.arguments,
-    )  # fmt: skip
+        train,
+        test,
+        fractions=grid(sizes.fractions),
+        seeds=range(1, sizes.seeds + 1),
+        solver="ridge",
+        l2=L2,
+        **setup.arguments,
+    )
 
 
 def measure(sizes: SweepSizes, setup: stages.Setup) -> Report:
@@ -100,9 +105,13 @@ def sweeps(train, test, sizes: SweepSizes, setup: stages.Setup) -> tuple[list[di
 def _row(what: str, probes: int | str, seconds: float, ratio: float | str, target: str) -> dict:
     rate = probes / seconds if probes else ""
     return {
-        "what": what, "probes": probes, "seconds": seconds, "probes/s": rate, "ratio": ratio,
+        "what": what,
+        "probes": probes,
+        "seconds": seconds,
+        "probes/s": rate,
+        "ratio": ratio,
         "target": target,
-    }  # fmt: skip
+    }
 
 
 def against(train, test, result, ours: float, sizes: SweepSizes, setup) -> list[dict]:

@@ -119,9 +119,13 @@ def compressed(folder: Path, x: np.ndarray, repeats: int) -> list[dict]:
         like = zarr.open_array(chunks, mode="r")
         with zarr.config.set({"codec_pipeline.path": pipeline}):
             zarr.create_array(
-                theirs, shape=x.shape, dtype=x.dtype, chunks=like.chunks, filters=None,
+                theirs,
+                shape=x.shape,
+                dtype=x.dtype,
+                chunks=like.chunks,
+                filters=None,
                 compressors=layout.metadata("zstd"),
-            )[:] = x  # fmt: skip
+            )[:] = x
 
     runs: dict[str, Callable[[], object]] = {"featstore write": ours}
     runs |= {"featstore load": lambda: featstore.open(path).load("train", "tap", verify=False)}

@@ -70,8 +70,7 @@ class LoopTime:
 
     def row(self, ours: float, agreement: str) -> dict[str, Any]:
         """Return a row of the table that compares loops with `ours` seconds for all probes."""
-        return compared(f"{self.name}, {self.run} run", self.probes, self.seconds, ours,
-                        agreement)  # fmt: skip
+        return compared(f"{self.name}, {self.run} run", self.probes, self.seconds, ours, agreement)
 
 
 def compared(

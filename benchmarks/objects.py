@@ -70,17 +70,31 @@ def measure(model: str, px: int, images: int, pairs: int, folder: Path) -> dict[
 
 def _by_name(model: str, px: int, data: Path, out: Path) -> featstore.Extraction:
     return featstore.extract(
-        model, f"folder:{data}", splits=["train"], pretrained=False, image_size=px, taps=[TAP],
-        out=out, dtype="float32", device="cpu", batch_size=BATCH_SIZE,
-    )  # fmt: skip
+        model,
+        f"folder:{data}",
+        splits=["train"],
+        pretrained=False,
+        image_size=px,
+        taps=[TAP],
+        out=out,
+        dtype="float32",
+        device="cpu",
+        batch_size=BATCH_SIZE,
+    )
 
 
 def _objects(model: str, px: int, data: Path, out: Path) -> featstore.Extraction:
     backbone = models.load(model, pretrained=False, image_size=px)
     return featstore.extract(
-        backbone.model, ImageFolder(data / "train"), transform=backbone.transform, taps=[TAP],
-        out=out, dtype="float32", device="cpu", batch_size=BATCH_SIZE,
-    )  # fmt: skip
+        backbone.model,
+        ImageFolder(data / "train"),
+        transform=backbone.transform,
+        taps=[TAP],
+        out=out,
+        dtype="float32",
+        device="cpu",
+        batch_size=BATCH_SIZE,
+    )
 
 
 def _jpegs(root: Path, images: int) -> Path:

@@ -52,9 +52,11 @@ def work(image: float) -> dict[str, tuple[float, float, str]]:
         "substitution, test rows": (whole.substitution()[0], 2 * logits, "float32"),
         "softmax, one pass": (one_pass, SINGLE * ROWS * FEATURES, "float32"),
         f"softmax, {PASSES} passes": (
-            PASSES * one_pass, PASSES * SINGLE * ROWS * FEATURES, "float32",
+            PASSES * one_pass,
+            PASSES * SINGLE * ROWS * FEATURES,
+            "float32",
         ),
-    }  # fmt: skip
+    }
 
 
 def times(reports: Reports) -> list[Row]:

@@ -72,9 +72,14 @@ class Work:
 
 
 def measure(
-    train: Pair, test: Pair, sizes: SweepSizes, fractions: list[float], l2: float, setup: Setup,
+    train: Pair,
+    test: Pair,
+    sizes: SweepSizes,
+    fractions: list[float],
+    l2: float,
+    setup: Setup,
     rates: Mapping[str, float],
-) -> list[dict[str, Any]]:  # fmt: skip
+) -> list[dict[str, Any]]:
     """Return a row for each stage of a sweep: its time, and its floors."""
     settings = Settings(memory=parse(setup.memory), backend=setup.backend)
     blocks, test_blocks = as_blocks(train), as_blocks(test)
@@ -108,11 +113,15 @@ def measure(
     }
     return [
         floor_row(
-            name, measurements.best(run, sizes.repeats), work, rates,
-            "float64" if name == "Cholesky" else "float32", TARGETS.get(name, ""),
+            name,
+            measurements.best(run, sizes.repeats),
+            work,
+            rates,
+            "float64" if name == "Cholesky" else "float32",
+            TARGETS.get(name, ""),
         )
         for name, (run, work) in runs.items()
-    ]  # fmt: skip
+    ]
 
 
 def _system(gathered: Moments, chain: Chain, l2: float, settings: Settings) -> Array:

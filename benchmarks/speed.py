@@ -28,12 +28,16 @@ def _ridge(reports: dict[str, Report]) -> list[tuple[str, str]]:
     _, few, many = reports["ridge"].tables["sweep"]
     loop = _row(reports, "ridge", "loops", "sklearn")
     return [
-        (f"{few['probes']} ridge probes ({few['what']} x {seeds} seeds), moments included",
-         f"{cell(few['seconds'], 3)} s, the time of {few['ratio']:.1f} products X'X"),
-        (f"{many['probes']:,} ridge probes ({many['what']} x {seeds} seeds)",
-         f"{cell(many['seconds'], 3)} s"),
+        (
+            f"{few['probes']} ridge probes ({few['what']} x {seeds} seeds), moments included",
+            f"{cell(few['seconds'], 3)} s, the time of {few['ratio']:.1f} products X'X",
+        ),
+        (
+            f"{many['probes']:,} ridge probes ({many['what']} x {seeds} seeds)",
+            f"{cell(many['seconds'], 3)} s",
+        ),
         (f"scikit-learn's `Ridge`, the same {loop['probes']} probes in a loop", _as_long(loop)),
-    ]  # fmt: skip
+    ]
 
 
 def _softmax(reports: dict[str, Report]) -> list[tuple[str, str]]:
@@ -47,21 +51,26 @@ def _softmax(reports: dict[str, Report]) -> list[tuple[str, str]]:
     kind = "made-up" if sizes["features of"] == "synthetic" else "real"
     same = f"the same {ours['probes']}"
     return [
-        (f"{ours['probes']} softmax probes, {kind} features ({shape}), to where scikit-learn stops",
-         f"{cell(ours['seconds'], 3)} s"),
+        (
+            f"{ours['probes']} softmax probes, {kind} features ({shape}), "
+            "to where scikit-learn stops",
+            f"{cell(ours['seconds'], 3)} s",
+        ),
         (f"scikit-learn's `LogisticRegression`, {same} in a loop", _as_long(theirs)),
         (f"torch's L-BFGS, {same} in a loop", _as_long(torchs)),
         (f"{same} softmax probes to the optimum, within {excess}", f"{cell(spent, 3)} s"),
-    ]  # fmt: skip
+    ]
 
 
 def _sgd(reports: dict[str, Report]) -> list[tuple[str, str]]:
     epoch = _row(reports, "sgd", "stages", "one epoch")
     loop = _row(reports, "sgd", "loops", "torch-loop")
     return [
-        (f"{loop['probes']} probes by SGD, an epoch, {reports['sgd'].sizes['classes']} classes",
-         f"{cell(epoch['seconds'], 3)} s; one by one {cell(loop['of ours'], 2)} times as long"),
-    ]  # fmt: skip
+        (
+            f"{loop['probes']} probes by SGD, an epoch, {reports['sgd'].sizes['classes']} classes",
+            f"{cell(epoch['seconds'], 3)} s; one by one {cell(loop['of ours'], 2)} times as long",
+        ),
+    ]
 
 
 def _stores(reports: dict[str, Report]) -> list[tuple[str, str]]:
@@ -69,13 +78,17 @@ def _stores(reports: dict[str, Report]) -> list[tuple[str, str]]:
     read = _row(reports, "store", "reads", "zarr load, verified")
     ridge = [row for row in memory.tables["memory"] if row["solver"] == "ridge"][-1]
     return [
-        (f"a tap of {2 * sizes['rows'] * sizes['features'] / 1e6:.0f} MB read from a store,"
-         " checksums checked",
-         f"{read['GB/s']:.1f} GB/s, {read['ratio']:.2f} of the speed of `numpy.load`"),
-        (f"a store of {ridge['rows']:,} x {memory.sizes['features']} probed by ridge with"
-         f" `--memory {ridge['granted MiB'] / 1024:g}GiB`",
-         f"{ridge['taken MiB']} MiB above the libraries' own"),
-    ]  # fmt: skip
+        (
+            f"a tap of {2 * sizes['rows'] * sizes['features'] / 1e6:.0f} MB read from a store,"
+            " checksums checked",
+            f"{read['GB/s']:.1f} GB/s, {read['ratio']:.2f} of the speed of `numpy.load`",
+        ),
+        (
+            f"a store of {ridge['rows']:,} x {memory.sizes['features']} probed by ridge with"
+            f" `--memory {ridge['granted MiB'] / 1024:g}GiB`",
+            f"{ridge['taken MiB']} MiB above the libraries' own",
+        ),
+    ]
 
 
 def _as_long(loop: Row) -> str:

@@ -35,13 +35,14 @@ STAGES = {
     "probe": Stage(
         "bench_probe", "every solver on the same sweep", ("sklearn", "torch-loop"), solves=True
     ),
-    "ridge": Stage(
-        "bench_ridge", "ridge, stage by stage", ("sklearn", "torch-loop"), solves=True
-    ),
+    "ridge": Stage("bench_ridge", "ridge, stage by stage", ("sklearn", "torch-loop"), solves=True),
     "modes": Stage("bench_modes", "all modes in one sweep, against random ones", solves=True),
     "logistic": Stage(
-        "bench_logistic", "exact softmax regression", ("sklearn", "torch-loop", "cuml"),
-        solves=True, stored=True,
+        "bench_logistic",
+        "exact softmax regression",
+        ("sklearn", "torch-loop", "cuml"),
+        solves=True,
+        stored=True,
     ),
     "optimum": Stage(
         "bench_optimum", "softmax objectives, against scikit-learn's to the last digit", solves=True
@@ -54,7 +55,7 @@ STAGES = {
     "memory": Stage("bench_memory", "memory of sweeps over stores", solves=True),
     "report": Stage("bench_report", "a page of results, in a browser"),
     "large": Stage("bench_large", "a store of 10,000,000 rows, sparse on the disk", solves=True),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -112,9 +113,11 @@ def run(
     module = import_module(f"benchmarks.{entry.module}")
     setup = Setup(
         arrays.backend(backend, device) if entry.solves else arrays.backend("torch", "cpu"),
-        memory, progress or silent, loops.wanted(against, entry.loops),
+        memory,
+        progress or silent,
+        loops.wanted(against, entry.loops),
         Path(store) if store else None,
-    )  # fmt: skip
+    )
     return module.measure(bench.chosen(module.SIZES, sizes), setup)
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 
-from featstore.probe.arrays import factorise, solve_lower
+from featstore.probe.arrays import factorise, solve_lower, to_host
 from featstore.probe.errors import DataError, UsageError
 from featstore.probe.memory import Progress, silent
 from featstore.probe.moments import Moments
@@ -104,10 +105,10 @@ def rises_without(train: Moments, standardize: bool = True, l2: float = L2) -> n
     """
     matrix, right = _equations(train, standardize, l2)
     lower = _factor(matrix)
-    identity = np.eye(len(matrix))[None]
+    identity = torch.eye(len(matrix), dtype=matrix.dtype)[None]
     root = solve_lower(lower, identity)[0]  # A^-1 = root' root
     coefficients = root.T @ solve_lower(lower, right[None])[0]
-    return (coefficients**2).sum(1) / (2 * (root**2).sum(0))
+    return to_host((coefficients**2).sum(1) / (2 * (root**2).sum(0)))
 
 
 def shapley_gains(
@@ -145,21 +146,23 @@ def shapley_gains(
     for pair in range(pairs):
         drawn = random.permutation(len(matrix))
         for order in (drawn, drawn[::-1]):
-            z = solve_lower(_factor(matrix[np.ix_(order, order)]), right[order][None])[0]
-            total[order] += (z**2).sum(1) / 2
+            rows = torch.from_numpy(order.copy())
+            z = solve_lower(_factor(matrix[rows[:, None], rows]), right[rows][None])[0]
+            total[order] += to_host((z**2).sum(1) / 2)
         progress("permutations", 2 * (pair + 1), 2 * pairs)
     return total / (2 * pairs)
 
 
-def _equations(train: Moments, standardize: bool, l2: float) -> tuple[np.ndarray, np.ndarray]:
+def _equations(train: Moments, standardize: bool, l2: float) -> tuple[torch.Tensor, torch.Tensor]:
     matrix = train.covariance(standardize)
     matrix[np.diag_indices(len(matrix))] += l2
-    return matrix, train.cross(standardize)
+    right = np.ascontiguousarray(train.cross(standardize))
+    return torch.from_numpy(matrix), torch.from_numpy(right)
 
 
-def _factor(matrix: np.ndarray) -> np.ndarray:
+def _factor(matrix: torch.Tensor) -> torch.Tensor:
     """Return the lower factor, (1, D, D)."""
-    factors = factorise(np.ascontiguousarray(matrix)[None], None, "float32")
+    factors = factorise(matrix[None], None, "float32")
     if np.isnan(factors.jitter[0]):
         raise DataError(
             f"features are too large for the penalty {L2:g} of an order: standardise them, or take "

@@ -4,10 +4,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from array_api_compat import array_namespace, is_torch_array
 
-from featstore.probe.arrays import Array, add_product, full_precision, taken, to_host
+from featstore.probe.arrays import (
+    Array,
+    add_product,
+    full_precision,
+    in_threads,
+    taken,
+    threads_of,
+    to_host,
+)
 from featstore.probe.errors import UsageError
 from featstore.probe.memory import MIN_ROWS, Settings, rows_within
 from featstore.probe.metrics import LogitSink
@@ -277,10 +284,12 @@ def nearest(
         tile //= 2
     wanted = min(_QUERY_ROWS, queries.n_rows)
     rows = rows_within(memory, *needed(tile), wanted, "neighbours")
+    threads = 1
     if place.settings.backend.device == "cpu" and rows > _TILE[0]:
-        # so many queries share one small tile of products
+        # so many queries share the small tiles of products that are worked on at once
+        threads = min(threads_of(place.settings.backend), rows // _TILE[0])
         (fixed, each), products = needed(tile), 4 * size * tile
-        fixed += _TILE[0] * products
+        fixed += threads * _TILE[0] * products
         rows = rows_within(memory, fixed, each - products, wanted, "neighbours")
     first = done = 0
     if itself:
@@ -291,8 +300,9 @@ def nearest(
         start = 0
         for other, _ in place.pieces(corpus, tile, names[1]):
             skipped = first - start if itself else None
+            columns = _columns(other)
             for chain, best in zip(chains, found, strict=True):
-                _improve(best, piece, other, start, chain, place, skipped)
+                _improve(best, piece, columns, start, chain, place, skipped, threads)
             start += len(other)
             for best in found:
                 for each in best:
@@ -329,18 +339,19 @@ class _Best:
         self._aside: list[tuple[Array, Array, Array]] = []
         self._held = self._seen = 0
 
-    def take(self, rows: slice, values: Array, count: int, start: int) -> None:
+    def take(self, rows: slice, products: Array, factors: "_Factors", start: int) -> None:
         """Take what is better than the worst of some queries' best among corpus rows.
 
         Arguments:
             rows: which queries.
-            values: (r, m), of which the columns from `count` on are -inf, m a multiple of _GROUP.
-            count: columns that stand for corpus rows.
-            start: number of the first of these.
+            products: (r, m), -inf in columns that stand for no corpus row, m a multiple of _GROUP.
+            factors: what makes values of them.
+            start: number of the first of these corpus rows.
         """
-        found = _better(values, self.values[rows, -1:]) if start else None
+        found = _better(products, factors, self.values[rows, -1:]) if start else None
         if found is None:
-            top, numbers = largest(values[:, :count], min(self.values.shape[1], count))
+            values = factors.values(products[:, : factors.count])
+            top, numbers = largest(values, min(self.values.shape[1], factors.count))
             self._merge(rows, top, numbers + start)
         elif len(found[0]):
             row, column, value = found
@@ -360,9 +371,9 @@ class _Best:
         self._seen = seen
         if not self._aside:
             return
-        xp, where = array_namespace(self.values), self.values.device
+        xp = array_namespace(self._aside[0][0])
         row, number, value = (xp.concat(each) for each in zip(*self._aside, strict=True))
-        self._aside, self._held = [], 0
+        self._aside, self._held, where = [], 0, row.device
         order = xp.argsort(row, stable=True)
         row, each = row[order], _counts(row, height)
         shape = (height, int(xp.max(each)))
@@ -370,7 +381,8 @@ class _Best:
         numbers = xp.zeros(shape, dtype=xp.int64, device=where)
         column = xp.arange(len(row), device=where) - (xp.cumulative_sum(each) - each)[row]
         top[row, column], numbers[row, column] = value[order], number[order]
-        self._merge(slice(0, height), top, numbers)
+        xp = array_namespace(self.values)
+        self._merge(slice(0, height), xp.asarray(top), xp.asarray(numbers))
 
     def _merge(self, rows: slice, top: Array, numbers: Array) -> None:
         xp = array_namespace(top)
@@ -383,7 +395,7 @@ class _Best:
 _GROUP = 16
 """Columns of a tile of which the largest is looked at first."""
 
-_TILE = (128, 2048)
+_TILE = (512, 4096)
 """Queries and corpus rows whose products stay in a CPU's cache while the chain is walked."""
 
 
@@ -395,58 +407,126 @@ def _improve(
     chain: Chain,
     place: Placed,
     skipped: int | None,
+    threads: int,
 ) -> None:
     """Take the corpus rows of a tile among the best of each prefix, where they are better.
 
-    What orders neighbours is kept, without the part that is the same for all of a query's: x'y/|y|
-    of cosines, x'y - |y|^2 / 2 of distances. The products of a smaller tile are added up along the
-    whole chain before the next one's, so that they never leave the cache.
+    The products of a smaller tile are added up along the whole chain before the next one's, so
+    that they never leave the cache.
+
+    Arguments:
+        best: of each prefix of the chain.
+        queries: (R, D).
+        corpus: (D, n), rows of the corpus as columns.
+        start: number of the first of them.
+        chain: order of features, and its prefixes.
+        place: how rows are measured.
+        skipped: if queries are rows of the corpus, the number of the first less `start`.
+        threads: how many tiles of queries are worked on at once.
     """
     xp, where = array_namespace(queries), queries.device
     order = place.settings.backend.put(chain.order[: chain.length])
-    ours, theirs = (xp.take(rows, order, axis=1) for rows in (queries, corpus))
-    factors = _factors(theirs, chain.sizes, place.metric)
+    ours, theirs, n = xp.take(queries, order, axis=1), taken(corpus, order), corpus.shape[1]
     on_cpu = place.settings.backend.device == "cpu"
-    tall, wide = _TILE if on_cpu else (len(queries), len(corpus))
-    padded = -(-min(wide, len(corpus)) // _GROUP) * _GROUP
-    shape = (min(tall, len(queries)), padded)
-    products, values = (xp.empty(shape, dtype=queries.dtype, device=where) for _ in range(2))
-    for row in range(0, len(queries), tall):
+    tall, wide = _TILE if on_cpu else (len(queries), n)
+    factors = [
+        [_Factors(every[first : first + wide], place.metric) for first in range(0, n, wide)]
+        for every in _factors(theirs, chain.sizes, place.metric)
+    ]
+
+    def walk(row: int) -> None:
         rows = slice(row, min(row + tall, len(queries)))
-        height = rows.stop - rows.start
-        for first in range(0, len(corpus), wide):
-            count = min(wide, len(corpus) - first)
-            width = -(-count // _GROUP) * _GROUP
-            sums, scaled = products[:height, :count], values[:height, :width]
+        height, padded = rows.stop - row, -(-min(wide, n) // _GROUP) * _GROUP
+        products = xp.empty((height, padded), dtype=queries.dtype, device=where)
+        for number, first in enumerate(range(0, n, wide)):
+            count = min(wide, n - first)
+            sums = products[:, : -(-count // _GROUP) * _GROUP]
             sums[...] = 0
-            scaled[:, count:] = -xp.inf
+            sums[:, count:] = -xp.inf
             own = None if skipped is None else _own(rows, skipped - first, count, queries)
+            if own is not None:
+                sums[own] = -xp.inf
             done = 0
             for each, size, factor in zip(best, chain.sizes, factors, strict=True):
-                columns, span = slice(done, size), slice(first, first + count)
                 if size > done:
-                    add_product(sums, ours[rows, columns], theirs[span, columns].T)
+                    columns = slice(done, size)
+                    there = theirs[columns, first : first + count]
+                    add_product(sums[:, :count], ours[rows, columns], there)
                     done = size
-                _scaled_into(scaled[:, :count], sums, factor[span], place.metric)
-                if own is not None:
-                    scaled[own] = -xp.inf
-                each.take(rows, scaled, count, start + first)
+                each.take(rows, sums, factor[number], start + first)
+
+    in_threads(walk, range(0, len(queries), tall), threads)
+
+
+class _Factors:
+    """Factors of n corpus rows, which make of products what orders neighbours.
+
+    This is x'y / |y| of cosines and x'y - |y|^2 / 2 of distances: what is the same for all of a
+    query's is left away.
+
+    Attributes:
+        count: n.
+        grouped: the factors by group, (groups, 16).
+
+    Arguments:
+        factor: (n,), 1 / |y| or |y|^2 / 2.
+        metric: "cosine" or "euclidean".
+    """
+
+    def __init__(self, factor: Array, metric: str):
+        xp, self.count, self._cosine = array_namespace(factor), len(factor), metric == "cosine"
+        filler = xp.ones(-self.count % _GROUP, dtype=factor.dtype, device=factor.device)
+        grouped = xp.reshape(xp.concat([factor, filler * factor[-1]]), (_GROUP, -1))
+        self.grouped = xp.empty(grouped.shape[::-1], dtype=factor.dtype, device=factor.device)
+        self.grouped[...] = grouped.T
+        self._each, self._least = factor, xp.min(grouped, axis=0)
+        self._most = xp.max(grouped, axis=0)
+
+    def bound(self, largest: Array) -> Array:
+        """Return what no column of a group is above, (r, groups), by the largest product of each.
+
+        Multiplication and subtraction round monotonically, so the bound holds of rounded values.
+        """
+        if not self._cosine:
+            return largest - self._least
+        xp = array_namespace(largest)
+        return xp.maximum(largest * self._least, largest * self._most)
+
+    def made_of(self, products: Array, each: Array) -> Array:
+        """Return what orders neighbours, of products with some corpus rows and their factors."""
+        return products * each if self._cosine else products - each
+
+    def values(self, products: Array) -> Array:
+        """Return the same of products (r, n) with all of them."""
+        return self.made_of(products, self._each)
 
 
 def _factors(corpus: Array, sizes: Sequence[int], metric: str) -> list[Array]:
-    """Return 1 / |y| or |y|^2 / 2 of corpus rows (n, D) on their first features, (n,) a size."""
-    xp = array_namespace(corpus)
-    squares = xp.zeros(len(corpus), dtype=xp.float64, device=corpus.device)
+    """Return 1 / |y| or |y|^2 / 2 of corpus rows, columns of (D, n), on their first features."""
+    xp, n = array_namespace(corpus), corpus.shape[1]
+    squares = xp.zeros(n, dtype=xp.float64, device=corpus.device)
     found, done = [], 0
     for size in sizes:
-        part = corpus[:, done:size]
-        squares = squares + xp.sum(part * part, axis=1, dtype=xp.float64)
+        part = corpus[done:size]
+        squares = squares + xp.sum(part * part, axis=0, dtype=xp.float64)
         factor = squares / 2
         if metric == "cosine":
             factor = 1 / xp.sqrt(xp.where(squares > 0, squares, xp.ones_like(squares)))
         found.append(xp.astype(factor, corpus.dtype))
         done = size
     return found
+
+
+def _columns(rows: Array) -> Array:
+    """Return rows (n, D) as columns (D, n), in a buffer of their own."""
+    xp = array_namespace(rows)
+    columns = xp.empty(rows.shape[::-1], dtype=rows.dtype, device=rows.device)
+    columns[...] = rows.T
+    return columns
+
+
+def _flat(array: Array) -> Array:
+    return array_namespace(array).reshape(array, (-1,))
 
 
 def _own(rows: slice, skipped: int, count: int, like: Array) -> tuple[Array, Array] | None:
@@ -462,33 +542,34 @@ def _own(rows: slice, skipped: int, count: int, like: Array) -> tuple[Array, Arr
     return met - rows.start, met + skipped
 
 
-def _scaled_into(out: Array, products: Array, factor: Array, metric: str) -> None:
-    """Write what orders neighbours to `out`."""
-    if is_torch_array(out):
-        (torch.mul if metric == "cosine" else torch.sub)(products, factor, out=out)
-    else:
-        out[...] = products * factor if metric == "cosine" else products - factor
-
-
-def _better(values: Array, worst: Array) -> tuple[Array, Array, Array] | None:
+def _better(products: Array, factors: _Factors, worst: Array) -> tuple[Array, Array, Array] | None:
     """Return the rows, columns and values of what of (r, m) is above `worst` (r, 1), (n,) each.
 
     The largest of each group of columns, one pass at the speed of memory, says where to look.
-    None if that is at so many places that it is better to sort.
+    None if that is at so many places that it is better to sort. Of torch on a CPU, NumPy's arrays
+    are returned: it is quicker at finding few places among many.
     """
-    xp, (height, width) = array_namespace(values), values.shape
+    xp, (height, width) = array_namespace(products), products.shape
     groups = width // _GROUP
-    grouped = xp.max(xp.reshape(values, (height, _GROUP, groups)), axis=1)
-    row, group = xp.nonzero(grouped > worst)
+    grouped = xp.reshape(products, (height, _GROUP, groups))
+    hot, each = factors.bound(xp.max(grouped, axis=1)) > worst, factors.grouped
+    if is_torch_array(hot) and hot.device.type == "cpu":
+        hot, grouped, each, worst = hot.numpy(), grouped.numpy(), each.numpy(), worst.numpy()
+    row, group = _places(hot)
     if 4 * len(row) > height * groups:
         return None
-    # the flat places of a group are `groups` apart
-    first = row * width + group
-    flat = first[:, None] + xp.arange(0, width, groups, device=values.device)
-    found = taken(xp.reshape(values, (-1,)), flat)
-    (which,) = xp.nonzero(xp.reshape(found > worst[row], (-1,)))
-    row, flat = row[which // _GROUP], xp.reshape(flat, (-1,))[which]
-    return row, flat - row * width, xp.reshape(found, (-1,))[which]
+    # the columns of a group are `groups` apart
+    found = factors.made_of(grouped[row, :, group], each[group])
+    which, inner = _places(found > worst[row])
+    return row[which], group[which] + groups * inner, found[which, inner]
+
+
+def _places(found: Array) -> tuple[Array, Array]:
+    """Return the rows and columns of what is true of bool (r, m), int64 (n,) each."""
+    xp, width = array_namespace(found), found.shape[1]
+    (flat,) = xp.nonzero(_flat(found))
+    row = flat // width
+    return row, flat - width * row
 
 
 def _similarity(values: Array, queries: Array, features: np.ndarray, place: Placed) -> Array:

@@ -38,6 +38,7 @@ def ls(root) -> None:
       featstore ls s3://bucket/stores
     """
     import featstore
+    from featstore.places import place
     from featstore.store import catalog
 
     root = root or featstore.store_root()
@@ -47,7 +48,8 @@ def ls(root) -> None:
     if not found:
         notice(f"no store under {root}; `featstore extract` makes one")
         return
-    notice(f"under {root}")
+    if [store.path for store in found] != [place(root)]:
+        notice(f"under {root}")
     screen.show(screen.of_stores(found))
 
 

@@ -87,7 +87,8 @@ def survey(root: str | Path | Url | None = None) -> tuple[list[Store], list[Unus
     """The stores directly under a folder or URL, the last made first, and those that are unusable.
 
     A store's own number says which was made last, whatever a clock said; of equal numbers, the last
-    written to comes first. One bad entry never hides another.
+    written to comes first. One bad entry never hides another. A store that is named itself is the
+    only one.
     """
     with ThreadPoolExecutor(_OPENED_AT_ONCE) as pool:
         found = [one for one in pool.map(_opened, _entries(root)) if one]
@@ -105,7 +106,11 @@ def _entries(root: str | Path | Url | None) -> list[Place]:
         entries = RemoteObjects(root).entries()
         names = {entry["name"].rstrip("/").rpartition("/")[2] for entry in entries}
     else:
+        if root.is_file():
+            return [root]
         names = set(os.listdir(root)) if root.is_dir() else set()
+    if "zarr.json" in names:  # of a store, whose splits are none
+        return [root]
     # A replacement stands for what it is to replace, which may be gone in between.
     shown = {replaced(root / name).name for name in names}
     return [root / name for name in sorted(shown) if not name.startswith(".")]

@@ -156,6 +156,17 @@ def test_one_bad_entry_is_one_line_and_hides_no_store(store_root, name):
         featstore.open(store_root / name)
 
 
+@FORMATS
+def test_a_store_that_is_named_itself_is_listed(store_root, format):
+    store = made(store_root / f"a{catalog.SUFFIXES[format]}", format)
+    made(store_root / "other.zarr")
+    found, unusable = catalog.survey(store.path)
+    assert ([each.path for each in found], unusable) == ([store.path], [])
+    ran = CliRunner().invoke(main, ["ls", str(store.path)])
+    assert (ran.exit_code, store.path.name in ran.stdout) == (0, True)
+    assert "Warning" not in ran.stderr
+
+
 @pytest.mark.parametrize("what", ["commits", "train", "labels"])
 def test_a_store_without_some_folder_is_listed(store_root, what):
     store = made(store_root / "good.zarr")

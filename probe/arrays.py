@@ -6,11 +6,10 @@ factors of prefixes, sums of products in place, and lookups along the classes.
 """
 
 import importlib.util
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeAlias
 
 import numpy as np
 import scipy.linalg
@@ -23,8 +22,6 @@ from featstore.probe.statuses import Status
 
 # rows of the triangular factor that are eliminated at once
 FORWARD_WIDTH = 256
-
-T = TypeVar("T")
 
 Array: TypeAlias = Any
 """An array of NumPy, torch or CuPy."""
@@ -241,32 +238,6 @@ def add_product(total: Array, a: Array, b: Array) -> None:
         total.baddbmm_(a, b) if total.ndim == 3 else total.addmm_(a, b)
     else:
         total += a @ b
-
-
-def threads_of(backend: Backend) -> int:
-    """Return how many threads `in_threads` may have: torch's on a CPU, otherwise 1."""
-    return torch.get_num_threads() if (backend.name, backend.device) == ("torch", "cpu") else 1
-
-
-def in_threads(work: Callable[[T], None], items: Iterable[T], threads: int) -> None:
-    """Do `work` for each item in so many threads, for each of which torch takes one processor.
-
-    Products of which one side is short, and what is small beside them, keep processors busier so
-    than one product that is shared out. What `work` changes must be each item's own.
-    """
-    if threads == 1:
-        for item in items:
-            work(item)
-        return
-    before = torch.get_num_threads()
-    pool = ThreadPoolExecutor(threads, "featstore-solve", torch.set_num_threads, (1,))
-    try:
-        for done in [pool.submit(work, item) for item in items]:
-            done.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
-        # threads that are born later have what was asked for last
-        torch.set_num_threads(before)
 
 
 def taken(array: Array, rows: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Memory: sizes as text, what a device has to give, and how many rows or systems fit into it."""
+"""Memory and processors: what a device has to give, how much fits into it, and who shares it."""
 
 import contextlib
 import functools
@@ -9,7 +9,9 @@ import re
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +25,8 @@ from featstore.probe.arrays import FORWARD_WIDTH, Array, Backend, backend as bac
 from featstore.probe.errors import DeviceWarning, MemoryBudgetError, UsageError, line
 from featstore.probe.rows import RowBlocks
 from featstore.probe.splits import RowRange
+
+T = TypeVar("T")
 
 
 class Progress(Protocol):
@@ -338,6 +342,58 @@ class Settings:
     host: int | None = None
 
 
+def threads_of(backend: Backend) -> int:
+    """Return how many threads `in_threads` may have: torch's on a CPU, otherwise 1."""
+    return torch.get_num_threads() if (backend.name, backend.device) == ("torch", "cpu") else 1
+
+
+def in_threads(
+    work: Callable[[T, int], None],
+    items: Iterable[T],
+    threads: int,
+    then: Callable[[int], None] = lambda lane: None,
+) -> None:
+    """Do `work(item, lane)` for each item in so many threads, each of one processor.
+
+    Products of which one side is short, and what is small beside them, keep processors busier so
+    than one product that is shared out.
+
+    Arguments:
+        work: what it changes must be of the item or of the lane, one of 0 to `threads` - 1.
+        items: what is worked on, in that order.
+        threads: how many.
+        then: is called for each item, in their order, in the caller's thread, before its lane is
+            given to another.
+    """
+    if threads == 1:
+        for item in items:
+            work(item, 0)
+            then(0)
+        return
+    before, free = torch.get_num_threads(), list(range(threads))
+    begun: deque[tuple[Future[None], int]] = deque()
+
+    def end() -> None:
+        done, lane = begun.popleft()
+        done.result()
+        then(lane)
+        free.append(lane)
+
+    pool = ThreadPoolExecutor(threads, "featstore-solve", torch.set_num_threads, (1,))
+    try:
+        for item in items:
+            if not free:
+                end()
+            lane = free.pop()
+            begun.append((pool.submit(work, item, lane), lane))
+        while begun:
+            end()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        # threads that are born later have what was asked for last
+        torch.set_num_threads(before)
+
+
 def world() -> int:
     """Return the number of processes."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
@@ -416,8 +472,6 @@ def share(blocks: RowBlocks, unit: int = 1) -> RowBlocks:
     start, stop = (units * (rank() + step) // world() * unit for step in (0, 1))
     return RowRange(blocks, min(start, blocks.n_rows), min(stop, blocks.n_rows))
 
-
-T = TypeVar("T")
 
 # what the libraries under torch and CuPy say when their own allocations fail
 _SIGNS = ("out of memory", "status_alloc_failed")

@@ -6,17 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from array_api_compat import array_namespace, is_torch_array
 
-from featstore.probe.arrays import (
-    Array,
-    add_product,
-    full_precision,
-    in_threads,
-    taken,
-    threads_of,
-    to_host,
-)
+from featstore.probe.arrays import Array, add_product, full_precision, taken, to_host
 from featstore.probe.errors import UsageError
-from featstore.probe.memory import MIN_ROWS, Settings, rows_within
+from featstore.probe.memory import MIN_ROWS, Settings, in_threads, rows_within, threads_of
 from featstore.probe.metrics import LogitSink
 from featstore.probe.moments import RESOLUTION
 from featstore.probe.pieces import first_rows, gathered
@@ -434,13 +426,14 @@ def _improve(
         for every in _factors(theirs, chain.sizes, place.metric)
     ]
 
-    def walk(row: int) -> None:
+    shape = (threads, min(tall, len(queries)), -(-min(wide, n) // _GROUP) * _GROUP)
+    products = xp.empty(shape, dtype=queries.dtype, device=where)
+
+    def walk(row: int, lane: int) -> None:
         rows = slice(row, min(row + tall, len(queries)))
-        height, padded = rows.stop - row, -(-min(wide, n) // _GROUP) * _GROUP
-        products = xp.empty((height, padded), dtype=queries.dtype, device=where)
         for number, first in enumerate(range(0, n, wide)):
             count = min(wide, n - first)
-            sums = products[:, : -(-count // _GROUP) * _GROUP]
+            sums = products[lane, : rows.stop - row, : -(-count // _GROUP) * _GROUP]
             sums[...] = 0
             sums[:, count:] = -xp.inf
             own = None if skipped is None else _own(rows, skipped - first, count, queries)

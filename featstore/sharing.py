@@ -1,16 +1,22 @@
 """Stores, results and pages in a data-set repository of Hugging Face's hub."""
 
+import hashlib
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import huggingface_hub
+from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import tqdm
 
 from featstore import downloads
 from featstore.errors import DownloadRefused, FeatstoreError, UsageError
 from featstore.places import Url
-from featstore.spec import Spec
+from featstore.spec import COMMITS, Spec
 from featstore.store.creation import open as open_store
 from featstore.store.store import Store
 
@@ -19,6 +25,12 @@ _NAME = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 _BESIDE = (".rows.npz", ".sha256", ".provenance.json")
 _RESULTS = (".csv", ".json", ".parquet", ".npz", ".safetensors", ".html", ".svg", ".png", ".pdf")
 CARD = "README.md"
+# What else lies beside what was sent, or beside what is fetched: the client's own notes.
+_OTHERS = (CARD, ".gitattributes", ".cache")
+# As many files at once as the client fetches of a snapshot.
+_AT_ONCE = 8
+# How often a file is begun before its server is given up.
+_MOST_BEGINNINGS = 5
 REMEDY = "log in with `hf auth login`, see that the repository is there, and try again"
 
 
@@ -73,7 +85,7 @@ def push(
     operations = [add(name, str(file)) for name, file in sorted(files.items())]
     operations.append(add(CARD, card.encode()))
     api, source = _api(), f"{downloads.endpoint()}/datasets/{repository}"
-    with downloads.downloading(f"the repository {repository}", source, REMEDY):
+    with _answered(repository):
         api.create_repo(repository, repo_type="dataset", private=private, exist_ok=True)
         done = api.create_commit(
             repository,
@@ -94,8 +106,9 @@ def pull(
 ) -> list[Path]:
     """Fetch what `push` sent into the folder `out`; returns the path of each thing.
 
-    Files that are there already are kept, so that a pull that was killed goes on. Every store that
-    was fetched is then held against its checksums.
+    Files that are there already are kept, so that a pull that was killed goes on; the records of a
+    store come after its rows, which are missing until then. Every file is held against the hub's
+    digest of it, and every store that was fetched against its checksums.
 
     Arguments:
         repository: OWNER/NAME.
@@ -104,13 +117,18 @@ def pull(
         revision: a branch, tag or commit.
 
     Raises `UsageError` for a name that is not there, `DownloadRefused` where the hub does not
-    answer or refuses, `FeatstoreError` where a store arrived damaged.
+    answer, refuses, or answers what no hub would, `FeatstoreError` where something arrived damaged
+    or cannot be written.
     """
     _check_name(repository)
-    out = Path(out)
-    source = f"{downloads.endpoint()}/datasets/{repository}"
-    with downloads.downloading(f"the repository {repository}", source, REMEDY):
-        listed = _api().list_repo_files(repository, repo_type="dataset", revision=revision)
+    out, began = Path(out), time.time()
+    with _answered(repository):
+        # One commit for all that follows.
+        commit = _api().dataset_info(repository, revision=revision).sha
+        entries = _api().list_repo_tree(
+            repository, recursive=True, revision=commit, repo_type="dataset"
+        )
+        listed = {entry.path: entry for entry in entries if isinstance(entry, RepoFile)}
     for name in listed:
         if name.startswith("/") or ".." in name.split("/"):
             raise DownloadRefused(
@@ -118,21 +136,40 @@ def pull(
                 "was fetched, and that repository or hub is not to be trusted"
             )
     there = dict.fromkeys(name.split("/")[0] for name in listed)
-    there = [name for name in there if name not in (CARD, ".gitattributes")]
+    there = [name for name in there if name not in _OTHERS]
     absent = [name for name in names if name not in there]
     if absent:
         raise UsageError(f"{repository} has no {absent[0]!r}; it has {', '.join(there) or 'none'}")
     chosen = list(names) or [name for name in there if not _is_beside(name, there)]
-    wanted = [*chosen, *(name for name in there if _is_beside(name, chosen))]
-    with downloads.downloading(f"the repository {repository}", source, REMEDY):
-        huggingface_hub.snapshot_download(
-            repository,
-            repo_type="dataset",
-            revision=revision,
-            local_dir=out,
-            allow_patterns=[pattern for name in wanted for pattern in (name, f"{name}/*")],
-            endpoint=downloads.endpoint(),
-        )
+    wanted = {*chosen, *(name for name in there if _is_beside(name, chosen))}
+    files = [file for name, file in listed.items() if name.split("/")[0] in wanted]
+    with (
+        _answered(repository),
+        tqdm(total=len(files), desc=f"Fetching {len(files)} files", disable=None) as bar,
+    ):
+
+        def fetch(file: RepoFile) -> None:
+            huggingface_hub.hf_hub_download(
+                repository,
+                file.path,
+                repo_type="dataset",
+                revision=commit,
+                local_dir=out,
+                endpoint=downloads.endpoint(),
+                tqdm_class=_Silent,
+            )
+            bar.update()
+
+        for records in (False, True):
+            step = [file for file in files if (COMMITS in file.path.split("/")) == records]
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                list(pool.map(fetch, step))
+    for left in out.glob(".cache/huggingface/download/**/*.incomplete"):
+        # of a pull that was killed
+        if left.stat().st_mtime < began:
+            left.unlink(missing_ok=True)
+    for file in files:
+        _check_arrived(out / file.path, file)
     fetched = [out / name for name in chosen]
     for path in fetched:
         if path.is_dir() or path.suffix in (".h5", ".hdf5"):
@@ -142,6 +179,68 @@ def pull(
                     f"{path} arrived damaged ({damages[0]}); delete it and pull it again"
                 )
     return fetched
+
+
+class _Silent(tqdm):
+    """The progress of one file of many, which is not shown.
+
+    The client goes back to a file's beginning, without end, where a server breaks off each time.
+    """
+
+    def __init__(self, *given, **more):
+        super().__init__(*given, **{**more, "disable": True})
+        self._begun = 1
+
+    def update(self, n: float | None = 1) -> bool | None:
+        """Note what has come, or what is to come again."""
+        self._begun += (n or 0) < 0
+        if self._begun > _MOST_BEGINNINGS:
+            raise ConnectionError(f"it broke off {self._begun - 1} times in the midst of a file")
+        return super().update(n)
+
+
+@contextmanager
+def _answered(repository: str) -> Iterator[None]:
+    """Tell on one line what comes of a hub that fails, refuses, or answers what none would."""
+    source = f"{downloads.endpoint()}/datasets/{repository}"
+    try:
+        with downloads.downloading(f"the repository {repository}", source, REMEDY):
+            yield
+    except FeatstoreError:
+        raise
+    except (AssertionError, AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise FeatstoreError(
+                f"{error.filename or 'a file'} cannot be read or written"
+                f" ({error.strerror or type(error).__name__}); choose another folder, with room"
+            ) from error
+        why = " ".join(str(error).split())[:200]
+        raise DownloadRefused(
+            f"the repository {repository} could not be fetched from {source}: its answer is not"
+            f" understood ({type(error).__name__}: {why}); {REMEDY}"
+        ) from error
+
+
+def _check_arrived(path: Path, file: RepoFile) -> None:
+    """Raise FeatstoreError where a file is not what the hub's listing says that it is.
+
+    Large files are listed with their SHA-256, all others with git's own digest, SHA-1 of the size
+    and the bytes.
+    """
+    size = path.stat().st_size if path.is_file() else None
+    why = f"{size} bytes, and {file.size} are listed"
+    if size == file.size:
+        with path.open("rb") as opened:
+            if file.lfs:
+                digest, listed = hashlib.file_digest(opened, "sha256"), file.lfs.sha256
+            else:
+                digest = hashlib.sha1(f"blob {size}\0".encode(), usedforsecurity=False)
+                digest.update(opened.read())
+                listed = file.blob_id
+        if digest.hexdigest() == listed:
+            return
+        why = f"{digest.name.upper()} {digest.hexdigest()[:12]}, and {str(listed)[:12]} is listed"
+    raise FeatstoreError(f"{path} arrived damaged ({why}); delete it and pull it again")
 
 
 def _api() -> huggingface_hub.HfApi:

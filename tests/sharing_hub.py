@@ -4,9 +4,24 @@ import base64
 import hashlib
 import json
 import re
+from collections.abc import Callable
 from contextlib import contextmanager
+from typing import Any
 
 from loopback import Silent, served
+
+# Files above this many bytes are large.
+LARGE = 1000
+
+
+def listed(name: str, content: bytes) -> dict:
+    """An entry of a hub's listing: git's digest, and SHA-256 where it is large."""
+    found = {"type": "file", "path": name, "size": len(content)}
+    found["oid"] = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    if len(content) > LARGE:
+        sha256 = hashlib.sha256(content).hexdigest()
+        found["lfs"] = {"oid": sha256, "size": len(content), "pointerSize": 130}
+    return found
 
 
 class Repository:
@@ -17,14 +32,22 @@ class Repository:
         large: what was uploaded, by hash.
         uploads: the hash of every upload, in order.
         refused: hashes whose upload is refused, as where a network fails.
+        asked: every request, as "GET /path".
+        meets: called with each request's handler; whether it is done with.
     """
 
     def __init__(self):
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin anew, without a repository."""
         self.exists = False
         self.commits: list[tuple[str, dict[str, bytes]]] = []
         self.large: dict[str, bytes] = {}
         self.uploads: list[str] = []
         self.refused: set[str] = set()
+        self.asked: list[str] = []
+        self.meets: Callable[[Any], bool] = lambda handler: False
 
     @property
     def files(self) -> dict[str, bytes]:
@@ -41,12 +64,20 @@ def sharing_hub():
     held = Repository()
 
     class Handler(Silent):
+        def parse_request(self):
+            if not super().parse_request():
+                return False
+            held.asked.append(f"{self.command} {self.path}")
+            return not held.meets(self)
+
         def reply(self, found, status=200, headers=()):
             body = found if isinstance(found, bytes) else json.dumps(found).encode()
             self.send_response(status)
             for name, value in headers:
                 self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
+            names = {name.lower() for name, _ in headers}
+            if "content-length" not in names:
+                self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             if self.command != "HEAD":
                 self.wfile.write(body)
@@ -70,7 +101,7 @@ def sharing_hub():
                 self.reply({"errors": [], "warnings": []})
             elif "/preupload/" in self.path:
                 files = json.loads(given)["files"]
-                large = [one["size"] > 1000 for one in files]
+                large = [one["size"] > LARGE for one in files]
                 self.reply({"files": [
                     {"path": one["path"], "uploadMode": "lfs" if big else "regular",
                      "shouldIgnore": False} for one, big in zip(files, large, strict=True)
@@ -120,11 +151,7 @@ def sharing_hub():
                 names = [{"rfilename": name} for name in held.files]
                 self.reply({"id": "me/mine", "sha": held.head, "siblings": names})
             elif "/tree/" in path:
-                self.reply([
-                    {"type": "file", "path": name, "size": len(content),
-                     "oid": hashlib.sha1(content).hexdigest()}
-                    for name, content in held.files.items()
-                ])  # fmt: skip
+                self.reply([listed(name, content) for name, content in held.files.items()])
             elif found := re.fullmatch(r"/datasets/me/mine/resolve/[^/]+/(.+)", path):
                 content = held.files.get(found[1])
                 if content is None:

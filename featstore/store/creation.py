@@ -358,14 +358,20 @@ def finish(store: Store) -> Store:
         return store
     until = time.monotonic() + _LEAVING
     while True:
+        gone = not exists(store.path) or not _stands_for(store.path, store)
         complete = _still_complete(store)
-        if not exists(store.path) or _stands_for(path, store):
+        if _stands_for(path, store):
             return open(path)
+        if gone:
+            raise WriterBusy(
+                f"what was to replace {path} is not there any more: another process has replaced or"
+                " removed it; run the same command again"
+            )
         if not complete:
             return store
         try:
             with locked(path, alone=True) as hold:
-                if exists(store.path) and not _stands_for(path, store):
+                if _stands_for(store.path, store) and not _stands_for(path, store):
                     _swap(store, path, hold)
         except WriterBusy:
             if time.monotonic() > until:
@@ -382,7 +388,7 @@ def _still_complete(store: Store) -> bool:
 
 
 def _stands_for(path: Place, store: Store) -> bool:
-    """Return whether the store at a path is one that was built elsewhere."""
+    """Return whether the store at a path is this one, wherever it was built."""
     try:
         return _identity(open(path)) == _identity(store)
     except FeatstoreError:

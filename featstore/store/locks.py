@@ -10,7 +10,7 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -76,11 +76,15 @@ def _always_held() -> None:
 class Hold:
     """Lock of a writer on a store: `check` raises `WriterBusy` once it was lost.
 
-    At a URL, what is written is put at `staging` first, which is this process's own.
+    At a URL, what is written is put at `staging` first, which is this process's own. Each request
+    that changes the store is made in a `request()`: the lock is let go of once all have ended. For
+    `margin` seconds after a `check` nobody else can have the lock.
     """
 
     check: Callable[[], None] = _always_held
     staging: Url | None = None
+    request: Callable[[], AbstractContextManager[None]] = nullcontext
+    margin: float = 0.0
 
 
 class JobBusy(WriterBusy):
@@ -291,7 +295,8 @@ def _refusal(error: OSError, who: dict[str, Any], store: Path) -> FeatstoreError
 # Seconds between two signs of life, and without one until a process counts as dead.
 BEAT, LAPSE = 5.0, 30.0
 
-GATE = "gate"
+# What one job puts; what a process stages lies below its token and this.
+GATE, _STAGED = "gate", ".staged"
 _here: set[str] = set()
 
 
@@ -301,23 +306,30 @@ def leased(store: Url, job: str | None = None, *, alone: bool = False) -> Iterat
     lease = _Lease(store, job, alone)
     lease.acquire()
     try:
-        yield Hold(lease.check, lease.staging)
+        yield Hold(lease.check, lease.staging, lease.request, BEAT)
     finally:
         lease.release()
 
 
 class _Lease:
-    """A process's part in a job's hold of the store."""
+    """A process's part in a job's hold of the store.
+
+    The gate is an object that one job puts where none is; who holds it has a sign of life beside
+    it, too. Whoever comes heeds both: a process that was stopped, and wakes, may delete a gate that
+    is another's by then, and the signs of those that write are still there.
+    """
 
     def __init__(self, store: Url, job: str | None, alone: bool):
         self._store, self._alone = store, alone
         self._objects = RemoteObjects(store.with_name(store.name + ".lock"))
         self._token = uuid.uuid4().hex
-        self.staging = store.with_name(store.name + ".lock") / f"{self._token}.staged"
+        self.staging = store.with_name(store.name + ".lock") / f"{self._token}{_STAGED}"
         self._job = job or self._token
         self._beats = 0
         self._seen = _now()
         self._lost: str | None = None
+        self._changed = threading.Condition()
+        self._requests, self._left = 0, False
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat_forever, name="featstore-lease")
 
@@ -326,17 +338,29 @@ class _Lease:
         while not self._entered():
             pass
         _here.add(self._token)
-        self._seen = _now()
         self._thread.start()
 
     def check(self) -> None:
         """Raise `WriterBusy` where this process was taken for dead, or might have been."""
         self._note_silence()
-        if self._lost:
+        if self._lost or self._left:
             raise WriterBusy(
-                f"{self._store} may have another writer now: {self._lost}; what is committed is"
-                " intact, run the same command again, it goes on from there"
+                f"{self._store} may have another writer now: {self._lost or 'this one has ended'};"
+                " what is committed is intact, run the same command again, it goes on from there"
             )
+
+    @contextmanager
+    def request(self) -> Iterator[None]:
+        """Let a request be made while the lease is held, which is not let go of before its end."""
+        with self._changed:
+            self.check()
+            self._requests += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._requests -= 1
+                self._changed.notify_all()
 
     def _note_silence(self) -> None:
         """Take the lease for lost, for good, where this process may count as dead."""
@@ -344,15 +368,23 @@ class _Lease:
             self._lost = f"no sign of life has reached it for {LAPSE - BEAT:.0f} s"
 
     def release(self) -> None:
-        """Leave; the last of a job takes the gate along."""
-        self._over.set()
+        """Leave, once no request is under way; the last of a job takes the gate along."""
+        try:
+            with self._changed:
+                self._left = True
+                self._changed.wait_for(lambda: not self._requests)
+        finally:
+            # Who does not want to wait, by Ctrl-C, leaves no thread behind.
+            self._over.set()
         self._thread.join()
         _here.discard(self._token)
-        keys = self._objects.all_keys()
-        self._objects.drop_all([key for key in keys if key.startswith(f"{self._token}.staged/")])
+        staged = [key for key in self._objects.all_keys() if _owner(key) == self._token]
+        self._objects.drop_all([key for key in staged if key != self._token])
         self._objects.drop(self._token)
-        others = set(_of_processes(keys)) - {self._token}
-        if self._gate().get("job") == self._job and not others:
+        others = self._signs(_of_processes(self._objects.all_keys()))
+        if self._gate().get("job") == self._job and not any(
+            note.get("job") == self._job for note in others.values()
+        ):
             self._objects.drop(GATE)
 
     def _entered(self) -> bool:
@@ -360,8 +392,6 @@ class _Lease:
         if not gate:
             if not self._objects.put(GATE, self._note(), new=True):
                 return False
-            # Left over from a job that was cleared away half, or of one that will put it again.
-            self._objects.drop_all([key for key in self._objects.all_keys() if key != GATE])
             gate = self._gate()
         if gate.get("job") != self._job:
             self._outlive(gate)
@@ -371,35 +401,79 @@ class _Lease:
                 raise JobBusy(f"another process of job {self._job} is at {self._store}")
             time.sleep(0.05)
             return False
+        try:
+            self._outlive(gate)
+        except BaseException:
+            if self._is_gate(gate) and gate.get("token") == self._token:
+                self._objects.drop(GATE)
+            raise
+        # Counted from before it is put: it may be there long before this process knows.
+        self._seen = _now()
         self._objects.put(self._token, self._note())
         # Another may have come at the same time, where a put cannot be conditional.
-        if self._gate().get("token") == gate.get("token"):
+        if self._is_gate(gate):
             return True
         self._objects.drop(self._token)
         return False
 
     def _outlive(self, gate: dict[str, Any]) -> None:
-        """Clear a dead job away; `WriterBusy` as soon as a sign of its life is seen."""
-        signs = self._signs()
+        """Clear away dead processes of other jobs, and their gate.
+
+        `WriterBusy` as soon as a sign of their life is seen. Deleted is what was watched, by name,
+        and what nobody has who is there: a process that is stopped here and wakes deletes no sign
+        of who has come since.
+        """
+        ours = gate.get("job") == self._job
+        watched = self._others(gate)
         until = _now() + LAPSE
-        while not all(_is_dead(note) for note in signs.values()) and _now() < until:
-            if any(note.get("token") in _here for note in signs.values()):
-                raise _lease_refused(self._store, gate)
+        while not all(_is_dead(note) for note in watched.values()):
+            if any(note.get("token") in _here for note in watched.values()):
+                raise self._refusal(gate, watched)
             time.sleep(min(1.0, BEAT / 4))
-            now = self._signs()
-            if self._gate().get("token") != gate.get("token"):
+            # The last look begins when the time is over.
+            late = _now() >= until
+            now = self._others(gate)
+            if not self._is_gate(gate):
                 return
-            if now != signs:
-                raise _lease_refused(self._store, gate)
-        if self._gate().get("token") == gate.get("token"):
-            # What the dead have staged goes before anybody else may write.
-            self._objects.drop_all([key for key in self._objects.all_keys() if key != GATE])
+            if now != watched:
+                raise self._refusal(gate, watched)
+            if late:
+                break
+        keys = self._objects.all_keys()
+        if not self._is_gate(gate):
+            return
+        # What the dead have staged goes before anybody else may write.
+        living = {GATE, *_of_processes(keys)} - (watched.keys() - {GATE})
+        self._objects.drop_all([key for key in keys if _owner(key) not in living])
+        if watched:
+            # What the storage was asked for by the dead has come to its end then.
+            time.sleep(BEAT / 5)
+        if not ours and self._is_gate(gate):
             self._objects.drop(GATE)
 
-    def _signs(self) -> dict[str, dict[str, Any]]:
-        """The note of every process of the job, or its gate's where it has come no further."""
-        keys = _of_processes(self._objects.all_keys()) or [GATE]
-        return {key: _parsed(self._objects.get(key)) for key in keys}
+    def _others(self, gate: dict[str, Any]) -> dict[str, dict[str, Any]]:
+        """The note of every process of other jobs, or their gate's where there is nothing else."""
+        notes = self._signs(_of_processes(self._objects.all_keys()))
+        others = {key: note for key, note in notes.items() if note.get("job") != self._job}
+        return others or ({} if gate.get("job") == self._job else {GATE: gate})
+
+    def _signs(self, keys: list[str]) -> dict[str, dict[str, Any]]:
+        """The notes of other processes that are there."""
+        found = {key: self._objects.get(key) for key in keys if key != self._token}
+        return {key: _parsed(note) for key, note in found.items() if note is not None}
+
+    def _refusal(self, gate: dict[str, Any], signs: dict[str, dict[str, Any]]) -> WriterBusy:
+        who = next(iter(signs.values())) if gate.get("job") == self._job else gate
+        holder = "another process"
+        if {"pid", "host", "since"} <= who.keys():
+            holder = f"process {who['pid']} on {who['host']} since {who['since']}"
+        return WriterBusy(
+            f"{self._store} is being written by {holder}; wait until it is done, or end it"
+        )
+
+    def _is_gate(self, gate: dict[str, Any]) -> bool:
+        """Return whether the gate is still this one."""
+        return self._gate().get("token") == gate.get("token")
 
     def _gate(self) -> dict[str, Any]:
         return _parsed(self._objects.get(GATE))
@@ -423,6 +497,7 @@ class _Lease:
             self._note_silence()
             if self._lost:
                 return
+            began = _now()
             try:
                 gate = self._gate()
                 # The last of the job but this one may have taken the gate along.
@@ -433,15 +508,22 @@ class _Lease:
                     return
                 self._beats += 1
                 self._objects.put(self._token, self._note())
-                self._seen = _now()
             except FeatstoreError:
                 # Not reached: tried again, until it is too late, which `check` tells.
                 continue
+            # A sign that was on its way for too long, or in a process that was stopped, is none.
+            self._note_silence()
+            self._seen = began
 
 
 def _of_processes(keys: list[str]) -> list[str]:
     """The keys of signs of life: neither the gate nor what is staged."""
     return [key for key in keys if key != GATE and "/" not in key]
+
+
+def _owner(key: str) -> str:
+    """Return the token of the process that put an object; the gate is of all."""
+    return key.partition("/")[0].removesuffix(_STAGED)
 
 
 def _now() -> float:
@@ -473,10 +555,3 @@ def _machine() -> str | None:
         return f"{boot} {os.stat('/proc/self/ns/pid').st_ino}"
     except OSError:
         return f"{socket.gethostname()} {uuid.uuid4()}"
-
-
-def _lease_refused(store: Url, gate: dict[str, Any]) -> WriterBusy:
-    holder = "another process"
-    if {"pid", "host", "since"} <= gate.keys():
-        holder = f"process {gate['pid']} on {gate['host']} since {gate['since']}"
-    return WriterBusy(f"{store} is being written by {holder}; wait until it is done, or end it")

@@ -55,7 +55,7 @@ class LocalObjects:
         """Hand the bytes to the operating system."""
         durable.write_at(self._root / key, 0, data, size=size or len(data))
 
-    def put(self, key: str, body: bytes) -> None:
+    def put_held(self, key: str, body: bytes) -> None:
         """Write the file aside, and rename it."""
         file = self._root / key
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ class Objects(Protocol):
     def write(self, key: str, data: memoryview, size: int | None = None) -> None:
         """Begin to write an object, padded with zeros to `size`; `sync` tells when it is there."""
 
-    def put(self, key: str, body: bytes) -> Any:
+    def put_held(self, key: str, body: bytes) -> Any:
         """Return when an object has these bytes; at any instant before it has these or the old."""
 
     def plant(self, documents: Mapping[str, bytes]) -> None:

@@ -8,7 +8,7 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from datetime import datetime
 from threading import Lock
 from typing import Any, TypeVar
@@ -77,6 +77,27 @@ def signed_url(fs: Any, path: str, used_for: float = 300.0, most_kept: int = 10_
             _signed.clear()
         _signed[key] = url, time.monotonic() + used_for
     return url
+
+
+def _deleted_in_time(fs: Any, path: str, hold: Any) -> bool:
+    """Delete an object by a request that the storage refuses once it comes too late.
+
+    It is signed before a look at the lease, for as long as nobody else can have that after the
+    look. False where that is no way to delete it, or it was refused.
+    """
+    if "s3" not in fs.protocol or getattr(fs, "_fs_token_", None) in _refused:
+        return False
+    try:
+        url = fs.sign(path, max(1, int(hold.margin)), client_method="delete_object")
+        hold.check()
+        response = _pool().request("DELETE", url)
+    except WriterBusy:
+        raise
+    except Exception:
+        # Whatever it is, the file system's own client meets it too, or knows better.
+        return False
+    fs.invalidate_cache(path)
+    return response.status in (200, 204)
 
 
 def _filled(response: Any, out: memoryview) -> int:
@@ -258,18 +279,28 @@ class RemoteObjects:
         if hold is None or hold.staging is None:
             self.put(key, body)
             return
-        hold.check()
-        staging, name = RemoteObjects(hold.staging), f"{uuid.uuid4().hex}"
-        staging.put(name, body)
-        hold.check()
-        try:
-            staging.copy(name, self._url / key)
-        except FileNotFoundError:
-            raise WriterBusy(
-                f"{self._url} has another writer now, which cleared away what this one had begun;"
-                " what is committed is intact, run the same command again, it goes on from there"
-            ) from None
-        staging.drop(name)
+        staging = RemoteObjects(hold.staging)
+        self._bring(key, hold, lambda name: staging.put(name, body))
+
+    def _bring(self, key: str, hold: Any, stage: Callable[[str], Any]) -> None:
+        """Let `stage` write an object of that name below the process's own key; bring it to `key`.
+
+        A copy that comes when the lease is another's finds nothing: who takes a lease over deletes
+        first what is staged.
+        """
+        staging, name = RemoteObjects(hold.staging), uuid.uuid4().hex
+        with hold.request():
+            try:
+                stage(name)
+                hold.check()
+                staging.copy(name, self._url / key)
+            except FileNotFoundError:
+                raise WriterBusy(
+                    f"{self._url} has another writer now, which cleared away what this one had"
+                    " begun; what is committed is intact, run the same command again, it goes on"
+                    " from there"
+                ) from None
+            staging.drop(name)
 
     def put_held(self, key: str, body: bytes) -> None:
         """Write an object, unless the lease is lost under which objects are written here."""
@@ -309,25 +340,33 @@ class RemoteObjects:
 
     @patient
     def _rm(self, key: str) -> None:
-        if self.hold is not None:
-            self.hold.check()
-        with explained(self._url):
+        hold = self.hold
+        with hold.request() if hold else nullcontext(), explained(self._url):
             fs, path = _filesystem(self._url / key)
-            try:
-                fs.rm_file(path)
-            except FileNotFoundError:
+            if hold and _deleted_in_time(fs, path, hold):
                 return
+            if hold:
+                hold.check()
+            with suppress(FileNotFoundError):
+                fs.rm_file(path)
 
     def copy_all(self, keys: Sequence[str], to: Url) -> None:
         """Copy objects to another place of the same storage, by the storage itself."""
+        hold = self.hold
+
+        def copy(key: str) -> None:
+            if hold is None or hold.staging is None:
+                self.copy(key, to / key)
+            else:
+                there = RemoteObjects(to)
+                there._bring(key, hold, lambda name: self.copy(key, hold.staging / name))
+
         with ThreadPoolExecutor(CONNECTIONS) as pool:
-            list(pool.map(lambda key: self.copy(key, to / key), keys))
+            list(pool.map(copy, keys))
 
     @patient
     def copy(self, key: str, to: Url) -> None:
         """Copy an object within the storage; `FileNotFoundError` where there is none."""
-        if self.hold is not None:
-            self.hold.check()
         with explained(self._url):
             fs, path = _filesystem(self._url / key)
             fs.cp_file(path, _filesystem(to)[1])
@@ -386,7 +425,7 @@ def explained(url: Url) -> Iterator[None]:
     """
     try:
         yield
-    except (FileNotFoundError, PlaceError, UsageError):
+    except (FileNotFoundError, PlaceError, UsageError, WriterBusy):
         raise
     except ImportError:
         extra = EXTRAS.get(url.scheme)

@@ -105,7 +105,7 @@ class ZarrStore(Store):
         """Write the metadata documents that are not what zarr writes for the header."""
         for key, document in _documents(self.header).items():
             if self._misstatement((key, document)):
-                self._objects.put(key, document)
+                self._objects.put_held(key, document)
 
     @staticmethod
     def glance(path: Place) -> dict[str, Any]:
@@ -317,8 +317,9 @@ def check(url: Url) -> None:
 def _held(url: Url, hold: Hold) -> RemoteObjects:
     """The objects at a URL, changed only while the lease is held: who was stopped learns it here.
 
-    What is put is staged, so that nothing comes too late. A deletion cannot be: one that was
-    stopped between its look at the lease and its request is done when it wakes.
+    What is put is staged, and a deletion on S3 signed for a few seconds, so that nothing comes too
+    late. Elsewhere a deletion that was stopped between its look at the lease and its request is
+    done when its process wakes.
     """
     objects = RemoteObjects(url)
     objects.hold = hold

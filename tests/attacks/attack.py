@@ -58,10 +58,14 @@ class Record:
 # Commands, each in a process of its own, which is forked from one that has imported everything.
 
 
-def _command(arguments, said, limits, ready) -> None:
+def _command(arguments, said, limits, environment, ready) -> None:
     import resource
 
     from featstore.cli import main
+
+    os.environ.update(environment)
+    if address := environment.get("HF_ENDPOINT"):
+        _ask_hub_at(address)
 
     layout.BLOCK_BYTES = 1
     for limit, value in limits.items():
@@ -75,12 +79,29 @@ def _command(arguments, said, limits, ready) -> None:
     main([str(argument) for argument in arguments], prog_name="featstore")
 
 
+def _ask_hub_at(address: str) -> None:
+    """Let the hub's client, which was imported before this process began, ask there."""
+    from huggingface_hub import constants
+
+    constants.ENDPOINT = address
+    constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = False, True
+    for proxy in [variable for variable in os.environ if "proxy" in variable.lower()]:
+        del os.environ[proxy]
+
+
 class Command:
     """A command of the command line that runs on its own, to be waited for, stopped or killed."""
 
-    def __init__(self, *arguments, said: Path, ranks: int = 1, **limits: int):
+    def __init__(
+        self,
+        *arguments,
+        said: Path,
+        ranks: int = 1,
+        environment: dict[str, str] | None = None,
+        **limits: int,
+    ):
         self.said, ready = said, processes.Semaphore(0)
-        given = (arguments, str(said), limits, ready)
+        given = (arguments, str(said), limits, environment or {}, ready)
         if ranks > 1:
             self.process, *self.others = rank_jobs.launched(ranks, _command, *given)
         else:

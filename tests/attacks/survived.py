@@ -41,7 +41,11 @@ ROWS = {
     "SIGKILLs of `compare`, `learn`, `attribute`, `report`, `study` and what else answers":
         r"kill: answer, ",
     "command lines of random words, of 27 commands": r"command lines",
-    "on S3: SIGKILLs of `--overwrite`": r"kill: overwriting on S3",
+    "SIGKILLs of `push`, at a request": r"kill: push",
+    "SIGKILLs of `pull`, at a request": r"kill: pull",
+    "answers to `push` and `pull` that no hub gives": r"hostile answers",
+    "on S3: SIGKILLs of `import` and `extract`, at a request": r"S3 kill: (?!.* over)",
+    "on S3: SIGKILLs of the same with `--overwrite`, at a request": r"S3 kill: .* over",
     "on S3: writers stopped and woken": r"stop and wake",
     "on S3: stores written while requests and answers are lost": r"lost requests",
 }  # fmt: skip

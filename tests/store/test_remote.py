@@ -1,16 +1,11 @@
-"""Stores beyond this machine: damage, kills, leases and refusals."""
+"""Stores beyond this machine: damage, kills and refusals."""
 
-import itertools
-import json
 import os
 import pickle
 import random
-import signal
 import socket
 import sys
-import threading
 import time
-import uuid
 import warnings
 
 import fsspec
@@ -18,7 +13,7 @@ import numpy as np
 import pytest
 from forked import processes
 from loopback import no_network  # noqa: F401
-from s3 import everything, fresh_bucket  # noqa: F401
+from s3 import everything, fresh_bucket, fresh_memory  # noqa: F401
 
 import featstore
 from featstore.errors import (
@@ -28,7 +23,6 @@ from featstore.errors import (
     StoreDamaged,
     StoreNotFound,
     UsageError,
-    WriterBusy,
 )
 from featstore.places import Url, cache_folder, place
 from featstore.store import layout, locks, remote, zarr
@@ -38,18 +32,6 @@ from featstore.testing import FIXED, assert_holds_known_contents, block_of, fill
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 SPEC = spec_of(n_train=32 * 6, n_test=40, dims=(24, 7))
-
-
-def in_a_second(test):
-    """Let leases of a test lapse in a second."""
-    test = pytest.mark.parametrize("quick_leases", [1.0], indirect=True)(test)
-    return pytest.mark.usefixtures("quick_leases")(test)
-
-
-@pytest.fixture
-def memory():
-    """A place in the memory of this process, fresh for each test."""
-    return Url(f"memory://{uuid.uuid4().hex}")
 
 
 # Places.
@@ -199,260 +181,6 @@ def test_a_removal_that_was_cut_short_leaves_no_store(bucket, monkeypatch):
     featstore.collect(item)
     assert everything(store.path) == {}
     assert RemoteObjects(bucket).all_keys() == []
-
-
-# Leases.
-
-
-def gate(url, **fields):
-    note = {
-        "job": "j",
-        "token": "t",
-        "pid": 1,
-        "host": "elsewhere",
-        "machine": "m",
-        "since": "then",
-    }
-    RemoteObjects(url.with_name(url.name + ".lock")).put(
-        locks.GATE, json.dumps({**note, **fields}).encode()
-    )
-
-
-@in_a_second
-def test_a_lease_without_a_sign_of_life_lapses(memory):
-    store = featstore.create(memory / "store", spec_of())
-    gate(store.path)
-    before = time.monotonic()
-    with store.writer():
-        assert 1 <= time.monotonic() - before < 5
-    assert RemoteObjects(store.path.with_name("store.lock")).all_keys() == []
-
-
-@in_a_second
-def test_a_dead_lease_of_no_store_is_collected(memory):
-    gate(memory / "gone")
-    begun = featstore.create(memory / "begun", spec_of())
-    (item,) = [item for item in featstore.abandoned(memory, days=0) if item.what == "lock"]
-    assert item.path.name == "gone.lock"
-    featstore.collect(item)
-    assert RemoteObjects(item.path).all_keys() == []
-    # a store without a record is as old as its metadata
-    assert time.time() - begun.modified() / 1e9 < 60
-    assert featstore.abandoned(memory, days=1) == []
-
-
-@in_a_second
-def test_a_sign_of_life_from_another_machine_is_heeded(memory):
-    store = featstore.create(memory / "store", spec_of())
-    gate(store.path)
-    other = RemoteObjects(store.path.with_name("store.lock"))
-    over = threading.Event()
-
-    def live():
-        beat = 0
-        while not over.wait(0.1):
-            beat += 1
-            other.put("t", json.dumps({"token": "t", "machine": "m", "beat": beat}).encode())
-
-    thread = threading.Thread(target=live)
-    thread.start()
-    try:
-        with pytest.raises(WriterBusy, match="by process 1 on elsewhere since then"):
-            store.writer().__enter__()
-        with pytest.raises(WriterBusy):
-            featstore.remove(store.path)
-    finally:
-        over.set()
-        thread.join()
-    assert set(other.all_keys()) == {locks.GATE, "t"}
-
-
-@in_a_second
-def test_a_writer_whose_lease_was_taken_commits_nothing_more(memory):
-    store = featstore.create(memory / "store", spec_of())
-
-    def write_while_it_is_lost():
-        with store.writer() as writer:
-            writer.write(**block_of(store, "train", 0))
-            writer.flush()
-            gate(store.path)
-            time.sleep(0.5)
-            writer.write(**block_of(store, "train", 1))
-            writer.flush()
-
-    with pytest.raises(WriterBusy, match="another process has taken its lease"):
-        write_while_it_is_lost()
-    assert store.missing("train") == [1, 2, 3]
-    # what is another's stays
-    assert locks.GATE in RemoteObjects(store.path.with_name("store.lock")).all_keys()
-
-
-@in_a_second
-def test_a_writer_that_reaches_nothing_stops_in_time(memory, monkeypatch):
-    store = featstore.create(memory / "store", spec_of())
-    put = RemoteObjects.put
-
-    def deaf(self, key, body, **more):
-        if "beat" in body.decode(errors="ignore") and b'"beat": 0' not in body:
-            raise PlaceError("not reached")
-        return put(self, key, body, **more)
-
-    monkeypatch.setattr(RemoteObjects, "put", deaf)
-
-    def write_after_a_while():
-        with store.writer() as writer:
-            time.sleep(1.2)
-            writer.write(**block_of(store, "train", 0))
-            writer.flush()
-
-    with pytest.raises(WriterBusy, match="no sign of life has reached it"):
-        write_after_a_while()
-    assert store.missing("train") == [0, 1, 2, 3]
-
-
-@in_a_second
-def test_of_many_that_come_at_once_one_writes(bucket):
-    store = featstore.create(bucket / "store", spec_of())
-    inside, most, refused = [], [], []
-
-    def come():
-        try:
-            with store.writer():
-                inside.append(1)
-                most.append(len(inside))
-                time.sleep(0.3)
-                inside.pop()
-        except WriterBusy:
-            refused.append(1)
-
-    threads = [threading.Thread(target=come) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert max(most) == 1
-    assert len(most) + len(refused) == 6
-    assert RemoteObjects(store.path.with_name("store.lock")).all_keys() == []
-
-
-@in_a_second
-def test_the_rest_of_a_job_goes_on_when_one_leaves(memory):
-    store = featstore.create(memory / "store", spec_of())
-    first = store.writer("job")
-    first.__enter__()
-    with store.writer("job") as second:
-        first.__exit__(None, None, None)
-        with pytest.raises(WriterBusy):
-            store.writer("other").__enter__()
-        time.sleep(0.4)
-        second.write(**block_of(store, "train", 0))
-    assert store.missing("train") == [1, 2, 3]
-    assert RemoteObjects(store.path.with_name("store.lock")).all_keys() == []
-
-
-def write_slowly(path, ready):
-    """Write, with a pause after every check of the lease, between an object's put and its copy."""
-    layout.BLOCK_BYTES = 1
-    locks.BEAT, locks.LAPSE = 0.2, 2.0
-    copy = RemoteObjects.copy
-
-    def late(self, key, to):
-        ready.set()
-        time.sleep(0.5)
-        return copy(self, key, to)
-
-    RemoteObjects.copy = late
-    fill(featstore.open(path))
-
-
-@pytest.mark.long
-@pytest.mark.usefixtures("quick_leases")
-def test_a_stopped_writer_that_wakes_does_not_write_into_its_successors_store(s3):
-    """Stopped in the middle of a put, and woken when another store lies at its place."""
-    path = s3 / "stopped" / "store"
-    other = spec_of(n_train=32 * 6, n_test=40, dims=(24, 7), backbone="other")
-    for finished in (True, False):
-        featstore.create(path, SPEC)
-        ready = processes.Event()
-        stopped = processes.Process(target=write_slowly, args=(path, ready))
-        stopped.start()
-        assert ready.wait(60)
-        os.kill(stopped.pid, signal.SIGSTOP)
-        try:
-            featstore.remove(path)
-            store = featstore.create(path, other)
-            with store.writer() as writer:
-                if finished:
-                    for split, block in store.blocks():
-                        writer.write(**block_of(store, split, block))
-                    writer.flush()
-                before = everything(path)
-                if not finished:
-                    os.kill(stopped.pid, signal.SIGCONT)
-                    stopped.join(60)
-        finally:
-            if stopped.is_alive():
-                os.kill(stopped.pid, signal.SIGCONT)
-        stopped.join(60)
-        assert stopped.exitcode == 1
-        assert everything(path) == before
-        assert store.verify() == []
-        assert store.complete == finished
-        featstore.remove(path)
-        assert RemoteObjects(s3 / "stopped").all_keys() == []
-
-
-def change_slowly(path, what, at, ready, woken):
-    """Create or remove a store; requests that change it wait to be `woken`, from `at` on."""
-    locks.BEAT, locks.LAPSE = 0.2, 2.0
-    asked = {"create": "copy", "remove": "copy", "delete": "_rm"}[what]
-    request, count = getattr(RemoteObjects, asked), itertools.count()
-
-    def late(self, key, *more):
-        of_store = (".lock" in str(self._url)) == (asked == "copy")
-        if of_store and next(count) >= at:
-            ready.set()
-            woken.wait(60)
-        return request(self, key, *more)
-
-    setattr(RemoteObjects, asked, late)
-    featstore.create(path, SPEC) if what == "create" else featstore.remove(path)
-
-
-@pytest.mark.parametrize(
-    ("what", "at"),
-    [
-        ("create", 0),
-        ("remove", 0),
-        pytest.param("create", 3, marks=pytest.mark.long),
-        pytest.param("delete", 0, marks=pytest.mark.long),
-    ],
-)
-def test_who_is_stopped_in_creation_or_removal_does_not_harm_the_next_store(
-    s3, quick_leases, what, at
-):
-    path = s3 / f"halted-{what}{at}" / "store"
-    if what != "create":
-        filled(path, "zarr", SPEC)
-    ready, woken = processes.Event(), processes.Event()
-    stopped = processes.Process(target=change_slowly, args=(path, what, at, ready, woken))
-    stopped.start()
-    assert ready.wait(60)
-    os.kill(stopped.pid, signal.SIGSTOP)
-    try:
-        if what == "remove":
-            featstore.remove(path)
-        other = spec_of(n_train=32 * 6, n_test=40, dims=(24, 7), backbone="other")
-        store = filled(path, "zarr", other)
-        before = everything(path)
-    finally:
-        os.kill(stopped.pid, signal.SIGCONT)
-        woken.set()  # which waits for whoever waits for it
-    stopped.join(60)
-    assert stopped.exitcode == 1
-    assert everything(path) == before
-    assert store.verify() == []
-    featstore.remove(path)
 
 
 # Refusals.

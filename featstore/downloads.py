@@ -137,9 +137,9 @@ def _cause(error: BaseException) -> BaseException | None:
 
 def endpoint() -> str:
     """Address of the hub."""
-    import huggingface_hub
+    from huggingface_hub import constants
 
-    return huggingface_hub.constants.ENDPOINT
+    return constants.ENDPOINT
 
 
 def silence() -> str | None:
@@ -147,12 +147,12 @@ def silence() -> str | None:
 
     The client asks a dead endpoint twelve times over 47 seconds before it looks into its cache.
     """
-    import huggingface_hub
+    from huggingface_hub import constants, get_session
 
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
+    if constants.HF_HUB_OFFLINE:
         return None
     try:
-        huggingface_hub.get_session().head(endpoint(), timeout=PATIENCE)
+        get_session().head(endpoint(), timeout=PATIENCE)
     except Exception as error:
         if not from_network(error):
             raise
@@ -166,6 +166,7 @@ def folder(repository: str, revision: str | None, patterns: list[str], remedy: s
     Raises `DownloadRefused` where the hub refuses, or is silent and nothing of it is cached.
     """
     import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     source, reason = f"{endpoint()}/{repository}", silence()
     if reason is None:
@@ -177,7 +178,7 @@ def folder(repository: str, revision: str | None, patterns: list[str], remedy: s
         return huggingface_hub.snapshot_download(
             repository, revision=revision, allow_patterns=patterns, local_files_only=True
         )
-    except huggingface_hub.errors.LocalEntryNotFoundError:
+    except LocalEntryNotFoundError:
         raise DownloadRefused(
             f"hf:{repository} could not be fetched from {source}: {reason}; {remedy}"
         ) from None

@@ -157,8 +157,8 @@ def s3_server():
 
 @pytest.fixture
 def quick_leases(request, monkeypatch):
-    """Leases that lapse in two seconds, or as many as the test's parameter says."""
-    lapse = getattr(request, "param", 2.0)
+    """Leases that lapse in three seconds, or as many as the test's parameter says."""
+    lapse = getattr(request, "param", 3.0)
     monkeypatch.setattr(locks, "BEAT", lapse / 10)
     monkeypatch.setattr(locks, "LAPSE", lapse)
 

@@ -1,12 +1,13 @@
 """Pushing to, and pulling from, a data-set repository of a hub that stands in on this machine."""
 
 import hashlib
+import os
 import shutil
 
-import huggingface_hub
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from huggingface_hub import constants
 from layer_stores import made
 from loopback import no_network  # noqa: F401
 from sharing_hub import sharing_hub
@@ -22,8 +23,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=<...>':DeprecationW
 
 @pytest.fixture
 def hub(monkeypatch, no_network):  # noqa: F811
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_TOKEN", "hf_stand_in")
     with sharing_hub() as (address, held):
         monkeypatch.setattr(downloads, "endpoint", lambda: address)
@@ -97,6 +98,21 @@ def test_a_store_that_arrives_damaged_is_told(hub, things, tmp_path):
     hub.files[name] = hub.files[name][:-1] + bytes([hub.files[name][-1] ^ 1])
     with pytest.raises((featstore.errors.FeatstoreError, StoreDamaged), match="arrived damaged"):
         sharing.pull("me/mine", tmp_path / "here")
+
+
+def test_records_come_after_rows_and_what_a_killed_pull_left_goes(hub, things, tmp_path):
+    sharing.push([things[0].path], "me/mine")
+    left = tmp_path / "here" / ".cache" / "huggingface" / "download" / "net.zarr" / "x.1.incomplete"
+    left.parent.mkdir(parents=True)
+    left.write_bytes(b"half")
+    os.utime(left, (0, 0))
+    hub.asked.clear()
+    sharing.pull("me/mine", tmp_path / "here")
+    fetched = [one for one in hub.asked if one.startswith("GET /datasets/me/mine/resolve/")]
+    records = ["/commits/" in one for one in fetched]
+    assert records == sorted(records)
+    assert set(records) == {True, False}
+    assert not left.exists()
 
 
 @pytest.mark.parametrize("name", ["../evil.csv", "net.zarr/../../evil.csv", "/tmp/evil.csv"])

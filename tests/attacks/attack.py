@@ -83,7 +83,9 @@ def _ask_hub_at(address: str) -> None:
     """Let the hub's client, which was imported before this process began, ask there."""
     from huggingface_hub import constants
 
-    constants.ENDPOINT = address
+    from featstore import downloads
+
+    downloads.endpoint = lambda: address
     constants.HF_HUB_OFFLINE, constants.HF_HUB_DISABLE_XET = False, True
     for proxy in [variable for variable in os.environ if "proxy" in variable.lower()]:
         del os.environ[proxy]

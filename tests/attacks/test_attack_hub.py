@@ -5,10 +5,10 @@ import signal
 import threading
 import time
 
-import huggingface_hub
 import pytest
 from attack import Command, Record, assert_plain, attempts, instants, no_longer_than, tree
 from click.testing import CliRunner
+from huggingface_hub import constants
 from layer_stores import made
 from loopback import no_network  # noqa: F401
 from sharing_hub import listed, sharing_hub
@@ -254,8 +254,8 @@ KINDS = ("listing", "headers", "bytes", "cuts", "body", "redirects", "status")
 def test_no_answer_of_a_hub_is_believed_or_a_traceback(no_network, things, tmp_path, monkeypatch):  # noqa: F811
     """All that was pulled is as it was pushed, or one line says why not; nothing lies elsewhere."""
     draw = instants("hub")
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
     monkeypatch.setenv("HF_TOKEN", "hf_stand_in")
     # the client waits before it tries again
     monkeypatch.setattr(time, "sleep", lambda seconds: None)

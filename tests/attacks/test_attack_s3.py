@@ -150,7 +150,7 @@ def test_commands_that_are_killed(s3, network, tmp_path, name):
 
 def write(path, ready):
     layout.BLOCK_BYTES = 1
-    locks.BEAT, locks.LAPSE = 0.2, 2.0
+    locks.BEAT, locks.LAPSE = 0.3, 3.0
     ready.set()
     fill(featstore.open_or_create(path, SPEC, provenance=FIXED))
 

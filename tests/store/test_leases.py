@@ -23,7 +23,7 @@ from s3 import (  # noqa: F401
 
 import featstore
 from featstore.errors import PlaceError, StoreNotFound, WriterBusy
-from featstore.store import layout, locks
+from featstore.store import layout, locks, remote
 from featstore.store.remote import RemoteObjects
 from featstore.testing import block_of, fill, filled, spec_of
 
@@ -186,7 +186,7 @@ def test_the_rest_of_a_job_goes_on_when_one_leaves(memory):
 def write_slowly(path, ready):
     """Write, with a pause after every check of the lease, between an object's put and its copy."""
     layout.BLOCK_BYTES = 1
-    locks.BEAT, locks.LAPSE = 0.2, 2.0
+    locks.BEAT, locks.LAPSE = 0.3, 3.0
     copy = RemoteObjects.copy
 
     def late(self, key, to):
@@ -237,7 +237,7 @@ def test_a_stopped_writer_that_wakes_does_not_write_into_its_successors_store(s3
 
 def change_slowly(path, what, at, ready, woken):
     """Create or remove a store; requests that change it wait to be `woken`, from `at` on."""
-    locks.BEAT, locks.LAPSE = 0.2, 2.0
+    locks.BEAT, locks.LAPSE = 0.3, 3.0
     asked = {"create": "copy", "remove": "copy", "delete": "_rm"}[what]
     request, count = getattr(RemoteObjects, asked), itertools.count()
 
@@ -291,7 +291,9 @@ def test_who_is_stopped_in_creation_or_removal_does_not_harm_the_next_store(
 def change_from_elsewhere(path, what):
     """Change a store by requests that a test holds back."""
     os.environ["AWS_ACCESS_KEY_ID"] = OTHER
-    layout.BLOCK_BYTES, locks.BEAT, locks.LAPSE = 1, 0.2, 2.0
+    layout.BLOCK_BYTES, locks.BEAT, locks.LAPSE = 1, 0.3, 3.0
+    # of ten connections, so that some are left for signs of life
+    remote.CONNECTIONS = 4
     if what == "create":
         featstore.create(path, SPEC)
     elif what == "remove":
@@ -339,7 +341,7 @@ def test_what_comes_when_another_has_written_changes_nothing(s3, network, quick_
     what, pattern, number = HELD_BACK[name]
     folder = s3 / f"held-{uuid.uuid4().hex}"
     path = folder / "store"
-    other = spec_of(n_train=32 * 6, n_test=40, dims=(24, 7), backbone="other")
+    other = spec_of(n_train=32 * 5 + 3, n_test=30, dims=(20, 7), backbone="other")
     if what == "overwrite":
         filled(path, "zarr", other)
     elif what != "create":

@@ -143,7 +143,7 @@ def test_a_writer_that_reaches_nothing_stops_in_time(memory, monkeypatch):
     assert store.missing("train") == [0, 1, 2, 3]
 
 
-@in_a_second
+@pytest.mark.usefixtures("quick_leases")
 def test_of_many_that_come_at_once_one_writes(bucket):
     store = featstore.create(bucket / "store", spec_of())
     inside, most, refused = [], [], []

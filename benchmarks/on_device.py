@@ -56,6 +56,12 @@ AGREE = "tests/gpu"
 CALLS = {
     1: (
         _tests("agree", 120, AGREE),
+        Question(
+            "steps",
+            ("benchmarks.device_steps", "--sizes", "full", "--json", "JSON"),
+            ("benchmarks.device_steps", "--sizes", "small", "--json", "JSON"),
+            60,
+        ),
         _bench("kernels", "full", 60, "--device", "auto"),
         _bench("ridge", SWEEP, 90, "--device", "auto", "--against", ""),
         _bench(

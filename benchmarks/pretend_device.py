@@ -10,11 +10,15 @@ host, and behaves as one on a device does:
 
 All of that is noted with the line of the package that asked for it. Launches are operations of
 torch, some of which are several kernels on a device: they are counted and not timed.
+
+A CUDA graph records operations without doing them, refuses what would let the host wait, and is one
+launch each time it is replayed. Products of which torch may round the factors to TF32 have them
+rounded.
 """
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -31,6 +35,8 @@ from featstore.probe.kernels import reference
 
 CUDA = torch.device("cuda", 0)
 LAUNCH, COPY_IN, COPY_OUT, WAIT = "launch", "copy in", "copy out", "wait"
+RECORDED = "recorded"
+PRODUCTS = frozenset({"mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_"})
 
 # what a device answers only when all that is under way is over
 ANSWERS = frozenset(
@@ -59,7 +65,7 @@ class Event:
     """One thing that a device was asked for.
 
     Attributes:
-        kind: "launch", "copy in", "copy out" or "wait".
+        kind: "launch", "copy in", "copy out", "wait" or, of a graph, "recorded".
         name: of torch's operation.
         site: file and line of the package that asked.
         blocks: whether the host waits.
@@ -82,8 +88,17 @@ class Log:
     events: list[Event] = field(default_factory=list)
 
     def note(self, kind: str, name: str, blocks: bool = False) -> None:
-        """Note one thing, and who asked for it."""
-        self.events.append(Event(kind, name, _site(), blocks))
+        """Note one thing, and who asked for it.
+
+        Raises:
+            RuntimeError: the host would have to wait while a graph is recorded.
+        """
+        if _recorder.on:
+            if blocks:
+                raise RuntimeError(f"{name} is not permitted when a stream is capturing")
+            kind = RECORDED
+        if not _recorder.replaying:
+            self.events.append(Event(kind, name, _site(), blocks))
 
     @property
     def launches(self) -> int:
@@ -111,7 +126,45 @@ class Log:
         return [(count, *what) for what, count in counted.most_common()]
 
 
-_log = Log()
+class _Recorder:
+    """What a graph records: each operation is done, to learn of its results, and then undone."""
+
+    def __init__(self):
+        self.on = self.replaying = False
+        self.calls: list[Callable[[], None]] = []
+        self._before: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+
+    def begin(self) -> None:
+        """Begin to record."""
+        self.on, self.calls, self._before = True, [], {}
+
+    def end(self) -> list[Callable[[], None]]:
+        """Return what has been recorded, with all numbers as they were before."""
+        self.on = False
+        for storage, before in self._before.values():
+            storage.copy_(before)
+        return self.calls
+
+    def take(self, run: Callable[[], Any], arguments: Any) -> Any:
+        """Return what an operation on some arguments gives, and record it."""
+        for leaf in tree_leaves(arguments):
+            if isinstance(leaf, torch.Tensor):
+                storage = _bare(leaf).untyped_storage()
+                self._before.setdefault(storage.data_ptr(), (storage, storage.clone()))
+        first = run()
+
+        def again() -> None:
+            for old, new in zip(tree_leaves(first), tree_leaves(run()), strict=True):
+                if isinstance(old, torch.Tensor):
+                    old, new = _bare(old), _bare(new)
+                    if old.untyped_storage().data_ptr() != new.untyped_storage().data_ptr():
+                        old.copy_(new)
+
+        self.calls.append(again)
+        return first
+
+
+_log, _recorder = Log(), _Recorder()
 _pinned: set[int] = set()
 
 
@@ -278,8 +331,22 @@ def _check_together(name: str, args: tuple, kwargs: dict) -> None:
 
 
 def _dispatched(function, args: tuple, kwargs: dict) -> Any:
-    name = function.overloadpacket.__name__
     ours = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, DeviceTensor)]
+    if _recorder.on and (ours or _of_device(kwargs.get("device"))):
+        return _recorder.take(lambda: _done(function, args, kwargs, ours), (args, kwargs))
+    return _done(function, args, kwargs, ours)
+
+
+def _as_tf32(value: Any) -> Any:
+    """Return a float32 tensor rounded to the 11 bits that TF32 has of a mantissa."""
+    if not (isinstance(value, torch.Tensor) and value.dtype == torch.float32):
+        return value
+    bits = value.contiguous().view(torch.int32)
+    return ((bits + 0x1000) & ~0x1FFF).view(torch.float32)
+
+
+def _done(function, args: tuple, kwargs: dict, ours: list[DeviceTensor]) -> Any:
+    name = function.overloadpacket.__name__
     if not ours:
         return _made(function, args, dict(kwargs))
     if name == "copy_":
@@ -296,7 +363,11 @@ def _dispatched(function, args: tuple, kwargs: dict) -> Any:
     _check_together(name, args, kwargs)
     if _of_device(kwargs.get("device")):
         kwargs = kwargs | {"device": "cpu"}
-    out = function(*tree_map(_bare, args), **tree_map(_bare, kwargs))
+    bare, named = tree_map(_bare, args), tree_map(_bare, kwargs)
+    if name in PRODUCTS and getattr(torch.backends.cuda.matmul, "fp32_precision", "") == "tf32":
+        sums = int("add" in name)
+        bare = (*bare[:sums], *map(_as_tf32, bare[sums:]))
+    out = function(*bare, **named)
     if name in ANSWERS:
         _log.note(WAIT, name, blocks=True)
     elif not (function.is_view or name in FREE):
@@ -390,6 +461,42 @@ class _Event:
         """Let the host wait for what came before the mark: it is long over where it is asked."""
 
 
+class _Graph:
+    """A CUDA graph: what was recorded is done again, as one launch."""
+
+    def __init__(self):
+        self.calls: list[Callable[[], None]] = []
+
+    def replay(self) -> None:
+        """Do again what was recorded."""
+        _log.note(LAUNCH, "graph")
+        _recorder.replaying = True
+        try:
+            for call in self.calls:
+                call()
+        finally:
+            _recorder.replaying = False
+
+
+@contextmanager
+def _recording(graph: _Graph, **kwargs) -> Iterator[None]:
+    _log.note(WAIT, "graph", blocks=True)
+    _recorder.begin()
+    try:
+        yield
+    finally:
+        graph.calls = _recorder.end()
+
+
+def _unable(graph: _Graph, **kwargs) -> None:
+    raise RuntimeError("operation not supported")
+
+
+def _kernel(run: Callable[[], Any], *arguments: Any) -> Any:
+    """Return what a kernel gives, which a graph may be recording."""
+    return _recorder.take(run, arguments) if _recorder.on else run()
+
+
 class _Judged:
     """Results of the reference, computed on the host, as arrays of the device."""
 
@@ -411,7 +518,11 @@ class Fused:
         """Return what `featstore.probe.kernels.residuals` is to return."""
         _log.note(LAUNCH, "residuals")
         _log.note(LAUNCH, "sum")  # of the blocks' losses
-        return DeviceTensor(reference.residuals(logits.held, labels.held, scale))
+        return _kernel(
+            lambda: DeviceTensor(reference.residuals(logits.held, labels.held, scale)),
+            logits,
+            labels,
+        )
 
     @staticmethod
     def judged(logits: DeviceTensor, labels: DeviceTensor) -> Any:
@@ -426,10 +537,12 @@ class Fused:
         return DeviceTensor(reference.permuted_blocks(matrix.held, orders.held, penalties.held))
 
 
-def _answers(free: int) -> dict[str, Any]:
+def _answers(free: int, capability: tuple[int, int], graphs: bool) -> dict[str, Any]:
     """Return what `torch.cuda` says of the device, by name."""
-    stream = _Stream(CUDA)
-    properties = SimpleNamespace(total_memory=free, multi_processor_count=132, major=9, minor=0)
+    stream, (major, minor) = _Stream(CUDA), capability
+    properties = SimpleNamespace(
+        total_memory=free, multi_processor_count=132, major=major, minor=minor
+    )
     return {
         "_lazy_init": lambda: None,
         "is_available": lambda: True,
@@ -444,6 +557,9 @@ def _answers(free: int) -> dict[str, Any]:
         "synchronize": lambda *place: _log.note(WAIT, "synchronize", blocks=True),
         "get_device_name": lambda *place: "pretended",
         "get_device_properties": lambda *place: properties,
+        "get_device_capability": lambda *place: capability,
+        "CUDAGraph": _Graph,
+        "graph": _recording if graphs else _unable,
         "current_stream": lambda *place: stream,
         "stream": lambda other: nullcontext(),
         "Stream": _Stream,
@@ -452,16 +568,26 @@ def _answers(free: int) -> dict[str, Any]:
 
 
 @contextmanager
-def installed(free: int = 80 << 30, fused: bool = False) -> Iterator[Log]:
+def installed(
+    free: int = 80 << 30,
+    fused: bool = False,
+    capability: tuple[int, int] = (9, 0),
+    graphs: bool = True,
+) -> Iterator[Log]:
     """Let torch find a CUDA device with `free` bytes, and yield the log of it.
 
-    With `fused` the kernels serve as with CuPy, each as one launch; else torch's own operations.
+    Arguments:
+        free: bytes of memory.
+        fused: whether the kernels serve as with CuPy, each as one launch; else torch's own
+            operations do.
+        capability: CUDA's number for what the device can do.
+        graphs: whether it can record graphs.
     """
     _log.events.clear()
     _pinned.clear()
     served = Fused if fused else reference
     with (
-        mock.patch.multiple(torch.cuda, **_answers(free)),
+        mock.patch.multiple(torch.cuda, **_answers(free, capability, graphs)),
         mock.patch.object(kernels, "on_cuda", return_value=served),
         mock.patch.object(torch.Tensor, "record_stream", return_value=None),
         _Calls(),

@@ -47,8 +47,18 @@ class Backend:
         """The array API namespace."""
         return importlib.import_module(f"array_api_compat.{self.name}")
 
-    def put(self, host: np.ndarray, dtype: str | None = None) -> Array:
-        """Return a host array on the device, cast there; on a CPU it may share memory."""
+    def put(self, host: Array, dtype: str | None = None) -> Array:
+        """Return a host array on the device, cast there; on a CPU it may share memory.
+
+        One that is there already stays.
+        """
+        if (
+            on_device(host)
+            and self.device == "cuda"
+            and is_cupy_array(host) == (self.name == "cupy")
+        ):
+            return host if dtype is None else self.xp.astype(host, getattr(self.xp, dtype))
+        host = to_host(host)
         if self.name == "torch":
             array = torch.from_numpy(_writable(host))
             if self.device == "cuda":
@@ -152,6 +162,35 @@ def on_device(array: Array) -> bool:
     return array.is_cuda if is_torch_array(array) else is_cupy_array(array)
 
 
+class HostField:
+    """Field of a dataclass that is given as an array of any place, and read as one of the host.
+
+    It is copied when it is first read; `as_given` returns it where it lies.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, record: Any, owner: type | None = None) -> np.ndarray:
+        if record is None:  # so that a dataclass finds no default
+            raise AttributeError(self._name)
+        held, given = vars(record), vars(record)[self._name]
+        if isinstance(given, np.ndarray):
+            return given
+        copied = f"{self._name} on the host"
+        if copied not in held:
+            held[copied] = to_host(given)
+        return held[copied]
+
+    def __set__(self, record: Any, value: Array) -> None:
+        vars(record)[self._name] = value
+
+
+def as_given(record: Any, name: str) -> Array:
+    """Return the array that a `HostField` was given, where it lies."""
+    return vars(record)[name]
+
+
 @contextmanager
 def full_precision() -> Iterator[None]:
     """Keep torch from rounding the factors of float32 products, on a CPU or a CUDA device.
@@ -240,6 +279,14 @@ def add_product(total: Array, a: Array, b: Array) -> None:
         total += a @ b
 
 
+def set_product(out: Array, a: Array, b: Array) -> None:
+    """Write the product a @ b of matrices to `out`, whatever it holds."""
+    if is_torch_array(out):
+        torch.mm(a, b, out=out)
+    else:
+        out[...] = a @ b
+
+
 def taken(array: Array, rows: Array) -> Array:
     """Return array[rows], for rows int64 of any shape, none of them negative."""
     xp = array_namespace(array)
@@ -298,6 +345,11 @@ def solve_lower(factor: Array, right: Array, *, transpose: bool = False) -> Arra
         triangle = factor.mT if transpose else factor
         return torch.linalg.solve_triangular(triangle, right, upper=transpose)
     if is_cupy_array(factor):
+        if len(factor) > 1 and torch.cuda.is_available():  # which solves all of them in one call
+            import cupy
+
+            both = map(torch.from_dlpack, (factor, right))
+            return cupy.from_dlpack(solve_lower(*both, transpose=transpose))
         from cupyx.scipy.linalg import solve_triangular
     else:
         solve_triangular = scipy.linalg.solve_triangular

@@ -9,9 +9,27 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from array_api_compat import array_namespace
 
-from featstore.probe.arrays import Array, beside, full_precision, on_device, set_at_labels, to_host
+from featstore.probe.arrays import (
+    Array,
+    HostField,
+    add_product,
+    as_given,
+    beside,
+    full_precision,
+    on_device,
+    set_at_labels,
+    to_host,
+)
 from featstore.probe.errors import DataError, FileError, MemoryBudgetError
-from featstore.probe.memory import Settings, all_sum, everywhere, moment_rows, rank, share
+from featstore.probe.memory import (
+    Settings,
+    all_sum,
+    everywhere,
+    moment_rows,
+    multiplies_exactly,
+    rank,
+    share,
+)
 from featstore.probe.pieces import first_rows, gathered
 from featstore.probe.results.files import load_arrays, save_arrays
 from featstore.probe.rows import (
@@ -40,6 +58,8 @@ _PANELS = 8
 # where launches count: 2/3 of all entries, of which the panels above are a part
 _DEVICE_PANELS = 3
 _MIN_PANEL = 128
+# share of the memory granted under which sums stay on a device
+_STAY = 1 / 32
 
 # relative to the squared distance from the shift, a variance below this is float32 rounding
 RESOLUTION = {"float32": 1e-6, "float64": 1e-14}
@@ -52,7 +72,9 @@ _LEFT_OVER = {"float32": 2e-4, "float64": 1e-12}
 class Moments:
     """Sums over N rows of u = x - shift, and of what is to be predicted, y: Y'1, U'1, U'Y, U'U.
 
-    With classes, y is the one-hot label; with targets, T numbers in place of C classes.
+    With classes, y is the one-hot label; with targets, T numbers in place of C classes. Sums that
+    were made on a device stay there, for those who compute there, and are copied when somebody
+    reads them.
 
     Attributes:
         n: N.
@@ -73,8 +95,8 @@ class Moments:
     shift: np.ndarray
     counts: np.ndarray
     sums: np.ndarray
-    class_sums: np.ndarray
-    gram: np.ndarray
+    class_sums: HostField = HostField()  # noqa: RUF009
+    gram: HostField = HostField()  # noqa: RUF009
     precision: str = "float32"
     floor: np.ndarray | float = 0.0
     products: str = ""
@@ -103,7 +125,7 @@ class Moments:
     @property
     def variance(self) -> np.ndarray:
         """Variance of x (divisor N), float64 (D,); exactly 0 for a feature that never changes."""
-        squares, offset = np.diagonal(self.gram) / self.n, self.offset
+        squares, offset = self._diagonal / self.n, self.offset
         variance = squares - offset**2
         rounding = np.maximum(RESOLUTION[self.products] * offset**2, self.floor)
         return np.where(variance > rounding, variance, 0.0)
@@ -118,7 +140,14 @@ class Moments:
 
         It is 1 for features about their own mean, and more about a shift that lies elsewhere.
         """
-        return np.diagonal(self.gram) / self.n / self.scale(standardize) ** 2
+        return self._diagonal / self.n / self.scale(standardize) ** 2
+
+    @property
+    def _diagonal(self) -> np.ndarray:
+        gram = as_given(self, "gram")
+        if isinstance(gram, np.ndarray):
+            return np.diagonal(gram)
+        return self.once("diagonal", lambda: to_host(array_namespace(gram).linalg.diagonal(gram)))
 
     @property
     def priors(self) -> np.ndarray:
@@ -127,21 +156,36 @@ class Moments:
 
     def covariance(self, standardize: bool = True) -> np.ndarray:
         """Return X'X / N of the centred, scaled features, float64 (D, D)."""
-        scale, offset = self.scale(standardize), self.offset
-        covariance = self.gram / self.n
-        covariance -= np.outer(offset, offset)
+        return to_host(self.covariance_there(standardize))
+
+    def covariance_there(self, standardize: bool = True) -> Array:
+        """Return `covariance` where the sums lie, on the host or a device."""
+        gram = as_given(self, "gram")
+        scale, offset = beside(np.stack([self.scale(standardize), self.offset]), gram)
+        covariance = gram / self.n
+        covariance -= offset[:, None] * offset
         covariance /= scale
         covariance /= scale[:, None]
-        constant = self.variance == 0
-        covariance[constant] = 0.0
-        covariance[:, constant] = 0.0
+        constant = np.flatnonzero(self.variance == 0)
+        if constant.size:
+            constant = beside(constant, gram)
+            covariance[constant] = 0.0
+            covariance[:, constant] = 0.0
         return covariance
 
     def cross(self, standardize: bool = True) -> np.ndarray:
         """Return X'(Y - mean Y) / N of the centred, scaled features, float64 (D, C)."""
-        centred = self.class_sums / self.n - np.outer(self.offset, self.priors)
-        centred[self.variance == 0] = 0.0
-        return centred / self.scale(standardize)[:, None]
+        return to_host(self.cross_there(standardize))
+
+    def cross_there(self, standardize: bool = True) -> Array:
+        """Return `cross` where the sums lie, on the host or a device."""
+        sums = as_given(self, "class_sums")
+        scale, offset = beside(np.stack([self.scale(standardize), self.offset])[..., None], sums)
+        centred = sums / self.n - offset * beside(self.priors, sums)
+        constant = np.flatnonzero(self.variance == 0)
+        if constant.size:
+            centred[beside(constant, sums)] = 0.0
+        return centred / scale
 
     def once(self, key: Hashable, make: Callable[[], Any]) -> Any:
         """Return what `make` makes of these moments, made when the key is first asked for.
@@ -175,14 +219,19 @@ class Moments:
         if np.array_equal(shift, self.shift):
             return self
         by = self.shift - shift  # x - shift = u + by
-        cross = np.outer(self.sums, by)
-        return replace(
-            self,
-            shift=shift,
-            sums=self.sums + self.n * by,
-            class_sums=self.class_sums + np.outer(by, self.counts),
-            gram=self.gram + cross + cross.T + self.n * np.outer(by, by),
-            again=None if self.again is None else lambda: self.again().shifted_to(shift),
+        gram, class_sums = (as_given(self, name) for name in ("gram", "class_sums"))
+        cross = _outer(self.sums, by, gram)
+        return Moments(
+            self.n,
+            shift,
+            self.counts,
+            self.sums + self.n * by,
+            class_sums + _outer(by, self.counts, class_sums),
+            gram + cross + cross.T + self.n * _outer(by, by, gram),
+            self.precision,
+            self.floor,
+            self.products,
+            None if self.again is None else lambda: self.again().shifted_to(shift),
         )
 
     def __add__(self, other: "Moments") -> "Moments":
@@ -196,18 +245,19 @@ class Moments:
         return self._combined(other, -1)
 
     def _combined(self, other: "Moments", sign: int) -> "Moments":
-        if other.gram.shape != self.gram.shape or len(other.counts) != len(self.counts):
+        if other.shift.shape != self.shift.shape or len(other.counts) != len(self.counts):
             raise DataError(
-                f"moments of {len(other.gram)} features and {len(other.counts)} classes do not "
-                f"go with those of {len(self.gram)} and {len(self.counts)}"
+                f"moments of {len(other.shift)} features and {len(other.counts)} classes do not "
+                f"go with those of {len(self.shift)} and {len(self.counts)}"
             )
         other = other.shifted_to(self.shift)
+        grams, class_sums = (_together(self, other, name) for name in ("gram", "class_sums"))
         n = self.n + sign * other.n
         # "float32" sorts before "float64"
         precision = min(self.precision, other.precision)
         products, floor = min(self.products, other.products), self.floor
         if sign < 0:
-            lost = _LEFT_OVER[products] * np.diagonal(self.gram) / n
+            lost = _LEFT_OVER[products] * self._diagonal / n
             floor = np.maximum(floor, lost)
 
         def again() -> "Moments":
@@ -221,8 +271,8 @@ class Moments:
             self.shift,
             self.counts + sign * other.counts,
             self.sums + sign * other.sums,
-            self.class_sums + sign * other.class_sums,
-            self.gram + sign * other.gram,
+            class_sums[0] + sign * class_sums[1],
+            grams[0] + sign * grams[1],
             precision,
             floor,
             products,
@@ -230,8 +280,26 @@ class Moments:
         )
 
 
+def _outer(a: np.ndarray, b: np.ndarray, like: Array) -> Array:
+    """Return a b', beside an array."""
+    a, b = (beside(vector, like) for vector in (a, b))
+    return a[:, None] * b
+
+
+def _together(one: Moments, other: Moments, name: str) -> list[Array]:
+    """Return a sum of each where both lie: on a device if they are there, else on the host."""
+    given = [as_given(moments, name) for moments in (one, other)]
+    if len({type(array) for array in given}) == 1:
+        return given
+    return [getattr(moments, name) for moments in (one, other)]
+
+
 def moments(
-    blocks: RowBlocks, settings: Settings, split: str = "train", precise: bool = False
+    blocks: RowBlocks,
+    settings: Settings,
+    split: str = "train",
+    precise: bool = False,
+    again: Callable[[], Moments] | None = None,
 ) -> Moments:
     """Return the moments of all rows, read once: in each process its share of them.
 
@@ -242,12 +310,14 @@ def moments(
 
     Rows are read again, with products in float64, where float32 shows to be too narrow for them:
     products overflow or vanish, or lie so far from the shift that they say little of the variance.
+    On a device that multiplies float64 as fast, products are float64 from the first.
 
     Arguments:
         blocks: the rows.
         settings: memory, backend, progress.
         split: what to call the rows in errors.
         precise: compute products in float64 in any case.
+        again: as of `Moments`; by default the rows are read once more.
 
     Raises:
         DataError: as `featstore.probe.pieces.gathered`; or products of features overflow or
@@ -255,18 +325,28 @@ def moments(
         MemoryBudgetError: the matrices do not fit into `settings.memory`.
     """
     shift, dtype = first_rows(blocks)
-    products = "float64" if precise else dtype
+    products = "float64" if precise or multiplies_exactly(settings.backend) else dtype
     total = _summed(blocks, settings, split, shift, products)
-    if products == "float32" and _too_narrow(total, blocks.n_rows):
+    edges = _edges(total)
+    if products == "float32" and _too_narrow(*edges, blocks.n_rows):
         products = "float64"
         total = _summed(blocks, settings, split, shift, products)
-    found = _finished(total, blocks, shift, products)
+        edges = _edges(total)
     # beside these moments, what is made of them and their successors
     held = 4 * 8 * len(shift) ** 2
     tight = replace(settings, memory=max(1, settings.memory - held))
-    return replace(
-        found, precision=dtype, again=lambda: moments(blocks, tight, split, precise=True)
+    stays = on_device(total) and total.nbytes <= _STAY * settings.memory
+    found = Moments(
+        blocks.n_rows,
+        shift,
+        *_finished(total if stays else to_host(total), *edges, blocks, products),
+        dtype,
+        products=products,
+        again=again or (lambda: moments(blocks, tight, split, precise=True)),
     )
+    if stays:  # as is known already
+        found.once("diagonal", lambda: edges[1])
+    return found
 
 
 def _summed(
@@ -288,10 +368,18 @@ def _summed(
     return total
 
 
-def _too_narrow(total: Array, n_rows: int) -> bool:
+def _edges(total: Array) -> tuple[np.ndarray, np.ndarray]:
+    """Return U'1 and the diagonal of U'U, float64 (D,), on the host, where one copy brings both."""
+    xp, width = array_namespace(total), len(total)
+    both = total[:, width], xp.linalg.diagonal(total)
+    if on_device(total):
+        sums, squares = to_host(xp.stack(both))
+        return sums, squares
+    return to_host(both[0]).copy(), to_host(both[1])
+
+
+def _too_narrow(sums: np.ndarray, squares: np.ndarray, n_rows: int) -> bool:
     """Return whether float32 products say too little of some feature."""
-    width = len(total)
-    sums, squares = to_host(total[:, width]), to_host(array_namespace(total).linalg.diagonal(total))
     if not (np.isfinite(squares).all() and np.isfinite(sums).all()):
         return True
     # a feature that does not change has sums and squares of exactly 0 about its own value
@@ -351,7 +439,11 @@ def add_upper(total: Array, piece: Array, width: int) -> None:
     with full_precision():
         for columns in panels(width, count):
             part = total[columns, columns.start :]
-            part += piece[:, columns].T @ piece[:, columns.start :]
+            left, right = piece[:, columns].T, piece[:, columns.start :]
+            if on_device(piece) and piece.dtype == total.dtype:
+                add_product(part, left, right)
+            else:
+                part += left @ right
 
 
 def mirror(gram: Array) -> None:
@@ -364,11 +456,16 @@ def mirror(gram: Array) -> None:
         gram[columns, columns] = corner + xp.triu(corner, k=1).T
 
 
-def _finished(total: Array, blocks: RowBlocks, shift: np.ndarray, dtype: str) -> Moments:
-    width = len(shift)
-    host = to_host(total)
-    gram, sums, class_sums = host[:, :width], host[:, width].copy(), host[:, width + 1 :]
-    squares = np.diagonal(gram)
+def _finished(
+    total: Array, sums: np.ndarray, squares: np.ndarray, blocks: RowBlocks, dtype: str
+) -> tuple[np.ndarray, np.ndarray, Array, Array]:
+    """Return Y'1, U'1, U'Y and U'U, the latter two where `total` lies.
+
+    Raises:
+        DataError: products overflow or vanish.
+    """
+    width = len(total)
+    gram, class_sums = total[:, :width], total[:, width + 1 :]
     for wrong, what, remedy in (
         (~np.isfinite(squares), "overflow", "divide"),
         ((squares == 0) & (sums != 0), "vanish in", "multiply"),
@@ -378,14 +475,18 @@ def _finished(total: Array, blocks: RowBlocks, shift: np.ndarray, dtype: str) ->
                 f"squares of feature {wrong.argmax()} {what} {dtype}: {remedy} the features by a "
                 "constant"
             )
-    mirror(gram)
-    centre, unit = target_means(blocks), target_units(blocks)
-    if len(centre):
-        counts = centre * blocks.n_rows
-        class_sums = class_sums * unit + np.outer(sums, centre)
+    if on_device(total):
+        xp = array_namespace(total)
+        upper = xp.triu(gram)
+        gram, class_sums = upper + xp.triu(upper, k=1).T, xp.asarray(class_sums, copy=True)
     else:
+        mirror(gram)
+    centre, unit = target_means(blocks), target_units(blocks)
+    if not len(centre):
         counts = np.bincount(blocks.labels(), minlength=blocks.n_classes)
-    return Moments(blocks.n_rows, shift, counts, sums, class_sums, gram, dtype)
+        return counts, sums, class_sums, gram
+    class_sums = class_sums * beside(unit, total) + _outer(sums, centre, total)
+    return centre * blocks.n_rows, sums, class_sums, gram
 
 
 def panels(width: int, count: int = _PANELS) -> list[slice]:
@@ -435,7 +536,7 @@ def cached_moments(
     if everywhere(kept is not None and _fits(kept, blocks)):
         settings.progress("rows", blocks.n_rows, blocks.n_rows, cached=True)
         return replace(kept, again=again)
-    computed = replace(moments(blocks, settings, split, precise), again=again)
+    computed = moments(blocks, settings, split, precise, again)
     if rank() > 0:
         return computed
     try:

@@ -45,6 +45,12 @@ class ndarray:
     def item(self):
         return self._host.item()
 
+    def __dlpack__(self, **kwargs):
+        return self._host.__dlpack__(**kwargs)
+
+    def __dlpack_device__(self):
+        return self._host.__dlpack_device__()
+
     def __len__(self):
         return len(self._host)
 

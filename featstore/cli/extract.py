@@ -159,6 +159,12 @@ _NAMED = 20
     type=click.IntRange(0),
     help="Processes that decode; 0: threads.  [default: 0 on the CPU, cores - 1 with CUDA]",
 )
+@click.option(
+    "--decode",
+    type=click.Choice(["host", "device"]),
+    default="host",
+    help="Where JPEGs are decoded: by Pillow, or by nvJPEG on the GPU.",
+)
 def extract(**options) -> None:
     """Run a data set through a backbone once and store its features.
 

@@ -336,6 +336,10 @@ class ImageFiles:
         """The image of a row."""
         return opened(self.paths[row])
 
+    def encoded(self, row: int) -> bytes:
+        """The bytes of a row's file."""
+        return self.paths[row].read_bytes()
+
     def cut(self, rows: np.ndarray) -> "ImageFiles":
         """Files of these rows alone, int64 (k,)."""
         return ImageFiles([self.paths[row] for row in rows])

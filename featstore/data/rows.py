@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import io
 import re
 import stat
 from abc import ABC, abstractmethod
@@ -532,6 +533,22 @@ class Part:
                 f" {str(error) or type(error).__name__}; replace it, or take it out"
             ) from error
 
+    def jpeg(self, place: int) -> tuple[bytes, list[str]] | None:
+        """The bytes of a row that is a whole JPEG file, grey or RGB, and the remarks on it.
+
+        None of any other row, and of one that cannot be read, of which `met` tells.
+        """
+        encoded = getattr(self.read, "encoded", None)
+        if encoded is None:
+            return None
+        with suppress(Exception):
+            found = encoded(int(self.rows[place]))
+            with Image.open(io.BytesIO(found)) as image:
+                whole = found.rstrip(b"\0").endswith(b"\xff\xd9")
+                if whole and image.format == "JPEG" and image.mode in ("L", "RGB"):
+                    return found, ["turned"] if _is_turned(image) else []
+        return None
+
     def cut(self) -> Self | None:
         """The same part by a reader that holds nothing of other rows; None where there is none.
 
@@ -551,6 +568,12 @@ class _Kept:
 
     def __call__(self, row: int):
         return self.read(int(self.rows[row]))
+
+    @property
+    def encoded(self) -> Callable[[int], bytes] | None:
+        """What gives the bytes of an image's file, None where `read` knows of none."""
+        encoded = getattr(self.read, "encoded", None)
+        return None if encoded is None else lambda row: encoded(int(self.rows[row]))
 
     def cut(self, rows: np.ndarray) -> Callable | None:
         """A reader of some of these alone, None where `read` has none."""

@@ -15,7 +15,7 @@ from featstore.data.rows import Pieces, Rows, Unreadable, limited
 from featstore.errors import DatasetError, UsageError
 from featstore.extraction.ranks import Meeting, Ranks
 from featstore.extraction.request import TRAIN, Request
-from featstore.models import own as own_models, taps as tap_names
+from featstore.models import own as own_models, taps as tap_names, transforms
 from featstore.models.network import Backbone
 from featstore.models.taps import Taps
 from featstore.notices import Notice, distinct
@@ -115,6 +115,8 @@ def load(request: Request, unread: bool = False) -> Inputs:
         prompt=request.prompt,
         long_texts=request.long_texts,
     )
+    if request.decode == "device":
+        backbone = replace(backbone, transform=transforms.on_device(backbone.transform))
     reader = tap_names.resolve(backbone, request.taps, request.pool, request.rows)
     augmented = _views(request, backbone) if request.augmentation else None
     if reader.span:

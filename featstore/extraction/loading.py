@@ -5,14 +5,16 @@ parallel; what Python does between takes the lock, and beside many cores and a G
 is what limits them. Processes have a lock each.
 """
 
+import io
 import math
 import os
+import warnings
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
@@ -20,15 +22,17 @@ from PIL import Image
 
 from featstore.data.augment import Views
 from featstore.data.rows import Part, Rows
-from featstore.errors import DatasetError, FeatstoreError
+from featstore.errors import DatasetError, FeatstoreError, UsageError
 from featstore.extraction.decoding import Begun, Decoder, Processes
 from featstore.extraction.inference import Batch
 from featstore.models.network import CHUNKS, WORDS, Backbone
 from featstore.models.texts import TooLong
-from featstore.models.transforms import light
+from featstore.models.transforms import ResizeAndCrop, light
 
 # Rows that one thread or process decodes at a time: a batch is ready sooner when several share it.
 PIECE = 8
+# Images that a device holds at full size at a time.
+TOGETHER = 32
 # Batches that are ready or nearly so, beyond those that keep every worker busy.
 AHEAD = 2
 # Rows from which processes are worth their start, half a second each.
@@ -62,13 +66,14 @@ class Encoder:
     """From jobs to what the backbone takes; texts are held to have at least `least` tokens.
 
     With `words` each token of a batch of texts comes with the word that it is of; it is what these
-    are called, "word" or "span".
+    are called, "word" or "span". Images are decoded `there`, on a CUDA device, or None for here.
     """
 
     backbone: Backbone
     views: Views | None = None
     least: int = 1
     words: str = ""
+    there: torch.device | None = None
 
     @cached_property
     def decoder(self) -> Decoder:
@@ -229,6 +234,8 @@ def decoded(
     pool: _Pool
     if encode.backbone.modality != "image":
         pool = _WholeThreads(encode, count, pinned)
+    elif encode.there is not None:
+        pool = _DeviceImages(encode, encode.there, workers.threads)
     elif workers.processes:
         pool = _ImageProcesses(encode, count, batch_size, ahead, pinned)
     else:
@@ -301,6 +308,90 @@ class _ImageThreads:
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)
+
+
+def check_decoder(device: torch.device) -> None:
+    """Raise `UsageError` where a device decodes no JPEG."""
+    if device.type != "cuda":
+        raise UsageError("a CUDA device decodes, and this is none; leave --decode out")
+    file = io.BytesIO()
+    Image.new("RGB", (16, 16), "red").save(file, "JPEG")
+    try:
+        (red,) = _of_jpegs([file.getvalue()], device)
+        wrong = None if int(red[0].min()) > 200 else "it decodes red as another colour"
+    except (RuntimeError, ImportError, AttributeError) as error:
+        wrong = next(iter(str(error).splitlines()), type(error).__name__)
+    if wrong:
+        raise UsageError(f"torchvision decodes no JPEG on {device}: {wrong}; leave --decode out")
+
+
+def _of_jpegs(files: list[bytes], device: torch.device) -> list[torch.Tensor]:
+    """The pixels (3, H, W) uint8 of JPEG files, decoded on a device."""
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    tensors = [torch.from_numpy(np.frombuffer(file, np.uint8).copy()) for file in files]
+    with warnings.catch_warnings():
+        # from 0.29 on torchvision says that a package of its own will do this one day
+        warnings.simplefilter("ignore")
+        return decode_jpeg(tensors, ImageReadMode.RGB, device=device)
+
+
+class _DeviceImages:
+    """Batches of pixels whose JPEGs a device decodes, and which it resizes.
+
+    Threads read the files, and decode what is no JPEG of grey or RGB pixels.
+    """
+
+    def __init__(self, encode: Encoder, device: torch.device, count: int):
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="featstore-read")
+        self._geometry = cast("ResizeAndCrop", encode.backbone.transform.geometry)
+        self._device = device
+
+    def begin(self, job: Job) -> tuple[Job, list[tuple[Part, Future]]]:
+        parts = job.parts()
+        return job, [(part, self._pool.submit(self._read, part)) for part in parts]
+
+    def finish(self, begun: tuple[Job, list[tuple[Part, Future]]]) -> Batch:
+        job, pieces = begun
+        runs = batches(range(len(pieces)), TOGETHER // PIECE)
+        cut = [one for run in runs for one in self._cut(pieces[run.start : run.stop], job)]
+        return torch.stack(cut).permute(0, 2, 3, 1).contiguous()
+
+    def close(self) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _cut(self, pieces: list[tuple[Part, Future]], job: Job) -> list[torch.Tensor]:
+        """The resized and cropped pixels (3, h, w) of some rows of a batch."""
+        files, places, images = [], [], []
+        for part, piece in pieces:
+            for place, (found, remarks) in enumerate(piece.result()):
+                job.seen.update(remarks)
+                if isinstance(found, bytes):
+                    files.append(found)
+                    places.append((len(images), part, place))
+                images.append(found)
+        for (row, _, _), pixels in zip(places, self._decoded(files, places), strict=True):
+            images[row] = pixels
+        return [self._geometry.of_tensor(self._there(image)) for image in images]
+
+    @staticmethod
+    def _read(part: Part) -> list[tuple]:
+        return [part.jpeg(place) or part.met(place) for place in range(len(part))]
+
+    def _decoded(self, files: list[bytes], places: list[tuple[int, Part, int]]) -> list[Any]:
+        """What the device makes of JPEGs; of one that it does not take, what Pillow makes."""
+        try:
+            return _of_jpegs(files, self._device) if files else []
+        except RuntimeError:
+            if len(files) == 1:
+                return [places[0][1][places[0][2]]]
+        pairs = zip(files, places, strict=True)
+        return [self._decoded([file], [place])[0] for file, place in pairs]
+
+    def _there(self, image: Image.Image | torch.Tensor) -> torch.Tensor:
+        if isinstance(image, torch.Tensor):
+            return image
+        return torch.from_numpy(np.array(image)).permute(2, 0, 1).to(self._device)
 
 
 class _ImageProcesses:

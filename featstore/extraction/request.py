@@ -19,6 +19,7 @@ DTYPES = ("float16", "float32")
 CODECS = ("none", "zstd")
 ON_ERROR = ("raise", "skip")
 ROWS = ("items", "tokens", "patches")
+DECODE = ("host", "device")
 # The split that is augmented, and what a single data set is.
 TRAIN = "train"
 
@@ -57,7 +58,9 @@ class Request:
     float32 otherwise; `compile` passes the model through `torch.compile`; `batch_size` and
     `compile` are by default what the store was begun with, else 64 and False. `workers` processes
     decode, or as many threads as there are cores where that is 0; by default what
-    `loading.Workers.chosen` says.
+    `loading.Workers.chosen` says. With `decode="device"` a CUDA device decodes JPEGs and resizes
+    all images, in threads that read the files; its pixels are not quite the host's, and the store's
+    transform says so.
     """
 
     model: "str | torch.nn.Module | Callable[..., object]"
@@ -95,6 +98,7 @@ class Request:
     compile: bool | None = None
     batch_size: int | None = None
     workers: int | None = None
+    decode: str = "host"
     name: str | None = None
     version: str | None = None
     ids: Mapping[str, Sequence[str]] | Sequence[str] | None = None
@@ -140,6 +144,10 @@ class Request:
             wrong = f"bit_depth is {self.bit_depth}; choose {depths}"
         elif self.batch_size is not None and self.batch_size < 1:
             wrong = f"a batch of {self.batch_size} images cannot be; give 1 or more"
+        elif self.decode not in DECODE:
+            wrong = f"decode is {self.decode!r}; choose {' or '.join(DECODE)}"
+        elif self.decode == "device" and self.augmentation:
+            wrong = "a device decodes clean images; leave --decode out, or --views and --augment"
         elif self.workers is not None and self.workers < 0:
             wrong = f"{self.workers} workers cannot decode; give 0 for threads, or more"
         elif self.views < 1:
@@ -165,6 +173,7 @@ class Request:
             "prompt": self.prompt is not None,
             "long_texts": self.long_texts != "truncate",
             "pretrained=False": not self.pretrained,
+            "decode": self.decode == "device",
         }
         of_files = {
             "data_dir": self.data_dir,

@@ -24,7 +24,7 @@ from featstore.errors import DatasetError, SpecMismatch, UsageError, suggesting
 from featstore.extraction import inference, inputs, pipeline
 from featstore.extraction.inference import Inference
 from featstore.extraction.inputs import Inputs
-from featstore.extraction.loading import Encoder, Job, Workers, cores
+from featstore.extraction.loading import Encoder, Job, Workers, check_decoder, cores
 from featstore.extraction.pipeline import Work
 from featstore.extraction.ranks import Meeting, Ranks, Tally
 from featstore.extraction.request import Request
@@ -106,6 +106,7 @@ def extract(
     compile: bool | None = None,
     batch_size: int | None = None,
     workers: int | None = None,
+    decode: str = "host",
     name: str | None = None,
     version: str | None = None,
     ids: Mapping[str, Sequence[str]] | Sequence[str] | None = None,
@@ -196,6 +197,8 @@ def _extracted(request: Request, progress: Progress) -> Extraction:
     started = time.perf_counter()
     ranks = Ranks.of()
     device = inference.device_for(request.device, ranks.local_rank)
+    if request.decode == "device":
+        check_decoder(device)
     if request.device_map and ranks.count > 1:
         raise UsageError(
             f"device_map lays one model on all devices, and {ranks.count} ranks would each do so;"
@@ -421,7 +424,8 @@ def _fill(
         compiled = work.store.provenance.get("compile", False)
     precision = work.store.spec.precision
     infer = Inference(taken.backbone, taken.reader, device, precision, compiled)
-    encode = Encoder(taken.backbone, taken.views, taken.reader.least, taken.words)
+    there = device if request.decode == "device" else None
+    encode = Encoder(taken.backbone, taken.views, taken.reader.least, taken.words, there)
     workers = Workers.chosen(
         request.workers, device.type, work.modality, work.passes, ranks.local_count
     )

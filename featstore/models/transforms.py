@@ -3,10 +3,10 @@
 import json
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -110,9 +110,26 @@ class ResizeAndCrop:
         to = (self.shorter, longer) if image.width <= image.height else (longer, self.shorter)
         if image.size != to:
             image = image.resize(to, self.filter)
+        left, top, right, bottom = self._cut(image.width, image.height)
+        return image.crop((left, top, right, bottom))
+
+    def of_tensor(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Resize and crop pixels (3, H, W) uint8 where they lie, by torchvision, to (3, h, w).
+
+        Pillow rounds otherwise: here and there a pixel differs by one.
+        """
+        from torchvision.transforms.v2 import InterpolationMode, functional
+
+        mode = next(name for name, filter_ in _FILTERS.items() if filter_ == self.filter)
+        resized = functional.resize(pixels, [self.shorter], InterpolationMode(mode), antialias=True)
+        left, top, right, bottom = self._cut(resized.shape[2], resized.shape[1])
+        return resized[:, top:bottom, left:right]
+
+    def _cut(self, across: int, down: int) -> tuple[int, int, int, int]:
+        """Return left, top, right and bottom of the centre of an image."""
         height, width = self.size
-        left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-        return image.crop((left, top, left + width, top + height))
+        left, top = round((across - width) / 2), round((down - height) / 2)
+        return left, top, left + width, top + height
 
 
 def light(geometry: Geometry) -> Geometry:
@@ -150,8 +167,25 @@ def _agree(ours: Geometry, theirs: Geometry) -> bool:
     return all(np.array_equal(np.asarray(ours(one)), np.asarray(theirs(one))) for one in tried)
 
 
-if TYPE_CHECKING:
-    pass
+ON_DEVICE = "; JPEGs decoded by nvJPEG, all resized by torchvision"
+"""What the text of a transform says where a device decodes images."""
+
+
+def on_device(transform: Transform) -> Transform:
+    """Return a transform whose images are decoded and resized on a CUDA device.
+
+    Its text is another, since its pixels are. Raises `UsageError` where it has other steps than a
+    bilinear or bicubic `Resize` of the shorter side and a `CenterCrop`.
+    """
+    geometry = light(transform.geometry) if transform.modality == "image" else None
+    smooth = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
+    if not isinstance(geometry, ResizeAndCrop) or geometry.filter not in smooth:
+        raise UsageError(
+            "a device decodes images whose shorter side is resized, bilinear or bicubic, and whose"
+            " centre is cut out, and this transform has other steps; leave --decode out"
+        )
+    return replace(transform, geometry=geometry, text=f"{transform.text}{ON_DEVICE}")
+
 
 Size = Annotated[int, Field(ge=1)]
 Three = tuple[float, float, float]

@@ -2,10 +2,12 @@
 
 Arrays are shared by DLPack, never copied, and kernels run on the stream that their library uses at
 the time. What a kernel writes is allocated by that library too, so that one memory pool holds all.
-CuPy is imported when it is used: the module can be read without it.
+CuPy is imported when it is used: the module can be read without it. Steps that are taken again and
+again are recorded here too, as a graph.
 """
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +19,7 @@ import torch
 from array_api_compat import array_namespace, is_torch_array
 
 from featstore.probe.arrays import Array
+from featstore.probe.errors import DeviceWarning
 
 OPTIONS = ("--std=c++17",)
 # threads of a block; and where there are many classes, so that fewer blocks share the L2 cache
@@ -187,6 +190,61 @@ def stream(address: int) -> Any:
     if hasattr(cupy.cuda.Stream, "from_external"):
         return cupy.cuda.Stream.from_external(_Handle(address))
     return cupy.cuda.ExternalStream(address)
+
+
+class Recorded:
+    """A step of torch's that is taken again and again, each time as one launch: a CUDA graph.
+
+    The first time it is taken as it is, so that whatever a library sets up is there; the second
+    time it is recorded. Where it cannot be, one warning says so, and it is always taken as it is;
+    so it is on other numbers of rows than the first.
+
+    Arguments:
+        possible: whether to record at all.
+    """
+
+    def __init__(self, possible: bool = True):
+        self._possible = possible
+        self.forget()
+
+    def forget(self) -> None:
+        """Drop what was recorded, since the step has become another."""
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._count = 0
+
+    def __call__(self, step: Callable[[torch.Tensor], None], rows: torch.Tensor) -> None:
+        """Take the step on some rows.
+
+        Arguments:
+            step: is given the rows; all other arrays that it meets are the same each time, and it
+                asks nothing of the host.
+            rows: int64 (r,), on the device.
+        """
+        if self._possible and self._graph is None and len(rows) == self._count:
+            self._record(step, rows)
+        if self._graph is None or len(rows) != self._count:
+            step(rows)
+            self._count = self._count or len(rows)
+            return
+        self._rows.copy_(rows)
+        self._graph.replay()
+
+    def _record(self, step: Callable[[torch.Tensor], None], rows: torch.Tensor) -> None:
+        self._rows, graph = rows.clone(), torch.cuda.CUDAGraph()
+        try:
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                step(self._rows)
+        except RuntimeError as error:
+            cause = next(iter(str(error).splitlines()), "")
+            warnings.warn(
+                f"a step cannot be recorded as a CUDA graph ({type(error).__name__}: {cause}): "
+                "steps are launched one operation after the other, more slowly",
+                DeviceWarning,
+                stacklevel=2,
+            )
+            self._possible = False
+        else:
+            self._graph = graph
 
 
 def shared(array: Array) -> Any:

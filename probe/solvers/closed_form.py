@@ -60,8 +60,8 @@ def equations(train: Moments, settings: Settings) -> Normal:
 
 def _ridge_equations(train: Moments, standardize: bool) -> Normal:
     return Normal(
-        matrix=train.covariance(standardize),
-        right=train.cross(standardize),
+        matrix=train.covariance_there(standardize),
+        right=train.cross_there(standardize),
         start=train.priors,
         mean=train.mean,
         scale=train.scale(standardize),
@@ -116,11 +116,11 @@ def lda_equations(train: Moments, settings: Settings) -> Normal:
 
 
 def _lda_equations(train: Moments, standardize: bool) -> Normal:
-    cross = train.cross(standardize)
-    means = cross / np.where(train.counts > 0, train.priors, 1.0)
+    cross = train.cross_there(standardize)
+    means = cross / beside(np.where(train.counts > 0, train.priors, 1.0), cross)
     return Normal(
         # what varies is what varies within the classes and what varies between their means
-        matrix=train.covariance(standardize) - cross @ means.T,
+        matrix=train.covariance_there(standardize) - cross @ means.T,
         right=means,
         start=np.zeros(len(train.counts)),
         mean=train.mean,

@@ -11,6 +11,8 @@ from featstore.probe.arrays import (
     Array,
     Factors,
     Forward,
+    HostField,
+    as_given,
     beside,
     factorise,
     folded,
@@ -213,6 +215,8 @@ _SHALLOW = 1e-6
 class Normal:
     """Normal equations over all D features: on a prefix, (M_kk + l2 I) W_k = R_k.
 
+    M and R lie where the moments do, and are copied when somebody reads them on the host.
+
     Attributes:
         matrix: float64 (D, D), M, symmetric and positive semi-definite.
         right: float64 (D, C), R; for T targets (D, T), and so on below.
@@ -229,14 +233,14 @@ class Normal:
         refined: returns the equations with products in float64; None where they cannot be had.
     """
 
-    matrix: np.ndarray
-    right: np.ndarray
     start: np.ndarray
     mean: np.ndarray
     scale: np.ndarray
     n_rows: int
     counts: np.ndarray
     frame: Frame
+    matrix: HostField = HostField()  # noqa: RUF009
+    right: HostField = HostField()  # noqa: RUF009
     of_covariance: bool = False
     precision: str = "float32"
     squares: np.ndarray | None = None
@@ -246,7 +250,8 @@ class Normal:
     @property
     def unit(self) -> np.ndarray:
         """A power of two near what features say of each column of R, float64 (C,)."""
-        variance = np.diagonal(self.matrix)[:, None]
+        matrix = as_given(self, "matrix")
+        variance = to_host(array_namespace(matrix).linalg.diagonal(matrix))[:, None]
         known = np.sqrt(np.where(variance > 0, variance, np.inf))
         most = (np.abs(self.right) / known).max(0)
         return np.exp2(np.round(np.log2(np.where(most > 0, most, 1.0))))
@@ -352,8 +357,10 @@ class PrefixFit(Fitted):
         # numbers to be predicted have any size and any mean: rows meet them about 0, of about 1
         self._unit = normal.unit if self.n_targets else None
         start = np.zeros(self.n_targets) if self.n_targets else normal.start
-        right = normal.right / self._unit if self.n_targets else normal.right
-        self._matrix, self._right, self._start = map(put, (normal.matrix, right, start))
+        self._start = put(start)
+        self._matrix, self._right = (put(as_given(normal, name)) for name in ("matrix", "right"))
+        if self.n_targets:
+            self._right = self._right / put(self._unit)
         squares = np.ones(self.n_features) if normal.squares is None else normal.squares
         self._squares = put(squares)
         largest = SystemSize(

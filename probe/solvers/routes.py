@@ -284,7 +284,7 @@ class Projected(LabelledRows):
     def _moments_of(self, train: Moments) -> Moments:
         put, standardize = self._view.backend.put, self._frame.standardize
         found = directions(self._basis, self.n_features, self._frame, self._view.backend)
-        cross = put(train.cross(standardize))
+        cross = put(train.cross_there(standardize))
 
         def again() -> Moments:
             better = train.refined()
@@ -298,7 +298,7 @@ class Projected(LabelledRows):
             counts=train.counts,
             sums=np.zeros(self.n_features),
             class_sums=train.n * to_host(found.T @ cross),
-            gram=train.n * to_host(congruent(put(train.covariance(standardize)), found)),
+            gram=train.n * to_host(congruent(put(train.covariance_there(standardize)), found)),
             precision=train.precision,
             products=train.products,
             again=again,

@@ -21,6 +21,7 @@ from featstore.probe.arrays import (
 from featstore.probe.confusion import label_is_first_max
 from featstore.probe.errors import MemoryBudgetError, UsageError
 from featstore.probe.kernels import residuals
+from featstore.probe.kernels.cuda import Recorded
 from featstore.probe.memory import Settings, text, world
 from featstore.probe.metrics import LogitSink
 from featstore.probe.pieces import gathered
@@ -393,12 +394,12 @@ def _train_probes(
         finished: called with the number of epochs that are over.
     """
     descent, kept = Descent(stack, options.momentum, decay), stack.copy()
-    losses, accuracies = [], []
+    steps, losses, accuracies = _Steps(descent, data, options.batch_size), [], []
     best = np.full((len(stack.order), stack.layout.probes), -1.0)
     best_epoch = np.ones(best.shape, np.int64)
     with full_precision(), np.errstate(over="ignore", invalid="ignore"):
         for epoch, (rate, rows) in enumerate(_epochs(options, data, parts.train), start=1):
-            losses.append(_epoch(descent, data, rows, options.batch_size, rate))
+            losses.append(steps.epoch(rows, rate))
             if options.validated(epoch):
                 accuracies.append(_accuracy(stack, held, parts.validation, options.rows))
                 better = np.isfinite(losses[-1]) & (accuracies[-1] > best)
@@ -419,19 +420,32 @@ def _epochs(options: SGD, data: Samples, images: np.ndarray) -> Iterator[tuple[f
         yield rate, (images + data.n_images * view)[order]
 
 
-def _epoch(
-    descent: Descent, data: Samples, rows: np.ndarray, batch_size: int, rate: float
-) -> np.ndarray:
-    """Take the steps of one epoch, and return each probe's mean loss, float64 (S, G)."""
-    order = data.backend.put(rows)
-    total = 0.0
-    for start in range(0, len(rows), batch_size):
-        features, labels = data.pick(order[start : start + batch_size])
-        own = descent.stack.rows(features)
-        logits = descent.stack.logits(own)
-        total = total + cross_entropy(logits, labels) * len(labels)
-        descent.step(own, logits, rate)  # the logits have become their own gradient
-    return to_host(total / len(rows))
+class _Steps:
+    """The steps of a training; torch on a CUDA device records one of each rate and repeats it."""
+
+    def __init__(self, descent: Descent, data: Samples, batch_size: int):
+        self._descent, self._data, self._batch_size = descent, data, batch_size
+        shape = len(descent.stack.order), descent.stack.layout.probes
+        self._total, self._rate = data.backend.zeros(shape, "float64"), np.nan
+        self._recorded = Recorded(data.backend == Backend("torch", "cuda"))
+
+    def epoch(self, rows: np.ndarray, rate: float) -> np.ndarray:
+        """Take the steps of one epoch, and return each probe's mean loss, float64 (S, G)."""
+        order = self._data.backend.put(rows)
+        self._total[...] = 0
+        if rate != self._rate:
+            self._rate = rate
+            self._recorded.forget()
+        for start in range(0, len(rows), self._batch_size):
+            self._recorded(self._step, order[start : start + self._batch_size])
+        return to_host(self._total / len(rows))
+
+    def _step(self, rows: Array) -> None:
+        features, labels = self._data.pick(rows)
+        own = self._descent.stack.rows(features)
+        logits = self._descent.stack.logits(own)
+        self._total += cross_entropy(logits, labels) * len(labels)
+        self._descent.step(own, logits, self._rate)  # the logits have become their own gradient
 
 
 def _accuracy(stack: Stack, data: Samples, rows: np.ndarray, together: int) -> np.ndarray:
@@ -454,7 +468,7 @@ def _layout_of(axes: Axes, chain: int, n_classes: int) -> Layout:
     return Layout(sizes, len(axes.penalties), n_classes)
 
 
-def grouped(axes: Axes, train: RowBlocks, rows: int, memory: int) -> list[list[int]]:
+def grouped(axes: Axes, train: RowBlocks, rows: int, settings: Settings) -> list[list[int]]:
     """Return the chains in groups to be trained one after the other.
 
     Minibatches are drawn from all rows, so that all of train is held, in its own precision; beside
@@ -464,7 +478,7 @@ def grouped(axes: Axes, train: RowBlocks, rows: int, memory: int) -> list[list[i
         axes: all probes.
         train: all rows.
         rows: rows picked at a time.
-        memory: bytes that arrays may take.
+        settings: memory, and where.
 
     Raises:
         MemoryBudgetError: not even one chain fits; the message says how much would do.
@@ -477,9 +491,9 @@ def grouped(axes: Axes, train: RowBlocks, rows: int, memory: int) -> list[list[i
     held = validation_of(train)
     rows_held = train.n_rows + (held.n_rows if held is not None else 0)
     fixed = (rows_held + 2 * train.block_rows) * (np.dtype(stored).itemsize * width + 40)
-    fixed += 4 * item * rows * width
-    fixed += item * sum(layout.entries for layout in layouts)
-    costs = {layout: _cost(layout, rows, item) for layout in layouts}
+    fixed += item * (4 * rows * width + sum(layout.entries for layout in layouts))
+    memory, there = settings.memory, settings.backend.device == "cuda"
+    costs = {layout: _cost(layout, rows, item, there) for layout in layouts}
     if memory < fixed + max(costs.values()):
         raise MemoryBudgetError(
             f"{text(memory)} of memory is too little for sgd, which draws minibatches from all "
@@ -493,14 +507,15 @@ def grouped(axes: Axes, train: RowBlocks, rows: int, memory: int) -> list[list[i
     return groups
 
 
-def _cost(layout: Layout, rows: int, item: int) -> int:
+def _cost(layout: Layout, rows: int, item: int, there: bool) -> int:
     """Return the bytes that one chain in training takes.
 
     Its coefficients, their momentum, what a device knows of their prefixes, and a copy while the
     best are kept; its rows of a piece, the logits of these, and as much twice again for what is
-    made of logits.
+    made of logits; on a device a recorded step has a piece of its own.
     """
-    return item * (4 * layout.entries + rows * (layout.sizes[-1] + 3 * layout.columns))
+    piece = rows * (layout.sizes[-1] + 3 * layout.columns)
+    return item * (4 * layout.entries + (1 + there) * piece)
 
 
 def fit(
@@ -614,7 +629,7 @@ class SgdFit(Fitted):
             parts = random_parts(images, options.val_fraction, options.split_seed)
         else:
             parts = Parts(np.arange(images), np.arange(own.n_rows))
-        self._groups = grouped(axes, train, options.rows, settings.memory)
+        self._groups = grouped(axes, train, options.rows, settings)
         data = samples(train, settings.backend, options.rows)
         held = data if own is None else samples(own, settings.backend, options.rows, "validation")
         self._trained: list[Trained] = []

@@ -21,7 +21,7 @@ import featstore
 from featstore import data, models
 from featstore.data import files
 from featstore.data.files import of_arrays
-from featstore.errors import DatasetError, FeatstoreError, UsageError
+from featstore.errors import DatasetError, FeatstoreError, SpecMismatch, UsageError
 from featstore.extraction import decoding as processes, loading
 from featstore.extraction.loading import Encoder, Job, Workers, decoded
 from featstore.extraction.ranks import Tally
@@ -113,6 +113,109 @@ def test_a_reader_that_cannot_be_cut_is_sent_once(encode, monkeypatch):
     theirs = copies(decoded(jobs(whole, 30), encode, THREADS, 10))
     assert all(torch.equal(*pair) for pair in zip(ours, theirs, strict=True))
     assert sum(size > levels.nbytes for size in sizes) == 2  # one a process
+
+
+@pytest.fixture
+def mixed(folder, tmp_path):
+    """The same images with a grey JPEG, one of CMYK and a PNG among them, and one turned."""
+    root = tmp_path / "mixed"
+    shutil.copytree(folder, root)
+    image = Image.open(root / "train" / "cat" / "00.jpg")
+    for number, mode in enumerate(("L", "CMYK")):
+        image.convert(mode).save(root / "train" / "cat" / f"{number:02}.jpg")
+    (root / "train" / "cat" / "02.jpg").unlink()
+    image.save(root / "train" / "cat" / "02.png")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    image.save(root / "train" / "cat" / "03.jpg", exif=turned)
+    return root
+
+
+@pytest.fixture
+def there(encode):
+    """What makes batches as a device does; on the CPU, which decodes by another library."""
+    known = transforms.on_device(encode.backbone.transform)
+    backbone = dataclasses.replace(encode.backbone, transform=known)
+    return Encoder(backbone, there=torch.device("cpu"))
+
+
+def test_a_device_makes_nearly_the_batches_that_threads_make(mixed, encode, there, monkeypatch):
+    given, of_jpegs = [], loading._of_jpegs
+    monkeypatch.setattr(
+        loading,
+        "_of_jpegs",
+        lambda files, device: given.append(len(files)) or of_jpegs(files, device),
+    )
+    rows = data.load(f"folder:{mixed}", "train", limit=None)
+    ours_of, theirs_of = jobs(rows, 50, 40), jobs(rows, 50, 40)
+    ours = copies(decoded(ours_of, there, THREADS, 40))
+    theirs = copies(decoded(theirs_of, encode, THREADS, 40))
+    assert given == [30, 8, 10]  # at most 32 at a time, all but CMYK and PNG
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.shape == b.shape
+        assert a.dtype == torch.uint8
+        assert (a.int() - b.int()).abs().float().mean() < 0.5
+        assert (a.int() - b.int()).abs().max() <= 3
+    assert [job.seen for job in ours_of] == [job.seen for job in theirs_of]
+    assert ours_of[0].seen == {"cmyk": 1, "turned": 1}
+
+
+def test_a_device_that_fails_on_a_jpeg_leaves_it_to_pillow(folder, there, monkeypatch):
+    of_jpegs = loading._of_jpegs
+
+    def picky(files, device):
+        if any(len(file) % 2 for file in files):
+            raise RuntimeError("nvjpegDecode failed")
+        return of_jpegs(files, device)
+
+    rows = data.load(f"folder:{folder}", "train")
+    known = copies(decoded(jobs(rows, 20), there, THREADS, 10))
+    monkeypatch.setattr(loading, "_of_jpegs", picky)
+    found = copies(decoded(jobs(rows, 20), there, THREADS, 10))
+    for a, b in zip(found, known, strict=True):
+        assert (a.int() - b.int()).abs().max() <= 2
+
+
+def test_a_damaged_jpeg_is_named_by_a_device_too(spoilt, there):
+    rows = data.load(f"folder:{spoilt}", "train")
+    with pytest.raises(DatasetError, match=r"50\.jpg of .* cannot be read"):
+        copies(decoded([Job(rows, range(48, 53))], there, THREADS, 10))
+
+
+def test_pixels_of_a_device_are_those_of_another_store(folder, tmp_path, monkeypatch):
+    with pytest.raises(UsageError, match="a CUDA device decodes, and this is none"):
+        extract(folder, tmp_path / "store", decode="device", device="cpu")
+    monkeypatch.setattr("featstore.extraction.run.check_decoder", lambda device: None)
+    made = extract(folder, tmp_path / "store", decode="device", device="cpu").store
+    assert made.spec.transform.endswith(transforms.ON_DEVICE)
+    host = extract(folder, tmp_path / "host", device="cpu").store
+    pair = (one.load("train", "penultimate").astype(np.float32) for one in (made, host))
+    ours, theirs = pair
+    assert not np.array_equal(ours, theirs)
+    assert np.abs(ours - theirs).max() < 0.05 * np.abs(theirs).max()
+    with pytest.raises(SpecMismatch, match="transform"):
+        extract(folder, tmp_path / "store", device="cpu")
+    with pytest.raises(UsageError, match="a device decodes clean images"):
+        extract(folder, tmp_path / "other", decode="device", views=2)
+
+
+def test_a_device_decodes_for_transforms_that_it_can_follow(encode):
+    squashed = dataclasses.replace(encode.backbone.transform, geometry=lambda image: image)
+    with pytest.raises(UsageError, match=r"this transform has other steps; leave --decode out"):
+        transforms.on_device(squashed)
+
+
+def test_a_decoder_is_tried_before_anything_is_read(monkeypatch):
+    device = torch.device("cuda")
+    monkeypatch.setattr(loading, "_of_jpegs", lambda files, device: [torch.full((3, 16, 16), 254)])
+    loading.check_decoder(device)
+
+    def absent(files, device):
+        raise RuntimeError("not compiled with GPU support")
+
+    monkeypatch.setattr(loading, "_of_jpegs", absent)
+    with pytest.raises(UsageError, match="no JPEG on cuda: not compiled with GPU support; leave"):
+        loading.check_decoder(device)
 
 
 def test_a_part_is_sent_without_the_rest(folder):

@@ -1,15 +1,25 @@
 """Every solver on a real CUDA device against the CPU; without one these tests are skipped."""
 
+import io
+import warnings
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from problems import clusters
 
 from featstore import probe
+from featstore.errors import UsageError
+from featstore.extraction.loading import _of_jpegs, check_decoder
 from featstore.probe import kernels
-from featstore.probe.arrays import Backend, cholesky, full_precision, to_host
+from featstore.probe.arrays import Backend, as_given, cholesky, full_precision, to_host
+from featstore.probe.errors import DeviceWarning
+from featstore.probe.memory import Settings
+from featstore.probe.moments import moments
 from featstore.probe.pieces import gathered
 from featstore.probe.rows import ArrayBlocks
+from featstore.probe.solvers.logistic import products
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 PROBLEM = clusters(6_000, 1_500, 300, 7)
@@ -68,3 +78,57 @@ def test_the_kernels_serve_where_cupy_is():
     pytest.importorskip("cupy")
     kernels.on_cuda.cache_clear()
     assert kernels.on_cuda("torch").__name__ == "featstore.probe.kernels.cuda"
+
+
+def test_three_tf32_products_are_as_good_as_one_of_float32():
+    if torch.cuda.get_device_capability() < (8, 0):
+        pytest.skip("the device has no TF32")
+    products.thrice_serves.cache_clear()
+    assert products.thrice_serves(torch.cuda.get_device_name())
+
+
+def test_recorded_steps_are_the_steps_bit_by_bit(monkeypatch):
+    how = probe.SGD(epochs=3, step_every=2, batch_size=512)
+    chains = [probe.random_chain(300, [0.1, 0.5, 1.0], seed) for seed in (1, 2)]
+
+    def trained():
+        return probe.fit(PROBLEM.train, chains, solver=how, device="cuda")
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", DeviceWarning)
+        found = trained()
+
+    def unable(*args, **kwargs):
+        raise RuntimeError("not here")
+
+    monkeypatch.setattr(torch.cuda, "graph", unable)
+    with pytest.warns(DeviceWarning, match="cannot be recorded"):
+        known = trained()
+    assert found.table["train_loss"].equals(known.table["train_loss"])
+    for row in range(len(found)):
+        assert (found.weights(row).coef == known.weights(row).coef).all()
+
+
+def test_sums_that_stay_on_the_device_are_those_of_the_host():
+    blocks = ArrayBlocks(*PROBLEM.train, PROBLEM.n_classes)
+    known = moments(blocks, Settings(), precise=True)
+    found = moments(blocks, Settings(backend=Backend("torch", "cuda")))
+    assert as_given(found, "gram").is_cuda
+    for ours, theirs in ((found.covariance(), known.covariance()), (found.cross(), known.cross())):
+        assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()
+
+
+def test_nvjpeg_decodes_nearly_what_pillow_does():
+    device = torch.device("cuda")
+    try:
+        check_decoder(device)
+    except UsageError as error:
+        pytest.skip(str(error))
+    image = Image.fromarray(
+        np.kron(np.arange(48, dtype=np.uint8).reshape(4, 4, 3) * 5, np.ones((32, 32, 1), np.uint8))
+    )
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=95)
+    (found,) = _of_jpegs([file.getvalue()], device)
+    known = np.asarray(Image.open(file)).transpose(2, 0, 1).astype(int)
+    assert np.abs(found.cpu().numpy().astype(int) - known).mean() < 2

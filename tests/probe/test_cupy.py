@@ -4,14 +4,18 @@ The package `cupy` is a stand-in that refuses what CuPy refuses. With a device, 
 the backend "cupy" run the real one.
 """
 
+import sys
+
 import cupy_stand_in
 import numpy as np
 import pytest
+import torch
 from host_kernels import needs_compiler
 from problems import clusters
 
 from featstore import probe
 from featstore.probe import kernels
+from featstore.probe.arrays import solve_lower
 from featstore.probe.metrics import OF_CLASSES
 from featstore.probe.modes import MODES
 
@@ -78,6 +82,24 @@ def test_a_sweep_gives_what_torch_and_numpy_give(cupy, name):
             np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=1e-9, err_msg=column)
         for ours, theirs in zip(coefs, their_coefs, strict=True):
             assert np.abs(ours - theirs).max() <= 2e-3 * np.abs(theirs).max()
+
+
+@pytest.mark.parametrize("transpose", [False, True])
+def test_systems_are_solved_together_where_torch_sees_the_device(cupy, monkeypatch, transpose):
+    random = np.random.default_rng(0)
+    lower = np.tril(random.normal(size=(4, 9, 9))) + 5 * np.eye(9)
+    right = random.normal(size=(4, 9, 3))
+    known = np.linalg.solve(lower.swapaxes(1, 2) if transpose else lower, right)
+
+    def solved():
+        ours = solve_lower(cupy.asarray(lower), cupy.asarray(right), transpose=transpose)
+        assert isinstance(ours, cupy.ndarray)
+        np.testing.assert_allclose(ours.get(), known, rtol=1e-12)
+
+    solved()  # one by one
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.delattr(sys.modules["cupyx.scipy.linalg"], "solve_triangular")
+    solved()
 
 
 def test_the_stand_in_refuses_what_cupy_refuses(cupy):

@@ -33,7 +33,7 @@ def test_subsets_of_sixty_sizes_are_one_factorisation():
         assert log.waits <= 20
     assert (found["status"] == known["status"]).all()
     assert (found["accuracy"] == known["accuracy"]).all()
-    np.testing.assert_allclose(ours, coef, rtol=1e-6)
+    np.testing.assert_allclose(ours, coef, rtol=1e-5)
 
 
 @pytest.mark.parametrize("library", ["torch", "numpy"])
@@ -133,12 +133,15 @@ def test_small_arrays_go_over_without_the_host_waiting():
 
 def test_the_counts_of_a_step_are_held():
     """The table of docs/performance.md, of a smaller problem with the same steps."""
-    ridge, subsets, softmax, sgd = device_counts.table(device_counts.SIZES["small"])
+    rows = device_counts.table(device_counts.SIZES["small"])
+    ridge, subsets, softmax, thrice, recorded, sgd = rows
     assert ridge["waits"] <= 30
     assert ridge["launches"] <= 400
     assert subsets["Cholesky calls"] == 1
     assert subsets["waits"] <= 20
     assert softmax["waits"] <= 10
+    assert thrice["waits"] <= 10
+    assert (recorded["launches"], recorded["waits"]) == (2, 0)
     assert sgd["launches"] <= 45
     assert sgd["waits"] == 0
 

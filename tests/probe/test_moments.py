@@ -348,4 +348,4 @@ def test_a_feature_a_hundred_deviations_away_is_too_narrow_for_single_precision(
     squares, sums = n * mean**2 * (1 + variance), n * mean
     # of two features: one about 0, and one that is not
     total = np.array([[n, 0.0, 0.0], [0.0, squares, sums]])
-    assert moments_cache._too_narrow(total, n) == narrow
+    assert moments_cache._too_narrow(*moments_cache._edges(total), n) == narrow

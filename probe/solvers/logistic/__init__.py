@@ -32,8 +32,8 @@ from featstore.probe.solvers.logistic.products import (
     Sheet,
     Tiles,
     Whitening,
-    add_up_logits,
     lay_out,
+    set_logits,
     stages,
 )
 from featstore.probe.solvers.weights import Fitted, Weights, n_outputs
@@ -69,9 +69,11 @@ class _LockstepPlan:
 
 
 def _lockstep_plan(
-    settings: Settings, axes: Axes, n_features: int, n_classes: int, dtype: str
+    settings: Settings, axes: Axes, n_features: int, n_classes: int, dtype: str, thrice: bool
 ) -> _LockstepPlan:
     """Return the plan; a third of what is free is for probes, the rest for tiles.
+
+    Where products are made `thrice`, coefficients, features and logits of a pass are held split.
 
     Raises:
         MemoryBudgetError: the moments, one probe of the longest chain and a few rows do not fit.
@@ -80,12 +82,13 @@ def _lockstep_plan(
     longest = max(chain.length for chain in axes.chains)
     # the Gram, the covariance and a copy; then a chain's part of it while it is factorised
     fixed = 8 * (3 * n_features**2 + 5 * longest**2)
-    one = _chain_bytes(longest, item) + _probe_bytes(longest, n_classes, item)
-    row = item * (4 * n_features + 2 * longest + 3 * n_classes)
+    more = 3 * thrice
+    one = _chain_bytes(longest, item) + _probe_bytes(longest, n_classes, item, more)
+    row = item * ((4 + more) * n_features + 2 * longest + (3 + more) * n_classes)
     rows_within(settings.memory, fixed + one, row, MIN_ROWS, "the probes of one chain")
     free = settings.memory - fixed - one - MIN_ROWS * row
-    groups = _grouped(axes, n_classes, item, one + free // 3)
-    widest = max(_row_bytes(axes, group, n_classes, item) for group in groups)
+    groups = _grouped(axes, n_classes, item, one + free // 3, more)
+    widest = max(_row_bytes(axes, group, n_classes, item, more) for group in groups)
     rows = _rows(settings, row + widest, one, free // 6)
     kept = max(0, free - free // 3 - rows * (row + widest))
     return _LockstepPlan(rows, kept, groups, _scored(axes, n_classes, item, free // 8))
@@ -101,8 +104,8 @@ def _rows(settings: Settings, row: int, one: int, free: int) -> int:
     return int(rows if rows < _ROW_STEP else rows // _ROW_STEP * _ROW_STEP)
 
 
-def _probe_bytes(size: int, n_classes: int, item: int) -> int:
-    return item * n_classes * (1 + size) * (2 * PAIRS + VECTORS)
+def _probe_bytes(size: int, n_classes: int, item: int, more: int) -> int:
+    return item * n_classes * (1 + size) * (2 * PAIRS + VECTORS + more)
 
 
 def _chain_bytes(length: int, item: int) -> int:
@@ -110,20 +113,24 @@ def _chain_bytes(length: int, item: int) -> int:
     return (16 + item) * (1 + length) ** 2
 
 
-def _row_bytes(axes: Axes, group: list[tuple[int, int]], n_classes: int, item: int) -> int:
+def _row_bytes(
+    axes: Axes, group: list[tuple[int, int]], n_classes: int, item: int, more: int
+) -> int:
     """Return what one row takes in a pass: each chain's features, logits and their softmax."""
     chains = {chain for chain, _ in group}
     features = sum(1 + axes.chains[chain].length for chain in chains)
-    return item * (features + len(group) * (n_classes + 6))
+    return item * ((1 + more) * features + len(group) * ((1 + more) * n_classes + 6))
 
 
-def _grouped(axes: Axes, n_classes: int, item: int, memory: int) -> list[list[tuple[int, int]]]:
+def _grouped(
+    axes: Axes, n_classes: int, item: int, memory: int, more: int
+) -> list[list[tuple[int, int]]]:
     groups: list[list[tuple[int, int]]] = []
     used = 0
     for number, chain in enumerate(axes.chains):
         for prefix in range(len(chain)):
             # arrays are as long as the longest prefix of the chain that is with it
-            probe = _probe_bytes(chain.length, n_classes, item)
+            probe = _probe_bytes(chain.length, n_classes, item, more)
             new = not groups or groups[-1][-1][0] != number
             needed = probe + (_chain_bytes(chain.length, item) if new else 0)
             if not groups or used + needed > memory:
@@ -186,7 +193,8 @@ def fit(
     The penalty is not that of `options`, but each of `penalties`. With `options.fast` the first
     steps on a CUDA device, down to a norm of 1e-3, are of products whose factors are rounded to
     TF32. The steps after them, and all that is reported, are of full precision, so that `tol`
-    means the same.
+    means the same; where the device shows that it comes to the same, each product is then made of
+    three of TF32.
 
     Raises:
         DataError: train cannot be probed.
@@ -287,8 +295,9 @@ class LogisticPath(Fitted):
         self._ratio = self._scale / self._unit
         self._dtype = moments.precision
         self._stages = stages(fast, settings.backend, self._dtype)
+        thrice = any(stage.thrice for stage in self._stages)
         self._plan = _lockstep_plan(
-            settings, axes, self.n_features, len(self._present), self._dtype
+            settings, axes, self.n_features, len(self._present), self._dtype, thrice
         )
         # of several groups, all metrics would be held at once; of raw features, a penalty is in
         # units of each part's own deviations
@@ -371,7 +380,7 @@ class LogisticPath(Fitted):
                     shape = (len(sheet), len(self._present), tile.shape[1])
                     logits = backend.empty(shape, self._dtype)
                     with full_precision():
-                        add_up_logits([sheet], [weights], tile, logits, [place])
+                        set_logits([sheet], [weights], [sheet.taken(tile)], logits, [place])
                     by_row = backend.xp.permute_dims(self._with_absent(logits), (0, 2, 1))
                     scores.add(sheet.numbers, by_row, labels)
                 scores.finish(labels)
@@ -405,7 +414,7 @@ class LogisticPath(Fitted):
         """Return the probes of one penalty, each where it is told to start."""
         l2, n_rows = self.axes.penalties[penalty], self.n_train
         correlation = self._settings.backend.put(
-            self._moments.once("correlation", self._moments.covariance)
+            self._moments.once("correlation", self._moments.covariance_there)
         )
         whitenings = self._whitenings(numbers, correlation, l2)
         axes, running = self.axes, []

@@ -8,9 +8,9 @@ from array_api_compat import array_namespace
 
 from featstore.probe.arrays import (
     Array,
-    Precision,
     beside,
     like,
+    on_device,
     to_host,
 )
 from featstore.probe.solvers.logistic.products import (
@@ -23,6 +23,9 @@ from featstore.probe.solvers.logistic.products import (
 )
 from featstore.probe.statuses import Status
 
+# numbers of a vector that are one part of it on a device, at the least, and parts at the most
+_PART, _MOST_PARTS = 4096, 64
+
 
 class Curvature:
     """The last m pairs of steps s and gradient changes y of P functions, and what they imply.
@@ -30,11 +33,13 @@ class Curvature:
     The direction -H g of L-BFGS is a combination of g and the pairs, whose coefficients depend on
     their inner products alone. Those are kept in float64 on the host, where the two-loop
     recursion runs for all functions at once; the vectors are read twice a step, by one batched
-    product each, whatever m is.
+    product each, whatever m is. On a device long vectors are cut into parts, of which each product
+    is one of a batch: P products of a few rows would leave most of it idle.
 
     Arguments:
         vectors: (P, n), tells shape, dtype and device.
         pairs: m.
+        part: numbers of a vector that are a part at the least.
 
     References:
         Nocedal, "Updating quasi-Newton matrices with limited storage", Math. Comp. 1980.
@@ -42,11 +47,16 @@ class Curvature:
         recursion on inner products.
     """
 
-    def __init__(self, vectors: Array, pairs: int):
+    def __init__(self, vectors: Array, pairs: int, part: int = _PART):
         count, length = vectors.shape
         xp = array_namespace(vectors)
-        # steps in the first m places, gradient changes in the others
-        self._basis = xp.zeros((count, 2 * pairs, length), **like(vectors))
+        self._parts = 1
+        if on_device(vectors):
+            most = range(1, 1 + min(_MOST_PARTS, length // part))
+            self._parts = max((parts for parts in most if length % parts == 0), default=1)
+        # steps in the first m places, gradient changes in the others; part after part of a function
+        shape = (count * self._parts, 2 * pairs, length // self._parts)
+        self._basis = xp.zeros(shape, **like(vectors))
         self._pairs = pairs
         self._next = np.zeros(count, np.int64)
         self._filled = np.zeros((count, pairs), bool)
@@ -68,8 +78,12 @@ class Curvature:
         """
         xp = array_namespace(gradient)
         slots = self._store(moved, step, change)
-        trio = xp.stack([step, change, gradient], axis=1)
-        products = _host(self._basis @ xp.permute_dims(trio, (0, 2, 1)))
+        trio = xp.stack([self._cut(array) for array in (step, change, gradient)], axis=1)
+        found = self._basis @ xp.permute_dims(trio, (0, 2, 1))
+        if self._parts > 1:
+            by_part = xp.reshape(found, (len(gradient), self._parts, *found.shape[1:]))
+            found = xp.sum(by_part, axis=1, dtype=xp.float64)
+        products = _host(found)
         which = np.flatnonzero(moved)
         for number, place in enumerate((slots, slots + self._pairs)):
             new = products[which, :, number]
@@ -87,10 +101,19 @@ class Curvature:
         """Write the pairs over the oldest ones; return their places, int64 (P,)."""
         which = np.flatnonzero(moved)
         places = self._next.copy()
-        rows, slots = (beside(a, step) for a in (which, places[which]))
-        self._basis[rows, slots] = step[rows]
-        self._basis[rows, slots + self._pairs] = change[rows]
+        slots = np.repeat(places[which], self._parts)
+        rows, slots = (beside(a, step) for a in (self._lines(which), slots))
+        self._basis[rows, slots] = self._cut(step)[rows]
+        self._basis[rows, slots + self._pairs] = self._cut(change)[rows]
         return places
+
+    def _cut(self, vectors: Array) -> Array:
+        """Return vectors (P, n) as their parts, one below the other."""
+        return array_namespace(vectors).reshape(vectors, (-1, self._basis.shape[2]))
+
+    def _lines(self, which: np.ndarray) -> np.ndarray:
+        """Return the lines of the basis that these functions have, int64."""
+        return (which[:, None] * self._parts + np.arange(self._parts)).reshape(-1)
 
     def _direction(
         self, gradient: Array, along: np.ndarray, squares: np.ndarray
@@ -98,8 +121,10 @@ class Curvature:
         """Return -H g and its slope, given the basis' products with g, `along` (P, 2m)."""
         gamma, weights = self._recursion(along)
         slope = -(gamma * squares + (weights * along).sum(1))
-        scale, shares = (beside(a, gradient, gradient.dtype) for a in (-gamma, -weights))
+        shares = np.repeat(-weights, self._parts, axis=0)
+        scale, shares = (beside(a, gradient, gradient.dtype) for a in (-gamma, shares))
         direction = (shares[:, None, :] @ self._basis)[:, 0, :]
+        direction = array_namespace(direction).reshape(direction, gradient.shape)
         direction += scale[:, None] * gradient
         return direction, slope
 
@@ -135,7 +160,7 @@ class Curvature:
 
     def keep(self, kept: np.ndarray) -> None:
         """Drop all but the functions in a mask."""
-        rows = beside(np.flatnonzero(kept), self._basis)
+        rows = beside(self._lines(np.flatnonzero(kept)), self._basis)
         self._basis = self._basis[rows]
         self._next, self._filled = self._next[kept], self._filled[kept]
         self._products = self._products[kept]
@@ -459,10 +484,6 @@ class Lbfgs:
         self._least_norm = np.where(gain, np.fmin(self.norms, self._least_norm), self._least_norm)
         return self.iterations - self._gained >= PATIENCE
 
-    def _squares(self, vectors: Array) -> np.ndarray:
-        xp = array_namespace(vectors)
-        return to_host(xp.sum(vectors * vectors, axis=1)).astype(np.float64)
-
     def _along(self, lengths: np.ndarray) -> Array:
         return beside(lengths, self._direction, self._direction.dtype)[:, None] * self._direction
 
@@ -646,12 +667,12 @@ def minimise(
     left, descent = list(running), running[0].descent
     for stage in descent.stages[:-1]:
         while any((one.runs.status == "").any() for one in left):
-            _pass(tiles, left, stage.precision)
+            _pass(tiles, left, stage)
             report(_standing(solutions, left))
         for one in left:
             one.runs.resume(descent.tol)
     while left:
-        _pass(tiles, left, descent.stages[-1].precision)
+        _pass(tiles, left, descent.stages[-1])
         for one in left:
             solutions |= one.finished()
         left = [one for one in left if len(one.runs.status)]
@@ -659,10 +680,10 @@ def minimise(
     return solutions
 
 
-def _pass(tiles: Tiles, running: Sequence[Running], precision: Precision) -> None:
+def _pass(tiles: Tiles, running: Sequence[Running], stage: Stage) -> None:
     weights = [one.coefficients(one.runs.ask()) for one in running]
     sheets = [one.sheet for one in running]
-    losses, gradients = losses_and_gradients(tiles, sheets, weights, precision)
+    losses, gradients = losses_and_gradients(tiles, sheets, weights, stage.precision, stage.thrice)
     for one, at, loss, gradient in zip(running, weights, losses, gradients, strict=True):
         one.tell(at, loss, gradient)
 

@@ -1,10 +1,13 @@
 """The products of a pass: tiles of rows with sheets of weights, whitened."""
 
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
+import torch
 from array_api_compat import array_namespace
 
 from featstore.probe.arrays import (
@@ -15,11 +18,14 @@ from featstore.probe.arrays import (
     factorise,
     full_precision,
     like,
+    on_device,
     reduced_precision,
+    set_product,
     solve_lower,
     take_into,
     to_host,
 )
+from featstore.probe.errors import DeviceWarning
 from featstore.probe.kernels import residuals
 from featstore.probe.kernels.reference import residuals_of_labels
 from featstore.probe.memory import all_sum
@@ -29,6 +35,7 @@ from featstore.probe.subsets import Axes, Chain, Segment, segments
 
 # features and columns of a product below which it is too thin to run at full speed
 _LEAST_FEATURES = 128
+_LEAST_ON_DEVICE = 512
 _THIN_COLUMNS = 128
 # share of the features from which a few wasted zeros cost less than thin products
 _BROAD = 0.5
@@ -84,7 +91,7 @@ class Sheet:
     ):
         self.numbers, self.n_classes = numbers, n_classes
         self._width = 1 + n_features
-        self._buffers: list[Array] = []
+        self._buffers: dict[int, Array] = {}
         self._members, self._backend = members, backend
         self.sizes = np.array(
             [1 + chains[c].sizes[p] for c, p in zip(members, prefixes, strict=True)], np.int64
@@ -101,7 +108,8 @@ class Sheet:
         self.spans = []
         for chain, first in sorted(zip(chains, starts, strict=True), key=lambda pair: pair[1]):
             sizes = tuple(self.sizes[self._members == chain].tolist())
-            cuts = tuple(segments(sizes, _LEAST_FEATURES))
+            there = self._backend.device == "cuda"
+            cuts = tuple(segments(sizes, _LEAST_ON_DEVICE if there else _LEAST_FEATURES))
             self.spans.append(_Span(int(chain), self._orders[chain], int(first), sizes, cuts))
         seen = np.arange(self.length) < self.sizes[:, None]
         self.mask = self._backend.put(seen)[:, None, :]
@@ -123,32 +131,47 @@ class Sheet:
         """Return a gradient in the form of `arranged` as (P, C, 1 + m), garbage beyond prefixes."""
         return gradient
 
-    def taken(self, tile: Array) -> list[Array]:
+    def taken(self, tile: Array, kept: "TakenRows | None" = None, number: int = 0) -> list[Array]:
         """Return for each span the rows (1 + m, r) of a tile (1 + D, r) that its chain takes.
 
-        They are buffers, which the next call overwrites.
+        They are buffers, which the next call overwrites, but for what `kept` has room for under the
+        tile's number.
         """
-        lengths = [span.sizes[-1] for span in self.spans]
-        if [tuple(b.shape) for b in self._buffers] != [(n, tile.shape[1]) for n in lengths]:
-            xp = array_namespace(tile)
-            self._buffers = [xp.empty((n, tile.shape[1]), **like(tile)) for n in lengths]
-        for span, buffer in zip(self.spans, self._buffers, strict=True):
-            take_into(buffer, tile, span.order[: span.sizes[-1]])
-        return self._buffers
+        if kept is None:
+            return [self._buffer(place, tile) for place in range(len(self.spans))]
+        found = []
+        for place, span in enumerate(self.spans):
+            key, size = (number, span.chain), span.sizes[-1]
+            rows = kept.find(key, size)
+            found.append(kept.add(key, self._buffer(place, tile)) if rows is None else rows)
+        return found
 
-    def add_logits(self, arranged: Array, rows: list[Array], out: Array) -> None:
-        """Add the logits of every probe to `out`.
+    def _buffer(self, place: int, tile: Array) -> Array:
+        """Return the rows that the chain of a span takes, in the span's own buffer."""
+        span = self.spans[place]
+        shape = (span.sizes[-1], tile.shape[1])
+        held = self._buffers.get(place)
+        if held is None or tuple(held.shape) != shape:
+            held = self._buffers[place] = array_namespace(tile).empty(shape, **like(tile))
+        take_into(held, tile, span.order[: shape[0]])
+        return held
+
+    def set_logits(self, arranged: Array, rows: list[Array], out: Array) -> None:
+        """Write the logits of every probe to `out`, which is 0 on a CPU and anything on a device.
 
         Arguments:
-            arranged: coefficients as from `arranged`.
-            rows: as from `taken`.
+            arranged: coefficients as from `arranged`, or each of them `split`.
+            rows: as from `taken`, or each of them `split`: times as many as `taken` has.
             out: (P, C, r).
         """
         weights, logits = flat(arranged), flat(out)
         for span, features in zip(self.spans, rows, strict=True):
+            times = len(features) // span.sizes[-1]
             for cut, lines in self._products(span):
-                part = slice(cut.start, cut.stop)
-                add_product(logits[lines], weights[lines, part], features[part])
+                part = slice(times * cut.start, times * cut.stop)
+                # all probes of a chain reach the first segment
+                write = set_product if cut.start == 0 and on_device(out) else add_product
+                write(logits[lines], weights[lines, part], features[part])
 
     def add_gradient(self, residuals: Array, rows: list[Array], total: Array) -> None:
         """Add the products of the residuals (P, C, r) with the rows to `total`, as `arranged`."""
@@ -191,13 +214,14 @@ class _BroadSheet(Sheet):
             out[span.probes][:, :, : len(own)] = gradient[span.probes][:, :, own]
         return out
 
-    def taken(self, tile: Array) -> list[Array]:
+    def taken(self, tile: Array, kept: "TakenRows | None" = None, number: int = 0) -> list[Array]:
         """Return the tile itself."""
         return [tile]
 
-    def add_logits(self, arranged: Array, rows: list[Array], out: Array) -> None:
-        """Add the logits of every probe to `out` (P, C, r)."""
-        add_product(flat(out), flat(arranged), rows[0])
+    def set_logits(self, arranged: Array, rows: list[Array], out: Array) -> None:
+        """Write the logits of every probe to `out` (P, C, r), which is 0 on a CPU."""
+        write = set_product if on_device(out) else add_product
+        write(flat(out), flat(arranged), rows[0])
 
     def add_gradient(self, residuals: Array, rows: list[Array], total: Array) -> None:
         """Add the products of the residuals (P, C, r) with the rows to `total` (P, C, 1 + D)."""
@@ -239,6 +263,30 @@ def _broad(chain: np.ndarray, size: np.ndarray, n_features: int, n_classes: int)
     return (size == n_features) | (large & (columns < _THIN_COLUMNS))
 
 
+class TakenRows:
+    """Rows that chains have taken of tiles, kept so that they are gathered once and not each pass.
+
+    Arguments:
+        room: bytes that they may occupy.
+    """
+
+    def __init__(self, room: int):
+        self._room, self._held = room, {}
+
+    def find(self, key: Hashable, count: int) -> Array | None:
+        """Return the first `count` rows that are kept under a key; None where fewer are."""
+        held = self._held.get(key)
+        return None if held is None or len(held) < count else held[:count]
+
+    def add(self, key: Hashable, rows: Array) -> Array:
+        """Return a copy of rows that is kept, or the rows themselves where there is no room."""
+        if key in self._held or rows.nbytes > self._room:
+            return rows
+        self._room -= rows.nbytes
+        self._held[key] = array_namespace(rows).asarray(rows, copy=True)
+        return self._held[key]
+
+
 class Tiles:
     """The rows of a split as tiles (1 + D, r), features by rows behind a constant 1.
 
@@ -275,8 +323,21 @@ class Tiles:
         self._dtype, self._backend, self._split = dtype, backend, split
         self._lookup = None if lookup is None else backend.put(lookup)
         itemsize = 8 if dtype == "float64" else 4
-        fits = itemsize * blocks.n_rows * (1 + blocks.n_features) <= kept_bytes
-        self._kept: list[tuple[Array, Array]] | None = [] if fits else None
+        left = kept_bytes - itemsize * blocks.n_rows * (1 + blocks.n_features)
+        self._kept: list[tuple[Array, Array]] | None = [] if left >= 0 else None
+        # of a CPU's memory no more is taken than tiles need
+        self._left = left if backend.device == "cuda" else 0
+        self._taken: TakenRows | None = None
+
+    @property
+    def taken(self) -> "TakenRows | None":
+        """Return where rows that chains have taken are kept between passes; None if they are not.
+
+        On a device they are, in what the tiles have left of `kept_bytes`.
+        """
+        if self._taken is None and self._left > 0:
+            self._taken = TakenRows(self._left)
+        return self._taken
 
     def __iter__(self) -> Iterator[tuple[Array, Array]]:
         """Yield tiles (1 + D, r) and their labels (r,); a tile is valid until the next.
@@ -437,6 +498,7 @@ def losses_and_gradients(
     sheets: Sequence[Sheet],
     coefficients: Sequence[Array],
     precision: Precision = full_precision,
+    thrice: bool = False,
 ) -> tuple[list[np.ndarray], list[Array]]:
     """Return each sheet's losses (P,) and their gradients (P, C, 1 + m), float64, summed over rows.
 
@@ -450,6 +512,7 @@ def losses_and_gradients(
         sheets: the probes.
         coefficients: for each sheet (P, C, 1 + m).
         precision: of the products; losses and sums are in that of the rows, or float64, always.
+        thrice: whether each product is made of three of `split` factors.
     """
     xp = array_namespace(coefficients[0])
     arranged = [sheet.arranged(w) for sheet, w in zip(sheets, coefficients, strict=True)]
@@ -458,16 +521,25 @@ def losses_and_gradients(
     bounds = np.cumsum([0, *map(len, sheets)]).tolist()
     places = [slice(*pair) for pair in pairwise(bounds)]
     losses = xp.zeros(bounds[-1], dtype=xp.float64, device=arranged[0].device)
-    logits = None
+    logits, kept = None, tiles.taken
+    if thrice:
+        arranged = [split(array, low=2, inner=True).flatten(-2) for array in arranged]
     with precision():
         for number, (tile, labels) in enumerate(tiles, start=1):
             if logits is None or logits.shape[2] != tile.shape[1]:
                 shape = (bounds[-1], sheets[0].n_classes, tile.shape[1])
                 logits = xp.empty(shape, **like(tile))
-            rows = add_up_logits(sheets, arranged, tile, logits, places)
+            rows = [sheet.taken(tile, kept, number) for sheet in sheets]
+            if thrice:
+                # (n, 3, r): side by side along the features here, and along the rows below
+                rows = [[split(array, low=1) for array in own] for own in rows]
+                lines = [[array.flatten(0, 1) for array in own] for own in rows]
+                rows = [[array.flatten(1) for array in own] for own in rows]
+            set_logits(sheets, arranged, lines if thrice else rows, logits, places)
             losses += (residuals if labels.ndim == 1 else residuals_of_labels)(logits, labels)
             for sheet, own, part, place in zip(sheets, rows, parts, places, strict=True):
-                sheet.add_gradient(logits[place], own, part)
+                residual = split(logits[place], low=2).flatten(-2) if thrice else logits[place]
+                sheet.add_gradient(residual, own, part)
             if number % _SUMMED == 0:
                 _flush(parts, totals)
         _flush(parts, totals)
@@ -477,19 +549,64 @@ def losses_and_gradients(
     return [host[place] for place in places], gradients
 
 
-def add_up_logits(
+def set_logits(
     sheets: Sequence[Sheet],
     arranged: Sequence[Array],
-    tile: Array,
+    rows: Sequence[list[Array]],
     out: Array,
     places: Sequence[slice],
-) -> list[list[Array]]:
-    """Write the logits of the sheets to `out` (all P, C, r); return the rows each has taken."""
-    out[...] = 0
-    rows = [sheet.taken(tile) for sheet in sheets]
+) -> None:
+    """Write the logits of the sheets to `out` (all P, C, r), of the rows that each has taken."""
+    if not on_device(out):
+        out[...] = 0
     for sheet, own, weights, place in zip(sheets, rows, arranged, places, strict=True):
-        sheet.add_logits(weights, own, out[place])
-    return rows
+        sheet.set_logits(weights, own, out[place])
+
+
+def split(array: Array, low: int, inner: bool = False) -> Array:
+    """Return a factor x = h + l of a float32 product as three, h of TF32's 11 bits, l the rest.
+
+    With [h h l] on the left (`low` 2) and [h' l' h'] on the right (`low` 1), side by side along
+    what is summed over, one product of TF32 factors is h h' + h l' + l h', which lacks l l' alone.
+
+    Arguments:
+        array: float32 (..., n, m), torch's.
+        low: which of the three is l.
+        inner: whether the three of a number are neighbours, in (..., n, m, 3), and not of a line,
+            in (..., n, 3, m).
+    """
+    high = (array.view(torch.int32) & ~0x1FFF).view(torch.float32)
+    three = [high, high, high]
+    three[low] = array - high
+    return torch.stack(three, dim=-1 if inner else -2)
+
+
+# relative error of a product that may stand for one of float32
+_AS_GOOD = 1e-6
+
+
+@cache
+def thrice_serves(device: str) -> bool:
+    """Return whether three TF32 products of `split` factors are as good as float32's on a device.
+
+    They are tried once, against float64; where they are not so, one warning says it.
+    """
+    if torch.cuda.get_device_capability() < (8, 0):
+        return False
+    generator = torch.Generator().manual_seed(0)
+    a, b = (torch.randn(64, 4096, generator=generator).to("cuda") for _ in range(2))
+    with reduced_precision():
+        found = split(a, low=2).flatten(1) @ split(b, low=1).flatten(1).T
+    known = a.to(torch.float64) @ b.to(torch.float64).T
+    error = float(torch.linalg.vector_norm(found - known) / torch.linalg.vector_norm(known))
+    if not error <= _AS_GOOD:
+        warnings.warn(
+            f"products of three TF32 ones are off by {error:.1e} on {device}: the last steps of "
+            "fast softmax probes are of float32 products, more slowly",
+            DeviceWarning,
+            stacklevel=2,
+        )
+    return error <= _AS_GOOD
 
 
 def _flush(parts: list[Array], totals: list[Array]) -> None:
@@ -513,21 +630,28 @@ class Stage:
         least_tol: the smallest gradient norm that this precision can tell.
         noise: share of the objective under which differences of it say nothing; None for that of
             the numbers themselves.
+        thrice: whether each product is made of three of `split` factors, which is full precision.
     """
 
     precision: Precision
     least_tol: float = 0.0
     noise: float | None = None
+    thrice: bool = False
 
 
 FULL = Stage(full_precision)
 FAST = Stage(reduced_precision, FAST_TOL, FAST_NOISE)
+THRICE = Stage(reduced_precision, thrice=True)
 
 
 def stages(fast: bool, backend: Backend, dtype: str) -> tuple[Stage, ...]:
     """Return the stages; the last one, whose certificate is reported, is in full precision.
 
-    Only float32 products of torch on a CUDA device can be rounded; elsewhere nothing changes.
+    Only float32 products of torch on a CUDA device can be rounded; elsewhere nothing changes. The
+    last ones are of three rounded products each where the device shows that these are as good.
     """
     rounded = backend.name == "torch" and backend.device == "cuda" and dtype == "float32"
-    return (FAST, FULL) if fast and rounded else (FULL,)
+    if not (fast and rounded):
+        return (FULL,)
+    there = torch.cuda.is_available()
+    return (FAST, THRICE if there and thrice_serves(torch.cuda.get_device_name()) else FULL)

@@ -1,4 +1,4 @@
-"""What a GPU does otherwise than a CPU, each beside what it replaces, in milliseconds.
+"""Ways that a GPU takes and a CPU does not, each beside what it replaces, in milliseconds.
 
 python -m benchmarks.device_steps --sizes full --json steps.json
 

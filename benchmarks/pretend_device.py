@@ -127,7 +127,7 @@ class Log:
 
 
 class _Recorder:
-    """What a graph records: each operation is done, to learn of its results, and then undone."""
+    """Recording of a graph: each operation is done, to learn of its results, and then undone."""
 
     def __init__(self):
         self.on = self.replaying = False

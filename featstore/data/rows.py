@@ -571,7 +571,7 @@ class _Kept:
 
     @property
     def encoded(self) -> Callable[[int], bytes] | None:
-        """What gives the bytes of an image's file, None where `read` knows of none."""
+        """Return the reader of an image file's bytes, None where `read` knows of none."""
         encoded = getattr(self.read, "encoded", None)
         return None if encoded is None else lambda row: encoded(int(self.rows[row]))
 

@@ -379,7 +379,7 @@ class _DeviceImages:
         return [part.jpeg(place) or part.met(place) for place in range(len(part))]
 
     def _decoded(self, files: list[bytes], places: list[tuple[int, Part, int]]) -> list[Any]:
-        """What the device makes of JPEGs; of one that it does not take, what Pillow makes."""
+        """The pixels that the device makes of JPEGs, or Pillow of one that it does not take."""
         try:
             return _of_jpegs(files, self._device) if files else []
         except RuntimeError:

@@ -133,7 +133,7 @@ def mixed(folder, tmp_path):
 
 @pytest.fixture
 def there(encode):
-    """What makes batches as a device does; on the CPU, which decodes by another library."""
+    """Return an encoder like a device's, on the CPU, which decodes by another library."""
     known = transforms.on_device(encode.backbone.transform)
     backbone = dataclasses.replace(encode.backbone, transform=known)
     return Encoder(backbone, there=torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""What a device does otherwise than a CPU: the same numbers, with fewer launches and copies."""
+"""Ways that a device takes and a CPU does not: the same numbers, fewer launches and copies."""
 
 import warnings
 
@@ -98,7 +98,7 @@ def test_an_array_is_put_where_another_backend_computes():
 
 
 def test_a_ridge_sweep_copies_no_matrix():
-    """Of a layer of D features no copy to the host has D x D numbers."""
+    """Copies to the host have far fewer numbers than D x D, of a layer of D features."""
     problem, copied = clusters(500, 100, 90, 3), []
     taken = pretend_device.DeviceTensor.cpu
 

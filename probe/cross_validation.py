@@ -1,7 +1,7 @@
 """Cross-validation: probes of rows without a test split, each row tested by probes that lack it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +10,18 @@ import xxhash
 from numpy.typing import ArrayLike
 
 from featstore.probe import statuses
+from featstore.probe.arrays import backend as backend_of
 from featstore.probe.errors import UsageError
-from featstore.probe.memory import Progress, shows
+from featstore.probe.memory import Progress, shows, silent
 from featstore.probe.modes import Mode
+from featstore.probe.plans import Shape, Wanted, forecast
 from featstore.probe.result import ProbeResult
 from featstore.probe.results.reading import RowScores, save_with_rows
 from featstore.probe.results.sentences import sentence
 from featstore.probe.results.views import sweep_as_html
 from featstore.probe.rows import Grouped, LabelledRows, Rows, as_blocks
 from featstore.probe.solvers import L2, Choice, Options
+from featstore.probe.solvers.registry import chosen
 from featstore.probe.splits import every_view, folds as folds_of
 from featstore.probe.sweeps import sweep
 
@@ -114,7 +117,8 @@ def cross_validate(
         backend: as of `sweep`.
         store: as of `sweep`.
         tap: as of `sweep`.
-        progress: callback("folds", done, K), or whether to show it; by default where somebody
+        progress: callback("folds", done, K, seconds=...), with about how many each takes, which
+            learns what each sweep tells, too; or whether to show it, by default where somebody
             looks.
 
     Raises:
@@ -135,8 +139,15 @@ def cross_validate(
     images, own = blocks.n_rows // blocks.n_views, blocks.groups
     by_image = blocks.labels()[:images]
     fold = folds_of(by_image, folds, fold_seed, None if own is None else own[:images])
-    results = []
+    results, expected = [], []
+    if progress is not silent:
+        shape = Shape.of(blocks, blocks)
+        shape = replace(shape, train=shape.train - shape.train // folds, test=shape.test // folds)
+        how = chosen(solver, {"l2": l2, "select": select, "held_out": held_out})
+        wanted = Wanted(fractions, seeds, mode, every_k)
+        expected = [forecast(wanted, how, shape, backend_of(backend, device))] * folds
     for number in range(folds):
+        progress("folds", number, folds, seconds=expected)
         sides = fold != number, fold == number
         train, test = (every_view(blocks, np.flatnonzero(own)) for own in sides)
         found = sweep(
@@ -158,9 +169,10 @@ def cross_validate(
             backend=backend,
             store=store,
             tap=tap,
+            progress=progress,
         )
         results.append(found)
-        progress("folds", number + 1, folds)
+    progress("folds", folds, folds, seconds=expected)
     fold = np.tile(fold, blocks.n_views)
     table = _joined([found.table for found in results])
     kept = f"folds={folds} fold_seed={fold_seed}"

@@ -13,9 +13,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from featstore.probe.arrays import backend as backend_of
 from featstore.probe.errors import UsageError, several, visible
-from featstore.probe.memory import Progress, shows
+from featstore.probe.memory import Progress, shows, silent
 from featstore.probe.modes import Mode
+from featstore.probe.plans import Shape, Wanted, forecast
 from featstore.probe.redundancy import diffused_redundancy
 from featstore.probe.results import score_of
 from featstore.probe.results.curves import curve_table
@@ -32,6 +34,7 @@ from featstore.probe.rows import (
     views_of,
 )
 from featstore.probe.solvers import L2, Options
+from featstore.probe.solvers.registry import chosen as chosen_solver
 from featstore.probe.splits import every_view
 from featstore.probe.sweeps import grouped_pair, sweep
 
@@ -159,7 +162,8 @@ def learning_curve(
         backend: as of `sweep`.
         store: as of `sweep`.
         tap: as of `sweep`.
-        progress: callback("draws", done, total), or whether to show it; by default where somebody
+        progress: callback("draws", done, total, seconds=...), with about how many each takes, which
+            learns what each sweep tells, too; or whether to show it, by default where somebody
             looks.
 
     Raises:
@@ -185,10 +189,19 @@ def learning_curve(
     draws = list(range(1, draws + 1)) if isinstance(draws, int) else list(draws)
     if not draws or len(set(draws)) < len(draws):
         raise UsageError(f"draws are {draws}: give a number above 0, or different ones")
+    expected: list[float] = []
+    if progress is not silent:
+        shape, where = Shape.of(train_blocks, test_blocks), backend_of(backend, device)
+        how, wanted = chosen_solver(solver, {"l2": l2}), Wanted(fractions, draws[:1], mode)
+        for amount in amounts:
+            few = amount * (shape.train if shots is None else train_blocks.n_classes)
+            drawn = replace(shape, train=max(1, min(round(few), shape.train)))
+            expected += [forecast(wanted, how, drawn, where)] * len(draws)
     done = 0
     tables, known = [], []
     for amount in amounts:
         for draw in draws:
+            progress("draws", done, len(amounts) * len(draws), seconds=expected)
             chosen = _drawn(as_blocks(train_blocks), draw, amount, shots is not None)
             found = sweep(
                 every_view(train_blocks, chosen),
@@ -205,6 +218,7 @@ def learning_curve(
                 backend=backend,
                 store=store,
                 tap=tap,
+                progress=progress,
             )
             table = found.to_pandas()
             # what draws nothing is drawn by its rows all the same
@@ -214,7 +228,7 @@ def learning_curve(
             tables.append(table)
             known.append((found.by_row, found.probes))
             done += 1
-            progress("draws", done, len(amounts) * len(draws))
+    progress("draws", done, done, seconds=expected)
     return _joined(pd.concat(tables, ignore_index=True), known, test_blocks)
 
 

@@ -67,7 +67,7 @@ def shown(progress: Progress | bool | None, pause: float = 1.0) -> Iterator[Prog
         return
     from tqdm.auto import tqdm
 
-    lock, over, solved = threading.Lock(), threading.Event(), ""
+    lock, over, solved, parts = threading.Lock(), threading.Event(), "", ""
     # with a delay a bar is not shown when it is made
     how = {"delay": 1, "leave": False, "dynamic_ncols": on_screen}
     how["file"] = None if on_screen else io.StringIO()
@@ -88,16 +88,19 @@ def shown(progress: Progress | bool | None, pause: float = 1.0) -> Iterator[Prog
         bar.close()
 
     def told(stage: str, done: int, total: int, **facts: Any) -> None:
-        nonlocal bar, solved
+        nonlocal bar, solved, parts
         if stage == "sweep":
             solved = f"{done:,} of {total:,} probes solved"
+            return
+        if "seconds" in facts:
+            parts = f"{done:,} of {total:,} {stage} done"
             return
         with lock:
             if (stage, total) != (bar.desc, bar.total) or done < bar.n:
                 end()
                 bar = tqdm(desc=stage, total=total, initial=done, unit=f" {stage}", **how)
             words = [line(f"{name} {fact}") for name, fact in facts.items() if fact]
-            bar.set_postfix_str(", ".join([*words, *filter(None, [solved])]), refresh=False)
+            bar.set_postfix_str(", ".join([*words, *filter(None, [solved, parts])]), refresh=False)
             bar.n = done
 
     token = _SHOWING.set(True)

@@ -14,7 +14,7 @@ import pandas as pd
 
 from featstore.probe import arrays
 from featstore.probe.arrays import Backend, to_host
-from featstore.probe.errors import RowsWarning, UsageError, several
+from featstore.probe.errors import RowsWarning, UsageError, seeds_of, several
 from featstore.probe.memory import Grant, Progress
 from featstore.probe.metrics import METRICS
 from featstore.probe.modes import Layer, Mode, Recipe, modes_of
@@ -27,6 +27,7 @@ from featstore.probe.rows import (
     RowBlocks,
     content_digest,
     groups_of,
+    targets_of,
     validation_of,
     views_of,
 )
@@ -518,6 +519,13 @@ class Shape:
     outputs: int
     features: int
 
+    @classmethod
+    def of(cls, train: RowBlocks, test: RowBlocks) -> "Shape":
+        """Return the shape of these rows."""
+        return cls(
+            train.n_rows, test.n_rows, train.n_classes or targets_of(train), train.n_features
+        )
+
 
 @dataclass(frozen=True)
 class Trials:
@@ -593,6 +601,22 @@ def seconds(
     if overhead:
         found |= {phase: found[phase] + more for phase, more in overhead.items()}
     return found
+
+
+def forecast(wanted: Wanted, how: Chosen, shape: Shape, where: Backend) -> float:
+    """Return about how many seconds a sweep of a layer of this shape takes.
+
+    Raises:
+        UsageError: a fraction, a seed or a mode cannot be used.
+    """
+    sizes, layer = wanted.grid(shape.features).parts().sizes, (shape.features,)
+    seeds = len(seeds_of(wanted.seeds))
+    drawn = sum(seeds if recipe.seeded else 1 for recipe in modes_of(wanted.mode).values())
+    wholes = seeds if how.entry.depends_on_seed(how.options) else 1
+    chains = [*([sizes] * drawn if sizes else []), *[layer] * wholes]
+    trials = trials_of(described(how)[0], shape.train, how.entry.batch)
+    epochs = how.options.own().get("epochs", 0)
+    return sum(seconds(how.name, chains, shape, trials, products(where), epochs).values())
 
 
 def trials_of(penalties: Penalties, train_rows: int, batch: int) -> Trials:

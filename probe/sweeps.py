@@ -55,7 +55,6 @@ from featstore.probe.rows import (
     groups_of,
     has_several_labels,
     has_targets,
-    targets_of,
     validation_of,
     views_of,
 )
@@ -490,8 +489,7 @@ def _outlook(
     plan: SweepPlan, how: Chosen, setup: Setup, train: RowBlocks, test: RowBlocks
 ) -> Outlook:
     """Return how long each group will take, by how fast this machine multiplies."""
-    outputs = train.n_classes or targets_of(train)
-    shape = Shape(train.n_rows, test.n_rows, outputs, train.n_features)
+    shape = Shape.of(train, test)
     trials = trials_of(described(how)[0], train.n_rows, how.entry.batch)
     rate, epochs = products(setup.where), how.options.own().get("epochs", 0)
     phases = [

@@ -41,7 +41,7 @@ def test_the_tutorials_from_an_empty_directory(tmp_path, monkeypatch, capsys):
             ran = CliRunner().invoke(main, words)
             assert ran.exit_code == 0, f"{page.name}: {command}\n{ran.output}"
             if words == ["quickstart"]:
-                made = "stored 1,797 images" if page == FIRST else "reusing"
+                made = "stored 5,000 images" if page == FIRST else "reusing"
                 assert made in ran.stderr
                 look_at_the_quickstart(ran.stdout)
             for option, name in itertools.pairwise(words):
@@ -54,8 +54,9 @@ def look_at_the_quickstart(said: str) -> None:
     worth = dict(
         re.findall(r"the (raw pixels|untrained network|trained one) .* (0\.\d{3})\n", said)
     )
-    assert float(worth["raw pixels"]) > 0.9 > float(worth["trained one"]) - 0.02
-    assert "is no help" in said
+    others = float(worth["raw pixels"]), float(worth["untrained network"])
+    assert 0.75 < max(others) < float(worth["trained one"]) - 0.03
+    assert "helps here" in said
     folder = Path("featstore-quickstart")
     sides = ("", ".rows.npz", ".provenance.json", ".sha256")
     made = {*(f"results.csv{side}" for side in sides), "accuracy.png"}

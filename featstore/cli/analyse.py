@@ -76,7 +76,7 @@ def cka(stores, tap, split, rows, out, matrix, plot, **options) -> None:
     from featstore.probe.layers import layer_similarity
     from featstore.probe.results import features
     from featstore.probe.results.files import save_table
-    from featstore.probe.results.sentences import of_layers, of_similarity
+    from featstore.probe.results.sentences import of_similarity
     from featstore.study.layers import check_same_rows, layers_of
 
     layers = layers_of(stores, tap)
@@ -102,7 +102,7 @@ def cka(stores, tap, split, rows, out, matrix, plot, **options) -> None:
         *(features.similarity(*of_layer(name), f"{name}: linear CKA ({how})") for name in names),
         *_matrix(found.layers, how),
         of_similarity(found.to_full, found.pairs),
-        *([of_layers(found.layers)] if len(layers) > 1 else []),
+        *([features.of_layers(found.layers)] if len(layers) > 1 else []),
     )
     if out:
         save_table(pd.concat([found.to_full, found.pairs], ignore_index=True), out)

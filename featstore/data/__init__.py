@@ -38,7 +38,7 @@ __all__ = [
     "without",
 ]
 
-NAMES = ("digits", *torchvision.SOURCES)
+NAMES = (*files.SHIPPED, *torchvision.SOURCES)
 # Sources that take an argument after a colon, without columns and with them.
 _OF_FILES = ("folder", "npz")
 _OF_COLUMNS = {
@@ -146,9 +146,9 @@ def check(
         tables.check(kind, argument, splits, data_dir, columns or Columns())
     elif kind in _CHECKS:
         _CHECKS[kind](argument, splits, data_dir)
-    elif kind == "digits":
+    elif kind in files.SHIPPED:
         for split in splits:
-            files.check_digits(split)
+            files.check_shipped(kind, split)
     elif kind in torchvision.SOURCES:
         torchvision.check(kind, splits, data_dir)
 
@@ -157,8 +157,8 @@ def _rows(name: str, split: str, data_dir: Path | None, columns: Columns, skip: 
     kind, argument = _kind(name, columns)
     if kind in _OF_COLUMNS:
         return _OF_COLUMNS[kind](argument, split, data_dir, columns, skip)
-    if kind == "digits":
-        return files.load_digits(split)
+    if kind in files.SHIPPED:
+        return files.load_shipped(kind, split)
     if kind == "folder":
         return files.load_folder(argument, split, data_dir)
     if kind == "npz":

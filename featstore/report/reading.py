@@ -1,6 +1,7 @@
 """Contents of a page of results: tables, curves, answers, classes."""
 
 import json
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -485,12 +486,27 @@ def remarks(curves: Sequence[Curve]) -> list[str]:
     """
     if len(curves) == 1:
         return []
-    lines = []
+    found: dict[str, list[tuple[str, str]]] = {}
     for curve in curves:
+        said = list(curve.answer.remarks)
         if curve.full is not None and _near(curve) is None and len(curve.points) > 1:
-            lines.append(curve.answer.name + curve.answer.text)
-        lines += [curve.answer.name + each for each in curve.answer.remarks]
+            said.insert(0, curve.answer.text)
+        for text in said:
+            # what differs in its numbers alone is said once
+            found.setdefault(re.sub(r"[\d.,]+", "#", text), []).append((curve.answer.name, text))
+    lines = []
+    for said in found.values():
+        if len(said) <= _MOST_REMARKS:
+            lines += [name + text for name, text in said]
+            continue
+        names = [name.removesuffix(": ") for name, _ in said]
+        of = f"{len(said)} of {len(curves)} curves ({'; '.join(names[:_MOST_REMARKS])}"
+        lines.append(f"{of}; and {len(said) - _MOST_REMARKS} others). Of the first: {said[0][1]}")
     return lines
+
+
+_MOST_REMARKS = 3
+"""Curves up to which the same remark is written of each."""
 
 
 def _of_several(curves: Sequence[Curve], mode: str) -> str:

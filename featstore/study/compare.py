@@ -14,9 +14,11 @@ import featstore
 from featstore import probe
 from featstore.errors import BadStudy, FeatstoreError
 from featstore.places import Url
+from featstore.probe.arrays import backend as backend_of
 from featstore.probe.errors import DataError, nearest
 from featstore.probe.memory import Progress, shows, silent
 from featstore.probe.modes import Mode
+from featstore.probe.plans import Shape, Wanted, forecast
 from featstore.probe.redundancy import diffused_redundancy
 from featstore.probe.results import curves_of, score_of, scored_by, shared_and_own
 from featstore.probe.results.curves import Curve, curves as curves_in, difference
@@ -29,7 +31,7 @@ from featstore.report import provenance
 from featstore.store.catalog import safe_name
 from featstore.study.feature_tables import Asked, tables_of
 from featstore.study.layers import Layer, layers_of
-from featstore.study.outside import resolved
+from featstore.study.outside import is_outside, resolved
 from featstore.study.records import digest
 from featstore.study.spec import SWITCHED, Analyses
 from featstore.study.sweeps import departures_of, validation_rows
@@ -121,8 +123,8 @@ def compare(
         memory: as of `probe.sweep`.
         device: as of `probe.sweep`.
         backend: as of `probe.sweep`.
-        progress: callback, whose facts name the layer, or whether to show it; by default where
-            somebody looks.
+        progress: callback, whose facts name the layer, and which is told ("layers", done, total,
+            seconds=...) before each; or whether to show it, by default where somebody looks.
 
     Raises:
         UsageError: nothing is named, stores come without fractions, or no fraction is common.
@@ -148,9 +150,21 @@ def compare(
         solver=chosen(solver, {"l2": l2}).options,
         metrics=None if score is None else list(dict.fromkeys(["accuracy", score])),
     )
-    for layer in layers:
+    expected: list[float] = []
+    if progress is not silent:
+        how, where = chosen(sweep.keywords["solver"]), backend_of(backend, device)
+        modes = [mode] if isinstance(mode, str) else mode
+        known = [each for each in modes if not is_outside(each)]
+        wanted = Wanted(fractions, seeds, known or "random")
+        for layer in layers:
+            tested = layer.rows(layer.store.test_split(test_split))
+            expected.append(forecast(wanted, how, Shape.of(layer.rows("train"), tested), where))
+    for number, layer in enumerate(layers):
+        progress("layers", number, len(layers), seconds=expected)
         swept, rows = _swept(layer, sweep, out_dir, progress, test_split)
         parts.append((swept if score is None else scored_by(swept, score), rows))
+    if layers:
+        progress("layers", len(layers), len(layers), seconds=expected)
     probes = _joined([table for table, _ in parts])
     correct = [row for table, rows in parts for row in rows or [None] * len(table)]
     found, curves = curves_in(probes, correct), curves_of(summary(probes, correct, level))

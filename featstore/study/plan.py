@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from featstore import data, models
+from featstore.data import files
 from featstore.errors import BadStudy, FeatstoreError, StudyError
 from featstore.extraction import inference
 from featstore.models import taps
@@ -353,7 +354,7 @@ def counts_of(feature: Feature) -> tuple[int, int, int] | None:
     name, limit = request["dataset"], request.get("limit")
     if name in SETS:
         train, test, classes = SETS[name]
-    elif name == "digits" or _local(name):
+    elif name in files.SHIPPED or _local(name):
         options = {key: request[key] for key in ("data_dir", "columns") if key in request}
         splits = [data.load(name, s, missing_ok=True, **options) for s in ("train", "test")]
         train, test = map(len, splits)

@@ -1,5 +1,6 @@
 """Run a study: bring every part up to date."""
 
+import itertools
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -13,8 +14,8 @@ from featstore.probe.results.files import save_table, written_whole
 from featstore.study import analyses, feature_tables, page as pages, spec
 from featstore.study.facts import Facts
 from featstore.study.features import Feature, Source, extract, sources
-from featstore.study.plan import ANALYSES, Plan, chosen, fresh, of_probe, todo
-from featstore.study.records import KNOWN, Outcome, Part, Records, failed
+from featstore.study.plan import ANALYSES, Cost, Line, Plan, chosen, fresh, of_probe, todo
+from featstore.study.records import KNOWN, Outcome, Records, failed
 from featstore.study.spec import several
 from featstore.study.sweeps import Sweep, SweepResults, solve, sweeps_of
 
@@ -35,28 +36,34 @@ def write_up(
     made = Records(plan.folder)
     found, held = there(plan)
     context = analyses.Context(plan.study, held, plan.folder)
-    outcomes = []
+    outcomes: list[Outcome] = []
 
-    def bring(name: str, make: Callable[[], bool]) -> None:
-        try:
-            outcomes.append(Outcome(name, "made" if make() else "there"))
-        except Exception as error:
-            outcomes.append(failed(name, error, told))
+    def bring(makes: Sequence[tuple[str, Callable[[], bool]]], later: int) -> None:
+        """Make these parts; so many more are known to follow."""
+        total = len(outcomes) + len(makes) + later
+        for name, make in makes:
+            progress("analyses", len(outcomes), total, seconds=(), of=name)
+            try:
+                outcomes.append(Outcome(name, "made" if make() else "there"))
+            except Exception as error:
+                outcomes.append(failed(name, error, told))
 
-    def of_table(name: str) -> Part:
-        return analyses.table_part(context, name, made, progress)
+    def of_table(name: str) -> bool:
+        return made.bring(analyses.table_part(context, name, made, progress))
 
-    for part in feature_tables.parts_of_sources(plan.study, found, made.folder, progress):
-        bring(part.name, lambda p=part: made.bring(p))
-    for part in feature_tables.parts_of_pairs(plan.study, found, made.folder, progress):
-        bring(part.name, lambda p=part: made.bring(p))
-    for name in analyses.TABLES:
-        bring(f"tables/{name}", lambda n=name: made.bring(of_table(n)))
+    def of_figure(drawing: pages.Drawing) -> bool:
+        return made.bring(pages.figure_part(drawing, made.folder))
+
+    # what there is of pairs, and to draw, is known when those before are made
+    for parts_of in (feature_tables.parts_of_sources, feature_tables.parts_of_pairs):
+        parts = parts_of(plan.study, found, made.folder, progress)
+        bring([(each.name, partial(made.bring, each)) for each in parts], len(analyses.TABLES) + 1)
+    bring([(f"tables/{name}", partial(of_table, name)) for name in analyses.TABLES], 1)
     drawn = pages.drawings(context, [source.name for source in found])
-    for number, each in enumerate(drawn):
-        progress("figures", number, len(drawn), of=each.name)
-        bring(f"figures/{each.name}", lambda d=each: made.bring(pages.figure_part(d, made.folder)))
-    bring("page", lambda: _page(plan, context, found, drawn, [*missing, *outcomes], told))
+    bring([(f"figures/{each.name}", partial(of_figure, each)) for each in drawn], 1)
+    lacking = [*missing, *outcomes]
+    bring([("page", lambda: _page(plan, context, found, drawn, lacking, told))], 0)
+    progress("analyses", len(outcomes), len(outcomes), seconds=())
     return outcomes
 
 
@@ -124,6 +131,7 @@ def run(
     progress: Progress | bool | None = None,
     told: Told = str,
     command: Sequence[str] | None = None,
+    cost: Cost | None = None,
 ) -> list[Outcome]:
     """Make what a study lacks: stores, results, tables, figures, page; return a line for each part.
 
@@ -138,6 +146,7 @@ def run(
             somebody looks.
         told: is given a sentence when a part is made or cannot be.
         command: the words that started this, for provenance.
+        cost: as `plan.cost_of` gives it; progress then tells how long all stores and sweeps take.
     """
     folder = plan.folder
     folder.mkdir(parents=True, exist_ok=True)
@@ -145,12 +154,63 @@ def run(
         aside.write_text(plan.study.text, encoding="utf-8")
     made = Records(folder)
     outcomes: list[Outcome] = []
+    ahead = _Ahead(progress, plan, cost)
     for each in plan.features:
         if each.chosen:
-            outcomes += _of_feature(plan, each.feature, made, only, progress, told, command)
+            outcomes += _of_feature(plan, each.feature, made, only, ahead, told, command)
+            ahead.leave(each.feature.name)
+    ahead.close()
     if only is None or ANALYSES in several(only):
         outcomes += write_up(plan, outcomes, progress, told)
     return outcomes
+
+
+class _Ahead:
+    """Tells a callback which of all stores and sweeps goes on, and how long those after it take.
+
+    Arguments:
+        progress: the callback.
+        plan: of the study.
+        cost: of the plan, None if it is not known.
+    """
+
+    def __init__(self, progress: Progress, plan: Plan, cost: Cost | None):
+        self.progress = progress
+        lines = {line.name: line for line in cost.lines} if cost else {}
+        self._known = bool(lines)
+        self._past: list[float] = []
+        self._later: dict[str, list[float]] = {}
+        for each in plan.features:
+            if not each.chosen:
+                continue
+            line = lines.get(each.feature.name, Line(each.feature.name))
+            self._known &= None not in (line.extracting, line.probing)
+            extracting = [] if each.extracted else [line.extracting or 0.0]
+            probing = [(line.probing or 0.0) / len(each.todo) for _ in each.todo]
+            self._later[each.feature.name] = extracting + probing
+
+    def enter(self, feature: str, parts: int | None = None) -> None:
+        """Say that the next part of a feature begins, of so many that it has left."""
+        left = self._later[feature]
+        if parts is not None and parts != len(left):
+            left[:] = [sum(left) / parts] * parts
+        self._tell()
+        self._past += [left.pop(0)] if left else [0.0]
+
+    def leave(self, feature: str) -> None:
+        """Take that nothing of a feature is left."""
+        self._later[feature].clear()
+
+    def close(self) -> None:
+        """Say that all are done."""
+        if self._past:
+            self.progress("parts", len(self._past), len(self._past), seconds=())
+
+    def _tell(self) -> None:
+        seconds = [*self._past, *itertools.chain(*self._later.values())]
+        self.progress(
+            "parts", len(self._past), len(seconds), seconds=seconds if self._known else ()
+        )
 
 
 def _of_feature(
@@ -158,11 +218,11 @@ def _of_feature(
     feature: Feature,
     made: Records,
     only: str | None,
-    progress: Progress,
+    ahead: _Ahead,
     told: Told,
     command: Sequence[str] | None,
 ) -> list[Outcome]:
-    store, outcome = _store(feature, made, progress, told)
+    store, outcome = _store(feature, made, ahead, told)
     wanted = [name for name in plan.study.probes if chosen(only, feature.name, name)]
     if store is None:
         without = [f"{feature.name}.{name}" for name in wanted]
@@ -176,21 +236,25 @@ def _of_feature(
     outcomes = [outcome]
     for line in departs:
         told(f"{feature.name}: {line}")
+    parts = len(left)
     for sweep in sweeps:
         if sweep in left:
-            outcomes.append(_solved(sweep, made, progress, told, command))
+            ahead.enter(feature.name, parts)
+            parts -= 1
+            outcomes.append(_solved(sweep, made, ahead.progress, told, command))
         elif of_probe(sweep) in wanted:
             outcomes.append(Outcome(sweep.name, "there"))
     return outcomes
 
 
-def _store(feature: Feature, made: Records, progress: Progress, told: Told):
+def _store(feature: Feature, made: Records, ahead: _Ahead, told: Told):
     """Return a feature's store, None where it cannot be had, and what became of it."""
     try:
         store = feature.found(made)
         if store is not None:
             return store, Outcome(feature.name, "there")
-        done = extract(feature, made, named(progress, feature.name))
+        ahead.enter(feature.name)
+        done = extract(feature, made, named(ahead.progress, feature.name))
     except Exception as error:
         return None, failed(feature.name, error, told)
     what = f"{done.images_done:,} {done.modality}s in {done.seconds:.1f} s"

@@ -32,10 +32,12 @@ from featstore.probe.figures.style import (
     along_fraction,
     bands_of,
     blank,
+    compared,
     draw,
     floats,
     fraction_axis,
     keys_in,
+    label_beside,
     label_ends,
     legend_above,
     look,
@@ -97,18 +99,17 @@ def accuracy_against_fraction(
     unit, label, written = _unit(score)
     parts = curves_of(every)
     shared, own = shared_and_own(parts)
-    with styled():
-        figure = blank(2.55)
-        axes = figure.add_subplot()
-        curves = [with_interval(rows, score, unit) for rows in parts]
-        lines = [draw(axes, curve, number) for number, curve in enumerate(curves)]
-        fraction_axis(axes, every["fraction"], bands_of(every, level))
+    curves, note = [with_interval(rows, score, unit) for rows in parts], bands_of(every, level)
+
+    def finish(axes: Axes) -> None:
+        fraction_axis(axes, every["fraction"], note)
         value_axis(axes, label)
+
+    with styled():
+        figure = compared(curves, own, 2.55, finish)
         if len(curves) == 1:
-            _every_seed(axes, as_curves(table), score, unit)
-            _full_layer(axes, curves[0], written)
-        else:
-            legend_above(figure, lines, own)
+            _every_seed(figure.axes[0], as_curves(table), score, unit)
+            _full_layer(figure.axes[0], curves[0], written)
     return saved(figure, path, ", ".join(shared))
 
 
@@ -261,14 +262,14 @@ def cka_against_fraction(table: pd.DataFrame, path: str | Path | None = None) ->
     table = table.drop_duplicates([each for each in (*KEYS, *_DRAWS) if each in table])
     parts = curves_of(table, KEYS)
     shared, own = shared_and_own(parts, [key for key in KEYS if key in table])
-    with styled():
-        figure = blank(2.4)
-        axes = figure.add_subplot()
-        lines = [draw(axes, along_fraction(rows, "cka", 1), n) for n, rows in enumerate(parts)]
+
+    def finish(axes: Axes) -> None:
         fraction_axis(axes, table["fraction"])
         value_axis(axes, "linear CKA")
-        if len(parts) > 1:
-            legend_above(figure, lines, own)
+
+    with styled():
+        curves = [along_fraction(rows, "cka", 1) for rows in parts]
+        figure = compared(curves, own, 2.4, finish)
     return saved(figure, path, ", ".join(shared))
 
 
@@ -421,6 +422,7 @@ def inequality_against_accuracy(
         axes.margins(0.08)
         if len(parts) > 1:
             legend_above(figure, lines, own)
+        _ends(figure, axes, lines[0], floats(parts[0]["fraction"]))
     return saved(figure, path, ", ".join(shared))
 
 
@@ -430,23 +432,15 @@ def _joined(axes: Axes, rows: pd.DataFrame, number: int) -> Line2D:
     looks = look(number)
     axes.vlines(x, y - spread, y + spread, color=looks["color"], lw=0.7, alpha=0.6)
     (line,) = axes.plot(x, y, ms=3, lw=1.0, mew=0.5, **looks)
-    if number == 0:
-        _ends(axes, x, y, floats(rows["fraction"]))
     return line
 
 
-def _ends(axes: Axes, x: np.ndarray, y: np.ndarray, fractions: np.ndarray) -> None:
-    """Say at both ends of the first line which fraction it is, and so which way lines run."""
-    known = np.flatnonzero(np.isfinite(x) & np.isfinite(y))
-    for place in dict.fromkeys([*known[:1], *known[-1:]]):
-        axes.annotate(
-            percent(fractions[place]),
-            (x[place], y[place]),
-            (4, 3),
-            textcoords="offset points",
-            fontsize=SMALL,
-            color=GREY,
-        )
+def _ends(figure: ColumnFigure, axes: Axes, line: Line2D, fractions: np.ndarray) -> None:
+    """Say at both ends of a line which fraction it is, and so which way lines run."""
+    points = line.get_xydata()
+    known = np.flatnonzero(np.isfinite(points).all(axis=1))
+    ends = list(dict.fromkeys([*known[:1], *known[-1:]]))
+    label_beside(figure, axes, points[ends], [percent(fractions[end]) for end in ends])
 
 
 MOST_NUMBERS, MOST_NAMES = 8, 20
@@ -536,15 +530,14 @@ def ratio_against_fraction(
     keys = keys_in(table, "name")
     parts = curves_of(table, keys)
     shared, own = shared_and_own(parts, keys)
-    with styled():
-        figure = blank(2.55)
-        axes = figure.add_subplot()
+
+    def finish(axes: Axes) -> None:
         axes.axhline(100, color=GREY, linewidth=0.6, zorder=0)
-        lines = [draw(axes, make(rows, "ratio", 100), n) for n, rows in enumerate(parts)]
         fraction_axis(axes, table["fraction"], note)
         value_axis(axes, f"of the full layer's {score_name(score)} (%)")
-        if len(parts) > 1:
-            legend_above(figure, lines, own)
+
+    with styled():
+        figure = compared([make(rows, "ratio", 100) for rows in parts], own, 2.55, finish)
     return saved(figure, path, ", ".join(shared))
 
 
@@ -565,14 +558,13 @@ def redundancy_curve(table: pd.DataFrame, path: str | Path | None = None) -> Col
     keys = keys_in(table, "rule", "name")
     parts = curves_of(table, keys)
     shared, own = shared_and_own(parts, keys)
-    with styled():
-        figure = blank(2.4)
-        axes = figure.add_subplot()
-        lines = [draw(axes, _curve(rows), number) for number, rows in enumerate(parts)]
+
+    def finish(axes: Axes) -> None:
         axes.set_xlabel("share δ of the full accuracy to be kept (%)")
         value_axis(axes, "diffused redundancy DR(δ)")
-        if len(parts) > 1:
-            legend_above(figure, lines, own)
+
+    with styled():
+        figure = compared([_curve(rows) for rows in parts], own, 2.4, finish)
     return saved(figure, path, ", ".join(shared))
 
 

@@ -1,8 +1,9 @@
 """The style of figures: colours, labels, curves with bands."""
 
 import io
+import itertools
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -305,6 +306,61 @@ def label_ends(
         )
 
 
+_SIDES = ((1, 1), (-1, 1), (1, -1), (-1, -1), (1, 0), (-1, 0), (0, 1), (0, -1))
+
+
+def label_beside(
+    figure: ColumnFigure, axes: Axes, points: Sequence[tuple[float, float]], texts: Sequence[str]
+) -> None:
+    """Write texts beside points, each where it covers the least of lines, bars and other texts.
+
+    Arguments:
+        figure: the figure, laid out but for these texts.
+        axes: the axes, which hold what is not to be covered.
+        points: n points (x, y) in data units.
+        texts: n of them.
+    """
+    figure.draw_without_rendering()
+    paths = [line.get_xydata() for line in axes.lines]
+    paths += [part for each in axes.collections for part in getattr(each, "get_segments", list)()]
+    taken = [_dotted(axes.transData.transform(path)) for path in paths if len(path)]
+    room, renderer = axes.get_window_extent(), figure.canvas.get_renderer()
+    for point, text in zip(points, texts, strict=True):
+        tried = []
+        for reach in (4, 9, 16):
+            for right, up in _SIDES:
+                label = axes.annotate(
+                    text,
+                    point,
+                    (reach * right, reach * up),
+                    textcoords="offset points",
+                    ha=("right", "center", "left")[right + 1],
+                    va=("top", "center", "bottom")[up + 1],
+                    fontsize=SMALL,
+                    color=GREY,
+                )
+                box = label.get_window_extent(renderer).padded(1)
+                corners = room.contains(box.x0, box.y0) and room.contains(box.x1, box.y1)
+                dots = np.concatenate(taken)
+                inside = ((dots >= box.min) & (dots <= box.max)).all(axis=1).sum()
+                tried.append((not corners, inside, len(tried), label, box))
+        best = min(tried, key=lambda each: each[:3])
+        for *_, label, _ in tried:
+            if label is not best[3]:
+                label.remove()
+        taken.append(_dotted(best[4].corners()[[0, 3, 1, 2]]))
+
+
+def _dotted(path: np.ndarray) -> np.ndarray:
+    """Return points along a path (n, 2), about one a pixel; what is not finite is left out."""
+    path = path[np.isfinite(path).all(axis=1)]
+    parts = [path]
+    for start, end in itertools.pairwise(path):
+        count = int(np.hypot(*(end - start))) + 2
+        parts.append(start + np.linspace(0, 1, count)[:, None] * (end - start))
+    return np.concatenate(parts)
+
+
 MOST_MARKERS = 40
 """Points of a curve up to which each has its marker; longer ones are lines with a few."""
 
@@ -391,6 +447,59 @@ def draw(axes: Axes, curve: Curve, number: int) -> Line2D:
     if len(curve.x) > MOST_MARKERS:
         line.set_markevery(_few(curve.x, number))
     return line
+
+
+MOST_TOGETHER, _MOST_APART = 6, 24
+"""Curves up to which all share their axes, and up to which each has its own if they are more."""
+
+
+def compared(
+    curves: Sequence[Curve],
+    names: Sequence[str],
+    height: float,
+    finish: Callable[[Axes], None],
+) -> ColumnFigure:
+    """Return a figure of several curves.
+
+    Up to `MOST_TOGETHER` share axes and are named above them. Of more, whose lines would cross too
+    often to be followed, each has a panel in its colour, on the same scales, with the others in
+    grey behind it.
+
+    Arguments:
+        curves: what to draw.
+        names: of the curves; the first may be empty where it is the only one.
+        height: of axes that all share, in inches.
+        finish: labels axes and sets their scales.
+    """
+    if len(curves) <= MOST_TOGETHER or len(curves) > _MOST_APART:
+        figure = blank(height)
+        axes = figure.add_subplot()
+        finish(axes)
+        lines = [draw(axes, curve, number) for number, curve in enumerate(curves)]
+        if len(curves) > 1:
+            legend_above(figure, lines, names)
+        return figure
+    deep = -(-len(curves) // 2)
+    figure = blank(0.5 + 1.1 * deep)
+    panels = figure.subplots(deep, 2, sharex=True, sharey=True).ravel()
+    for number, (axes, curve, name) in enumerate(zip(panels, curves, names, strict=False)):
+        finish(axes)
+        for other in (each for each in curves if each is not curve):
+            axes.plot(other.x, other.mean, color=PALE, lw=0.5, zorder=0)
+        draw(axes, curve, number)
+        axes.set_title(wrapped(figure, name, 1.35), fontsize=SMALL, loc="left")
+        axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 5, 10]))
+        if axes.get_xscale() == "log":
+            axes.xaxis.set_major_locator(FixedLocator(_TICKS[::3]))
+    for which in ("x", "y"):
+        label = panels[0].xaxis if which == "x" else panels[0].yaxis
+        getattr(figure, f"sup{which}label")(label.get_label_text(), fontsize=8)
+    for axes in panels:
+        axes.set(xlabel="", ylabel="")
+    if len(curves) % 2:
+        panels[-1].set_visible(False)
+        panels[-3].tick_params(labelbottom=True)
+    return figure
 
 
 def _few(x: np.ndarray, number: int) -> list[int]:

@@ -1,8 +1,9 @@
 """Views of features themselves: spectra, similarity, geometry, universality, worth, retrieval."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, combinations
 
 import pandas as pd
 
@@ -21,7 +22,7 @@ def spectrum(table: pd.DataFrame) -> View:
         "dead": ("dead", "count"),
         "duplicates": ("dupl.", "count"),
         "isoscore": ("iso\nscore", "hundredths"),
-        "outliers": ("out-\nliers", "count"),
+        "outliers": ("outliers", "count"),
     }
     # tables of before have fewer
     columns = {name: each for name, each in columns.items() if name in table}
@@ -86,6 +87,29 @@ def similarity_of_layers(table: pd.DataFrame, title: str) -> View:
     values = table.to_numpy().T
     columns = [Column(str(n), "hundredths", each) for n, each in enumerate(values, 1)]
     return View([Column("layer", "text", names), *columns], title)
+
+
+def of_layers(matrix: pd.DataFrame) -> str:
+    """Say which two of several layers are most alike, and which two least.
+
+    >>> matrix = pd.DataFrame([[1, 0.9, 0.2], [0.9, 1, 0.4], [0.2, 0.4, 1]], [*"abc"], [*"abc"])
+    >>> of_layers(matrix)
+    'Of 3 layers, a and b are most alike (CKA 0.900), a and c least (0.200).'
+    """
+    cells = [
+        (matrix.iat[i, j], matrix.index[i], matrix.columns[j])
+        for i, j in combinations(range(len(matrix)), 2)
+        if not math.isnan(matrix.iat[i, j])
+    ]
+    if not cells:
+        return "No two of the layers that were compared change at all."
+    (most, a, b), (least, c, d) = max(cells), min(cells)
+    if len(cells) == 1:
+        return f"{a} and {b} have a CKA of {most:.3f}."
+    return (
+        f"Of {len(matrix)} layers, {a} and {b} are most alike (CKA {most:.3f}), {c} and {d} least "
+        f"({least:.3f})."
+    )
 
 
 def attribution(table: pd.DataFrame, title: str, most: int) -> View:

@@ -1,9 +1,9 @@
 """Sentences about results, each with its interval and its count."""
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -38,13 +38,28 @@ class Answer:
 
     Attributes:
         name: what sets the curve apart, as `pca: `; empty where there is one curve.
-        text: how much of the full layer's score a part keeps, or why that is not told.
+        told: how much of the full layer's score a part keeps, or why that is not told.
+        how: solver, penalty and mode; "" where nothing is told of a full layer.
+        behind: seeds, test rows, and what the interval is over; "" where there is no number.
         remarks: what stands against it, a sentence each.
     """
 
     name: str
-    text: str
+    told: str
+    how: str = ""
+    behind: str = ""
     remarks: tuple[str, ...] = ()
+
+    @property
+    def text(self) -> str:
+        """The answer as a sentence that stands by itself."""
+        if self.behind:
+            return f"{self.told}, {self.how} ({self.behind})."
+        return f"{self.told} ({self.how})." if self.how else f"{self.told}."
+
+
+_MOST_WHOLE = 3
+"""Curves up to which each has a sentence that stands by itself."""
 
 
 def sentence(
@@ -60,11 +75,25 @@ def sentence(
 
     Returns:
         A line a curve, beginning with what sets it apart: the answer, and what stands against it.
+        Of more than three, what stands behind most of them is said once, in a last line.
     """
-    return "\n".join(
-        each.name + " ".join((each.text, *each.remarks))
-        for each in answers(table, fraction, correct, level)
-    )
+    found = answers(table, fraction, correct, level)
+    if len(found) <= _MOST_WHOLE:
+        return "\n".join(each.name + " ".join((each.text, *each.remarks)) for each in found)
+    behind = Counter(each.behind for each in found if each.behind)
+    usual = behind.most_common(1)[0][0] if behind else ""
+    own = [f" ({each.behind})" * (each.behind not in ("", usual)) for each in found]
+    lines = [
+        each.name + " ".join((f"{each.told}{apart}.", *each.remarks))
+        for each, apart in zip(found, own, strict=True)
+    ]
+    if usual:
+        ways = {each.how for each in found if each.how}
+        ways = ways if len(ways) == 1 else {way.partition(",")[0] for way in ways}
+        shared = ", ".join([*(ways if len(ways) == 1 else ()), usual])
+        otherwise = ", unless it is said otherwise" if len(behind) > 1 else ""
+        lines.append(f"Behind each of these numbers{otherwise}: {shared}.")
+    return "\n".join(lines)
 
 
 def answers(
@@ -77,37 +106,39 @@ def answers(
     return [
         Answer(
             name,
-            _text(curve, part, fraction, level),
-            tuple(_remarks(curve, table, fraction, level)),
+            *_told(curve, part, fraction, level),
+            remarks=tuple(_remarks(curve, table, fraction, level)),
         )
         for name, curve, part in zip(names, found, parts, strict=True)
     ]
 
 
-def _text(curve: Curve, rows: pd.DataFrame, fraction: float, level: float) -> str:
-    """Say what the rows of `curve_table` of a curve say at the fraction nearest to one."""
+def _told(curve: Curve, rows: pd.DataFrame, fraction: float, level: float) -> tuple[str, ...]:
+    """Say what the rows of `curve_table` of a curve say at the fraction nearest to one.
+
+    Returns what is told, and, as far as they are to be named, how and what stands behind it.
+    """
     score, name = curve.score, score_name(curve.score)
     full, parts = rows[rows["fraction"] == 1], rows[rows["fraction"] < 1]
     known, parts = rows[rows[score].notna()], parts[parts[score].notna()]
     if known.empty:
-        return "No probe of these results has a score."
+        return ("No probe of these results has a score",)
     if full.empty or parts.empty:
         largest = known.iloc[-1]
         value = _with_interval(largest[score], largest[f"{score}_low"], largest[f"{score}_high"], 3)
-        return f"{largest.k} features reach an {name} of {value}."
+        return (f"{largest.k} features reach an {name} of {value}",)
     whole = full.iloc[0][score]
     if not curve.above_floor:
-        return _no_share(curve, whole)
+        return _no_share(curve, whole), _how(curve)
     near = parts.loc[(parts["fraction"] - fraction).abs().idxmin()]
+    how, behind = _how(curve), _behind(curve, near, level)
     beaten = _beaten_by(curve)
     if beaten is not None:
-        return _of_the_best(curve, near, whole, beaten[0], level)
+        return _of_the_best(curve, near, whole, beaten[0], level), how, behind
     kept = _with_interval(100 * near.ratio, 100 * near.ratio_low, 100 * near.ratio_high, 1, " %")
     part = _with_interval(near[score], near[f"{score}_low"], near[f"{score}_high"], 3)
-    return (
-        f"{percent(near.fraction)} of the features keep {kept} of the full layer's {name}, {part} "
-        f"of {whole:.3f}, {_how(curve)} ({_behind(curve, near, level)})."
-    )
+    told = f"{percent(near.fraction)} of the features keep {kept} of the full layer's {name}"
+    return f"{told}, {part} of {whole:.3f}", how, behind
 
 
 def _of_the_best(curve: Curve, near: pd.Series, whole: float, best: int, level: float) -> str:
@@ -126,7 +157,7 @@ def _of_the_best(curve: Curve, near: pd.Series, whole: float, best: int, level: 
         share = f", {kept} of the {curve.mean()[best]:.3f} of {percent(curve.fractions[best])}"
     return (
         f"{percent(near.fraction)} of the features reach an {name} of {part}{share}, and the full "
-        f"layer {whole:.3f}, {_how(curve)} ({_behind(curve, near, level)})."
+        f"layer {whole:.3f}"
     )
 
 
@@ -134,16 +165,10 @@ def _no_share(curve: Curve, whole: float) -> str:
     """Say why no share of a full layer is told."""
     name = score_name(curve.score)
     if math.isnan(whole):
-        return f"The full layer has no {name}: no share of it can be told ({_how(curve)})."
-    if curve.score == "r2":
-        return (
-            f"The full layer's {name}, {whole:.3f}, is not above 0 by more than noise: no share of "
-            f"it is told ({_how(curve)})."
-        )
-    return (
-        f"The full layer's {name}, {whole:.3f}, is within noise of what is reached without any "
-        f"feature, {curve.floor:.3f} of {curve.tested}: no share of it is told ({_how(curve)})."
-    )
+        return f"The full layer has no {name}: no share of it can be told"
+    noise = f"within noise of what is reached without any feature, {curve.floor:.3f} of "
+    noise = "not above 0 by more than noise" if curve.score == "r2" else noise + curve.tested
+    return f"The full layer's {name}, {whole:.3f}, is {noise}: no share of it is told"
 
 
 def _how(curve: Curve) -> str:
@@ -465,29 +490,6 @@ def of_similarity(to_full: pd.DataFrame, pairs: pd.DataFrame, fraction: float = 
             )
         lines.append(line + ".")
     return "\n".join(lines)
-
-
-def of_layers(matrix: pd.DataFrame) -> str:
-    """Say which two of several layers are most alike, and which two least.
-
-    >>> matrix = pd.DataFrame([[1, 0.9, 0.2], [0.9, 1, 0.4], [0.2, 0.4, 1]], [*"abc"], [*"abc"])
-    >>> of_layers(matrix)
-    'Of 3 layers, a and b are most alike (CKA 0.900), a and c least (0.200).'
-    """
-    cells = [
-        (matrix.iat[i, j], matrix.index[i], matrix.columns[j])
-        for i, j in combinations(range(len(matrix)), 2)
-        if not math.isnan(matrix.iat[i, j])
-    ]
-    if not cells:
-        return "No two of the layers that were compared change at all."
-    (most, a, b), (least, c, d) = max(cells), min(cells)
-    if len(cells) == 1:
-        return f"{a} and {b} have a CKA of {most:.3f}."
-    return (
-        f"Of {len(matrix)} layers, {a} and {b} are most alike (CKA {most:.3f}), {c} and {d} least "
-        f"({least:.3f})."
-    )
 
 
 def of_spectrum(table: pd.DataFrame) -> str:

@@ -3,6 +3,7 @@
 import io
 import os
 import pty
+import re
 import subprocess
 import sys
 import time
@@ -157,13 +158,104 @@ def test_a_sweep_has_one_bar_that_never_goes_back_and_never_ends_too_early(clock
     calls += [(1, "test rows", 9, 9, {}), (1, "test rows", 9, 9, {}), (10, "rows", 1, 9, {})]
     lines = swept(clock, *calls)
     assert lines[1] == "choosing penalties on train rows: 16 %, about 80 s left"
-    assert lines[3] == "choosing penalties on train rows: 50 %, longer than expected"
+    assert lines[3] == "choosing penalties on train rows: 50 %, over 60 s left"
     assert "solving: " in lines[4]
     assert "scoring test rows: " in lines[-1]
     shares = [int(line.split(": ")[1].partition(" %")[0]) for line in lines[1:]]
     assert shares == sorted(shares)
     assert shares[-1] < 100
     assert not [line for line in lines if "0 s left" in line and "about 0" in line]
+
+
+def layers(done: int, later: float = 0, **facts) -> tuple:
+    """The call that begins the next of three layers."""
+    return (later, "layers", done, 3, {"seconds": [10.0, 20.0, 40.0]} | facts)
+
+
+def of_a_layer(name: str, seconds: float) -> tuple:
+    """The call that begins the only group of its sweep."""
+    phases = dict.fromkeys(("reading", "solving"), seconds / 2)
+    return (0, "sweep", 0, 31, {"phases": phases, "later": 0.0, "layer": name})
+
+
+def test_several_sweeps_have_one_time_left_that_does_not_start_anew(clock):
+    over = (0, "sweep", 31, 31, {})
+    calls = [layers(0), of_a_layer("one", 10.0), (10, "rows", 1, 9, {}), over]
+    # the first took twice as long as it was to take, and so will the others
+    calls += [layers(1, later=10), of_a_layer("two", 20.0), (10, "rows", 1, 9, {})]
+    calls += [(20, "probes", 1, 9, {}), over, layers(2, later=10), of_a_layer("three", 40.0)]
+    calls += [(30, "rows", 1, 9, {}), (70, "probes", 1, 9, {}), (50, "probes", 1, 9, {})]
+    calls += [over, layers(3), (1, "rows", 0, 100, {}), (20, "rows", 40, 100, {})]
+    lines = swept(clock, *calls)
+    assert lines == [
+        "3 layers to do, about 70 s",
+        "layer one: reading rows: 0/3 layers, over 60 s left",
+        "layers: 1/3 layers, about 2 min left",
+        "layer two: reading rows: 1/3 layers, about 2 min left",
+        "layer two: solving: 1/3 layers, about 2 min left",
+        "layers: 2/3 layers, about 80 s left",
+        "layer three: reading rows: 2/3 layers, about 50 s left",
+        "layer three: solving: 2/3 layers, about 40 s left",
+        "layer three: solving: 2/3 layers, longer than expected",
+        "rows: 40 of 100, 2.0 rows/s, 0:00:30 left",
+    ]
+
+
+def test_what_is_there_already_says_nothing_of_the_pace(clock):
+    calls = [layers(0), layers(1), of_a_layer("two", 20.0), (10, "rows", 1, 9, {})]
+    assert swept(clock, *calls)[1] == "layer two: reading rows: 1/3 layers, about 50 s left"
+
+
+def test_parts_of_which_nobody_knows_how_long_they_take_are_counted(clock):
+    unknown = {"seconds": (), "of": "tables/dr"}
+    calls = [
+        (0, "analyses", 0, 9, unknown),
+        (11, "rows", 1, 9, {}),
+        (11, "analyses", 4, 9, unknown),
+    ]
+    lines = swept(clock, *calls)
+    assert lines == ["rows: 0/9 analyses", "tables/dr: 4/9 analyses"]
+
+
+def test_an_extraction_among_the_parts_says_how_far_it_has_come(clock):
+    calls = [layers(0), (0, "images", 0, 100, {}), (12, "images", 25, 100, {})]
+    assert swept(clock, *calls)[1] == "images: 0/3 layers, about 100 s left"  # 36 + 20 + 40
+
+
+def test_a_bar_of_several_sweeps_never_goes_back_and_keeps_its_count_at_60_columns(
+    clock, monkeypatch
+):
+    monkeypatch.setattr(Console, "is_terminal", True)
+    monkeypatch.setenv("COLUMNS", "60")
+    shares, drawn = [], []
+
+    def draw(self):
+        task = self.bars.tasks[0]
+        shares.append(task.completed)
+        console = Console(file=io.StringIO(), width=60, force_terminal=True, color_system=None)
+        console.print(self.bars.get_renderable())
+        drawn.append(console.file.getvalue().rstrip("\n"))
+
+    shown = Progress._show
+    monkeypatch.setattr(
+        Progress,
+        "_show",
+        lambda self, now: (shown(self, now), draw(self)) if self.bars else shown(self, now),
+    )
+    over = (0, "sweep", 31, 31, {})
+    calls = [layers(0), of_a_layer("one", 10.0)]
+    calls += [(1, "rows", n, 9, {}) for n in range(9)] + [over, layers(1), of_a_layer("two", 500.0)]
+    calls += [(1, "rows", n, 9, {}) for n in range(9)] + [over, layers(2), of_a_layer("three", 4.0)]
+    calls += [(1, "rows", n, 9, {}) for n in range(9)]
+    swept(clock, *calls)
+    assert len(shares) > 20
+    assert shares == sorted(shares)
+    assert shares[-1] < 1000
+    assert all(
+        re.search(r"[012]/3 layers, (about|over) \d+ (s|min) left$|longer than expected$", line)
+        for line in drawn
+    )
+    assert max(map(len, drawn)) <= 60
 
 
 def test_other_work_after_a_sweep_is_shown_as_ever(clock):

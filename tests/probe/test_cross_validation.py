@@ -39,6 +39,17 @@ def test_folds_put_together_are_scikit_learns():
     assert np.ptp(counts) <= 1
 
 
+def test_folds_are_foretold_together():
+    parts = []
+
+    def progress(stage, done, total, seconds=None, **facts):
+        if seconds is not None:
+            parts.append((stage, done, total, len(seconds)))
+
+    cross_validate((X, Y), folds=3, fractions=1.0, solver="ridge", l2=0.1, progress=progress)
+    assert parts == [("folds", done, 3, 3) for done in range(4)]
+
+
 def test_numbers_and_groups_in_folds(tmp_path):
     group = np.arange(90) // 5
     y = X[:, 0] + 0.5 * RANDOM.normal(size=90)

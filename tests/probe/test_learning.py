@@ -46,6 +46,22 @@ def test_probes_are_those_of_the_rows_that_were_drawn():
         assert set(table["n_train"]) == {4 * amount}
 
 
+def test_draws_are_foretold_together_and_their_sweeps_told():
+    stages, parts = set(), []
+
+    def progress(stage, done, total, seconds=None, **facts):
+        if seconds is None:
+            stages.add(stage)
+        else:
+            parts.append((stage, done, total, seconds))
+
+    learning_curve(TRAIN, TEST, rows=[0.1, 1.0], draws=2, l2=0.1, progress=progress)
+    assert [part[:3] for part in parts] == [("draws", done, 4) for done in range(5)]
+    few, _, all_rows, _ = parts[0][3]
+    assert 0 < few < all_rows
+    assert {"sweep", "rows"} <= stages
+
+
 def test_more_rows_are_better_and_intervals_are_over_draws():
     found = learning_curve(TRAIN, TEST, rows=[0.02, 0.1, 1.0], draws=4, fractions=0.25)
     table = found.by_amount()

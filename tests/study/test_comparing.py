@@ -64,10 +64,18 @@ def test_each_store_is_swept_as_alone(stores):
 
 def test_what_was_finished_is_not_solved_again(stores, tmp_path, monkeypatch):
     paths, folder = [store.path for store in stores], tmp_path / "kept"
-    told = []
-    first = compare(paths, FRACTIONS, SEEDS, out_dir=folder, **HOW,
-                    progress=lambda *_, **facts: told.append(facts.get("layer")))  # fmt: skip
-    assert set(told) == {"net", "other"}
+    told, parts = set(), []
+
+    def progress(stage, done, total, seconds=None, **facts):
+        if seconds is None:
+            told.add(facts["layer"])
+        else:
+            parts.append((stage, done, total, seconds))
+
+    first = compare(paths, FRACTIONS, SEEDS, out_dir=folder, progress=progress, **HOW)
+    assert told == {"net", "other"}
+    assert [part[:3] for part in parts] == [("layers", done, 2) for done in (0, 1, 2)]
+    assert all(len(part[3]) == 2 and min(part[3]) > 0 for part in parts)
     names = sorted(path.name for path in folder.glob("*.csv"))
     assert [name.rsplit(".", 2)[0] for name in names] == ["net.zarr.low", "other.zarr.wide"]
     assert len(list(folder.glob("*.provenance.json"))) == 2

@@ -23,7 +23,7 @@ from featstore.probe.results.files import read_table
 from featstore.probe.solvers.registry import SOLVERS
 from featstore.study import analyses, facts as sheets, page as pages, run as running, spec, sweeps
 from featstore.study.facts import Facts
-from featstore.study.plan import plan
+from featstore.study.plan import cost_of, plan
 from featstore.study.records import require
 
 STUDY = """
@@ -77,9 +77,9 @@ def study_file(folder: Path, stores, l2: float = 0.1, figures: str = "[]") -> Pa
     return path
 
 
-def run(path: Path, out: Path, only: str | None = None) -> dict[str, str]:
+def run(path: Path, out: Path, only: str | None = None, **options) -> dict[str, str]:
     """Run a study; return what became of each part."""
-    done = running.run(plan(spec.read(path), out, only), only=only)
+    done = running.run(plan(spec.read(path), out, only), only=only, **options)
     return {each.part: each.status for each in done}
 
 
@@ -88,8 +88,27 @@ def whole(stores, tmp_path_factory) -> tuple[Path, Path]:
     """A study that ran to its end: its file and its folder."""
     folder = tmp_path_factory.mktemp("whole")
     path = study_file(folder, stores, figures='["ratio"]')
-    done = run(path, folder / "out")
+    parts = []
+
+    def progress(stage, done, total, seconds=None, of="", **facts):
+        if seconds is not None:
+            parts.append((stage, done, total, len(seconds), of))
+
+    cost = cost_of(plan(spec.read(path), folder / "out"), measure=False)
+    done = run(path, folder / "out", cost=cost, progress=progress)
     assert "missing" not in done.values()
+    # three sweeps of known length, then what is only counted
+    assert [part[:4] for part in parts[:4]] == [
+        *(("parts", number, 3, 3) for number in range(3)),
+        ("parts", 3, 3, 0),
+    ]
+    assert {part[0] for part in parts[4:]} == {"analyses"}
+    counts = [part[1] for part in parts[4:]]
+    assert counts == list(range(len(counts)))
+    totals = [part[2] for part in parts[4:]]
+    assert totals == sorted(totals)
+    assert totals[-1] == counts[-1]
+    assert {"tables/accuracy", "figures/ratio.ridge", "page"} <= {part[4] for part in parts}
     return path, folder / "out"
 
 
@@ -392,7 +411,7 @@ def test_features_are_extracted_once_and_again_when_the_request_changes(tmp_path
 
 def test_cost_counts_what_is_left(stores, tmp_path):
     from featstore.study.features import Feature
-    from featstore.study.plan import cost_of, counts_of
+    from featstore.study.plan import counts_of
 
     text = STUDY.format(one=stores[0], two=stores[1], l2=0.1, figures=[]) + (
         "[models.vit]\nmodel = 'vit_small_patch16_224'\n"

@@ -111,6 +111,7 @@ class Figure {
     this.plot.setAttribute("aria-label", summary);
     this.note.textContent = note;
     this.bar.hidden = !this.bar.childElementCount;
+    this.plot.style.height = layout.height ? `${layout.height}px` : "";
     this.showLegend(legend);
     return Plotly.react(this.plot, traces, layout, CONFIG);
   }

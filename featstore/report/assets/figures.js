@@ -50,6 +50,84 @@ function shown(figure, curves, traces) {
   return banded(figure, curves) ? drawn : drawn.filter((trace) => trace.fill !== "toself");
 }
 
+const MOST_APART = 24; // panels; more would be too small, or the page too long
+
+// Let a person choose between one pair of axes for all curves and a panel for each.
+function partable(figure, curves) {
+  const few = curves.length > 2 && curves.length <= MOST_APART;
+  figure.apart = few && curves.length > MOST_BANDS;
+  if (few) {
+    const options = [["no", "Together"], ["yes", "Apart"]];
+    figure.bar.append(choice("how curves are laid out", options, figure.apart ? "yes" : "no", (apart) => {
+      figure.apart = apart === "yes";
+      figure.draw();
+    }));
+  }
+}
+
+// Return traces and layout of curves: all on the same axes, or a panel for each with the others in
+// grey. make(curve, place) draws a curve, rules(curve) what belongs to one, or to all for none.
+function laidOut(figure, curves, make, x, y, rules = () => []) {
+  if (!figure.apart) {
+    return { traces: [...rules(), ...shown(figure, curves, make)], layout: layoutOf(x, y) };
+  }
+  const panels = curves.map((curve, place) => ({ curve, place, own: figure.hidden.has(place) ? [] : make(curve, place) }))
+    .filter(({ own }) => own.length);
+  return panelled(panels, x, y, rules);
+}
+
+// Return the lines of other panels as one trace, with gaps between them.
+function behind(panels, axes) {
+  const lines = panels.map(({ own }) => own[own.length - 1]);
+  return {
+    type: "scatter", mode: "lines", hoverinfo: "skip", showlegend: false, connectgaps: false, ...axes,
+    x: lines.flatMap((line) => [...line.x.filter((_, at) => line.y[at] !== null), null]),
+    y: lines.flatMap((line) => [...line.y.filter((value) => value !== null), null]),
+    line: { color: ink("--line"), width: 1 },
+  };
+}
+
+function panelled(panels, x, y, rules) {
+  const columns = Math.min(panels.length, innerWidth < 480 ? 2 : 3);
+  const deep = Math.ceil(panels.length / columns);
+  const { xaxis, yaxis, ...layout } = layoutOf(x, y);
+  layout.height = 60 + 165 * deep;
+  layout.annotations = [];
+  const wide = Math.floor(Math.min(innerWidth, 980) / columns / 7);
+  const traces = panels.flatMap(({ curve, place, own }, at) => {
+    const [row, column] = [Math.floor(at / columns), at % columns];
+    const name = at ? String(at + 1) : "";
+    const left = column / columns + (column ? 0.02 : 0);
+    const top = 1 - row / deep - 0.16 / deep;
+    const isLast = at + columns >= panels.length;
+    layout[`xaxis${name}`] = {
+      ...xaxis, domain: [left, (column + 1) / columns - 0.01], anchor: `y${name}`,
+      matches: at ? "x" : undefined, showticklabels: isLast, title: isLast && column === columns >> 1 ? xaxis.title : undefined,
+    };
+    layout[`yaxis${name}`] = {
+      ...yaxis, domain: [1 - (row + 1) / deep + 0.06 / deep, top], anchor: `x${name}`, nticks: 5,
+      matches: at ? "y" : undefined, showticklabels: column === 0, title: column === 0 && row === (deep - 1) >> 1 ? yaxis.title : undefined,
+    };
+    layout.annotations.push({
+      text: plotText(shortened(curve.label, wide)), xref: "paper", yref: "paper", x: left, y: top, showarrow: false,
+      xanchor: "left", yanchor: "bottom", font: { size: 12, color: ink("--ink") }, hovertext: plotText(curve.label),
+    });
+    const axes = { xaxis: `x${name}`, yaxis: `y${name}` };
+    const others = panels.filter((each) => each.place !== place);
+    return [behind(others, axes), ...[...rules(curve), ...own].map((trace) => ({ ...trace, ...axes }))];
+  });
+  return { traces, layout };
+}
+
+// Cut a name in the middle where it is too long: its ends tell it apart.
+function shortened(text, most) {
+  if (text.length <= most) {
+    return text;
+  }
+  const half = (most - 1) / 2;
+  return `${text.slice(0, Math.ceil(half))}…${text.slice(text.length - Math.floor(half))}`;
+}
+
 const MOST_RULES = 4; // full layers that are drawn; more are a grating
 
 // Accuracy, or its share of the full layer's, against the share of features.
@@ -64,26 +142,25 @@ function accuracyFigure(box, data) {
     figure.bar.append(choice("what is drawn", options, state.y, (y) => { state.y = y; figure.draw(); }));
   }
   figure.bar.append(scaleChoice(state, () => figure.draw()));
+  partable(figure, data.curves);
   return figure;
 
   function describe() {
     const unit = state.y === "ratio" || isAccuracy ? hundredfold : (values) => values;
     const shares = data.curves.flatMap((curve) => hundredfold(curve.points.fraction));
-    const rules = fullLines();
-    const traces = [...rules, ...shown(figure, data.curves, (curve, place) => {
+    const make = (curve, place) => {
       const { points } = curve;
       const [low, high] = state.y === "ratio" ? ["ratio_low", "ratio_high"] : ["low", "high"];
       return lineTraces({
         x: hundredfold(points.fraction), y: unit(points[state.y]), texts: texts(curve),
         low: unit(points[low]), high: unit(points[high]), style: styleOf(place),
       });
-    })];
+    };
     const name = isAccuracy ? `${data.score.name} (%)` : data.score.name;
     const title = state.y === "ratio" ? "of the full layer's (%)" : name;
     return {
-      traces, legend: legendOf(data.curves),
-      layout: layoutOf(shareAxis(state.scale, shares), { title }),
-      note: noteOf(rules.length > 0),
+      ...laidOut(figure, data.curves, make, shareAxis(state.scale, shares), { title }, fullLines),
+      legend: legendOf(data.curves), note: noteOf(fullLines().length > 0 || figure.apart),
       summary: `${title} against features kept, ${plural(data.curves.length, "curve")}`,
     };
   }
@@ -91,17 +168,19 @@ function accuracyFigure(box, data) {
   function noteOf(dashed) {
     const band = data.over ? `Lines are means over seeds, bands 95 % intervals over ${data.over}.` :
       "One probe a point: there are no intervals to show.";
-    const few = banded(figure, data.curves) ? "" : ` Bands are drawn of ${MOST_BANDS} curves or fewer: `
+    const few = figure.apart || banded(figure, data.curves) ? "" : ` Bands are drawn of ${MOST_BANDS} curves or fewer: `
       + "hide others by their names.";
-    return band + few + (dashed ? " Dashed: the full layer." : "");
+    const grey = figure.apart ? " Grey: the other curves." : "";
+    return band + few + grey + (dashed ? " Dashed: the full layer." : "");
   }
 
   // each height once: the modes of one layer share their full layer
-  function fullLines() {
+  function fullLines(alone) {
     if (state.y === "ratio") {
       return [ruleTrace([0.001, 1000], 100, ink("--soft"))];
     }
-    const seen = data.curves.filter((curve, place) => !figure.hidden.has(place) && curve.full);
+    const every = alone ? [alone] : data.curves.filter((curve, place) => !figure.hidden.has(place));
+    const seen = every.filter((curve) => curve.full);
     const heights = new Set(seen.map((curve) => curve.full.mean * (isAccuracy ? 100 : 1)));
     return heights.size > MOST_RULES ? [] : [...heights].map((height) => ruleTrace([0.001, 1000], height, ink("--soft")));
   }
@@ -122,22 +201,23 @@ function accuracyFigure(box, data) {
 function redundancyFigure(box, data) {
   const curves = data.curves;
   const figure = new Figure(box, describe);
+  partable(figure, curves);
   return figure;
 
   function describe() {
-    const traces = shown(figure, curves, (curve, place) => {
+    const make = (curve, place) => {
       const found = curve.redundancy;
       return found ? lineTraces({
         x: hundredfold(found.delta), y: found.mean, low: found.low, high: found.high,
         texts: texts(curve, found), style: styleOf(place),
       }) : [];
-    });
+    };
     return {
-      traces, legend: legendOf(curves).filter(({ key }) => curves[key].redundancy),
-      layout: layoutOf({ title: "accuracy to be kept, δ (%)" },
+      ...laidOut(figure, curves, make, { title: "accuracy to be kept, δ (%)" },
         { title: "diffused redundancy, DR(δ)", rangemode: "tozero" }),
+      legend: legendOf(curves).filter(({ key }) => curves[key].redundancy),
       note: "DR(δ) is 1 minus the share of features at which the mean curve first reaches δ, "
-        + `interpolated in log share${data.over && banded(figure, curves) ? `; bands are 95 % intervals over ${data.over}` : ""}. A curve ends `
+        + `interpolated in log share${data.over && (figure.apart || banded(figure, curves)) ? `; bands are 95 % intervals over ${data.over}` : ""}. A curve ends `
         + "where it does not reach δ, and is flat where its smallest share keeps δ already.",
       summary: `diffused redundancy against the accuracy kept, ${plural(curves.length, "curve")}`,
     };
@@ -157,20 +237,21 @@ function ckaFigure(box, data) {
   const state = { scale: "log" };
   const figure = new Figure(box, describe);
   figure.bar.append(scaleChoice(state, () => figure.draw()));
+  partable(figure, data.curves);
   return figure;
 
   function describe() {
-    const traces = shown(figure, data.curves, (curve, place) => {
+    const make = (curve, place) => {
       const found = curve.cka;
       return found ? lineTraces({
         x: found.k, y: found.mean, low: moved(found.mean, found.std, -1),
         high: moved(found.mean, found.std, 1), texts: texts(curve, found), style: styleOf(place),
       }) : [];
-    });
+    };
+    const sizes = { title: "features kept, k", type: state.scale, dtick: state.scale === "log" ? 1 : undefined };
     return {
-      traces, legend: legendOf(data.curves).filter(({ key }) => data.curves[key].cka),
-      layout: layoutOf({ title: "features kept, k", type: state.scale, dtick: state.scale === "log" ? 1 : undefined },
-        { title: "linear CKA with the full layer" }),
+      ...laidOut(figure, data.curves, make, sizes, { title: "linear CKA with the full layer" }),
+      legend: legendOf(data.curves).filter(({ key }) => data.curves[key].cka),
       note: "Biased linear CKA on test rows. Lines are means over seeds, bands ± one sample "
         + "standard deviation.",
       summary: "linear CKA with the full layer against features kept",

@@ -9,6 +9,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.path import Path as Outline
 from matplotlib.text import Text
 from scipy.stats import t
 from test_summaries import table
@@ -429,7 +430,8 @@ def test_names_are_shown_as_they_are(tmp_path):
 def test_a_legend_lies_above_the_axes_whatever_it_holds():
     for given in (
         MODES,
-        pd.concat(ONE.assign(mode=f"{name}{n}") for n in (1, 2) for name in NAMES),
+        pd.concat(ONE.assign(mode=name) for name in NAMES),
+        pd.concat(ONE.assign(mode=f"{name}{n}") for n in range(5) for name in NAMES),
     ):
         figure = figures.accuracy_against_fraction(given)
         figure.canvas.draw()
@@ -438,6 +440,51 @@ def test_a_legend_lies_above_the_axes_whatever_it_holds():
         assert legend.y0 >= axes.y1
         assert legend.x1 <= figure.bbox.x1
         assert axes.height / figure.dpi > 1.5
+
+
+def test_of_many_curves_each_has_a_panel_with_the_others_in_grey(tmp_path):
+    modes = [f"mode {n}" for n in range(9)]
+    given = pd.concat(
+        ONE.assign(mode=mode, accuracy=ONE["accuracy"] - 0.03 * n) for n, mode in enumerate(modes)
+    )
+    for draw, unit in (
+        (figures.accuracy_against_fraction, 100),
+        (figures.ratio_against_fraction, 0),
+    ):
+        figure = draw(given, tmp_path / "a.svg")
+        panels = [axes for axes in figure.axes if axes.get_visible()]
+        assert [axes.get_title(loc="left") for axes in panels] == modes
+        assert not figure.legends
+        for number, axes in enumerate(panels):
+            (own,) = [line for line in axes.lines if line.get_color() == look(number)["color"]]
+            others = [line for line in axes.lines if line.get_color() == "#B8B8B8"]
+            assert len(others) == 8
+            if unit:
+                assert own.get_ydata()[-1] == pytest.approx(92 - 3 * number)
+                ends = {round(float(line.get_ydata()[-1]), 6) for line in others}
+                assert ends == {92.0 - 3 * n for n in range(9) if n != number}
+            assert len(band(axes)) == len(FRACTIONS)
+        assert len({axes.get_ylim() for axes in panels}) == 1
+        figure.canvas.draw()
+        shown = [any(label.get_visible() for label in axes.get_xticklabels()) for axes in panels]
+        assert shown == [False] * 7 + [True] * 2
+
+
+@pytest.mark.parametrize("curves", [1, 2, 6])
+def test_fractions_at_the_ends_of_a_line_cover_nothing(curves):
+    rows = INEQUALITY[INEQUALITY["mode"] == INEQUALITY["mode"].iloc[0]]
+    given = pd.concat(
+        rows.assign(mode=f"m{n}", gini=rows["gini"] + 0.004 * n, gini_std=0.01)
+        for n in range(curves)
+    )
+    figure = figures.inequality_against_accuracy(given)
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    first, last = boxes = [text.get_window_extent() for text in axes.texts]
+    assert not first.overlaps(last)
+    for line in axes.lines:
+        path = Outline(axes.transData.transform(line.get_xydata()))
+        assert not any(path.intersects_bbox(box, filled=False) for box in boxes)
 
 
 def test_labels_at_lines_do_not_overlap():

@@ -58,7 +58,8 @@ def test_texts_have_no_length_of_their_own():
     assert listed["penultimate"] == ["384", "avg, normalized", "384"]
 
 
-def test_tensors_of_an_onnx_file(tmp_path):
+def test_tensors_of_an_onnx_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")  # its names are long, and whole at any width
     stated = tmp_path / "nsfw.toml"
     stated.write_text('resize = [256, 256]\nchannels = "BGR"\nscale = 1\nmean = [104, 117, 123]\n')
     listed = rows(run("taps", f"onnx:{NSFW}", "--transform", stated).stdout)

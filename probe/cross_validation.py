@@ -117,9 +117,8 @@ def cross_validate(
         backend: as of `sweep`.
         store: as of `sweep`.
         tap: as of `sweep`.
-        progress: callback("folds", done, K, seconds=...), with about how many each takes, which
-            learns what each sweep tells, too; or whether to show it, by default where somebody
-            looks.
+        progress: callback, which is told ("folds", done, K, seconds=...) before each; or whether
+            to show it, by default where somebody looks.
 
     Raises:
         UsageError: K is less than 2 or more than there are rows or groups, or an argument cannot
@@ -141,11 +140,9 @@ def cross_validate(
     fold = folds_of(by_image, folds, fold_seed, None if own is None else own[:images])
     results, expected = [], []
     if progress is not silent:
-        shape = Shape.of(blocks, blocks)
-        shape = replace(shape, train=shape.train - shape.train // folds, test=shape.test // folds)
         how = chosen(solver, {"l2": l2, "select": select, "held_out": held_out})
-        wanted = Wanted(fractions, seeds, mode, every_k)
-        expected = [forecast(wanted, how, shape, backend_of(backend, device))] * folds
+        wanted, where = Wanted(fractions, seeds, mode, every_k), backend_of(backend, device)
+        expected = [forecast(wanted, how, _shape(blocks, folds), where)] * folds
     for number in range(folds):
         progress("folds", number, folds, seconds=expected)
         sides = fold != number, fold == number
@@ -178,6 +175,12 @@ def cross_validate(
     kept = f"folds={folds} fold_seed={fold_seed}"
     table["options"] = [f"{text.rpartition(' data=')[0]} {kept}" for text in table["options"]]
     return CrossValidated(table, _rows(results, blocks, fold), results[0].probes, fold)
+
+
+def _shape(rows: LabelledRows, folds: int) -> Shape:
+    """Return the shape of a layer of which one of so many folds is held out."""
+    held = rows.n_rows // folds
+    return replace(Shape.of(rows, rows), train=rows.n_rows - held, test=held)
 
 
 def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -5,7 +5,7 @@ nested, as fractions are: the rows of 1 shot are among those of 5. So draws are 
 elsewhere, and intervals over them hold what other train rows and other features would change.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -162,9 +162,8 @@ def learning_curve(
         backend: as of `sweep`.
         store: as of `sweep`.
         tap: as of `sweep`.
-        progress: callback("draws", done, total, seconds=...), with about how many each takes, which
-            learns what each sweep tells, too; or whether to show it, by default where somebody
-            looks.
+        progress: callback, which is told ("draws", done, total, seconds=...) before each; or
+            whether to show it, by default where somebody looks.
 
     Raises:
         UsageError: neither or both of `shots` and `rows` are given, a class has fewer rows than
@@ -191,14 +190,11 @@ def learning_curve(
         raise UsageError(f"draws are {draws}: give a number above 0, or different ones")
     expected: list[float] = []
     if progress is not silent:
-        shape, where = Shape.of(train_blocks, test_blocks), backend_of(backend, device)
         how, wanted = chosen_solver(solver, {"l2": l2}), Wanted(fractions, draws[:1], mode)
-        for amount in amounts:
-            few = amount * (shape.train if shots is None else train_blocks.n_classes)
-            drawn = replace(shape, train=max(1, min(round(few), shape.train)))
-            expected += [forecast(wanted, how, drawn, where)] * len(draws)
-    done = 0
-    tables, known = [], []
+        where, units = backend_of(backend, device), train_blocks.n_classes if shots else None
+        for shape in _shapes(Shape.of(train_blocks, test_blocks), amounts, units):
+            expected += [forecast(wanted, how, shape, where)] * len(draws)
+    done, tables, known = 0, [], []
     for amount in amounts:
         for draw in draws:
             progress("draws", done, len(amounts) * len(draws), seconds=expected)
@@ -230,6 +226,13 @@ def learning_curve(
             done += 1
     progress("draws", done, done, seconds=expected)
     return _joined(pd.concat(tables, ignore_index=True), known, test_blocks)
+
+
+def _shapes(whole: Shape, amounts: Sequence[float], classes: int | None) -> Iterator[Shape]:
+    """Yield the shape of a layer for each amount of its rows; amounts are of each class, if any."""
+    for amount in amounts:
+        few = round(amount * (whole.train if classes is None else classes))
+        yield replace(whole, train=max(1, min(few, whole.train)))
 
 
 def _joined(

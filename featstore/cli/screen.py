@@ -68,7 +68,7 @@ class Sweep:
 
     @property
     def text(self) -> str:
-        """What is swept, and the phase that is going on, in words."""
+        """The layer that is swept, and the phase that is going on, in words."""
         return f"{self.of}{TEXTS[list(self.phases)[self.phase]]}"
 
     def enter(self, stage: str, now: float) -> None:

@@ -150,15 +150,7 @@ def compare(
         solver=chosen(solver, {"l2": l2}).options,
         metrics=None if score is None else list(dict.fromkeys(["accuracy", score])),
     )
-    expected: list[float] = []
-    if progress is not silent:
-        how, where = chosen(sweep.keywords["solver"]), backend_of(backend, device)
-        modes = [mode] if isinstance(mode, str) else mode
-        known = [each for each in modes if not is_outside(each)]
-        wanted = Wanted(fractions, seeds, known or "random")
-        for layer in layers:
-            tested = layer.rows(layer.store.test_split(test_split))
-            expected.append(forecast(wanted, how, Shape.of(layer.rows("train"), tested), where))
+    expected = [] if progress is silent else _forecasts(layers, sweep, test_split)
     for number, layer in enumerate(layers):
         progress("layers", number, len(layers), seconds=expected)
         swept, rows = _swept(layer, sweep, out_dir, progress, test_split)
@@ -182,6 +174,26 @@ def compare(
         save_table(rows, Path(out_dir) / "features" / f"{name}.csv")
     agreement = _agreement(table, score, found, level)
     return Comparison(probes, table, agreement, shared, score, correct, features)
+
+
+def _forecasts(
+    layers: Sequence[Layer], sweep: partial[probe.ProbeResult], test_split: str | None
+) -> list[float]:
+    """Return about how many seconds a sweep of each layer takes."""
+    given = sweep.keywords
+    how, where = chosen(given["solver"]), backend_of(given["backend"], given["device"])
+    modes = [given["mode"]] if isinstance(given["mode"], str) else given["mode"]
+    known = [mode for mode in modes if not is_outside(mode)]
+    wanted = Wanted(given["fractions"], given["seeds"], known or "random")
+    return [
+        forecast(
+            wanted,
+            how,
+            Shape.of(layer.rows("train"), layer.rows(layer.store.test_split(test_split))),
+            where,
+        )
+        for layer in layers
+    ]
 
 
 def _asked(

@@ -10,7 +10,7 @@ import xxhash
 from numpy.typing import ArrayLike
 
 from featstore.probe import statuses
-from featstore.probe.arrays import backend as backend_of
+from featstore.probe.arrays import Backend, backend as backend_of
 from featstore.probe.errors import UsageError
 from featstore.probe.memory import Progress, shows, silent
 from featstore.probe.modes import Mode
@@ -21,7 +21,7 @@ from featstore.probe.results.sentences import sentence
 from featstore.probe.results.views import sweep_as_html
 from featstore.probe.rows import Grouped, LabelledRows, Rows, as_blocks
 from featstore.probe.solvers import L2, Choice, Options
-from featstore.probe.solvers.registry import chosen
+from featstore.probe.solvers.registry import Chosen, chosen
 from featstore.probe.splits import every_view, folds as folds_of
 from featstore.probe.sweeps import sweep
 
@@ -117,8 +117,7 @@ def cross_validate(
         backend: as of `sweep`.
         store: as of `sweep`.
         tap: as of `sweep`.
-        progress: callback, which is told ("folds", done, K, seconds=...) before each; or whether
-            to show it, by default where somebody looks.
+        progress: callback, as of `learning_curve`, or whether to show it; as of `sweep`.
 
     Raises:
         UsageError: K is less than 2 or more than there are rows or groups, or an argument cannot
@@ -136,13 +135,14 @@ def cross_validate(
     """
     blocks = as_blocks(rows) if groups is None else Grouped(as_blocks(rows), groups)
     images, own = blocks.n_rows // blocks.n_views, blocks.groups
-    by_image = blocks.labels()[:images]
-    fold = folds_of(by_image, folds, fold_seed, None if own is None else own[:images])
+    fold = folds_of(
+        blocks.labels()[:images], folds, fold_seed, None if own is None else own[:images]
+    )
     results, expected = [], []
     if progress is not silent:
         how = chosen(solver, {"l2": l2, "select": select, "held_out": held_out})
-        wanted, where = Wanted(fractions, seeds, mode, every_k), backend_of(backend, device)
-        expected = [forecast(wanted, how, _shape(blocks, folds), where)] * folds
+        wanted = Wanted(fractions, seeds, mode, every_k)
+        expected = _forecasts(blocks, folds, wanted, how, backend_of(backend, device))
     for number in range(folds):
         progress("folds", number, folds, seconds=expected)
         sides = fold != number, fold == number
@@ -170,17 +170,26 @@ def cross_validate(
         )
         results.append(found)
     progress("folds", folds, folds, seconds=expected)
+    return _cross_validated(results, blocks, fold, f"folds={folds} fold_seed={fold_seed}")
+
+
+def _cross_validated(
+    results: list[ProbeResult], blocks: LabelledRows, fold: np.ndarray, kept: str
+) -> CrossValidated:
+    """Return the sweeps of all folds as one result; `kept` is what its options say of them."""
     fold = np.tile(fold, blocks.n_views)
     table = _joined([found.table for found in results])
-    kept = f"folds={folds} fold_seed={fold_seed}"
     table["options"] = [f"{text.rpartition(' data=')[0]} {kept}" for text in table["options"]]
     return CrossValidated(table, _rows(results, blocks, fold), results[0].probes, fold)
 
 
-def _shape(rows: LabelledRows, folds: int) -> Shape:
-    """Return the shape of a layer of which one of so many folds is held out."""
+def _forecasts(
+    rows: LabelledRows, folds: int, wanted: Wanted, how: Chosen, where: Backend
+) -> list[float]:
+    """Return about how many seconds the sweep of each fold takes."""
     held = rows.n_rows // folds
-    return replace(Shape.of(rows, rows), train=rows.n_rows - held, test=held)
+    shape = replace(Shape.of(rows, rows), train=rows.n_rows - held, test=held)
+    return [forecast(wanted, how, shape, where)] * folds
 
 
 def _joined(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
-from featstore.probe.arrays import backend as backend_of
+from featstore.probe.arrays import Backend, backend as backend_of
 from featstore.probe.errors import UsageError, several, visible
 from featstore.probe.memory import Progress, shows, silent
 from featstore.probe.modes import Mode
@@ -34,7 +34,7 @@ from featstore.probe.rows import (
     views_of,
 )
 from featstore.probe.solvers import L2, Options
-from featstore.probe.solvers.registry import chosen as chosen_solver
+from featstore.probe.solvers.registry import Chosen, chosen as chosen_solver
 from featstore.probe.splits import every_view
 from featstore.probe.sweeps import grouped_pair, sweep
 
@@ -183,17 +183,15 @@ def learning_curve(
     train_blocks, test_blocks = as_pair(train, test)
     if groups is not None:
         train_blocks, test_blocks = grouped_pair(train_blocks, test_blocks, groups)
-    name = "rows" if shots is None else "shots"
-    amounts = _amounts(rows if shots is None else shots, name)
+    amounts = _amounts(rows, "rows") if shots is None else _amounts(shots, "shots")
     draws = list(range(1, draws + 1)) if isinstance(draws, int) else list(draws)
     if not draws or len(set(draws)) < len(draws):
         raise UsageError(f"draws are {draws}: give a number above 0, or different ones")
     expected: list[float] = []
     if progress is not silent:
-        how, wanted = chosen_solver(solver, {"l2": l2}), Wanted(fractions, draws[:1], mode)
-        where, units = backend_of(backend, device), train_blocks.n_classes if shots else None
-        for shape in _shapes(Shape.of(train_blocks, test_blocks), amounts, units):
-            expected += [forecast(wanted, how, shape, where)] * len(draws)
+        how, wanted = chosen_solver(solver, {"l2": l2}), Wanted(fractions, draws, mode)
+        shapes = _shapes(train_blocks, test_blocks, amounts, shots is not None)
+        expected = _forecasts(shapes, wanted, how, backend_of(backend, device))
     done, tables, known = 0, [], []
     for amount in amounts:
         for draw in draws:
@@ -216,23 +214,38 @@ def learning_curve(
                 tap=tap,
                 progress=progress,
             )
-            table = found.to_pandas()
-            # what draws nothing is drawn by its rows all the same
-            table["seed"] = pd.array([draw] * len(table), dtype="Int64")
-            table.insert(0, "share" if shots is None else "shots", amount)
-            table.insert(1, "draw", draw)
-            tables.append(table)
+            unit = "share" if shots is None else "shots"
+            tables.append(_of_draw(found.to_pandas(), unit, amount, draw))
             known.append((found.by_row, found.probes))
             done += 1
     progress("draws", done, done, seconds=expected)
     return _joined(pd.concat(tables, ignore_index=True), known, test_blocks)
 
 
-def _shapes(whole: Shape, amounts: Sequence[float], classes: int | None) -> Iterator[Shape]:
-    """Yield the shape of a layer for each amount of its rows; amounts are of each class, if any."""
+def _of_draw(table: pd.DataFrame, unit: str, amount: float, draw: int) -> pd.DataFrame:
+    """Return the table of a sweep with the amount and draw of its rows."""
+    # what draws nothing is drawn by its rows all the same
+    table["seed"] = pd.array([draw] * len(table), dtype="Int64")
+    table.insert(0, unit, amount)
+    table.insert(1, "draw", draw)
+    return table
+
+
+def _shapes(
+    train: RowBlocks, test: RowBlocks, amounts: Sequence[float], of_shots: bool
+) -> Iterator[Shape]:
+    """Yield the shape of the layer for each amount of its rows."""
+    whole = Shape.of(train, test)
     for amount in amounts:
-        few = round(amount * (whole.train if classes is None else classes))
+        few = round(amount * (train.n_classes if of_shots else whole.train))
         yield replace(whole, train=max(1, min(few, whole.train)))
+
+
+def _forecasts(shapes: Iterator[Shape], wanted: Wanted, how: Chosen, where: Backend) -> list[float]:
+    """Return about how many seconds the sweep of each shape and draw (seed) takes."""
+    draws = several(wanted.seeds)
+    of_one = replace(wanted, seeds=draws[:1])
+    return [forecast(of_one, how, shape, where) for shape in shapes for _ in draws]
 
 
 def _joined(

@@ -135,18 +135,16 @@ def cross_validate(
     """
     blocks = as_blocks(rows) if groups is None else Grouped(as_blocks(rows), groups)
     images, own = blocks.n_rows // blocks.n_views, blocks.groups
-    fold = folds_of(
-        blocks.labels()[:images], folds, fold_seed, None if own is None else own[:images]
-    )
+    by_image = blocks.labels()[:images]
+    fold = folds_of(by_image, folds, fold_seed, None if own is None else own[:images])
     results, expected = [], []
     if progress is not silent:
         how = chosen(solver, {"l2": l2, "select": select, "held_out": held_out})
         wanted = Wanted(fractions, seeds, mode, every_k)
         expected = _forecasts(blocks, folds, wanted, how, backend_of(backend, device))
-    for number in range(folds):
-        progress("folds", number, folds, seconds=expected)
-        sides = fold != number, fold == number
-        train, test = (every_view(blocks, np.flatnonzero(own)) for own in sides)
+    for k in range(folds):
+        progress("folds", k, folds, seconds=expected)
+        train, test = (every_view(blocks, np.flatnonzero(own)) for own in (fold != k, fold == k))
         found = sweep(
             train,
             test,

@@ -34,7 +34,8 @@ def _slots(header, split):
     (rows,) = (each for each in header["spec"]["splits"] if each["name"] == split)
     views, taps = rows.get("views", 1), [each["name"] for each in header["spec"]["taps"]]
     pieces = [f"{tap}/{v}" for tap in taps for v in range(views)] if views > 1 else taps
-    sums = dict.fromkeys([*pieces, "labels", "ids"], "0" * 32)
+    kept = [f"column.{place}" for place in range(len(header["spec"].get("columns", [])))]
+    sums = dict.fromkeys([*pieces, "labels", "ids", *kept], "0" * 32)
     record = {"store": "0" * 64, "split": split, "block": 10**15, "checksums": sums, "seen": {}}
     length = len(json.dumps(record, separators=(",", ":"))) + 34
     return -(-rows["n_rows"] // header["block_rows"]), -(-length // 512) * 512

@@ -18,7 +18,10 @@ RESERVED = (LABELS, IDS, COMMITS)
 PENULTIMATE = "penultimate"
 
 # Names become folders of a Zarr tree and groups of an HDF5 file: no separator, no leading dot.
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]*$", max_length=120)]
+MOST_LETTERS = 120
+Name = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]*$", max_length=MOST_LETTERS)
+]
 Text = Annotated[str, StringConstraints(min_length=1)]
 
 
@@ -49,6 +52,13 @@ class Split(_Frozen):
     views: Annotated[int, Field(ge=1)] = 1
 
 
+class Column(_Frozen):
+    """A column that is kept beside the rows: texts of `width` bytes at most, or else integers."""
+
+    name: Text
+    width: Annotated[int, Field(ge=1)] | None = None
+
+
 class Spec(_Frozen):
     """The identity of a store: two stores with equal specs hold the same features.
 
@@ -59,8 +69,9 @@ class Spec(_Frozen):
     item, or a token of a text or a patch of an image, whose id is the item's, a colon and its
     place there: the part before the last colon is the group that it belongs to. Labels are
     indices of `classes` or else values of `targets`: one of the two is empty. Targets that are
-    `binary` are labels of which each row has any number. Raises `pydantic.ValidationError` on
-    values that cannot be.
+    `binary` are labels of which each row has any number. `columns` are what else is kept of each
+    row, in order: patients, speakers, years. Raises `pydantic.ValidationError` on values that
+    cannot be.
 
     >>> spec = Spec(
     ...     backbone="resnet50", weights="random:0", transform="none", dataset="digits",
@@ -88,10 +99,12 @@ class Spec(_Frozen):
     augment: Text | None = None
     rows: Literal["items", "tokens", "patches"] = "items"
     binary: bool = False
+    columns: tuple[Column, ...] = ()
 
     @model_validator(mode="after")
     def _names_are_usable(self) -> Self:
         for kind, names in (
+            ("column", [column.name for column in self.columns]),
             ("split", [split.name for split in self.splits]),
             ("tap", [tap.name for tap in self.taps]),
             ("target", list(self.targets)),
@@ -100,7 +113,7 @@ class Spec(_Frozen):
             if repeated:
                 raise ValueError(f"{kind} {repeated[0]!r} is there twice")
         for tap in self.taps:
-            if tap.name in RESERVED:
+            if tap.name in RESERVED or tap.name in self.column_arrays:
                 raise ValueError(f"a tap cannot be called {tap.name!r}: the store keeps that name")
         return self
 
@@ -116,6 +129,16 @@ class Spec(_Frozen):
     def n_classes(self) -> int:
         """Number of declared classes; labels are in [0, n_classes). 0 where labels are targets."""
         return len(self.classes)
+
+    @property
+    def column_arrays(self) -> dict[str, Column]:
+        """The columns by the names of their arrays, which hold no text of elsewhere."""
+        return {f"column.{place}": column for place, column in enumerate(self.columns)}
+
+    def column(self, name: str) -> tuple[str, Column]:
+        """Array and description of the column called `name`; UsageError names those there are."""
+        column = _called(name, self.columns, "column")
+        return f"column.{self.columns.index(column)}", column
 
     def split(self, name: str) -> Split:
         """The split called `name`; UsageError names those there are."""
@@ -180,14 +203,14 @@ def _called(name: str, members: tuple, kind: str):
     for member in members:
         if member.name == name:
             return member
-    there = ", ".join(member.name for member in members)
+    there = ", ".join(member.name for member in members) or "none"
     raise UsageError(f"the store has no {kind} {name!r}; it has {there}")
 
 
 def _leaves(spec: Spec) -> Iterator[tuple[str, Any]]:
     """Fields by name, a split's and a tap's by its own name: a difference is one short line."""
     for field in Spec.model_fields:
-        if field not in ("splits", "taps"):
+        if field not in ("splits", "taps", "columns"):
             yield field, getattr(spec, field)
             continue
         yield field, tuple(member.name for member in getattr(spec, field))

@@ -14,7 +14,7 @@ import pytest
 import featstore
 from featstore.errors import FeatureError, StoreIncomplete, UsageError, WriterBusy
 from featstore.places import Place
-from featstore.spec import Spec
+from featstore.spec import Column, Spec
 from featstore.store import layout, locks
 from featstore.store.store import Store
 
@@ -61,7 +61,14 @@ def arrays_of(spec: Spec, split: str) -> dict[str, np.ndarray]:
         labels = labels[:, 0] if len(spec.targets) == 1 else labels
     else:
         labels = random.integers(0, spec.n_classes, n_rows)
-    return {**features, "labels": labels, "ids": [f"{split}/{i}.png" for i in range(n_rows)]}
+    columns = {
+        column.name: [f"{split} {i % 7}" for i in range(n_rows)]
+        if column.width
+        else np.arange(n_rows) // 5 - 3
+        for column in spec.columns
+    }
+    ids = [f"{split}/{i}.png" for i in range(n_rows)]
+    return {**features, "labels": labels, "ids": ids, **columns}
 
 
 def block_of(store: Store, split: str, block: int) -> dict:
@@ -74,6 +81,7 @@ def block_of(store: Store, split: str, block: int) -> dict:
         "features": {tap.name: arrays[tap.name][..., rows, :] for tap in store.spec.taps},
         "labels": arrays["labels"][rows],
         "ids": arrays["ids"][rows],
+        "columns": {column.name: arrays[column.name][rows] for column in store.spec.columns},
     }
 
 
@@ -104,6 +112,8 @@ def assert_holds_known_contents(store: Store) -> None:
             np.testing.assert_array_equal(store.load(split, tap.name), expected[tap.name])
         np.testing.assert_array_equal(store.labels(split), expected["labels"])
         assert store.ids(split) == expected["ids"]
+        for column in store.spec.columns:
+            np.testing.assert_array_equal(store.column(split, column.name), expected[column.name])
 
 
 def try_to_write(path):
@@ -258,6 +268,28 @@ class StoreContract:
             said = "row 5 of train has label nan; the targets age are finite"
             with pytest.raises(FeatureError, match=said):
                 writer.write(**block)
+
+    def test_columns_are_kept_beside_rows(self, path):
+        kept = (Column(name="who?", width=7), Column(name="year"))
+        store = self.filled(path, spec_of(columns=kept))
+        assert_holds_known_contents(store)
+        assert store.column("test", "year").dtype == np.int64
+        with pytest.raises(UsageError, match=r"no column 'age'; it has who., year"):
+            store.column("test", "age")
+        with store.writer() as writer:
+            writer.discard("train", 1)
+            block = block_of(store, "train", 1)
+            for wrong, said in [
+                ({"who?": ["é"] * 32}, r"came with columns \['who."),
+                ({"who?": ["a" * 8] * 32, "year": np.arange(32)}, "have at most 7 bytes"),
+                ({"who?": ["a"] * 32, "year": np.arange(31)}, r"holds int64 \(32,\)"),
+                ({"who?": ["a"] * 32, "year": np.zeros(32)}, "came as float64"),
+            ]:
+                with pytest.raises(FeatureError, match=said):
+                    writer.write(**{**block, "columns": wrong})
+            writer.write(**block)
+        assert_holds_known_contents(store)
+        assert featstore.open(path).verify() == []
 
     # Rows for a probe.
 

@@ -450,8 +450,9 @@ LABEL = click.option(
 )
 GROUPS = click.option(
     "--groups",
-    metavar="ID|FILE",
-    help="Rows that belong together (patients, slides): id:PATTERN of row ids, or TABLE:COLUMN.",
+    metavar="COLUMN|ID|FILE",
+    help="Rows that belong together (patients, slides): a column that the store keeps, id:PATTERN "
+    "of row ids, or TABLE:COLUMN.",
 )
 
 

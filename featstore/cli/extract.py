@@ -85,6 +85,12 @@ _NAMED = 20
 @click.option("--text-column", help="The texts of a table.  [default: a usual name]")
 @click.option("--split-column", help="What split each row of a table is in.")
 @click.option(
+    "--keep-columns",
+    "keep",
+    type=Names(),
+    help="Columns of texts or whole numbers to be kept in the store.",
+)
+@click.option(
     "--label-kind",
     type=click.Choice(["class", "number"]),
     help="What labels are, where they do not tell.",
@@ -133,6 +139,22 @@ _NAMED = 20
     type=click.Choice(["items", "tokens", "patches"]),
     default="items",
     help="What a row is: an item, a word of a text, or a patch of an image.",
+)
+@click.option("--map-column", help="Of a table, files with a class or number for each pixel.")
+@click.option(
+    "--map-labels",
+    type=click.Choice(["majority", "nearest", "mean"]),
+    default="majority",
+    help="A patch's label: the class of most of its pixels, of the middle one, or their mean.",
+)
+@click.option(
+    "--map-share",
+    type=click.FloatRange(0, 1),
+    default=0.0,
+    help="Share of a patch's pixels that have to have its class; else it is left out.",
+)
+@click.option(
+    "--map-ignore", type=float, help="Value of pixels without a label.  [default: 255 of classes]"
 )
 @OVERWRITE
 @click.option("--image-size", type=click.IntRange(1), help="Pixels.  [default: the weights' own]")
@@ -185,16 +207,25 @@ def extract(**options) -> None:
     make one. They run that code, with your rights; nothing else here ever runs code of yours or of
     a checkpoint.
     """
-    run_extract(columns=_columns(options), **options)
+    run_extract(maps=_maps(options), columns=_columns(options), **options)
+
+
+def _maps(options: dict):
+    from featstore.data.maps import Maps
+
+    asked = {name: options.pop(f"map_{name}") for name in ("labels", "share", "ignore")}
+    made = Maps(asked.pop("labels"), **asked)
+    return None if made == Maps() and not options["map_column"] else made
 
 
 def _columns(options: dict):
     from featstore.data.columns import Columns
 
-    names = ("label", "image", "text", "split")
+    names = ("label", "image", "text", "split", "map")
     chosen = {name: options.pop(f"{name}_column") for name in names}
     chosen["kind"] = options.pop("label_kind")
     chosen |= {name: options.pop(name) for name in ("delimiter", "encoding")}
+    chosen["keep"] = tuple(options.pop("keep") or ())
     return Columns(**chosen, targets=options.pop("target_columns") or ())
 
 
@@ -322,6 +353,19 @@ class ArrayName(click.ParamType):
 ARRAY = ArrayName()
 
 
+class NamedArray(click.ParamType):
+    """NAME=ARRAY, a column and where it is."""
+
+    name = "name=array"
+
+    def convert(self, value, param, ctx) -> tuple[str, str]:
+        """Return both; refused where there is no name, or no such file."""
+        name, _, array = value.partition("=")
+        if not (name and array):
+            self.fail(f"{value!r} is no NAME=ARRAY; give both", param, ctx)
+        return name, ARRAY.convert(array, param, ctx)
+
+
 @click.command("import", cls=Command)
 @click.option("--train-features", type=ARRAY, required=True, help="Numbers (rows, features).")
 @click.option(
@@ -339,11 +383,23 @@ ARRAY = ArrayName()
 @click.option(
     "--dtype", type=DTYPE, help="Type of the stored features.  [default: float32, or as given]"
 )
+@click.option(
+    "--train-column",
+    "train_columns",
+    type=NamedArray(),
+    multiple=True,
+    help="What is kept of each row: NAME=ARRAY, several times.",
+)
+@click.option(
+    "--test-column", "test_columns", type=NamedArray(), multiple=True, help="The same of test."
+)
 @click.option("--targets", type=Names(), help="Labels are numbers to regress on, called so.")
 @click.option("--classes", type=Names(), help="Names of the classes, or of several labels.")
 @OVERWRITE
 @MEMORY
-def import_(train_ids, test_ids, out, format, memory, **options) -> None:
+def import_(
+    train_ids, test_ids, train_columns, test_columns, out, format, memory, **options
+) -> None:
     """Make a store of features that were computed elsewhere.
 
     An array is a file (.npy, .npz, .safetensors, .pt, .parquet, .arrow, .h5), a folder of Zarr or
@@ -366,6 +422,9 @@ def import_(train_ids, test_ids, out, format, memory, **options) -> None:
         for split in ("train", "test")
     }
     ids = {"train": train_ids, "test": test_ids}
+    of_train, of_test = dict(train_columns), dict(test_columns)
+    if one_sided := sorted(set(of_train) ^ set(of_test)):
+        raise click.UsageError(f"column {one_sided[0]} is of one split alone: give both or none")
     with Progress() as progress:
         store = featstore.import_arrays(
             **{split: (*pair, ids[split]) if ids[split] else pair for split, pair in given.items()},
@@ -374,6 +433,7 @@ def import_(train_ids, test_ids, out, format, memory, **options) -> None:
             memory=parse(memory),
             progress=progress,
             targets=options.pop("targets") or (),
+            columns={name: (one, of_test[name]) for name, one in of_train.items()},
             **options,
         )
     notice(f"stored {sum(split.n_rows for split in store.spec.splits):,} rows: {store.path}")

@@ -360,6 +360,7 @@ def of_store(store) -> Table:
         "dataset": spec.dataset,
         **{f"split {s.name}": _split(s) for s in spec.splits},
         **{f"tap {t.name}": f"{t.dim:,} features, pooling {t.pooling}" for t in spec.taps},
+        **({"columns": ", ".join(one.name for one in spec.columns)} if spec.columns else {}),
         "dtype": spec.dtype,
         "computed in": spec.precision,
         **({"views": spec.augment} if spec.augment else {}),

@@ -1,13 +1,13 @@
 """Data sets by name: rows of images or texts, with labels, ids, class names and a fingerprint."""
 
+import csv
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
+from featstore import durable
 from featstore.data import files, hugging_face, splits, tables, torchvision, webdataset
 from featstore.data.columns import Columns, LabelsNotTold
 from featstore.data.files import require_files
@@ -17,9 +17,9 @@ from featstore.data.rows import (
     TextRows,
     Unreadable,
     limited,
-    save_report,
     scan,
     without,
+    without_rows,
 )
 from featstore.errors import UsageError
 from featstore.notices import Notice, distinct
@@ -115,18 +115,7 @@ def load(
             raise UsageError(f"{rows.dataset} holds {rows.modality}s, which have no bit depth")
         depth = f"{rows.fingerprint} of {bit_depth} bits"
         rows = replace(rows, bit_depth=bit_depth, fingerprint=depth)
-    return replace(rows, notices=distinct([*rows.notices, *_without_rows(rows)]))
-
-
-def _without_rows(rows: Rows) -> list[Notice]:
-    """Classes of which a split has no row."""
-    if rows.targets:
-        return []
-    labels = rows.labels if rows.pieces is None else rows.pieces.labels
-    absent = np.flatnonzero(np.bincount(labels, minlength=len(rows.classes)) == 0)
-    names = [rows.classes[label] for label in absent]
-    text = f"classes without a row in {rows.split}: {len(names):,} of {len(rows.classes):,}"
-    return [Notice.of("classes", text, names)] if names else []
+    return replace(rows, notices=distinct([*rows.notices, *without_rows(rows)]))
 
 
 def check(
@@ -169,6 +158,15 @@ def _rows(name: str, split: str, data_dir: Path | None, columns: Columns, skip: 
 def _kind(name: str, columns: Columns) -> tuple[str, str]:
     """Return the source that a name is of, and what follows its colon."""
     kind, _, argument = name.partition(":")
+    if columns.map and kind not in tables.KINDS:
+        raise UsageError(
+            f"{name} has no column {columns.map!r} with files of maps; give a table (csv:,"
+            " parquet: or jsonl:) that names images and maps, or pairs of them as objects"
+        )
+    if columns.keep and kind == "wds":
+        raise UsageError(
+            f"{name} has no columns, and {columns.keep[0]} is to be kept; leave it out"
+        )
     if kind in _OF_COLUMNS and argument:
         return kind, argument
     if name in NAMES:
@@ -186,3 +184,15 @@ def _kind(name: str, columns: Columns) -> tuple[str, str]:
     if columns.kind == "number" and kind != "npz":
         raise UsageError(f"{name} has classes, and its labels are said to be numbers; leave it out")
     return kind, argument
+
+
+def save_report(path: str | Path, unreadable: Iterable[Unreadable]) -> None:
+    """Write a CSV of split, id and why, a row each; the file is whole, or is not there."""
+    path = Path(path)
+    with (
+        durable.written_whole(path) as aside,
+        open(aside, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
+    ):
+        lines = csv.writer(file)
+        lines.writerow(("split", "id", "why"))
+        lines.writerows((one.split, one.id, one.why) for one in unreadable)

@@ -1,22 +1,26 @@
 """Columns of tables: which holds what, and labels of any type as class numbers."""
 
 import codecs
+import hashlib
 import re
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featstore.data.rows import utf8
+from featstore.data.rows import Rows, utf8
 from featstore.errors import DatasetError, UsageError
 from featstore.notices import Notice
 
 TEXT = pa.large_string()
+
+R = TypeVar("R", bound=Rows)
 
 
 def plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
@@ -76,7 +80,10 @@ class Columns:
     With `rows` "tokens" a text is a list of words, or parted into them at its space, and the label
     is a list with one for each. `kind` says whether labels are a "class" or a "number" where that
     is not to be told from them. Of a CSV file, `delimiter` parts the cells, and `encoding` is how
-    its text is encoded. `span` is a part of each text, `start:end` in characters or its words.
+    its text is encoded. `span` is a part of each text, `start:end` in characters or its words, and
+    `map` a file beside each image that holds a class or a number for each pixel (see `data.maps`),
+    from which patches have their labels. `keep` are columns of texts or whole numbers that a store
+    is to keep of each row.
     """
 
     label: str | None = None
@@ -89,6 +96,8 @@ class Columns:
     encoding: str | None = None
     rows: str = "items"
     span: str | None = None
+    map: str | None = None
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self):
         if self.kind not in (None, *KINDS):
@@ -113,19 +122,25 @@ class Columns:
                 f"the image column {self.image!r} and the text column {self.text!r} are both given;"
                 " a row is an image or a text: give one"
             )
+        if self.map and (self.label or self.targets or self.text or self.kind):
+            raise UsageError(
+                f"the map column {self.map!r} is given, which tells the labels of patches; leave"
+                " the label, target and text columns and the kind of labels out"
+            )
         if self.label and self.targets:
             raise UsageError(
                 f"the label column {self.label!r} and the target columns"
                 f" {', '.join(self.targets)} are both given; give one"
             )
-        repeated = [name for name in self.targets if self.targets.count(name) > 1]
-        if repeated:
-            raise UsageError(f"the target column {repeated[0]!r} is given twice; name each once")
+        for what, names in (("target column", self.targets), ("column to be kept", self.keep)):
+            repeated = [name for name in names if names.count(name) > 1]
+            if repeated:
+                raise UsageError(f"the {what} {repeated[0]!r} is given twice; name each once")
 
     def given(self) -> tuple[str, ...]:
         """Every name that is given."""
-        names = (self.label, self.image, self.text, self.split, self.span, *self.targets)
-        return tuple(name for name in names if name)
+        names = (self.label, self.image, self.text, self.split, self.span, self.map)
+        return tuple(name for name in (*names, *self.targets, *self.keep) if name)
 
 
 @dataclass(frozen=True)
@@ -158,18 +173,20 @@ def choose(
     if repeated or absent:
         wrong = f"has no column {absent[0]!r}" if absent else f"has two columns {repeated[0]!r}"
         raise UsageError(f"{dataset} {wrong}; it has {', '.join(there) or 'none'}")
-    images = [name for name in there if is_image(name)]
+    images = [name for name in there if is_image(name) and name != columns.map]
     image = columns.image or _first(IMAGE, images) or (images[0] if len(images) == 1 else None)
     text = columns.text or _first(TEXT_COLUMNS, there)
-    if columns.text or (text and not image):
+    if columns.text or (text and not image and not columns.map):
         modality, item = "text", text
     else:
         modality, item = "image", image
     labels = columns.targets or (columns.label or _first(usual_label, there),)
-    for what, name, option in (
-        ("images or texts", item, "--image-column or --text-column"),
-        ("labels", labels[0], "--label-column"),
-    ):
+    needed = [("images or texts", item, "--image-column or --text-column")]
+    if columns.map:
+        labels = ()
+    else:
+        needed.append(("labels", labels[0], "--label-column"))
+    for what, name, option in needed:
         if name is None:
             raise UsageError(
                 f"{dataset} has the columns {', '.join(there)}; say which holds the {what}:"
@@ -277,6 +294,43 @@ def encoded(
         found = _targets(dataset, split, names, [told[split]])
         return Encoded(found.values, targets=found.targets, notices=[*said, Notice("kind", text)])
     return _classes(dataset, split, name, told, values, written, asked, said)
+
+
+def with_kept(
+    rows: R, held: str, tables: Mapping[str, Mapping[str, pa.ChunkedArray]], names: Sequence[str]
+) -> R:
+    """Return rows of the split `held` with columns that a store is to keep of each.
+
+    Whole numbers are int64 where no split lacks one, and texts otherwise, a missing one empty; what
+    the columns hold is part of the fingerprint. Raises `DatasetError` for columns of other types.
+    """
+    if not names:
+        return rows
+    found = {}
+    digest = hashlib.sha256()
+    for name in names:
+        try:
+            columns = unified([plain(table[name]) for table in tables.values()])
+        except pa.ArrowException as error:
+            raise DatasetError(
+                f"{name} of {rows.dataset} has another type in each split: {error}; make it one"
+            ) from None
+        kind = columns[0].type
+        whole = pa.types.is_integer(kind) and not any(one.null_count for one in columns)
+        if not (kind == TEXT or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+            raise DatasetError(
+                f"the column {name} of {rows.dataset} holds {_called(kind)}; texts and whole"
+                " numbers are kept: leave it out"
+            )
+        column = columns[list(tables).index(held)]
+        if whole:
+            found[name] = column.cast(pa.int64()).to_numpy()
+        else:
+            found[name] = np.array(column.cast(TEXT).fill_null("").to_pylist(), object)
+        digest.update(f"{name}|{found[name].dtype.kind}".encode())
+        digest.update("".join(f"{len(str(one))}|{one}" for one in found[name]).encode())
+    told = f"{rows.fingerprint} with {len(names)} columns:{digest.hexdigest()}"
+    return replace(rows, beside=found, fingerprint=told)
 
 
 def _zeros_and_ones(dataset: str, split: str, name: str, column: pa.ChunkedArray) -> np.ndarray:

@@ -26,6 +26,7 @@ from featstore.data.columns import (
     labels_not_told,
     plain,
     several,
+    with_kept,
 )
 from featstore.data.files import EncodedImages, below, rows_of_encoded
 from featstore.data.rows import ImageRows, Rows, Unreadable
@@ -119,6 +120,7 @@ def load(
         }
         texts = _column(tables[held], chosen.item)
         rows = of_words(dataset, split, held, texts, cells, chosen, columns, names)
+        rows = with_kept(rows, held, _cells(tables, columns.keep), columns.keep)
         return replace(rows, notices=(*splits.stand_in(split, held), *rows.notices))
     labels = _labels(library, dataset, held, tables, chosen, columns)
     told = (*splits.stand_in(split, held), *labels.notices)
@@ -126,6 +128,7 @@ def load(
         rows = of_texts(dataset, split, _column(tables[held], chosen.item), labels, ids)
         if columns.span:
             rows = with_spans(rows, held, _column(tables[held], columns.span), columns.span)
+        rows = with_kept(rows, held, _cells(tables, columns.keep), columns.keep)
         return replace(rows, notices=told, left_out=tuple(left_out))
     if not isinstance(features[chosen.item], library.Image):
         raise DatasetError(
@@ -134,6 +137,7 @@ def load(
         )
     roots = _roots(library, folder, data_dir)
     rows = _of_images(library, dataset, split, tables[held], chosen.item, labels, roots, ids)
+    rows = with_kept(rows, held, _cells(tables, columns.keep), columns.keep)
     return replace(rows, notices=told, left_out=tuple(left_out))
 
 
@@ -291,6 +295,15 @@ def _labels(
         if set(chosen.labels) <= set(table.column_names)
     }
     return encoded(dataset, held, columns, chosen.labels, asked)
+
+
+def _cells(tables, names: Sequence[str]) -> dict[str, dict[str, pa.ChunkedArray]]:
+    """Columns of each split that has them."""
+    return {
+        part: {name: _column(table, name) for name in names}
+        for part, table in tables.items()
+        if set(names) <= set(table.column_names)
+    }
 
 
 def _column(table, name: str) -> pa.ChunkedArray:

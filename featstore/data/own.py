@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from torch.utils.data import DataLoader, SequentialSampler, default_collate
 
 from featstore.data.files import MOST_CLASSES
+from featstore.data.maps import Mapped, as_map, is_map
 from featstore.data.rows import ImageRows, MapStyle, Rows, TextRows, rgb, utf8
 from featstore.errors import DatasetError, UsageError
 from featstore.spec import Split
@@ -38,6 +39,7 @@ def load(
     ids: Mapping[str, Sequence[str]] | None = None,
     modality: str = "tensor",
     unread: bool = False,
+    mapped: bool = False,
 ) -> dict[str, Rows]:
     """Return the rows of each split of a data set given as objects.
 
@@ -56,6 +58,8 @@ def load(
             images, tensors, texts, or dictionaries and lists of them.
         unread: whether no row but the first is read yet, so that nothing is known of the others:
             labels are zeros, and ids of rows that have been read their hashes, or those given.
+        mapped: whether a label may be a map of its image (see `data.maps`). Rows are then `unread`
+            and have `maps`, if the first row has one.
 
     Raises `UsageError` for what is no such data set and for ids that do not fit, `DatasetError`
     naming a row that cannot be read or has another kind of label.
@@ -73,6 +77,7 @@ def load(
         _check_name(split)
         named = None if ids is None else ids.get(split)
         reader = _Reader(one, split, len(one), _checked_ids(split, named, len(one)))
+        reader = replace(reader, mapped=mapped and is_map(reader.pair(0)[1]))
         if given is not None and not isinstance(reader(0), given):
             raise UsageError(
                 f"row 0 of the {split} split is no {_CALLED[modality]}, which a model by name"
@@ -83,18 +88,40 @@ def load(
             split=split,
             labels=np.zeros(reader.n_rows, np.int64),
             ids=_Noted(reader),
-            classes=("unread",),
+            classes=_stated(one) if reader.mapped else ("unread",),
             fingerprint="unread" if reader.ids is None else "unread with ids",
             read=reader,
+            maps=reader.mapped_at if reader.mapped else None,
         )
-    return found if unread else finished(found)
+    if len({one.maps is None for one in found.values()}) > 1:
+        raise DatasetError(
+            "one split has maps of its images, and another has none; give maps to all"
+        )
+    return found if unread or reader.mapped else finished(found)
+
+
+def _stated(data: MapStyle) -> tuple[str, ...]:
+    """Return the names of classes that a data set states, or the one of an image without maps."""
+    stated = getattr(data, "classes", None)
+    names = stated if isinstance(stated, list | tuple) and stated else ["0"]
+    return tuple(utf8(str(one)) for one in names)
 
 
 def finished(rows: Mapping[str, Rows]) -> dict[str, Rows]:
     """Return rows that were `unread` with their labels, ids and fingerprint.
 
-    What has not been read by then is read now. Raises `DatasetError` as `load`.
+    What has not been read by then is read now, but labels of those with maps, which are of patches.
+    Raises `DatasetError` as `load`.
     """
+    if next(iter(rows.values())).maps is not None:
+        return {
+            split: replace(
+                one,
+                ids=one.read.ids or [str(row) for row in range(one.read.n_rows)],
+                fingerprint=one.read.fingerprint(one.labels),
+            )
+            for split, one in rows.items()
+        }
     readers = {split: one.read for split, one in rows.items()}
     labels = {split: reader.labels() for split, reader in readers.items()}
     numbered, classes = _numbered(labels, {split: one.data for split, one in readers.items()})
@@ -230,10 +257,25 @@ class _Reader:
     ids: list[str] | None = None
     digests: dict[int, bytes] = field(default_factory=dict)
     noted: dict[int, Any] = field(default_factory=dict)
+    mapped: bool = False
 
     def __call__(self, row: int) -> object:
         """Return the tensor, image or text of a row; note its hash and label."""
-        item, label = self._pair(row)
+        item, label = self.pair(row)
+        self._note(row, item, 0 if self.mapped else label)
+        return item
+
+    def mapped_at(self, row: int) -> Mapped:
+        """Return the map of a row, and the size of its image; note its hash."""
+        item, label = self.pair(row)
+        self._note(row, item, 0)
+        if not is_map(label):
+            raise ValueError(f"it is of type {type(label).__name__}; give each image a map")
+        values = as_map(label)
+        size = item.size if isinstance(item, Image.Image) else values.shape[::-1]
+        return Mapped(values, size)
+
+    def _note(self, row: int, item: object, label: object) -> None:
         if row not in self.noted:
             if (wrong := _unknown(item)) is not None:
                 raise DatasetError(
@@ -251,7 +293,6 @@ class _Reader:
                     f"row {row} of the {self.split} split is not what it was when it was read"
                     " before: the data set changes, or draws; leave its augmentation out"
                 )
-        return item
 
     def labels(self) -> list:
         """Return every label; rows that have not been read are read now."""
@@ -269,7 +310,8 @@ class _Reader:
         digest.update(f"{labels.dtype.str}|{labels.shape}|".encode() + labels.tobytes())
         return f"{'rows' if self.ids is None else 'ids'}:{digest.hexdigest()}"
 
-    def _pair(self, row: int) -> tuple[Any, Any]:
+    def pair(self, row: int) -> tuple[Any, Any]:
+        """Return the two parts of a row as the data set gives them."""
         if len(self.data) != self.n_rows:
             raise DatasetError(
                 f"the {self.split} split had {self.n_rows:,} rows at first and has"

@@ -1,15 +1,14 @@
 """Rows of images and texts with labels, ids and a fingerprint, and how they are split."""
 
-import csv
 import hashlib
 import io
 import re
 import stat
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, Protocol, Self, TypeVar
@@ -19,7 +18,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from PIL import Image
 
-from featstore import durable
 from featstore.errors import DatasetError, UsageError
 from featstore.notices import Notice
 
@@ -273,17 +271,20 @@ class Ragged:
     """Labels of the pieces of items: `labels` of all of them, and where each item's start.
 
     `labels` are (m,) or (m, T) as those of `Rows`, `starts` int64 (n + 1,), the last one m.
+    `places` int64 (m,) says which piece of its item each is, where not every one has a label.
     """
 
     labels: np.ndarray
     starts: np.ndarray
+    places: np.ndarray | None = None
 
     def kept(self, rows: np.ndarray) -> "Ragged":
         """Return those of some items alone."""
         counts = np.diff(self.starts)[rows]
         starts = np.concatenate([[0], np.cumsum(counts)])
-        places = np.repeat(self.starts[:-1][rows] - starts[:-1], counts) + np.arange(starts[-1])
-        return Ragged(self.labels[places], starts)
+        own = np.repeat(self.starts[:-1][rows] - starts[:-1], counts) + np.arange(starts[-1])
+        places = None if self.places is None else self.places[own]
+        return Ragged(self.labels[own], starts, places)
 
 
 @dataclass(frozen=True)
@@ -296,7 +297,9 @@ class Rows(ABC):
     row is: a path, an index or a key. `read` gives row i as it was stored. `fingerprint` identifies
     the data of the whole split, also where `limited` keeps a part of it. `notices` says what was
     left out or read otherwise than it is; `left_out` are rows that a source was allowed to leave
-    out. `pieces` are the labels of the words of texts, whose own labels then say nothing.
+    out. `pieces` are the labels of the words of texts, or of patches, whose own labels then say
+    nothing; `maps` reads the map of an image, of which labels of patches are made. `beside` are
+    columns int64 or texts (n,) that a store keeps.
 
     Rows hold no open file and can be pickled, so that a spawned process reads them as well as a
     thread does.
@@ -314,6 +317,8 @@ class Rows(ABC):
     left_out: tuple[Unreadable, ...] = ()
     bit_depth: int | None = None
     pieces: Ragged | None = None
+    maps: Callable | None = None
+    beside: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     modality: ClassVar[str]
 
@@ -356,7 +361,13 @@ class Rows(ABC):
             ids=[self.ids[row] for row in rows],
             read=_Kept(self.read, rows),
             pieces=self.pieces and self.pieces.kept(rows),
+            maps=self.maps and _Kept(self.maps, rows),
+            beside={name: values[rows] for name, values in self.beside.items()},
         )
+
+    def beside_of(self, rows: range) -> dict[str, np.ndarray]:
+        """Return what is kept of some rows, by column."""
+        return {name: values[rows.start : rows.stop] for name, values in self.beside.items()}
 
     @abstractmethod
     def _preparing(self) -> Callable:
@@ -405,8 +416,8 @@ class TextRows(Rows):
 class PieceIds(Sequence[str]):
     """Ids of pieces: the item's, a colon, and the place there."""
 
-    def __init__(self, items: Sequence[str], starts: np.ndarray):
-        self._items, self._starts = items, starts
+    def __init__(self, items: Sequence[str], starts: np.ndarray, places: np.ndarray | None = None):
+        self._items, self._starts, self._places = items, starts, places
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -419,51 +430,69 @@ class PieceIds(Sequence[str]):
             raise IndexError(place)
         row = int(place) % len(self)
         item = int(np.searchsorted(self._starts, row, "right")) - 1
-        return f"{self._items[item]}:{row - self._starts[item]}"
+        place = row - self._starts[item] if self._places is None else self._places[row]
+        return f"{self._items[item]}:{place}"
 
 
 @dataclass(frozen=True)
 class Pieces:
     """Rows that are pieces of items: words of texts, or patches of images.
 
-    Piece j of item i is row `starts[i]` + j; the rest is as of `Rows`.
+    Row `starts[i]` + j is piece j of item i, or where not every piece is a row, `places` of that
+    row, of so many `positions` as an item has. The rest is as of `Rows`.
     """
 
     items: Rows
     labels: np.ndarray
     starts: np.ndarray
     kind: str
+    positions: int = 0
+    places: np.ndarray | None = None
 
     @classmethod
     def of(cls, items: Rows, kind: str, positions: int) -> Self:
         """Return the words of texts that brought labels, or so many patches of each image.
 
-        A patch has its image's label.
+        A patch has its image's label, or that which was read off a map.
         """
-        if kind == "tokens":
-            return cls(items, items.pieces.labels, items.pieces.starts, kind)
+        if (own := items.pieces) is not None:
+            return cls(items, own.labels, own.starts, kind, positions, own.places)
         starts = positions * np.arange(len(items) + 1)
-        return cls(items, np.repeat(items.labels, positions, axis=0), starts, kind)
+        return cls(items, np.repeat(items.labels, positions, axis=0), starts, kind, positions)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def within(self, rows: range) -> tuple[range, slice]:
+    def within(self, rows: range) -> tuple[range, slice | np.ndarray]:
         """Return the items that some rows are of, and which of these items' pieces they are."""
         first = int(np.searchsorted(self.starts, rows.start, "right")) - 1
         last = int(np.searchsorted(self.starts, rows.stop - 1, "right"))
-        before = int(self.starts[first])
-        return range(first, last), slice(rows.start - before, rows.stop - before)
+        if self.places is None:
+            before = int(self.starts[first])
+            return range(first, last), slice(rows.start - before, rows.stop - before)
+        whose = np.searchsorted(self.starts, np.arange(rows.start, rows.stop), "right") - 1
+        own = self.places[rows.start : rows.stop]
+        return range(first, last), (whose - first) * self.positions + own
+
+    def beside_of(self, rows: range) -> dict[str, np.ndarray]:
+        """Return what is kept of the items of some rows, by column."""
+        whose = np.searchsorted(self.starts, np.arange(rows.start, rows.stop), "right") - 1
+        return {name: values[whose] for name, values in self.items.beside.items()}
 
     @property
     def ids(self) -> PieceIds:
         """Return the id of each row: ITEM:PLACE."""
-        return PieceIds(self.items.ids, self.starts)
+        return PieceIds(self.items.ids, self.starts, self.places)
 
     @property
     def fingerprint(self) -> str:
         """Return a hash of the items and of what in them is a row."""
-        each = "" if self.kind == "tokens" else f", {int(self.starts[1])} each"
+        each = "" if self.kind == "tokens" else f", {self.positions} each"
+        if self.places is not None:
+            digest = hashlib.sha256()
+            for array in (self.labels, self.starts, self.places):
+                digest.update(f"{array.dtype.str}|{array.shape}|".encode() + array.tobytes())
+            each += f", of maps:{digest.hexdigest()}"
         return f"{self.items.fingerprint} as {self.kind}{each}"
 
     @property
@@ -661,16 +690,15 @@ def without(rows: T, unreadable: Sequence[Unreadable]) -> T:
     return replace(kept, fingerprint=f"{rows.fingerprint} without {len(out)} rows:{names}")
 
 
-def save_report(path: str | Path, unreadable: Iterable[Unreadable]) -> None:
-    """Write a CSV of split, id and why, a row each; the file is whole, or is not there."""
-    path = Path(path)
-    with (
-        durable.written_whole(path) as aside,
-        open(aside, "w", newline="", encoding="utf-8", errors="backslashreplace") as file,
-    ):
-        lines = csv.writer(file)
-        lines.writerow(("split", "id", "why"))
-        lines.writerows((one.split, one.id, one.why) for one in unreadable)
+def without_rows(rows: Rows) -> list[Notice]:
+    """Return a notice of the classes of which a split has no row, if there are any."""
+    if rows.targets:
+        return []
+    labels = rows.labels if rows.pieces is None else rows.pieces.labels
+    absent = np.flatnonzero(np.bincount(labels, minlength=len(rows.classes)) == 0)
+    names = [rows.classes[label] for label in absent]
+    text = f"classes without a row in {rows.split}: {len(names):,} of {len(rows.classes):,}"
+    return [Notice.of("classes", text, names)] if names else []
 
 
 def _scanned(rows: Rows, start: int) -> list[Unreadable]:

@@ -26,9 +26,11 @@ from featstore.data.columns import (
     cleaned,
     encoded,
     plain,
+    with_kept,
     without_space,
 )
 from featstore.data.files import below, of_files
+from featstore.data.maps import MapFiles
 from featstore.data.rows import (
     Ragged,
     Rows,
@@ -90,8 +92,12 @@ def rows_of_tables(
     columns = {part: [table[name] for name in chosen.labels] for part, table in tables.items()}
     if asked.rows == "tokens":
         found = of_words(dataset, split, held, tables[held][chosen.item], columns, chosen, asked)
+        found = with_kept(found, held, tables, asked.keep)
         return replace(found, notices=(*splits.stand_in(split, held), *notices, *found.notices))
-    labels = encoded(dataset, held, columns, chosen.labels, asked)
+    if asked.map:
+        labels = Encoded(np.zeros(tables[held].num_rows, np.int64), classes=("0",))
+    else:
+        labels = encoded(dataset, held, columns, chosen.labels, asked)
     if chosen.modality == "text":
         ids = [str(row) for row in rows[held]]
         found = of_texts(dataset, split, tables[held][chosen.item], labels, ids)
@@ -105,7 +111,11 @@ def rows_of_tables(
         found = of_files(
             dataset, split, paths[held], labels.values, labels.classes, root, labels.targets
         )
+        if asked.map:
+            beside = _paths(dataset, held, _maps(dataset, held, asked.map, tables[held]), root)
+            found = replace(found, maps=MapFiles(paths[held], beside))
     told = (*splits.stand_in(split, held), *notices, *labels.notices)
+    found = with_kept(found, held, tables, asked.keep)
     return replace(found, notices=told, left_out=tuple(left_out))
 
 
@@ -285,6 +295,18 @@ def _paths(dataset: str, part: str, column: pa.ChunkedArray, root: Path) -> list
                 f" {error}; give --data-dir with a folder that all its paths lie below"
             ) from None
     return paths
+
+
+def _maps(dataset: str, part: str, name: str, table: pa.Table) -> pa.ChunkedArray:
+    """Return the column of maps; `DatasetError` names a row without one."""
+    column = table[name]
+    lacking = np.flatnonzero(pc.is_null(without_space(column.cast(TEXT))).to_numpy())
+    if lacking.size:
+        raise DatasetError(
+            f"row {lacking[0]} of the {part} split of {dataset} has no {name}; give each image a"
+            " map, or take the row out"
+        )
+    return column
 
 
 def _refuse_repeated(dataset: str, paths: Mapping[str, list[Path]]) -> None:
@@ -559,8 +581,8 @@ KINDS = tuple(_KINDS)
 def _needed(table: _Table, chosen: Chosen) -> pa.Table:
     """The columns that are needed."""
     split = [chosen.split] if chosen.split in table.names else []
-    span = [table.asked.span] if table.asked.span else []
-    wanted = list(dict.fromkeys([chosen.item, *chosen.labels, *split, *span]))
+    more = filter(None, (table.asked.span, table.asked.map, *table.asked.keep))
+    wanted = list(dict.fromkeys([chosen.item, *chosen.labels, *split, *more]))
     absent = [name for name in wanted if name not in table.names]
     if absent:
         raise UsageError(

@@ -24,6 +24,9 @@ class Inference:
     lie already if the backbone is `placed`. Otherwise, under "bfloat16" and "float16", torch's
     autocast decides which layers compute in it, and float32 is float32: without TF32, which cuDNN's
     convolutions take otherwise.
+
+    Whether a network of the user's is random is seen on the first batch, in a second pass of all of
+    it, or in two of its first rows: no more than `spare` rows are passed for that.
     """
 
     def __init__(
@@ -33,7 +36,9 @@ class Inference:
         device: torch.device,
         precision: str = "float32",
         compiled: bool = False,
+        spare: int = 8,
     ):
+        self._spare = spare
         self._backbone, self._device, self._precision = backbone, device, precision
         self._read = torch.compile(reader.read) if compiled else reader.read
         # On two cores EfficientNet-Lite0 passes twice the images with channels last in memory.
@@ -44,7 +49,7 @@ class Inference:
 
         ours = backbone.modality == "tensor"
         self._state = own.state(backbone.model) if ours else None
-        # taps that differ in a second pass of the first batch; None before it is known
+        # taps that differ in a second pass of the first rows; None before it is known
         self.random: tuple[str, ...] | None = None if ours else ()
 
     def check_unchanged(self, rows: str) -> None:
@@ -68,12 +73,20 @@ class Inference:
     def __call__(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Features of one batch, still on the device: what is not needed yet is not waited for."""
         inputs = self._backbone.prepare(_moved(batch, self._device))
-        kept = own.copied(inputs) if self.random is None else None
         with self._computing():
-            found = self._read(inputs)
-            if kept is not None:
-                self.random = own.differing(found, self._read(kept))
+            found = self._read(inputs) if self.random is not None else self._compared(inputs)
         return {name: features.float().to(self._device) for name, features in found.items()}
+
+    def _compared(self, inputs: Batch) -> dict[str, torch.Tensor]:
+        """Return the features of the first batch, and note the taps at which two passes differ."""
+        n_rows = len(inputs if isinstance(inputs, torch.Tensor) else next(iter(inputs.values())))
+        few = n_rows > self._spare
+        # a network may write into what it is given
+        kept = own.copied(own.head_of(inputs, self._spare // 2) if few else inputs)
+        again = own.copied(kept) if few else kept
+        found = self._read(inputs)
+        self.random = own.differing(self._read(kept) if few else found, self._read(again))
+        return found
 
     def fed(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """The batches, each copied to the device while the one before it is computed."""

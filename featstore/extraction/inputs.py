@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from featstore import data, factories, models
-from featstore.data import augment, own as own_data
+from featstore.data import augment, maps, own as own_data
 from featstore.data.augment import Views
+from featstore.data.maps import Maps
 from featstore.data.rows import Pieces, Rows, Unreadable, limited
 from featstore.errors import DatasetError, UsageError
 from featstore.extraction.ranks import Meeting, Ranks
@@ -18,9 +18,11 @@ from featstore.extraction.request import TRAIN, Request
 from featstore.models import own as own_models, taps as tap_names, transforms
 from featstore.models.network import Backbone
 from featstore.models.taps import Taps
+from featstore.models.transforms import Transform
 from featstore.notices import Notice, distinct
 from featstore.spec import Spec, Split
 from featstore.store.base import Progress
+from featstore.store.exchange import columns_of
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Inputs:
             precision=precision,
             augment=self.views.text if self.views else None,
             rows=self.reader.kind,
+            columns=columns_of([rows.items.beside for rows in self.rows.values()]),
         )
 
 
@@ -156,9 +159,18 @@ def _rows(request: Request, modality: str | None, unread: bool) -> dict[str, Row
     """The rows of every split, for a model by name of this modality, or a network of one's own."""
     by_name, words = modality is not None, request.rows == "tokens"
     if not isinstance(request.dataset, str):
-        of = modality or "tensor"
-        found = own_data.load(request.dataset, ids=request.ids, modality=of, unread=unread)
-        return {split: limited(rows, request.limit) for split, rows in found.items()}
+        found = own_data.load(
+            request.dataset,
+            ids=request.ids,
+            modality=modality or "tensor",
+            unread=unread,
+            mapped=request.rows == "patches",
+        )
+        # rows with maps are read when these are, and then limited
+        return {
+            split: rows if rows.maps else limited(rows, request.limit)
+            for split, rows in found.items()
+        }
     found = {
         split: data.load(
             request.dataset,
@@ -176,13 +188,56 @@ def _rows(request: Request, modality: str | None, unread: bool) -> dict[str, Row
     return {split: own_data.as_tensors(rows) for split, rows in found.items()}
 
 
-def in_pieces(inputs: Inputs) -> Inputs:
+def in_pieces(inputs: Inputs, request: Request, threads: int) -> Inputs:
     """Return the inputs with rows that are what the taps read: items, their words or patches."""
     kind, positions = inputs.reader.kind, inputs.reader.positions
     if kind == "items":
         return inputs
-    rows = {split: Pieces.of(rows, kind, positions) for split, rows in inputs.rows.items()}
-    return replace(inputs, rows=rows)
+    rows = dict(inputs.rows)
+    if any(one.maps for one in rows.values()):
+        rows = _labelled(inputs, request, threads)
+    elif request.maps:
+        raise UsageError(
+            f"{next(iter(rows.values())).dataset} has no maps, and it is said how they are read;"
+            " name the column of a table that has them (--map-column), or give pairs of images and"
+            " maps"
+        )
+    pieces = {split: Pieces.of(one, kind, positions) for split, one in rows.items()}
+    return replace(inputs, rows=pieces)
+
+
+def _labelled(inputs: Inputs, request: Request, threads: int) -> dict[str, Rows]:
+    """Return the rows of images with the labels of their patches, from the images' maps."""
+    backbone, grid = inputs.backbone, inputs.reader.grid
+    name, sides = backbone.name, backbone.transform.sides
+    if grid is None or sides is None:
+        what = (
+            f"{inputs.reader.positions} patches" if sides else "rows that are no images (C, H, W)"
+        )
+        raise UsageError(
+            f"{name} has {what}, of which it is not known where in the image they lie, so that a"
+            " map does not tell their labels; tap another layer, or give patches their image's"
+            " label"
+        )
+    transform = getattr(backbone.transform, "call", backbone.transform)
+    sources = None
+    if isinstance(transform, Transform):
+        sources = transforms.sources(transforms.nearest(transform.geometry))
+    objects = not isinstance(request.dataset, str) or factories.is_named(request.dataset)
+    found = maps.labelled(
+        inputs.rows,
+        request.maps or Maps(),
+        grid,
+        sides,
+        sources,
+        request.columns.map or "target",
+        # an object of the user's may not stand several
+        1 if objects and not request.workers else threads,
+    )
+    if objects:
+        done = own_data.finished(found)
+        found = {split: limited(one, request.limit) for split, one in done.items()}
+    return found
 
 
 def readable(
@@ -215,7 +270,7 @@ def _views(request: Request, backbone: Backbone) -> Views:
             f"{backbone.name} takes {backbone.modality}s, which have no views; leave --views and"
             " --augment out"
         )
-    height, width, _ = backbone.transform.pixels(Image.new("RGB", (64, 64))).shape
+    height, width = backbone.transform.sides
     if height != width:
         raise UsageError(
             f"{backbone.name} sees images of {height} x {width} px, and views are square; leave"

@@ -18,7 +18,6 @@ from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
-from PIL import Image
 
 from featstore.data.augment import Views
 from featstore.data.rows import Part, Rows
@@ -53,7 +52,7 @@ class Job:
     rows: Rows
     numbers: range | np.ndarray
     view: int | None = None
-    pieces: slice | None = None
+    pieces: slice | np.ndarray | None = None
     seen: Counter[str] = field(default_factory=Counter, compare=False)
 
     def parts(self) -> list[Part]:
@@ -83,7 +82,7 @@ class Encoder:
     @cached_property
     def shape(self) -> tuple[int, ...]:
         """Pixels of one image: (H, W, 3)."""
-        return self.backbone.transform.pixels(Image.new("RGB", (64, 64))).shape
+        return (*self.backbone.transform.sides, 3)
 
     def empty(self, n_rows: int, pinned: bool = False) -> torch.Tensor:
         """Memory for a batch of pixels, uint8 (b, H, W, 3)."""
@@ -137,14 +136,14 @@ class Encoder:
                 )
         return tokens, remarks
 
-    def tensors(self, job: Job) -> Batch:
-        """The tensors (b, ...) of a batch of rows of one's own, one or several by name."""
-        part, made = job.rows.part(job.numbers), []
+    def tensors(self, job: Job, batch: Batch) -> Batch:
+        """Fill a batch (b, ...), one or several by name, with the tensors of rows of one's own."""
+        part = job.rows.part(job.numbers)
         for place in range(len(part)):
             item, remarks = part.met(place)
             job.seen.update(remarks)
             try:
-                made.append(self.backbone.transform.batch([item]))
+                self.backbone.transform.put(item, batch, place)
             except (MemoryError, FeatstoreError):
                 raise
             except Exception as error:
@@ -152,18 +151,14 @@ class Encoder:
                     f"{part.what} {part.ids[place]} of {part.whence} cannot be given to"
                     f" {self.backbone.name}: {error}; mend the row, or the transform"
                 ) from error
-        if isinstance(made[0], dict):
-            return {name: torch.cat([one[name] for one in made]) for name in made[0]}
-        return torch.cat(made)
-
-    def whole(self, job: Job) -> Batch:
-        """A batch of texts or tensors, made by one thread."""
-        return self.tokens(job) if self.backbone.modality == "text" else self.tensors(job)
+        return batch
 
     def __call__(self, job: Job) -> Batch:
         """A batch, made here and now."""
-        if self.backbone.modality != "image":
-            return self.whole(job)
+        if self.backbone.modality == "text":
+            return self.tokens(job)
+        if self.backbone.modality == "tensor":
+            return self.tensors(job, self.backbone.transform.room(len(job.numbers)))
         batch = self.empty(len(job.numbers))
         job.seen.update(self.decoder.decode(job.rows.part(job.numbers), job.view, batch.numpy()))
         return batch
@@ -270,15 +265,17 @@ class _WholeThreads:
         self._encode, self._pinned = encode, pinned
 
     def begin(self, job: Job) -> Future:
-        return self._pool.submit(self._encode.whole, job)
+        if self._encode.backbone.modality == "text":
+            return self._pool.submit(self._tokens, job)
+        room = self._encode.backbone.transform.room(len(job.numbers), self._pinned)
+        return self._pool.submit(self._encode.tensors, job, room)
+
+    def _tokens(self, job: Job) -> Batch:
+        batch = self._encode.tokens(job)
+        return {name: ids.pin_memory() for name, ids in batch.items()} if self._pinned else batch
 
     def finish(self, begun: Future) -> Batch:
-        batch = begun.result()
-        if not self._pinned:
-            return batch
-        if isinstance(batch, torch.Tensor):
-            return batch.pin_memory()
-        return {name: ids.pin_memory() for name, ids in batch.items()}
+        return begun.result()
 
     def close(self) -> None:
         self._pool.shutdown(cancel_futures=True)

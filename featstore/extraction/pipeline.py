@@ -176,6 +176,7 @@ class WriteBehind:
         labels: np.ndarray,
         ids: Sequence[str],
         seen: Mapping[str, int] | None = None,
+        columns: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         """Queue a block, as `Writer.write` takes it; waits while another one waits already.
 
@@ -186,9 +187,9 @@ class WriteBehind:
         if self._failure is not None:
             raise self._failure
         if block.pending:
-            self._latest = (block, labels, ids, seen)
+            self._latest = (block, labels, ids, seen, columns)
         else:
-            self._pass_on((block, labels, ids, seen))
+            self._pass_on((block, labels, ids, seen, columns))
 
     def flush(self) -> None:
         """Pass on the block that was held back, when the device is done with it."""
@@ -206,11 +207,12 @@ class WriteBehind:
         while (got := self._queue.get()) is not None:
             if self._failure is not None:
                 continue
-            block, labels, ids, seen = got
+            block, labels, ids, seen, columns = got
             try:
                 features = block.features(ids)
                 seen = {**(seen or {}), **block.seen}
-                self._writer.write(block.split, block.block, features, labels, ids, seen)
+                place = block.split, block.block
+                self._writer.write(*place, features, labels, ids, seen, columns)
             except BaseException as error:
                 self._failure = error
 
@@ -281,7 +283,8 @@ class Work:
         items, _ = pieces.within(rows)
         firsts = [pieces.starts[item] for item in items[:: self.batch_size]][1:]
         ends = [rows.start, *map(int, firsts), rows.stop]
-        return [range(*pair) for pair in pairwise(ends)]
+        # of items that all have no piece there is no run
+        return [range(*pair) for pair in pairwise(ends) if pair[0] < pair[1]]
 
     def forget(self, split: str, block: int) -> None:
         """Drop the order of a block that is done."""
@@ -370,7 +373,8 @@ def fill(
                     progress(done, waits=str(waits))
                 infer.check_unchanged(f"rows {first}:{first + filled.n_rows} of {split}")
                 rows, here = work.rows[split], slice(first, first + filled.n_rows)
-                behind.put(filled, rows.labels[here], rows.ids[here], seen)
+                columns = rows.beside_of(range(here.start, here.stop))
+                behind.put(filled, rows.labels[here], rows.ids[here], seen, columns)
                 remarks.setdefault(split, Counter()).update(seen)
                 work.forget(split, block)
     return remarks

@@ -14,6 +14,8 @@ from featstore.spec import PENULTIMATE
 if TYPE_CHECKING:
     import torch
 
+    from featstore.data.maps import Maps
+
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 DTYPES = ("float16", "float32")
 CODECS = ("none", "zstd")
@@ -47,8 +49,10 @@ class Request:
     without `augment` is the clean image, which all other splits keep.
 
     A row of the store is an item, or with `rows` one of its "tokens" or "patches" (see
-    `taps.resolve`), called ITEM:PLACE. A patch has its image's label; the labels of tokens are
-    lists in the label column of a table, one for each word of the text or list of words.
+    `taps.resolve`), called ITEM:PLACE. A patch has its image's label, or that of its pixels in a
+    map, which a column of a table names or is the second of a pair (image, map) of objects, as
+    `maps` says (see `data.maps.Maps`); the labels of tokens are lists in the label column of a
+    table, one for each word of the text or list of words.
 
     What comes out: the store `out`, a path or a URL, in `format`, with `codec` as in
     `featstore.create`, its features of type `dtype`; an existing store of something else is
@@ -92,6 +96,7 @@ class Request:
     codec: str | None = None
     dtype: str = "float16"
     rows: str = "items"
+    maps: "Maps | None" = None
     overwrite: bool = False
     device: str = "auto"
     precision: str = "auto"
@@ -135,6 +140,8 @@ class Request:
                 f"rows are {self.rows}, of which every one is read, clean; leave --views, --augment"
                 " and --on-error out"
             )
+        elif self.rows != "patches" and (self.maps or (self.columns and self.columns.map)):
+            wrong = f"maps are of rows that are patches, and rows are {self.rows}; leave them out"
         elif self.rows == "tokens" and not isinstance(self.dataset, str):
             wrong = "rows are tokens, whose labels a table has; give a data set by name"
         elif self.on_error not in ON_ERROR:

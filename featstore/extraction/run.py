@@ -19,6 +19,7 @@ import torch
 from featstore import places
 from featstore.data import own
 from featstore.data.columns import Columns
+from featstore.data.maps import Maps
 from featstore.data.rows import MapStyle, Unreadable
 from featstore.errors import DatasetError, SpecMismatch, UsageError, suggesting
 from featstore.extraction import inference, inputs, pipeline
@@ -40,6 +41,9 @@ from featstore.store.store import Store
 from featstore.store.transfer import SplitRows
 
 BATCH_SIZE = 64
+# Rows of one's own that may be passed twice, to see whether the network is random, in any case; of
+# many rows a hundredth may.
+_SPARE = 8
 _LIBRARIES = ("torch", "torchvision", "timm", "pillow")
 
 _LOG = logging.getLogger(__name__)
@@ -100,6 +104,7 @@ def extract(
     codec: str | None = None,
     dtype: str = "float16",
     rows: str = "items",
+    maps: Maps | None = None,
     overwrite: bool = False,
     device: str = "auto",
     precision: str = "auto",
@@ -208,10 +213,10 @@ def _extracted(request: Request, progress: Progress) -> Extraction:
         unread = _unread_place(request, ranks)
         taken = meeting.in_turn(lambda: inputs.load(request, unread is not None))
         unreadable = ()
+        threads = request.workers or cores(ranks.local_count)
         if request.on_error == "skip":
-            threads = request.workers or cores(ranks.local_count)
             taken, unreadable = inputs.readable(taken, threads, ranks, meeting, progress)
-        taken = inputs.in_pieces(taken)
+        taken = inputs.in_pieces(taken, request, threads)
         inference.check_engine(taken.backbone, request.precision, request.compile)
         spec = taken.spec(request, _precision(taken, request, device))
         if unread is None:
@@ -423,7 +428,12 @@ def _fill(
     if compiled is None:
         compiled = work.store.provenance.get("compile", False)
     precision = work.store.spec.precision
-    infer = Inference(taken.backbone, taken.reader, device, precision, compiled)
+    items = sum(len(rows.items) for rows in work.rows.values())
+    spare = max(_SPARE, min(work.passes, items) // 100)
+    if compiled or device.type != "cpu":
+        # another shape would be compiled anew, and a device may sum in another order each time
+        spare = max(spare, work.batch_size)
+    infer = Inference(taken.backbone, taken.reader, device, precision, compiled, spare)
     there = device if request.decode == "device" else None
     encode = Encoder(taken.backbone, taken.views, taken.reader.least, taken.words, there)
     workers = Workers.chosen(

@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import numpy as np
@@ -40,35 +40,62 @@ class TensorTransform:
 
     `call` makes them, or the row is that tensor where `call` is None: one tensor, or several by
     name, with which the network is called by keyword. `blank` is a row, twice, from which shapes
-    are found. Every row gives tensors of the shapes and dtypes in `form`. With `channels_last`
-    batches of maps lie so in memory, which convolutions on a CPU take in half the time.
+    are found. Every row gives tensors of the shapes and dtypes of those of the `first`. With
+    `channels_last` batches of maps lie so in memory, which convolutions on a CPU take in half the
+    time.
     """
 
     call: Callable[..., object] | None
     text: str
     blank: Sequence[object]
-    form: str
+    first: Inputs = field(repr=False, compare=False)
     channels_last: bool = False
     modality: ClassVar[str] = "tensor"
 
-    def one(self, item: object) -> Inputs:
-        """Return the tensors of one row; `ValueError` where they are of another shape or dtype."""
+    @property
+    def sides(self) -> tuple[int, int] | None:
+        """Height and width of a row that is one tensor (C, H, W); None of any other."""
+        shape = () if isinstance(self.first, dict) else tuple(self.first.shape)
+        return (shape[1], shape[2]) if len(shape) == 3 else None
+
+    def room(self, n_rows: int, pinned: bool = False) -> Inputs:
+        """Return memory for the tensors of a batch, (b, ...) each, laid out as they are passed."""
+
+        def like(one: torch.Tensor) -> torch.Tensor:
+            maps = self.channels_last and one.ndim == 3
+            return torch.empty(
+                (n_rows, *one.shape),
+                dtype=one.dtype,
+                pin_memory=pinned,
+                memory_format=torch.channels_last if maps else torch.contiguous_format,
+            )
+
+        # another thread may fill it, which is in no mode
+        with torch.inference_mode(False):
+            if isinstance(self.first, dict):
+                return {name: like(one) for name, one in self.first.items()}
+            return like(self.first)
+
+    def put(self, item: object, room: Inputs, place: int) -> None:
+        """Copy the tensors of a row to its place in a batch; `ValueError` where they do not fit."""
         made = _tensor(item, self.call)
-        if _shown(made) != self.form:
-            raise ValueError(f"it gives {_shown(made)}, and the first row {self.form}")
-        return made
+        if not _alike(made, self.first):
+            raise ValueError(f"it gives {_shown(made)}, and the first row {_shown(self.first)}")
+        if isinstance(made, dict):
+            for name, one in made.items():
+                room[name][place].copy_(one)
+        else:
+            room[place].copy_(made)
 
     def batch(self, items: Sequence[object]) -> Inputs:
         """Return the tensors of rows, (b, ...) each."""
-        made = [self.one(item) for item in items]
-        if isinstance(made[0], dict):
-            return {name: torch.stack([one[name] for one in made]) for name in made[0]}
-        return torch.stack(made)
+        room = self.room(len(items))
+        for place, item in enumerate(items):
+            self.put(item, room, place)
+        return room
 
     def normalized(self, batch: Inputs) -> Inputs:
-        """Return the batch with the same numbers."""
-        if self.channels_last and isinstance(batch, torch.Tensor):
-            return batch.contiguous(memory_format=torch.channels_last)
+        """Return the batch as it is."""
         return batch
 
 
@@ -208,6 +235,13 @@ def copied(batch: Inputs) -> Inputs:
     return {name: tensor.clone() for name, tensor in batch.items()}
 
 
+def head_of(batch: Inputs, n_rows: int) -> Inputs:
+    """Return the first rows of a batch."""
+    if isinstance(batch, torch.Tensor):
+        return batch[:n_rows]
+    return {name: tensor[:n_rows] for name, tensor in batch.items()}
+
+
 def random_note(name: str, taps: Sequence[str]) -> str:
     """Return what to say of a network that differs at some taps in a second pass."""
     return (
@@ -326,7 +360,7 @@ def _transform(call: Callable[..., object] | None, first: object) -> TensorTrans
         raise UsageError(
             "transform gives two different tensors for the first row; give one without augmentation"
         )
-    return TensorTransform(call, text, (first, first), _shown(one))
+    return TensorTransform(call, text, (first, first), one)
 
 
 def _tensor(item: object, call: Callable[..., object] | None) -> Inputs:
@@ -350,11 +384,11 @@ def _tensor(item: object, call: Callable[..., object] | None) -> Inputs:
 
 def _same(one: Inputs, other: Inputs) -> bool:
     """Return whether two tensors, or those of two rows, are one, a NaN as another NaN."""
-    if isinstance(one, dict) or isinstance(other, dict):
-        alike = _shown(one) == _shown(other)
-        return alike and all(_same(one[name], other[name]) for name in one)
-    alike = (one.shape, one.dtype) == (other.shape, other.dtype)
-    return alike and bool(((one == other) | ((one != one) & (other != other))).all())
+    if not _alike(one, other):
+        return False
+    if isinstance(one, dict):
+        return all(_same(one[name], other[name]) for name in one)
+    return bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _described(call: Callable[..., object]) -> str:
@@ -378,6 +412,15 @@ def _title(call: Callable[..., object]) -> str:
 
 def _digest(made: Inputs) -> str:
     return weights.identity(made if isinstance(made, dict) else {"": made}).partition(":")[2]
+
+
+def _alike(one: Inputs, other: Inputs) -> bool:
+    """Return whether the tensors of two rows have the same names, shapes and dtypes."""
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_alike(one[name], other[name]) for name in one)
+    if isinstance(one, dict) or isinstance(other, dict):
+        return False
+    return (one.shape, one.dtype) == (other.shape, other.dtype)
 
 
 def _shown(made: Inputs) -> str:

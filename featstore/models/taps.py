@@ -290,8 +290,9 @@ class Taps:
 
     Inputs are what `backbone.prepare` gives, on the model's device; one pass reads every tap. A
     text must have `least` tokens, for the positions that are read. Where rows are `kind` "tokens"
-    or "patches", features are (rows, D), and an image has so many `positions`. `span` is the column
-    of the data in which the part of each text stands that taps read.
+    or "patches", features are (rows, D), and an image has so many `positions`, which lie in a
+    `grid` of rows and columns, None where that cannot be told. `span` is the column of the data in
+    which the part of each text stands that taps read.
     """
 
     taps: tuple[Tap, ...]
@@ -300,6 +301,7 @@ class Taps:
     kind: str = "items"
     positions: int = 0
     span: str | None = None
+    grid: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -402,10 +404,10 @@ def _of_pieces(
     backbone: Backbone, names: Sequence[str], asked: Mapping[str, str], rows: str
 ) -> Taps:
     """Return the taps of words or patches."""
-    network, modality = backbone.network, {"tokens": "text", "patches": "image"}[rows]
-    if backbone.modality != modality:
+    network, wanted = backbone.network, {"tokens": ("text",), "patches": ("image", "tensor")}[rows]
+    if backbone.modality not in wanted:
         raise UsageError(
-            f"rows are {rows}, which {modality}s have, and {backbone.name} takes"
+            f"rows are {rows}, which {wanted[0]}s have, and {backbone.name} takes"
             f" {backbone.modality}s; leave --rows-are out"
         )
     if getattr(backbone.transform, "long_texts", "") == "chunk":
@@ -447,6 +449,9 @@ def _of_pieces(
         told = ", ".join(f"{name} {count}" for name, count in counts.items())
         raise UsageError(f"layers of one store have as many positions, and these have {told}")
 
+    grids = {_grid(there[path], backbone) for path, _ in reads} if rows == "patches" else {None}
+    grid = next(iter(grids)) if len(grids) == 1 else None
+
     def each(activation: Activation, some: Mapping[str, str | None]) -> dict[str, torch.Tensor]:
         return {
             name: of_patches(activation) if how is None else of_words(activation, how)
@@ -459,7 +464,7 @@ def _of_pieces(
         found = {name: x for some in read(inputs).values() for name, x in some.items()}
         return {tap.name: found[tap.name] for tap in taps}
 
-    return Taps(tuple(taps), of_taps, 1, rows, next(iter(counts.values())))
+    return Taps(tuple(taps), of_taps, 1, rows, next(iter(counts.values())), grid=grid)
 
 
 def _has_pieces(activation: Activation, rows: str) -> bool:
@@ -475,6 +480,17 @@ def _positions(activation: Activation) -> int:
     if activation.kind == "map":
         return activation.shape[1] * activation.shape[2]
     return activation.shape[0] - activation.tokens.prefix
+
+
+def _grid(activation: Activation, backbone: Backbone) -> tuple[int, int] | None:
+    """Return the rows and columns of patches or positions, as the image has its sides."""
+    if activation.kind == "map":
+        return activation.shape[1], activation.shape[2]
+    height, width = backbone.transform.sides or (1, 1)
+    count = _positions(activation)
+    rows = round((count * height / width) ** 0.5)
+    columns = round((count * width / height) ** 0.5)
+    return (rows, columns) if rows * columns == count else None
 
 
 def _each(activation: Activation, hows: Mapping[str, str]) -> dict[str, torch.Tensor]:

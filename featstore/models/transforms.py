@@ -1,5 +1,6 @@
 """Transforms: from pixels to what a network takes, resized and cropped as its authors did."""
 
+import copy
 import json
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +40,12 @@ class Transform:
     channels: str = "RGB"
     modality: ClassVar[str] = "image"
     blank: ClassVar[Sequence[Image.Image]] = (Image.new("RGB", (64, 64)),) * 2
+
+    @property
+    def sides(self) -> tuple[int, int]:
+        """Height and width of what the network sees, in pixels."""
+        height, width, _ = self.pixels(self.blank[0]).shape
+        return height, width
 
     def pixels(self, image: Image.Image) -> np.ndarray:
         """The resized and cropped pixels of an RGB image, uint8 (H, W, 3)."""
@@ -185,6 +192,78 @@ def on_device(transform: Transform) -> Transform:
             " centre is cut out, and this transform has other steps; leave --decode out"
         )
     return replace(transform, geometry=geometry, text=f"{transform.text}{ON_DEVICE}")
+
+
+def nearest(geometry: Geometry) -> Geometry:
+    """Return the geometry that takes each pixel from the nearest one and moves none otherwise.
+
+    Raises `UsageError` where it is not known how a geometry resizes; that it is the same one is
+    seen on an image whose colours say where they lie.
+    """
+    made = geometry
+    if isinstance(geometry, ResizeAndCrop):
+        made = replace(geometry, filter=Image.Resampling.NEAREST)
+    elif isinstance(geometry, partial):
+        made = partial(geometry.func, *map(_without_filter, geometry.args))
+    across, down = np.meshgrid(np.linspace(0, 255, 200), np.linspace(0, 255, 140))
+    ramps = Image.fromarray(np.stack([across, down, down], 2).astype(np.uint8))
+    want, got = (np.asarray(one(ramps)).astype(np.float64) for one in (geometry, made))
+    noise = 255 * np.random.default_rng(0).integers(0, 2, (140, 200, 3), np.uint8)
+    mixed = not np.isin(np.asarray(made(Image.fromarray(noise))), (0, 255)).all()
+    # a filter blurs what lies at the border, and a nearest pixel is half a pixel away
+    if mixed or want.shape != got.shape or np.median(np.abs(want - got)) > _APART:
+        raise UsageError(
+            "this model's transform resizes images in a way that maps cannot follow; give the"
+            " network and pairs of tensors and maps as objects"
+        )
+    return made
+
+
+# Levels of 256 that a pixel of `nearest` may be apart, of ramps over 200 and 140 pixels.
+_APART = 8.0
+
+
+def _without_filter(part: Any) -> Any:
+    """Return a step, or steps, of a geometry that takes nearest pixels in place of a filter."""
+    if isinstance(part, list | tuple):
+        return [_without_filter(one) for one in part]
+    if isinstance(part, ImageRecipe):
+        return part.model_copy(update={"interpolation": "nearest"})
+    from torchvision.transforms import InterpolationMode
+
+    filters = {"interpolation": InterpolationMode.NEAREST, "resample": Image.Resampling.NEAREST}
+    for name, value in filters.items():
+        if hasattr(part, name):
+            part = copy.deepcopy(part)
+            setattr(part, name, value)
+    return part
+
+
+def sources(geometry: Geometry) -> Callable[[tuple[int, int]], tuple[np.ndarray, np.ndarray]]:
+    """Return a function from an image's size (width, height) to where pixels come from.
+
+    It gives the row and the column of the image from which each pixel of a `nearest` geometry
+    comes, int32 (H, W) each, and -1 for pixels from outside of it.
+
+    >>> from_where = sources(ResizeAndCrop(4, Image.Resampling.NEAREST, (2, 4)))
+    >>> from_where((8, 8))[0].tolist()
+    [[3, 3, 3, 3], [5, 5, 5, 5]]
+    """
+
+    @lru_cache(maxsize=16)
+    def from_where(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+        found = []
+        for places in np.mgrid[: size[1], : size[0]]:
+            # 16 bits of a place in two channels, and a third for what is inside
+            inside = np.full(places.shape, 255)
+            channels = np.stack([places >> 8, places & 255, inside], 2).astype(np.uint8)
+            high, low, there = np.moveaxis(
+                np.asarray(geometry(Image.fromarray(channels))).astype(np.int32), 2, 0
+            )
+            found.append(np.where(there == 255, 256 * high + low, -1))
+        return found[0], found[1]
+
+    return from_where
 
 
 Size = Annotated[int, Field(ge=1)]

@@ -274,6 +274,15 @@ class BlockStore(ABC):
         """Return the id of each row of a split, every checksum checked."""
         return decode_ids(self.load(split, IDS))
 
+    def column(self, split: str, name: str) -> np.ndarray:
+        """Return a column that is kept beside the rows, int64 or texts (n_rows,), checked.
+
+        Raises `UsageError` naming the columns where there is none called `name`.
+        """
+        array, column = self.spec.column(name)
+        found = self.load(split, array)
+        return found if column.width is None else np.array(decode_ids(found))
+
     def load(self, split: str, name: str, *, verify: bool = True) -> np.ndarray:
         """The whole array of a split, a tap or "labels" or "ids", read in threads.
 

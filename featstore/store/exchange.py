@@ -3,9 +3,10 @@
 import hashlib
 import json
 import zipfile
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import xxhash
 from featstore import durable
 from featstore.errors import DatasetError, FeatstoreError, FeatureError, UsageError
 from featstore.places import Url, place
-from featstore.spec import Spec, Split, Tap
+from featstore.spec import Column, Spec, Split, Tap
 from featstore.store import labels as labelling, transfer
 from featstore.store.base import Progress, no_progress
 from featstore.store.blocks import Rounding, first_nonfinite_row, raw_bytes, width
@@ -32,16 +33,22 @@ _MEMORY = 4 << 30
 
 @dataclass(frozen=True)
 class _ArraySplit:
-    """`features` (n_rows, D) of real numbers, `labels` (n_rows, ...) of any form, maybe `ids`."""
+    """`features` (n_rows, D) of real numbers, `labels` (n_rows, ...) of any form, maybe `ids`.
+
+    `columns` (n_rows,) of texts or whole numbers are kept beside them, by name.
+    """
 
     name: str
     features: Source
     labels: Source
     ids: Source | None = None
     targets: tuple[str, ...] = ()
+    columns: Mapping[str, Source] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, name: str, given: Sequence[Any], targets: tuple[str, ...]) -> "_ArraySplit":
+    def of(
+        cls, name: str, given: Sequence[Any], targets: tuple[str, ...], columns: Mapping[str, Any]
+    ) -> "_ArraySplit":
         """Return the split of a pair (features, labels), or with ids; `DatasetError` for others."""
         if isinstance(given, str) or len(given) not in (2, 3):
             raise UsageError(f"{name} is no pair (features, labels), or with ids; give one")
@@ -50,7 +57,10 @@ class _ArraySplit:
             for one, what in zip(given, ("features", "labels"), strict=False)
         )
         ids = source(given[2], f"ids of {name}") if len(given) == 3 else None
-        found = cls(name, features, labels, ids, targets)
+        kept = {
+            column: source(one, f"column {column} of {name}") for column, one in columns.items()
+        }
+        found = cls(name, features, labels, ids, targets, kept)
         if len(features.shape) != 2 or 0 in features.shape:
             raise DatasetError(
                 f"{features.label} has shape {features.shape}; {name} features are (rows,"
@@ -77,7 +87,9 @@ class _ArraySplit:
 
     @property
     def sources(self) -> list[Source]:
-        return [one for one in (self.features, self.labels, self.ids) if one]
+        return [
+            one for one in (self.features, self.labels, self.ids, *self.columns.values()) if one
+        ]
 
     def parsed(self) -> Labels:
         """Return all labels, checked."""
@@ -98,6 +110,24 @@ class _ArraySplit:
             raise DatasetError(f"id {twice!r} is in {self.ids.label} twice; give each row its own")
         return found
 
+    def kept(self) -> dict[str, np.ndarray]:
+        """Return the columns, int64 or texts (n_rows,); `DatasetError` for any other."""
+        found = {}
+        for name, one in self.columns.items():
+            if len(one.shape) != 1 or one.dtype.kind not in "iuSUOT":
+                raise DatasetError(
+                    f"{one.label} holds {one.dtype} {one.shape}; a column is texts or whole numbers"
+                    " (rows,)"
+                )
+            self.check_length(one, "one value a row in a column")
+            values = one.rows(0, self.n_rows)
+            numbers = values.dtype.kind in "iu"
+            if numbers and values.dtype.itemsize == 8 and values.max() > np.iinfo(np.int64).max:
+                raise DatasetError(f"{one.label} has {values.max()}, too large; give it as text")
+            texts = np.array([] if numbers else labelling.as_ids(values), np.str_)
+            found[name] = values.astype(np.int64) if numbers else texts
+        return found
+
 
 TAP = "features"
 Array = Any
@@ -113,6 +143,7 @@ def import_arrays(
     dtype: str | None = None,
     classes: Sequence[str] | None = None,
     targets: Sequence[str] = (),
+    columns: Mapping[str, tuple[Array, Array]] | None = None,
     overwrite: bool = False,
     memory: int = _MEMORY,
     progress: Progress = no_progress,
@@ -129,10 +160,13 @@ def import_arrays(
     `dtype` is "float16" or "float32", by default float16 for float16 features and float32 for any
     other. `classes` names the classes, by default their numbers, or the texts in order, and of
     several labels these; or `targets` names T quantities to regress on, and labels are real numbers
-    (n_rows,) or (n_rows, T). Features are read a slice at a time, and nothing of which more than
-    `memory` bytes would have to be held; labels and ids are held whole. All is read twice, first to
-    check it and to take its checksum, by which the same call on the same arrays finds its store
-    again, complete or to be resumed, and mends blocks that are damaged.
+    (n_rows,) or (n_rows, T). `columns` are pairs of train and test, texts or whole numbers
+    (n_rows,), which the store keeps of each row (`Store.column`).
+
+    Features are read a slice at a time, and nothing of which more than `memory` bytes would have to
+    be held; labels, ids and columns are held whole. All is read twice, first to check it and to
+    take its checksum, by which the same call on the same arrays finds its store again, complete or
+    to be resumed, and mends blocks that are damaged.
 
     Calls `progress("checked rows", ...)` and `progress("rows", ...)`. Raises `DatasetError` for
     arrays that make no store, `FeatureError` naming the first row that is not finite in `dtype`, or
@@ -143,7 +177,11 @@ def import_arrays(
     if classes and targets:
         raise UsageError("classes and targets are both named; labels are of one kind: name one")
     pairs = {"train": train, "test": test}
-    splits = [_ArraySplit.of(name, pair, targets) for name, pair in pairs.items()]
+    beside = {
+        name: {column: one[place] for column, one in _paired(columns).items()}
+        for place, name in enumerate(pairs)
+    }
+    splits = [_ArraySplit.of(name, pair, targets, beside[name]) for name, pair in pairs.items()]
     check_memory([one for split in splits for one in split.sources], memory)
     one, other = (split.features for split in splits)
     if one.shape[1] != other.shape[1]:
@@ -153,6 +191,7 @@ def import_arrays(
         )
     labels, names = labelling.numbered({split.name: split.parsed() for split in splits}, classes)
     ids = {split.name: split.named() for split in splits}
+    kept = {split.name: split.kept() for split in splits}
     dtype = _dtype(splits, dtype)
     spec = Spec(
         backbone="import",
@@ -166,11 +205,12 @@ def import_arrays(
                 fingerprint=fingerprint,
             )
             for split, fingerprint in zip(
-                splits, _fingerprints(splits, dtype, labels, ids, progress), strict=True
+                splits, _fingerprints(splits, dtype, labels, ids, kept, progress), strict=True
             )
         ),
         taps=(Tap(name=TAP, dim=one.shape[1], pooling="none"),),
         dtype=dtype,
+        columns=columns_of(list(kept.values())),
         **labelling.said_of(labels, names, targets),
     )
     id_width = max(width(some) for some in ids.values())
@@ -181,9 +221,42 @@ def import_arrays(
         there = slice(rows.start, rows.stop)
         features = by_name[split].features.rows(rows.start, rows.stop)
         cast = _cast(features, dtype, by_name[split], rows.start)
-        return Rows({TAP: cast}, labels[split][there], ids[split][there])
+        beside = {name: values[there] for name, values in kept[split].items()}
+        return Rows({TAP: cast}, labels[split][there], ids[split][there], beside)
 
     return transfer.fill(store, take, progress, ahead=1)
+
+
+def _paired(columns: Mapping[str, tuple[Array, Array]] | None) -> Mapping[str, tuple]:
+    """Return columns of train and test; `UsageError` where one is no pair."""
+    for name, pair in (columns or {}).items():
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise UsageError(f"column {name} is no pair of train and test; give one")
+    return columns or {}
+
+
+def columns_of(splits: Sequence[Mapping[str, np.ndarray]]) -> tuple[Column, ...]:
+    """Return what a spec says of columns, int64 or texts (n,), of all splits.
+
+    Raises `DatasetError` for one of texts in one split and of numbers in another, and for a NUL.
+
+    >>> columns_of([{"patient": np.array(["a", "b"])}, {"patient": np.array(["é"])}])
+    (Column(name='patient', width=2),)
+    """
+    made = []
+    for name in splits[0]:
+        every = [split[name] for split in splits]
+        if len({values.dtype.kind == "i" for values in every}) > 1:
+            raise DatasetError(
+                f"the column {name} holds texts in one split and numbers in another; give one kind"
+            )
+        if every[0].dtype.kind == "i":
+            made.append(Column(name=name))
+            continue
+        if any("\0" in one for values in every for one in values):
+            raise DatasetError(f"a text in the column {name} has a NUL in it; take it out")
+        made.append(Column(name=name, width=max(width(values) for values in every)))
+    return tuple(made)
 
 
 def _dtype(splits: list[_ArraySplit], dtype: str | None) -> str:
@@ -200,9 +273,10 @@ def _fingerprints(
     dtype: str,
     labels: Mapping[str, np.ndarray],
     ids: Mapping[str, list[str]],
+    kept: Mapping[str, Mapping[str, np.ndarray]],
     progress: Progress,
 ) -> Iterator[str]:
-    """Checksum of each split's features, labels and ids, taken while every row is checked."""
+    """Checksum of each split's features, labels, ids and columns, taken while rows are checked."""
     total = sum(split.n_rows for split in splits)
     done = 0
     for split in splits:
@@ -223,6 +297,9 @@ def _fingerprints(
         content.update(raw_bytes(labels[split.name]))
         if split.ids is not None:
             content.update("".join(f"{len(one)}|{one}" for one in ids[split.name]).encode())
+        for name, values in kept[split.name].items():
+            told = (f"{len(str(one))}|{one}" for one in values)
+            content.update(f"column {name} ".encode() + "".join(told).encode())
         yield f"xxh3:{content.hexdigest()}"
 
 
@@ -261,8 +338,9 @@ def export(
 
     `out` ends in .zarr or .h5 for a store with the one tap, of `len(features)` features; in .npz
     for arrays "indices" int64 (k,) and, of each split, "<split>_features" (n_rows, k), or (n_views,
-    n_rows, k), "<split>_labels" and "<split>_ids"; in .parquet for one row a row, with the columns
-    split, id, label, view and features, and "indices" in the file's metadata. `tap` is the first by
+    n_rows, k), "<split>_labels", "<split>_ids" and "<split>_<column>"; in .parquet for one row a
+    row, with the columns split, id, label, view, features and those that the store keeps, and
+    "indices" in the file's metadata. `tap` is the first by
     default; `provenance` (JSON values, such as seed and fraction) is kept beside the indices.
     Nothing is loaded whole. A file is whole or not there; a store is resumed.
 
@@ -287,9 +365,7 @@ def export(
 
     def take(split: str, rows: range) -> Rows:
         found = splits[split].take(rows)
-        return Rows(
-            {chosen.name: found.features[chosen.name][..., indices]}, found.labels, found.ids
-        )
+        return replace(found, features={chosen.name: found.features[chosen.name][..., indices]})
 
     if suffix in (".zarr", ".h5"):
         spec = store.spec.model_copy(update={"taps": (_subset(chosen, indices),)})
@@ -348,7 +424,7 @@ def _write_npz(path: Path, store: Store, take, tap: str, facts: dict, progress: 
             views = () if split.views == 1 else (split.views,)
             header = {"descr": np.dtype(store.spec.dtype).str, "fortran_order": False}
             header["shape"] = (*views, split.n_rows, k)
-            labels, ids = [], []
+            labels, ids, columns = [], [], defaultdict(list)
             with archive.open(f"{split.name}_features.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array_header_2_0(file, header)
                 for view in range(split.views):
@@ -359,10 +435,20 @@ def _write_npz(path: Path, store: Store, take, tap: str, facts: dict, progress: 
                         if view == 0:
                             labels.append(found.labels)
                             ids += found.ids
+                            for name, values in found.columns.items():
+                                columns[name].extend(values)
                         done += len(rows)
                         progress("rows", done, total)
             _member(archive, f"{split.name}_labels", np.concatenate(labels))
             _member(archive, f"{split.name}_ids", np.array(ids))
+            for name, values in columns.items():
+                _member(archive, f"{split.name}_{_free(name)}", np.array(values))
+
+
+def _free(column: str) -> str:
+    """Return the name of a column in a file that has arrays or columns of its own."""
+    taken = ("split", "id", "ids", "label", "labels", "view", "features")
+    return f"column_{column}" if column in taken else column
 
 
 def _member(archive: zipfile.ZipFile, name: str, array: np.ndarray) -> None:
@@ -391,6 +477,10 @@ def _write_parquet(
             "label": label,
             "view": pa.int32(),
             "features": pa.list_(feature, k),
+            **{
+                _free(column.name): pa.string() if column.width else pa.int64()
+                for column in store.spec.columns
+            },
         },
         metadata={"indices": json.dumps(facts["features"]), "featstore": json.dumps(facts)},
     )
@@ -410,6 +500,7 @@ def _write_parquet(
                         else pa.array(found.labels),
                         pa.array([view] * len(rows), pa.int32()),
                         _list(features, schema.field("features").type),
+                        *(pa.array(found.columns[column.name]) for column in store.spec.columns),
                     ]
                     file.write_table(pa.table(columns, schema=schema))
                     done += len(rows)

@@ -131,10 +131,11 @@ def rows_of(n_rows: int, block_rows: int, block: int) -> range:
 
 
 def arrays(spec: Spec, split: str, id_width: int) -> dict[str, Array]:
-    """Every array of a split: taps (n_rows, D) or (n_views, n_rows, D), labels, ids.
+    """Every array of a split: taps (n_rows, D) or (n_views, n_rows, D), labels, ids, columns.
 
     Labels are int64 (n_rows,), or of targets float64 (n_rows,) for one and (n_rows, T) for more,
-    uint8 where these are binary; ids are uint8 (n_rows, width).
+    uint8 where these are binary; ids and columns of texts are uint8 (n_rows, width), other columns
+    int64 (n_rows,).
     """
     n_rows, n_views = spec.split(split).n_rows, spec.split(split).views
     features = np.dtype(spec.dtype).newbyteorder("<")
@@ -145,6 +146,12 @@ def arrays(spec: Spec, split: str, id_width: int) -> dict[str, Array]:
         **{tap.name: Array((*views, n_rows, tap.dim), features) for tap in spec.taps},
         LABELS: Array((n_rows, *targets), np.dtype(number)),
         IDS: Array((n_rows, id_width), np.dtype("u1")),
+        **{
+            name: Array((n_rows, column.width), np.dtype("u1"))
+            if column.width
+            else Array((n_rows,), np.dtype("<i8"))
+            for name, column in spec.column_arrays.items()
+        },
     }
 
 

@@ -40,6 +40,7 @@ class Store(BlockStore):
             "splits": ", ".join(f"{each.name} ({each.n_rows:,} rows)" for each in spec.splits),
             "taps": ", ".join(f"{each.name} ({each.dim:,})" for each in spec.taps),
             "dtype": spec.dtype,
+            **({"columns": ", ".join(one.name for one in spec.columns)} if spec.columns else {}),
         }
 
     def tap(

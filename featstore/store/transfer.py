@@ -1,8 +1,9 @@
 """From stores to a store: copy blocks, convert the format, merge taps and rows."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Lock
 
@@ -11,7 +12,7 @@ import numpy as np
 from featstore.errors import FeatureError, SpecMismatch, UsageError
 from featstore.notices import distinct
 from featstore.places import Url
-from featstore.spec import IDS, LABELS, Spec, Tap
+from featstore.spec import IDS, LABELS, MOST_LETTERS, Spec, Tap
 from featstore.store import blocks
 from featstore.store.base import Piece, Progress, no_progress
 from featstore.store.blocks import Rounding
@@ -35,6 +36,7 @@ class Rows:
     features: Mapping[str, np.ndarray]
     labels: np.ndarray
     ids: list[str]
+    columns: Mapping[str, Sequence | np.ndarray] = field(default_factory=dict)
 
 
 class CheckedRows:
@@ -95,13 +97,17 @@ class CheckedRows:
 
 
 class SplitRows:
-    """Labels, ids and some taps of one split, checked."""
+    """Labels, ids, columns and some taps of one split, checked."""
 
     def __init__(self, store: Store, split: str, taps: Mapping[str, str], ahead: int | None = None):
         """`taps` gives the store's name of each tap by the name that it is to have."""
         self._taps = {name: CheckedRows(store, split, tap, ahead) for name, tap in taps.items()}
         self._labels = CheckedRows(store, split, LABELS, ahead)
         self._ids = CheckedRows(store, split, IDS, ahead)
+        self._columns = {
+            column: CheckedRows(store, split, name, ahead)
+            for name, column in store.spec.column_arrays.items()
+        }
 
     def take(self, rows: range) -> Rows:
         """Some rows of all of them."""
@@ -109,6 +115,10 @@ class SplitRows:
             features={name: tap.take(rows) for name, tap in self._taps.items()},
             labels=self._labels.take(rows),
             ids=blocks.decode_ids(self._ids.take(rows)),
+            columns={
+                column.name: blocks.decode_ids(kept.take(rows)) if column.width else kept.take(rows)
+                for column, kept in self._columns.items()
+            },
         )
 
 
@@ -155,7 +165,7 @@ def fill(
         writer.withdraw(damages)
         taken = read_ahead(lambda block: take(block[0], store.rows_of(*block)), todo, ahead)
         for (split, block), rows in zip(todo, taken, strict=True):
-            writer.write(split, block, rows.features, rows.labels, rows.ids)
+            writer.write(split, block, rows.features, rows.labels, rows.ids, columns=rows.columns)
             done += len(rows.ids)
             progress("rows", done, total)
     return finish(store)
@@ -210,7 +220,7 @@ def convert(
         # What becomes infinite is refused by the writer, which names its row.
         with np.errstate(over="ignore"):
             cast = {name: x.astype(spec.dtype, copy=False) for name, x in found.features.items()}
-        return Rows(cast, found.labels, found.ids)
+        return replace(found, features=cast)
 
     return fill(made, take, progress, store.ahead)
 
@@ -277,7 +287,8 @@ def merge(
 ) -> Store:
     """Make one store of the taps of two that hold the same rows; returns it.
 
-    Rows are the same when every row has the same id and label in both. With `names`, one for each
+    Rows are the same when every row has the same id and label in both, and the same in columns that
+    both keep; the new store keeps those of each. With `names`, one for each
     store, every tap becomes NAME.TAP; without, those whose name is in both do, by the names of
     their backbones. Each tap keeps what
     made it (backbone, weights, transform), so that saved probes still know it. `memory` bounds the
@@ -318,17 +329,18 @@ def merge(
 
     def take(split: str, rows: range) -> Rows:
         one, other = (part.take(rows) for part in splits[split])
-        return Rows({**one.features, **other.features}, one.labels, one.ids)
+        features, columns = {**one.features, **other.features}, {**other.columns, **one.columns}
+        return replace(one, features=features, columns=columns)
 
     return fill(made, take, progress, ahead)
 
 
 def _check_specs(a: Store, b: Store) -> None:
-    for field in _COMMON:
-        one, other = getattr(a.spec, field), getattr(b.spec, field)
+    for name in _COMMON:
+        one, other = getattr(a.spec, name), getattr(b.spec, name)
         if one != other:
             raise SpecMismatch(
-                f"{a.path} and {b.path} differ in {field}: {shortened(one)} and {shortened(other)};"
+                f"{a.path} and {b.path} differ in {name}: {shortened(one)} and {shortened(other)};"
                 " only stores that agree in it can be merged"
             )
     shapes = [
@@ -353,9 +365,11 @@ def _check_rows(a: Store, b: Store, split: str, compared: int, ahead: int) -> No
     n_rows = a.spec.split(split).n_rows
     for start in range(0, n_rows, compared):
         one, other = (part.take(range(start, min(start + compared, n_rows))) for part in parts)
+        both = [name for name in one.columns if name in other.columns]
         for kind, left, right in (
             ("id", one.ids, other.ids),
             ("label", one.labels.tolist(), other.labels.tolist()),
+            *((name, _plain(one.columns[name]), _plain(other.columns[name])) for name in both),
         ):
             if left != right:
                 row = next(i for i, value in enumerate(left) if value != right[i])
@@ -366,10 +380,20 @@ def _check_rows(a: Store, b: Store, split: str, compared: int, ahead: int) -> No
                 )
 
 
+def _plain(values: Sequence | np.ndarray) -> list:
+    return values.tolist() if isinstance(values, np.ndarray) else list(values)
+
+
 def _names(stores: tuple[Store, Store], names: Sequence[str]) -> list[dict[str, str]]:
     """For each store, its taps by the names that they are to have."""
-    if names and len(set(names)) != 2:
+    if names and (len(names) != 2 or len(set(names)) != 2):
         raise UsageError(f"names {list(names)} for two stores; give two different ones")
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.\-]{,59}", name):
+            raise UsageError(
+                f"the name {name[:60]!r} cannot stand before taps; give letters, digits, '_', '-'"
+                " and '.', at most 60, such as --names one,other"
+            )
     prefixes = list(names) or [safe_name(store.spec.backbone) for store in stores]
     taps = [[tap.name for tap in store.spec.taps] for store in stores]
     both = set(taps[0]) & set(taps[1])
@@ -377,6 +401,11 @@ def _names(stores: tuple[Store, Store], names: Sequence[str]) -> list[dict[str, 
         {f"{prefix}.{tap}" if names or tap in both else tap: tap for tap in of_store}
         for prefix, of_store in zip(prefixes, taps, strict=True)
     ]
+    for name in (name for one in named for name in one if len(name) > MOST_LETTERS):
+        raise UsageError(
+            f"a tap would be called {name[:40]}..., of {len(name)} letters, and {MOST_LETTERS} are"
+            " the most; give shorter names, such as --names one,other"
+        )
     same = sorted(set(named[0]) & set(named[1]))
     if same:
         raise UsageError(
@@ -414,5 +443,9 @@ def _merged_spec(stores: tuple[Store, Store], taps: list[dict[str, str]]) -> Spe
             for name, tap in chosen.items()
         ),
         limit=a.limit if a.limit == b.limit else None,
+        columns=(
+            *a.columns,
+            *(one for one in b.columns if one.name not in [other.name for other in a.columns]),
+        ),
         **{field: getattr(a, field) for field in _COMMON},
     )

@@ -72,8 +72,11 @@ class Writer:
         labels: np.ndarray,
         ids: Sequence[str],
         seen: Mapping[str, int] | None = None,
+        columns: Mapping[str, Sequence | np.ndarray] | None = None,
     ) -> None:
         """Write one block: every tap (rows, D) in the store's dtype, labels and ids of its rows.
+
+        `columns` are those that the store keeps beside them, by name: int64 or texts (rows,).
 
         `seen` says how many of the rows each of `notices.REMARKS` is true of.
 
@@ -89,7 +92,7 @@ class Writer:
         rows = self._rows(split, block)
         if (split, block) in self._committed:
             raise UsageError(f"block {block} of {split} is committed; discard it to write it again")
-        arrays = self._checked(split, rows, features, labels, ids)
+        arrays = self._checked(split, rows, features, labels, ids, columns or {})
         sums = {}
         with self._explained():
             for name, array in arrays.items():
@@ -133,7 +136,7 @@ class Writer:
             raise UsageError(f"{split} has blocks 0 to {n_blocks - 1}, not {block}")
         return self._store.rows_of(split, block)
 
-    def _checked(self, split, rows, features, labels, ids) -> dict[str, np.ndarray]:
+    def _checked(self, split, rows, features, labels, ids, columns) -> dict[str, np.ndarray]:
         """The arrays to be stored, by name, each as the header says it is."""
         taps = [tap.name for tap in self._store.spec.taps]
         if set(features) != set(taps):
@@ -146,6 +149,16 @@ class Writer:
         arrays = {name: np.asarray(features[name]) for name in taps}
         arrays[LABELS] = np.asarray(labels)
         arrays[IDS] = encode_ids(ids, self._store.header.id_width)
+        kept = self._store.spec.column_arrays
+        if set(columns) != {column.name for column in kept.values()}:
+            raise FeatureError(
+                f"rows {rows.start}:{rows.stop} of {split} came with columns {sorted(columns)};"
+                f" the store keeps {sorted(column.name for column in kept.values())}"
+            )
+        for name, column in kept.items():
+            values = columns[column.name]
+            texts = column.width and encode_ids([str(one) for one in values], column.width)
+            arrays[name] = np.asarray(values) if column.width is None else texts
         for name, array in arrays.items():
             expected = self._store.array(split, name)
             views = expected.shape[: len(expected.shape) == 3]

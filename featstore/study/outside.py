@@ -122,7 +122,29 @@ def _of_probes(path: str) -> np.ndarray:
     return vectors[:, kept][:, ::-1] / scale[:, None]
 
 
-def groups_by(ids: Sequence[str], how: str) -> np.ndarray:
+def groups_of(store: Store, split: str, how: str) -> np.ndarray:
+    """Return which group each row of a split is of, texts or int64 (N,).
+
+    `how` is a column that the store keeps, or else as of `groups_by`, of the rows' ids.
+
+    Raises:
+        UsageError: some row has no text in that column; or as `groups_by`.
+    """
+    kept = [column.name for column in store.spec.columns]
+    if how not in kept:
+        told = f" (a column of {store.path}: {', '.join(kept)})" if kept else ""
+        return groups_by(store.ids(split), how, told)
+    found = store.column(split, how)
+    lacking = np.flatnonzero(found == "") if found.dtype.kind == "U" else []
+    if len(lacking):
+        raise UsageError(
+            f"row {lacking[0]} of {split} in {store.path} has no {how}: give groups that every row "
+            "is of"
+        )
+    return found
+
+
+def groups_by(ids: Sequence[str], how: str, others: str = "") -> np.ndarray:
     """Return which group each row is of, texts (N,).
 
     Arguments:
@@ -130,6 +152,7 @@ def groups_by(ids: Sequence[str], how: str) -> np.ndarray:
         how: "id:PATTERN", a regular expression whose first group, or all of it, is found in each
             id; or "FILE:COLUMN", a .csv, .tsv or .parquet table with a row for each id, which
             stands in any other column.
+        others: what else may be given, for a message.
 
     Raises:
         UsageError: the pattern is none, or is not in some id; the table or its column is not there,
@@ -154,7 +177,9 @@ def groups_by(ids: Sequence[str], how: str) -> np.ndarray:
     name, _, column = how.rpartition(":")
     path = Path(name)
     if not path.is_file():
-        raise UsageError(f"groups are {how!r}: give id:PATTERN, or FILE:COLUMN of a table there is")
+        raise UsageError(
+            f"groups are {how!r}: give id:PATTERN, or FILE:COLUMN of a table there is{others}"
+        )
     if path.suffix == ".parquet":
         table = pd.read_parquet(path).astype(str)
     else:

@@ -5,17 +5,24 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
+import timm
 import tokenizers
 import torch
 import transformers
 from PIL import Image
 from pyarrow import parquet
+from timm.data import resolve_model_data_config
+from torchvision.transforms import functional
 
 import featstore
 from featstore import models
+from featstore.cli import main
+from featstore.data.columns import Columns
+from featstore.data.maps import Maps
 from featstore.data.rows import Ragged, Words
-from featstore.errors import DatasetError, UsageError
+from featstore.errors import DatasetError, SpecMismatch, UsageError
 from featstore.models import taps
+from featstore.probe import sweep
 
 PIECES = ["[PAD]", "[UNK]", "the", "cat", "##s", "sat", "on", "a", "mat", "big"]
 
@@ -224,3 +231,250 @@ def test_pieces_that_cannot_be(options, message, images, tmp_path):
     options = {"rows": "patches", "pretrained": False, "device": "cpu"} | options
     with pytest.raises(UsageError, match=message):
         featstore.extract("test_resnet", f"folder:{images}", out=tmp_path / "s.zarr", **options)
+
+
+# patches with maps
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    """A table of pictures of two sizes and their maps: rectangles of 0, 4 and 9, and some 255."""
+    folder = tmp_path_factory.mktemp("scenes")
+    rng, lines = np.random.default_rng(0), ["image,mask,depth,split"]
+    for number in range(5):
+        width, height = [(64, 48), (50, 90)][number % 2]
+        labels = np.full((height, width), 255, np.uint8)
+        for _ in range(9):
+            y, x = rng.integers(0, height), rng.integers(0, width)
+            labels[y : y + height // 2, x : x + width // 2] = rng.choice([0, 4, 9])
+        colours = rng.integers(0, 256, (256, 3), np.uint8)
+        Image.fromarray(colours[labels]).save(folder / f"{number}.png")
+        # maps of the last two images are of half their size
+        halved = labels[:: 1 + number // 3, :: 1 + number // 3]
+        Image.fromarray(halved).save(folder / f"{number}.map.png")
+        np.save(folder / f"{number}.depth.npy", labels / 8)
+        split = "test" if number == 4 else "train"
+        lines.append(f"{number}.png,{number}.map.png,{number}.depth.npy,{split}")
+    (folder / "scenes.csv").write_text("\n".join(lines))
+    return folder
+
+
+def picture(path) -> Image.Image:
+    with Image.open(path) as image:
+        image.load()
+        return image
+
+
+def mapped(scenes, out, **options):
+    options = {"columns": Columns(map="mask"), "rows": "patches", "image_size": 96} | options
+    return featstore.extract(
+        "test_vit",
+        f"csv:{scenes / 'scenes.csv'}",
+        pretrained=False,
+        taps=["last"],
+        device="cpu",
+        dtype="float32",
+        out=out,
+        **options,
+    )
+
+
+def test_patches_have_the_classes_of_their_pixels(scenes, tmp_path):
+    store = mapped(scenes, tmp_path / "s.zarr", batch_size=2).store
+    everything = mapped(scenes, tmp_path / "all.zarr", columns=Columns(label="mask")).store
+    assert store.spec.classes == ("0", "4", "9")
+    config = resolve_model_data_config(timm.create_model("test_vit"))
+    shorter = int(96 / config["crop_pct"])
+    for split, images in {"train": range(4), "test": [4]}.items():
+        wanted, left_out = {}, 0
+        for number in images:
+            image = picture(scenes / f"{number}.png")
+            labels = picture(scenes / f"{number}.map.png").resize(image.size, 0)
+            labels = functional.resize(labels, [shorter], functional.InterpolationMode.NEAREST)
+            labels = np.asarray(functional.center_crop(labels, [96]))
+            for place in range(36):
+                y, x = 16 * (place // 6), 16 * (place % 6)
+                counts = np.bincount(labels[y : y + 16, x : x + 16].ravel(), minlength=256)
+                if counts.argmax() == 255:
+                    left_out += 1
+                    continue
+                wanted[f"{number}.png:{place}"] = str(counts.argmax())
+        assert store.ids(split) == list(wanted)
+        assert [store.spec.classes[label] for label in store.labels(split)] == list(wanted.values())
+        assert 0 < left_out < 36 * len(images)
+        told = f"patches of {split} without a label, left out: {left_out} of {36 * len(images)}"
+        assert told in map(str, store.notices)
+        # the features are those of the same patches without maps
+        place = {name: row for row, name in enumerate(everything.ids(split))}
+        whole = everything.load(split, "last")[[place[name] for name in store.ids(split)]]
+        np.testing.assert_allclose(store.load(split, "last"), whole, 1e-4, 1e-5)
+        groups = store.tap(split, "last").groups
+        assert list(groups) == [f"{split}/{name.split(':')[0]}" for name in store.ids(split)]
+
+
+@pytest.mark.usefixtures("small_blocks")
+def test_patches_with_maps_go_on_to_the_same_bytes(scenes, tmp_path):
+    whole = mapped(scenes, tmp_path / "s.zarr", batch_size=1).store
+    assert whole.n_blocks("train") > 2
+    before = {split: whole.load(split, "last") for split in ("train", "test")}
+    with whole.writer() as writer:
+        writer.discard("train", 1)
+    again = mapped(scenes, tmp_path / "s.zarr")
+    assert again.images_done == 32
+    assert all(np.array_equal(again.store.load(split, "last"), before[split]) for split in before)
+    with pytest.raises(SpecMismatch, match=r"splits\.train\.fingerprint"):
+        mapped(scenes, tmp_path / "s.zarr", maps=Maps(share=0.9))
+    limited = mapped(scenes, tmp_path / "few.zarr", limit=1).store
+    assert {name.split(":")[0] for name in limited.ids("train")} == {"0.png"}
+
+
+def test_maps_by_the_command_and_numbers_of_patches(scenes, tmp_path, capsys):
+    words = ["extract", "--model", "test_vit", "--no-pretrained", "--image-size", "96"]
+    words += ["--dataset", f"csv:{scenes / 'scenes.csv'}", "--rows-are", "patches"]
+    words += ["--map-column", "depth", "--map-labels", "mean", "--out", str(tmp_path / "d.zarr")]
+    main([*words, "--map-ignore", "31.875"], standalone_mode=False)  # 255 / 8
+    store = featstore.open(tmp_path / "d.zarr")
+    assert store.spec.targets == ("depth",)
+    assert "patches of train without a label" in capsys.readouterr().err
+    assert 0 <= store.labels("train").min() < store.labels("train").max() <= 9 / 8
+    with pytest.raises(SystemExit):
+        main([*words[:-6], "--map-column", "mask", "--label-column", "depth"])
+    assert "which tells the labels of patches" in capsys.readouterr().err
+
+
+COLOURS = torch.tensor([[0.9, 0.1, 0.1], [0.1, 0.9, 0.1], [0.1, 0.1, 0.9], [0.8, 0.8, 0.2]])
+
+
+def quarters(n: int, seed: int):
+    """Return images of 32 pixels of four coloured quarters and noise, and what each pixel is."""
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for _ in range(n):
+        places = torch.randperm(4, generator=generator).reshape(2, 2)
+        labels = places.repeat_interleave(16, 0).repeat_interleave(16, 1)
+        image = COLOURS[labels].permute(2, 0, 1)
+        found.append((image + 0.05 * torch.randn(3, 32, 32, generator=generator), labels))
+    return found
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(0)
+    return torch.nn.Sequential(torch.nn.Conv2d(3, 16, 4, 4), torch.nn.ReLU())
+
+
+def test_probes_of_positions_find_what_every_pixel_is(network, tmp_path):
+    """Quarters of one colour each are told by any features of their colour."""
+    data = {"train": quarters(12, 1), "test": quarters(8, 2)}
+    options = {"taps": ["1"], "rows": "patches", "dtype": "float32"}
+    store = featstore.extract(network, data, out=tmp_path / "q.zarr", **options).store
+    assert store.spec.split("test").n_rows == 8 * 64
+    labels = torch.stack([labels[::4, ::4] for _, labels in data["test"]]).flatten()
+    np.testing.assert_array_equal(store.labels("test"), labels)
+    with torch.inference_mode():
+        seen = network(torch.stack([image for image, _ in data["test"]]))
+    np.testing.assert_allclose(
+        store.load("test", "1"), seen.permute(0, 2, 3, 1).reshape(-1, 16), 1e-4, 1e-5
+    )
+    pair = store.tap("train", "1"), store.tap("test", "1")
+    found = sweep(*pair, fractions=1.0, seeds=1, solver="ridge").table
+    assert found["accuracy"].iloc[0] == 1
+    assert found["n_groups"].iloc[0] == 8  # the images
+    # the same as numbers: how blue a place is
+    blue = {
+        split: [(image, COLOURS[labels][..., 2]) for image, labels in pairs]
+        for split, pairs in data.items()
+    }
+    store = featstore.extract(
+        network, blue, out=tmp_path / "blue.zarr", maps=Maps("mean"), **options
+    ).store
+    np.testing.assert_allclose(store.labels("test"), COLOURS[labels][:, 2], 1e-6)
+    pair = store.tap("train", "1"), store.tap("test", "1")
+    assert sweep(*pair, fractions=1.0, seeds=1, solver="ridge").table["r2"].iloc[0] > 0.97
+
+
+def test_images_and_maps_as_objects_follow_the_transform_of_a_model_by_name(scenes, tmp_path):
+    pairs = {
+        split: [(picture(scenes / f"{n}.png"), picture(scenes / f"{n}.map.png")) for n in numbers]
+        for split, numbers in {"train": range(4), "test": [4]}.items()
+    }
+    options = {"pretrained": False, "image_size": 96, "taps": ["last"], "dtype": "float32"}
+    done = featstore.extract(
+        "test_vit", pairs, rows="patches", out=tmp_path / "o.zarr", device="cpu", **options
+    )
+    files = mapped(scenes, tmp_path / "f.zarr").store
+    assert done.store.spec.classes == files.spec.classes
+    for split in pairs:
+        np.testing.assert_array_equal(done.store.labels(split), files.labels(split))
+        np.testing.assert_array_equal(done.store.load(split, "last"), files.load(split, "last"))
+        places = [name.split(":")[1] for name in files.ids(split)]
+        assert [name.split(":")[1] for name in done.store.ids(split)] == places
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"columns": Columns(map="none")}, UsageError, "has no column 'none'; it has image, mask"),
+        ({"columns": Columns(map="depth")}, DatasetError, "row 0.png .* numbers with a fraction"),
+        ({"columns": Columns(), "maps": Maps("mean")}, UsageError, "say which holds the labels"),
+        ({"rows": "items"}, UsageError, "maps are of rows that are patches, and rows are items"),
+        ({"maps": Maps(ignore=0.5)}, None, ""),
+    ],
+)
+def test_maps_that_do_not_fit_their_rows(options, error, message, scenes, tmp_path):
+    if error is None:
+        assert "255" in mapped(scenes, tmp_path / "s.zarr", **options).store.spec.classes
+        return
+    with pytest.raises(error, match=message) as caught:
+        mapped(scenes, tmp_path / "s.zarr", **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "error", "message"),
+    [
+        (
+            [(torch.ones(3, 32, 32), torch.zeros(16, 16))],
+            {},
+            DatasetError,
+            "it is 16 x 16, and the",
+        ),
+        (
+            [(torch.ones(3, 32, 32), torch.full((32, 32), 255))],
+            {},
+            DatasetError,
+            "no patch of the train split of list has a label",
+        ),
+        (
+            [(torch.ones(3, 32, 32), torch.zeros(32, 32)), (torch.ones(3, 32, 32), 1)],
+            {},
+            DatasetError,
+            "row 1 of the train split .* it is of type int; give each image a map",
+        ),
+        ([(torch.ones(3, 32, 32), torch.rand(32, 32))], {}, DatasetError, "with a fraction"),
+        ([(torch.ones(3, 32, 32), 1)], {"maps": Maps()}, UsageError, "has no maps"),
+        (
+            {
+                "a": [(torch.ones(3, 32, 32), torch.zeros(32, 32))],
+                "b": [(torch.ones(3, 32, 32), 1)],
+            },
+            {},
+            DatasetError,
+            "one split has maps of its images, and another has none",
+        ),
+        ([(torch.ones(3, 32, 32), torch.zeros(32, 32))], {"rows": "items"}, DatasetError, "label"),
+    ],
+)
+def test_maps_of_objects_that_cannot_be(rows, options, error, message, network, tmp_path):
+    options = {"taps": ["1"], "rows": "patches"} | options
+    with pytest.raises(error, match=message) as caught:
+        featstore.extract(network, rows, out=tmp_path / "s.zarr", **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_map_column_of_what_is_no_table_is_refused(images, tmp_path):
+    with pytest.raises(UsageError, match="has no column 'mask' with files of maps; give a table"):
+        featstore.extract(
+            "test_vit", f"folder:{images}", rows="patches", columns=Columns(map="mask"),
+            pretrained=False, out=tmp_path / "s.zarr",
+        )  # fmt: skip

@@ -7,8 +7,10 @@ The first line makes stores, results, weights, predictions and a study in the cu
 command line alone. The second writes what `tests/test_golden.py` expects of them, `expected.json`,
 as the code that runs reads them. Both were run once, by the commit before `probe` became
 `featstore.probe`, and a new run keeps no promise about old files: run neither again, add to them.
-"early" was made by running the commands below in a checkout of e941835, whose results lack the
-columns `chance` and `majority` and the file `.rows.npz`.
+"columns.zarr" was added when stores came to keep columns, by `make.py --columns`; its part of
+`expected.json` is what `store_of` of the tests gives. "early" was made by running the commands
+below in a checkout of e941835, whose results lack the columns `chance` and `majority` and the file
+`.rows.npz`.
 """
 
 import json
@@ -108,6 +110,19 @@ def write_images() -> None:
     Path("images/train/dog/Thumbs.db").write_text("")
 
 
+def columns() -> None:
+    """Make a store that keeps a patient and a year of each row, as `python make.py --columns`."""
+    write_arrays()
+    words = "--out columns.zarr"
+    for split, n_rows in (("train", 120), ("test", 90)):
+        np.save(f"{split}-patients.npy", [f"p{row // 6}-é" for row in range(n_rows)])
+        np.save(f"{split}-years.npy", np.arange(n_rows) % 7 - 3)
+        words += f" --{split}-features {split}.npy --{split}-labels {split}-labels.npy"
+        words += f" --{split}-column patient={split}-patients.npy"
+        words += f" --{split}-column year={split}-years.npy"
+    featstore(f"import {words}")
+
+
 def make() -> None:
     """Make everything in the current folder."""
     write_arrays()
@@ -154,5 +169,7 @@ if __name__ == "__main__":
             found = read(HERE, Path(scratch))
         text = json.dumps(found, indent=1, sort_keys=True)
         (HERE / "expected.json").write_text(text + "\n")
+    elif sys.argv[1:] == ["--columns"]:
+        columns()
     else:
         make()

@@ -10,7 +10,9 @@ from PIL import Image
 from timm.data import create_transform, resolve_model_data_config
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from featstore.errors import UsageError
 from featstore.models import timm as timm_models, torchvision as torchvision_models
+from featstore.models.transforms import ImageRecipe, nearest, sources
 
 # Between them: bicubic and bilinear; crops of all and of a part; means of ImageNet, CLIP and 0.5.
 TIMM = ["test_vit", "test_resnet", "tf_efficientnet_lite0", "vit_base_patch32_clip_224"]
@@ -105,3 +107,41 @@ def test_text_tells_transforms_apart(transforms):
     texts = {ours.text for ours, _ in transforms.values()}
     assert len(texts) >= 5
     assert all("mean" in text and "std" in text for text in texts)
+
+
+GEOMETRIES = {
+    "one size": ImageRecipe(size=(40, 56)),
+    "shorter side": ImageRecipe(size=48, resize=64, interpolation="bicubic"),
+    "both sides": ImageRecipe(size=(30, 44), resize=(60, 50), interpolation="lanczos"),
+}
+
+
+@pytest.mark.parametrize(
+    "name", [*GEOMETRIES, "test_vit", "vit_base_patch32_clip_224", "squeezenet1_1"]
+)
+@pytest.mark.parametrize("size", [(150, 110), (90, 210), (64, 64)])
+def test_pixels_come_from_where_the_geometry_takes_them(transforms, name, size):
+    """Of large squares of one colour both give the same pixels, but at their borders."""
+    ours = GEOMETRIES[name].transform() if name in GEOMETRIES else transforms[name][0]
+    squares = picture(size[0] // 10 + 1, size[1] // 10 + 1).resize(
+        (10 * (size[0] // 10 + 1), 10 * (size[1] // 10 + 1)), Image.Resampling.NEAREST
+    )
+    image = squares.crop((0, 0, *size))
+    down, across = sources(nearest(ours.geometry))(size)
+    pixels = ours.pixels(image)
+    assert down.shape == across.shape == pixels.shape[:2] == ours.sides
+    assert (np.diff(down, axis=0) >= 0).all()
+    assert (np.diff(across, axis=1) >= 0).all()
+    assert (np.diff(down, axis=1) == 0).all()
+    assert (np.diff(across, axis=0) == 0).all()
+    apart = np.abs(np.asarray(image)[down, across].astype(int) - pixels).max(2)
+    inside = (down % 10 > 2) & (down % 10 < 7) & (across % 10 > 2) & (across % 10 < 7)
+    assert inside.mean() > 0.1
+    # filters overshoot; a pixel of another square is 85 levels away in the mean
+    assert apart[inside].max() <= 24
+
+
+def test_a_geometry_that_no_map_can_follow_is_refused():
+    blurred = lambda image: image.resize((40, 40), Image.Resampling.BICUBIC)  # noqa: E731
+    with pytest.raises(UsageError, match="in a way that maps cannot follow"):
+        nearest(blurred)

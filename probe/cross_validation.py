@@ -1,7 +1,8 @@
 """Cross-validation: probes of rows without a test split, each row tested by probes that lack it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,10 @@ from numpy.typing import ArrayLike
 from featstore.probe import statuses
 from featstore.probe.arrays import Backend, backend as backend_of
 from featstore.probe.errors import UsageError
-from featstore.probe.memory import Progress, shows, silent
+from featstore.probe.memory import Progress, parse, shows, silent
 from featstore.probe.modes import Mode
 from featstore.probe.plans import Shape, Wanted, forecast
-from featstore.probe.result import ProbeResult
+from featstore.probe.result import Predictions, ProbeResult, room_of_classes
 from featstore.probe.results.reading import RowScores, save_with_rows
 from featstore.probe.results.sentences import sentence
 from featstore.probe.results.views import sweep_as_html
@@ -39,13 +40,25 @@ class CrossValidated:
             part that was fitted on; `l2` is the median of the K that were chosen.
         by_row: the part of each row in the scores; None where it was not kept.
         probes: int64 (rows of the table,), which of them each row of the table is.
+        labels: (N,), or (N, L) of several, of all rows.
         fold: int64 (N,), which fold each row is tested in.
+        results: of each fold, its probes scored on that fold's rows.
     """
 
     table: pd.DataFrame
     by_row: RowScores | None
     probes: np.ndarray
+    labels: np.ndarray
     fold: np.ndarray
+    results: tuple[ProbeResult, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def by_class(self) -> Collection[str]:
+        """Names of the scores that classes have each."""
+        return self.results[0].by_class
 
     @property
     def correct(self) -> np.ndarray | None:
@@ -55,6 +68,53 @@ class CrossValidated:
     def to_pandas(self) -> pd.DataFrame:
         """Return a copy of the table."""
         return self.table.copy()
+
+    def per_class(self, name: str = "accuracy") -> np.ndarray:
+        """Return what was reached on each class, float64 (rows of the table, C).
+
+        It is the mean over folds, weighted by the rows that each fold has of a class, or of several
+        labels by its rows: an accuracy is thus that of all rows of the class. NaN for a class
+        without a row.
+
+        Raises:
+            UsageError: as of `ProbeResult.per_class`.
+        """
+        sums, weights = 0.0, 0.0
+        for number, found in enumerate(self.results):
+            values = found.per_class(name)
+            own = self.labels[self.fold == number]
+            rows = np.bincount(own, minlength=values.shape[1]) if own.ndim == 1 else len(own)
+            known = np.isfinite(values) * rows
+            sums, weights = sums + known * np.nan_to_num(values), weights + known
+        return np.divide(sums, weights, out=np.full_like(sums, np.nan), where=weights > 0)
+
+    def predict(self, rows: Rows, memory: str | int = "4GiB") -> Predictions:
+        """Return the class of each row by the probes that were fitted without it.
+
+        Arguments:
+            rows: those that were given to `cross_validate`.
+            memory: what predictions may take, as "4GiB" or bytes.
+
+        Raises:
+            UsageError: they are others; or as of `ProbeResult.predict`.
+            MemoryBudgetError: the predictions take more than `memory`.
+        """
+        blocks = as_blocks(rows)
+        if blocks.n_rows != len(self.fold) or not np.array_equal(blocks.labels(), self.labels):
+            raise UsageError(
+                "these are not the rows that the folds are of: give the same rows, in their order"
+            )
+        classes, images = None, blocks.n_rows // blocks.n_views
+        for number, found in enumerate(self.results):
+            own = every_view(blocks, np.flatnonzero(self.fold[:images] == number))
+            predicted = found.predict(own, memory).by_probe
+            if classes is None:
+                count = len(found.fitted.class_counts)
+                shape = blocks.n_rows, predicted.shape[1]
+                classes = room_of_classes(*shape, count, parse(memory))
+            classes[self.fold == number] = predicted
+        names = tuple(blocks.classes)
+        return Predictions(self.table, self.labels, classes, self.probes, names, names)
 
     def save(self, path: str | Path) -> None:
         """Write the table to a .csv, .json or .parquet file, and beside it what rows say."""
@@ -91,6 +151,8 @@ def cross_validate(
     backend: str = "torch",
     store: str = "",
     tap: str = "",
+    folder: str | Path | None = None,
+    resume: bool = False,
     progress: Progress | bool | None = None,
 ) -> CrossValidated:
     """Return probes scored by K folds: each fold is tested by probes of all the others.
@@ -117,6 +179,8 @@ def cross_validate(
         backend: as of `sweep`.
         store: as of `sweep`.
         tap: as of `sweep`.
+        folder: where to keep the results of each fold, as `sweep` keeps them in its `out`.
+        resume: solve only the probes that `folder` does not have.
         progress: callback, as of `learning_curve`, or whether to show it; as of `sweep`.
 
     Raises:
@@ -137,37 +201,33 @@ def cross_validate(
     images, own = blocks.n_rows // blocks.n_views, blocks.groups
     by_image = blocks.labels()[:images]
     fold = folds_of(by_image, folds, fold_seed, None if own is None else own[:images])
-    results, expected = [], []
+    expected: list[float] = []
     if progress is not silent:
         how = chosen(solver, {"l2": l2, "select": select, "held_out": held_out})
         wanted = Wanted(fractions, seeds, mode, every_k)
         expected = _forecasts(blocks, folds, wanted, how, backend_of(backend, device))
-    for k in range(folds):
-        progress("folds", k, folds, seconds=expected)
-        train, test = (every_view(blocks, np.flatnonzero(own)) for own in (fold != k, fold == k))
-        found = sweep(
-            train,
-            test,
-            fractions=fractions,
-            seeds=seeds,
-            solver=solver,
-            l2=l2,
-            select=select,
-            held_out=held_out,
-            held_out_seed=held_out_seed,
-            mode=mode,
-            every_k=every_k,
-            metrics=metrics,
-            standardize=standardize,
-            memory=memory,
-            device=device,
-            backend=backend,
-            store=store,
-            tap=tap,
-            progress=progress,
-        )
-        results.append(found)
-    progress("folds", folds, folds, seconds=expected)
+    solve = partial(
+        sweep,
+        fractions=fractions,
+        seeds=seeds,
+        solver=solver,
+        l2=l2,
+        select=select,
+        held_out=held_out,
+        held_out_seed=held_out_seed,
+        mode=mode,
+        every_k=every_k,
+        metrics=metrics,
+        standardize=standardize,
+        memory=memory,
+        device=device,
+        backend=backend,
+        store=store,
+        tap=tap,
+        resume=resume,
+        progress=progress,
+    )
+    results = _of_folds(solve, blocks, fold, folder, progress, expected)
     return _cross_validated(results, blocks, fold, f"folds={folds} fold_seed={fold_seed}")
 
 
@@ -178,7 +238,34 @@ def _cross_validated(
     fold = np.tile(fold, blocks.n_views)
     table = _joined([found.table for found in results])
     table["options"] = [f"{text.rpartition(' data=')[0]} {kept}" for text in table["options"]]
-    return CrossValidated(table, _rows(results, blocks, fold), results[0].probes, fold)
+    joined = _rows(results, blocks, fold)
+    return CrossValidated(table, joined, results[0].probes, blocks.labels(), fold, tuple(results))
+
+
+def _of_folds(
+    solve: Callable[..., ProbeResult],
+    blocks: LabelledRows,
+    fold: np.ndarray,
+    folder: str | Path | None,
+    progress: Progress,
+    expected: list[float],
+) -> list[ProbeResult]:
+    """Return the scored probes of each fold, int64 (images,), kept in a folder where one is named.
+
+    Without a folder there is nothing to be resumed, which `solve` says. `expected` is how many
+    seconds each takes.
+    """
+    results, folds = [], int(fold.max()) + 1
+    if folder is not None:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    for number in range(folds):
+        progress("folds", number, folds, seconds=expected)
+        sides = fold != number, fold == number
+        train, test = (every_view(blocks, np.flatnonzero(own)) for own in sides)
+        out = None if folder is None else Path(folder, f"{number + 1}-of-{folds}.csv")
+        results.append(solve(train, test, out=out))
+    progress("folds", folds, folds, seconds=expected)
+    return results
 
 
 def _forecasts(

@@ -248,7 +248,7 @@ def probe(
             heading = _taken(chosen)
         else:
             chosen = featstore.open(store)
-        parted = _parted(test_split, options, save_weights, save_predictions, per_class, tap)
+        parted = _parted(test_split, options, save_predictions)
         tested = "train" if parted else tested_on(chosen, test_split)
         solver = solver_of(solver)
         if save_weights and not SOLVERS[solver.solver].affine:
@@ -304,7 +304,7 @@ def _refuse_classes(store, label, save_predictions, per_class) -> None:
         )
 
 
-def _parted(test_split, options, save_weights, save_predictions, per_class, taps) -> bool:
+def _parted(test_split, options, save_predictions) -> bool:
     """Return whether train rows are tested, by folds or a share of them; refuse what cannot be."""
     asked = [name for name in ("folds", "test_share") if options[name] is not None]
     if not asked:
@@ -315,9 +315,7 @@ def _parted(test_split, options, save_weights, save_predictions, per_class, taps
         raise click.UsageError(f"{option} and {other} both say what to test on: give one")
     given = {"--save-predictions": save_predictions}
     if options["folds"]:
-        more = {"--save-weights": save_weights, "--save-per-class": per_class}
-        given |= more | {"--cka": options["cka"], "--resume": options["resume"]}
-        given["--taps"] = taps and (len(taps) > 1 or "all" in taps)
+        given = {"--cka": options["cka"]}
     for name in (name for name, file in given.items() if file):
         raise click.UsageError(f"{name} is of the probes of a split, not of {option}: leave it out")
     return True
@@ -334,18 +332,26 @@ def _taken(store) -> str:
 
 def _save(result, store, split, weights, predictions, per_class, memory, label, groups) -> None:
     from featstore.probe import per_class_table, save_weights
+    from featstore.probe.cross_validation import CrossValidated
     from featstore.probe.results.files import save_table
 
     tap = result.table["tap"].iloc[0]
     rows = rows_of(store, split, tap, label, groups)
     classes = rows.classes or None
-    if weights:
+    written = [weights]
+    if weights and isinstance(result, CrossValidated):
+        written = []
+        for number, one in enumerate(result.results, 1):
+            written.append(weights.with_suffix(f".{number}-of-{len(result.results)}.safetensors"))
+            source = {**store.spec.of_tap(tap), "fold": f"{number} of {len(result.results)}"}
+            save_weights(one, written[-1], source=source, classes=classes)
+    elif weights:
         save_weights(result, weights, source=store.spec.of_tap(tap), classes=classes)
     if per_class:
         save_table(per_class_table(result, classes), per_class, digest=True)
     if predictions:
         result.predict(rows, memory).save(predictions)
-    for path in filter(None, (weights, per_class, predictions)):
+    for path in filter(None, (*written, per_class, predictions)):
         notice(f"wrote {path}")
 
 
@@ -396,7 +402,7 @@ def run_layers(
         for number, tap in enumerate(taps, 1):
             progress("layers", number - 1, len(taps), seconds=expected)
             part = files[tap] if out else None
-            again = bool(part and part.exists())
+            again = resume if options["folds"] else bool(part and part.exists())
             found = swept(
                 store,
                 part,
@@ -406,6 +412,7 @@ def run_layers(
                 resume=again,
                 score=score,
                 progress=partial(progress, layer=tap),
+                folder=_of_folds(out, tap),
                 **options,
             )
             results.append(found)
@@ -453,14 +460,19 @@ def _forecasts(store, taps, split, solver, options) -> list[float]:
     return [forecast(wanted, how, shape, where) for shape in shapes]
 
 
+def _of_folds(out, tap) -> Path | None:
+    """Return where results of single folds lie, beside those of all; None where none is kept."""
+    return out and out.with_name(f"{out.name}.folds") / tap
+
+
 def rows_of(store, split, tap, label=None, groups=None, view=None):
     """Return rows of a store, with one of several labels as their class, and of groups."""
     from featstore.probe.rows import Grouped, OneLabel
-    from featstore.study.outside import groups_by
+    from featstore.study.outside import groups_of
 
     rows = store.tap(split, tap, view=view)
     rows = OneLabel(rows, label) if label else rows
-    return Grouped(rows, groups_by(store.ids(split), groups)) if groups else rows
+    return Grouped(rows, groups_of(store, split, groups)) if groups else rows
 
 
 def pair_of(store, split, tap, label, groups, test_share):
@@ -488,6 +500,7 @@ def swept(
     label=None,
     groups=None,
     folds=None,
+    folder=None,
     test_share=None,
     progress=None,
     **options,
@@ -519,9 +532,9 @@ def swept(
         standardize = options.get("standardize", True)
         options["mode"] = resolved(modes, store, tap, standardize, progress)
         if folds:
-            own = {name: each for name, each in options.items() if name not in ("cka", "resume")}
+            own = {name: each for name, each in options.items() if name != "cka"}
             rows = rows_of(store, "train", tap, label, groups)
-            named = {"store": str(store.path), "tap": tap, "progress": progress}
+            named = {"store": str(store.path), "tap": tap, "folder": folder, "progress": progress}
             found = cross_validate(rows, folds=folds, solver=solver, **named, **own)
             if out:
                 found.save(out)
@@ -548,7 +561,9 @@ def run_probe(
     from featstore.probe.results.sentences import warnings
 
     tap = tap or store.spec.taps[0].name
-    result = swept(store, out, solver=solver, tap=tap, split=split, score=score, **options)
+    kept = _of_folds(out, tap) if options.get("folds") else None
+    given = {"solver": solver, "tap": tap, "split": split, "score": score, "folder": kept}
+    result = swept(store, out, **given, **options)
     if rank() > 0:
         return result
     if out:

@@ -1,13 +1,20 @@
 """The examples run as they stand, are as short as they are to be, and say what they are to say."""
 
 import ast
+import os
+import random
 import re
 import runpy
+import time
 from pathlib import Path
 
 import pytest
+from forked import processes
 
 import featstore
+from featstore.errors import SpecMismatch
+from featstore.store import layout
+from featstore.store.writer import Writer
 
 FOLDER = Path(__file__).parents[1] / "examples"
 
@@ -43,3 +50,82 @@ def test_a_training_loop_fills_a_store_of_each_epoch(tmp_path, monkeypatch, caps
     store = featstore.open(tmp_path / "epoch2.zarr")
     assert [(one.name, one.n_rows) for one in store.spec.splits] == [("train", 1200), ("test", 597)]
     assert store.spec.weights == "version:epoch 2"
+
+
+def run_dropout(folder: Path, replaced: dict[str, str], ready=None) -> None:
+    """Run the first example with some of its words replaced, in 12 blocks a store.
+
+    With an event every block takes a while, and the third of the run sets it.
+    """
+    text = (FOLDER / "dropout.py").read_text()
+    for old, new in replaced.items():
+        assert old in text
+        text = text.replace(old, new)
+    folder.mkdir(exist_ok=True)
+    (folder / "example.py").write_text(text)
+    os.chdir(folder)
+    layout.BLOCK_BYTES = 160 * 2 * 256  # of the widest layer
+    written, write = [], Writer.write
+
+    def slow(self, *given):
+        write(self, *given)
+        written.append(given[:2])
+        time.sleep(0.1)
+        if len(written) == 3:
+            ready.set()
+
+    if ready is not None:
+        Writer.write = slow
+    runpy.run_path("example.py")
+
+
+def killed(folder: Path, replaced: dict[str, str], pause: float) -> int | None:
+    """Kill the example a while after its third block; return its exit status."""
+    ready = processes.Event()
+    process = processes.Process(target=run_dropout, args=(folder, replaced, ready))
+    process.start()
+    assert ready.wait(300)
+    process.join(pause)
+    process.kill()
+    process.join()
+    return process.exitcode
+
+
+def chunks(store: Path) -> dict[str, bytes]:
+    """The bytes of each chunk of features, labels and ids of a store, by its place."""
+    found = (path for path in store.rglob("*") if path.is_file() and "json" not in path.name)
+    return {str(path.relative_to(store)): path.read_bytes() for path in found}
+
+
+@pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize(
+    ("replaced", "kills"),
+    [
+        # one network, hardly trained, and no probes
+        ({"range(15)": "range(1)", "(0.0, 0.5)": "(0.5,)", "in store.spec.taps": "in ()"}, 1),
+        pytest.param({}, 4, marks=pytest.mark.long),
+    ],
+    ids=["short", "whole"],
+)
+def test_the_first_example_goes_on_after_kills(replaced, kills, tmp_path, monkeypatch, capsys):
+    """A killed example, run again, gives the store of one go, and refuses another network."""
+    monkeypatch.chdir(tmp_path)
+    moments = random.Random(0)
+    for _ in range(kills):
+        # a run that gets far enough is not killed: the stores are complete by then
+        assert killed(tmp_path / "killed", replaced, moments.uniform(0, 0.4)) in (-9, 0)
+    begun = [*(tmp_path / "killed").glob(".dropout*.zarr.unread/train/5/c.*")]
+    assert begun or kills > 1
+    changed = {**replaced, "manual_seed(0)\n    conv": "manual_seed(1)\n    conv"}
+    with pytest.raises(SpecMismatch, match="weights is 'code:"):
+        run_dropout(tmp_path / "killed", changed)
+    run_dropout(tmp_path / "killed", replaced)
+    run_dropout(tmp_path / "whole", replaced)
+    stores = sorted((tmp_path / "whole").glob("dropout*.zarr"))
+    assert len(stores) == (2 if not replaced else 1)
+    for store in stores:
+        assert chunks(tmp_path / "killed" / store.name) == chunks(store) != {}
+    left = {path.name for path in (tmp_path / "killed").iterdir()}
+    assert left == {"example.py", *(store.name for store in stores)}
+    said = re.findall(r"dropout \S+, layer .*", capsys.readouterr().out)
+    assert len(said) == (12 if not replaced else 0)

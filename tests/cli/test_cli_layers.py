@@ -142,6 +142,40 @@ def test_names_are_given_to_every_tap(tmp_path):
     run("merge", one.path, two.path, "--out", tmp_path / "both.zarr", "--names", "a,b")
     taps = [tap.name for tap in featstore.open(tmp_path / "both.zarr").spec.taps]
     assert taps == ["a.low", "b.high", "b.wide"]
+    both = featstore.open(tmp_path / "both.zarr")
+    for name, store, tap in (
+        ("a.low", one, "low"),
+        ("b.high", two, "high"),
+        ("b.wide", two, "wide"),
+    ):
+        np.testing.assert_array_equal(both.load("test", name), store.load("test", tap))
     run("merge", one.path, two.path, "--out", tmp_path / "plain.zarr")
     taps = [tap.name for tap in featstore.open(tmp_path / "plain.zarr").spec.taps]
     assert taps == TAPS
+    # of one tap each, one of a store with itself, and what is merged already once more
+    run("merge", one.path, one.path, "--out", tmp_path / "twice.zarr", "--names", "a,b")
+    run("merge", both.path, one.path, "--out", tmp_path / "more.zarr", "--names", "c,d")
+    for name, wanted in {
+        "twice": ["a.low", "b.low"],
+        "more": ["c.a.low", "c.b.high", "c.b.wide", "d.low"],
+    }.items():
+        store = featstore.open(tmp_path / f"{name}.zarr")
+        assert [tap.name for tap in store.spec.taps] == wanted
+        np.testing.assert_array_equal(store.load("train", wanted[-1]), one.load("train", "low"))
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [
+        ("a", "names ['a'] for two stores; give two different ones"),
+        ("a,b,a", "for two stores; give two different ones"),
+        ("a,a", "for two stores; give two different ones"),
+        ("../up,b", "the name '../up' cannot stand before taps"),
+        ("a+b,c", "the name 'a+b' cannot stand before taps"),
+        (f"{'x' * 61},b", "cannot stand before taps; give letters"),
+    ],
+)
+def test_names_that_cannot_be_are_refused(names, says, tmp_path, store):
+    ran = run("merge", store.path, store.path, "--out", tmp_path / "x", "--names", names, status=2)
+    assert says in " ".join(ran.stderr.split())
+    assert not (tmp_path / "x").exists()

@@ -232,7 +232,7 @@ class SlowWriter:
     def __init__(self, seconds=0.0, fails_at=None):
         self.seconds, self.fails_at, self.written = seconds, fails_at, []
 
-    def write(self, split, block, features, labels, ids, seen=None):
+    def write(self, split, block, features, labels, ids, seen=None, columns=None):
         time.sleep(self.seconds)
         if block == self.fails_at:
             raise FeatureError(f"block {block} is bad")

@@ -2,7 +2,8 @@
 
 import csv
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -17,11 +18,10 @@ from featstore.data.rows import (
     TextRows,
     Unreadable,
     limited,
-    scan,
     without,
     without_rows,
 )
-from featstore.errors import UsageError
+from featstore.errors import DatasetError, UsageError
 from featstore.notices import Notice, distinct
 
 __all__ = [
@@ -196,3 +196,34 @@ def save_report(path: str | Path, unreadable: Iterable[Unreadable]) -> None:
         lines = csv.writer(file)
         lines.writerow(("split", "id", "why"))
         lines.writerows((one.split, one.id, one.why) for one in unreadable)
+
+
+# Rows that one call of a thread reads.
+_STEP = 64
+
+
+def scan(
+    rows: Rows, *, workers: int = 1, progress: Callable[..., None] = lambda *_, **__: None
+) -> tuple[Unreadable, ...]:
+    """The rows that cannot be read, in order; every row is read to its end, in `workers` threads.
+
+    Calls `progress("checked images", done, total, unreadable=...)`, or "checked texts".
+    """
+    found: list[Unreadable] = []
+    starts = range(0, len(rows), _STEP)
+    with ThreadPoolExecutor(workers, thread_name_prefix="featstore-scan") as pool:
+        for start, some in zip(starts, pool.map(lambda s: _scanned(rows, s), starts), strict=True):
+            found += some
+            done = min(start + _STEP, len(rows))
+            progress(f"checked {rows.modality}s", done, len(rows), unreadable=len(found))
+    return tuple(found)
+
+
+def _scanned(rows: Rows, start: int) -> list[Unreadable]:
+    found = []
+    for row in range(start, min(start + _STEP, len(rows))):
+        try:
+            rows[row]
+        except DatasetError as error:
+            found.append(Unreadable(row, rows.split, rows.ids[row], str(error)))
+    return found

@@ -6,7 +6,6 @@ import re
 import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -648,27 +647,7 @@ def unknown_split(dataset: str, split: str, there: Sequence[str]) -> UsageError:
     return UsageError(f"{dataset} has no split {split!r}; it has {', '.join(map(utf8, there))}")
 
 
-# Rows that one call of a thread reads.
-_STEP = 64
-
 T = TypeVar("T", bound=Rows)
-
-
-def scan(
-    rows: Rows, *, workers: int = 1, progress: Callable[..., None] = lambda *_, **__: None
-) -> tuple[Unreadable, ...]:
-    """The rows that cannot be read, in order; every row is read to its end, in `workers` threads.
-
-    Calls `progress("checked images", done, total, unreadable=...)`, or "checked texts".
-    """
-    found: list[Unreadable] = []
-    starts = range(0, len(rows), _STEP)
-    with ThreadPoolExecutor(workers, thread_name_prefix="featstore-scan") as pool:
-        for start, some in zip(starts, pool.map(lambda s: _scanned(rows, s), starts), strict=True):
-            found += some
-            done = min(start + _STEP, len(rows))
-            progress(f"checked {rows.modality}s", done, len(rows), unreadable=len(found))
-    return tuple(found)
 
 
 def without(rows: T, unreadable: Sequence[Unreadable]) -> T:
@@ -699,13 +678,3 @@ def without_rows(rows: Rows) -> list[Notice]:
     names = [rows.classes[label] for label in absent]
     text = f"classes without a row in {rows.split}: {len(names):,} of {len(rows.classes):,}"
     return [Notice.of("classes", text, names)] if names else []
-
-
-def _scanned(rows: Rows, start: int) -> list[Unreadable]:
-    found = []
-    for row in range(start, min(start + _STEP, len(rows))):
-        try:
-            rows[row]
-        except DatasetError as error:
-            found.append(Unreadable(row, rows.split, rows.ids[row], str(error)))
-    return found

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
 import torch
+from PIL import Image
 
 from featstore.data.augment import Views
 from featstore.data.rows import Part, Rows

@@ -11,13 +11,14 @@ test row i right if
 with a difficulty that all probes share, and a rest that parts of one seed share in part. All is
 normal, so a share of right rows is expected to be Phi(skill_f / sqrt(1 + rest^2 + seed_f^2)). The
 whole layer is one probe. What is held against it are the intervals of the package, and those of the
-bootstrap that they replaced.
+bootstrap that they replaced. Other scores than accuracy are of probes whose logits are made up.
 """
 
 import argparse
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,8 +29,11 @@ from scipy.stats import norm, t
 
 from featstore.probe import drop_one
 from featstore.probe.classes import affected_classes
+from featstore.probe.ranking import parts_of_areas
 from featstore.probe.redundancy import interpolated, of_curve
+from featstore.probe.results import score_name
 from featstore.probe.results.curves import Curve, difference
+from featstore.probe.results.evidence import parts
 
 LEVEL = 0.95
 REST = 0.9
@@ -76,11 +80,11 @@ MODE_GAIN, SOLVER_GAIN = 0.02, 0.01
 
 def drawn(n_seeds: int, n: int, random: np.random.Generator) -> Sample:
     """Return a sample of seeds and test rows."""
-    parts, difficulty = WHOLE, random.standard_normal(n, np.float32)
+    n_parts, difficulty = WHOLE, random.standard_normal(n, np.float32)
     common = 0.8 * random.standard_normal((n_seeds, 1))
-    seed = (common + 0.6 * random.standard_normal((n_seeds, parts))) * SEED_SPREAD[:parts]
-    rest = random.standard_normal((n_seeds, parts, n), np.float32)
-    for place in range(1, parts):  # a part holds the smaller ones
+    seed = (common + 0.6 * random.standard_normal((n_seeds, n_parts))) * SEED_SPREAD[:n_parts]
+    rest = random.standard_normal((n_seeds, n_parts, n), np.float32)
+    for place in range(1, n_parts):  # a part holds the smaller ones
         rest[:, place] *= np.float32(np.sqrt(0.51))
         rest[:, place] += np.float32(0.7) * rest[:, place - 1]
     whole = random.standard_normal((1, n), np.float32)
@@ -98,9 +102,9 @@ def drawn(n_seeds: int, n: int, random: np.random.Generator) -> Sample:
     of_solver = skills(ACCURACIES[[TENTH]] + SOLVER_GAIN, spread)
     alike = 0.8 * at_tenth + 0.6 * fresh[1]
     near = 0.9 * seed[:, [TENTH]] + np.sqrt(0.19) * spread * random.standard_normal((n_seeds, 1))
-    one = np.append(skill[:parts] + seed[0], skill[WHOLE]) if n_seeds == 1 else None
+    one = np.append(skill[:n_parts] + seed[0], skill[WHOLE]) if n_seeds == 1 else None
     return Sample(
-        _curve(FRACTIONS, right(skill[:parts], seed, rest), full),
+        _curve(FRACTIONS, right(skill[:n_parts], seed, rest), full),
         _curve(FRACTIONS[two], right(of_mode, own, fresh[0][:, None]), full),
         _curve(FRACTIONS[two], right(of_solver, near, alike[:, None]), full),
         expected(one, of_mode + own[0], of_solver + near[0]),
@@ -316,6 +320,96 @@ def degrading(solver: str, n: int, width: int, repeats: int) -> float:
     return named / repeats
 
 
+SHARES = np.array([0.4, 0.25, 0.2, 0.1, 0.05])
+"""Shares of the classes whose other scores than accuracy are simulated."""
+
+SKILL, SKILL_SPREAD, FULL_SKILL = 1.2, 0.1, 1.8
+"""By how much a label's logit is larger: of a part, its standard deviation, of the full layer."""
+
+SCORES = {
+    "full": {"rows": (300, 2000), "seeds": (1, 5), "truth": (400_000,)},
+    "small": {"rows": (60,), "seeds": (1, 3), "truth": (2000,)},
+}
+OF_SCORES = (
+    *("balanced_accuracy", "macro_f1", "weighted_f1", "kappa", "top2"),
+    *("auroc", "average_precision"),
+)
+
+
+def by_row(logits: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Return the parts of rows in each score of a probe's logits (n, C), float32 (n,) each."""
+    predicted, (n, n_classes) = logits.argmax(1), logits.shape
+    own = logits[np.arange(n), labels]
+    second = np.count_nonzero(logits > own[:, None], axis=1) < 2
+    facts = {"balanced_accuracy": predicted == labels, "top2": second}
+    found = {
+        name: parts(name, facts.get(name, predicted), labels).astype(np.float32)
+        for name in OF_SCORES[:5]
+    }
+    present = np.flatnonzero(np.bincount(labels, minlength=n_classes))
+    _, areas = parts_of_areas(np.ascontiguousarray(logits.T)[present], labels, present)
+    means = [np.asarray(each).mean(0).astype(np.float32) for each in areas]
+    return found | dict(zip(OF_SCORES[5:], means, strict=True))
+
+
+def logits_of(skill: float, hard: np.ndarray, labels: np.ndarray, random) -> np.ndarray:
+    """Return the logits of a probe (n, C): its skill, what all probes find hard, and its own."""
+    found = hard + REST * random.standard_normal(hard.shape)
+    found[np.arange(len(labels)), labels] += skill
+    return found
+
+
+@cache
+def expected_scores(n: int) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, float]]:
+    """Return skills, each score at them, and the full layer's, of n rows."""
+    random = np.random.default_rng(7)
+    skills = SKILL + SKILL_SPREAD * np.linspace(-5, 5, 9)
+    labels = random.choice(len(SHARES), n, p=SHARES)
+    hard = random.standard_normal((len(labels), len(SHARES)))
+    every = [
+        {name: float(own.mean(dtype=float)) for name, own in by_row(logits, labels).items()}
+        for logits in (logits_of(skill, hard, labels, random) for skill in (*skills, FULL_SKILL))
+    ]
+    return skills, {n: np.array([each[n] for each in every[:-1]]) for n in OF_SCORES}, every[-1]
+
+
+def coverage_of_scores(
+    n_seeds: int, n: int, repeats: int, truth: int
+) -> list[tuple[str, Held, Held]]:
+    """Return of each score the coverage of the intervals of a part's mean and of its ratio.
+
+    What they should hold is read off so many rows: `truth`.
+    """
+    random = np.random.default_rng([n_seeds, n, 11])
+    skills, known, full = expected_scores(truth)
+    quantiles = SKILL + SKILL_SPREAD * norm.ppf((np.arange(200) + 0.5) / 200)
+    found: dict[str, list[Ends]] = {name: [] for name in OF_SCORES}
+    truths: dict[str, list[dict[str, float]]] = {name: [] for name in OF_SCORES}
+    for _ in range(repeats):
+        labels = random.choice(len(SHARES), n, p=SHARES)
+        hard = random.standard_normal((n, len(SHARES)))
+        own = SKILL + SKILL_SPREAD * random.standard_normal(n_seeds)
+        probes = [
+            by_row(logits_of(skill, hard, labels, random), labels) for skill in (*own, FULL_SKILL)
+        ]
+        for name in OF_SCORES:
+            evidence = np.stack([each[name] for each in probes])
+            rows = np.array([[seed, n_seeds] for seed in range(n_seeds)])
+            scores, two = evidence.mean(1, dtype=np.float64)[rows], np.array([0.1, 1.0])
+            sizes = np.array([100, 1000])
+            curve = Curve({}, name, two, sizes, tuple(range(n_seeds)), scores, rows, evidence)
+            low, high, _ = curve.mean_interval(LEVEL)
+            ratio_low, ratio_high, _ = curve.ratio_interval(LEVEL)
+            drawn_from = own if n_seeds == 1 else quantiles
+            mean = float(np.interp(drawn_from, skills, known[name]).mean())
+            found[name].append({"mean": (low[0], high[0]), "ratio": (ratio_low[0], ratio_high[0])})
+            truths[name].append({"mean": mean, "ratio": mean / full[name]})
+    return [
+        (name, *(Held.of(found[name], truths[name], which) for which in ("mean", "ratio")))
+        for name in OF_SCORES
+    ]
+
+
 HEAD = """# Coverage
 
 `python -m benchmarks.coverage --out docs/coverage.md` makes this page anew: how often 95 %
@@ -356,6 +450,38 @@ the same; 0.05 is allowed for all features at once. There were {tables:,} tables
 standard error of 0.05 is {table_error:.3f}. `python -m benchmarks.coverage --only degrading` makes
 this section alone.
 """
+
+
+SCORES_HEAD = """
+## Other scores of classes
+
+Five classes have {shares} % of the rows. Logits are normal about 0, of which what all probes find
+hard and each probe's own are parts, and a label's is larger by a skill that differs from seed to
+seed. What intervals should hold is read off {truth:,} rows. Intervals take each row's part in the
+score. There were {scores:,} repeats of each line: the standard error of 95 % is {scores_error:.1%}.
+`python -m benchmarks.coverage --only scores` makes this section alone.
+"""
+
+
+def _scores_section(repeats: int, sizes: str, jobs: int) -> list[str]:
+    """Simulate scores of several classes, and return the section about their intervals."""
+    asked = SCORES[sizes]
+    lines = list(product(asked["seeds"], asked["rows"]))
+    truth, rows = asked["truth"][0], []
+    done = _done([(coverage_of_scores, (*line, repeats, truth)) for line in lines], jobs)
+    for place, name in enumerate(OF_SCORES):
+        for (n_seeds, n), each in zip(lines, done, strict=True):
+            _, mean, ratio = each[place]
+            cells = [f"{mean.share:.1%}", f"{mean.width:.3f}", f"{ratio.share:.1%}"]
+            rows.append([score_name(name), n_seeds, f"{n:,}", *cells, f"{ratio.width:.3f}"])
+    head = SCORES_HEAD.format(
+        shares=", ".join(f"{100 * share:g}" for share in SHARES),
+        truth=truth,
+        scores=repeats,
+        scores_error=np.sqrt(0.0475 / repeats),
+    )
+    headings = ["of", "seeds", "test rows", "coverage", "width", "of the ratio", "its width"]
+    return [head, *_table(headings, rows)]
 
 
 def _degrading_section(repeats: int, sizes: str, jobs: int) -> list[str]:
@@ -413,6 +539,7 @@ def page(repeats: int, former: int, sizes: str, jobs: int = 1) -> str:
     of_tests = CLASSES_HEAD.format(tests=2 * repeats, test_error=np.sqrt(0.0475 / 2 / repeats))
     of_classes = ["classes x rows", "seeds", "seeds by class", "called unequal", "formerly"]
     told = [head, *_table(headings, rows), of_tests, *_table(of_classes, classes)]
+    told += _scores_section(max(1, repeats // 2), sizes, jobs)
     return "\n".join([*told, *_degrading_section(max(1, repeats // 4), sizes, jobs), ""])
 
 
@@ -437,11 +564,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--former", type=int, default=200, help="repeats of what was replaced")
     parser.add_argument("--sizes", choices=list(SIZES), default="full")
     parser.add_argument("--jobs", type=int, default=1, help="processes")
-    parser.add_argument("--only", choices=["degrading"], help="this section alone")
+    parser.add_argument("--only", choices=["degrading", "scores"], help="this section alone")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args(arguments)
     if asked.only:
-        print("\n".join(_degrading_section(max(1, asked.repeats // 4), asked.sizes, asked.jobs)))
+        section, part = {"degrading": (_degrading_section, 4), "scores": (_scores_section, 2)}[
+            asked.only
+        ]
+        print("\n".join(section(max(1, asked.repeats // part), asked.sizes, asked.jobs)))
         return
     text = page(asked.repeats, min(asked.former, asked.repeats), asked.sizes, asked.jobs)
     if asked.out:

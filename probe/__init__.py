@@ -13,7 +13,7 @@ _found, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 
 _MOVED = {
     "Curve": "results.curves.Curve",
-    "Predictions": "result.Predictions",
+    "Predictions": "predicted.Predictions",
     "RowBlocks": "rows.RowBlocks",
     "SavedWeights": "prediction.SavedWeights",
     "Weights": "solvers.weights.Weights",

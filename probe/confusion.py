@@ -8,7 +8,7 @@ from array_api_compat import array_namespace
 from featstore.probe.arrays import Array, to_host
 from featstore.probe.kernels import judged
 from featstore.probe.kernels.reference import Judged
-from featstore.probe.results.reading import RowSink
+from featstore.probe.results.evidence import RowSink
 
 
 class Accuracy:
@@ -23,8 +23,10 @@ class Accuracy:
         sink: takes which rows are right; None where that is not kept.
     """
 
-    def __init__(self, n_probes: int, n_classes: int, sink: RowSink | None = None):
-        self.sink = sink
+    fact = "right"
+    sink: RowSink | None = None
+
+    def __init__(self, n_probes: int, n_classes: int):
         self.hits = np.zeros((n_probes, n_classes), np.int64)
         self.counts = np.zeros((n_probes, n_classes), np.int64)
         self._pending: list[tuple[np.ndarray, Array]] = []
@@ -77,6 +79,20 @@ def label_is_first_max(logits: Array, labels: Array) -> Array:
     return judged(logits, labels).among_first(1)
 
 
+def rows_right(logits: Array, labels: Array) -> Array:
+    """Return how many rows each probe gets right, or the sum of shares of their labels, (p,).
+
+    Arguments:
+        logits: (p, rows, C), any strides; or (p, rows, L), above 0 for a label that is given.
+        labels: int64 (rows,); or (rows, L), 0 or 1.
+    """
+    xp = array_namespace(logits)
+    if labels.ndim == 1:
+        return xp.count_nonzero(label_is_first_max(logits, labels), axis=1)
+    right = xp.astype((logits > 0) == (labels > 0), xp.float64)
+    return xp.sum(xp.mean(right, axis=2), axis=1)
+
+
 def _f1(hits: np.ndarray, either: np.ndarray) -> np.ndarray:
     """Return 2 t / (p + n), NaN where p + n is 0."""
     return np.where(either > 0, 2 * hits / np.maximum(either, 1), np.nan)
@@ -95,10 +111,14 @@ class Agreement:
 
     Attributes:
         hits, predicted, counts: int64 (P, C), t, p and n of each class.
+        sink: takes which class is predicted for each row; None where that is not kept.
 
     Reference:
         Cohen, "A coefficient of agreement for nominal scales", 1960.
     """
+
+    fact = "class"
+    sink: RowSink | None = None
 
     def __init__(self, n_probes: int, n_classes: int, present: np.ndarray | None = None):
         self.hits, self.predicted, self.counts = np.zeros((3, n_probes, n_classes), np.int64)
@@ -121,6 +141,8 @@ class Agreement:
         """Count the classes of the set."""
         labels, n_classes = to_host(labels), self.hits.shape[1]
         for probes, predicted in self._pending:
+            if self.sink:
+                self.sink.add(probes, predicted)
             # numbers of (probe, class), so that one count serves all probes
             flat = predicted + n_classes * np.arange(len(probes))[:, None]
             shape, size = (len(probes), n_classes), len(probes) * n_classes
@@ -194,10 +216,14 @@ class SeveralLabels:
         hits, given, own: int64 (P, L), t, p and n.
         whole: int64 (P,), rows whose labels are all right.
         rows: int64 (P,), N.
+        sink: takes which labels are given to each row; None where that is not kept.
 
     Reference:
         Tsoumakas and Katakis, "Multi-label classification: an overview", 2007.
     """
+
+    fact = "given"
+    sink: RowSink | None = None
 
     def __init__(self, n_probes: int, n_labels: int):
         self.hits, self.given, self.own = np.zeros((3, n_probes, n_labels), np.int64)
@@ -221,6 +247,8 @@ class SeveralLabels:
         right = xp.all(stand.given == stand.own, axis=-1)
         self.whole[probes] += to_host(xp.sum(xp.astype(right, xp.int64), axis=-1))
         self.rows[probes] += stand.own.shape[0]
+        if self.sink:
+            self.sink.add(probes, to_host(stand.given))
 
     def finish(self, labels: Array) -> None:
         """Nothing is left to do: rows are counted as they come."""
@@ -257,11 +285,14 @@ class AmongFirst:
     Attributes:
         hits: int64 (P,), rows that each probe gets right.
         rows: int64 (P,), rows that each probe has seen.
+        sink: takes which rows are right; None where that is not kept.
     """
+
+    sink: RowSink | None = None
 
     def __init__(self, n_probes: int, n_classes: int, first: int):
         self.hits, self.rows = np.zeros((2, n_probes), np.int64)
-        self._first, self._tells = first, n_classes > first
+        self.fact, self._first, self._tells = f"top{first}", first, n_classes > first
 
     @property
     def sums(self) -> list[np.ndarray]:
@@ -274,6 +305,8 @@ class AmongFirst:
             found = stand.among_first(self._first)
             self.hits[probes] += to_host(array_namespace(found).sum(found, axis=1))
             self.rows[probes] += stand.n_rows
+            if self.sink:
+                self.sink.add(probes, to_host(found))
 
     def finish(self, labels: Array) -> None:
         """Nothing is left to do: rows are counted as they come."""

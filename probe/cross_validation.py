@@ -16,13 +16,17 @@ from featstore.probe.errors import UsageError
 from featstore.probe.memory import Progress, parse, shows, silent
 from featstore.probe.modes import Mode
 from featstore.probe.plans import Shape, Wanted, forecast
-from featstore.probe.result import Predictions, ProbeResult, room_of_classes
-from featstore.probe.results.reading import RowScores, save_with_rows
+from featstore.probe.predicted import Predictions, room_of_classes, scores_of_labels
+from featstore.probe.result import ProbeResult, unscored, with_columns
+from featstore.probe.results import score_of
+from featstore.probe.results.evidence import RowScores
+from featstore.probe.results.reading import save_with_rows
 from featstore.probe.results.sentences import sentence
 from featstore.probe.results.views import sweep_as_html
 from featstore.probe.rows import Grouped, LabelledRows, Rows, as_blocks
 from featstore.probe.solvers import L2, Choice, Options
 from featstore.probe.solvers.registry import Chosen, chosen
+from featstore.probe.solvers.weights import n_outputs
 from featstore.probe.splits import every_view, folds as folds_of
 from featstore.probe.sweeps import sweep
 
@@ -63,7 +67,13 @@ class CrossValidated:
     @property
     def correct(self) -> np.ndarray | None:
         """Rows that the probe of each row of the table has right, as of a `ProbeResult`."""
-        return None if self.by_row is None else self.by_row.of(self.probes)
+        return self.evidence()
+
+    def evidence(self, score: str | None = None) -> np.ndarray | None:
+        """Return the parts of rows in a score, as of a `ProbeResult`."""
+        if self.by_row is None:
+            return None
+        return self.by_row.of(self.probes, score or score_of(self.table))
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a copy of the table."""
@@ -89,7 +99,7 @@ class CrossValidated:
         return np.divide(sums, weights, out=np.full_like(sums, np.nan), where=weights > 0)
 
     def predict(self, rows: Rows, memory: str | int = "4GiB") -> Predictions:
-        """Return the class of each row by the probes that were fitted without it.
+        """Return the class, or the labels, of each row by the probes that were fitted without it.
 
         Arguments:
             rows: those that were given to `cross_validate`.
@@ -109,12 +119,15 @@ class CrossValidated:
             own = every_view(blocks, np.flatnonzero(self.fold[:images] == number))
             predicted = found.predict(own, memory).by_probe
             if classes is None:
-                count = len(found.fitted.class_counts)
-                shape = blocks.n_rows, predicted.shape[1]
-                classes = room_of_classes(*shape, count, parse(memory))
+                shape = blocks.n_rows, predicted.shape[1], n_outputs(found.fitted)
+                classes = room_of_classes(*shape, parse(memory), predicted.ndim > 2)
             classes[self.fold == number] = predicted
-        names = tuple(blocks.classes)
-        return Predictions(self.table, self.labels, classes, self.probes, names, names)
+        names, table = tuple(blocks.classes), self.table
+        if classes.ndim > 2:  # given labels do not tell AUROC
+            known = scores_of_labels(classes, self.labels)
+            known = {name: values[self.probes] for name, values in known.items()}
+            table = with_columns(unscored(table), known)
+        return Predictions(table, self.labels, classes, self.probes, names, names)
 
     def save(self, path: str | Path) -> None:
         """Write the table to a .csv, .json or .parquet file, and beside it what rows say."""
@@ -319,18 +332,19 @@ def _rows(
     known = [found.by_row for found in results if found.by_row is not None]
     if len(known) < len(results):
         return None
-    joined = RowScores.empty(blocks.labels(), len(known[0].known), blocks.groups)
+    probes = len(known[0].known)
+    joined = RowScores.empty(
+        blocks.labels(), probes, blocks.groups, tuple(known[0].kept), blocks.n_classes
+    )
     joined.known[:] = np.all([one.known for one in known], axis=0)
-    width = blocks.n_rows if joined.kept.dtype == np.float32 else 8 * joined.kept.shape[1]
-    for probe in range(len(joined.known)):
-        values = np.zeros(width, np.float32 if joined.kept.dtype == np.float32 else bool)
-        for number, one in enumerate(known):
-            own = np.flatnonzero(fold == number)
-            kept = one.kept[probe]
-            is_bits = kept.dtype != np.float32
-            values[own] = np.unpackbits(kept, count=len(own)) if is_bits else kept
-        joined.kept[probe] = values if values.dtype == np.float32 else np.packbits(values)
-    return joined
+    shape = joined.labels.shape
+    for fact, array in joined.kept.items():
+        for probe in range(probes):
+            values = np.zeros(shape if fact == "given" else shape[:1], array.dtype)
+            for number, one in enumerate(known):
+                values[fold == number] = one.told(fact, probe)
+            joined.write(fact, probe, values)
+    return replace(joined, folds=fold)
 
 
 def rows_by_hash(ids: Sequence[str], share: float, groups: ArrayLike | None = None) -> np.ndarray:

@@ -15,8 +15,9 @@ from featstore.probe.moments import Moments, cached_moments, moments
 from featstore.probe.result import ProbeResult
 from featstore.probe.results import Evidence, Probes, score_of
 from featstore.probe.results.curves import curve_table
+from featstore.probe.results.evidence import joined
 from featstore.probe.results.files import read_table
-from featstore.probe.results.reading import RowScores, load_rows, save_with_rows
+from featstore.probe.results.reading import load_rows, save_with_rows
 from featstore.probe.rows import LabelledRows, RowBlocks, Rows, SideBySide, as_blocks
 from featstore.probe.similarity import (
     cka,
@@ -486,9 +487,13 @@ class LayerSweep:
     @property
     def correct(self) -> Evidence:
         """Return whether the probe of each row has each test row right; None for rows not kept."""
+        return self.evidence()
+
+    def evidence(self, score: str | None = None) -> list[np.ndarray | None]:
+        """Return the parts of test rows in a score, as `ProbeResult.evidence` does; or None."""
         every: list[np.ndarray | None] = []
         for result in self.results:
-            known = result.correct
+            known = result.evidence(score)
             every += [None] * len(result) if known is None else list(known)
         return every
 
@@ -505,9 +510,7 @@ class LayerSweep:
         there = [rows for rows in known if rows is not None]
         rows = None
         if len(there) == len(known):
-            kept = np.concatenate([one.kept for one in there])
-            known = np.concatenate([one.known for one in there])
-            rows = RowScores(there[0].labels, kept, known, there[0].groups)
+            rows = joined(there)
         save_with_rows(self.to_pandas(), Path(path), rows, probes)
 
 
@@ -534,10 +537,7 @@ def parted(results: Path, into: Mapping[str, Path]) -> set[str]:
         if held is not None:
             probes = held[1][chosen]
             first, end = probes.min(), probes.max() + 1
-            all_rows = held[0]
-            own = all_rows.kept[first:end], all_rows.known[first:end]
-            rows = RowScores(all_rows.labels, *own, all_rows.groups)
-            probes = probes - first
+            rows, probes = held[0].at(slice(first, end)), probes - first
         save_with_rows(table[chosen].reset_index(drop=True), into[tap], rows, probes)
     return set(table["tap"])
 

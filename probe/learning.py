@@ -5,7 +5,7 @@ nested, as fractions are: the rows of 1 shot are among those of 5. So draws are 
 elsewhere, and intervals over them hold what other train rows and other features would change.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,22 +14,22 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from featstore.probe.arrays import Backend, backend as backend_of
-from featstore.probe.errors import UsageError, several, visible
+from featstore.probe.errors import DataError, UsageError, several, visible
 from featstore.probe.memory import Progress, shows, silent
 from featstore.probe.modes import Mode
 from featstore.probe.plans import Shape, Wanted, forecast
 from featstore.probe.redundancy import diffused_redundancy
 from featstore.probe.results import score_of
-from featstore.probe.results.curves import curve_table
+from featstore.probe.results.curves import Curve, curve_table, curves, difference
+from featstore.probe.results.evidence import RowScores, joined
 from featstore.probe.results.files import as_computed, read_table
-from featstore.probe.results.reading import RowScores, load_rows, save_with_rows, unpacked
+from featstore.probe.results.reading import load_rows, save_with_rows, unpacked
 from featstore.probe.rows import (
     LabelledRows,
     RowBlocks,
     Rows,
     as_blocks,
     as_pair,
-    groups_of,
     has_targets,
     views_of,
 )
@@ -72,7 +72,7 @@ class LearningCurve:
         found = load_rows(path, table, score_of(table))
         if found is None:
             return cls(table, [None] * len(table))
-        return cls(table, unpacked(*found), found[0])
+        return cls(table, unpacked(*found, score_of(table)), found[0].at(found[1]))
 
     @property
     def amount(self) -> str:
@@ -117,6 +117,80 @@ class LearningCurve:
         score, columns = score_of(self.table), ["n_train", "mode", "fraction", "k"]
         shown = self.by_amount()[[self.amount, *columns, score, "ratio", "redundancy"]]
         return visible(shown.to_html(index=False, border=0, max_rows=40))
+
+
+def compared(found: Mapping[str, LearningCurve], level: float = 0.95) -> pd.DataFrame:
+    """Return learning curves of several layers side by side, and their differences from the first.
+
+    Draws are paired, and test rows where they are known: draw d of an amount has the same train
+    rows of every layer of one store.
+
+    Arguments:
+        found: learning curves by name, of the same test rows.
+        level: coverage of the intervals.
+
+    Returns:
+        a row for each amount that all have, curve and fraction: `name`, `shots` or `share`,
+        `n_train`, `mode`, `fraction`, the score with `_low` and `_high`, `over`, and
+        `difference`, the score less that of the first curve of this mode, fraction and amount,
+        with `difference_low` and `difference_high`; NaN for the first.
+
+    Raises:
+        UsageError: amounts are shots of one and shares of another, none is common, or there are
+            less than two curves.
+        DataError: scores or test rows are not the same.
+    """
+    first, *others = found
+    if not others:
+        raise UsageError("one learning curve has nothing to be compared with: name two or more")
+    amount, score = found[first].amount, score_of(found[first].table)
+    for name in others:
+        _check_alike(found, first, name)
+    shared = sorted(set.intersection(*(set(each.table[amount]) for each in found.values())))
+    if not shared:
+        raise UsageError(f"no amount of {amount} is common to {', '.join(found)}: draw the same")
+    rows = []
+    for each in shared:
+        known: dict[tuple[str, float], tuple[Curve, int]] = {}
+        for name, learned in found.items():
+            chosen = learned.table[learned.table[amount] == each]
+            correct = [learned.correct[place] for place in chosen.index]
+            for curve in curves(chosen.reset_index(drop=True), correct):
+                facts = {"name": name, amount: each, "n_train": int(chosen["n_train"].iloc[0])}
+                low, high, variance = curve.mean_interval(level)
+                ends = (curve.mean(), low, high)
+                for place, fraction in enumerate(curve.fractions.tolist()):
+                    key = str(curve.names["mode"]), fraction
+                    own = {"mode": key[0], "fraction": fraction}
+                    own |= {f"{score}{end}": v[place] for end, v in zip(_ENDS, ends, strict=True)}
+                    gap = np.full(3, np.nan)
+                    if key in known:
+                        between = difference(curve, known[key][0], place, known[key][1])
+                        gap = np.array([between.value, *between.interval(level)])
+                    elif name == first:
+                        known[key] = curve, place
+                    own |= {f"difference{end}": v for end, v in zip(_ENDS, gap, strict=True)}
+                    rows.append(facts | own | {"over": variance.over[place]})
+    return pd.DataFrame(rows)
+
+
+_ENDS = ("", "_low", "_high")
+
+
+def _check_alike(found: Mapping[str, LearningCurve], first: str, other: str) -> None:
+    """Raise unless two learning curves can be compared."""
+    one, two = found[first], found[other]
+    if one.amount != two.amount:
+        raise UsageError(
+            f"{first} has {one.amount} and {other} has {two.amount}: draw rows of both alike"
+        )
+    scores = score_of(one.table), score_of(two.table)
+    if scores[0] != scores[1]:
+        raise DataError(f"{first} is of {scores[0]} and {other} of {scores[1]}: compare them apart")
+    counts = (int(each.table["n_test"].max()) for each in (one, two))
+    known = one.by_row is not None and two.by_row is not None
+    if len(set(counts)) > 1 or (known and not np.array_equal(one.by_row.labels, two.by_row.labels)):
+        raise DataError(f"{first} and {other} are of different test rows: compare them apart")
 
 
 @shows
@@ -219,7 +293,7 @@ def learning_curve(
             known.append((found.by_row, found.probes))
             done += 1
     progress("draws", done, done, seconds=expected)
-    return _joined(pd.concat(tables, ignore_index=True), known, test_blocks)
+    return _joined(pd.concat(tables, ignore_index=True), known)
 
 
 def _of_draw(table: pd.DataFrame, unit: str, amount: float, draw: int) -> pd.DataFrame:
@@ -249,16 +323,14 @@ def _forecasts(shapes: Iterator[Shape], wanted: Wanted, how: Chosen, where: Back
 
 
 def _joined(
-    table: pd.DataFrame, known: Sequence[tuple[RowScores | None, np.ndarray]], test: RowBlocks
+    table: pd.DataFrame, known: Sequence[tuple[RowScores | None, np.ndarray]]
 ) -> LearningCurve:
     """Return the curve of a table, with what each sweep knows of test rows if all of them do."""
     if any(rows is None for rows, _ in known):
         return LearningCurve(table, [None] * len(table))
-    empty = RowScores.empty(test.labels(), len(table), groups_of(test))
-    kept = np.concatenate([rows.kept[probes] for rows, probes in known])
-    told = np.concatenate([rows.known[probes] for rows, probes in known])
-    by_row = replace(empty, kept=kept, known=told)
-    return LearningCurve(table, unpacked(by_row, np.arange(len(table))), by_row)
+    by_row = joined([rows.at(probes) for rows, probes in known])
+    own = unpacked(by_row, np.arange(len(table)), score_of(table))
+    return LearningCurve(table, own, by_row)
 
 
 def _amounts(given: float | Sequence[float], name: str) -> list[float]:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from typing import Protocol
 
 import numpy as np
@@ -16,7 +16,7 @@ from featstore.probe.kernels import judged
 from featstore.probe.kernels.reference import Judged, residuals_of_labels
 from featstore.probe.memory import all_sum, share
 from featstore.probe.results import FIRST_FEW
-from featstore.probe.results.reading import RowScores, RowSink
+from featstore.probe.results.evidence import RowScores, RowSink
 from featstore.probe.rows import RowBlocks
 
 _BINS = 15
@@ -40,6 +40,9 @@ class Calibration:
     Reference:
         Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
     """
+
+    fact = ""
+    sink: RowSink | None = None
 
     def __init__(self, n_probes: int, n_classes: int):
         self.surprise = np.zeros(n_probes)
@@ -119,14 +122,10 @@ class Regression:
         sink: takes the part of each row in R^2; None where that is not kept.
     """
 
-    def __init__(self, n_probes: int, n_targets: int, sink: RowSink | None = None):
-        self.sink = sink
-        if sink:
-            targets = sink.rows.labels.reshape(len(sink.rows.labels), -1)
-            squares = (targets - targets.mean(0)) ** 2
-            variance = squares.mean(0)
-            self._variance = np.where(variance > 0, variance, np.nan)
-            self._deviations = squares / self._variance
+    fact = "r2"
+    sink: RowSink | None = None
+
+    def __init__(self, n_probes: int, n_targets: int):
         self.squares, self.magnitudes = np.zeros((2, n_probes, n_targets))
         self.first, self.second = np.zeros((2, n_probes, n_targets))
         self.rows = np.zeros(n_probes, np.int64)
@@ -151,6 +150,17 @@ class Regression:
     def finish(self, labels: Array) -> None:
         """Nothing is left to do: rows are summed as they come."""
 
+    @cached_property
+    def _squares_of_targets(self) -> np.ndarray:
+        """Squares of the targets less their means, float64 (n, T), of all rows of the sink."""
+        targets = self.sink.rows.labels.reshape(len(self.sink.rows.labels), -1)
+        return (targets - targets.mean(0)) ** 2
+
+    @cached_property
+    def _variance(self) -> np.ndarray:
+        variance = self._squares_of_targets.mean(0)
+        return np.where(variance > 0, variance, np.nan)
+
     def close(self) -> None:
         """Turn what the sink has of each row into values whose mean is R^2, in place.
 
@@ -163,9 +173,9 @@ class Regression:
         variance over n is the variance of R^2 over test rows.
         """
         missed = self.squares / self.rows[:, None] / self._variance
-        kept, targets = self.sink.rows.kept, self._deviations.shape[1]
+        kept, deviations = self.sink.rows.kept["r2"], self._squares_of_targets / self._variance
         for probe, part in enumerate(missed):
-            further = (self._deviations - 1) @ part / targets
+            further = (deviations - 1) @ part / deviations.shape[1]
             kept[probe] = (1 - kept[probe].astype(np.float64) + further).astype(np.float32)
 
     def columns(self) -> dict[str, np.ndarray]:
@@ -182,7 +192,14 @@ class Metric(Protocol):
     """Scores accumulated: `add` for each (probes, rows) piece, `finish` after each set of rows.
 
     Rows come in sets; within a set every probe is added exactly once, in any grouping.
+
+    Attributes:
+        fact: what it knows of each row, as `featstore.probe.results.evidence.fact_of` calls it.
+        sink: takes that fact; None where it is not kept.
     """
+
+    fact: str
+    sink: RowSink | None
 
     @property
     def sums(self) -> list[np.ndarray]:
@@ -334,7 +351,7 @@ class Scores(LogitSink):
         names: keys of METRICS or top<k>, the columns wanted; of `OF_RANKS` they are NaN here.
         probabilities: whether softmax of the logits is a probability; if not, the metrics
             `_OF_PROBABILITIES` are NaN.
-        rows: room for the part of each row in accuracy or R^2, one of which is among `names`.
+        rows: room for facts of each row that the metrics know.
         start: the number of the first row that comes, of several processes.
         train_counts: int64 (C,), train rows of each class. One without any is no class: its logit
             is left out of probabilities and ranks, and top-5 does not count it.
@@ -366,16 +383,16 @@ class Scores(LogitSink):
         n_present = n_classes if self._present is None else len(self._present)
         if not probabilities:
             kinds = {name: kind for name, kind in kinds.items() if name not in _OF_PROBABILITIES}
-        self._sink = None if rows is None else RowSink(rows, start)
         self.metrics: list[Metric] = []
         # metrics that come from the same sums are summed once
         for kind in filter(None, dict.fromkeys(kinds.values())):
-            if kind in (Accuracy, Regression):
-                self.metrics.append(kind(n_probes, n_classes, self._sink))
-            elif kind is Agreement:
-                self.metrics.append(kind(n_probes, n_classes, self._present))
+            if kind is Agreement:
+                metric = Agreement(n_probes, n_classes, self._present)
             else:
-                self.metrics.append(kind(n_probes, n_present))
+                metric = kind(n_probes, n_classes if kind in (Accuracy, Regression) else n_present)
+            if rows is not None and metric.fact in rows.kept:
+                metric.sink = RowSink(rows, start, metric.fact)
+            self.metrics.append(metric)
         self._compare = errors if set(names) & set(OF_TARGETS) else judged
         if above is not None:
             self._compare = partial(told, above=above)
@@ -424,9 +441,9 @@ class Scores(LogitSink):
         all_sum(self._broken)
         for metric in self.metrics:
             all_sum(*metric.sums)
-        if self._sink:
-            self._sink.gather()
-            for metric in self.metrics:
+        for metric in self.metrics:
+            if metric.sink:
+                metric.sink.gather()
                 if isinstance(metric, Regression):
                     metric.close()
 

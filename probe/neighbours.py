@@ -12,9 +12,9 @@ from featstore.probe.memory import MIN_ROWS, Settings, in_threads, rows_within, 
 from featstore.probe.metrics import LogitSink
 from featstore.probe.moments import RESOLUTION
 from featstore.probe.pieces import first_rows, gathered
-from featstore.probe.rows import RowBlocks, as_blocks
+from featstore.probe.rows import RowBlocks, as_blocks, targets_of
 from featstore.probe.solvers import KNN
-from featstore.probe.solvers.weights import Fitted, Weights
+from featstore.probe.solvers.weights import Fitted, Weights, counts_of, n_outputs
 from featstore.probe.statuses import Status
 from featstore.probe.subsets import Axes, Chain
 
@@ -35,10 +35,12 @@ def fit(
     """Return every probe, votes of the nearest train rows; `penalties` are numbers of neighbours.
 
     Dot products and squared norms are running sums along a chain of features, so all prefixes of
-    a chain, and every number of neighbours, cost one product of test rows with train rows.
+    a chain, and every number of neighbours, cost one product of test rows with train rows. Of
+    several labels at once a row is scored by the share of the votes that each of them has.
 
     Arguments:
-        train: N rows of C classes, read once now and once for each tile of test rows.
+        train: N rows of C classes, or of L labels, read once now and once for each tile of test
+            rows.
         chains: orders of features, and their prefixes.
         penalties: values of `options.place`.
         settings: how to compute; without `standardize` features are neither centred nor scaled.
@@ -77,7 +79,8 @@ class NearestFit(Fitted):
     Attributes:
         axes: which probe is which; numbers of neighbours, or temperatures, are its penalties.
         n_features: D of the layer.
-        class_counts: int64 (C,), train rows of each class.
+        class_counts: int64 (C,), train rows of each class; empty for several labels.
+        n_train, n_targets: N, and how many labels there are, or 0.
         facts: "status", (P,), "ok", or "few_rows" where more are to vote than there are;
             "neighbours", int64 (P,), how many vote.
 
@@ -93,7 +96,8 @@ class NearestFit(Fitted):
         self, train: RowBlocks, axes: Axes, options: KNN, settings: Settings, itself: bool = False
     ):
         self.axes, self.n_features = axes, train.n_features
-        self.class_counts = np.bincount(train.labels(), minlength=train.n_classes)
+        self.n_train, self.n_targets = train.n_rows, targets_of(train)
+        self.class_counts = counts_of(train)
         self._train, self._options, self._itself = train, options, itself
         with full_precision():
             scaled = scaling(train, options.metric, settings)
@@ -112,7 +116,7 @@ class NearestFit(Fitted):
         """Feed the votes of every probe for every class, (1, rows, C), to `scores`."""
         chains, numbers = joined_walks(self.axes.chains, self.n_features)
         known = self._place.settings.backend.put(self._train.labels())
-        each = 8 * 4 * len(self.class_counts) + len(self.axes)
+        each = 8 * 4 * n_outputs(self) + len(self.axes) + self._most * self.n_targets
         found = nearest(
             test, self._train, chains, self._most, self._place, self._itself, beside=each
         )
@@ -135,28 +139,35 @@ class NearestFit(Fitted):
     def _votes(self, similarity: Array, labels: Array) -> Iterator[Array]:
         """Yield the votes for each class, float64 (r, C), for each value in the penalty's place.
 
+        Of several labels it is the share of all votes that each has, (r, L).
+
         Arguments:
             similarity: (r, K), falling along each row.
-            labels: int64 (r, K), of the same neighbours.
+            labels: int64 (r, K), of the same neighbours; or (r, K, L), 0 or 1.
         """
         xp = array_namespace(similarity)
         rows = xp.arange(len(labels), device=labels.device)
-        shape = (len(labels), len(self.class_counts))
+        shape = (len(labels), n_outputs(self))
         wide = xp.astype(similarity, xp.float64)
         beyond = wide - wide[:, :1]
-        votes, done = None, 0
+        votes, all_votes, done = None, 0.0, 0
         for count, value in zip(self._counts, self.axes.penalties, strict=True):
             if votes is None or count < done or self._options.place == "temperature":
-                votes, done = xp.zeros(shape, dtype=xp.float64, device=labels.device), 0
+                votes = xp.zeros(shape, dtype=xp.float64, device=labels.device)
+                all_votes, done = 0.0, 0
             if self._options.weights == "exp":
                 by_temperature = self._options.place == "temperature"
                 weight = xp.exp(beyond / (value if by_temperature else self._options.temperature))
             else:
                 weight = xp.ones_like(wide)
             for rank in range(done, min(int(count), labels.shape[1])):
-                votes[rows, labels[:, rank]] += weight[:, rank]
+                if self.n_targets:
+                    votes += weight[:, rank, None] * labels[:, rank]
+                    all_votes = all_votes + weight[:, rank, None]
+                else:
+                    votes[rows, labels[:, rank]] += weight[:, rank]
             done = int(count)
-            yield votes
+            yield votes / all_votes if self.n_targets else votes
 
 
 def joined_walks(

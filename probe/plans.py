@@ -20,13 +20,15 @@ from featstore.probe.metrics import METRICS
 from featstore.probe.modes import Layer, Mode, Recipe, modes_of
 from featstore.probe.moments import Moments
 from featstore.probe.result import identity_table
-from featstore.probe.results import FIRST_FEW
+from featstore.probe.results import FIRST_FEW, score_of
+from featstore.probe.results.evidence import RowScores
 from featstore.probe.results.files import as_computed, check_suffix, read_table
-from featstore.probe.results.reading import RowScores, load_rows, rows_path, save_with_rows
+from featstore.probe.results.reading import load_rows, rows_path, save_with_rows
 from featstore.probe.rows import (
     RowBlocks,
     content_digest,
     groups_of,
+    has_several_labels,
     targets_of,
     validation_of,
     views_of,
@@ -63,6 +65,7 @@ def described(
     n_views: int = 1,
     validation: RowBlocks | None = None,
     grouped: bool = False,
+    labels: bool = False,
 ) -> tuple[Penalties, str]:
     """Return the penalties that `fit` would take, and its column "options".
 
@@ -75,6 +78,7 @@ def described(
         n_views: of the rows.
         validation: the rows of their own by which epochs are chosen, if train has some.
         grouped: whether train rows are of groups.
+        labels: whether rows have several labels at once.
 
     Raises:
         UsageError: there is no penalty to choose, or none can be chosen like that.
@@ -91,11 +95,11 @@ def described(
         options.held_out,
         options.held_out_seed,
         **entry.penalties,
-    ).of(n_views, grouped)
+    ).of(n_views, grouped, not (entry.probabilities and labels))
     words: dict[str, Any] = {"standardize": standardize}
     if penalties.chosen:
         values = ",".join(f"{value:g}" for value in penalties.values)
-        words |= {"path": AUTO if penalties.automatic else values, "rule": entry.loss}
+        words |= {"path": AUTO if penalties.automatic else values, "rule": entry.rule(labels)}
         words |= {"held_out": penalties.held_out, "held_out_seed": penalties.seed}
     # what stands in the penalty's place has a column of its own
     words |= {name: value for name, value in options.own().items() if name != options.place}
@@ -174,7 +178,6 @@ class ResultsFile:
         Without that file it is None, with a warning: what is finished stays as it is.
         """
         table = read_table(self.path)
-        score = next((name for name in ("r2", "accuracy") if name in self.metrics), "auroc")
         if room is None:
             return None
         if not rows_path(self.path).exists():
@@ -186,16 +189,19 @@ class ResultsFile:
                 stacklevel=2,
             )
             return None
-        found = load_rows(self.path, table, score)
+        found = load_rows(self.path, table, score_of(table))
         if found is None:
             return None
         done = np.unique(self.layout.probes[(table["status"] != Status.NOT_RUN).to_numpy(bool)])
         kept, probes = found
-        same = np.array_equal(probes, self.layout.probes) and kept.kept.shape == room.kept.shape
-        if not (same and kept.known[done].all()):
+        if not np.array_equal(probes, self.layout.probes) or not kept.known[done].all():
             return None
-        room.kept[done], room.known[done] = kept.kept[done], True
-        return room
+        # results of before other facts than the first were kept go on without these
+        both = room.only([fact for fact in kept.kept if fact in room.kept])
+        if any(array.shape != kept.kept[fact].shape for fact, array in both.kept.items()):
+            return None
+        both.put(done, kept.at(done))
+        return both if both.kept else None
 
     def read(self) -> pd.DataFrame:
         """Return the finished probes, indexed by their numbers, as `write` was given them.
@@ -345,7 +351,7 @@ def sweep_plan(
     """
     entry = how.entry
     of_train = views_of(train), validation_of(train), groups_of(train) is not None
-    penalties, options = described(how, setup.standardize, *of_train)
+    penalties, options = described(how, setup.standardize, *of_train, has_several_labels(train))
     if wanted.every_k and not entry.every_prefix:
         raise UsageError(
             f"solver {how.name} solves each prefix by itself, and every_k asks for all of them: "

@@ -17,7 +17,8 @@ from featstore.probe import statuses
 from featstore.probe.errors import DataError, FileError, ProbeError, UsageError
 from featstore.probe.memory import Progress, parse as parse_memory, silent
 from featstore.probe.pieces import raise_non_finite
-from featstore.probe.result import Predictions, ProbeResult, room_of_classes
+from featstore.probe.predicted import Predictions, room_of_classes, scores_of_labels
+from featstore.probe.result import ProbeResult, unscored, with_columns
 from featstore.probe.results.files import (
     as_computed,
     as_json,
@@ -27,7 +28,14 @@ from featstore.probe.results.files import (
     opened,
     written_whole,
 )
-from featstore.probe.rows import RowBlocks, Rows, as_blocks, check_labels, has_targets
+from featstore.probe.rows import (
+    RowBlocks,
+    Rows,
+    as_blocks,
+    check_labels,
+    has_several_labels,
+    has_targets,
+)
 from featstore.probe.solvers.registry import SOLVERS
 from featstore.probe.solvers.weights import Weights, n_outputs, n_targets
 from featstore.probe.subsets import FEATURES
@@ -61,7 +69,7 @@ def save_weights(
         path: ends in .safetensors.
         rows: numbers of the table's rows to save; by default all.
         source: names and values that identify the features, for `predict` to hold against.
-        classes: names of the C classes.
+        classes: names of the C classes, or of the L labels.
 
     Raises:
         UsageError: the name ends in something else, there is no such row, no row is left, or a
@@ -83,6 +91,7 @@ def save_weights(
         "n_targets": str(n_targets(result.fitted)),
         "source": json.dumps(dict(source or {})),
         "classes": json.dumps(list(classes) if classes is not None else None),
+        "above": json.dumps(result.above),
         "table": as_json(table),
         "tensors": json.dumps(tensors.tolist()),
     }
@@ -184,6 +193,8 @@ class SavedWeights:
         classes: names of the classes; None if they were not given.
         n_targets: T, if the probes predict numbers, and not classes; then C = T.
         digests: of the tensors of each probe; () in files of before they were written.
+        above: the score above which one of T labels is given; None for classes, for numbers, and
+            in files of before it was written.
     """
 
     path: Path
@@ -195,6 +206,7 @@ class SavedWeights:
     classes: list[str] | None
     n_targets: int = 0
     digests: tuple[str, ...] = ()
+    above: float | None = None
 
     def __len__(self) -> int:
         return len(self.table)
@@ -288,6 +300,7 @@ def _saved(path: Path, metadata: dict[str, str], names: set[str]) -> SavedWeight
         json.loads(metadata["classes"]),
         int(metadata.get("n_targets", 0)),
         tuple(json.loads(metadata.get("digests", "[]"))),
+        json.loads(metadata.get("above", "null")),
     )
 
 
@@ -302,6 +315,7 @@ def predict(
 ) -> Predictions:
     """Return what every saved probe predicts for every row, argmax of x[features] @ coef + b.
 
+    Of several labels at once it is which of these scores are above `SavedWeights.above`.
     Rows are read once for as many probes as fit into memory together; logits are float64.
 
     Arguments:
@@ -324,25 +338,36 @@ def predict(
     saved = weights if isinstance(weights, SavedWeights) else load_weights(weights)
     blocks = as_blocks(rows)
     check_features(saved, blocks, source or {})
-    if saved.n_targets:
+    several = saved.above is not None
+    if saved.n_targets and not several:
         raise UsageError(
-            f"the probes of {saved.path.name} predict numbers, and predictions are kept of classes "
-            "alone: take `load_weights(path).weights(row).logits(features)`"
+            f"the probes of {saved.path.name} predict numbers, or were saved before predictions of "
+            "several labels were kept: take `load_weights(path).weights(row).logits(features)`"
         )
     labels = blocks.labels()
     comparable = classes is None or saved.classes is None or list(classes) == saved.classes
-    comparable &= not has_targets(blocks)
-    if comparable:
+    if several:
+        comparable &= has_several_labels(blocks) and labels.shape[1] == saved.n_classes
+    else:
+        comparable &= not has_targets(blocks)
+    if comparable and not several:
         check_labels(labels, saved.n_classes, "these rows")
     numbers = np.arange(saved.tensors.max() + 1)
     limit = parse_memory(memory)
-    by_probe = room_of_classes(blocks.n_rows, len(numbers), saved.n_classes, limit)
+    by_probe = room_of_classes(blocks.n_rows, len(numbers), saved.n_classes, limit, several)
     for together in _groups(saved, limit // 2):
-        _fill(by_probe, blocks, {n: saved.probe(n) for n in together}, saved.path.name, progress)
-    hits = (by_probe == labels[:, None]).mean(0) if comparable else np.full(len(numbers), np.nan)
-    table = saved.table.assign(n_test=blocks.n_rows, accuracy=hits[saved.tensors])
-    # of the rows that the probes were tested on, and not of these
-    table = table.drop(columns="majority", errors="ignore")
+        probes = {n: saved.probe(n) for n in together}
+        _fill(by_probe, blocks, probes, saved.path.name, progress, saved.above)
+    if not comparable:
+        known = {"label_accuracy" if several else "accuracy": np.full(len(numbers), np.nan)}
+    elif several:
+        known = scores_of_labels(by_probe, labels)
+    else:
+        known = {"accuracy": (by_probe == labels[:, None]).mean(0)}
+    # what else was scored is of the rows that the probes were tested on, and not of these
+    table = unscored(saved.table).drop(columns="majority", errors="ignore")
+    known = {name: values[saved.tensors] for name, values in known.items()}
+    table = with_columns(table.assign(n_test=blocks.n_rows), known)
     names = tuple(blocks.classes if classes is None else classes)
     predicted = tuple(saved.classes or (names if comparable else ()))
     return Predictions(table, labels, by_probe, saved.tensors, predicted, names)
@@ -385,6 +410,7 @@ def _fill(
     probes: Mapping[int, Weights],
     file: str,
     progress: Progress,
+    above: float | None,
 ) -> None:
     done = 0
     for features, labels in rows:
@@ -393,7 +419,8 @@ def _fill(
         for number, weights in probes.items():
             with np.errstate(over="ignore", invalid="ignore"):
                 logits = weights.logits(wide)
-            largest = logits.max(1)  # NaN if one is; classes without train rows have -inf
+            # NaN if one is; classes without train rows have -inf, and of several labels none has
+            largest = logits.max(1) if above is None else np.abs(logits).max(1)
             wrong = np.flatnonzero(~np.isfinite(largest))
             if len(wrong):
                 raise DataError(
@@ -401,6 +428,7 @@ def _fill(
                     f"{done + wrong[0]}: the features are far larger than those it was fitted on: "
                     "give rows in the same units, or fit anew"
                 )
-            by_probe[done : done + len(labels), number] = logits.argmax(1)
+            told = logits.argmax(1) if above is None else logits > above
+            by_probe[done : done + len(labels), number] = told
         done += len(labels)
         progress("rows", done, rows.n_rows)

@@ -1,21 +1,97 @@
 """Areas under the curves of each class against the rest, of which all test rows are ranked."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from array_api_compat import array_namespace, device
-from scipy.stats import rankdata
 
 from featstore.probe.arrays import Array, to_host
 from featstore.probe.errors import MemoryBudgetError
 from featstore.probe.memory import all_sum, text
-from featstore.probe.metrics import LogitSink, PassingSink
-from featstore.probe.results.reading import RowScores
+from featstore.probe.metrics import OF_RANKS, LogitSink, PassingSink
+from featstore.probe.results.evidence import RowScores
 from featstore.probe.rows import RowBlocks
 from featstore.probe.solvers.weights import Fitted
 
-# arrays of eight bytes a value that ranking some rows of scores needs beside them
-_WORKING = 12
+# arrays of eight bytes a value that ranking some rows of scores needs beside them, and with parts
+_WORKING, _WITH_PARTS = 12, 24
+
+
+@dataclass(frozen=True)
+class _Order:
+    """m rows of n values in falling order of their scores, in steps of one score each.
+
+    Attributes:
+        flat: int64 (m n,), which of the values stands at each place, row after row.
+        own: bool (m, n), at each place, whether it is of the class.
+        ends: int64 (e,), places at which steps end; of row `ends // n`.
+        true, false: int64 (e,), of the class and others, from the row's start to each end.
+        first: bool (e,), the first ends of their rows.
+        steps: bool (m, n), whether a step ends at a place.
+    """
+
+    flat: Array
+    own: Array
+    ends: Array
+    true: Array
+    false: Array
+    first: Array
+    steps: Array
+
+    @classmethod
+    def of(cls, scores: Array, labels: Array, classes: Array) -> "_Order":
+        xp = array_namespace(scores)
+        (m, n), where = scores.shape, {"device": device(scores)}
+        order = xp.argsort(scores, axis=1, descending=True)
+        of_row = xp.arange(m, **where)[:, None]
+        flat = xp.reshape(order + n * of_row, (-1,))
+        sorted_scores = xp.reshape(xp.take(xp.reshape(scores, (-1,)), flat, axis=0), (m, n))
+        if labels.ndim > 1:
+            wide = xp.reshape(xp.permute_dims(xp.take(labels, classes, axis=1), (1, 0)), (-1,))
+            own = xp.reshape(xp.take(wide, flat, axis=0), (m, n)) > 0
+        else:
+            own = xp.reshape(xp.take(labels, xp.reshape(order, (-1,)), axis=0), (m, n))
+            own = own == classes[:, None]
+        true = xp.cumulative_sum(xp.astype(own, xp.int64), axis=1)
+        false = xp.arange(1, n + 1, **where)[None, :] - true
+        steps = xp.ones((m, n), dtype=xp.bool, **where)
+        steps[:, :-1] = sorted_scores[:, 1:] != sorted_scores[:, :-1]
+        (ends,) = xp.nonzero(xp.reshape(steps, (-1,)))
+        true, false = (xp.take(xp.reshape(each, (-1,)), ends, axis=0) for each in (true, false))
+        rows = ends // n
+        first = xp.ones(ends.shape, dtype=xp.bool, **where)
+        first[1:] = rows[1:] != rows[:-1]
+        return cls(flat, own, ends, true, false, first, steps)
+
+    def before(self, counts: Array) -> Array:
+        """Return what a count (e,) was at the end before, 0 at a row's first."""
+        xp = array_namespace(counts)
+        shifted = xp.zeros_like(counts)
+        shifted[1:] = counts[:-1]
+        return xp.where(self.first, xp.zeros_like(counts), shifted)
+
+    def summed(self, values: Array) -> Array:
+        """Return the sums (m,) of values at the ends of steps, (e,)."""
+        xp = array_namespace(values)
+        # put back into the grid and summed along it: the same bits on every device
+        grid = xp.zeros(self.flat.shape[0], dtype=values.dtype, device=device(values))
+        grid[self.ends] = values
+        return xp.sum(xp.reshape(grid, self.own.shape), axis=1)
+
+    def at_places(self, values: Array) -> Array:
+        """Return (m, n), at each place the value (e,) of the step that it is in."""
+        xp = array_namespace(values)
+        steps = xp.astype(xp.reshape(self.steps, (-1,)), xp.int64)
+        number = xp.cumulative_sum(steps, axis=0) - steps
+        return xp.reshape(xp.take(values, number, axis=0), self.own.shape)
+
+    def in_rows(self, values: Array) -> Array:
+        """Return values at places (m, n) in the order that the rows had."""
+        xp = array_namespace(values)
+        found = xp.zeros(self.flat.shape[0], dtype=values.dtype, device=device(values))
+        found[self.flat] = xp.reshape(values, (-1,))
+        return xp.reshape(found, self.own.shape)
 
 
 def areas(scores: Array, labels: Array, classes: Array) -> tuple[Array, Array]:
@@ -47,51 +123,88 @@ def areas(scores: Array, labels: Array, classes: Array) -> tuple[Array, Array]:
         >>> roc.tolist(), precision.round(4).tolist()
         ([0.75], [0.8333])
     """
-    xp = array_namespace(scores)
-    (m, n), where = scores.shape, {"device": device(scores)}
-    order = xp.argsort(scores, axis=1, descending=True)
-    of_row = xp.arange(m, **where)[:, None]
-    flat = xp.reshape(order + n * of_row, (-1,))
-    sorted_scores = xp.reshape(xp.take(xp.reshape(scores, (-1,)), flat, axis=0), (m, n))
-    if labels.ndim > 1:
-        wide = xp.reshape(xp.permute_dims(xp.take(labels, classes, axis=1), (1, 0)), (-1,))
-        own = xp.reshape(xp.take(wide, flat, axis=0), (m, n)) > 0
-    else:
-        own = xp.reshape(xp.take(labels, xp.reshape(order, (-1,)), axis=0), (m, n))
-        own = own == classes[:, None]
-    true = xp.cumulative_sum(xp.astype(own, xp.int64), axis=1)
-    false = xp.arange(1, n + 1, **where)[None, :] - true
-    all_true, all_false = true[:, -1], false[:, -1]
-    steps = xp.ones((m, n), dtype=xp.bool, **where)
-    steps[:, :-1] = sorted_scores[:, 1:] != sorted_scores[:, :-1]
-    (ends,) = xp.nonzero(xp.reshape(steps, (-1,)))
-    true, false = (xp.take(xp.reshape(each, (-1,)), ends, axis=0) for each in (true, false))
-    rows = ends // n
-    first = xp.ones(ends.shape, dtype=xp.bool, **where)
-    first[1:] = rows[1:] != rows[:-1]
+    return _areas(_Order.of(scores, labels, classes))
 
-    def before(counts: Array) -> Array:
-        shifted = xp.zeros_like(counts)
-        shifted[1:] = counts[:-1]
-        return xp.where(first, xp.zeros_like(counts), shifted)
 
-    def summed(values: Array) -> Array:
-        # put back into the grid and summed along it: the same bits on every device
-        grid = xp.zeros(m * n, dtype=values.dtype, **where)
-        grid[ends] = values
-        return xp.sum(xp.reshape(grid, (m, n)), axis=1)
-
-    true_before = before(true)
-    twice = summed((false - before(false)) * (true + true_before))
+def _areas(order: _Order) -> tuple[Array, Array]:
+    xp, true, false = array_namespace(order.own), order.true, order.false
+    all_true = xp.sum(xp.astype(order.own, xp.int64), axis=1)
+    all_false = order.own.shape[1] - all_true
+    true_before = order.before(true)
+    twice = order.summed((false - order.before(false)) * (true + true_before))
     precision = xp.astype(true, xp.float64) / xp.astype(true + false, xp.float64)
-    precisions = summed(xp.astype(true - true_before, xp.float64) * precision)
-    nan = xp.full(m, float("nan"), dtype=xp.float64, **where)
+    precisions = order.summed(xp.astype(true - true_before, xp.float64) * precision)
     known = (all_true > 0) & (all_false > 0)
+    nan = xp.full(known.shape, float("nan"), dtype=xp.float64, device=device(known))
     pairs = xp.astype(xp.where(known, 2 * all_true * all_false, 1), xp.float64)
     found = xp.astype(xp.where(known, all_true, 1), xp.float64)
     return (
         xp.where(known, xp.astype(twice, xp.float64) / pairs, nan),
         xp.where(known, precisions / found, nan),
+    )
+
+
+def parts_of_areas(
+    scores: Array, labels: Array, classes: Array
+) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
+    """Return what `areas` returns, and the part of each row in both.
+
+    Parts are as `featstore.probe.results.evidence` has them. With V_j the share of the other kind's
+    rows that row j stands on the right side of, ties half, and n_j the rows of its own kind among
+    n, its part in AUROC = A is A + n (V_j - A) / n_j, which is DeLong's. A row of the class adds a
+    precision to AP, and every row changes the precisions at the rows of the class below it: with
+    t_i and f_i the counts at the step of such a row i,
+
+        dAP / dw_j = ([j of the class] (t_j / (t_j + f_j) - AP) + sum_i c_i) / t,
+        c_i = f_i / (t_i + f_i)^2 if j is of the class, and else -t_i / (t_i + f_i)^2.
+
+    Arguments: as of `areas`.
+
+    Returns:
+        the two areas, float64 (m,) each, and parts, float64 (m, n) each, 0 where an area is NaN.
+
+    Reference:
+        DeLong, DeLong and Clarke-Pearson, "Comparing the areas under two or more correlated
+        receiver operating characteristic curves", Biometrics 1988.
+
+    Example:
+        >>> scores = np.array([[0.1, 0.4, 0.35, 0.8]])
+        >>> _, (roc, precision) = parts_of_areas(scores, np.array([0, 0, 1, 1]), np.array([1]))
+        >>> roc.tolist(), precision.round(4).tolist()
+        ([[1.25, 0.25, 0.25, 1.25]], [[0.8333, 0.3889, 0.7222, 1.3889]])
+    """
+    order = _Order.of(scores, labels, classes)
+    roc, average = _areas(order)
+    xp, own, n = array_namespace(order.own), order.own, order.own.shape[1]
+    of_class = xp.astype(own, xp.float64)
+    all_true = xp.sum(of_class, axis=1)[:, None]
+    all_false = n - all_true
+    # a class of no row, or of all, has no part: any divisor does
+    all_true = xp.where(all_true > 0, all_true, xp.ones_like(all_true))
+    all_false = xp.where(all_false > 0, all_false, xp.ones_like(all_false))
+    true, false = (xp.astype(each, xp.float64) for each in (order.true, order.false))
+    above_true, above_false = (order.at_places(each + order.before(each)) for each in (true, false))
+    right = xp.where(own, 1 - above_false / (2 * all_false), above_true / (2 * all_true))
+    area = roc[:, None]
+    in_roc = area + n * (right - area) / xp.where(own, all_true, all_false)
+    counts = true + false
+
+    def below(change: Array) -> Array:
+        """Sum what changes at each row of the class, over those of this score and of lower ones."""
+        flat = order.at_places(change) * of_class
+        so_far = xp.reshape(xp.cumulative_sum(flat, axis=1), (-1,))
+        before = order.at_places(order.before(xp.take(so_far, order.ends, axis=0)))
+        return xp.sum(flat, axis=1)[:, None] - before
+
+    mean = average[:, None]
+    gained = order.at_places(true / counts) - mean + below(false / counts**2)
+    gained = xp.where(own, gained, -below(true / counts**2))
+    in_precision = mean + n * gained / all_true
+    nothing = xp.zeros_like(in_roc)
+    known = xp.isfinite(area)
+    return (roc, average), (
+        order.in_rows(xp.where(known, in_roc, nothing)),
+        order.in_rows(xp.where(known, in_precision, nothing)),
     )
 
 
@@ -179,8 +292,8 @@ def ranked(
         probabilities: whether softmax of the logits is a probability; then rows are ranked by that
             of the class, and else by its logit.
         memory: what may be held, in bytes.
-        rows: takes the part of each row in the mean AUROC of several labels; None where that is not
-            kept.
+        rows: takes the part of each row in the means over classes, of those that it has room for;
+            None where none is kept.
 
     Returns:
         "auroc" and "average_precision", float64 (P, C) each; NaN for classes that no test row has,
@@ -192,16 +305,18 @@ def ranked(
     counts, labels, n = fitted.class_counts, np.ascontiguousarray(labels), len(labels)
     if labels.ndim > 1:
         counts, probabilities = np.ones(labels.shape[1]), False
+    rows = None if rows is None or not set(OF_RANKS) & set(rows.kept) else rows
+    working = _WORKING if rows is None else _WITH_PARTS
     present = np.flatnonzero(counts)
-    pairs, most = len(fitted.axes) * len(present), memory // (8 * n * (1 + _WORKING))
+    pairs, most = len(fitted.axes) * len(present), memory // (8 * n * (1 + working))
     if not most:
         raise MemoryBudgetError(
             f"{text(memory)} of memory is too little to rank {n:,} test rows: allow "
-            f"{text(8 * n * (1 + _WORKING))}, or leave auroc and average_precision out"
+            f"{text(8 * n * (1 + working))}, or leave auroc and average_precision out"
         )
     # what ranks a few at once needs its working memory once
     together = max(1, most // 8)
-    held = max(1, min(pairs, memory // (8 * n) - _WORKING * together))
+    held = max(1, min(pairs, memory // (8 * n) - working * together))
     found = np.full((2, pairs), np.nan)
     for first in range(0, pairs, held):
         last = min(first + held, pairs)
@@ -210,74 +325,53 @@ def ranked(
         )
         fitted.score(test, window)
         all_sum(window.kept)  # no row is in two processes
-        for part, values in _areas(window, labels, present, first, together):
+        for part, values in _ranked(window, labels, present, first, together, rows):
             found[:, first + part.start : first + part.stop] = values
-            if rows is not None:
-                pairs_here = np.arange(first + part.start, first + part.stop)
-                _add_parts(rows.kept, window.kept[part], labels, pairs_here)
-    if rows is not None:
-        rows.known[:] = True
     wide = np.full((2, len(fitted.axes), len(counts)), np.nan)
     wide[:, :, present] = found.reshape(2, len(fitted.axes), len(present))
     return {"auroc": wide[0], "average_precision": wide[1]}
 
 
-def _areas(
-    window: _Window, labels: np.ndarray, present: np.ndarray, first: int, together: int
+def _ranked(
+    window: _Window,
+    labels: np.ndarray,
+    present: np.ndarray,
+    first: int,
+    together: int,
+    rows: RowScores | None,
 ) -> Iterator[tuple[slice, np.ndarray]]:
-    """Yield which pairs of a window, and their two areas (2, m), on the device of the logits."""
-    classes = np.tile(present, -(-(first + len(window.kept)) // len(present)))[first:]
+    """Yield which pairs of a window, and their two areas (2, m), on the device of the logits.
+
+    The parts of rows are added to `rows`, over the classes that have an area.
+    """
+    numbers = first + np.arange(len(window.kept))
+    classes = present[numbers % len(present)]
     like = window.where if window.where is not None else labels
     xp, where = array_namespace(like), {"device": device(like)}
     on_device = xp.asarray(labels, **where)
+    counts = labels.sum(0, dtype=np.int64) if labels.ndim > 1 else np.bincount(labels)
+    known = max(1, np.count_nonzero((counts > 0) & (counts < len(labels))))
     for start in range(0, len(window.kept), together):
         part = slice(start, min(start + together, len(window.kept)))
-        both = areas(
+        of_part = (
             xp.asarray(window.kept[part], **where),
             on_device,
             xp.asarray(classes[part], **where),
         )
+        if rows is None:
+            both = areas(*of_part)
+        else:
+            both, parts = parts_of_areas(*of_part)
+            for name, values in zip(OF_RANKS, parts, strict=True):
+                if name in rows.kept:
+                    _add(rows.kept[name], to_host(values) / known, numbers[part] // len(present))
         yield part, np.stack([to_host(each) for each in both])
 
 
-def parts_of_rows(scores: np.ndarray, own: np.ndarray) -> np.ndarray:
-    """Return the part of each row in an area under the ROC curve, A.
-
-    With V_i the share of the other kind's rows that a row stands on the right side of, ties half,
-    and n_i the rows of its own kind among N, it is A + N (V_i - A) / n_i: values with the mean A
-    whose variance over N is the variance of A over test rows.
-
-    Arguments:
-        scores: float (N,).
-        own: bool (N,), rows of the class or with the label; some, and not all.
-
-    Returns:
-        float64 (N,).
-
-    Reference:
-        DeLong, DeLong and Clarke-Pearson, "Comparing the areas under two or more correlated
-        receiver operating characteristic curves", Biometrics 1988.
-
-    Example:
-        >>> parts_of_rows(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
-        array([1.25, 0.25, 0.25, 1.25])
-    """
-    rank, (n, m) = rankdata(scores), (len(own), int(own.sum()))
-    right = np.empty(n)
-    right[own] = (rank[own] - rankdata(scores[own])) / (n - m)
-    right[~own] = 1 - (rank[~own] - rankdata(scores[~own])) / m
-    area = right[own].mean()
-    return area + n * (right - area) / np.where(own, m, n - m)
-
-
-def _add_parts(kept: np.ndarray, scores: np.ndarray, labels: np.ndarray, pairs: np.ndarray) -> None:
-    """Add the parts of rows in AUROC, over the labels that are known, to (P, n) in place."""
-    counts = labels.sum(0, dtype=np.int64)
-    known = (counts > 0) & (counts < len(labels))
-    for own, pair in zip(scores, pairs.tolist(), strict=True):
-        probe, label = divmod(pair, labels.shape[1])
-        if known[label]:
-            kept[probe] += parts_of_rows(own, labels[:, label] > 0) / known.sum()
+def _add(kept: np.ndarray, parts: np.ndarray, probes: np.ndarray) -> None:
+    """Add parts of classes (m, n) to those of their probes, summed in float64, in place."""
+    for probe in np.unique(probes):
+        kept[probe] += parts[probes == probe].sum(0)
 
 
 def means(by_class: dict[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -2,24 +2,29 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from html import escape
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 import pandas as pd
-from array_api_compat import array_namespace
-from scipy.special import softmax
 
 from featstore.probe import statuses
-from featstore.probe.arrays import Array, own_settings, to_host
-from featstore.probe.errors import MemoryBudgetError, ProbeFailed, UsageError, visible
+from featstore.probe.arrays import own_settings
+from featstore.probe.errors import MemoryBudgetError, ProbeFailed, UsageError
 from featstore.probe.memory import least, parse, share, text
-from featstore.probe.metrics import OF_RANKS, LogitSink, Scores, metrics_of
+from featstore.probe.metrics import METRICS, OF_RANKS, Scores, metrics_of
+from featstore.probe.predicted import (
+    Given,
+    Predicted,
+    Predictions,
+    Probabilities,
+    room_of_classes,
+    scores_of_labels,
+)
 from featstore.probe.ranking import means, ranked
-from featstore.probe.results import called, score_of
-from featstore.probe.results.files import escaped_texts, save_arrays, writable, written_with_digest
-from featstore.probe.results.reading import MOST, RowScores, room, save_with_rows
+from featstore.probe.results import called, is_score, score_of
+from featstore.probe.results.evidence import MOST, RowScores, room
+from featstore.probe.results.reading import save_with_rows
 from featstore.probe.results.sentences import sentence
 from featstore.probe.results.views import sweep_as_html
 from featstore.probe.rows import LabelledRows, Rows, as_blocks, check_test, has_several_labels
@@ -28,174 +33,6 @@ from featstore.probe.solvers.registry import SOLVERS
 from featstore.probe.solvers.weights import Fitted, Weights, n_outputs, n_targets, n_train
 from featstore.probe.statuses import Status
 from featstore.probe.subsets import Axes
-
-SUFFIXES = (".csv", ".parquet", ".npz")
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """The classes that probes predict for rows.
-
-    Attributes:
-        table: one row a probe, with `accuracy` on these rows; NaN where their labels are of other
-            classes.
-        labels: int64 (N,), of the rows.
-        by_probe: unsigned (N, P), the class that each distinct probe predicts for each row; of
-            equal logits the first class.
-        probes: int64 (rows of the table,), which column of `by_probe` each row means.
-        class_names: what the predicted classes are called, C of them; () where they have numbers.
-        label_names: what the classes of `labels` are called; other rows may have others.
-    """
-
-    table: pd.DataFrame
-    labels: np.ndarray
-    by_probe: np.ndarray
-    probes: np.ndarray
-    class_names: tuple[str, ...] = ()
-    label_names: tuple[str, ...] = ()
-
-    def __repr__(self) -> str:
-        known = self.table["accuracy"].dropna()
-        told = f", accuracy {known.min():.3f} to {known.max():.3f}" if len(known) else ""
-        return f"<Predictions of {len(self.labels):,} rows by {len(self.table):,} probes{told}>"
-
-    def _repr_html_(self) -> str:
-        shown = ["mode", "solver", "l2", "seed", "fraction", "k", "n_test", "accuracy"]
-        table = self.table[[name for name in shown if name in self.table]]
-        shown = table.to_html(index=False, border=0, max_rows=20)
-        return visible(f"<p>{escape(repr(self))}</p>{shown}")
-
-    @property
-    def classes(self) -> np.ndarray:
-        """The classes predicted by the probe of each row of the table, (N, rows of the table)."""
-        return self.by_probe[:, self.probes]
-
-    @property
-    def correct(self) -> np.ndarray | None:
-        """Return whether each probe of the table has each row right, bool (rows of the table, N).
-
-        None where the rows are of other classes than the probes.
-        """
-        if self.table["accuracy"].isna().all():
-            return None
-        return np.ascontiguousarray((self.classes == self.labels[:, None]).T)
-
-    def save(self, path: str | Path) -> None:
-        """Write to a .csv, .parquet or .npz file, whole or not at all.
-
-        Tables have a line a row: its label, and a column "probe_<n>" for each row of the results,
-        counted from 0. Both are names of classes where they have names, and the label's number is
-        a column of its own, "label_number". In .npz are labels (N,) and classes (N, probes), in the
-        same order and as numbers, and what is called so in `class_names` and `label_names`. An
-        .npz file holds its own digest; that of a table lies beside it (see
-        `featstore.probe.results.files`).
-
-        Raises:
-            UsageError: the name ends in something else.
-        """
-        path = writable(path, SUFFIXES)
-        if path.suffix.lower() == ".npz":
-            names = {"class_names": self.class_names, "label_names": self.label_names}
-            called = {key: np.array(value, str) for key, value in names.items() if value}
-            save_arrays(path, {"labels": self.labels, "classes": self.classes, **called})
-            return
-        is_text = path.suffix.lower() == ".csv"
-        with written_with_digest(path) as aside:
-            named = bool(self.class_names and self.label_names) and not (
-                _are_numbers(self.class_names) and _are_numbers(self.label_names)
-            )
-            columns = {"row": np.arange(len(self.labels)), "label": self.labels}
-            if named:
-                class_names, label_names = (
-                    escaped_texts(names) if is_text else names
-                    for names in (self.class_names, self.label_names)
-                )
-                columns["label"] = pd.Categorical.from_codes(*_coded(self.labels, label_names))
-                columns["label_number"] = self.labels
-            for row, probe in enumerate(self.probes):
-                predicted = self.by_probe[:, probe]
-                if named:
-                    predicted = pd.Categorical.from_codes(*_coded(predicted, class_names))
-                columns[f"probe_{row}"] = predicted
-            table = pd.DataFrame(columns)
-            if is_text:
-                table.to_csv(aside, index=False)
-            else:
-                table.to_parquet(aside, index=False)
-
-
-def _are_numbers(names: Sequence[str]) -> bool:
-    """Return whether each class is called by its number."""
-    return list(names) == [str(number) for number in range(len(names))]
-
-
-def _coded(numbers: np.ndarray, names: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """Return codes and categories: of two classes with one name both are that category."""
-    categories = list(dict.fromkeys(names))
-    place = {name: code for code, name in enumerate(categories)}
-    return np.array([place[name] for name in names])[numbers], categories
-
-
-def room_of_classes(n_rows: int, n_probes: int, n_classes: int, memory: int) -> np.ndarray:
-    """Return an unsigned array (N, P) for predicted classes.
-
-    Raises:
-        MemoryBudgetError: it takes more than half of `memory`.
-    """
-    dtype = np.min_scalar_type(max(0, n_classes - 1))
-    needed = 2 * n_rows * n_probes * dtype.itemsize
-    if needed > memory:
-        raise MemoryBudgetError(
-            f"{text(memory)} of memory is too little for {n_probes} predictions of {n_rows} rows: "
-            f"allow {text(needed)}, or take fewer probes"
-        )
-    return np.zeros((n_rows, n_probes), dtype)
-
-
-class Predicted(LogitSink):
-    """Stands where scores stand, and keeps the class of the largest logit.
-
-    Attributes:
-        by_probe: (N, P), filled as the rows go by.
-        not_finite: bool (P,), probes with a row whose largest logit is no finite number.
-    """
-
-    def __init__(self, by_probe: np.ndarray):
-        self.by_probe = by_probe
-        self.not_finite = np.zeros(by_probe.shape[1], bool)
-        self._done = np.zeros(by_probe.shape[1], np.int64)
-
-    def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
-        """Take logits (p, rows, C) of these probes on the rows that follow those before."""
-        xp = array_namespace(logits)
-        largest = to_host(xp.argmax(logits, axis=-1))
-        told = xp.all(xp.isfinite(xp.max(logits, axis=-1)), axis=1)
-        self.not_finite[probes] |= ~to_host(told)
-        for probe, classes in zip(probes, largest, strict=True):
-            start = self._done[probe]
-            self.by_probe[start : start + len(classes), probe] = classes
-            self._done[probe] = start + len(classes)
-
-    def finish(self, labels: Array) -> None:
-        """Nothing is left to be done at the end of a set of rows."""
-
-
-class _Probabilities(LogitSink):
-    """Stands where scores stand, and keeps softmax of the logits, float64 (N, P, C)."""
-
-    def __init__(self, n_rows: int, n_probes: int, n_classes: int):
-        self.by_probe = np.zeros((n_rows, n_probes, n_classes))
-        self._done = np.zeros(n_probes, np.int64)
-
-    def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
-        """Take logits (p, rows, C) of these probes on the rows that follow those before."""
-        for probe, own in zip(probes, to_host(logits).astype(np.float64), strict=True):
-            start = self._done[probe]
-            self._done[probe] = start + len(own)
-            self.by_probe[start : start + len(own), probe] = softmax(own, axis=1)
-
-    def finish(self, labels: Array) -> None:
-        """Nothing is left to be done at the end of a set of rows."""
 
 
 @dataclass(frozen=True)
@@ -214,8 +51,9 @@ class ProbeResult:
         by_class: what each probe reached on each class when last scored, float64 (P, C) each, by
             name: "accuracy", and as far as metrics of that kind were asked for "f1", "auroc" and
             "average_precision". Empty before, and where they predict numbers.
-        by_row: the part of each test row in the score of each of P probes; None before it was
+        by_row: what each test row says of the scores of each of P probes; None before it was
             counted, and where it was not kept.
+        several: whether they were fitted on rows of several labels at once.
     """
 
     table: pd.DataFrame
@@ -224,6 +62,7 @@ class ProbeResult:
     solver: str
     by_class: Mapping[str, np.ndarray] = field(default_factory=dict)
     by_row: RowScores | None = None
+    several: bool = False
 
     def __len__(self) -> int:
         return len(self.table)
@@ -241,10 +80,22 @@ class ProbeResult:
     def correct(self) -> np.ndarray | None:
         """Return whether the probe of each row has each test row right, bool (rows, n).
 
-        Of probes that predict numbers it is float32 (rows, n), values of which the mean is R^2 and
-        the variance over n the variance of R^2 over test rows. It is None where it was not kept.
+        Of a table that is summed up by another score than accuracy it is float32 (rows, n), the
+        parts of rows in that one: `evidence` of it. It is None where it was not kept.
         """
-        return None if self.by_row is None else self.by_row.of(self.probes)
+        return self.evidence()
+
+    def evidence(self, score: str | None = None) -> np.ndarray | None:
+        """Return the parts of test rows in a score, (rows, n), of which it is the mean.
+
+        Their variance over n is that of the score over test rows. It is None where it was not kept.
+
+        Arguments:
+            score: a column of the table; by default the one that it is summed up by.
+        """
+        if self.by_row is None:
+            return None
+        return self.by_row.of(self.probes, score or score_of(self.table))
 
     def without_rows(self) -> "ProbeResult":
         """Return the result without what is known of single test rows, which makes room."""
@@ -263,8 +114,9 @@ class ProbeResult:
             test: row blocks, or (features, labels).
             metrics: keys of `featstore.probe.metrics.METRICS`, or top<k>; by default accuracy, or
                 R^2 for targets.
-            row_bytes: what may be taken by which rows each probe has right, a bit each (of numbers
-                4 bytes). Where it needs more it is not kept, with a warning; 0 keeps nothing.
+            row_bytes: what may be taken by what rows say of each probe: of accuracy and top<k> a
+                bit each, of F1 and kappa the predicted class, of R^2, AUROC and average precision 4
+                bytes. Where it needs more it is not kept, with a warning; 0 keeps nothing.
             rank_bytes: what may be taken by scores that are ranked, for `auroc` and
                 `average_precision`; the rows are read again for those that find no room.
 
@@ -273,31 +125,48 @@ class ProbeResult:
             UsageError: there is no metric of some name for such labels.
             MemoryBudgetError: the scores of one class take more than `rank_bytes`.
         """
+        blocks = self._checked(test)
+        names = metrics_of(metrics, n_targets(self.fitted) > 0, has_several_labels(blocks))
+        keep = bool(row_bytes and any(map(is_score, names)))
+        rows = room(blocks, len(self.fitted.axes), row_bytes, names) if keep else None
+        return self.scored(blocks, names, rows, rank_bytes)
+
+    def scored(
+        self, test: Rows, metrics: tuple[str, ...], rows: RowScores | None, rank_bytes: int = MOST
+    ) -> "ProbeResult":
+        """Return what `score` returns, with facts of rows in room that is there.
+
+        Arguments:
+            test: as of `score`.
+            metrics: as of `score`, all named.
+            rows: room for P probes; None where nothing is kept.
+            rank_bytes: as of `score`.
+
+        Raises:
+            DataError, MemoryBudgetError: as `score`.
+        """
         blocks, n_probes = self._checked(test), len(self.fitted.axes)
         several, mine = has_several_labels(blocks), share(blocks)
-        names = metrics_of(metrics, n_targets(self.fitted) > 0, several)
-        keep = row_bytes and kept_by(names, several)
-        rows = room(blocks, n_probes, row_bytes) if keep else None
         start = 0 if mine is blocks else mine.start
         probabilities = SOLVERS[self.solver].probabilities
         counts = None if n_targets(self.fitted) else self.fitted.class_counts
         # logits of a label are those of a probability, or estimates of its 0 or 1
         above = (0.0 if probabilities else 0.5) if several else None
-        right = None if several else rows
         scores = Scores(
-            *(n_probes, n_outputs(self.fitted), names, probabilities, right, start, counts, above)
+            *(n_probes, n_outputs(self.fitted), metrics, probabilities, rows, start, counts, above)
         )
         areas = {}
         with own_settings():
-            if set(names) & set(OF_RANKS):
+            if set(metrics) & set(OF_RANKS):
                 labels, memory = blocks.labels(), least(rank_bytes)
-                of_rows = rows if several else None
                 areas = ranked(
-                    self.fitted, mine, scores, labels, start, probabilities, memory, of_rows
+                    self.fitted, mine, scores, labels, start, probabilities, memory, rows
                 )
             else:
                 self.fitted.score(mine, scores)
             scores.gather()
+        if rows is not None:
+            rows.known[:] = True
         areas = {k: np.where(scores.not_finite[:, None], np.nan, v) for k, v in areas.items()}
         columns: dict[str, object] = {"n_test": np.full(len(self), blocks.n_rows)}
         if blocks.groups is not None:
@@ -306,7 +175,7 @@ class ProbeResult:
             columns |= without_features(counts, blocks.labels())
         elif several:
             columns |= without_labels(blocks.labels())
-        known = scores.columns() | means(areas, names)
+        known = scores.columns() | means(areas, metrics)
         columns |= {name: values[self.probes] for name, values in known.items()}
         status = self._status_after(scores.not_finite)
         unusable = statuses.has(status, statuses.UNUSABLE)
@@ -348,12 +217,12 @@ class ProbeResult:
     def predict(
         self, rows: Rows | np.ndarray, memory: str | int = "4GiB"
     ) -> Predictions | np.ndarray:
-        """Return the class that each probe predicts for each row.
+        """Return the class that each probe predicts for each row, or the labels that it gives it.
 
         Arguments:
             rows: row blocks, or (features, labels): their labels say how often probes are right.
                 Or features alone, (n, D), of which the numbers of classes (n, rows of the table)
-                are returned.
+                are returned, or bool (n, rows of the table, L) of several labels.
             memory: what predictions may take, as "4GiB" or bytes.
 
         Raises:
@@ -362,28 +231,45 @@ class ProbeResult:
             MemoryBudgetError: the predictions take more than `memory`.
         """
         if isinstance(rows, np.ndarray):
-            # a label that no probe looks at
-            rows = rows, np.full(len(rows), int(np.argmax(self.fitted.class_counts > 0)))
-            return self.predict(rows, memory).classes
-        blocks = self._checked(rows)
-        if n_targets(self.fitted):
+            # labels that no probe looks at
+            labels = np.zeros((len(rows), n_outputs(self.fitted)), np.uint8)
+            if len(self.fitted.class_counts):
+                labels = np.full(len(rows), int(np.argmax(self.fitted.class_counts > 0)))
+            return self.predict((rows, labels), memory).classes
+        if n_targets(self.fitted) and self.above is None:
             raise UsageError(
-                "these probes predict numbers or labels, and predictions are kept of classes: take "
-                "`weights(row).logits(features)`"
+                "these probes predict numbers, and predictions are kept of classes and labels: "
+                "take `weights(row).logits(features)`"
             )
-        n_probes, n_classes = len(self.fitted.axes), len(self.fitted.class_counts)
-        predicted = Predicted(room_of_classes(blocks.n_rows, n_probes, n_classes, parse(memory)))
+        blocks, n_probes = self._checked(rows), len(self.fitted.axes)
+        names, labels = tuple(blocks.classes), blocks.labels()
+        n_classes = n_outputs(self.fitted)
+        several = self.above is not None
+        room = room_of_classes(blocks.n_rows, n_probes, n_classes, parse(memory), several)
+        predicted = Given(room, self.above) if several else Predicted(room)
         with own_settings():
             self.fitted.score(blocks, predicted)
-        hits = (predicted.by_probe == blocks.labels()[:, None]).mean(0)
-        hits[predicted.not_finite] = np.nan
-        columns = {"n_test": blocks.n_rows}
-        columns |= without_features(self.fitted.class_counts, blocks.labels())
-        columns |= {"accuracy": hits[self.probes]}
-        columns |= {"status": self._status_after(predicted.not_finite)}
-        table = self.table.assign(**columns)
-        names = tuple(blocks.classes)
-        return Predictions(table, blocks.labels(), predicted.by_probe, self.probes, names, names)
+        columns: dict[str, object] = {"n_test": blocks.n_rows}
+        if several:
+            known = scores_of_labels(room, labels)
+            columns |= without_labels(labels)
+        else:
+            known = {"accuracy": (room == labels[:, None]).mean(0)}
+            columns |= without_features(self.fitted.class_counts, labels)
+        for name, values in known.items():
+            columns[name] = np.where(predicted.not_finite, np.nan, values)[self.probes]
+        status = self._status_after(predicted.not_finite)
+        table = with_columns(unscored(self.table).assign(status=status), columns)
+        return Predictions(table, labels, room, self.probes, names, names)
+
+    @property
+    def above(self) -> float | None:
+        """The score above which one of several labels is given; None of classes and numbers."""
+        entry = SOLVERS[self.solver]
+        # a table of results says by its chance level that they are no numbers
+        if not n_targets(self.fitted) or not (self.several or "chance" in self.table):
+            return None
+        return 0.0 if entry.probabilities else 0.5
 
     def predict_proba(self, features: np.ndarray, memory: str | int = "4GiB") -> np.ndarray:
         """Return softmax of every probe's logits, float64 (n, rows of the table, C).
@@ -415,7 +301,7 @@ class ProbeResult:
                 f"{len(features):,} rows by {len(self)} probes: allow {text(needed)}, or take fewer"
             )
         labels = np.full(len(features), int(np.argmax(self.fitted.class_counts > 0)))
-        kept = _Probabilities(len(features), len(self.fitted.axes), n_classes)
+        kept = Probabilities(len(features), len(self.fitted.axes), n_classes)
         with own_settings():
             self.fitted.score(self._checked((features, labels)), kept)
         return kept.by_probe[:, self.probes]
@@ -497,9 +383,10 @@ def without_features(class_counts: np.ndarray, labels: np.ndarray) -> dict[str, 
     }
 
 
-def kept_by(metrics: Sequence[str], several: bool) -> bool:
-    """Return whether parts of rows are kept: of accuracy, R^2, or several labels' AUROC."""
-    return "auroc" in metrics if several else bool({"accuracy", "r2"} & set(metrics))
+def unscored(table: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of results without the scores, which were of other rows."""
+    scores = [name for name in table if is_score(str(name)) or name in METRICS]
+    return table.drop(columns=scores)
 
 
 def without_labels(labels: np.ndarray) -> dict[str, float]:

@@ -13,7 +13,7 @@ from featstore.probe.memory import Progress, Settings, rank, text
 from featstore.probe.metrics import Losses
 from featstore.probe.modes import OF_LABELS, ranked
 from featstore.probe.moments import Remembered, cached_moments
-from featstore.probe.rows import RowBlocks, has_targets
+from featstore.probe.rows import RowBlocks, has_several_labels, has_targets
 from featstore.probe.solvers import AUTO, L2, check_penalties
 from featstore.probe.solvers.dual import wide_plan
 from featstore.probe.solvers.logistic import Metrics
@@ -95,17 +95,23 @@ class Penalties:
         unit = 10 ** (round(2 * math.log10(variance)) / 2)
         return replace(self, values=tuple(float(f"{value * unit:.3g}") for value in LADDER))
 
-    def of(self, n_views: int, grouped: bool = False) -> "Penalties":
+    def of(self, n_views: int, grouped: bool = False, closed: bool = True) -> "Penalties":
         """Return these penalties for rows of so many views, or of groups.
 
         The other views of a row that is left out, and the other rows of its group, tell its label,
-        so that a solver's own way to choose becomes one that holds out all of them.
+        so that a solver's own way to choose becomes one that holds out all of them. So it does
+        where leave-one-out has no closed form for such labels.
 
         Raises:
             UsageError: leave-one-out was asked for.
         """
-        if self.choice != LOO or (n_views == 1 and not grouped):
+        if self.choice != LOO or (n_views == 1 and not grouped and closed):
             return self
+        if self.asked and not closed:
+            raise UsageError(
+                "leave-one-out of several labels at once has a closed form for ridge and knn: "
+                "select by validation, or take one of those"
+            )
         if self.asked and n_views == 1:
             raise UsageError(
                 "leave-one-out would leave out one row of a group and keep the others, which tell "
@@ -227,7 +233,8 @@ def fit_chosen(
             whose other views would stay.
         DataError: no row can be held out.
     """
-    penalties = penalties.of(train.n_views, train.groups is not None)
+    closed = not (entry.probabilities and has_several_labels(train))
+    penalties = penalties.of(train.n_views, train.groups is not None, closed)
     by = np.array([penalties.choice_of(chain.ranking) for chain in chains])
     lengths = np.array([len(chain) for chain in chains])
     position, accuracy = np.zeros(lengths.sum(), np.int64), np.full(lengths.sum(), np.nan)
@@ -591,7 +598,7 @@ def _losses_of(fitted: Fitted, entry: Solver, train: RowBlocks) -> Losses:
     outputs, variance = n_outputs(fitted), np.ones(n_outputs(fitted))
     if not has_targets(train):
         return Losses(len(fitted.axes), outputs, entry.loss, variance)
-    if entry.loss == "log":
+    if entry.probabilities:
         return Losses(len(fitted.axes), outputs, "labels", variance)
     variance = train.labels().reshape(train.n_rows, -1).var(0)
     return Losses(len(fitted.axes), outputs, "numbers", np.where(variance > 0, variance, 1))
@@ -599,7 +606,7 @@ def _losses_of(fitted: Fitted, entry: Solver, train: RowBlocks) -> Losses:
 
 def _without_features(entry: Solver, train: RowBlocks) -> float:
     """Return the loss of the mean of y."""
-    if has_targets(train) and entry.loss == "log":
+    if has_targets(train) and entry.probabilities:
         share = train.labels().mean(0)
         return float(-(share * np.log(share) + (1 - share) * np.log(1 - share)).mean())
     if has_targets(train):

@@ -42,8 +42,9 @@ from featstore.probe.plans import (
     sweep_plan,
     trials_of,
 )
-from featstore.probe.result import ProbeResult, kept_by, probe_table
-from featstore.probe.results.reading import SHARE, RowScores, room
+from featstore.probe.result import ProbeResult, probe_table
+from featstore.probe.results import is_score
+from featstore.probe.results.evidence import SHARE, RowScores, room
 from featstore.probe.rows import (
     Grouped,
     RowBlocks,
@@ -147,7 +148,7 @@ def fitted(blocks: RowBlocks, chains: Sequence[Chain], how: Chosen, setup: Setup
     """
     where = setup.where
     of_rows = views_of(blocks), validation_of(blocks), groups_of(blocks) is not None
-    penalties, text = described(how, setup.standardize, *of_rows)
+    penalties, text = described(how, setup.standardize, *of_rows, has_several_labels(blocks))
 
     def within(memory: int) -> Fitted:
         # plans are made from it, and all processes must make the same
@@ -161,7 +162,8 @@ def fitted(blocks: RowBlocks, chains: Sequence[Chain], how: Chosen, setup: Setup
         granted = grant(setup.memory, where)
         found = granted.spend(within)
     table = probe_table(found, how.name, penalties, {"store": setup.store, "tap": setup.tap}, text)
-    return ProbeResult(table, found, np.arange(len(found.axes)), how.name)
+    several = has_several_labels(blocks)
+    return ProbeResult(table, found, np.arange(len(found.axes)), how.name, several=several)
 
 
 def _fitted(
@@ -196,7 +198,8 @@ def _with_validation(entry: Solver, train: RowBlocks, validation: Rows | None) -
             "`validation` out, or add these rows to train"
         )
     rows = WithValidation(train, as_blocks(validation))
-    check_labels(rows.validation.labels(), train.n_classes, "validation")
+    if not has_targets(train):
+        check_labels(rows.validation.labels(), train.n_classes, "validation")
     return rows
 
 
@@ -452,8 +455,8 @@ def _swept(
         plan = sweep_plan(rows, test, wanted, how, moments, setup)
     scored_as = (*metrics, "cka") if wanted.cka else metrics
     known = None
-    if kept_by(metrics, has_several_labels(train)):
-        known = room(test, len(plan.axes), granted.on_host // SHARE)
+    if any(map(is_score, metrics)):
+        known = room(test, len(plan.axes), granted.on_host // SHARE, metrics)
     if kept:
         file = ResultsFile(kept[0], plan.identity, plan.layout, scored_as)
         if kept[1] and file.path.exists():
@@ -461,13 +464,13 @@ def _swept(
             known = file.read_rows(known)
 
     tested = remembered(test)
-    row_bytes = granted.on_host if known else 0  # room for all has been found
 
     def solve(group: Sequence[Chain]) -> ProbeResult:
         def scored(memory: int) -> ProbeResult:
             probes = fitted(rows, group, how, setup)
             ranking = min(memory, granted.on_host) // SHARE
-            found = probes.score(test, metrics, row_bytes, ranking)
+            room_of_group = None if known is None else known.like(len(probes.fitted.axes))
+            found = probes.scored(test, metrics, room_of_group, ranking)
             if not wanted.cka:
                 return found
             release(found.fitted)  # factors make room for other matrices

@@ -417,7 +417,9 @@ def redundancy(results, delta, rule, predictions, curve, out, plot, level, score
             f"predictions belong to one results file, and {len(results)} are given: name one"
         )
     probes = read_results(*results, score=score)
-    correct = judged(probes, predictions).correct if predictions else read_correct(*results)
+    correct = (
+        judged(probes, predictions).correct if predictions else read_correct(*results, score=score)
+    )
     asked = list(dict.fromkeys(DELTAS if curve else delta))
     deltas = asked + [one for one in DELTAS if plot and one not in asked]
     with Progress() as progress:

@@ -55,13 +55,15 @@ from featstore.cli.screen import Progress, first_notice, notice, tested_on
     "--out",
     type=OutFile(".csv", ".parquet", ".npz"),
     metavar="FILE",
-    help="Save the class that each probe predicts for each row: .csv, .parquet or .npz.",
+    help="Save the class, or the labels, that each probe predicts for each row: .csv, .parquet or "
+    ".npz.",
 )
 def predict(store, weights, split, memory, out) -> None:
     """Apply saved probes to the rows of a store.
 
     The store must hold the features that the probes were fitted on: the same backbone, weights,
-    transform and tap. Accuracy is shown where the classes are the same too.
+    transform and tap. Accuracy is shown where the classes are the same too; of several labels at
+    once, F1 and the share of labels that are right.
 
     \b
     Example:
@@ -81,15 +83,15 @@ def predict(store, weights, split, memory, out) -> None:
             saved,
             opened.tap(split, tap),
             source=opened.spec.of_tap(tap),
-            classes=opened.spec.classes,
+            classes=opened.spec.classes or opened.spec.targets,
             memory=memory,
             progress=progress,
         )
     if out:
         predicted.save(out)
     screen.show(*screen.of_sweep(predicted.table, predicted.correct))
-    if predicted.table["accuracy"].isna().all():
-        notice("no accuracy: the classes of this store are not those of the probes")
+    if predicted.correct is None:
+        notice("no scores: the classes of this store are not those of the probes")
     if out:
         notice(f"wrote {out}")
 
@@ -255,7 +257,7 @@ def probe(
             raise click.UsageError(
                 f"solver {solver.solver} has no weights to save: leave out --save-weights"
             )
-        _refuse_classes(chosen, options["label"], save_predictions, per_class)
+        _refuse_classes(chosen, save_predictions, per_class)
         taps = _taps(chosen, tap)
         if len(taps) > 1:
             given = {
@@ -290,15 +292,11 @@ def probe(
             )
 
 
-def _refuse_classes(store, label, save_predictions, per_class) -> None:
-    """Refuse to keep what is of classes alone where labels are numbers, or several at once."""
-    spec = store.spec
-    several = spec.binary and not label
-    if not (save_predictions or (per_class and not several)):
-        return
-    if several or (spec.targets and not spec.binary):
+def _refuse_classes(store, save_predictions, per_class) -> None:
+    """Refuse to keep what is of classes and labels alone where labels are numbers."""
+    if (save_predictions or per_class) and store.spec.targets and not store.spec.binary:
         raise click.UsageError(
-            f"the labels of {store.path} are {'several at once' if several else 'numbers'}, and "
+            f"the labels of {store.path} are numbers, and "
             f"{'--save-predictions' if save_predictions else '--save-per-class'} is for classes "
             "alone: leave it out; --save-weights keeps the probes"
         )
@@ -427,14 +425,16 @@ def run_layers(
         from featstore.report import provenance
 
         provenance.write(out, [store], sys.argv)
-    shown = scored_by(joined.to_pandas(), score) if score else joined
-    table = accuracy_by_layer(shown)
+    shown, correct = joined.to_pandas(), joined.evidence(score)
+    if score:
+        shown = scored_by(shown, score)
+    table = accuracy_by_layer(shown, correct)
     if by_layer:
         save_table(table, by_layer)
     if plot:
         from featstore.probe.figures import accuracy_against_layer
 
-        accuracy_against_layer(shown, plot)
+        accuracy_against_layer(shown, plot, correct=correct)
     screen.show(*filter(None, [heading]), *screen.of_layers(joined.to_pandas(), table))
     for each in warnings(joined.to_pandas()):
         click.echo(f"Warning: {each}", err=True)
@@ -570,7 +570,7 @@ def run_probe(
         from featstore.report import provenance
 
         provenance.write(out, [store], sys.argv)
-    table, correct = result.to_pandas(), result.correct
+    table, correct = result.to_pandas(), result.evidence(score)
     if score:
         table = scored_by(table, score)
     if plot:

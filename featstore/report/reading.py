@@ -148,8 +148,7 @@ def read(
     sources = [_source(path, table) for path, table in zip(files, tables, strict=True)]
     classes = [_per_class(Path(path)) for path in [*beside, *per_class]]
     per_class = pd.concat(classes, ignore_index=True) if classes else None
-    of_rows = scores[files[0]] in ("accuracy", "r2")  # of other scores no row has a part
-    rows = _known_rows(files, tables, predictions) if of_rows else (None, None)
+    rows = _known_rows(files, tables, predictions)
     about = _of_features([path for path in map(Path, results) if path.is_dir()])
     return Material(_joined(files, tables), per_class, tuple(sources), *rows, about)
 
@@ -260,8 +259,9 @@ def _known_rows(
 
 def _beside(path: Path, table: pd.DataFrame) -> tuple[list[np.ndarray | None], np.ndarray] | None:
     """Return what lies beside a file of results says of its probes; None if nothing does."""
-    found = load_rows(path, table, _score(table, path))
-    return None if found is None else (unpacked(*found), found[0].labels)
+    score = _score(table, path)
+    found = load_rows(path, table, score)
+    return None if found is None else (unpacked(*found, score), found[0].labels)
 
 
 def _of_judged(found: Judged) -> tuple[list[np.ndarray], np.ndarray]:
@@ -603,7 +603,9 @@ def _judged(
     if None in found or len(rows) != len(classes) * len(first):
         return None, None
     correct, (labels, *others) = [own for own, _ in found], [labels for _, labels in found]
-    whole = labels.dtype.kind in "iu" and labels.max() < len(classes)
+    # of groups there is a value each, and not one of each row
+    whole = labels.dtype.kind in "iu" and all(own.shape == labels.shape for own in correct)
+    whole = whole and labels.max() < len(classes)
     if not whole or not all(np.array_equal(labels, other) for other in others):
         return None, None
     counts = np.bincount(labels, minlength=len(classes))

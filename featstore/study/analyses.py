@@ -25,9 +25,9 @@ def differences(sweeps: Sequence[SweepResults], level: float) -> pd.DataFrame:
     """Return differences between probes on the same features, and between modes and random.
 
     `what` is "solver" (`probe` minus `other`, of one mode) or "mode" (`mode` minus `other`, of one
-    probe), in accuracy or R^2. Test rows are paired, and seeds where both have the same. `error` is
-    the standard error, `low` and `high` are of coverage `level`, and `over` says of what: test rows
-    are known where the study keeps predictions.
+    probe), in the score that they are summed up by. Test rows are paired, and seeds where both have
+    the same. `error` is the standard error, `low` and `high` are of coverage `level`, and `over`
+    says of what.
     """
     rows: list[dict] = []
     held = [_Curves.of(each) for each in sweeps]
@@ -67,8 +67,8 @@ class _Curves:
     @classmethod
     def of(cls, each: SweepResults) -> "_Curves":
         table, rows = each.grid()
-        known = each.correct()
-        found = curves(table, None if known is None else known[1][rows])
+        known = each.evidence()
+        found = curves(table, None if known is None else known[rows])
         return cls(table["store"].iloc[0], each.probe, found)
 
     def compared(
@@ -92,21 +92,20 @@ class _Curves:
 
 
 def accuracy(held: SweepResults, asked: Analyses) -> pd.DataFrame:
-    """Return mean, spread and interval of accuracy and ratio, a row per curve and fraction."""
+    """Return mean, spread and interval of score and ratio, a row per curve and fraction."""
     table, rows = held.grid()
-    known = held.correct()
-    correct = None if known is None else known[1][rows]
+    known = held.evidence()
+    correct = None if known is None else known[rows]
     return curve_table(table, correct, asked.level)
 
 
 def redundancy(held: SweepResults, asked: Analyses) -> pd.DataFrame:
     """Return the DR of each curve by each rule, at the study's deltas and along `DELTAS`."""
-    known = held.correct()
     return diffused_redundancy(
         held.results(),
         sorted({*asked.deltas, *DELTAS}),
         several(asked.rules),
-        None if known is None else known[1],
+        held.evidence(),
         asked.level,
     )
 
@@ -135,9 +134,9 @@ def affected(held: SweepResults, asked: Analyses) -> pd.DataFrame:
     """Return each class's loss beyond the mean class, with a p-value per fraction."""
     if not held.sweep.per_class:
         return pd.DataFrame()
-    known, found = held.correct(), []
+    (labels, correct), found = held.correct(), []
     table, rows = held.grid()
-    labels, correct = known[0], known[1][rows]
+    correct = correct[rows]
     names = held.sweep.source.store.spec.classes
     for mode, curve in as_curves(table).groupby("mode", sort=False):
         full = curve[curve["fraction"] == 1].sort_values("seed")
@@ -268,7 +267,9 @@ def _reading(each: SweepResults, name: str, asked: Analyses, made: Records) -> p
 
 def _read_by(asked: Analyses) -> dict[str, Any]:
     """Return the options that decide about readings; those of features alone do not."""
-    return asked.model_dump(exclude=set(SWITCHED))
+    # tables of before there was a choice of scores stay made
+    default = {"score"} if asked.score is None else set()
+    return asked.model_dump(exclude=set(SWITCHED) | default)
 
 
 def _among(values: pd.Series, known: Sequence[float]) -> np.ndarray:

@@ -137,7 +137,9 @@ def compare(
     if layers and fractions is None:
         raise BadStudy("fractions are needed to probe stores: give them, as 0.01,0.1,0.5")
     asked = _asked(also, fractions, seeds, level, layers, progress)
-    parts = [(read_results(*files, score=score), read_correct(*files))] if files else []
+    parts = []
+    if files:
+        parts.append((read_results(*files, score=score), read_correct(*files, score=score)))
     sweep = partial(
         probe.sweep,
         fractions=fractions,
@@ -153,7 +155,7 @@ def compare(
     expected = [] if progress is silent else _forecasts(layers, sweep, test_split)
     for number, layer in enumerate(layers):
         progress("layers", number, len(layers), seconds=expected)
-        swept, rows = _swept(layer, sweep, out_dir, progress, test_split)
+        swept, rows = _swept(layer, sweep, out_dir, progress, test_split, score)
         parts.append((swept if score is None else scored_by(swept, score), rows))
     if layers:
         progress("layers", len(layers), len(layers), seconds=expected)
@@ -247,8 +249,9 @@ def _swept(
     out_dir: str | Path | None,
     progress: Progress,
     test_split: str | None = None,
+    score: str | None = None,
 ) -> tuple[pd.DataFrame, list[np.ndarray] | None]:
-    """Return the probes of one layer, and which test rows each has right.
+    """Return the probes of one layer, and what test rows say of each.
 
     Those that its file in `out_dir` has are not solved again.
     """
@@ -273,10 +276,12 @@ def _swept(
         progress=progress if progress is silent else partial(progress, layer=layer.name),
         validation=own,
         mode=modes,
+        # of several labels every score is counted by itself
+        **({"metrics": None} if store.spec.binary else {}),
     )
     if out is not None:
         provenance.write(out, [store])
-    correct = result.correct
+    correct = result.evidence(score)
     return result.to_pandas(), None if correct is None else list(correct)
 
 

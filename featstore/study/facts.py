@@ -14,7 +14,7 @@ import pandas as pd
 
 from featstore.errors import BadStudy
 from featstore.probe.errors import nearest
-from featstore.probe.results import penalty, percent
+from featstore.probe.results import is_score, penalty, percent, score_of
 from featstore.probe.results.features import ANALYSES, OF_PAIRS
 from featstore.probe.results.files import unescaped
 from featstore.probe.results.views import NOTHING, Column, View, as_markdown
@@ -160,14 +160,29 @@ def _same(column: pd.Series, value: str | float) -> np.ndarray:
     return (column == str(value)).to_numpy()
 
 
-def _of_curve(name: str, scale: float = 100, unit: str = " %", digits: int = 1):
+def _of_curve(name: str) -> Callable[..., Number]:
     def fact(facts: Facts, feature: str, mode: str, probe: str, fraction: float) -> Number:
         row = facts.row("accuracy", store=feature, mode=mode, probe=probe, fraction=fraction)
-        score = "r2" if name == "accuracy" and "r2" in row and pd.isna(row.get(name)) else name
+        score = name if name == "ratio" else score_in(row.to_frame().T)
         values = [row[f"{score}{end}"] for end in ("", "_std", "_low", "_high")]
-        return Number(*values, scale, unit, digits) if score != "r2" else Number(*values, digits=3)
+        return Number(*values, 100, " %", 1) if in_per_cent(score) else Number(*values, digits=3)
 
     return fact
+
+
+def score_in(table: pd.DataFrame) -> str:
+    """Return the score that rows of the table `accuracy` have: that, R^2, or the study's own.
+
+    >>> score_in(pd.DataFrame({"accuracy": [np.nan], "r2": [0.5], "ratio": [0.9]}))
+    'r2'
+    """
+    known = table.dropna(axis=1, how="all")
+    return score_of(known if any(map(is_score, known)) else table)
+
+
+def in_per_cent(score: str) -> bool:
+    """Return whether a score, or the ratio, is written in per cent: what can be below 0 is not."""
+    return score not in ("r2", "kappa")
 
 
 def _k(facts: Facts, feature: str, fraction: float) -> str:
@@ -281,7 +296,8 @@ def _span(facts: Facts, name: str, pattern: str, mode: str, probe: str, fraction
     chosen = table[[fnmatchcase(store, pattern) for store in table["store"]]]
     if chosen.empty:
         raise BadStudy(f"no feature matches {pattern}; {nearest(pattern, facts.sources)}")
-    return f"{100 * chosen[name].min():.1f} to {100 * chosen[name].max():.1f} %"
+    values = chosen[score_in(chosen) if name == "accuracy" else name]
+    return f"{100 * values.min():.1f} to {100 * values.max():.1f} %"
 
 
 def _retrieval(
@@ -403,8 +419,7 @@ def _across(
 def _against_fraction(name: str) -> Callable[..., str]:
     def sheet(facts: Facts, probe: str, pattern: str = "*") -> str:
         table = _chosen(facts, "accuracy", probe, pattern)
-        numbers = "r2" in table and table["r2"].notna().any()
-        score = "r2" if name == "accuracy" and numbers else name
+        score = score_in(table) if name == "accuracy" else name
         std = table[f"{score}_std"].where(table["fraction"] != 1)
         curves = _curves(table.assign(**{f"{score}_std": std}), ["store", "mode", "l2"], "fraction")
         solver = str(table["solver"].iloc[0]) if len(table) else ""
@@ -416,9 +431,8 @@ def _against_fraction(name: str) -> Callable[..., str]:
             ): curve
             for (store, mode, l2), curve in curves.items()
         }
-        return _across(
-            ["features", "mode"], curves, "score" if score == "r2" else "per cent", score
-        )
+        kind = "per cent" if in_per_cent(score) else "score"
+        return _across(["features", "mode"], curves, kind, score)
 
     return sheet
 

@@ -20,6 +20,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from featstore.errors import BadStudy, StudyError
 from featstore.probe import figures
 from featstore.probe.errors import nearest, visible
+from featstore.probe.results import score_name
 from featstore.probe.results.features import ANALYSES
 from featstore.probe.results.files import written_whole
 from featstore.probe.results.reading import read_per_class
@@ -71,7 +72,7 @@ def accuracies(facts: Facts, published: Mapping[str, Any]) -> pd.DataFrame:
     for model, data, fraction, theirs in of_accuracies(published):
         name = f"{published['models'][model]}-{data}"
         their_std = published["seed_std_percent"].get(model, {}).get(data, {})
-        for _, row in _at(table, name, fraction).iterrows():
+        for _, row in (_at(table, name, fraction) if "accuracy" in table else table[:0]).iterrows():
             # the whole layer is the same for every seed unless each starts elsewhere
             drawn = fraction < 1 or row["accuracy_std"] > 0
             std = 100 * row["accuracy_std"] if drawn else float("nan")
@@ -370,8 +371,8 @@ def _with_rows(draw: Callable, level: float) -> Callable:
 
 def _results(each: SweepResults) -> tuple[pd.DataFrame, list[np.ndarray | None]]:
     """Return the probes of a sweep, and which test rows each has right."""
-    table, known = each.results(), each.correct()
-    return table, [None] * len(table) if known is None else list(known[1])
+    table, known = each.results(), each.evidence()
+    return table, [None] * len(table) if known is None else list(known)
 
 
 def _random_results(held: Sequence[SweepResults]) -> Callable[[], tuple[pd.DataFrame, list]]:
@@ -582,7 +583,8 @@ def default(page: Page) -> str:
     probes = list(dict.fromkeys(each.probe for each in page.context.sweeps))
     parts = ["# {{ title }}"]
     for probe in probes:
-        parts += [f"## {probe}: accuracy, %", _call("table", "accuracy", probe)]
+        parts += [f"## {probe}: {_named_score(page.facts, probe)}"]
+        parts += [_call("table", "accuracy", probe)]
         parts += _drawn(page, f"accuracy.{probe}", f".{probe}", "accuracy.")
         parts += _drawn(page, f"layers.{probe}", f".{probe}", "layers.")
         parts += ["Of the full layer's, %:", _call("table", "ratio", probe)]
@@ -614,6 +616,13 @@ def default(page: Page) -> str:
     if page.missing:
         parts += ["## What is missing", _call("table", "missing")]
     return "\n\n".join([*parts, "## How it was made", _call("table", "made")]) + "\n"
+
+
+def _named_score(facts: Facts, probe: str) -> str:
+    """Name the score of a probe's table, with its unit."""
+    table = facts.table("accuracy")
+    score = sheets.score_in(table[table["probe"] == probe] if len(table) else table)
+    return score_name(score) + (", %" if sheets.in_per_cent(score) else "")
 
 
 def _drawn(page: Page, first: str | None, end: str, start: str) -> list[str]:

@@ -22,6 +22,7 @@ from pydantic import (
 from featstore.errors import BadStudy
 from featstore.factories import is_named
 from featstore.probe.errors import FileError, nearest
+from featstore.probe.results import SCORES, is_score
 from featstore.probe.results.files import opened
 from featstore.probe.solvers import VALUES, declared
 
@@ -233,6 +234,8 @@ SWITCHED = {
 class Analyses(_Strict):
     """Options of the analyses of probes.
 
+    `score` is what tables, figures and verdicts are of, a metric that the probes then have; by
+    default accuracy, R^2, or AUROC of several labels.
     `deltas` and `rules` are of diffused redundancy; intervals have the coverage `level`;
     `classes_at` are the fractions at which classes are compared, with `resamples` draws behind the
     test; `cka` and `spectrum` look at the features themselves: CKA of random subsets at
@@ -242,6 +245,7 @@ class Analyses(_Strict):
     of their options, where they are wanted.
     """
 
+    score: str | None = None
     deltas: list[Share] = [0.8, 0.9, 0.95, 0.99]
     rules: Several = ("interpolated",)
     classes_at: list[Share] = [0.1]
@@ -440,6 +444,10 @@ def _check(study: Study, name: str) -> None:
                 f"{name}: {given!r} names code, which a study does not run: give it to `featstore"
                 " extract`, and the store that it makes under [stores]"
             )
+    score = study.analyses.score
+    if score is not None and not is_score(score):
+        known = (*SCORES, "top5")
+        raise BadStudy(f"{name}: no score is called {score}; {nearest(score, known)}")
     for figure in several(study.figures):
         if figure not in FIGURES:
             raise BadStudy(f"{name}: no figure is called {figure}; {nearest(figure, FIGURES)}")

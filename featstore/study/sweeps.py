@@ -56,6 +56,7 @@ class Sweep:
         arguments: of `probe.sweep`.
         modes: names.
         per_class: whether predictions are kept.
+        score: what its tables are of; None for accuracy, R^2, or AUROC of several labels.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Sweep:
     arguments: dict[str, Any]
     modes: list[str]
     per_class: bool
+    score: str | None = None
 
     @property
     def part(self) -> str:
@@ -184,10 +186,15 @@ def sweeps_of(study: Study, feature: str, found: Sequence[Source]) -> list[Sweep
         for name, each in study.probes.items():
             patterns = several(each.features)
             if any(fnmatchcase(one, p) for p in patterns for one in (feature, source.name)):
-                dim = source.store.spec.tap(source.tap).dim
-                arguments, modes = arguments_of(study, name, dim)
+                spec, score = source.store.spec, study.analyses.score
+                arguments, modes = arguments_of(study, name, spec.tap(source.tap).dim)
+                # of several labels every score is counted by itself
+                if score is not None and not (spec.binary and "metrics" not in arguments):
+                    main = ["r2" if spec.targets else "accuracy"]
+                    wanted = arguments.get("metrics", main)
+                    arguments["metrics"] = list(dict.fromkeys([*wanted, score]))
                 sweeps.append(
-                    Sweep(f"{source.name}.{name}", source, arguments, modes, each.per_class)
+                    Sweep(f"{source.name}.{name}", source, arguments, modes, each.per_class, score)
                 )
     return sweeps
 
@@ -361,7 +368,7 @@ class SweepResults:
 
     def results(self) -> pd.DataFrame:
         """Return one row a probe."""
-        return read_results(self.files[0])
+        return read_results(self.files[0], score=self.sweep.score)
 
     def grid(self) -> tuple[pd.DataFrame, np.ndarray]:
         """Return the probes at the fractions that were asked for, and which rows those are.
@@ -377,15 +384,19 @@ class SweepResults:
         table = table.iloc[rows].reset_index(drop=True)
         return table.assign(fraction=table["k"].map(asked)), rows
 
-    def correct(self) -> tuple[np.ndarray, np.ndarray] | None:
-        """Return labels (n,) and which rows each probe has right, (R, n); None if not known.
-
-        It comes of the predictions, or else of what lies beside the results.
-        """
-        if not self.sweep.per_class:
-            table = read_table(self.files[0])
-            found = load_rows(self.files[0], table, score_of(table))
-            rows = None if found is None else found[0].of(found[1])
-            return None if rows is None else (found[0].labels, rows)
+    def correct(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return labels (n,) and which rows each probe has right, (R, n), of the predictions."""
         labels, classes = read_predictions(self.files[1])
         return labels, np.ascontiguousarray((classes == labels[:, None]).T)
+
+    def evidence(self) -> np.ndarray | None:
+        """Return the parts of test rows in the score, (R, n); None if not known.
+
+        Of accuracy they come of the predictions, or else of what lies beside the results.
+        """
+        table = read_table(self.files[0])
+        score = self.sweep.score or score_of(table)
+        if self.sweep.per_class and score == "accuracy":
+            return self.correct()[1]
+        found = load_rows(self.files[0], table, score)
+        return None if found is None else found[0].of(found[1], score)

@@ -174,7 +174,8 @@ def accuracy_against_rows(
     """Draw test accuracy against the number of train rows, one line for each mode and fraction.
 
     Arguments:
-        table: as `featstore.probe.learning.LearningCurve.by_amount` gives it, with its score.
+        table: as `featstore.probe.learning.LearningCurve.by_amount` gives it, with its score; or,
+            with a line for each name, as `featstore.probe.learning.compared` does.
         path: file to write, `.png`, `.svg` or `.pdf`; replaced only once the picture is whole.
         level: coverage of the bands, as of the table.
 
@@ -183,10 +184,12 @@ def accuracy_against_rows(
     """
     score = score_of(table)
     unit, label, _ = _unit(score)
-    parts = [rows for _, rows in table.groupby(["mode", "fraction"], sort=False)]
+    keys = [key for key in ("name", "mode") if key in table]
+    parts = [rows for _, rows in table.groupby([*keys, "fraction"], sort=False)]
     parts.sort(key=lambda rows: -rows["fraction"].iloc[0])
-    _, own = shared_and_own(parts, ("mode",))
+    _, own = shared_and_own(parts, keys)
     kept = [percent(rows["fraction"].iloc[0]) for rows in parts]
+    kept = kept if len(set(kept)) > 1 else [""] * len(kept)
     with styled():
         figure = blank(2.55)
         axes = figure.add_subplot()

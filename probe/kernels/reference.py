@@ -57,7 +57,7 @@ def residuals(logits: Array, labels: Array, scale: float = 1.0) -> Array:
     return xp.sum(losses, axis=-1, dtype=xp.float64)
 
 
-def residuals_of_labels(logits: Array, labels: Array) -> Array:
+def residuals_of_labels(logits: Array, labels: Array, scale: float = 1.0) -> Array:
     """Return each probe's summed loss, and put its gradient where the logits were.
 
     With p = 1 / (1 + exp(-logit)), the loss of a label is -log p for a row that has it and
@@ -65,11 +65,12 @@ def residuals_of_labels(logits: Array, labels: Array) -> Array:
     a row is not, both are of exp(-|s|) alone, and so precise where it is fitted almost perfectly.
 
     Arguments:
-        logits: (P, L, r).
+        logits: (..., L, r).
         labels: (r, L), 0 or 1.
+        scale: of the gradient.
 
     Returns:
-        float64 (P,), sum over labels and rows, in nats.
+        float64 (...), sum over labels and rows, in nats.
 
     Example:
         >>> logits = np.log([[[1.0], [3.0]]])
@@ -82,7 +83,9 @@ def residuals_of_labels(logits: Array, labels: Array) -> Array:
     small = xp.exp(-xp.abs(logits))
     losses = xp.where(logits > 0, logits, xp.zeros_like(logits)) + xp.log1p(small)
     logits[...] = sign * xp.where(logits > 0, xp.ones_like(small), small) / (1 + small)
-    return xp.sum(losses, axis=(1, 2), dtype=xp.float64)
+    if scale != 1:
+        logits *= scale
+    return xp.sum(losses, axis=(-2, -1), dtype=xp.float64)
 
 
 def _own(logits: Array, labels: Array) -> Array:

@@ -54,8 +54,8 @@ class Curve:
         scores: float64 (S, F); NaN where a seed lacks a fraction.
         rows: int64 (S, F), where each probe stands in the table; -1 where a seed lacks a fraction.
         evidence: (R, n), of each probe of the table on each test row: whether it is right (bool or
-            uint8) or, of numbers, values whose mean is R^2 (`featstore.probe.results.reading`);
-            None if not known.
+            uint8) or its part in another score (`featstore.probe.results.evidence`); None if not
+            known.
         floor: what is reached without any feature: of accuracies the larger of 1/C and the share of
             the class that is commonest in train, of R^2 0; NaN if that is not known.
         chance: what a guess reaches, as `featstore.probe.results.chance_of` says.
@@ -160,18 +160,18 @@ class Curve:
     def above_floor(self) -> bool:
         """True if the full layer beats what takes no feature by more than noise.
 
-        Accuracies are held against the floor by the exact binomial test on the test rows, R^2, and
-        accuracies of rows in groups, by their interval, each to one side at 2.5 %. Of other scores
-        rows are not known: their standard error is that of n test rows that no feature tells
-        anything of, 1 / sqrt(3 n) for AUROC and 1 / sqrt(n) for kappa (of two equal classes; of
-        more it is less), and sqrt(f (1 - f) / n) for the others, f being the floor. What is not
-        known speaks for the full layer.
+        Accuracies are held against the floor by the exact binomial test on the test rows, other
+        scores, and accuracies of rows in groups, by their interval, each to one side at 2.5 %.
+        Where rows are not known, the standard error of other scores than R^2 is that of n test
+        rows that no feature tells anything of, 1 / sqrt(3 n) for AUROC and 1 / sqrt(n) for kappa
+        (of two equal classes; of more it is less), and sqrt(f (1 - f) / n) for the others, f being
+        the floor. What is not known speaks for the full layer.
         """
         if self.whole is None:
             return True
         scores = self.scores[:, self.whole]
         score = float(_mean(scores[:, None])[0])
-        if self.score not in ("accuracy", "r2"):
+        if self.score not in ("accuracy", "r2") and self.evidence is None:
             return not score - self._noise <= self.floor
         if self.score != "accuracy" or (self.n_groups and self.evidence is not None):
             floor = 0 if self.score == "r2" else self.floor
@@ -183,6 +183,11 @@ class Curve:
         if np.isnan(score) or np.isnan(self.floor) or not self.n_test:
             return True
         return bool(binom.sf(round(score * self.n_test) - 1, self.n_test, self.floor) < NOISE)
+
+    @property
+    def _is_share(self) -> bool:
+        """True for a score in [0, 1], whose intervals are to be there too."""
+        return self.score not in ("r2", "kappa")
 
     @property
     def _noise(self) -> float:
@@ -200,7 +205,7 @@ class Curve:
         """Return low, high (F,) of the mean scores, and their variance."""
         variance = self._of_scores.own
         mean, reach = self.mean(), variance.reach(level)
-        if self.score != "accuracy":
+        if not self._is_share:
             return mean - reach, mean + reach, variance
         low, high = np.maximum(mean - reach, 0), np.minimum(mean + reach, 1)
         if self.evidence is not None:
@@ -216,7 +221,7 @@ class Curve:
         ratio, reach = self.ratio(), variance.reach(level)
         low = ratio - reach
         # below chance is possible, below nothing is not
-        bounded = self.score == "accuracy" and not self.shift
+        bounded = self._is_share and not self.shift
         return np.maximum(low, 0) if bounded else low, ratio + reach, variance
 
     def ratio_band(
@@ -293,7 +298,7 @@ class Curve:
             shares.put(place, here, before)
             # scores are not read between fractions
             before = here if ratio else None
-        if ratio and self.evidence is not None and self.score == "accuracy":
+        if ratio and self.evidence is not None and self.score != "r2":
             # that no row differs is not certainty: of n rows, up to 4 / n may differ elsewhere
             least = (2 / (self.evidence.shape[1] * _mean(self._of_full[:, None])[0])) ** 2
             parts = self.fractions < 1
@@ -399,10 +404,11 @@ def curves(table: Probes, correct: Evidence = None) -> list[Curve]:
     Arguments:
         table: a `ProbeResult`, or R rows, one a probe, as `to_pandas` gives them.
         correct: by default the result's own; bool or uint8 (R, n), whether the probe of each row is
-            right on each test row, or float32 (R, n) of R^2 or several labels' AUROC, as
-            `featstore.probe.results.reading` has it. Shares of right rows stand for the table's
-            accuracies, where these are not NaN. Or a list of R such rows, of several test sets
-            perhaps, None where a row is not known: a curve knows its rows if it has them all.
+            right on each test row, or float32 (R, n), its parts in another score, as
+            `featstore.probe.results.evidence` has them. Shares of right rows stand for the table's
+            accuracies, where these are not NaN; parts whose means are not the table's scores are of
+            another score, and are not used. Or a list of R such rows, of several test sets perhaps,
+            None where a row is not known: a curve knows its rows if it has them all.
 
     Raises:
         DataError: `correct` does not have R rows, or a curve has two rows of a seed and fraction.
@@ -417,8 +423,6 @@ def curves(table: Probes, correct: Evidence = None) -> list[Curve]:
             "give one row for each, (rows of the table, test rows)"
         )
     score = score_of(table)
-    if score not in ("accuracy", "r2", "auroc"):
-        correct = None  # which rows are right says nothing certain of other scores
     numbered = as_curves(table.assign(row=np.arange(len(table))))
     grouped = numbered.groupby(CURVE, dropna=False, sort=False)
     return [
@@ -444,14 +448,13 @@ def _curve(names: dict[str, object], rows: pd.DataFrame, score: str, correct: Ev
         correct = None if None in lengths or len(lengths) != 1 else np.stack(own)
         places = np.full(shape, -1)
         places[row, column] = np.arange(len(rows))
-    if correct is not None and score == "auroc":
-        told = np.isfinite(scores)
-        means = [correct[place].mean(dtype=np.float64) for place in places[told]]
-        # which rows are right is no part of AUROC, and what is one has that mean
-        correct = correct if np.allclose(means, scores[told], atol=1e-4) else None
-    if correct is not None and correct.dtype.kind != "f":
+    if correct is not None and (score != "accuracy" or correct.dtype.kind != "f"):
         known = np.isfinite(scores)
-        scores[known] = [correct[place].mean(dtype=np.float64) for place in places[known]]
+        means = [correct[place].mean(dtype=np.float64) for place in places[known]]
+        if score == "accuracy":
+            scores[known] = means
+        elif score != "r2" and not np.allclose(means, scores[known], atol=1e-4):
+            correct = None  # which rows are right is no part of F1, and what is one has that mean
     n_test = rows["n_test"].max() if "n_test" in rows else np.nan
     return Curve(
         names,

@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from featstore.probe.errors import DataError, FileError, RowsWarning, UsageError
-from featstore.probe.memory import all_sum, text, world
-from featstore.probe.results import CURVE, as_curves, score_of, scored_by
+from featstore.probe.results import CURVE, as_curves, score_name, score_of, scored_by
+from featstore.probe.results.evidence import RowScores, fact_of, laid_out, parts
 from featstore.probe.results.files import (
     TEXTS,
     as_written,
@@ -22,14 +22,7 @@ from featstore.probe.results.files import (
     save_arrays,
     save_table,
 )
-from featstore.probe.rows import RowBlocks, groups_of, has_targets
 from featstore.probe.statuses import Status
-
-MOST = 512 << 20
-"""Bytes that rows may take unless one says otherwise."""
-
-SHARE = 8
-"""Rows are kept where they take at most one part in so many of the memory that is granted."""
 
 _DIGESTED = [
     "store",
@@ -47,137 +40,7 @@ _DIGESTED = [
 ]
 """The columns that say which probes of which data a table of results is of."""
 
-VERSION = 1
-
-
-@dataclass(frozen=True)
-class RowScores:
-    """The part of each of n test rows in the scores of P probes.
-
-    Attributes:
-        labels: int64 (n,), targets, float64 (n,) or (n, T), or several labels, uint8 (n, L).
-        kept: of classes uint8 (P, ceil(n / 8)), a bit a row, which says whether it is right; of
-            numbers float32 (P, n), values whose mean is R^2 (see `Regression.values`), and of
-            several labels, values whose mean is AUROC (`featstore.probe.ranking.parts_of_rows`).
-        known: bool (P,), which probes have been scored.
-        groups: int64 (n,), which of G groups each row is of; None where each stands for itself.
-    """
-
-    labels: np.ndarray
-    kept: np.ndarray
-    known: np.ndarray
-    groups: np.ndarray | None = None
-
-    @classmethod
-    def empty(
-        cls, labels: np.ndarray, n_probes: int, groups: np.ndarray | None = None
-    ) -> "RowScores":
-        """Return room for P probes, of which nothing is known; groups are numbers or texts (n,)."""
-        groups = None if groups is None else np.unique(groups, return_inverse=True)[1]
-        of_classes = labels.dtype.kind != "f" and labels.ndim == 1
-        width, dtype = (-(-len(labels) // 8), np.uint8) if of_classes else (len(labels), np.float32)
-        kept = np.zeros((n_probes, width), dtype)
-        return cls(labels, kept, np.zeros(n_probes, bool), groups)
-
-    def of(self, probes: np.ndarray) -> np.ndarray | None:
-        """Return bool or float32 (p, n) of some probes; None if one of them is not known.
-
-        Of groups it is float32 (p, G), as `by_group` says.
-        """
-        if not self.known[probes].all():
-            return None
-        kept = self.kept[probes]
-        if kept.dtype != np.float32:
-            kept = np.unpackbits(kept, axis=1, count=len(self.labels)).view(bool)
-        return kept if self.groups is None else by_group(kept, self.groups)
-
-    def put(self, probes: np.ndarray, others: "RowScores") -> None:
-        """Take in what is known of other probes, under these numbers, in place."""
-        self.kept[probes], self.known[probes] = others.kept, others.known
-
-
-def by_group(values: np.ndarray, groups: np.ndarray) -> np.ndarray:
-    """Return one value a group, that has the mean of the rows and the variance of whole groups.
-
-    With the mean m of n rows and the sum s_g of v_i - m over the rows of group g, it is
-
-        u_g = m + s_g G / n,
-
-    so that mean u = m, and var(u) / G = G / (G - 1) sum s_g^2 / n^2 is the variance of m if groups,
-    and not rows, are drawn.
-
-    Arguments:
-        values: (p, n), of each row.
-        groups: int64 (n,), in [0, G).
-
-    Returns:
-        float32 (p, G).
-
-    Reference:
-        Cameron and Miller, "A practitioner's guide to cluster-robust inference", 2015.
-
-    Example:
-        >>> by_group(np.array([[1.0, 1.0, 0.0, 0.0]]), np.array([0, 0, 1, 1])).tolist()
-        [[1.0, 0.0]]
-    """
-    count = int(groups.max()) + 1
-    wide = values.astype(np.float64)
-    mean = wide.mean(1, keepdims=True)
-    sums = np.stack([np.bincount(groups, row, minlength=count) for row in wide - mean])
-    return (mean + sums * count / values.shape[1]).astype(np.float32)
-
-
-class RowSink:
-    """Takes test rows piece by piece, those of each probe in order.
-
-    Arguments:
-        rows: room for them.
-        start: the number of the first row that comes, of several processes.
-    """
-
-    def __init__(self, rows: RowScores, start: int = 0):
-        self.rows = rows
-        self._next = np.full(len(rows.known), start, np.int64)
-
-    def add(self, probes: np.ndarray, values: np.ndarray) -> None:
-        """Take bool or float (p, r), the r rows of each of these probes behind those before."""
-        for start in np.unique(self._next[probes]):
-            those = self._next[probes] == start
-            self._add(probes[those], values[those], int(start))
-        self._next[probes] += values.shape[1]
-
-    def _add(self, probes: np.ndarray, values: np.ndarray, start: int) -> None:
-        kept = self.rows.kept
-        if kept.dtype == np.float32:
-            kept[probes, start : start + values.shape[1]] = values
-            return
-        before = start % 8
-        if before:
-            values = np.concatenate([np.zeros((len(values), before), bool), values], axis=1)
-        packed = np.packbits(values, axis=1)
-        kept[probes, start // 8 : start // 8 + packed.shape[1]] |= packed
-
-    def gather(self) -> None:
-        """Put together what the processes have, each of its own rows."""
-        self.rows.known[:] = True
-        if world() > 1:
-            all_sum(self.rows.kept)  # no row, and so no bit, is in two processes
-
-
-def room(blocks: RowBlocks, n_probes: int, most: int) -> RowScores | None:
-    """Return room for the rows of P probes; None, with a warning, if it takes more than `most`."""
-    needed = n_probes * (4 * blocks.n_rows if has_targets(blocks) else -(-blocks.n_rows // 8))
-    if needed > most:
-        warnings.warn(
-            f"which of the {blocks.n_rows:,} test rows each of {n_probes:,} probes has right is "
-            f"not kept, since it takes {text(needed)}, more than an eighth of the memory: "
-            f"intervals are over seeds alone; allow {text(SHARE * needed)} to have them over test "
-            "rows too",
-            RowsWarning,
-            stacklevel=2,
-        )
-        return None
-    return RowScores.empty(blocks.labels(), n_probes, groups_of(blocks))
+VERSION = 2
 
 
 def rows_path(results: str | Path) -> Path:
@@ -231,9 +94,10 @@ def save_with_rows(
 
 
 def _save(results: Path, table: pd.DataFrame, rows: RowScores, probes: np.ndarray) -> None:
-    arrays = {"labels": rows.labels, "kept": rows.kept, "known": rows.known, "probes": probes}
-    if rows.groups is not None:
-        arrays["groups"] = rows.groups
+    arrays = {"labels": rows.labels, "known": rows.known, "probes": probes}
+    arrays |= {f"kept.{fact}": array for fact, array in rows.kept.items()}
+    arrays |= {} if rows.groups is None else {"groups": rows.groups}
+    arrays |= {} if rows.folds is None else {"folds": rows.folds}
     save_arrays(rows_path(results), {"version": VERSION, "digest": table_digest(table), **arrays})
 
 
@@ -247,19 +111,27 @@ def load_rows(
     Arguments:
         results: the results file.
         table: R rows, all that stands in it.
-        score: the column that summarises it, "accuracy" or "r2".
+        score: a column of it, whose numbers have to be those of the rows if they tell of it.
     """
     path = rows_path(results)
     if not path.exists():
         return None
     try:
         held = load_arrays(path)
-        if int(held["version"]) != VERSION:
-            raise DataError(f"it is of version {held['version']}, and this reads {VERSION}")
+        version = int(held["version"])
+        if version not in (1, VERSION):
+            raise DataError(f"it is of version {version}, and this reads 1 and {VERSION}")
         if str(held["digest"]) != table_digest(table):
             raise DataError("it is of another sweep or other rows than the table")
-        groups = held.get("groups")
-        rows = RowScores(held["labels"], held["kept"], held["known"], groups)
+        kept = {
+            name.removeprefix("kept."): array
+            for name, array in held.items()
+            if name.startswith("kept.")
+        }
+        if version == 1:  # one fact, which the labels tell
+            empty = RowScores.empty(held["labels"][:0], 0)
+            kept = dict.fromkeys(empty.kept, held["kept"])
+        rows = RowScores(held["labels"], kept, held["known"], held.get("groups"), held.get("folds"))
         probes = held["probes"]
         _check(rows, probes, table, score)
     except (ValueError, TypeError, LookupError, FileError, DataError) as error:
@@ -274,49 +146,48 @@ def load_rows(
     return rows, probes
 
 
-def read_rows(results: Path, table: pd.DataFrame, score: str) -> list[np.ndarray | None] | None:
-    """Return what `load_rows` finds as bool or float32 (n,) of each row of the table.
+def unpacked(
+    rows: RowScores, probes: np.ndarray, score: str | None = None
+) -> list[np.ndarray | None]:
+    """Return the parts of test rows in a score of the probe of each row of a table.
 
-    A probe that is not known, as one that was not run, has None; so has all of it if no file is
-    there.
-    """
-    found = load_rows(results, table, score)
-    return None if found is None else unpacked(*found)
-
-
-def unpacked(rows: RowScores, probes: np.ndarray) -> list[np.ndarray | None]:
-    """Return what is known of the probe of each row of a table, as `read_rows` does.
+    A probe that is not known, as one that was not run, has None; so have all if the rows do not
+    tell of the score.
 
     Arguments:
         rows: of P probes.
         probes: int64 (R,), the probe of each row of the table.
+        score: as `RowScores.of` takes it.
     """
     every: list[np.ndarray | None] = [None] * len(probes)
     known = np.flatnonzero(rows.known[probes])
-    for place, own in zip(known, rows.of(probes[known]), strict=True):
+    found = rows.of(probes[known], score)
+    for place, own in zip(known, found, strict=True) if found is not None else ():
         every[place] = own
     return every
 
 
 def _check(rows: RowScores, probes: np.ndarray, table: pd.DataFrame, score: str) -> None:
     """Raise DataError unless the rows have the scores that the table says."""
-    if not (rows.labels.ndim and rows.known.ndim == 1 == probes.ndim and len(rows.labels)):
-        raise DataError(f"it holds labels {rows.labels.shape} and probes {probes.shape}")
+    shapes = {fact: array.shape for fact, array in rows.kept.items()}
     n_rows, n_probes = len(rows.labels), len(rows.known)
-    wanted = RowScores.empty(rows.labels, n_probes).kept
-    fits = rows.kept.shape == wanted.shape and rows.kept.dtype == wanted.dtype
-    if not fits or len(probes) != len(table) or not np.isin(probes, np.arange(n_probes)).all():
-        raise DataError(f"it holds {rows.kept.shape} for {len(table)} rows of the table")
+    by_row = [each for each in (rows.groups, rows.folds) if each is not None]
+    if not laid_out(rows) or any(each.shape != (n_rows,) for each in by_row):
+        raise DataError(f"it holds labels {rows.labels.shape}, {n_probes} probes and {shapes}")
+    if probes.shape != (len(table),) or not np.isin(probes, np.arange(n_probes)).all():
+        raise DataError(f"it holds {n_probes} probes for {len(table)} rows of the table")
     said = table[score].astype(float).to_numpy()
     told = np.flatnonzero(np.isfinite(said) & rows.known[probes])
     found, slack = np.full(n_probes, np.nan), np.zeros(n_probes)
     for probe in np.unique(probes[told]):
-        values = rows.of(np.array([probe]))[0]
+        values = rows.of(np.array([probe]), score)
+        if values is None:
+            return
         found[probe] = values.mean(dtype=np.float64)
-        # a row that is right is a whole number; parts of R^2, and of groups, are float32
+        # a row that is right is a whole number; other parts, and those of groups, are float32
         rounded = 1e-5 * max(1.0, float(np.abs(values).max()))
         slack[probe] = rounded if values.dtype == np.float32 else 0.5 / n_rows
-    off = np.abs(found[probes[told]] - said[told]) > slack[probes[told]]
+    off = ~(np.abs(found[probes[told]] - said[told]) <= slack[probes[told]])
     if off.any():
         row = told[int(off.argmax())]
         raise DataError(
@@ -334,7 +205,7 @@ class Judged:
 
     Attributes:
         probes: R rows, one a probe.
-        correct: bool (R, n).
+        correct: bool (R, n); or float32 (R, n), their parts in another score than accuracy.
         labels: int64 (n,), classes of the test rows.
     """
 
@@ -379,19 +250,25 @@ def read_results(*paths: str | Path, score: str | None = None) -> pd.DataFrame:
     return table
 
 
-def read_correct(*paths: str | Path) -> list[np.ndarray | None] | None:
-    """Return what each probe of `read_results` has right, as far as it lies beside the files.
+def read_correct(*paths: str | Path, score: str | None = None) -> list[np.ndarray | None] | None:
+    """Return what test rows say of each probe of `read_results`, as far as it lies beside files.
 
     What lies there and is not of those results is not used, with a warning.
 
+    Arguments:
+        paths: as of `read_results`.
+        score: likewise.
+
     Returns:
-        of each row of the table bool (n,), or of numbers float32 (n,), None where it is not known;
-        None if it is known of no row.
+        of each row of the table which test rows its probe has right, bool (n,), or their parts in
+        another score, float32 (n,); None where it is not known, or if it is known of no row.
     """
     found: list[np.ndarray | None] = []
     for path in map(Path, paths):
         table = read_table(path)
-        rows = read_rows(path, table, score_of(table)) or [None] * len(table)
+        named = score or score_of(table)
+        held = load_rows(path, table, named)
+        rows = [None] * len(table) if held is None else unpacked(*held, named)
         if "status" in table:
             run = (table["status"] != Status.NOT_RUN).to_numpy(bool)
             rows = [own for own, ran in zip(rows, run, strict=True) if ran]
@@ -420,18 +297,27 @@ def judged(table: pd.DataFrame, predictions: str | Path) -> Judged:
     """Return which test rows the probes of a results table have right.
 
     Arguments:
-        table: R rows, one a probe, all that one run of `featstore probe` wrote.
+        table: R rows, one a probe, all that one run of `featstore probe` wrote. If it is summed up
+            by another score than accuracy, the rows' parts in that one are returned.
         predictions: what the same run's --save-predictions wrote.
 
     Raises:
-        UsageError: the file holds no predictions.
-        DataError: it is not of these probes and rows, as its accuracies show.
+        UsageError: the file holds no predictions, or predicted classes do not tell the score.
+        DataError: it is not of these probes and rows, as its scores show.
     """
     labels, classes = read_predictions(predictions)
-    correct = _right(labels, classes, len(table), predictions)
-    _check_shares(
-        correct.mean(1), table["accuracy"].to_numpy(float), len(labels), table, predictions
-    )
+    correct, score = _right(labels, classes, len(table), predictions), score_of(table)
+    fact = fact_of(score)
+    if fact not in ("right", "class"):
+        raise UsageError(
+            f"predicted classes do not tell {score_name(score)}: leave the predictions out, or "
+            "take another score"
+        )
+    if score != "accuracy":
+        told = classes.T if fact == "class" else correct
+        correct = np.stack([parts(score, own, labels) for own in told]).astype(np.float32)
+    said = table[score].to_numpy(float)
+    _check_shares(correct.mean(1, dtype=np.float64), said, len(labels), table, predictions, score)
     return Judged(table, correct, labels)
 
 
@@ -564,6 +450,11 @@ def check_distinct(table: pd.DataFrame, files: Sequence[str]) -> None:
         return
     row = int(twice.argmax())
     first = int((number == number[row]).argmax())
+    if "draw" in table:
+        raise DataError(
+            f"{files[row]} has several amounts of train rows: `featstore learn FILE --compare "
+            "OTHER` sets learning curves side by side"
+        )
     probe, where = table.iloc[row], " and in ".join(dict.fromkeys([files[first], files[row]]))
     of_seed = "" if pd.isna(probe.seed) else f" of seed {probe.seed}"
     raise DataError(
@@ -586,15 +477,22 @@ def _right(
 
 
 def _check_shares(
-    found: np.ndarray, said: np.ndarray, n_rows: int, probes: pd.DataFrame, path: str | Path
+    found: np.ndarray,
+    said: np.ndarray,
+    n_rows: int,
+    probes: pd.DataFrame,
+    path: str | Path,
+    score: str = "accuracy",
 ) -> None:
-    """Raise DataError unless as many rows are right as the table says, where it says something."""
-    other = np.abs(found - said) * n_rows > 0.5
+    """Raise DataError unless the scores are those that the table says, where it says something."""
+    # of accuracies half a row, of others what is lost of parts in float32
+    other = np.abs(found - said) > max(0.5 / n_rows, 0.0 if score == "accuracy" else 1e-4)
     if other.any():
         row = int(other.argmax())
         probe = probes.iloc[row]
+        right = "of them right" if score == "accuracy" else f"as {score_name(score)}"
         raise DataError(
             f"{path} is not of these probes and test rows: probe {row} (fraction "
-            f"{probe.fraction:g}, seed {probe.seed}) has {found[row]:.4f} of them right there and "
+            f"{probe.fraction:g}, seed {probe.seed}) has {found[row]:.4f} {right} there and "
             f"{said[row]:.4f} in the table; give both as one run of `featstore probe` wrote them"
         )

@@ -19,7 +19,7 @@ from featstore.probe.arrays import (
 from featstore.probe.memory import Settings
 from featstore.probe.metrics import LogitSink, PassingSink
 from featstore.probe.moments import Moments, cached_moments
-from featstore.probe.rows import RowBlocks
+from featstore.probe.rows import RowBlocks, has_targets
 from featstore.probe.solvers.prefixes import Batch, Normal, PrefixFit, System, refined
 from featstore.probe.solvers.weights import Weights
 from featstore.probe.subsets import Axes, Chain, Frame
@@ -78,7 +78,7 @@ def _ridge_equations(train: Moments, standardize: bool) -> Normal:
 
 def fit_lda(
     train: RowBlocks, chains: Sequence[Chain], penalties: Sequence[float], settings: Settings
-) -> "LdaFit":
+) -> "LdaFit | LdaOfLabels":
     """Return every probe whose logits are the log-densities of classes, up to a common term.
 
     With m_c the class means and S the pooled covariance within classes (divisor N) of the centred,
@@ -90,7 +90,8 @@ def fit_lda(
     scikit-learn's `LinearDiscriminantAnalysis(solver="lsqr")` up to a term common to all classes.
     Its `shrinkage=s` stands for (1 - s) S + s t I, where t is the mean variance within classes
     over the features: that is (1 - s) A with l2 = s t / (1 - s), so that its decision values
-    without log q_c are ours divided by 1 - s.
+    without log q_c are ours divided by 1 - s. Of several labels at once each has two classes of
+    its own, the rows that have it and those that do not: see `LdaOfLabels`.
 
     Raises:
         DataError: train cannot be probed.
@@ -99,7 +100,11 @@ def fit_lda(
     Reference:
         Hastie, Tibshirani, Friedman, "The Elements of Statistical Learning", section 4.3.
     """
-    return lda_from_moments(cached_moments(train, settings), chains, penalties, settings)
+    moments = cached_moments(train, settings)
+    if has_targets(train):
+        axes = Axes(tuple(chains), tuple(penalties))
+        return LdaOfLabels(axes, equations(moments, settings), settings)
+    return lda_from_moments(moments, chains, penalties, settings)
 
 
 def lda_from_moments(
@@ -173,6 +178,82 @@ class LdaFit(PrefixFit):
         return Weights.from_standardized(
             linear.features, coef, intercept + self.offsets[probe], linear.mean, linear.scale
         )
+
+
+class LdaOfLabels(PrefixFit):
+    """LDA probes of L labels at once, of which each row has any number.
+
+    Label by label rows that have it and rows that do not are two classes. With p and q = 1 - p
+    their shares, d the difference of their means and T = X'X/N + l2 I, of which the label's own
+    A = S + l2 I is T - p q d d', the log-odds are
+
+        logit = x' A^-1 d + (p - q) d' A^-1 d / 2 + log(p / q),
+        A^-1 d = T^-1 d / (1 - p q d' T^-1 d).
+
+    So all labels share one factor, that of ridge, whose coefficients are p q T^-1 d; and
+    d' T^-1 d of a prefix is a running sum as in `LdaFit`.
+
+    Attributes:
+        factors, offsets: float64 (P, L), by what ridge's predictions, less the labels' means, are
+            multiplied, and what is added to them then.
+
+    Reference:
+        Golub, Van Loan, "Matrix Computations", section 2.1.4, for the inverse of T - g d d'.
+    """
+
+    def __init__(self, axes: Axes, normal: Normal, settings: Settings):
+        self.factors, self.offsets = np.empty((2, len(axes), len(normal.start)))
+        super().__init__(axes, normal, settings)
+
+    def seen(self, batch: Batch, z: Array) -> None:
+        """Sum the squares of z, p q L^-1 d in units, up to each prefix."""
+        xp, p = array_namespace(z), self._normal.start
+        spread, log_odds = p * (1 - p), np.log(p) - np.log1p(-p)
+        squares, done = 0.0, 0
+        for prefix, size in enumerate(batch.sizes):
+            squares = squares + to_host(xp.sum(z[:, done:size] ** 2, axis=1))
+            between = squares * self._unit**2 / spread  # p q d' T^-1 d
+            # 0 where rows are told apart without any error, and nothing is left within
+            within = np.maximum(1 - between, np.finfo(np.float64).eps)
+            probes = [self.axes.prefixes(*system)[prefix] for system in batch.systems]
+            self.factors[probes] = 1 / (spread * within)
+            self.offsets[probes] = log_odds + (2 * p - 1) * between / (2 * spread * within)
+            done = size
+
+    def score(self, test: RowBlocks, scores: LogitSink) -> None:
+        """Feed the log-odds of every label, probe and test row to `scores`."""
+        into = _LogOdds(scores, self.factors, self.offsets, self._normal.start)
+        self._score(test, self._in_units(into))
+
+    def weights(self, probe: int) -> Weights:
+        """Return the affine map of one probe."""
+        linear = super().weights(probe)
+        coef, _ = linear.standardized
+        return Weights.from_standardized(
+            linear.features,
+            coef * self.factors[probe],
+            self.offsets[probe],
+            linear.mean,
+            linear.scale,
+        )
+
+
+class _LogOdds(PassingSink):
+    """Scores of log-odds, of which predictions and labels come less the labels' means."""
+
+    def __init__(
+        self, scores: LogitSink, factors: np.ndarray, offsets: np.ndarray, means: np.ndarray
+    ):
+        super().__init__(scores)
+        self._factors, self._offsets, self._means = factors, offsets, means
+
+    def add(self, probes: np.ndarray, predicted: Array, labels: Array) -> None:
+        """Take predictions (p, rows, L), and labels (rows, L)."""
+        factors, offsets, means = (
+            beside(each, predicted)
+            for each in (self._factors[probes, None], self._offsets[probes, None], self._means)
+        )
+        self._scores.add(probes, predicted * factors + offsets, labels + means)
 
 
 class _Offset(PassingSink):

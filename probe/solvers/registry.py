@@ -40,7 +40,8 @@ class Solver:
         choice: how a penalty is chosen if none is given: "validation" or "loo"; "given" where the
             default is taken.
         loss: by what one is chosen: "log", the mean of -log p[label]; "squared"; or "errors", the
-            share of rows that are missed.
+            share of rows that are missed. Of several labels it is "log" if there are
+            `probabilities`, and else "squared".
         batch: penalties that are tried at once.
         path: like `fit`, but the probes are solved when they are asked for, some penalties at a
             time (`featstore.probe.solvers.logistic.LogisticPath`); None where each penalty is
@@ -51,7 +52,6 @@ class Solver:
             if it had not been there; None where there is no closed form for that.
         moments: whether it gathers moments.
         targets: whether it can predict numbers in place of classes.
-        several: whether it can give rows any number of labels.
         validates: whether it chooses by validation rows of their own where train has some.
         raw: whether it takes features as they are, neither centred nor scaled.
         every_prefix: whether all prefixes of a chain come from one factorisation.
@@ -74,7 +74,6 @@ class Solver:
     leave_one_out: Fit | None = None
     moments: bool = True
     targets: bool = False
-    several: bool = False
     validates: bool = False
     raw: bool = False
     every_prefix: bool = False
@@ -87,6 +86,10 @@ class Solver:
     def penalties(self) -> dict[str, Any]:
         """Return what `featstore.probe.selection.planned` needs to know of the solver."""
         return {"zero": self.zero_penalty, "choice": self.choice, "ladder": self.ladder}
+
+    def rule(self, several: bool) -> str:
+        """Return by what loss a penalty is chosen, of classes or of several labels at once."""
+        return ("log" if self.probabilities else "squared") if several else self.loss
 
     def depends_on_seed(self, options: Options) -> bool:
         """Return whether, under these options, seeds change more than the order of features."""
@@ -101,7 +104,6 @@ SOLVERS: dict[str, Solver] = {
         probabilities=False,
         leave_one_out=closed_form.fit_left_out,
         targets=True,
-        several=True,
         every_prefix=True,
     ),
     "lda": Solver(
@@ -111,7 +113,7 @@ SOLVERS: dict[str, Solver] = {
         leave_one_out=closed_form.leave_one_out,
         every_prefix=True,
     ),
-    "logistic": Solver(logistic.fit, path=logistic.path, several=True),
+    "logistic": Solver(logistic.fit, path=logistic.path),
     "sgd": Solver(
         sgd.fit,
         seeded=True,

@@ -479,14 +479,7 @@ def solve_left_out(
 
 
 def _check_labels(entry: Solver, train: RowBlocks) -> None:
-    if has_several_labels(train):
-        if entry.several:
-            return
-        raise UsageError(
-            "each row has any number of labels, and this solver gives it one class: take solver "
-            "logistic or ridge, or probe one label alone, with label"
-        )
-    if has_targets(train) and not entry.targets:
+    if has_targets(train) and not (entry.targets or has_several_labels(train)):
         raise UsageError(
             "the labels are numbers to be predicted, and this solver tells classes apart: take "
             "solver ridge; or, if they are classes, give them as integers"
@@ -592,7 +585,7 @@ def problem(
         entry.moments,
         reading,
         settings.host,
-        has_several_labels(train) and entry.loss == "log",
+        has_several_labels(train) and entry.probabilities,
     )
 
 

@@ -18,16 +18,17 @@ from featstore.probe.arrays import (
     taken,
     to_host,
 )
-from featstore.probe.confusion import label_is_first_max
+from featstore.probe.confusion import rows_right
 from featstore.probe.errors import MemoryBudgetError, UsageError
 from featstore.probe.kernels import residuals
 from featstore.probe.kernels.cuda import Recorded
+from featstore.probe.kernels.reference import residuals_of_labels
 from featstore.probe.memory import Settings, text, world
 from featstore.probe.metrics import LogitSink
 from featstore.probe.pieces import gathered
-from featstore.probe.rows import RowBlocks, groups_of, validation_of, views_of
+from featstore.probe.rows import RowBlocks, groups_of, targets_of, validation_of, views_of
 from featstore.probe.solvers import SGD, own_fields
-from featstore.probe.solvers.weights import Fitted, Weights
+from featstore.probe.solvers.weights import Fitted, Weights, counts_of, n_outputs
 from featstore.probe.splits import Parts, grouped_parts, random_parts
 from featstore.probe.statuses import Status
 from featstore.probe.subsets import Axes, Chain, Segment, segments
@@ -51,17 +52,19 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     """Return each probe's mean loss, and put its gradient where the logits were.
 
     With p = softmax(logits) over the classes, the loss is mean over rows of -log p[label] and the
-    gradient (p - onehot(label)) / r.
+    gradient (p - onehot(label)) / r. Of several labels it is the sum over them of the binary loss,
+    p = 1 / (1 + exp(-logit)), so that each label is trained as if it were alone.
 
     Arguments:
         logits: (S, r, G, C), r rows by G probes of S chains; overwritten by the gradient.
-        labels: int64 (r,), the same rows for all.
+        labels: int64 (r,), the same rows for all; or (r, L), 0 or 1, and L for C.
 
     Returns:
         float64 (S, G), in nats.
     """
     by_class = array_namespace(logits).permute_dims(logits, (0, 2, 3, 1))
-    return residuals(by_class, labels, 1 / len(labels)) / len(labels)
+    loss = residuals if labels.ndim == 1 else residuals_of_labels
+    return loss(by_class, labels, 1 / len(labels)) / len(labels)
 
 
 @dataclass(frozen=True)
@@ -297,7 +300,7 @@ class Samples:
 
     Attributes:
         features: (V N, D) float16, float32 or float64, on the device; view after view.
-        labels: int64 (V N,), on the device.
+        labels: int64 (V N,), or several, uint8 (V N, L), on the device.
         dtype: what is computed in, "float32" or "float64".
         backend: where.
         n_views: V.
@@ -449,16 +452,14 @@ class _Steps:
 
 
 def _accuracy(stack: Stack, data: Samples, rows: np.ndarray, together: int) -> np.ndarray:
-    """Return the share of these rows that each probe gets right, float64 (S, G)."""
-    order = data.backend.put(rows)
-    hits = 0
+    """Return the share of these rows, or of their labels, that each probe gets right, (S, G)."""
+    order, hits = data.backend.put(rows), 0
     for start in range(0, len(rows), together):
         features, labels = data.pick(order[start : start + together])
         logits = stack.logits(stack.rows(features))
         xp = array_namespace(logits)
         chains = [xp.permute_dims(one, (1, 0, 2)) for one in logits]
-        right = [xp.count_nonzero(label_is_first_max(one, labels), axis=1) for one in chains]
-        hits = hits + xp.stack(right)
+        hits = hits + xp.stack([rows_right(one, labels) for one in chains])
     return to_host(hits) / len(rows)
 
 
@@ -485,7 +486,8 @@ def grouped(axes: Axes, train: RowBlocks, rows: int, settings: Settings) -> list
     """
     stored, dtype = precision(train)
     item, width = np.dtype(dtype).itemsize, train.n_features + 1
-    layouts = [_layout_of(axes, chain, train.n_classes) for chain in range(len(axes.chains))]
+    outputs = train.n_classes or targets_of(train)
+    layouts = [_layout_of(axes, chain, outputs) for chain in range(len(axes.chains))]
     # rows, labels and orders; a block as it is read, and one ahead; a piece as it is picked,
     # cast and transposed; the best coefficients
     held = validation_of(train)
@@ -530,11 +532,10 @@ def fit(
     The steps are those of `torch.optim.SGD`: with g the gradient of a minibatch's mean loss,
     v = momentum v + g + l2 w and w = w - lr v, for biases as for weights, so that a penalty is a
     weight decay. Layers start as `torch.nn.Linear` does, all of one size alike unless `one_start`
-    is false and each starts under its chain's seed. Features are raw:
-    neither centred nor scaled, whatever `settings.standardize` says. All probes see the same
-    minibatches. Of rows in several views each epoch shows one, drawn for it. The best epoch is
-    chosen on the validation rows that train has (`featstore.probe.splits.WithValidation`), or else
-    on `val_fraction` of the train rows.
+    is false and each starts under its chain's seed. Features are raw: neither centred nor scaled,
+    whatever `settings.standardize` says. All probes see the same minibatches. Of rows in several
+    views each epoch shows one, drawn for it. The best epoch is chosen on the validation rows that
+    train has (`featstore.probe.splits.WithValidation`), or else on `val_fraction` of train rows.
 
     Raises:
         UsageError: a penalty makes weights grow; or the process is one of several.
@@ -607,7 +608,7 @@ class SgdFit(Fitted):
     Attributes:
         axes: which probe is which.
         n_features: D of the layer.
-        class_counts: int64 (C,), train rows of each class, the validation part included.
+        class_counts: int64 (C,), rows of each class, validation included; of several labels (0,).
         facts: "status", (P,) "ok" or "diverged"; "best_epoch", int64 (P,), counted from 1;
             "val_accuracy" and "train_loss", float64 (P,), those of that epoch.
         losses: float64 (epochs, P), mean minibatch loss of each epoch.
@@ -616,10 +617,10 @@ class SgdFit(Fitted):
     """
 
     def __init__(self, train: RowBlocks, axes: Axes, options: SGD, settings: Settings):
-        self.axes, self.n_features = axes, train.n_features
-        self.class_counts = np.bincount(train.labels(), minlength=train.n_classes)
-        self._settings, self._options = settings, options
-        self._dtype = precision(train)[1]
+        self.axes, self.n_features, self.n_train = axes, train.n_features, train.n_rows
+        self.n_targets, self.class_counts = targets_of(train), counts_of(train)
+        self._settings, self._options, self._dtype = settings, options, precision(train)[1]
+        outputs = n_outputs(self)
         images, own = train.n_rows // views_of(train), validation_of(train)
         groups = groups_of(train)
         if own is None and groups is not None:
@@ -634,12 +635,12 @@ class SgdFit(Fitted):
         held = data if own is None else samples(own, settings.backend, options.rows, "validation")
         self._trained: list[Trained] = []
         for group in self._groups:
-            layout = _layout_of(axes, group[0], train.n_classes)
+            layout = _layout_of(axes, group[0], outputs)
             chains = [axes.chains[number] for number in group]
             stack = stacked(
                 chains, layout, train.n_features, settings.backend, self._dtype, options.one_start
             )
-            decay = np.tile(np.repeat(axes.penalties, train.n_classes), len(layout.sizes))
+            decay = np.tile(np.repeat(axes.penalties, outputs), len(layout.sizes))
             decay = settings.backend.put(decay, self._dtype)
             self._trained.append(
                 _train_probes(stack, data, held, parts, options, decay, self._report)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from featstore.probe.metrics import LogitSink
-from featstore.probe.rows import RowBlocks
+from featstore.probe.rows import RowBlocks, has_targets
 from featstore.probe.subsets import Axes
 
 
@@ -83,6 +83,13 @@ class Fitted(ABC):
 
     def release(self) -> None:  # noqa: B027, since most fits hold nothing of the kind
         """Let go of what is held only so as not to compute it again; by default, of nothing."""
+
+
+def counts_of(train: RowBlocks) -> np.ndarray:
+    """Return the rows of each class, int64 (C,); of no class, (0,), where labels are targets."""
+    if has_targets(train):
+        return np.zeros(0, np.int64)
+    return np.bincount(train.labels(), minlength=train.n_classes)
 
 
 def n_targets(fitted: Fitted) -> int:

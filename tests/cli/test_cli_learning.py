@@ -7,6 +7,7 @@ from layer_stores import made
 
 from featstore.cli import main
 from featstore.probe import learning_curve
+from featstore.probe.learning import LearningCurve, compared
 
 
 def run(*arguments, status: int = 0):
@@ -46,3 +47,22 @@ def test_the_command_shows_what_the_library_finds(tmp_path):
 def test_what_cannot_be_is_one_line(tmp_path, options, told):
     store = made(tmp_path / "net.zarr", ["low"])
     assert told in run(store.path, *options, status=2).output
+
+
+def test_layers_are_compared_in_one_table_and_figure(tmp_path):
+    store = made(tmp_path / "net.zarr", ["low", "wide"])
+    files = [tmp_path / f"{tap}.csv" for tap in ("low", "wide")]
+    asked = ["--shots", "2,6", "--draws", 2, "--fractions", "0.5", "--solver", "ridge"]
+    for tap, out in zip(("low", "wide"), files, strict=True):
+        run(f"{store.path}#{tap}", *asked, "--l2", "0.1", "--out", out)
+    ran = run(files[0], "--compare", files[1], "--plot", tmp_path / "both.png")
+    table = compared({"low": LearningCurve.read(files[0]), "wide": LearningCurve.read(files[1])})
+    for row in table[table["name"] == "wide"].itertuples():
+        ends = f"[{row.difference_low:+.3f}, {row.difference_high:+.3f}]"
+        assert f"{row.difference:+.3f} {ends}" in ran.stdout
+    assert "less low" in ran.stdout
+    assert max(map(len, ran.stdout.splitlines())) <= 80
+    assert (tmp_path / "both.png").stat().st_size > 5000
+    again = CliRunner().invoke(main, ["compare", *map(str, files)])
+    assert again.exit_code
+    assert "`featstore learn FILE --compare OTHER` sets learning curves" in again.output

@@ -83,7 +83,7 @@ def test_other_images_through_the_same_backbone_are_welcome(tmp_path, saved):
     classes = spec_of_clusters(dataset="more", classes=tuple("wxyz"))
     more = fill(featstore.create(tmp_path / "more.zarr", classes))
     ran = run("predict", more.path, "--weights", saved, "--out", tmp_path / "p.csv")
-    assert "no accuracy: the classes of this store are not those of the probes" in ran.stderr
+    assert "no scores: the classes of this store are not those of the probes" in ran.stderr
     table = pd.read_csv(tmp_path / "p.csv")
     assert len(table) == N_TEST
     assert set(table["label"]) == set("wxyz")

@@ -123,9 +123,23 @@ def test_the_command_shows_and_saves_what_the_library_finds(store, tmp_path):
     assert pd.read_csv(out)["auroc"].tolist() == found.table["auroc"].tolist()
     assert "AUROC" in ran.stdout
     assert pd.read_csv(per_class)["class"].unique().tolist() == NAMES
-    said = run("probe", store.path, "--fractions", 1, "--seeds", 1, "--save-predictions",
-               tmp_path / "p.csv", status=2)  # fmt: skip
-    assert "several at once" in said.output
+
+
+def test_labels_are_predicted_and_again_by_saved_probes(store, tmp_path):
+    files = tmp_path / "p.csv", tmp_path / "p.safetensors", tmp_path / "again.csv"
+    asked = ["--fractions", 0.5, "--seeds", 1, "--solver", "lda", "--l2", 0.1]
+    saved = ["--save-predictions", files[0], "--save-weights", files[1]]
+    run("probe", store.path, *asked, *saved)
+    rows = store.tap("train", "features"), store.tap("test", "features")
+    given = sweep(*rows, fractions=0.5, solver="lda", l2=0.1).predict(rows[1])
+    written = pd.read_csv(files[0])
+    assert written[[f"label:{name}" for name in NAMES]].to_numpy().tolist() == given.labels.tolist()
+    own = written[[f"probe_0:{name}" for name in NAMES]].to_numpy() > 0
+    assert own.tolist() == given.classes[:, 0].tolist()
+    ran = run("predict", store.path, "--probes", files[1], "--out", files[2])
+    assert "test macro F1" in ran.stdout
+    assert f"{given.table['macro_f1'][1]:.3f}" in ran.stdout
+    pd.testing.assert_frame_equal(pd.read_csv(files[2]), written)
 
 
 def test_one_label_alone_is_a_class(store, tmp_path):

@@ -11,7 +11,8 @@ from featstore.probe import learning_curve, sweep
 from featstore.probe.errors import DataError, RowsWarning, UsageError
 from featstore.probe.learning import _drawn
 from featstore.probe.results.curves import curves
-from featstore.probe.results.reading import by_group, read_correct
+from featstore.probe.results.evidence import by_group
+from featstore.probe.results.reading import read_correct
 from featstore.probe.rows import ArrayBlocks, Grouped
 from featstore.probe.splits import folds, grouped_parts
 

@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 
 from featstore.probe import ArrayBlocks, learning_curve, sweep
-from featstore.probe.errors import UsageError
+from featstore.probe.errors import DataError, UsageError
 from featstore.probe.figures import accuracy_against_rows
-from featstore.probe.learning import _drawn
+from featstore.probe.learning import LearningCurve, _drawn, compared
+from featstore.probe.results.curves import curves, difference
 
 
 def drawn(n=600, classes=4, d=16, seed=0):
@@ -118,3 +119,77 @@ def test_the_example_draws_its_curve(tmp_path, monkeypatch, capsys):
     runpy.run_path(str(Path(__file__).parents[2] / "examples" / "shots.py"))
     assert (tmp_path / "shots.png").exists()
     assert "20 shots" in capsys.readouterr().out
+
+
+def noisy(rows, scale=1.5, seed=5):
+    """Return another layer of the same rows: it knows less."""
+    x, y = rows
+    return (x + scale * np.random.default_rng(seed).normal(size=x.shape)).astype(np.float32), y
+
+
+@pytest.fixture(scope="module")
+def two():
+    asked = {"shots": [5, 20], "draws": 3, "fractions": 0.5, "l2": 0.1}
+    good = learning_curve(TRAIN, TEST, tap="good", **asked)
+    return {"good": good, "worse": learning_curve(noisy(TRAIN), noisy(TEST, 1.5, 6), **asked)}
+
+
+def test_learning_curves_are_set_side_by_side(two, tmp_path):
+    table = compared(two)
+    assert table[["name", "shots", "fraction"]].values.tolist() == [
+        [name, shots, fraction] for shots in (5, 20) for name in two for fraction in (0.5, 1.0)
+    ]
+    assert table["difference"].isna().tolist() == [True, True, False, False] * 2
+    for row in table[table["name"] == "worse"].itertuples():
+        both = []
+        for each in two.values():
+            chosen = each.table[each.table["shots"] == row.shots]
+            correct = [each.correct[place] for place in chosen.index]
+            (curve,) = curves(chosen.reset_index(drop=True), correct)
+            both.append(curve)
+        place = both[0].fractions.tolist().index(row.fraction)
+        gap = difference(both[1], both[0], place, place)
+        assert gap.paired
+        ends = row.difference, row.difference_low, row.difference_high
+        assert ends == pytest.approx((gap.value, *gap.interval()))
+        assert row.accuracy == pytest.approx(both[1].mean()[place])
+        assert row.over == "seeds and test rows"
+    assert (table["difference"].dropna() < 0).all()
+    figure = accuracy_against_rows(table, tmp_path / "two.svg")
+    assert [text.get_text() for text in figure.legends[0].texts] == [
+        *("good, 100 %", "worse, 100 %", "good, 50 %", "worse, 50 %")
+    ]
+
+
+def test_a_curve_against_itself_differs_by_nothing(two):
+    same = compared({"a": two["good"], "b": two["good"]})
+    gaps = same.loc[same["name"] == "b", ["difference", "difference_low", "difference_high"]]
+    assert (gaps == 0).all(axis=None)
+
+
+def test_curves_of_other_rows_or_amounts_are_not_compared(two):
+    good = two["good"]
+    with pytest.raises(UsageError, match="nothing to be compared with"):
+        compared({"a": good})
+    shares = learning_curve(TRAIN, TEST, rows=0.1, draws=1, l2=0.1)
+    with pytest.raises(UsageError, match="a has shots and b has share: draw rows of both alike"):
+        compared({"a": good, "b": shares})
+    others = learning_curve(TRAIN, TEST, shots=3, draws=1, l2=0.1)
+    with pytest.raises(UsageError, match="no amount of shots is common to a, b"):
+        compared({"a": good, "b": others})
+    x, y = TEST
+    for test in ((x[:-1], y[:-1]), (x[::-1].copy(), y[::-1].copy())):
+        fewer = learning_curve(TRAIN, test, shots=5, draws=1, l2=0.1)
+        with pytest.raises(DataError, match="a and b are of different test rows"):
+            compared({"a": good, "b": fewer})
+    f1 = learning_curve(TRAIN, TEST, shots=5, draws=1, l2=0.1, metrics="macro_f1")
+    with pytest.raises(DataError, match="a is of accuracy and b of macro_f1"):
+        compared({"a": good, "b": f1})
+
+
+def test_learning_curves_of_f1_have_intervals_over_test_rows_and_are_read_back(tmp_path):
+    asked = {"shots": [5, 10], "draws": 2, "l2": 0.1, "metrics": "macro_f1"}
+    found = learning_curve(TRAIN, TEST, **asked)
+    found.save(tmp_path / "l.csv")
+    for each in (found, LearningCurve.read(tmp_path / "l.csv")):
+        assert set(each.by_amount()["over"]) == {"seeds and test rows"}

@@ -16,8 +16,8 @@ from featstore.probe.classes import class_losses, inequality_table
 from featstore.probe.errors import DataError, RowsWarning, UsageError, visible
 from featstore.probe.figures.style import PALETTE
 from featstore.probe.redundancy import diffused_redundancy
+from featstore.probe.results.evidence import RowScores, RowSink
 from featstore.probe.results.files import save_table
-from featstore.probe.results.reading import RowScores, RowSink
 from featstore.probe.results.views import summary
 from featstore.report import page as page_module, provenance, reading
 from featstore.report.page import ASSETS, SCRIPTS, write

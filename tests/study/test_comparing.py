@@ -12,8 +12,8 @@ from featstore import probe
 from featstore.cli import main
 from featstore.errors import BadStudy
 from featstore.probe.errors import DataError
+from featstore.probe.results.evidence import RowScores, RowSink
 from featstore.probe.results.files import save_table
-from featstore.probe.results.reading import RowScores, RowSink
 from featstore.probe.results.sentences import of_comparison
 from featstore.study.compare import compare
 

@@ -442,3 +442,54 @@ def test_a_fault_in_one_part_is_named_and_the_rest_is_made(stores, tmp_path, mon
         r"unexpected KeyError: 'x' \(test_study.py, line \d+\); please report it", fault.reason
     )
     assert fault.reason in (out / "page.md").read_text()
+
+
+SCORED = """
+title = "Scored"
+fractions = [0.5]
+seeds = 3
+figures = ["accuracy"]
+[stores]
+one = {{ store = "{one}" }}
+[probes.ridge]
+l2 = 0.1
+modes = ["random", "first"]
+per_class = true
+[probes.lda]
+l2 = 0.1
+[analyses]
+resamples = 100
+classes_at = [0.5]
+score = "{score}"
+"""
+
+
+def test_a_study_is_of_the_score_that_it_names(stores, tmp_path):
+    """Tables, differences, DR and the page, with intervals over test rows."""
+    path = tmp_path / "study.toml"
+    path.write_text(SCORED.format(one=stores[0], score="kappa"))
+    assert "missing" not in run(path, tmp_path / "out").values()
+    table = pd.read_csv(tmp_path / "out" / "tables" / "accuracy.csv")
+    assert {f"kappa{end}" for end in ("", "_std", "_low", "_high")} <= set(table)
+    assert "accuracy" not in table
+    assert table["over"].str.contains("test rows").all()
+    held = read_table(tmp_path / "out" / "results" / "one.ridge.csv")
+    assert {"accuracy", "kappa"} <= set(held)
+    part = held[(held["mode"] == "random") & (held["fraction"] == 0.5)]
+    rows = table[(table["probe"] == "ridge") & (table["mode"] == "random")]
+    own = rows[rows["fraction"] == 0.5].iloc[0]
+    assert own["kappa"] == pytest.approx(part["kappa"].astype(float).mean())
+    differences = pd.read_csv(tmp_path / "out" / "tables" / "differences.csv")
+    assert differences["over"].str.contains("test rows").all()
+    facts = Facts(tmp_path / "out", ["one"])
+    said = facts.fact("accuracy", "one", "random", "ridge", 0.5, part="mean")
+    assert said == f"{own['kappa']:.3f}"  # it may be below 0, and is not in per cent
+    assert "## ridge: Cohen's kappa\n" in (tmp_path / "out" / "page.md").read_text()
+    assert len(pd.read_csv(tmp_path / "out" / "tables" / "affected.csv"))
+
+
+def test_a_score_that_there_is_not_is_named_before_anything_runs(tmp_path):
+    path = tmp_path / "study.toml"
+    path.write_text(SCORED.format(one="one.zarr", score="makro_f1"))
+    with pytest.raises(BadStudy, match="no score is called makro_f1; did you mean macro_f1"):
+        spec.read(path)

@@ -11,8 +11,9 @@ from problems import clusters
 from featstore import probe
 from featstore.probe import memory, sweeps
 from featstore.probe.errors import RowsWarning
+from featstore.probe.results.evidence import RowScores, RowSink
 from featstore.probe.results.files import as_computed, read_table, save_table
-from featstore.probe.results.reading import RowScores, RowSink, load_rows, rows_path, table_digest
+from featstore.probe.results.reading import load_rows, rows_path, table_digest
 
 PROBLEM = clusters(150, 61, 30, 3)
 WIDE = clusters(40, 61, 90, 3)
@@ -43,7 +44,7 @@ def test_rows_are_right_where_predictions_are(monkeypatch, kind, rows):
     assert result.correct.dtype == bool
     assert np.array_equal(result.correct, (found.classes == found.labels[:, None]).T)
     assert result.correct.mean(1) == pytest.approx(result.table["accuracy"].to_numpy(), abs=1e-12)
-    assert result.by_row.kept.nbytes == len(result.fitted.axes) * 8
+    assert result.by_row.kept["right"].nbytes == len(result.fitted.axes) * 8
     assert result.without_rows().correct is None
 
 
@@ -107,7 +108,7 @@ def test_values_of_numbers_vary_as_r2_does_over_drawn_rows(numbers):
 
 def test_what_takes_too_much_is_not_kept_and_that_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(sweeps, "SHARE", 1 << 40)
-    with pytest.warns(RowsWarning, match=r"61 test rows each of 7 probes .* seeds alone; allow"):
+    with pytest.warns(RowsWarning, match=r"61 test rows says of 7 probes .* seeds alone; allow"):
         result = sweep(tmp_path / "r.csv")
     assert result.correct is None
     with pytest.warns(RowsWarning, match="is not kept, since it takes 56 B"):
@@ -171,7 +172,7 @@ def test_a_foreign_stale_or_damaged_file_is_refused(tmp_path):
             warnings.simplefilter("ignore", RowsWarning)
             found = load_rows(out, table, "accuracy")
         if found is not None:  # a byte that says nothing, as of a date
-            assert np.array_equal(found[0].kept, sweep(l2=0.1).by_row.kept)
+            assert np.array_equal(found[0].kept["right"], sweep(l2=0.1).by_row.kept["right"])
     rows_path(out).write_bytes(whole[: len(whole) // 2])
     refused("is not used")
     rows_path(out).write_text("nothing")

@@ -6,7 +6,7 @@ import pytest
 
 from featstore import probe
 from featstore.probe.errors import DataError, UsageError
-from featstore.probe.result import Predictions
+from featstore.probe.predicted import Predictions
 from featstore.probe.results.files import save_table
 from featstore.probe.results.reading import (
     judged,

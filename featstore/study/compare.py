@@ -137,9 +137,7 @@ def compare(
     if layers and fractions is None:
         raise BadStudy("fractions are needed to probe stores: give them, as 0.01,0.1,0.5")
     asked = _asked(also, fractions, seeds, level, layers, progress)
-    parts = []
-    if files:
-        parts.append((read_results(*files, score=score), read_correct(*files, score=score)))
+    parts = [_read(files, score)] if files else []
     sweep = partial(
         probe.sweep,
         fractions=fractions,
@@ -196,6 +194,13 @@ def _forecasts(
         )
         for layer in layers
     ]
+
+
+def _read(
+    files: Sequence[Path], score: str | None
+) -> tuple[pd.DataFrame, list[np.ndarray | None] | None]:
+    """Return the probes of results files, and what test rows say of each."""
+    return read_results(*files, score=score), read_correct(*files, score=score)
 
 
 def _asked(

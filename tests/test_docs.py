@@ -8,6 +8,7 @@ from pathlib import Path
 
 import mutants
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn import datasets
@@ -155,3 +156,56 @@ def test_files_that_the_prose_names_exist(name):
         r"`((?:docs|tests|benchmarks|featstore|probe|terminal|\.ci)/[\w/.]+\w)`", text
     )
     assert [path for path in named if not (ROOT / path).exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("page", "results"),
+    [
+        ("results.md", "studies/debian/study"),
+        ("studies/cifar100/results.md", "studies/cifar100/study"),
+    ],
+)
+def test_a_study_s_page_has_the_numbers_of_its_results(page, results):
+    text = (ROOT / "docs" / page).read_text()
+    files = sorted((ROOT / "docs" / results / "results").glob("*.csv"))
+    tables = {path.stem: pd.read_csv(path) for path in files}
+    for name, table in tables.items():
+        source, _, solver = name.rpartition(".")
+        if solver == "logistic":
+            chosen = table[table["mode"] == "random"]
+            by = chosen.pivot(index="seed", columns="fraction", values="accuracy")
+            kept = 100 * by.div(by[1.0], axis=0)
+            cells = [f"{m:.1f} ± {s:.1f}" for m, s in zip(kept.mean(), kept.std(), strict=True)]
+            assert f"| {source} | random | {' | '.join(cells[:-1])} | 100.0 |" in text
+    every = pd.concat(tables.values())
+    at_an_end = every["l2_place"].isin(["lowest", "highest"]).sum()
+    counted = f"{at_an_end:,}" if at_an_end else "(0|none)"
+    assert re.search(rf"\b{counted} of the {len(every):,}\b", text)
+
+
+def test_the_lists_of_the_second_study_are_read_from_folders_and_lines(tmp_path):
+    made = runpy.run_path(str(ROOT / "docs/studies/cifar100/data.py"))
+    classes = " ".join(made["SUPERCLASSES"].values()).split()
+    assert (len(made["SUPERCLASSES"]), len(set(classes)), len(classes)) == (20, 100, 100)
+    for name in ("train/whale/a.png", "train/apple/b.png", "test/apple/c.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert made["images"](tmp_path).to_numpy().tolist() == [
+        ["test/apple/c.png", "apple", "test"],
+        ["train/apple/b.png", "apple", "train"],
+        ["train/whale/a.png", "whale", "train"],
+    ]
+    (tmp_path / "raw").mkdir()
+    (tmp_path / "raw/TREC.train").write_bytes(b"LOC:city Where is \xd0 ?\nHUM:ind Who ?\n")
+    (tmp_path / "raw/TREC.test").write_text("HUM:ind Who ?\n")
+    assert made["questions"](tmp_path).to_numpy().tolist() == [
+        ["Who ?", "HUM", "HUM:ind", "test"],
+        ["Where is Ð ?", "LOC", "LOC:city", "train"],
+    ]
+    (tmp_path / "stsa.binary.train").write_text("1 fine ,\n0 crème\n1 fine ,\n", "utf-8")
+    (tmp_path / "stsa.binary.test").write_text("0 bad .\n")
+    assert made["reviews"](tmp_path).to_numpy().tolist() == [
+        ["bad .", "negative", "test"],
+        ["fine ,", "positive", "train"],
+        ["crème", "negative", "train"],
+    ]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from featstore.errors import BadStudy
 from featstore.probe.errors import nearest
 from featstore.probe.results import is_score, penalty, percent, score_of
 from featstore.probe.results.features import ANALYSES, OF_PAIRS
-from featstore.probe.results.files import unescaped
+from featstore.probe.results.files import read_table, unescaped
 from featstore.probe.results.views import NOTHING, Column, View, as_markdown
+from featstore.probe.statuses import FAILED, has
 from featstore.study.feature_tables import joined
 
 
@@ -163,8 +165,8 @@ def _same(column: pd.Series, value: str | float) -> np.ndarray:
 def _of_curve(name: str) -> Callable[..., Number]:
     def fact(facts: Facts, feature: str, mode: str, probe: str, fraction: float) -> Number:
         row = facts.row("accuracy", store=feature, mode=mode, probe=probe, fraction=fraction)
-        score = name if name == "ratio" else score_in(row.to_frame().T)
-        values = [row[f"{score}{end}"] for end in ("", "_std", "_low", "_high")]
+        score = score_in(row.to_frame().T) if name == "accuracy" else name
+        values = [row.get(f"{score}{end}", np.nan) for end in ("", "_std", "_low", "_high")]
         return Number(*values, 100, " %", 1) if in_per_cent(score) else Number(*values, digits=3)
 
     return fact
@@ -338,6 +340,31 @@ def _agreement(facts: Facts, feature: str, other: str) -> Number:
     return Number(row["rho"], np.nan, row["low"], row["high"])
 
 
+def _probes(facts: Facts, which: str = "solved", feature: str = "*", probe: str = "*") -> str:
+    """Return how many probes there are, chose an end of the penalties, or are not at the optimum.
+
+    The full layer is counted once for each seed and mode, as in the results files.
+    """
+    tables = [
+        read_table(path)
+        for source in facts.sources
+        for path in sorted((facts.folder / "results").glob(f"{escape(source)}.*.csv"))
+        if fnmatchcase(source, feature) and fnmatchcase(path.stem.rpartition(".")[2], probe)
+    ]
+    if not tables:
+        raise BadStudy(f"no results of {feature}.{probe}; {nearest(feature, facts.sources)}")
+    table = pd.concat(tables, ignore_index=True)
+    places = table.get("l2_place", pd.Series("", table.index))
+    counts = {
+        "solved": len(table),
+        "at an end": places.isin(["lowest", "highest"]).sum(),
+        "unsolved": has(table["status"], FAILED).sum(),
+    }
+    if which not in counts:
+        raise BadStudy(f"probes are not counted by {which!r}; {nearest(which, list(counts))}")
+    return f"{counts[which]:,}"
+
+
 def _likeness(facts: Facts, feature: str, other: str, column: str = "calibrated") -> str:
     row = facts.row("likeness", name=feature, other=other)
     _check_column("likeness", column, row)
@@ -353,6 +380,7 @@ def _check_column(table: str, column: str, row: pd.Series) -> None:
 FACTS: dict[str, Callable[..., Number | str]] = {
     "accuracy": _of_curve("accuracy"),
     "ratio": _of_curve("ratio"),
+    "corrected": _of_curve("corrected"),
     "k": _k,
     "features": _features,
     "dr": _redundancy,
@@ -373,6 +401,7 @@ FACTS: dict[str, Callable[..., Number | str]] = {
     "worth": _worth,
     "agreement": _agreement,
     "likeness": _likeness,
+    "probes": _probes,
 }
 """Facts by name: their arguments are those of the functions, after the first."""
 

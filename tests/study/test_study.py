@@ -53,6 +53,8 @@ DR is {{ dr("one", "random", "ridge", 0.9) }}, CKA {{ cka("one", 0.5) }}, rank
 {{ losers("two", "random", "ridge", 0.1, 2) }};
 {{ k("one", 0.1) }} of {{ features("one") }}; {{ span("ratio", "*", "random", "ridge", 0.1) }};
 {{ p("one", "random", "ridge", 0.1) }}.
+Over chance {{ corrected("one", "random", "ridge", 0.1, part="mean") }}; of {{ probes() }} probes
+{{ probes("unsolved", "one", "lda") }} are unsolved.
 
 {{ table("ratio", "ridge") }}
 
@@ -247,6 +249,10 @@ def test_numbers_of_the_page_are_those_of_the_tables(whole):
     assert row["ratio"] == pytest.approx((part / full).mean())
     assert row["ratio_std"] == pytest.approx((part / full).std(ddof=1))
     assert row["ratio_low"] < row["ratio"] < row["ratio_high"]
+    over = ((part - 0.25) / (full - 0.25)).mean()  # of four classes
+    assert f"Over chance {100 * over:.1f} %" in page
+    files = [read_table(path) for path in (out / "results").glob("*.csv")]
+    assert f"of {sum(map(len, files))} probes\n0 are unsolved" in page
     kept = f"{100 * row['ratio']:.1f} % ({100 * row['ratio_low']:.1f}"
     assert f"keep {kept} to {100 * row['ratio_high']:.1f}), alone\n" in page
     assert f"alone\n{100 * part.mean():.1f} %." in page

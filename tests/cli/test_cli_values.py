@@ -59,7 +59,7 @@ def test_a_file_to_write_is_checked_before_any_work(tmp_path):
 
 def test_the_suffixes_are_the_library_s_own():
     from featstore.cli.probe import probe
-    from featstore.probe import figures, prediction, result
+    from featstore.probe import figures, predicted, prediction
     from featstore.probe.results import files
 
     suffixes = {p.name: p.type.suffixes for p in probe.params if isinstance(p.type, OutFile)}
@@ -68,6 +68,6 @@ def test_the_suffixes_are_the_library_s_own():
         "plot": figures.SUFFIXES,
         "by_layer": files.SUFFIXES,
         "per_class": files.SUFFIXES,
-        "save_predictions": result.SUFFIXES,
+        "save_predictions": predicted.SUFFIXES,
         "save_weights": (prediction.SUFFIX,),
     }

@@ -134,7 +134,8 @@ def test_a_click_in_the_legend_hides_a_line_and_another_brings_it_back(opened, u
 
 def test_bands_are_drawn_of_few_curves(opened, folder):
     modes = ("random", "first", "last", "pca", "fisher", "variance", "greedy")
-    page = opened(_written(folder, "many", probes(modes=modes)))
+    page = opened(_written(folder, "several", probes(modes=modes)))
+    page.locator("#accuracy button[data-value=no]").click()
     bands = "#accuracy .scatterlayer .trace .js-fill[d]"
     points = "#accuracy .scatterlayer .trace .points:not(:empty)"
     assert page.locator(points).count() == len(modes)
@@ -258,3 +259,26 @@ def test_curves_with_nothing_known_leave_a_page_that_opens(opened, folder):
     page = opened(_written(folder, "empty", table))
     assert "No probe of these results has a score." in page.locator("header").inner_text()
     assert "singular" in page.locator(".warnings").inner_text()
+
+
+def test_many_curves_have_a_panel_each_until_they_are_put_together(opened, folder):
+    table = probes(modes=[f"mode {n}" for n in range(9)], seeds=(1, 2))
+    page = opened(_written(folder, "many", table), viewport={"width": 390, "height": 800})
+    assert page.locator("#accuracy .plot .subplot").count() == 9
+    assert page.locator("#accuracy .annotation-text").all_text_contents() == [
+        f"mode {n}" for n in range(9)
+    ]
+    # five points of its own in each panel, inside of it
+    within = """() => [...document.querySelectorAll("#accuracy .plot .subplot")].every((panel) => {
+        const room = panel.getBoundingClientRect();
+        const points = [...panel.querySelectorAll(".scatterlayer .trace .point")];
+        return points.length === 5 && points.every((point) => {
+            const box = point.getBoundingClientRect();
+            return box.top >= room.top && box.bottom <= room.bottom;
+        });
+    })"""
+    assert page.evaluate(within)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    page.locator("#accuracy button[data-value=no]").click()
+    until(page, "document.querySelectorAll('#accuracy .plot .subplot').length === 1")
+    assert lines(page, "accuracy") >= 9

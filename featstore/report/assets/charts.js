@@ -112,6 +112,7 @@ class Figure {
     this.note.textContent = note;
     this.bar.hidden = !this.bar.childElementCount;
     this.plot.style.height = layout.height ? `${layout.height}px` : "";
+    layout.height ??= this.plot.clientHeight; // else plotly keeps that of before
     this.showLegend(legend);
     return Plotly.react(this.plot, traces, layout, CONFIG);
   }

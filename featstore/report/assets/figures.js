@@ -94,6 +94,12 @@ function panelled(panels, x, y, rules) {
   layout.height = 60 + 165 * deep;
   layout.annotations = [];
   const wide = Math.floor(Math.min(innerWidth, 980) / columns / 7);
+  // plotly finds no range of its own where axes match whose others are set
+  const heights = panels.flatMap(({ curve, own }) => [...rules(curve), ...own].flatMap((trace) => trace.y))
+    .filter((value) => value !== null);
+  const ends = [Math.min(...heights, ...(y.rangemode === "tozero" ? [0] : [])), Math.max(...heights)];
+  const beyond = 0.05 * (ends[1] - ends[0]) || 1;
+  const range = [ends[0] - (y.rangemode === "tozero" ? 0 : beyond), ends[1] + beyond];
   const traces = panels.flatMap(({ curve, place, own }, at) => {
     const [row, column] = [Math.floor(at / columns), at % columns];
     const name = at ? String(at + 1) : "";
@@ -105,7 +111,7 @@ function panelled(panels, x, y, rules) {
       matches: at ? "x" : undefined, showticklabels: isLast, title: isLast && column === columns >> 1 ? xaxis.title : undefined,
     };
     layout[`yaxis${name}`] = {
-      ...yaxis, domain: [1 - (row + 1) / deep + 0.06 / deep, top], anchor: `x${name}`, nticks: 5,
+      ...yaxis, range, domain: [1 - (row + 1) / deep + 0.06 / deep, top], anchor: `x${name}`, nticks: 5,
       matches: at ? "y" : undefined, showticklabels: column === 0, title: column === 0 && row === (deep - 1) >> 1 ? yaxis.title : undefined,
     };
     layout.annotations.push({

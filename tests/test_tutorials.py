@@ -38,6 +38,8 @@ def test_the_tutorials_from_an_empty_directory(tmp_path, monkeypatch, capsys):
                 assert not said or "of the features keep" in said
                 continue
             words = shlex.split(command)[1:]
+            if words == ["quickstart"] and page not in PAGES[:4]:
+                continue  # its store is there
             ran = CliRunner().invoke(main, words)
             assert ran.exit_code == 0, f"{page.name}: {command}\n{ran.output}"
             if words == ["quickstart"]:

@@ -372,6 +372,7 @@ def test_what_comes_when_another_has_written_changes_nothing(s3, network, quick_
     assert not any(".lock/" in key for key in before)
 
 
+@pytest.mark.long
 def test_a_gate_that_a_woken_writer_deletes_lets_nobody_in(s3, network, quick_leases):
     path = s3 / f"gate-{uuid.uuid4().hex}" / "store"
     store = featstore.create(path, SPEC)

@@ -225,6 +225,20 @@ def test_cut_short_at_any_step_one_of_the_two_is_there(
     assert featstore.open(path).spec == NEW
 
 
+@FORMATS
+def test_what_another_has_built_to_replace_it_is_not_finished(tmp_path, format):
+    path = tmp_path / "store"
+    filled(path, format, OLD)
+    new = featstore.open_or_create(path, NEW, format, overwrite=True)
+    fill(new)
+    featstore.remove(path)
+    filled(path, format, OLD)
+    fill(featstore.open_or_create(path, NEW, format, overwrite=True, provenance={"by": "another"}))
+    with pytest.raises(WriterBusy, match="is not there any more: another process has replaced"):
+        featstore.finish(new)
+    assert featstore.open(path).spec == OLD
+
+
 @pytest.mark.parametrize(
     "number",
     [pytest.param(n, marks=[pytest.mark.long] if n else []) for n in range(9)],

@@ -200,7 +200,11 @@ class Line:
     @classmethod
     def of(cls, name: str, command: click.Command, draw, good: dict[str, list[str]]) -> "Line":
         words = [name, *good.get(name, [])]
-        options = [one for one in command.params if isinstance(one, click.Option)]
+        options = [
+            one
+            for one in command.params
+            if isinstance(one, click.Option) and "--compile" not in one.opts
+        ]  # a compiler takes half a minute
         arguments = [one for one in command.params if isinstance(one, click.Argument)]
         for one in draw.sample(options, min(len(options), draw.randrange(0, 4))):
             words.append(draw.choice(one.opts))

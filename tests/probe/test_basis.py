@@ -367,7 +367,7 @@ def test_saved_weights_predict_what_was_scored(solver, tmp_path):
     assert [saved.reads(n) for n in range(4)] == [3, 8, 16, 16]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_backends_and_small_memory_give_the_same_probes():
     problem = correlated(dtype=np.float32)
     arguments = {"fractions": [0.2, 0.6], "mode": ["random", *PROJECTED]}

@@ -153,9 +153,10 @@ def test_leave_one_out_chooses_the_number_of_neighbours():
         hits = np.zeros(len(tried))
         for out in range(90):
             kept = np.delete(np.arange(90), out)
+            one = KNeighborsClassifier(metric="cosine", algorithm="brute")
+            one.fit(z[kept][:, columns], y[kept])
             for number, k in enumerate(tried):
-                one = KNeighborsClassifier(k, metric="cosine", algorithm="brute")
-                one.fit(z[kept][:, columns], y[kept])
+                one.set_params(n_neighbors=k)
                 hits[number] += one.predict(z[out : out + 1, columns])[0] == y[out]
         # of equally good ones the most neighbours
         best = len(tried) - 1 - int(hits[::-1].argmax())

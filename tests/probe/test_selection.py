@@ -481,7 +481,8 @@ def test_probes_on_a_path_are_then_solved_to_their_optimum():
             assert np.allclose(result.weights(row).coef, given.weights(row).coef, atol=0.02)
 
 
-@pytest.mark.parametrize("mode", ["pca", pytest.param("greedy", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("mode", ["pca", "greedy"])
 def test_paths_of_directions_and_of_orders_that_are_made_again(mode):
     problem = digits(300)
     table = sweep(problem, solver="logistic", mode=[mode, "random"], l2=None, select=None).table

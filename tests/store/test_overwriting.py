@@ -265,7 +265,7 @@ def test_cut_short_at_any_step_a_url_gives_one_of_the_two(bucket, monkeypatch, n
     assert set(everything(path)) == set(everything(filled(bucket / "other", "zarr", NEW).path))
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_an_unfinished_move_is_finished_by_gc_or_removed(bucket, monkeypatch):
     for remedy in ("gc", "rm"):
         path = bucket / remedy

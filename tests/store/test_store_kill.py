@@ -84,7 +84,7 @@ def test_killed_at_any_instant_a_store_resumes_to_the_uninterrupted_one(
     kills = stages = 0
     longest = 0.1
     before: set[tuple[str, int]] = set()
-    while kills < 40:
+    while kills < 20:
         status = killed_after(instants.uniform(0, longest), write, path, format)
         if status == 0:
             # Done before it was killed enough: lose some blocks, and the killing goes on.
@@ -102,7 +102,7 @@ def test_killed_at_any_instant_a_store_resumes_to_the_uninterrupted_one(
         # On a slow machine the instants at which something happens come later.
         longest *= 1 if before != after else 1.2
         before = after
-    assert stages > 10, "the kills fell where nothing happens"
+    assert stages > 5, "the kills fell where nothing happens"
 
     write_quickly(path, format, monkeypatch)
     uninterrupted = filled_in_small_blocks(tmp_path / "whole", format, monkeypatch)

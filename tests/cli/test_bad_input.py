@@ -334,6 +334,7 @@ def test_a_full_disk_keeps_what_was_committed_and_is_resumed(bring, tmp_path, fo
     np.testing.assert_array_equal(store.read("train", tap, 0, 240), TRAIN)
 
 
+@pytest.mark.long
 def test_a_full_disk_keeps_the_earlier_results(tiny_store, tmp_path):
     out = tmp_path / "r.csv"
     out.write_text("earlier results")

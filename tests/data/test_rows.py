@@ -204,6 +204,7 @@ def levels(rows) -> list[int]:
     return [rows[row][0].getpixel((0, 0))[0] for row in range(len(rows))]
 
 
+@pytest.mark.long
 def test_rows_are_read_by_another_process(spoilt):
     """And are small on the way: paths and offsets travel, not images."""
     rows = datasets.load(f"folder:{spoilt}", "test")

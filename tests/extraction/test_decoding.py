@@ -321,6 +321,7 @@ def test_a_killed_process_is_said_and_the_store_goes_on(folder, tmp_path, starte
     assert features.tobytes() == whole.load("train", "penultimate").tobytes()
 
 
+@pytest.mark.long
 def test_an_interruption_ends_the_processes(folder, tmp_path, started):
     with pytest.raises(KeyboardInterrupt):
         extract(folder, tmp_path / "store", batch_size=10, workers=2, progress=_interrupt)

@@ -240,7 +240,7 @@ def test_progress_is_the_whole_jobs(images, tmp_path):
     assert done[-1] == N_TRAIN + N_TEST
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_torchrun_takes_the_command_line(images, tmp_path):
     out = tmp_path / "store"
     command = [

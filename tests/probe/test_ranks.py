@@ -50,7 +50,7 @@ def test_several_processes_solve_the_same_probes(count, alone, tmp_path):
     assert "run it without a launcher" in str(found["said"])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_command_prints_once(tiny_store, tmp_path):
     out = tmp_path / "r.csv"
     ran = subprocess.run(

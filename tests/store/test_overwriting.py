@@ -241,7 +241,7 @@ def test_what_another_has_built_to_replace_it_is_not_finished(tmp_path, format):
 
 @pytest.mark.parametrize(
     "number",
-    [pytest.param(n, marks=[pytest.mark.long] if n else []) for n in range(9)],
+    [pytest.param(n, marks=[pytest.mark.long]) for n in range(9)],
 )
 def test_cut_short_at_any_step_a_url_gives_one_of_the_two(bucket, monkeypatch, number):
     path = bucket / "store"

@@ -261,7 +261,7 @@ def small_sets(tmp_path, monkeypatch):
     return tmp_path / "data"
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_runs_what_is_here_and_names_the_rest(small_sets, tmp_path, monkeypatch):
     torch.manual_seed(0)
     weights = tmp_path / "resnet50.pth"

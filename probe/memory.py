@@ -9,12 +9,12 @@ import re
 import sys
 import threading
 import warnings
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar, cast
 
 import numpy as np
@@ -350,12 +350,7 @@ def threads_of(backend: Backend) -> int:
     return torch.get_num_threads() if (backend.name, backend.device) == ("torch", "cpu") else 1
 
 
-def in_threads(
-    work: Callable[[T, int], None],
-    items: Iterable[T],
-    threads: int,
-    then: Callable[[int], None] = lambda lane: None,
-) -> None:
+def in_threads(work: Callable[[T, int], None], items: Iterable[T], threads: int) -> None:
     """Do `work(item, lane)` for each item in so many threads, each of one processor.
 
     Products of which one side is short, and what is small beside them, keep processors busier so
@@ -363,34 +358,29 @@ def in_threads(
 
     Arguments:
         work: what it changes must be of the item or of the lane, one of 0 to `threads` - 1.
-        items: what is worked on, in that order.
+        items: what is worked on.
         threads: how many.
-        then: is called for each item, in their order, in the caller's thread, before its lane is
-            given to another.
     """
     if threads == 1:
         for item in items:
             work(item, 0)
-            then(0)
         return
-    before, free = torch.get_num_threads(), list(range(threads))
-    begun: deque[tuple[Future[None], int]] = deque()
+    lanes: SimpleQueue[int] = SimpleQueue()
+    for lane in range(threads):
+        lanes.put(lane)
 
-    def end() -> None:
-        done, lane = begun.popleft()
-        done.result()
-        then(lane)
-        free.append(lane)
+    def in_lane(item: T) -> None:
+        lane = lanes.get()
+        try:
+            work(item, lane)
+        finally:
+            lanes.put(lane)
 
+    before = torch.get_num_threads()
     pool = ThreadPoolExecutor(threads, "featstore-solve", torch.set_num_threads, (1,))
     try:
-        for item in items:
-            if not free:
-                end()
-            lane = free.pop()
-            begun.append((pool.submit(work, item, lane), lane))
-        while begun:
-            end()
+        for done in [pool.submit(in_lane, item) for item in items]:
+            done.result()
     finally:
         pool.shutdown(cancel_futures=True)
         # threads that are born later have what was asked for last

@@ -18,3 +18,18 @@ processes.set_forkserver_preload(
         "hypothesis", "pytest", "scipy.io",
     ]
 )  # fmt: skip
+
+
+def killed_after(seconds, target, *arguments, patience=60) -> int | None:
+    """Run `target` in a process, kill it so long after it began; its exit status if it was done.
+
+    It is given an event as its last argument, by which it says within `patience` that it has begun.
+    """
+    ready = processes.Event()
+    process = processes.Process(target=target, args=(*arguments, ready))
+    process.start()
+    assert ready.wait(patience)
+    process.join(seconds)
+    process.kill()
+    process.join()
+    return process.exitcode

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from forked import processes
+from forked import killed_after
 
 import featstore
 from featstore.errors import SpecMismatch
@@ -90,14 +90,7 @@ def run_dropout(folder: Path, replaced: dict[str, str], ready=None) -> None:
 
 def killed(folder: Path, replaced: dict[str, str], pause: float) -> int | None:
     """Kill the example a while after its third block; return its exit status."""
-    ready = processes.Event()
-    process = processes.Process(target=run_dropout, args=(folder, replaced, ready))
-    process.start()
-    assert ready.wait(300)
-    process.join(pause)
-    process.kill()
-    process.join()
-    return process.exitcode
+    return killed_after(pause, run_dropout, folder, replaced, patience=300)
 
 
 def chunks(store: Path) -> dict[str, bytes]:

@@ -446,18 +446,17 @@ def run_layers(
 def _forecasts(store, taps, split, solver, options) -> list[float]:
     """Return about how many seconds a sweep of each tap takes."""
     from featstore.probe.arrays import backend
-    from featstore.probe.plans import Shape, Wanted, forecast
+    from featstore.probe.plans import Shape, Wanted
     from featstore.probe.solvers.registry import chosen
-    from featstore.study.outside import is_outside
+    from featstore.study.outside import forecasts
 
     train, test = (store.spec.split(name) for name in ("train", split))
     rows = train.n_rows * train.views, test.n_rows * test.views
     outputs = max(len(store.spec.targets), store.spec.n_classes, 1)
-    modes = [mode for mode in options["mode"] if not is_outside(mode)] or "random"
-    wanted = Wanted(options["fractions"], options["seeds"], modes, options["every_k"])
-    where, how = backend(options["backend"], options["device"]), chosen(solver)
-    shapes = [Shape(*rows, outputs, store.spec.tap(tap).dim) for tap in taps]
-    return [forecast(wanted, how, shape, where) for shape in shapes]
+    shapes = (Shape(*rows, outputs, store.spec.tap(tap).dim) for tap in taps)
+    wanted = Wanted(options["fractions"], options["seeds"], options["mode"], options["every_k"])
+    where = backend(options["backend"], options["device"])
+    return forecasts(shapes, wanted, chosen(solver), where)
 
 
 def _of_folds(out, tap) -> Path | None:

@@ -94,15 +94,12 @@ def as_map(given: Any) -> np.ndarray:
 
     Of an image of a palette they are its indices. Raises `ValueError` for any other.
     """
-    if isinstance(given, Image.Image):
-        if len(given.getbands()) != 1:
-            raise ValueError(
-                f"it has colours ({given.mode}), and a map one number a pixel: save a grey image,"
-                " or one with a palette"
-            )
-        found = np.asarray(given)
-    else:
-        found = np.asarray(given)
+    if isinstance(given, Image.Image) and len(given.getbands()) != 1:
+        raise ValueError(
+            f"it has colours ({given.mode}), and a map one number a pixel: save a grey image,"
+            " or one with a palette"
+        )
+    found = np.asarray(given)
     found = found[0] if found.ndim == 3 and len(found) == 1 else found
     found = found.astype(np.uint8) if found.dtype.kind == "b" else found
     if found.ndim != 2 or found.dtype.kind not in "iuf" or not found.size:

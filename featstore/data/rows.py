@@ -469,13 +469,17 @@ class Pieces:
         if self.places is None:
             before = int(self.starts[first])
             return range(first, last), slice(rows.start - before, rows.stop - before)
-        whose = np.searchsorted(self.starts, np.arange(rows.start, rows.stop), "right") - 1
+        whose = self._items_of(rows)
         own = self.places[rows.start : rows.stop]
         return range(first, last), (whose - first) * self.positions + own
 
+    def _items_of(self, rows: range) -> np.ndarray:
+        """Return the item that each of some rows is a piece of, int64."""
+        return np.searchsorted(self.starts, np.arange(rows.start, rows.stop), "right") - 1
+
     def beside_of(self, rows: range) -> dict[str, np.ndarray]:
         """Return what is kept of the items of some rows, by column."""
-        whose = np.searchsorted(self.starts, np.arange(rows.start, rows.stop), "right") - 1
+        whose = self._items_of(rows)
         return {name: values[whose] for name, values in self.items.beside.items()}
 
     @property

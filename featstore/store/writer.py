@@ -157,8 +157,10 @@ class Writer:
             )
         for name, column in kept.items():
             values = columns[column.name]
-            texts = column.width and encode_ids([str(one) for one in values], column.width)
-            arrays[name] = np.asarray(values) if column.width is None else texts
+            if column.width is None:
+                arrays[name] = np.asarray(values)
+            else:
+                arrays[name] = encode_ids([str(one) for one in values], column.width)
         for name, array in arrays.items():
             expected = self._store.array(split, name)
             views = expected.shape[: len(expected.shape) == 3]

@@ -18,7 +18,7 @@ from featstore.probe.arrays import backend as backend_of
 from featstore.probe.errors import DataError, nearest
 from featstore.probe.memory import Progress, shows, silent
 from featstore.probe.modes import Mode
-from featstore.probe.plans import Shape, Wanted, forecast
+from featstore.probe.plans import Shape, Wanted
 from featstore.probe.redundancy import diffused_redundancy
 from featstore.probe.results import curves_of, score_of, scored_by, shared_and_own
 from featstore.probe.results.curves import Curve, curves as curves_in, difference
@@ -31,7 +31,7 @@ from featstore.report import provenance
 from featstore.store.catalog import safe_name
 from featstore.study.feature_tables import Asked, tables_of
 from featstore.study.layers import Layer, layers_of
-from featstore.study.outside import is_outside, resolved
+from featstore.study.outside import each_mode, forecasts, resolved
 from featstore.study.records import digest
 from featstore.study.spec import SWITCHED, Analyses
 from featstore.study.sweeps import departures_of, validation_rows
@@ -181,19 +181,13 @@ def _forecasts(
 ) -> list[float]:
     """Return about how many seconds a sweep of each layer takes."""
     given = sweep.keywords
-    how, where = chosen(given["solver"]), backend_of(given["backend"], given["device"])
-    modes = [given["mode"]] if isinstance(given["mode"], str) else given["mode"]
-    known = [mode for mode in modes if not is_outside(mode)]
-    wanted = Wanted(given["fractions"], given["seeds"], known or "random")
-    return [
-        forecast(
-            wanted,
-            how,
-            Shape.of(layer.rows("train"), layer.rows(layer.store.test_split(test_split))),
-            where,
-        )
+    shapes = (
+        Shape.of(layer.rows("train"), layer.rows(layer.store.test_split(test_split)))
         for layer in layers
-    ]
+    )
+    wanted = Wanted(given["fractions"], given["seeds"], given["mode"])
+    where = backend_of(given["backend"], given["device"])
+    return forecasts(shapes, wanted, chosen(given["solver"]), where)
 
 
 def _read(
@@ -269,7 +263,7 @@ def _swept(
     tested = store.test_split(test_split)
     own = validation_rows(sweep.keywords["solver"].solver, store, layer.tap, tested)
     wanted, standardize = sweep.keywords["mode"], sweep.keywords.get("standardize", True)
-    modes = resolved([wanted] if isinstance(wanted, str) else wanted, store, layer.tap, standardize)
+    modes = resolved(each_mode(wanted), store, layer.tap, standardize)
     result = sweep(
         layer.rows("train"),
         layer.rows(tested),

@@ -1,7 +1,8 @@
 """Modes and groups from elsewhere: directions of other stores and of probes, orders, tables."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,13 @@ import pandas as pd
 
 from featstore.errors import BadStudy, UsageError
 from featstore.probe import load_weights
+from featstore.probe.arrays import Backend
 from featstore.probe.geometry import universality
 from featstore.probe.memory import Progress, Settings, silent
 from featstore.probe.modes import Directions, Mode, Order
 from featstore.probe.moments import cached_moments
+from featstore.probe.plans import Shape, Wanted, forecast
+from featstore.probe.solvers.registry import Chosen
 from featstore.store.store import Store
 from featstore.study.layers import Layer, check_same_rows, layers_of
 
@@ -31,6 +35,25 @@ def is_outside(mode: Mode) -> bool:
         return False
     kind, colon, place = mode.partition(":")
     return bool(colon) and kind in (BASIS, UNIVERSALITY) and not place.endswith(".npy")
+
+
+def each_mode(mode: Mode | Sequence[Mode]) -> Sequence[Mode]:
+    """Return the modes that are given, one or several.
+
+    >>> each_mode("pca"), each_mode(["pca", "random"])
+    (['pca'], ['pca', 'random'])
+    """
+    return [mode] if isinstance(mode, str | Directions | Order) else mode
+
+
+def forecasts(shapes: Iterable[Shape], wanted: Wanted, how: Chosen, where: Backend) -> list[float]:
+    """Return about how many seconds a sweep of each layer takes, without modes from elsewhere.
+
+    Raises as `featstore.probe.plans.forecast`.
+    """
+    known = [mode for mode in each_mode(wanted.mode) if not is_outside(mode)]
+    wanted = replace(wanted, mode=known or "random")
+    return [forecast(wanted, how, shape, where) for shape in shapes]
 
 
 def resolved(

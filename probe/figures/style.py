@@ -326,7 +326,7 @@ def label_beside(
     taken = [_dotted(axes.transData.transform(path)) for path in paths if len(path)]
     room, renderer = axes.get_window_extent(), figure.canvas.get_renderer()
     for point, text in zip(points, texts, strict=True):
-        tried = []
+        tried, dots = [], np.concatenate(taken)
         for reach in (4, 9, 16):
             for right, up in _SIDES:
                 label = axes.annotate(
@@ -341,7 +341,6 @@ def label_beside(
                 )
                 box = label.get_window_extent(renderer).padded(1)
                 corners = room.contains(box.x0, box.y0) and room.contains(box.x1, box.y1)
-                dots = np.concatenate(taken)
                 inside = ((dots >= box.min) & (dots <= box.max)).all(axis=1).sum()
                 tried.append((not corners, inside, len(tried), label, box))
         best = min(tried, key=lambda each: each[:3])

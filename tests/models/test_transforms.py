@@ -121,7 +121,7 @@ GEOMETRIES = {
 )
 @pytest.mark.parametrize("size", [(150, 110), (90, 210), (64, 64)])
 def test_pixels_come_from_where_the_geometry_takes_them(transforms, name, size):
-    """Of large squares of one colour both give the same pixels, but at their borders."""
+    """Large squares of one colour come out the same of both, but at their borders."""
     ours = GEOMETRIES[name].transform() if name in GEOMETRIES else transforms[name][0]
     squares = picture(size[0] // 10 + 1, size[1] // 10 + 1).resize(
         (10 * (size[0] // 10 + 1), 10 * (size[1] // 10 + 1)), Image.Resampling.NEAREST

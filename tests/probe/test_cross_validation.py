@@ -68,7 +68,7 @@ def solving(monkeypatch) -> list[int]:
 
 
 def test_folds_that_were_stopped_go_on(tmp_path, monkeypatch):
-    """What stands of each fold is not solved again, and the table is that of one go."""
+    """Probes that stand are not solved again, and the table is that of one go."""
     options = {"folds": 3, "fractions": [0.5], "seeds": 2, "solver": "ridge", "l2": [0.1, 1.0]}
     whole = cross_validate((X, Y), **options).table
 

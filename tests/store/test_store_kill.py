@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from forked import processes
+from forked import killed_after, processes
 
 import featstore
 from featstore.errors import StoreNotFound, WriterBusy
@@ -28,18 +28,6 @@ def write(path, format, ready):
 def create(path, format, ready):
     ready.set()
     featstore.create(path, SPEC, format)
-
-
-def killed_after(seconds, target, *arguments) -> int | None:
-    """Run `target` in a process, kill it so long after it began; its exit status if it was done."""
-    ready = processes.Event()
-    process = processes.Process(target=target, args=(*arguments, ready))
-    process.start()
-    assert ready.wait(60)
-    process.join(seconds)
-    process.kill()
-    process.join()
-    return process.exitcode
 
 
 def hold(path, ready):

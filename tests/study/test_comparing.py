@@ -42,6 +42,19 @@ def curve(accuracy, store="a", seeds=(1, 2), fractions=(0.1, 0.5, 1.0), **change
     ])  # fmt: skip
 
 
+def test_an_order_of_ones_own_stands_alone_as_in_a_list(stores):
+    net, _ = stores
+    order = probe.modes.Order("mine", np.arange(12)[::-1])
+    heard = []
+    found = [
+        compare([f"{net.path}#high"], FRACTIONS, mode=mode, progress=progress, **HOW)
+        for mode, progress in ((order, lambda *told, **facts: heard.append(facts)), ([order], None))
+    ]
+    assert found[0].probes["mode"].unique().tolist() == ["mine"]
+    pd.testing.assert_frame_equal(found[0].probes, found[1].probes)
+    assert any(facts.get("seconds") for facts in heard)
+
+
 def test_each_store_is_swept_as_alone(stores):
     net, other = stores
     found = compare([f"{net.path}#high", other.path], FRACTIONS, SEEDS, fraction=0.5, **HOW)

@@ -1,19 +1,30 @@
 """Attribution: what each feature is worth to a probe, by leaving it out or by Shapley values.
 
-Both hold for ridge and LDA, whose probes of many subsets of features come from one factor. A probe
-of no feature has the logits `start`: the shares of the classes, or log q_c for LDA.
+Shapley values are of ridge and LDA, whose probes of many subsets come from one factor; features are
+left out of softmax probes too. A probe of no feature has the logits `start`: the shares of the
+classes, or log q_c for LDA.
 """
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
+from time import monotonic
 
 import numpy as np
 import pandas as pd
 from array_api_compat import array_namespace
 from scipy.stats import norm, rankdata
 
+from featstore.probe.ablation import (
+    MOST_ROWS,
+    Changes,
+    check_resamples,
+    of_classes,
+    one_penalty,
+    signs,
+    softmax_changes,
+)
 from featstore.probe.arrays import (
     Array,
     factorise,
@@ -27,22 +38,27 @@ from featstore.probe.errors import DataError, UsageError
 from featstore.probe.memory import CACHE_BYTES, Progress, Settings, rows_within, settings_of, shows
 from featstore.probe.moments import cached_moments
 from featstore.probe.pieces import gathered
-from featstore.probe.results.intervals import check_level, mean_and_error, score_interval
-from featstore.probe.rows import RowBlocks, Rows, as_pair, has_targets
-from featstore.probe.solvers import AUTO, LDA, Options, Ridge, check_penalties, closed_form
+from featstore.probe.results.intervals import check_level, mean_and_error
+from featstore.probe.rows import RowBlocks, Rows
+from featstore.probe.solvers import (
+    LDA,
+    Logistic,
+    Options,
+    Ridge,
+    closed_form,
+)
 from featstore.probe.solvers.prefixes import Normal
 from featstore.probe.solvers.weights import upper_envelopes
 
 # float64 matrices of (D, D) held at once: moments, equations, factor, inverse and their copies
 _MATRICES = 8
-MOST_ROWS = 4096
 
 
 @shows
 def drop_one(
     train: Rows,
     test: Rows,
-    solver: str | Ridge | LDA = "ridge",
+    solver: str | Ridge | LDA | Logistic = "ridge",
     l2: float = 0.1,
     *,
     level: float = 0.95,
@@ -60,6 +76,7 @@ def drop_one(
     With A the matrix of the normal equations, W = A^-1 B, and T = X A^-1 of the test rows, the
     logits of ridge without feature j are F - T_j W_j / (A^-1)_jj: one inverse stands for D refits.
     For LDA, whose logits hold -m_c' A^-1 m_c / 2, it is F - (T_j W_jc - W_jc^2 / 2) / (A^-1)_jj.
+    Each softmax probe without a feature is solved anew, from near the one of all.
 
     Intervals are over test rows, paired: score intervals of the change of each row's hit, which
     hold for all D features at once by the largest |t| of a multiplier bootstrap. A *degrading*
@@ -69,7 +86,8 @@ def drop_one(
     Arguments:
         train: row blocks, or (features (N, D), labels (N,)), of classes.
         test: row blocks, or (features, labels), on which the probes are scored.
-        solver: "ridge" or "lda", or `Ridge(l2=...)` or `LDA(l2=...)` with one penalty.
+        solver: "ridge", "lda" or "logistic", or `Ridge(l2=...)`, `LDA(l2=...)` or
+            `Logistic(l2=...)` with one penalty.
         l2: the penalty, where `solver` is a name.
         level: coverage of the intervals, all at once; 1 - level is the family-wise error.
         resamples: draws of the bootstrap.
@@ -84,13 +102,14 @@ def drop_one(
     Returns:
         A row for each feature: `feature`; `accuracy` without it; `change`, that less the accuracy
         with it; its `standard_error`, `low` and `high`; `p` and `degrading`; `loss_change` and
-        `loss_standard_error`, of the mean squared (ridge) or log loss (LDA, nats) on test; `solo`,
-        the accuracy of the feature alone; and `weight`, the norm of its coefficients.
+        `loss_standard_error`, of the mean squared loss on test for ridge, else of the log loss in
+        nats; `solo`, the accuracy of the feature alone; and `weight`, its coefficients' norm.
 
     Raises:
         UsageError: another solver, a penalty below 0, or a level outside (0, 1).
         DataError: labels are targets, or the features depend on each other and l2 is too small.
         MemoryBudgetError: the matrices do not fit into `memory`.
+        ProbeFailed: a softmax probe was stopped before its solution, or has none.
 
     References:
         Hager, "Updating the inverse of a matrix", SIAM Review 1989.
@@ -108,8 +127,15 @@ def drop_one(
     check_level(level)
     settings = settings_of(standardize, moments_cache, memory, device, backend, progress)
     with own_settings(), full_precision():
+        if is_softmax(solver):
+            return softmax_changes(train, test, solver, l2, settings, level, resamples, seed)
         probe, blocks = _solved(train, test, solver, l2, settings)
         return _drop_one(probe, blocks, settings, level, resamples, seed)
+
+
+def is_softmax(solver: str | Options) -> bool:
+    """Return whether probes are softmax probes, of which there are no Shapley values."""
+    return solver == "logistic" or isinstance(solver, Logistic)
 
 
 @dataclass(frozen=True)
@@ -134,14 +160,13 @@ class _Probe:
 def _named(solver: str | Options, l2: float) -> tuple[str, float]:
     """Return the name and the one penalty of a solver that is given by name or as a value."""
     name, l2 = (solver, l2) if isinstance(solver, str) else (solver.solver, solver.l2)
+    if is_softmax(solver):
+        raise UsageError(
+            f"solver is {name!r}: Shapley values are of ridge and lda alone, so give permutations=0"
+        )
     if name not in ("ridge", "lda"):
-        raise UsageError(f"solver is {solver!r}: attributions are exact for ridge and lda alone")
-    if l2 == AUTO or l2 is None:
-        raise UsageError(f"l2 is {l2!r}: attributions are of one probe, so give its penalty")
-    penalties = check_penalties(l2)
-    if len(penalties) > 1:
-        raise UsageError(f"l2 is {l2!r}: attributions are of one probe, so give one penalty")
-    return name, penalties[0]
+        raise UsageError(f"solver is {name!r}: attributions are of ridge, lda and logistic alone")
+    return name, one_penalty(l2)
 
 
 def _solved(
@@ -149,9 +174,7 @@ def _solved(
 ) -> tuple[_Probe, RowBlocks]:
     """Return the probe of all features, and the test rows as blocks."""
     name, l2 = _named(solver, l2)
-    train, test = as_pair(train, test)
-    if has_targets(train):
-        raise DataError("the labels of train are targets: attributions are of classes")
+    train, test = of_classes(train, test)
     rows_within(settings.memory, _held(train.n_features), 0, 1, "an attribution")
     moments = cached_moments(train, settings)
     make = closed_form.equations if name == "ridge" else closed_form.lda_equations
@@ -195,32 +218,10 @@ def _pieces(
     )
 
 
-@dataclass
-class _Changes:
-    """Sums over test rows of what D changes of a probe do, and draws of the bootstrap.
-
-    Attributes:
-        hits: rows that the unchanged probe has right.
-        sums, squares: float64 (D,), of the change of each row's hit.
-        losses, squared_losses: float64 (D,), of the change of each row's loss.
-        draws: float64 (B, D), sums of g_b times the change of each row's hit, g_b 1 or -1.
-        weights: float64 (B,), sums of g_b.
-    """
-
-    draws: Array
-    weights: np.ndarray
-    hits: int = 0
-    sums: np.ndarray | float = 0.0
-    squares: np.ndarray | float = 0.0
-    losses: np.ndarray | float = 0.0
-    squared_losses: np.ndarray | float = 0.0
-
-
 def _drop_one(
     probe: _Probe, test: RowBlocks, settings: Settings, level: float, resamples: int, seed: int
 ) -> pd.DataFrame:
-    if resamples < 1:
-        raise UsageError(f"resamples is {resamples}: a bootstrap takes at least 1")
+    check_resamples(resamples)
     lower, put = probe.lower, settings.backend.put
     xp, width = array_namespace(lower), len(lower)
     right = put(probe.normal.right)
@@ -240,11 +241,10 @@ def _drop_one(
     breaks, winners = (put(each) for each in upper_envelopes(*lines))
     fixed, row = _held(width) + 16 * resamples * width, 8 * 9 * width + 8 * resamples
     rows = rows_within(settings.memory, fixed, row, MOST_ROWS, "an attribution")
-    total = _Changes(settings.backend.zeros((resamples, width), "float64"), np.zeros(resamples))
+    total = Changes(settings.backend.zeros((resamples, width), "float64"), np.zeros(resamples))
     solo, random, done = np.zeros(width), np.random.default_rng(seed), 0
     for piece, labels in _pieces(test, probe.normal, rows, settings):
-        signs = random.integers(0, 2, (len(labels), resamples), np.int8)
-        multipliers = put(2 * signs.astype(np.float32) - 1)
+        multipliers = put(signs(random, len(labels), resamples))
         step = max(1, CACHE_BYTES // (8 * 8 * width))
         for first in range(0, len(labels), step):
             some, truth = piece[first : first + step], labels[first : first + step]
@@ -269,7 +269,7 @@ def _drop_one(
             total.weights += _summed(drawn)
         done += len(labels)
         settings.progress("rows", done, test.n_rows)
-    table = _table(total, done, level)
+    table = total.table(done, level)
     norms = np.sqrt((to_host(coefficients) ** 2).sum(1))
     return table.assign(solo=solo / done, weight=norms)
 
@@ -344,37 +344,6 @@ def _by_squares(base: Array, along: Array, by: Array, labels: Array) -> tuple[Ar
     return _hits(base, along, by, xp.zeros_like(by), labels), losses
 
 
-def _table(total: _Changes, n_rows: int, level: float) -> pd.DataFrame:
-    """Return changes, their intervals and tests, a row a feature."""
-    change, error = mean_and_error(total.sums, total.squares, n_rows)
-    loss, loss_error = mean_and_error(total.losses, total.squared_losses, n_rows)
-    drawn = to_host(total.draws) - total.weights[:, None] * change
-    # draws of a feature by which no hit changes are all 0
-    drawn /= n_rows * np.where(error > 0, error, 1.0)
-    largest = float(np.quantile(np.abs(drawn).max(1), level))
-    # McNemar's statistic: the rows that gain less those that lose, by its deviation under no
-    # change, and what it is if each row's gains and losses change places by chance
-    deviation = np.sqrt(np.maximum(1, total.squares))
-    t, swapped = total.sums / deviation, (to_host(total.draws) / deviation).max(1)
-    beyond = len(swapped) - np.searchsorted(np.sort(swapped), t * (1 - 1e-9), side="left")
-    p = np.where(t > 0, (1 + beyond) / (1 + len(drawn)), 1.0)
-    low, high = score_interval(total.sums, total.squares, n_rows, largest)
-    return pd.DataFrame(
-        {
-            "feature": np.arange(len(change)),
-            "accuracy": total.hits / n_rows + change,
-            "change": change,
-            "standard_error": error,
-            "low": low,
-            "high": high,
-            "p": p,
-            "degrading": p <= 1 - level,
-            "loss_change": loss,
-            "loss_standard_error": loss_error,
-        }
-    )
-
-
 @dataclass(frozen=True)
 class Shapley:
     """Shapley values of features, estimated from permutations.
@@ -418,6 +387,7 @@ def shapley(
     *,
     permutations: int = 100,
     standard_error: float | None = None,
+    seconds: float | None = None,
     level: float = 0.95,
     seed: int = 0,
     standardize: bool = True,
@@ -439,10 +409,11 @@ def shapley(
     Arguments:
         train: as of `drop_one`.
         test: likewise.
-        solver: likewise.
+        solver: likewise, but for softmax probes.
         l2: likewise.
         permutations: how many to draw, at most.
         standard_error: stop as soon as no value has a larger one; None for all permutations.
+        seconds: stop after the permutation that takes the time beyond that, the second at least.
         level: coverage of each value's interval over permutations.
         seed: what permutations are drawn with.
         standardize: as of `drop_one`.
@@ -469,18 +440,22 @@ def shapley(
         True
     """
     check_level(level)
-    _check_permutations(permutations, standard_error)
+    _check_permutations(permutations, standard_error, seconds)
     settings = settings_of(standardize, moments_cache, memory, device, backend, progress)
     with own_settings(), full_precision():
         probe, blocks = _solved(train, test, solver, l2, settings)
-        return _shapley(probe, blocks, settings, permutations, standard_error, level, seed)
+        return _shapley(probe, blocks, settings, permutations, standard_error, seconds, level, seed)
 
 
-def _check_permutations(permutations: int, standard_error: float | None) -> None:
+def _check_permutations(
+    permutations: int, standard_error: float | None, seconds: float | None
+) -> None:
     if permutations < 2:
         raise UsageError(f"permutations is {permutations}: a standard error takes at least 2")
     if standard_error is not None and not standard_error > 0:
         raise UsageError(f"standard_error is {standard_error}: give one above 0")
+    if seconds is not None and not seconds > 0:
+        raise UsageError(f"seconds is {seconds}: give a time above 0")
 
 
 def _shapley(
@@ -489,6 +464,7 @@ def _shapley(
     settings: Settings,
     permutations: int,
     standard_error: float | None,
+    seconds: float | None,
     level: float,
     seed: int,
 ) -> Shapley:
@@ -502,7 +478,7 @@ def _shapley(
         pieces = _pieces(test, probe.normal, rows, settings)
         kept = [(xp.asarray(piece, copy=True), labels) for piece, labels in pieces]
     halves, squares = np.zeros((2, width)), np.zeros(width)
-    done, error = 0, np.full(width, np.inf)
+    done, error, begun = 0, np.full(width, np.inf), monotonic()
     while done < permutations:
         order = random.permutation(width)
         losses = np.zeros(width + 1)
@@ -518,7 +494,8 @@ def _shapley(
         settings.progress("permutations", done, permutations)
         value, error = mean_and_error(halves.sum(0), squares, done)
         asked = standard_error if done >= _LEAST_PERMUTATIONS else None
-        if asked is not None and error.max() <= asked:
+        over = seconds is not None and done > 1 and monotonic() - begun >= seconds
+        if over or (asked is not None and error.max() <= asked):
             break
     means = halves / [[(done + 1) // 2], [done // 2]]
     halves_are_alike = np.nan
@@ -535,18 +512,20 @@ def _shapley(
         }
     )
     spread = (1 - halves_are_alike**2) / np.sqrt(max(1, width - 2))
-    return Shapley(table, done, halves_are_alike, float(spread), losses[0], losses[-1])
+    empty, full = float(losses[0]), float(losses[-1])
+    return Shapley(table, done, halves_are_alike, float(spread), empty, full)
 
 
 @shows
 def attributed(
     train: Rows,
     test: Rows,
-    solver: str | Ridge | LDA = "ridge",
+    solver: str | Ridge | LDA | Logistic = "ridge",
     l2: float = 0.1,
     *,
     permutations: int = 100,
     standard_error: float | None = None,
+    seconds: float | None = None,
     level: float = 0.95,
     resamples: int = 2000,
     seed: int = 0,
@@ -564,8 +543,9 @@ def attributed(
         test: likewise.
         solver: likewise.
         l2: likewise.
-        permutations: as of `shapley`; 0 leaves Shapley values out.
+        permutations: as of `shapley`; 0 leaves Shapley values out, as for softmax probes.
         standard_error: as of `shapley`.
+        seconds: likewise.
         level: as of both.
         resamples: as of `drop_one`.
         seed: as of both.
@@ -585,14 +565,18 @@ def attributed(
     """
     check_level(level)
     if permutations:
-        _check_permutations(permutations, standard_error)
+        _check_permutations(permutations, standard_error, seconds)
     settings = settings_of(standardize, moments_cache, memory, device, backend, progress)
     with own_settings(), full_precision():
+        if is_softmax(solver) and not permutations:
+            return softmax_changes(train, test, solver, l2, settings, level, resamples, seed), None
         probe, blocks = _solved(train, test, solver, l2, settings)
         table = _drop_one(probe, blocks, settings, level, resamples, seed)
         if not permutations:
             return table, None
-        found = _shapley(probe, blocks, settings, permutations, standard_error, level, seed)
+        found = _shapley(
+            probe, blocks, settings, permutations, standard_error, seconds, level, seed
+        )
     known = found.table.drop(columns="feature").add_prefix("shapley_")
     return table.join(known.rename(columns={"shapley_value": "shapley"})), found
 

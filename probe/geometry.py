@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from featstore.probe.moments import Moments, moments
 from featstore.probe.neighbours import Placed, joined_walks, nearest, scaling
 from featstore.probe.rows import RowBlocks, Rows, SideBySide, as_blocks
 from featstore.probe.selection import LADDER
+from featstore.probe.solvers import Metric
 from featstore.probe.subsets import Chain, check_seeds, grid, random_chain
 
 _DISCARDED = 0.1
@@ -132,7 +134,7 @@ def _dimensions(squares: np.ndarray) -> tuple[float, float, int]:
     if len(squares) < 3:
         return np.nan, np.nan, len(squares)
     logs = np.log(squares) / 2
-    ratios = np.sort(logs[:, 1] - logs[:, 0])
+    ratios = np.sort(np.where(squares[:, 1] - squares[:, 0] > least, logs[:, 1] - logs[:, 0], 0))
     kept = int(len(ratios) * (1 - _DISCARDED))
     x, y = ratios[:kept], -np.log(1 - np.arange(1, kept + 1) / len(ratios))
     inverse = float((logs[:, -1:] - logs[:, :-1]).mean())
@@ -180,7 +182,7 @@ def subset_spectra(
     with own_settings():
         total = moments(blocks, settings)
         matrix = total.covariance(standardize)
-        outlying = total.variance >= OUTLYING * total.variance.mean()
+        outlying = (total.variance > 0) & (total.variance >= OUTLYING * total.variance.mean())
         for chain in _subsets(blocks.n_features, fractions, seeds):
             for prefix, (size, fraction) in enumerate(
                 zip(chain.sizes, chain.fractions, strict=True)
@@ -229,7 +231,7 @@ def geometry_table(
         A row for each layer, seed and fraction: `name`, and the columns of `intrinsic_dimension`,
         `subset_spectra` and `mutual_neighbours` (with the whole layer; NaN for the whole).
         A row for each pair of layers: `name`, `other`, `cka`, `expected`, `calibrated`, `p`,
-        `mutual`, `chance`.
+        `procrustes`, `mutual`, `chance`.
     """
     keys, found = ["seed", "fraction", "k"], []
     computing = {"memory": memory, "device": device, "backend": backend, "progress": progress}
@@ -286,6 +288,7 @@ def _beside_null(
         told.append(
             {"name": pair["name"], "other": pair["other"], "cka": null.value}
             | {"expected": null.expected, "calibrated": null.calibrated, "p": null.p}
+            | {"procrustes": null.procrustes}
             | {"mutual": pair["mutual"], "chance": pair["chance"]}
         )
     return pd.DataFrame(told)
@@ -328,7 +331,7 @@ def mutual_neighbours(
         compared with its own layer, and one for each pair of layers, with fraction 1.
 
     Raises:
-        UsageError: k is not below the number of rows.
+        UsageError: k is not below the number of rows, there is no such metric, or no layer.
         DataError: the layers have different numbers of rows.
         MemoryBudgetError: not even a few rows fit into `memory`.
 
@@ -342,7 +345,11 @@ def mutual_neighbours(
         [1.0]
     """
     blocks = {name: as_blocks(rows) for name, rows in layers.items()}
+    if metric not in get_args(Metric):
+        raise UsageError(f"metric is {metric!r}: choose {' or '.join(get_args(Metric))}")
     counts = {each.n_rows for each in blocks.values()}
+    if not counts:
+        raise UsageError("no layer is given: name one at least")
     if len(counts) > 1:
         raise DataError(f"layers of {sorted(counts)} rows: only the same rows can be compared")
     (n_rows,) = counts
@@ -393,11 +400,12 @@ def _shared(one: np.ndarray, other: np.ndarray) -> float:
 
 @dataclass(frozen=True)
 class _CalibratedCKA:
-    """Linear CKA of two layers beside what it is by chance.
+    """Linear CKA of two layers beside what it is by chance, and their Procrustes similarity.
 
     Attributes:
         value: biased linear CKA.
         expected: its mean over all orders of one layer's rows, exactly.
+        procrustes: how near a rotation brings one layer to the other, in [0, 1].
         largest: the largest of the shuffles' values.
         p: share of shuffles, the layers as they are counted among them, with as large a value.
         permutations: how many shuffles.
@@ -406,6 +414,7 @@ class _CalibratedCKA:
 
     value: float
     expected: float
+    procrustes: float
     largest: float
     p: float
     permutations: int
@@ -439,7 +448,9 @@ def calibrated_cka(
         E ||X'PY||^2 = tr(X'X) tr(Y'Y) / (N - 1)
 
     is exact, so the expected value costs nothing beyond CKA; `p` takes the shuffles, each a product
-    of X' with Y.
+    of X' with Y. From the same product comes the Procrustes similarity, the sum of the singular
+    values of X'Y over ||X|| ||Y||: of layers of norm 1, min ||X - YR||^2 over rotations R is 2 less
+    twice that.
 
     Arguments:
         one: row blocks, or (features (N, D), labels (N,)).
@@ -460,6 +471,8 @@ def calibrated_cka(
         Kazi-Aoual et al., "Refined approximations to permutation tests for multivariate inference",
         Computational Statistics and Data Analysis 1995, for the mean over orders.
         Kornblith et al., "Similarity of neural network representations revisited", ICML 2019.
+        Ding, Denain, Steinhardt, "Grounding representation similarity through statistical testing",
+        NeurIPS 2021, for the Procrustes distance.
 
     Example:
         >>> random = np.random.default_rng(0)
@@ -490,8 +503,10 @@ def calibrated_cka(
         norms = [float(xp.sum((z.T @ z) ** 2)) ** 0.5 for z in (x, y)]
         if not min(norms) > 0:
             raise DataError("a layer never changes on these rows: it is similar to nothing")
-        expected = float(xp.sum(x * x)) * float(xp.sum(y * y)) / (n - 1)
-        random, values = np.random.default_rng(seed), [float(xp.sum((x.T @ y) ** 2))]
+        traces, crossed = [float(xp.sum(z * z)) for z in (x, y)], x.T @ y
+        expected = traces[0] * traces[1] / (n - 1)
+        nuclear = float(xp.sum(xp.linalg.svdvals(crossed)))
+        random, values = np.random.default_rng(seed), [float(xp.sum(crossed**2))]
         for number in range(permutations):
             order = backend.put(random.permutation(n))
             values.append(float(xp.sum((x.T @ xp.take(y, order, axis=0)) ** 2)))
@@ -501,6 +516,7 @@ def calibrated_cka(
     return _CalibratedCKA(
         float(scaled[0]),
         expected / (norms[0] * norms[1]),
+        nuclear / (traces[0] * traces[1]) ** 0.5,
         float(scaled[1:].max()),
         beyond / (1 + permutations),
         permutations,
@@ -558,7 +574,8 @@ def universality(
         and `l2`.
 
     Raises:
-        DataError: layers have different numbers of rows.
+        UsageError: the penalty is not above 0.
+        DataError: layers have different numbers of rows, or other features in test than in train.
         MemoryBudgetError: matrices of all features of both do not fit into `memory`.
 
     References:
@@ -576,8 +593,17 @@ def universality(
         (1, 1.0)
     """
     settings = settings_of(True, None, memory, device, backend, progress)
+    if l2 is not None and not 0 < l2 < np.inf:
+        raise UsageError(f"l2 is {l2}: give a number above 0, or none to have it chosen")
     joint = SideBySide([as_blocks(rows) for rows in train])
     own, theirs = joint.of_layers
+    held_out = None if test is None else SideBySide([as_blocks(rows) for rows in test])
+    if held_out is not None and list(map(len, held_out.of_layers)) != [len(own), len(theirs)]:
+        raise DataError(
+            f"layers of {len(own)} and {len(theirs)} features in train and of "
+            f"{' and '.join(str(len(each)) for each in held_out.of_layers)} in test: both must be "
+            "of the same layers"
+        )
     needed = 8 * 6 * joint.n_features**2
     if needed > settings.memory:
         raise MemoryBudgetError(
@@ -588,22 +614,19 @@ def universality(
         total = moments(joint, settings)
         matrix = total.covariance(True)
         values, turn = np.linalg.eigh(matrix[np.ix_(theirs, theirs)])
-        values, along = np.maximum(values, 0), turn.T @ matrix[np.ix_(theirs, own)]
+        # N rows have N - 1 directions at most, and rounding makes further ones
+        noise = np.finfo(total.products).eps * np.sqrt(len(values)) * values[-1]
+        first = max(int((values <= max(noise, 0.0)).sum()), len(values) - (total.n - 1))
+        values, turn = values[first:], turn[:, first:]
+        along = turn.T @ matrix[np.ix_(theirs, own)]
         alive = total.variance[own] > 0
         ladder = LADDER if l2 is None else (l2,)
         scores = [_crossed(values, along, each, total.n, alive) for each in ladder]
-        best = int(np.argmin([np.nanmean(score) for score in scores]))
+        best = int(np.argmin([score[alive].sum() for score in scores]))
         penalty, r2 = ladder[best], 1 - scores[best]
-        if test is not None:
+        if held_out is not None:
             weights = turn @ (along / (values + penalty)[:, None])
-            r2 = _held_out(
-                SideBySide([as_blocks(rows) for rows in test]),
-                total,
-                own,
-                theirs,
-                weights,
-                settings,
-            )
+            r2 = _held_out(held_out, total, own, theirs, weights, settings)
             r2[~alive] = np.nan
     rank = pd.Series(-r2).rank(method="first", na_option="bottom").astype(int)
     return pd.DataFrame(
@@ -615,11 +638,13 @@ def _crossed(
     values: np.ndarray, along: np.ndarray, l2: float, n: int, alive: np.ndarray
 ) -> np.ndarray:
     """Return GCV of each feature of variance 1, float64 (D,); NaN for one that never changes."""
-    shrunk = values + l2
-    squares = along**2
-    explained = (squares * ((2 / shrunk) - values / shrunk**2)[:, None]).sum(0)
-    left = max(1 - float((values / shrunk).sum()) / n - 1 / n, 1e-9)
-    return np.where(alive, np.maximum(1 - explained, 0) / left**2, np.nan)
+    # as sums of what is left, not as 1 less a sum near 1: where features are as many as rows both
+    # the residual and what is left of the degrees of freedom vanish with the penalty
+    squares = along**2 / values[:, None]
+    lost = l2 / (values + l2)
+    outside = np.maximum(1 - squares.sum(0), 0) if len(values) < n - 1 else 0.0
+    left = max((n - 1 - len(values) + float(lost.sum())) / n, 1e-300)
+    return np.where(alive, (outside + (squares * lost[:, None] ** 2).sum(0)) / left**2, np.nan)
 
 
 def _held_out(

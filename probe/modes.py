@@ -491,7 +491,8 @@ def _of_directions(mode: Directions) -> Recipe:
     matrix = np.asarray(mode.matrix)
     if matrix.ndim != 2 or not matrix.size or matrix.dtype.kind not in "fiu":
         raise UsageError(
-            f"directions {mode.name} have shape {matrix.shape}: give a matrix (D, m) of numbers"
+            f"directions {mode.name} have shape {matrix.shape} and type {matrix.dtype}: give a "
+            "matrix (D, m) of real numbers"
         )
     if not np.isfinite(matrix).all():
         raise UsageError(f"directions {mode.name} hold what is no finite number")

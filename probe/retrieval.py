@@ -396,14 +396,16 @@ def _relevance(
         raise UsageError(
             f"relevance has shape {pairs.shape}: pairs are (M, 3) numbers, query, row and gain"
         )
-    rows = pairs[:, :2].astype(np.int64)
-    outside = (rows < 0) | (rows >= [queries.n_rows, corpus.n_rows])
-    if outside.any() or not np.isfinite(pairs).all() or (pairs[:, 2] < 0).any():
-        wrong = int((outside.any(1) | ~(pairs[:, 2] >= 0)).argmax())
+    known = (pairs[:, :2] >= 0) & (pairs[:, :2] < [queries.n_rows, corpus.n_rows])
+    good = known.all(1) & (pairs[:, :2] % 1 == 0).all(1) & (pairs[:, 2] >= 0)
+    good &= np.isfinite(pairs).all(1)
+    if not good.all():
+        wrong = int(good.argmin())
         raise DataError(
-            f"pair {wrong} of relevance is {pairs[wrong].tolist()}: rows are counted from 0, and "
-            "gains are 0 or more"
+            f"pair {wrong} of relevance is {pairs[wrong].tolist()}: rows are whole numbers counted "
+            "from 0, and gains are 0 or more"
         )
+    rows = pairs[:, :2].astype(np.int64)
     keys = rows[:, 0] * corpus.n_rows + rows[:, 1]
     if len(np.unique(keys)) < len(keys):
         raise DataError("relevance names a query and a row twice: each pair has one gain")
@@ -499,7 +501,7 @@ def read_qrels(path: str | Path, queries: Sequence[str], corpus: Sequence[str]) 
 
     Raises:
         FileError: there is no such file, or a line is none of these.
-        DataError: an id stands for two rows, or no pair is of these rows.
+        DataError: an id stands for two rows, or no pair is of these rows or there.
     """
     places = []
     for what, ids in (("queries", queries), ("corpus", corpus)):
@@ -516,7 +518,8 @@ def read_qrels(path: str | Path, queries: Sequence[str], corpus: Sequence[str]) 
             if len(words) not in (3, 4) or not np.isfinite(gain):
                 raise ValueError
         except (ValueError, IndexError):
-            if number == 1 or not line.strip():
+            # names of columns, unless a query is called so
+            if not line.strip() or (number == 1 and words[0] not in places[0]):
                 continue
             raise FileError(
                 f"line {number} of {path} is {line[:80]!r}: give query, row and gain, or query, 0, "
@@ -528,9 +531,10 @@ def read_qrels(path: str | Path, queries: Sequence[str], corpus: Sequence[str]) 
             continue
         pairs.append((query, row, max(gain, 0.0)))
     if not pairs:
-        raise DataError(
-            f"no pair of {path} is of these queries and this corpus: its ids are not theirs"
+        why = (
+            "is of these queries and this corpus: its ids are not theirs" if absent else "is there"
         )
+        raise DataError(f"no pair of {path} {why}")
     if absent:
         warnings.warn(
             f"{absent:,} of {absent + len(pairs):,} pairs of {path} are of other queries or rows, "

@@ -217,6 +217,23 @@ def _imagenet(root: Path, monkeypatch) -> None:
     torch.save((names, []), root / "meta.bin")
 
 
+def _places365(root: Path, monkeypatch) -> None:
+    monkeypatch.setattr(datasets.Places365, "_check_integrity", lambda *given: True)
+    names = ["/a/airfield", "/z/zen_garden"]
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "categories_places365.txt").write_text(f"{names[0]} 0\n{names[1]} 1\n")
+    for split, folder, file in (
+        ("train", "data_256_standard", "places365_train_standard.txt"),
+        ("test", "val_256", "places365_val.txt"),
+    ):
+        lines = []
+        for number, label in enumerate(LABELS[split]):
+            name = f"{names[label]}/{number}.jpg" if split == "train" else f"{number}.jpg"
+            write_image(root / folder / name.lstrip("/"), split, label)
+            lines.append(f"{name} {label}")
+        (root / file).write_text("\n".join(lines))
+
+
 TREES = {
     "cifar10": _cifar(datasets.CIFAR10, "labels"),
     "cifar100": _cifar(datasets.CIFAR100, "fine_labels"),
@@ -237,4 +254,5 @@ TREES = {
         root / "imagenette2", WNIDS, ("train", "val"), ".JPEG"
     ),
     "imagenet": _imagenet,
+    "places365": _places365,
 }

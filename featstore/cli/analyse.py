@@ -512,7 +512,9 @@ def _listed(name: str, found) -> list[str]:
 @click.command(cls=Command)
 @click.argument("stores", type=STORE, nargs=-1, required=True, metavar="STORE[#TAP]...")
 @click.option(
-    "--solver", default="ridge", help="Which probe: ridge or lda, whose refits are exact."
+    "--solver",
+    default="ridge",
+    help="Which probe: ridge, lda, or logistic, which has no Shapley values.",
 )
 @click.option("--l2", type=float, default=0.1, help="The penalty of mean loss + (l2/2) ||W||^2.")
 @SCALED
@@ -528,6 +530,7 @@ def _listed(name: str, found) -> list[str]:
     type=float,
     help="Stop once no Shapley value has a larger one.  [default: all permutations]",
 )
+@click.option("--seconds", type=float, help="Stop when Shapley values have taken that long.")
 @LEVEL
 @click.option("--resamples", type=int, default=2000, help="Draws behind the intervals.")
 @click.option("--seed", type=int, default=0, help="Seed of permutations and draws.")
@@ -546,8 +549,9 @@ def _listed(name: str, found) -> list[str]:
 def attribute(stores, test_split, most, out, plot, **options) -> None:
     """Show what each feature of a layer is worth: left out, by Shapley value, and alone.
 
-    Every feature is left out of a probe that is refitted exactly, with intervals over test rows
-    that hold for all features at once; a degrading feature is one whose removal gains accuracy.
+    Every feature is left out of a probe that is refitted exactly (by one inverse; each softmax
+    probe by a solve of its own), with intervals over test rows that hold for all features at once;
+    a degrading feature is one whose removal gains accuracy.
     The Shapley value is the loss on test rows that a feature takes away, a mean over random orders
     of the features. Of several stores of the same features it is said how far they agree.
 

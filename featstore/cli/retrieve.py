@@ -59,7 +59,12 @@ from featstore.cli.screen import Progress, first_notice, notice, tested_on
     default="ndcg",
     help="What is told.",
 )
-@click.option("--keep", type=float, default=0.99, help="The share to keep that is told of.")
+@click.option(
+    "--keep",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=0.99,
+    help="The share to keep that is told of.",
+)
 @LEVEL
 @MEMORY
 @ON

@@ -119,9 +119,9 @@ def check(name: str, splits: Sequence[str], data_dir: Path | None) -> None:
 def load(name: str, split: str, data_dir: Path | None) -> ImageRows:
     """One split of the set `name`, from `data_dir` or downloaded into it.
 
-    "train" and "test" work for every set: ImageNet's test is its validation split, Pets' train its
-    trainval, and EuroSAT, which has no split, has a fifth of each class as test (`stratified`).
-    Raises `DownloadRefused` where a set is not there and cannot be fetched.
+    "train" and "test" work for every set: the test of ImageNet and Places365 is their validation
+    split, Pets' train its trainval, and EuroSAT, which has no split, has a fifth of each class as
+    test (`stratified`). Raises `DownloadRefused` where a set is not there and cannot be fetched.
     """
     source = SOURCES[name]
     check(name, [split], data_dir)
@@ -174,7 +174,8 @@ def _of_image_files(name: str, split: str, read, root: Path) -> ImageRows:
 
 def _of_samples(name: str, split: str, read, root: Path) -> ImageRows:
     """Sets that keep one list of (file, label)."""
-    samples = read.samples if hasattr(read, "samples") else read._samples
+    kept = next(each for each in ("samples", "_samples", "imgs") if hasattr(read, each))
+    samples = getattr(read, kept)
     paths, labels = zip(*samples, strict=True)
     return of_files(name, split, [Path(path) for path in paths], labels, _classes(read), root)
 
@@ -215,6 +216,16 @@ SOURCES = {
     "imagenette": Source("Imagenette", _named("train", "val", test="val"), _of_samples),
     "imagenet": Source(
         "ImageNet", _named("train", "val", test="val"), _of_samples, downloadable=False
+    ),
+    # of 256 x 256 pixels, 24 GB; its own test split has no labels
+    "places365": Source(
+        "Places365",
+        {
+            name: {"split": theirs, "small": True}
+            for name, theirs in (("train", "train-standard"), ("val", "val"), ("test", "val"))
+        },
+        _of_samples,
+        downloadable=False,
     ),
 }
 _MNIST_LIKE = ("mnist", "fashion_mnist", "kmnist")

@@ -17,6 +17,7 @@ from pydantic import (
     StringConstraints,
     ValidationError,
     create_model,
+    model_validator,
 )
 
 from featstore.errors import BadStudy
@@ -187,18 +188,25 @@ class Universality(_Strict):
     """
 
     others: Several = ("*",)
-    l2: Annotated[float, Field(ge=0)] | None = None
+    l2: Annotated[float, Field(gt=0)] | None = None
 
 
 class Attribution(_Strict):
     """Options of `featstore attribute`; one network's layers on several sets are compared."""
 
-    solver: Literal["ridge", "lda"] = "ridge"
+    solver: Literal["ridge", "lda", "logistic"] = "ridge"
     l2: Annotated[float, Field(ge=0)] = 0.1
     permutations: Annotated[int, Field(ge=0)] = 100
     standard_error: Annotated[float, Field(gt=0)] | None = None
     resamples: Count = 2000
     seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_permutations(cls, given: Any) -> Any:
+        # softmax probes have no Shapley values
+        softmax = isinstance(given, Mapping) and given.get("solver") == "logistic"
+        return {"permutations": 0, **given} if softmax else given
 
 
 class Retrieval(_Strict):

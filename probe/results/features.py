@@ -62,6 +62,8 @@ def likeness(table: pd.DataFrame) -> View:
         Column("mutual", "score", table["mutual"]),
         Column("by chance", "score", table["chance"]),
     ]
+    if "procrustes" in table:  # which tables of before it was there have not
+        columns.insert(5, Column("Procrustes", "score", table["procrustes"]))
     return View(columns, "pairs of layers")
 
 
@@ -293,8 +295,9 @@ ANALYSES = {
     "likeness": Analysis(
         "What layers have in common",
         likeness,
-        "Linear CKA with what it is of shuffled rows, the calibrated value and its p; mutual: the "
-        "share of nearest rows that both layers have in common.",
+        "Linear CKA with what it is of shuffled rows, the calibrated value and its p; Procrustes: "
+        "how near a rotation brings them, 1 for all the way; mutual: the share of nearest rows "
+        "that both layers have in common.",
     ),
     "universality": Analysis(
         "Which features another layer predicts",

@@ -64,8 +64,9 @@ def test_it_writes_a_page(tmp_path):
 def test_the_kept_page_holds_what_is_promised():
     """From 93 to 97 %, and from .03 to .06, but for half a point or .005 that are chance.
 
-    Degrading features are named by chance in at most .07. Of other scores than accuracy intervals
-    hold from 92 to 98 %, but for the average precision of few rows, which is too high itself.
+    Degrading features are named by chance in .03 to .07 of the tables. Of other scores than
+    accuracy intervals hold from 92 to 98 %, but for the average precision of few rows, which is too
+    high itself.
     """
     intervals, classes, scores, degrading = tables(PAGE.read_text())
     for row in scores:
@@ -79,4 +80,4 @@ def test_the_kept_page_holds_what_is_promised():
     for row in classes:
         assert 0.025 <= float(row[3]) <= 0.065, row
     for row in degrading:
-        assert float(row[3]) <= 0.07, row
+        assert 0.03 <= float(row[3]) <= 0.07, row

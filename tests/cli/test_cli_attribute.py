@@ -7,7 +7,7 @@ from layer_stores import N_TEST, N_TRAIN, features, made
 from scipy.stats import spearmanr
 
 from featstore.cli import main
-from featstore.probe import drop_one, shapley
+from featstore.probe import Logistic, drop_one, shapley
 
 
 def run(*arguments, status: int = 0):
@@ -48,9 +48,18 @@ def test_without_permutations_there_are_no_shapley_values(tmp_path):
     assert "Shapley" not in ran.stdout
     assert "shapley" not in pd.read_csv(out)
     assert (
-        "attributions are exact for ridge and lda"
+        "attributions are of ridge, lda and logistic"
         in run(store.path, "--solver", "sgd", status=2).stderr
     )
+    run(store.path, "--permutations", 0, "--solver", "logistic", "--l2", 1, "--out", out)
+    rows = [
+        (features(count, split)["low"], np.arange(count) % 3)
+        for split, count in (("train", N_TRAIN), ("test", N_TEST))
+    ]
+    wanted = drop_one(*rows, Logistic(l2=1.0))
+    assert np.allclose(pd.read_csv(out)["accuracy"], wanted["accuracy"])
+    refused = run(store.path, "--solver", "logistic", status=2).stderr
+    assert "so give permutations=0" in refused
 
 
 def test_several_stores_agree_by_spearman(tmp_path):

@@ -7,13 +7,14 @@ from math import factorial
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import spearmanr
+from scipy.stats import norm, spearmanr
 from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.linear_model import Ridge as SklearnRidge
+from sklearn.linear_model import LogisticRegression, Ridge as SklearnRidge
 
 from featstore.probe import Logistic, Ridge, drop_one, shapley
-from featstore.probe.attribution import _Changes, _table, agreement
-from featstore.probe.errors import DataError, MemoryBudgetError, UsageError
+from featstore.probe.ablation import Changes
+from featstore.probe.attribution import agreement, attributed
+from featstore.probe.errors import DataError, MemoryBudgetError, ProbeFailed, UsageError
 from featstore.probe.results.intervals import score_interval
 
 
@@ -120,6 +121,14 @@ def test_constant_and_repeated_features_change_nothing():
     assert table.loc[[0, 13], "loss_change"].abs().max() < 1e-4 < table["loss_change"].max()
 
 
+def test_where_no_row_changes_intervals_are_not_of_no_width():
+    train, (x, y) = problem()
+    table = drop_one(train, (x[:1], y[:1]))
+    assert (table["change"] == 0).all()
+    z2 = norm.ppf(0.975) ** 2
+    assert table["high"].to_numpy() == pytest.approx(z2 / (1 + z2))
+
+
 def test_intervals_hold_all_changes_at_once_and_degrading_features_are_true():
     train, population = problem(n_train=60, n_test=6000, width=16, classes=3, spread=2, seed=5)
     random, held, wrong, found = np.random.default_rng(0), 0, 0, 0
@@ -149,9 +158,9 @@ def test_where_no_feature_matters_one_in_twenty_tables_names_one(rate, least):
         change = random.choice([-1.0, 0, 1], size=(n, width), p=[rate / 2, 1 - rate, rate / 2])
         change[:, 10:] = change[:, :1]  # ten of them are one
         g = random.choice([-1.0, 1.0], (n, draws))
-        total = _Changes(g.T @ change, g.sum(0), 0, change.sum(0), (change**2).sum(0))
+        total = Changes(g.T @ change, g.sum(0), 0, change.sum(0), (change**2).sum(0))
         total.losses = total.squared_losses = np.zeros(width)
-        wrong += _table(total, n, 0.95)["degrading"].any()
+        wrong += total.table(n, 0.95)["degrading"].any()
     assert least <= wrong / repeats <= 0.07
 
 
@@ -260,6 +269,49 @@ def test_permutations_end_at_the_standard_error_that_is_asked_for():
     pd.testing.assert_frame_equal(found.table, again.table)
 
 
+def test_permutations_end_when_their_time_is_over():
+    train, test = problem(width=4)
+    assert shapley(train, test, seconds=1e-9).permutations == 2
+    assert shapley(train, test, permutations=5, seconds=600).permutations == 5
+
+
+@pytest.mark.parametrize("how", [{}, {"memory": 3_000_000}, {"backend": "numpy"}])
+def test_softmax_probes_without_a_feature_are_those_of_scikit_learn(how):
+    train, test = problem(width=6, classes=3, n_train=120, n_test=90)
+    z, z_test = ((x - train[0].mean(0)) / train[0].std(0) for x, _ in (train, test))
+
+    def judged_by(columns):
+        model = LogisticRegression(C=1 / (120 * 0.05), tol=1e-10, max_iter=5000)
+        fitted = model.fit(z[:, columns], train[1])
+        chances = fitted.predict_log_proba(z_test[:, columns])
+        return chances.argmax(1) == test[1], -chances[np.arange(90), test[1]], fitted.coef_
+
+    table = drop_one(train, test, Logistic(l2=0.05), resamples=50, seed=4, **how)
+    hits, losses, coef = judged_by(np.arange(6))
+    for j in range(6):
+        without, loss, _ = judged_by(np.delete(np.arange(6), j))
+        row = table.loc[j]
+        assert row["accuracy"] == pytest.approx(without.mean(), abs=1e-12)
+        assert row["change"] == pytest.approx(without.mean() - hits.mean(), abs=1e-12)
+        assert row["loss_change"] == pytest.approx((loss - losses).mean(), abs=2e-5)
+        error = (loss - losses).std(ddof=1) / np.sqrt(90)
+        assert row["loss_standard_error"] == pytest.approx(error, rel=1e-2)
+        assert row["solo"] == pytest.approx(judged_by([j])[0].mean(), abs=1e-12)
+    assert table["weight"].to_numpy() == pytest.approx(np.linalg.norm(coef, axis=0), rel=1e-2)
+    assert ((table["low"] <= table["change"]) & (table["change"] <= table["high"])).all()
+    joined, none = attributed(train, test, Logistic(l2=0.05), permutations=0, resamples=50, seed=4)
+    assert none is None
+    pd.testing.assert_frame_equal(joined, table, rtol=1e-3, atol=1e-4)
+
+
+def test_softmax_probes_that_are_not_solved_are_refused():
+    train, test = problem(width=4)
+    with pytest.raises(ProbeFailed, match="give a larger max_iter"):
+        drop_one(train, test, Logistic(l2=1e-3, max_iter=1))
+    with pytest.raises(DataError, match="a softmax probe without it sees none"):
+        drop_one(*((x[:, :1], y) for x, y in (train, test)), "logistic")
+
+
 def test_a_solver_may_be_a_value_with_its_penalty():
     train, test = problem()
     given = drop_one(train, test, Ridge(l2=0.5), resamples=5)
@@ -269,8 +321,9 @@ def test_a_solver_may_be_a_value_with_its_penalty():
 def test_what_has_no_attribution_is_refused():
     train, test = problem()
     for bad, said in (
-        ({"solver": "logistic"}, "solver is 'logistic': attributions are exact for ridge and lda"),
-        ({"solver": Logistic()}, "attributions are exact for ridge and lda"),
+        ({"solver": "sgd"}, "solver is 'sgd': attributions are of ridge, lda and logistic"),
+        ({"solver": Logistic()}, "l2 is 'auto': attributions are of one probe"),
+        ({"solver": "logistic", "resamples": 0}, "resamples is 0"),
         ({"solver": Ridge()}, "l2 is 'auto': attributions are of one probe"),
         ({"solver": Ridge(l2=[0.1, 1])}, "give one penalty"),
         ({"l2": -1}, "l2 is -1.0: 0 or a positive number"),
@@ -282,6 +335,8 @@ def test_what_has_no_attribution_is_refused():
     for bad, said in (
         ({"permutations": 1}, "permutations is 1"),
         ({"standard_error": 0}, "standard_error is 0"),
+        ({"seconds": 0}, "seconds is 0: give a time above 0"),
+        ({"solver": "logistic"}, "Shapley values are of ridge and lda alone"),
     ):
         with pytest.raises(UsageError, match=said):
             shapley(train, test, **bad)

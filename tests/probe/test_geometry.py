@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from scipy.spatial import procrustes
 from sklearn.linear_model import Ridge
 from sklearn.neighbors import NearestNeighbors
 
@@ -57,6 +58,11 @@ def test_dimensions_of_known_manifolds():
     assert np.isnan(intrinsic_dimension(rows(np.ones((9, 3))), neighbours=2)["two_nn"][0])
 
 
+def test_rows_of_a_grid_have_no_second_distance():
+    found = intrinsic_dimension(rows(np.linspace(0, 1, 50)[:, None]), neighbours=5)
+    assert np.isnan(found["two_nn"][0])
+
+
 def test_mutual_neighbours_are_those_of_lists():
     random = np.random.default_rng(2)
     x = random.normal(size=(120, 12)).astype(np.float32)
@@ -100,10 +106,16 @@ def test_cka_by_chance_is_that_of_shuffled_rows():
     assert found.expected > 0.3
     assert abs(found.calibrated) < 0.1
     assert found.p > 0.01
+    # SciPy scales the second of both, and takes as many columns of each
+    left = procrustes(x, np.pad(y, ((0, 0), (0, 10))))[2]
+    assert found.procrustes == pytest.approx(np.sqrt(1 - left))
     alike = calibrated_cka(rows(x), rows(x @ random.normal(size=(40, 40))), permutations=99)
     assert alike.p == 0.01
     assert alike.calibrated > 0.3
     assert calibrated_cka(rows(x), rows(5 * x + 3), permutations=9).calibrated == pytest.approx(1)
+    turned = np.linalg.qr(random.normal(size=(40, 40)))[0]
+    whole = calibrated_cka(rows(x), rows(3 * x @ turned), permutations=1)
+    assert whole.procrustes == pytest.approx(1)
     narrow = calibrated_cka(rows(x.astype("f4")), rows(y.astype("f4")), permutations=9)
     assert narrow.value == pytest.approx(found.value, rel=1e-5)
 
@@ -143,16 +155,18 @@ def test_r2_of_every_feature_is_that_of_refits():
     assert found["rank"].tolist() == (1 + np.argsort(np.argsort(-found["r2"]))).tolist()
 
 
-def test_the_penalty_is_the_one_of_least_cross_validation():
+@pytest.mark.parametrize("width", [30, 120])
+def test_the_penalty_is_the_one_of_least_cross_validation(width):
+    """With more features than rows the smallest penalty leaves nothing of rows or of freedom."""
     random = np.random.default_rng(6)
-    x = random.normal(size=(80, 30))
+    x = random.normal(size=(80, width))
     y = x[:, :3] @ random.normal(size=(3, 5)) + 3 * random.normal(size=(80, 5))
     y[:, 4] = 2.0
     found = universality((rows(y), rows(x)))
     z, t = (x - x.mean(0)) / x.std(0), (y[:, :4] - y[:, :4].mean(0)) / y[:, :4].std(0)
 
     def gcv(l2):
-        hat = z @ np.linalg.solve(z.T @ z + 80 * l2 * np.eye(30), z.T) + 1 / 80
+        hat = z @ np.linalg.solve(z.T @ z + 80 * l2 * np.eye(width), z.T) + 1 / 80
         return ((t - hat @ t) ** 2).mean(0) / (1 - np.trace(hat) / 80) ** 2
 
     l2 = found["l2"][0]
@@ -160,6 +174,14 @@ def test_the_penalty_is_the_one_of_least_cross_validation():
     assert gcv(l2).mean() <= min(gcv(l2 * 3.16).mean(), gcv(l2 / 3.16).mean()) + 1e-9
     assert np.isnan(found["r2"][4])
     assert found["rank"][4] == 5
+    assert found["r2"][:4].max() < 0.8
+
+
+def test_what_has_no_prediction_has_no_r2():
+    x, dead = np.random.default_rng(1).normal(size=(40, 6)), np.ones((40, 3))
+    assert universality((rows(dead), rows(x)))["r2"].isna().all()
+    # by the mean of the other rows alone
+    assert universality((rows(x), rows(dead)))["r2"].to_numpy() == pytest.approx(1 - (40 / 39) ** 2)
 
 
 def test_what_cannot_be_compared_is_refused():
@@ -168,6 +190,15 @@ def test_what_cannot_be_compared_is_refused():
         intrinsic_dimension(rows(x), neighbours=20)
     with pytest.raises(UsageError, match="k is 20: give 1 to 19"):
         mutual_neighbours({"a": rows(x)}, k=20)
+    with pytest.raises(UsageError, match="metric is 'l1': choose cosine or euclidean"):
+        mutual_neighbours({"a": rows(x)}, k=2, metric="l1")
+    with pytest.raises(UsageError, match="no layer is given"):
+        mutual_neighbours({})
+    for l2 in (-1.0, 0.0, np.nan):
+        with pytest.raises(UsageError, match="give a number above 0"):
+            universality((rows(x), rows(y)), l2=l2)
+    with pytest.raises(DataError, match="4 and 4 features in train and of 2 and 4 in test"):
+        universality((rows(x), rows(y)), (rows(x[:, :2]), rows(y)))
     with pytest.raises(DataError, match=r"layers of \[10, 20\] rows"):
         mutual_neighbours({"a": rows(x), "b": rows(y[:10])}, k=2)
     with pytest.raises(DataError, match="layers of 20 and 10 rows"):
@@ -197,3 +228,4 @@ def test_isoscore_and_outliers_of_known_layers():
     large = even * np.array([1.0] * 9 + [100])
     assert subset_spectra(rows(large)).iloc[0]["outliers"] == 1
     assert subset_spectra(rows(even)).iloc[0]["outliers"] == 0
+    assert subset_spectra(rows(np.ones((9, 4)))).iloc[0]["outliers"] == 0

@@ -1,6 +1,7 @@
 """Every solver, mode and metric on a device that keeps CUDA's rules, against the CPU."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from problems import clusters
@@ -8,6 +9,14 @@ from problems import clusters
 from benchmarks import pretend_device
 from benchmarks.pretend_device import DeviceTensor
 from featstore import probe
+from featstore.probe import drop_one, retrieval, shapley
+from featstore.probe.geometry import (
+    calibrated_cka,
+    intrinsic_dimension,
+    mutual_neighbours,
+    subset_spectra,
+    universality,
+)
 from featstore.probe.metrics import METRICS, OF_CLASSES, OF_TARGETS
 from featstore.probe.modes import MODES
 
@@ -92,6 +101,41 @@ def test_targets(select):
 def test_a_class_without_train_rows():
     train, test = ((x[y != 3], y[y != 3]) for x, y in (PROBLEM.train, PROBLEM.test))
     assert_alike_on_device_and_cpu(train, test, **BASE, solver="logistic", l2=1e-2)
+
+
+def told_of_features(train, test, name, device):
+    """Return what a function that is no sweep tells, as numbers."""
+    layers, how = {"a": test, "b": (test[0][:, :20], test[1])}, {"device": device}
+    found = {
+        "drop-one, ridge": lambda: drop_one(train, test, resamples=20, **how),
+        "drop-one, lda": lambda: drop_one(train, test, "lda", resamples=20, **how),
+        "drop-one, logistic": lambda: drop_one(train, test, "logistic", resamples=20, **how),
+        "shapley": lambda: shapley(train, test, permutations=2, **how).table,
+        "retrieval": lambda: retrieval(test, train, [0.3], mode=["first", "pca"], **how).table,
+        "neighbours": lambda: mutual_neighbours(layers, [0.5], k=5, **how),
+        "dimensions": lambda: intrinsic_dimension(test, [0.5], neighbours=5, **how),
+        "spectra": lambda: subset_spectra(test, [0.5], **how),
+        "universality": lambda: universality((train, (train[0][:, :20], train[1])), **how),
+        "chance": lambda: pd.DataFrame(
+            [vars(calibrated_cka(*layers.values(), permutations=3, **how))]
+        ),
+    }[name]()
+    return found.select_dtypes("number").to_numpy(float)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("drop-one, ridge", "drop-one, lda", "drop-one, logistic", "shapley", "retrieval"),
+        *("neighbours", "dimensions", "spectra", "universality", "chance"),
+    ],
+)
+def test_what_is_told_of_features(name):
+    known = told_of_features(PROBLEM.train, PROBLEM.test, name, "cpu")
+    with pretend_device.installed() as log:
+        found = told_of_features(PROBLEM.train, PROBLEM.test, name, "cuda")
+    assert log.launches > 0
+    np.testing.assert_allclose(found, known, rtol=2e-4, atol=1e-5)
 
 
 def test_kernels_of_one_launch_give_the_same():

@@ -107,6 +107,7 @@ def test_what_cannot_be_measured_is_refused():
     for bad, said in (
         ({"relevance": np.array([[0, 90, 1]])}, "pair 0 of relevance is"),
         ({"relevance": np.array([[0, 1, 0]])}, "gain above 0"),
+        ({"relevance": np.array([[0, 1, 1], [0.5, 1, 1]])}, "pair 1 of relevance is .* whole"),
         ({"relevance": np.array([[0, 1, 1], [0, 1, 2]])}, "twice"),
         ({"within": True}, "40 queries within a corpus of 90"),
     ):
@@ -200,8 +201,14 @@ def test_qrels_are_read_as_beir_and_trec_write_them(tmp_path):
     (tmp_path / "bad").write_text("q1 0 d2 1\nq1 d2\n")
     with pytest.raises(FileError, match=r"line 2 of .* is 'q1 d2': give query, row and gain"):
         read_qrels(tmp_path / "bad", queries, corpus)
-    with pytest.raises(DataError, match="no pair"):
+    (tmp_path / "bad").write_text("q1 0 d2 one\n")
+    with pytest.raises(FileError, match="line 1 of"):
+        read_qrels(tmp_path / "bad", queries, corpus)
+    with pytest.raises(DataError, match=r"no pair of .*: its ids are not theirs"):
         read_qrels(trec, ["a"], corpus)
+    (tmp_path / "empty").write_text("query-id\tcorpus-id\tscore\n")
+    with pytest.raises(DataError, match=r"no pair of .*empty is there"):
+        read_qrels(tmp_path / "empty", queries, corpus)
     with pytest.raises(DataError, match="ids of corpus name a row twice"):
         read_qrels(trec, queries, ["d2", "d2"])
     with pytest.raises(FileError):

@@ -85,6 +85,36 @@ IMAGENET = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
 HALF = {"mean": [0.5, 0.5, 0.5], "std": [0.5, 0.5, 0.5]}
 
 
+def steps(name, epochs):
+    """Return after how many epochs the rate falls, and rows of a step, as the scripts have them."""
+    first, *_, kind, _ = name.split("-")
+    known = {
+        "trained": (20, 3, 1024),
+        "layers": (50, 10, 256),
+        "imagenet": (10, 1, 512) if first == "resnet50" else (25, 5, 512),
+        "places": (50, 5 if first == "resnet50" else 10, 512 if first == "vgg16" else 1024),
+    }
+    wanted, every, rows = known.get(first) or known.get(kind) or (epochs, None, 256)
+    assert epochs == wanted
+    assert epochs in (50, 100) or kind == "imagenet" or first == "trained"
+    if (first, kind) == ("vit", "imagenet"):
+        rows = 1024
+    return {"step_every": str(every), "batch_size": str(rows)}
+
+
+def test_the_list_has_the_networks_and_sets_of_the_appendix():
+    names = {feature.name: feature for feature in features_of(spec.study(("sgd",)))}
+    assert len(names) == 4 * (23 + 9 + 2) + 2 * 10
+    for model in ("resnet50-drop01", "resnet50-drop08", "resnet50-decov", "resnet50-layers"):
+        for data in ("cifar10", "cifar100", "flowers102", "oxford_iiit_pet"):
+            assert f"--weights {model}=FILE" in names[f"{model}-{data}"].absent
+    layers = names["resnet50-layers-cifar10"]
+    assert layers.request["taps"] == ["layer3.5", "layer4.0", "layer4.1", "layer4.2"]
+    assert layers.taps == ("all",)
+    assert {"vit-s32-imagenet", "resnet18-l2-places365"} <= set(names)
+    assert "mrl-imagenet" not in names
+
+
 def test_the_list_is_the_released_protocol():
     """Return what a run of the list does, request by request and argument by argument."""
     study = spec.study(("sgd",))
@@ -103,19 +133,28 @@ def test_the_list_is_the_released_protocol():
     for name, each in study.probes.items():
         arguments, modes = arguments_of(study, name, 2048)
         assert arguments["solver"] == "sgd"
-        assert arguments["l2"] == (1e-4 if "-fine-" in name else 5e-4), name
-        assert arguments["epochs"] in (50, 100)
-        assert all(("flowers" in f or "pet" in f) == ("-fine-" in name) for f in each.features)
+        assert arguments["l2"] == (5e-4 if "-cifar-" in name else 1e-4), name
+        kind = name.split("-")[-2]
+        sets = {
+            "cifar": ("cifar10", "cifar100"),
+            "fine": ("flowers102", "oxford_iiit_pet"),
+            "imagenet": ("imagenet",),
+            "places": ("places365",),
+        }[kind]
+        assert {f.rpartition("-")[2] for f in each.features} == set(sets), name
         assert not {"pca-uncentred"} & set(modes)
         assert ("pca" in modes) == name.startswith("bases")
         text = described(solver_of(arguments))[1]
         facts = dict(word.split("=") for word in text.split())
         assert facts == {
             "standardize": "True", "lr": "0.1", "momentum": "0.9", "gamma": "0.1",
-            "epochs": str(arguments["epochs"]), "step_every": "None", "batch_size": "256",
+            "epochs": str(arguments["epochs"]),
+            **steps(name, arguments["epochs"]),
             "val_fraction": "0.1", "split_seed": "0", "order_seed": "0", "validate_every": "5",
             "one_start": "True",
         }  # fmt: skip
+        if kind in ("imagenet", "places") or name.startswith(("trained", "layers")):
+            continue
         every = 10 if arguments["epochs"] == 50 else 20
         rates = SGD(epochs=arguments["epochs"]).rates()
         assert [rates[every - 1], rates[every]] == pytest.approx([0.1, 0.01])

@@ -122,11 +122,12 @@ def test_constant_and_repeated_features_change_nothing():
 
 
 def test_where_no_row_changes_intervals_are_not_of_no_width():
-    train, (x, y) = problem()
-    table = drop_one(train, (x[:1], y[:1]))
-    assert (table["change"] == 0).all()
+    none = np.zeros(3)
+    table = Changes(np.zeros((50, 3)), np.zeros(50), 7, none, none, none, none).table(10, 0.95)
     z2 = norm.ppf(0.975) ** 2
-    assert table["high"].to_numpy() == pytest.approx(z2 / (1 + z2))
+    assert table["high"].to_numpy() == pytest.approx(z2 / (10 + z2))
+    assert table["low"].to_numpy() == pytest.approx(-z2 / (10 + z2))
+    assert table["accuracy"].tolist() == [0.7] * 3
 
 
 def test_intervals_hold_all_changes_at_once_and_degrading_features_are_true():

@@ -1,4 +1,4 @@
-"""The loops that are replaced, one probe at a time: which there are, and their time, scaled."""
+"""Other libraries that solve the same probes: which there are, and the time of a loop, scaled."""
 
 import importlib.util
 from collections.abc import Callable, Iterable, Sequence
@@ -11,9 +11,17 @@ from featstore import measurements
 from featstore.bench import Pair
 from featstore.probe.errors import UsageError
 
-PACKAGES = {"sklearn": "sklearn", "torch-loop": "torch", "cuml": "cuml"}
+PACKAGES = {
+    "sklearn": "sklearn",
+    "torch-loop": "torch",
+    "cuml": "cuml",
+    "himalaya": "himalaya",
+    "probekit": "probekit",
+}
 REMEDIES = {
     "sklearn": 'pip install "featstore-probe[bench]"',
+    "himalaya": 'pip install "featstore-probe[bench]"',
+    "probekit": "pip install --no-deps probekit, whose probes need torch and scikit-learn alone",
     "cuml": "a CUDA device and RAPIDS' package for its CUDA (pip install cuml-cu13)",
 }
 

@@ -1,4 +1,4 @@
-"""Ridge probes one at a time, as scikit-learn and as a few lines of torch solve them."""
+"""Ridge probes one at a time, as scikit-learn, himalaya and a few lines of torch solve them."""
 
 from collections.abc import Callable
 
@@ -34,4 +34,26 @@ def torch_loop(x: np.ndarray, targets: np.ndarray, l2: float, device: str) -> Co
     return weights.cpu().numpy(), mean.cpu().numpy()
 
 
-FITS: dict[str, Callable[..., Coefficients]] = {"sklearn": scikit_learn, "torch-loop": torch_loop}
+def himalaya(x: np.ndarray, targets: np.ndarray, l2: float, device: str) -> Coefficients:
+    """Return W (k, C) and b (C,) of himalaya's Ridge, by the singular values of these columns.
+
+    It minimises ||X W - Y||^2 + alpha ||W||^2 of centred X and Y, and so has alpha = N l2.
+    """
+    from himalaya.backend import get_backend, set_backend
+    from himalaya.ridge import Ridge
+
+    before = get_backend()
+    arrays = set_backend("torch_cuda" if device == "cuda" else "torch")
+    try:
+        model = Ridge(alpha=len(x) * l2, fit_intercept=True, solver_params={"warn": False})
+        model.fit(x, targets)
+        return arrays.to_numpy(model.coef_), arrays.to_numpy(model.intercept_)
+    finally:
+        set_backend(before)
+
+
+FITS: dict[str, Callable[..., Coefficients]] = {
+    "sklearn": scikit_learn,
+    "torch-loop": torch_loop,
+    "himalaya": himalaya,
+}

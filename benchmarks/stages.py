@@ -19,7 +19,7 @@ class Stage:
     Attributes:
         module: where it lies, with its `SIZES` and its `measure(sizes, setup)`.
         about: what it measures.
-        loops: what it can be compared with, probe by probe.
+        loops: what it can be compared with, each a name in `loops.PACKAGES`.
         solves: whether it computes as probes do, and so takes a memory, a device and a backend.
         stored: whether it can take its rows from a store.
     """
@@ -35,7 +35,9 @@ STAGES = {
     "probe": Stage(
         "bench_probe", "every solver on the same sweep", ("sklearn", "torch-loop"), solves=True
     ),
-    "ridge": Stage("bench_ridge", "ridge, stage by stage", ("sklearn", "torch-loop"), solves=True),
+    "ridge": Stage(
+        "bench_ridge", "ridge, stage by stage", ("sklearn", "torch-loop", "himalaya"), solves=True
+    ),
     "modes": Stage("bench_modes", "all modes in one sweep, against random ones", solves=True),
     "logistic": Stage(
         "bench_logistic",
@@ -44,10 +46,14 @@ STAGES = {
         solves=True,
         stored=True,
     ),
+    "binary": Stage(
+        "bench_binary", "binary probes to their optimum", ("probekit",), solves=True, stored=True
+    ),
     "optimum": Stage(
         "bench_optimum", "softmax objectives, against scikit-learn's to the last digit", solves=True
     ),
     "sgd": Stage("bench_sgd", "the paper's own training", ("torch-loop",), solves=True),
+    "attribution": Stage("bench_attribution", "each feature left out, against refits", solves=True),
     "kernels": Stage("bench_kernels", "the fused CUDA steps, against eager ones", solves=True),
     "store": Stage("bench_store", "writing and reading stores, against numpy's files"),
     "remote": Stage("bench_remote", "reading a store at s3://, against plain GETs"),
@@ -87,8 +93,9 @@ def run(
     Arguments:
         stage: a key of `STAGES`.
         sizes: "small", "medium" or "full", or numbers such as "rows=50000,classes=100".
-        against: loops to run beside it, each on a few probes: "sklearn", "torch-loop", "cuml"; by
-            default all that the stage has and that are installed.
+        against: what to compare it with, most on a few probes: "sklearn", "torch-loop", "cuml",
+            "himalaya", "probekit"; by default all that the stage has and that are installed, and
+            nothing where it is empty.
         store: a store whose train rows are probed, in place of made-up ones.
         memory: what the arrays of probes may take.
         device: "auto", "cpu" or "cuda".
@@ -134,7 +141,8 @@ def main(stage: str) -> None:
     parser.add_argument("--figures", type=Path, help="draw growth into this folder, SVG")
     given = parser.add_argument_group("options of some stages")
     if entry.loops:
-        given.add_argument("--against", type=_names, help="loops to run, or ''")
+        offered = f"any of {','.join(entry.loops)}, or '' for none; by default what is installed"
+        given.add_argument("--against", type=_names, help=f"what to compare with: {offered}")
     if entry.stored:
         given.add_argument("--store", type=Path, help="real features: the train split of a store")
     if entry.solves:

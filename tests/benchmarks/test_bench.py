@@ -16,6 +16,7 @@ from test_measurements import RATES, everything
 
 import benchmarks
 from benchmarks import (
+    bench_binary,
     bench_kernels,
     bench_store,
     floors,
@@ -23,12 +24,14 @@ from benchmarks import (
     performance,
     ridge_loops,
     softmax_loops,
+    stages,
 )
 from benchmarks.figures import growth_figures
 from benchmarks.ridge_stages import Work
-from featstore import bench, measurements
+from featstore import bench, measurements, probe
 from featstore.probe.errors import UsageError
 from featstore.probe.kernels import reference
+from featstore.probe.subsets import random_chain
 
 TILE = "small,probes=2,classes=3,rows=40,features=8,systems=1"
 STEPS = ["softmax, loss, residual", "rank, loss, confidence", "Gram blocks"]
@@ -82,9 +85,32 @@ def test_loops_that_cannot_be_run_are_refused(monkeypatch):
     with pytest.raises(UsageError, match="it has none of these"):
         loops.wanted(["sklearn"], ())
     monkeypatch.setattr(loops.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r'pip install "featstore-probe\[bench\]"'):
-        loops.wanted(["sklearn"], ("sklearn",))
-    assert loops.wanted(None, ("sklearn",)) == ()
+    bench_extra = r'pip install "featstore-probe\[bench\]"'
+    remedies = {
+        "sklearn": bench_extra,
+        "himalaya": bench_extra,
+        "probekit": "pip install --no-deps",
+    }
+    for name, words in remedies.items():
+        with pytest.raises(UsageError, match=f"{name} is not installed: it takes {words}"):
+            loops.wanted([name], (name,))
+        assert loops.wanted(None, (name,)) == ()
+
+
+def test_a_comparison_that_is_not_installed_is_one_line_and_none_is_asked_by_nothing(
+    monkeypatch, capsys
+):
+    monkeypatch.setattr(loops, "installed", lambda name: name != "probekit")
+    for stage in ("ridge", "binary"):
+        monkeypatch.setattr(sys, "argv", [stage, "--sizes", TINY, "--against", ""])
+        stages.main(stage)
+        assert not any(name in capsys.readouterr().out for name in loops.PACKAGES)
+    with pytest.raises(UsageError, match="probekit is not installed"):
+        benchmarks.run("binary", TINY, against=["probekit"])
+    monkeypatch.setattr(sys, "argv", ["ridge", "--help"])
+    with pytest.raises(SystemExit):
+        stages.main("ridge")
+    assert "sklearn,torch-loop,himalaya" in capsys.readouterr().out
 
 
 def test_cuml_is_run_as_scikit_learn_is(monkeypatch):
@@ -102,6 +128,52 @@ def test_the_softmax_loops_reach_one_objective(classes):
     found = softmax_loops.scikit_learn(x, y, 0.1)
     goal = found * (1 + 1e-5)
     assert softmax_loops.torch_loop(x, y, 0.1, goal, "cpu") <= goal
+
+
+def test_himalaya_s_ridge_is_the_same_problem():
+    backend = pytest.importorskip("himalaya.backend")
+    x, y = bench.clouds(90, 6, 3)
+    (x,) = loops.standardised((x, y))
+    before = backend.get_backend()
+    theirs, own = (
+        fit(x, np.eye(3, dtype=np.float32)[y], 0.1, "cpu")
+        for fit in (ridge_loops.himalaya, ridge_loops.scikit_learn)
+    )
+    assert backend.get_backend() is before
+    for found, expected in zip(theirs, own, strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.fixture
+def two_classes(monkeypatch):
+    """Standardised features of two classes, unlike in number, and scikit-learn's probe of them."""
+    monkeypatch.setattr(bench_binary, "L2", 0.1)  # one that decides
+    x, y = bench.clouds(90, 6, 3)
+    y = (y == 2).astype(int)
+    (x,) = loops.standardised((x, y))
+    return x, y, softmax_loops.fitted("sklearn", x.astype(np.float64), y, bench_binary.L2, 1e-10)
+
+
+def test_the_minimum_of_two_classes_is_scikit_learn_s(two_classes):
+    x, y, expected = two_classes
+    lowest = softmax_loops.objective(*expected, x, y, bench_binary.L2)
+    start = np.zeros((6, 2)), np.zeros(2)
+    assert bench_binary.minimum(x.astype(np.float64), y, *start) == pytest.approx(lowest, rel=1e-9)
+    assert np.isnan(bench_binary.minimum(x.astype(np.float64), y, *start, steps=1))
+
+
+def test_probekit_s_probes_are_the_same_problem(two_classes):
+    pytest.importorskip("probekit")
+    x, y, expected = two_classes
+    chains = [random_chain(6, [0.5, 1.0], seed) for seed in (1, 2)]
+    # of features in other units, so that its own standardising is seen through
+    own = probe.fit((3 * x + 1, y), chains, solver=probe.Logistic(l2=bench_binary.L2))
+    theirs = bench_binary.Probekit((3 * x + 1, y), chains, "cpu")
+    weights = own.weights(1)
+    found = theirs.standardised(weights)
+    for one, other in zip(found, expected, strict=True):
+        other = other[weights.features] if one.ndim == 2 else other
+        np.testing.assert_allclose(one, other, atol=1e-5)
 
 
 # --- reports and pictures -------------------------------------------------------------------
@@ -162,12 +234,57 @@ def test_logistic_takes_the_rows_of_a_store(tiny_store):
         benchmarks.run("ridge", TINY, store=tiny_store.path)
 
 
+def test_binary_probes_are_compared_at_their_minimum(tiny_store, monkeypatch):
+    found = benchmarks.run("binary", TINY, against=[])
+    assert [row["what"].split(",")[0] for row in found.tables["loops"]] == ["all together", "alone"]
+    found = benchmarks.run("binary", "small,rows=100", against=[], store=tiny_store.path)
+    assert (found.sizes["rows"], found.sizes["features of"]) == (100, tiny_store.path.name)
+    assert max(map(len, found.text().splitlines())) <= 80
+    monkeypatch.setattr(bench_binary, "minimum", lambda *args: 1e-3)
+    with pytest.raises(bench.Disagreement, match=r"binary: alone ends .* above the minimum"):
+        benchmarks.run("binary", TINY, against=[])
+
+
+def test_binary_probes_of_another_penalty_are_an_error(monkeypatch):
+    pytest.importorskip("probekit")
+    rows = benchmarks.run("binary", TINY, against=["probekit"]).tables["loops"]
+    assert rows[2]["what"].startswith("probekit 0.")
+    assert [row["probes"] for row in rows] == [3, 2, 2]
+    held = bench_binary.Probekit.standardised
+    monkeypatch.setattr(
+        bench_binary.Probekit,
+        "standardised",
+        lambda self, ours: (2 * held(self, ours)[0], np.zeros(2)),
+    )
+    with pytest.raises(bench.Disagreement, match=r"binary: probekit ends .* above the minimum"):
+        benchmarks.run("binary", TINY, against=["probekit"])
+
+
+def test_features_left_out_are_compared_with_refits(monkeypatch):
+    found = benchmarks.run("attribution", "small,features=12,refits=3")
+    assert [(row["solver"], row["refits"]) for row in found.tables["drop-one"]] == [
+        ("ridge", 3),
+        ("lda", 3),
+    ]
+    assert max(map(len, found.text().splitlines())) <= 80
+    held = probe.drop_one
+    monkeypatch.setattr(probe, "drop_one", lambda *args, **how: -held(*args, **how))
+    with pytest.raises(bench.Disagreement, match=r"ridge without a feature is \d+ rows and 2.0e"):
+        benchmarks.run("attribution", "small,features=12,refits=12")
+
+
 def test_wrong_answers_of_a_loop_are_an_error(monkeypatch):
     def wrong(x, targets, l2, device):
         return np.zeros((x.shape[1], targets.shape[1])), np.zeros(targets.shape[1])
 
+    right = ridge_loops.FITS["sklearn"]
     monkeypatch.setitem(ridge_loops.FITS, "sklearn", wrong)
     with pytest.raises(bench.Disagreement, match="predictions differ from those of sklearn"):
+        benchmarks.run("ridge", TINY, against=["sklearn"])
+    # other coefficients of the same predictions
+    twice = lambda *args: tuple(2 * part for part in right(*args))  # noqa: E731
+    monkeypatch.setitem(ridge_loops.FITS, "sklearn", twice)
+    with pytest.raises(bench.Disagreement, match=r"W differs by 1.0e\+00 of itself from sklearn's"):
         benchmarks.run("ridge", TINY, against=["sklearn"])
     # an objective that nothing can reach
     monkeypatch.setitem(softmax_loops.ON_THEIR_OWN, "sklearn", lambda x, y, l2: 1e-3)

@@ -33,6 +33,9 @@ FEWEST, MOST = 0.05, 0.5
 EXCESS, OTHER_PROBLEM = 1e-6, 1e-4
 # of Newton's method, relative to f
 DECREMENT = 1e-14
+# largest entry of probekit's last step. Its default of 1e-6 is below the rounding of float32 steps
+# of some hundred features, where it takes all of its 100 steps for an optimum reached in ten
+LAST_STEP = 1e-3
 
 SIZES = {
     "small": SweepSizes(600, 128, 10, 3, 2, repeats=1, test_rows=200),
@@ -206,7 +209,7 @@ class Probekit:
         for k in chains[0].sizes:
             subsets = [np.ascontiguousarray(chain.order[:k]) for chain in chains]
             columns = [x[:, torch.from_numpy(subset).to(device)] for subset in subsets]
-            batch = fit_logistic_batch(torch.stack(columns), y, c_param=penalty)
+            batch = fit_logistic_batch(torch.stack(columns), y, c_param=penalty, tol=LAST_STEP)
             self._found |= dict(zip(self._keys(subsets), batch, strict=True))
             self.steps = max(self.steps, *(own["iterations"] for own in batch.metadatas))
 

@@ -183,6 +183,16 @@ def test_a_study_s_page_has_the_numbers_of_its_results(page, results):
     assert re.search(rf"\b{counted} of the {len(every):,}\b", text)
 
 
+@pytest.mark.parametrize("page", ["results.md", "studies/debian/results.md.in"])
+def test_what_the_first_study_s_page_says_of_the_second_is_what_that_one_found(page):
+    pages = (page, "studies/cifar100/results.md")
+    text, found = ((ROOT / "docs" / name).read_text() for name in pages)
+    section = text.partition("## Narrow layers and many classes\n")[2].partition("\n## ")[0]
+    rows = [line for line in section.splitlines() if line.startswith("| ")]
+    assert len(rows) == 11
+    assert [row for row in rows if row not in found.splitlines()] == []
+
+
 def test_the_lists_of_the_second_study_are_read_from_folders_and_lines(tmp_path):
     made = runpy.run_path(str(ROOT / "docs/studies/cifar100/data.py"))
     classes = " ".join(made["SUPERCLASSES"].values()).split()

@@ -125,7 +125,7 @@ def derived(folder: Path) -> None:
         return store
 
     coarse = {name: above for above, names in SUPERCLASSES.items() for name in names.split()}
-    lite0 = {name: there(f"lite0-{name}") for name in ("hundred", "ten")}
+    lite0 = {name: there(f"lite0-{name}") for name in ("full", "hundred", "ten")}
     lite0["twenty"] = relabelled(lite0["hundred"], coarse.get, folder / "lite0-twenty.zarr")
     relabelled(
         there("minilm-trec50"), lambda kind: kind.partition(":")[0], folder / "minilm-trec6.zarr"

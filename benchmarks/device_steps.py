@@ -22,9 +22,8 @@ from PIL import Image
 from featstore import probe
 from featstore.bench import clouds
 from featstore.extraction import loading
-from featstore.probe.arrays import full_precision, reduced_precision
+from featstore.probe.arrays import add_upper, full_precision, reduced_precision
 from featstore.probe.kernels.cuda import Recorded
-from featstore.probe.moments import add_upper
 from featstore.probe.solvers import sgd
 from featstore.probe.solvers.logistic import products
 from featstore.probe.solvers.logistic.lbfgs import Curvature

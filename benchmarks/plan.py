@@ -40,14 +40,14 @@ def work(image: float) -> dict[str, tuple[float, float, str]]:
     The bytes of extraction are those of the images at 224 px, a byte a value.
     """
     whole = Work(ROWS, FEATURES, CLASSES, TESTED, [FEATURES] * SEEDS)
-    labels = 2.0 * ROWS * FEATURES * CLASSES
+    labels, sums = 2.0 * ROWS * FEATURES * CLASSES, 1.0 * ROWS * FEATURES
     logits = SINGLE * TESTED * CLASSES * FRACTIONS * SEEDS
     one_pass = 4.0 * ROWS * CLASSES * widths()
     return {
         "extraction, ResNet50": (ROWS * image, 3.0 * 224**2 * ROWS, "float32"),
-        "X'X, upper panels": (whole.moments()[0] - labels, SINGLE * ROWS * FEATURES, "float32"),
+        "X'X, upper half": (whole.moments()[0] - sums, SINGLE * ROWS * FEATURES, "float32"),
         "X'Y, as a product": (labels, SINGLE * ROWS * (FEATURES + CLASSES), "float32"),
-        "X'Y, by adding rows": (1.0 * ROWS * FEATURES, 3 * SINGLE * ROWS * FEATURES, "float32"),
+        "X'Y, by adding rows": (sums, 3 * SINGLE * ROWS * FEATURES, "float32"),
         "5 Cholesky factors": (*whole.factors(), "float64"),
         "substitution, test rows": (whole.substitution()[0], 2 * logits, "float32"),
         "softmax, one pass": (one_pass, SINGLE * ROWS * FEATURES, "float32"),

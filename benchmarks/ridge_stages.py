@@ -15,20 +15,20 @@ from featstore.probe.arrays import (
     FORWARD_WIDTH,
     Array,
     Backend,
-    Forward,
     factorise,
-    forward,
     full_precision,
     solve_lower,
+    tiles,
 )
 from featstore.probe.memory import MAX_ROWS, Settings, parse
 from featstore.probe.metrics import Scores
 from featstore.probe.modes import Layer, modes_of
-from featstore.probe.moments import Moments, moments, panels
+from featstore.probe.moments import Moments, moments
 from featstore.probe.plans import sweep_chains
 from featstore.probe.rows import as_blocks
 from featstore.probe.solvers.closed_form import equations, ridge_from_moments
 from featstore.probe.subsets import Chain, grid
+from featstore.probe.substitution import Forward, Room, forward
 
 # shares of the rate of products
 TARGETS = {"moments": ">= 70 %", "substitution": ">= 70 %"}
@@ -45,7 +45,7 @@ class Work:
     Example:
         >>> work = Work(rows=1000, features=100, classes=10, tested=50, lengths=[90, 90, 100])
         >>> work.moments(), work.factors()[0]
-        ((22000000.0, 400000.0), 819333.0)
+        ((20100000.0, 400000.0), 819333.0)
     """
 
     rows: int
@@ -55,10 +55,11 @@ class Work:
     lengths: Sequence[int]
 
     def moments(self) -> tuple[float, float]:
-        """Upper panels of X'X, and X'Y as a product with one-hot columns; the rows are read."""
+        """Return those of tiles on and above the diagonal of X'X, and of class sums; X is read."""
         width = self.features
-        pairs = sum((panel.stop - panel.start) * (width - panel.start) for panel in panels(width))
-        return 2.0 * self.rows * (pairs + width * self.classes), 4.0 * self.rows * width
+        sides = [[one.stop - one.start for one in tile] for tile in tiles(width)]
+        pairs = sum(rows * columns for rows, columns in sides)
+        return self.rows * (2.0 * pairs + width), 4.0 * self.rows * width
 
     def factors(self) -> tuple[float, float]:
         """m^3 / 3 for each system, in float64; each is read and written."""
@@ -67,7 +68,7 @@ class Work:
 
     def substitution(self) -> tuple[float, float]:
         """Strips up to the diagonal, and the running sums of logits; the rows are read."""
-        each = sum(m * (m + FORWARD_WIDTH) + 2 * m * self.classes for m in self.lengths)
+        each = sum(m * (m + FORWARD_WIDTH[0]) + 2 * m * self.classes for m in self.lengths)
         return float(self.tested * each), 4.0 * self.tested * self.features
 
 
@@ -91,8 +92,9 @@ def measure(
     shape = (sizes.rows, sizes.features, sizes.classes, sizes.test_rows)
     fitted = ridge_from_moments(gathered, chains, [l2], settings)
     matrices = [_system(gathered, chain, l2, settings) for chain in chains]
+    room = Room()
     ready = [
-        (_forward(matrix, gathered, chain, settings), chain.sizes)
+        (_forward(matrix, gathered, chain, settings, room), chain.sizes)
         for matrix, chain in zip(matrices[:-1], chains[:-1], strict=True)
     ]
     pieces = _pieces(train, test, setup.backend)
@@ -132,11 +134,13 @@ def _system(gathered: Moments, chain: Chain, l2: float, settings: Settings) -> A
     return settings.backend.put(matrix)[None]
 
 
-def _forward(matrix: Array, gathered: Moments, chain: Chain, settings: Settings) -> Forward:
+def _forward(
+    matrix: Array, gathered: Moments, chain: Chain, settings: Settings, room: Room
+) -> Forward:
     put, order = settings.backend.put, chain.order[: chain.length]
     lower, normal = factorise(matrix).lower, equations(gathered, settings)
     z = solve_lower(lower, put(normal.right[order])[None])
-    return forward(put(order)[None], lower, z, put(normal.start), gathered.precision)
+    return forward(put(order)[None], lower, z, put(normal.start), gathered.precision, room)
 
 
 def _pieces(train: Pair, test: Pair, backend: Backend) -> list[Array]:

@@ -6,6 +6,7 @@ factors of prefixes, sums of products in place, and lookups along the classes.
 """
 
 import importlib.util
+import math
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
@@ -20,8 +21,8 @@ from featstore.probe import statuses
 from featstore.probe.errors import UsageError
 from featstore.probe.statuses import Status
 
-# rows of the triangular factor that are eliminated at once
-FORWARD_WIDTH = 256
+# rows of the triangular factor that are eliminated at once: on a host, and on a device
+FORWARD_WIDTH = (128, 512)
 
 Array: TypeAlias = Any
 """An array of NumPy, torch or CuPy."""
@@ -287,6 +288,78 @@ def set_product(out: Array, a: Array, b: Array) -> None:
         out[...] = a @ b
 
 
+_PANELS = 8
+# where launches count: 2/3 of all entries, of which the panels above are a part
+_DEVICE_PANELS = 3
+_MIN_PANEL = 128
+
+
+def add_upper(total: Array, piece: Array, width: int) -> None:
+    """Add U'[U V] to `total` (D, D + C), of U'U only panels on and above the diagonal.
+
+    Arguments:
+        total: float64 (D, D + C).
+        piece: (r, D + C), U and V side by side.
+        width: D.
+    """
+    with full_precision():
+        if on_device(piece):
+            for columns in panels(width, _DEVICE_PANELS):
+                part = total[columns, columns.start :]
+                left, right = piece[:, columns].T, piece[:, columns.start :]
+                if piece.dtype == total.dtype:
+                    add_product(part, left, right)
+                else:
+                    part += left @ right
+            return
+        beside = [(rows, slice(width, piece.shape[1])) for rows in panels(width)]
+        parts = [*tiles(width), *(beside if piece.shape[1] > width else ())]
+        shapes = [tuple(side.stop - side.start for side in part) for part in parts]
+        # one place for all products, which pages that come and go would slow down
+        room = array_namespace(piece).empty(max(map(math.prod, shapes)), **like(piece))
+        for (rows, columns), shape in zip(parts, shapes, strict=True):
+            product = array_namespace(piece).reshape(room[: math.prod(shape)], shape)
+            set_product(product, piece[:, rows].T, piece[:, columns])
+            total[rows, columns] += product
+
+
+def mirror(gram: Array) -> None:
+    """Copy the panels above the diagonal of (D, D) below it, in place: exactly symmetric."""
+    xp = array_namespace(gram)
+    # products of rounded numbers are symmetric to rounding only, and a factor's check is strict
+    for columns in panels(len(gram)):
+        gram[columns.stop :, columns] = gram[columns, columns.stop :].T
+        corner = xp.triu(gram[columns, columns])
+        gram[columns, columns] = corner + xp.triu(corner, k=1).T
+
+
+def panels(width: int, count: int = _PANELS) -> list[slice]:
+    """Return about `count` column ranges of equal size; of 8 a product has 9/16 of all entries."""
+    panel = max(_MIN_PANEL, -(-width // count))
+    return [slice(left, min(width, left + panel)) for left in range(0, width, panel)]
+
+
+def tiles(width: int) -> list[tuple[slice, slice]]:
+    """Return rows and columns of tiles that have all entries on and above a diagonal, each once.
+
+    Beside the diagonal they are squares, each half as wide as the one before: few and large, which
+    products like, and 17/32 of all entries where the least is a sixteenth of the width. The
+    largest is cut in two, so that no tile has more entries than a panel.
+    """
+    found, open_ranges = [], [(0, width)]
+    while open_ranges:
+        start, stop = open_ranges.pop()
+        if stop - start <= _MIN_PANEL:
+            found.append((slice(start, stop), slice(start, stop)))
+            continue
+        middle = (start + stop) // 2
+        step = max(_MIN_PANEL, -(-width // 4))
+        for top in range(start, middle, step):
+            found.append((slice(top, min(middle, top + step)), slice(middle, stop)))
+        open_ranges += [(middle, stop), (start, middle)]
+    return found
+
+
 def taken(array: Array, rows: Array) -> Array:
     """Return array[rows], for rows int64 of any shape, none of them negative."""
     xp = array_namespace(array)
@@ -301,6 +374,14 @@ def take_into(out: Array, array: Array, rows: Array) -> None:
         torch.index_select(array, 0, rows, out=out)
     else:
         array_namespace(array).take(array, rows, axis=0, out=out)
+
+
+def take_along_into(out: Array, array: Array, columns: Array) -> None:
+    """Write array[:, columns] to `out`, which has that shape."""
+    if is_torch_array(array):
+        torch.gather(array, 1, columns.expand(len(array), -1), out=out)
+    else:
+        out[...] = array_namespace(array).take(array, columns, axis=1)
 
 
 def difference_into(out: Array, a: Array, b: Array) -> Array:
@@ -543,155 +624,6 @@ def _solved(lower: Array, right: Array) -> Array:
     return solve_lower(lower, solve_lower(lower, right), transpose=True)
 
 
-@dataclass(frozen=True)
-class Forward:
-    """L^-1, and z = L^-1 B, of S systems in the form in which they meet the rows.
-
-    With L cut into strips of rows, t = L^-1 x is computed strip by strip as
-    t_j = M_j x_j - M_j L_j,<j t_<j with M_j = L_jj^-1, so that each strip is one matrix product
-    with [-M_j L_j,<j  M_j]. These strips, one below the other, are `eliminator`.
-
-    Attributes:
-        order: (S, m) int64, the features of each system.
-        eliminator: (S, m, m), in the precision of the rows; zero right of the diagonal strips.
-        targets: (S, m, C), z, in the precision of the rows.
-        priors: (C,), the logits of a probe that sees no feature.
-    """
-
-    order: Array
-    eliminator: Array
-    targets: Array
-    priors: Array
-
-    def logits(self, rows: Array, sizes: tuple[int, ...]) -> Iterator[tuple[int, Array]]:
-        """Yield (prefix, logits (S, r, C)) for each prefix, smallest first.
-
-        The logits of the prefix of size k are priors + t[:k]' z[:k]: each prefix adds to the
-        logits of the one before, in place.
-
-        Arguments:
-            rows: (D, r), standardised features by rows to score.
-            sizes: non-decreasing prefix sizes, at most m.
-        """
-        xp = array_namespace(rows)
-        logits = xp.empty((len(self.order), rows.shape[1], len(self.priors)), **like(rows))
-        logits[...] = self.priors
-        for prefix, start, t in self.eliminated(rows, sizes):
-            columns = xp.permute_dims(t, (0, 2, 1))
-            add_product(logits, columns, self.targets[:, start : start + t.shape[1]])
-            if prefix is not None:
-                yield prefix, logits
-
-    def eliminated(
-        self, rows: Array, sizes: tuple[int, ...]
-    ) -> Iterator[tuple[int | None, int, Array]]:
-        """Yield t = L^-1 x strip by strip, cut where a prefix ends.
-
-        Arguments:
-            rows: (D, r), standardised features by rows to score.
-            sizes: non-decreasing prefix sizes, at most m.
-
-        Yields:
-            the prefix that ends with this piece, or None.
-            the piece's first position in the chain.
-            t, (S, n, r), n positions of it; n is 0 where two prefixes have the same size.
-        """
-        t = self._unsolved(rows)
-        done = prefix = 0
-        for strip in strips(t.shape[1]):
-            t[:, strip] = self._solved(strip, t, rows)
-            while prefix < len(sizes) and sizes[prefix] <= strip.stop:
-                yield prefix, done, t[:, done : sizes[prefix]]
-                done = sizes[prefix]
-                prefix += 1
-            if prefix < len(sizes):
-                yield None, done, t[:, done : strip.stop]
-                done = strip.stop
-
-    def _unsolved(self, rows: Array) -> Array:
-        """Return an array (S, m, r) for t, which holds the systems' own rows."""
-        return taken(rows, self.order)
-
-    def _solved(self, strip: slice, t: Array, rows: Array) -> Array:
-        """Return a strip of t, where those before it are solved."""
-        return self.eliminator[:, strip, : strip.stop] @ t[:, : strip.stop]
-
-
-class _Folded(Forward):
-    """The same for systems on a basis: L^-1 R' is `eliminator` (S, m, D), which meets rows as is.
-
-    Rows are those of all features, in their order; `order` is of directions, and not looked at.
-    """
-
-    def _unsolved(self, rows: Array) -> Array:
-        xp = array_namespace(rows)
-        return xp.empty((*self.order.shape, rows.shape[1]), **like(rows))
-
-    def _solved(self, strip: slice, t: Array, rows: Array) -> Array:
-        return self.eliminator[:, strip] @ rows
-
-
-def folded(
-    order: Array, lower: Array, z: Array, priors: Array, dtype: str, found: Array
-) -> _Folded:
-    """Return systems with factor L (S, m, m) and z (S, m, C) of directions `found` (D, count)."""
-    xp = array_namespace(lower)
-    rounded = getattr(xp, dtype)
-    rows = xp.stack([xp.take(found.T, one, axis=0) for one in order])
-    eliminator = xp.astype(solve_lower(lower, rows), rounded)
-    return _Folded(order, eliminator, xp.astype(z, rounded), xp.astype(priors, rounded))
-
-
-def forward(order: Array, lower: Array, z: Array, priors: Array, dtype: str) -> Forward:
-    """Return the systems with factor L (S, m, m) and z (S, m, C), rounded to `dtype`.
-
-    Diagonal blocks are inverted in float64, so that only the final rounding is felt.
-    """
-    xp = array_namespace(lower)
-    rounded = getattr(xp, dtype)
-    eliminator = xp.zeros(lower.shape, dtype=rounded, device=lower.device)
-    minus, identity = -lower, xp.eye(min(FORWARD_WIDTH, lower.shape[-1]), **like(lower))
-    for strip in strips(lower.shape[-1]):
-        before = slice(0, strip.start)
-        corner = lower[:, strip, strip]
-        size = corner.shape[-1]
-        inverse = solve_lower(corner, xp.broadcast_to(identity[:size, :size], corner.shape))
-        # rounded as they are written
-        eliminator[:, strip, strip] = inverse
-        if strip.start:
-            eliminator[:, strip, before] = inverse @ minus[:, strip, before]
-    return Forward(order, eliminator, xp.astype(z, rounded), xp.astype(priors, rounded))
-
-
 def like(array: Array) -> dict[str, Any]:
     """Return the dtype and device of an array, to make another one with."""
     return {"dtype": array.dtype, "device": array.device}
-
-
-def strips(length: int) -> list[slice]:
-    """Return the ranges of rows that are eliminated at once."""
-    starts = range(0, length, FORWARD_WIDTH)
-    return [slice(start, min(length, start + FORWARD_WIDTH)) for start in starts]
-
-
-def standardized(
-    features: np.ndarray, backend: Backend, dtype: str, scaled: bool
-) -> tuple[Array, np.ndarray, np.ndarray]:
-    """Return features (N, m) centred and scaled on the device, and mean and scale, float64 (m,)."""
-    x = backend.put(np.ascontiguousarray(features), "float64")
-    xp = array_namespace(x)
-    # about the first row, so that a feature that never changes becomes exactly 0
-    first = xp.asarray(x[0], copy=True)
-    x = x - first
-    offset = xp.sum(x, axis=0) / len(x)
-    x -= offset
-    deviation, one = xp.sqrt(xp.sum(x * x, axis=0) / len(x)), xp.ones_like(offset)
-    # of a feature that never changes rounding is left
-    changes = deviation > xp.finfo(x.dtype).eps * (xp.abs(first) + xp.abs(offset))
-    still = to_host(~changes).nonzero()[0]
-    if still.size:
-        x[:, backend.put(still)] = 0
-    if scaled:
-        x /= xp.where(changes, deviation, one)
-    scale = xp.where(changes, deviation, one) if scaled else one
-    return xp.astype(x, getattr(xp, dtype)), to_host(first + offset), to_host(scale)

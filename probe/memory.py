@@ -319,7 +319,10 @@ class SystemSize:
     @property
     def row(self) -> int:
         """Return the bytes of a row being scored: features, logits, a strip of products, hits."""
-        return self.itemsize * (self.length + self.n_classes + FORWARD_WIDTH) + 5 * self.n_prefixes
+        return (
+            self.itemsize * (self.length + self.n_classes + max(FORWARD_WIDTH))
+            + 5 * self.n_prefixes
+        )
 
 
 @dataclass(frozen=True)

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from array_api_compat import array_namespace
+import torch
+from array_api_compat import array_namespace, is_torch_array
 
 from featstore.probe.arrays import (
     Array,
     HostField,
-    add_product,
+    add_upper,
     as_given,
     beside,
-    full_precision,
+    mirror,
     on_device,
+    panels,
     set_at_labels,
     to_host,
 )
@@ -54,10 +56,6 @@ from featstore.probe.splits import (
 _VANISHING = 2.0**-100
 # a variance below this share of the squared distance from the shift has few digits in float32
 _AWAY = 1e-4
-_PANELS = 8
-# where launches count: 2/3 of all entries, of which the panels above are a part
-_DEVICE_PANELS = 3
-_MIN_PANEL = 128
 # share of the memory granted under which sums stay on a device
 _STAY = 1 / 32
 
@@ -162,10 +160,14 @@ class Moments:
         """Return `covariance` where the sums lie, on the host or a device."""
         gram = as_given(self, "gram")
         scale, offset = beside(np.stack([self.scale(standardize), self.offset]), gram)
-        covariance = gram / self.n
-        covariance -= offset[:, None] * offset
-        covariance /= scale
-        covariance /= scale[:, None]
+        covariance = array_namespace(gram).empty_like(gram)
+        # in parts that stay in cache; on a device each would be a launch
+        for rows in [slice(None)] if on_device(gram) else panels(len(gram), len(gram)):
+            part = gram[rows] / self.n
+            part -= offset[rows, None] * offset
+            part /= scale
+            part /= scale[rows, None]
+            covariance[rows] = part
         constant = np.flatnonzero(self.variance == 0)
         if constant.size:
             constant = beside(constant, gram)
@@ -359,8 +361,13 @@ def _summed(
     rows = moment_rows(settings.memory, width, spare, dtype)
     own = share(blocks, rows)
     total, done = backend.zeros((width, width + spare), "float64"), 0
-    for piece, labels in gathered(own, rows, backend, dtype, shift, split, spare=spare):
-        _set_targets(piece[:, width:], labels, centre, unit)
+    bags = blocks.n_classes > 0 and is_torch_array(total) and not on_device(total)
+    beside = 0 if bags else spare
+    for piece, labels in gathered(own, rows, backend, dtype, shift, split, spare=beside):
+        if bags:
+            _add_class_sums(total[:, width:], piece, labels)
+        else:
+            _set_targets(piece[:, width:], labels, centre, unit)
         add_upper(total, piece, width)
         done += len(labels)
         settings.progress("rows", done, own.n_rows)
@@ -427,33 +434,17 @@ def _set_targets(columns: Array, labels: Array, centre: np.ndarray, unit: np.nda
     set_at_labels(columns[None, :, 1:], labels, 1.0)
 
 
-def add_upper(total: Array, piece: Array, width: int) -> None:
-    """Add U'[U V] to `total` (D, D + C), of U'U only panels on and above the diagonal.
+def _add_class_sums(total: Array, rows: Array, labels: Array) -> None:
+    """Add U'1 and, behind it, U'Y of rows (r, D) and their classes to `total` (D, 1 + C).
 
-    Arguments:
-        total: float64 (D, D + C).
-        piece: (r, D + C), U and V side by side.
-        width: D.
+    Sums over the rows of each class take a hundredth of the products with one-hot columns.
     """
-    count = _DEVICE_PANELS if on_device(piece) else _PANELS
-    with full_precision():
-        for columns in panels(width, count):
-            part = total[columns, columns.start :]
-            left, right = piece[:, columns].T, piece[:, columns.start :]
-            if on_device(piece) and piece.dtype == total.dtype:
-                add_product(part, left, right)
-            else:
-                part += left @ right
-
-
-def mirror(gram: Array) -> None:
-    """Copy the panels above the diagonal of (D, D) below it, in place: exactly symmetric."""
-    xp = array_namespace(gram)
-    # products of rounded numbers are symmetric to rounding only, and a factor's check is strict
-    for columns in panels(len(gram)):
-        gram[columns.stop :, columns] = gram[columns, columns.stop :].T
-        corner = xp.triu(gram[columns, columns])
-        gram[columns, columns] = corner + xp.triu(corner, k=1).T
+    count = torch.bincount(labels, minlength=total.shape[1] - 1)
+    starts = torch.cumsum(count, 0) - count
+    order = torch.argsort(labels, stable=True)
+    sums = torch.nn.functional.embedding_bag(order, rows, starts, mode="sum").T
+    total[:, 0] += sums.sum(1, dtype=total.dtype)
+    total[:, 1:] += sums
 
 
 def _finished(
@@ -487,12 +478,6 @@ def _finished(
         return counts, sums, class_sums, gram
     class_sums = class_sums * beside(unit, total) + _outer(sums, centre, total)
     return centre * blocks.n_rows, sums, class_sums, gram
-
-
-def panels(width: int, count: int = _PANELS) -> list[slice]:
-    """Return about `count` column ranges of equal size; of 8 a product has 9/16 of all entries."""
-    panel = max(_MIN_PANEL, -(-width // count))
-    return [slice(left, min(width, left + panel)) for left in range(0, width, panel)]
 
 
 VERSION = 4

@@ -294,3 +294,26 @@ def raise_non_finite(
             f"row {first_row + row} of {split} has {value} as feature {column}: "
             "features must be finite; mend or drop the row"
         )
+
+
+def standardized(
+    features: np.ndarray, backend: Backend, dtype: str, scaled: bool
+) -> tuple[Array, np.ndarray, np.ndarray]:
+    """Return features (N, m) centred and scaled on the device, and mean and scale, float64 (m,)."""
+    x = backend.put(np.ascontiguousarray(features), "float64")
+    xp = array_namespace(x)
+    # about the first row, so that a feature that never changes becomes exactly 0
+    first = xp.asarray(x[0], copy=True)
+    x = x - first
+    offset = xp.sum(x, axis=0) / len(x)
+    x -= offset
+    deviation, one = xp.sqrt(xp.sum(x * x, axis=0) / len(x)), xp.ones_like(offset)
+    # of a feature that never changes rounding is left
+    changes = deviation > xp.finfo(x.dtype).eps * (xp.abs(first) + xp.abs(offset))
+    still = to_host(~changes).nonzero()[0]
+    if still.size:
+        x[:, backend.put(still)] = 0
+    if scaled:
+        x /= xp.where(changes, deviation, one)
+    scale = xp.where(changes, deviation, one) if scaled else one
+    return xp.astype(x, getattr(xp, dtype)), to_host(first + offset), to_host(scale)

@@ -8,13 +8,24 @@ import numpy as np
 import torch
 from array_api_compat import array_namespace
 
-from featstore.probe.arrays import Array, Backend, checked_cholesky, solve_lower, to_host
+from featstore.probe.arrays import (
+    Array,
+    Backend,
+    add_upper,
+    checked_cholesky,
+    mirror,
+    on_device,
+    panels,
+    solve_lower,
+    tiles,
+    to_host,
+)
 from featstore.probe.errors import (
     DataError,
     UsageError,
     seeds_of,
 )
-from featstore.probe.moments import Moments, add_upper, mirror, panels
+from featstore.probe.moments import Moments
 
 PIECE = 64
 """Directions that are drawn at once, so that the first ones are the same however many follow."""
@@ -242,8 +253,9 @@ def symmetric_product(found: Array, product: Array) -> Array:
     """Return R'P, (m, m), exactly symmetric, where P = MR of a symmetric M; both (D, m)."""
     xp, width = array_namespace(found), found.shape[1]
     out = xp.empty((width, width), dtype=found.dtype, device=found.device)
-    for columns in panels(width):
-        out[columns, columns.start :] = found[:, columns].T @ product[:, columns.start :]
+    there = [(columns, slice(columns.start, width)) for columns in panels(width)]
+    for rows, columns in there if on_device(found) else tiles(width):
+        out[rows, columns] = found[:, rows].T @ product[:, columns]
     mirror(out)
     return out
 

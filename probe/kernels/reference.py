@@ -6,7 +6,15 @@ from typing import Protocol
 import numpy as np
 from array_api_compat import array_namespace, is_torch_array
 
-from featstore.probe.arrays import Array, add_to_diagonal, at_labels, set_at_labels
+from featstore.probe.arrays import (
+    Array,
+    add_to_diagonal,
+    at_labels,
+    on_device,
+    set_at_labels,
+    take_along_into,
+    taken,
+)
 
 DTYPES = ("float32", "float64")
 
@@ -233,7 +241,15 @@ def permuted_blocks(matrix: Array, orders: Array, penalties: Array) -> Array:
     systems, length = orders.shape
     # filled one by one and not stacked, which would hold every block twice
     blocks = xp.empty((systems, length, length), dtype=matrix.dtype, device=matrix.device)
+    # rows that stay in cache; on a device each part would be a launch
+    step = length if on_device(matrix) else _ROWS
     for system, order in enumerate(orders):
-        blocks[system] = xp.take(xp.take(matrix, order, axis=0), order, axis=1)
+        for start in range(0, length, step):
+            part = slice(start, start + step)
+            take_along_into(blocks[system, part], taken(matrix, order[part]), order)
         add_to_diagonal(blocks[system], penalties[system])
     return blocks
+
+
+_ROWS = 128
+"""Rows of a matrix that are gathered at once."""

@@ -8,7 +8,6 @@ from array_api_compat import array_namespace
 
 from featstore.probe.arrays import (
     Array,
-    Forward,
     at_labels,
     beside,
     full_precision,
@@ -23,6 +22,7 @@ from featstore.probe.rows import RowBlocks, has_targets
 from featstore.probe.solvers.prefixes import Batch, Normal, PrefixFit, System, refined
 from featstore.probe.solvers.weights import Weights
 from featstore.probe.subsets import Axes, Chain, Frame
+from featstore.probe.substitution import Forward
 
 UNDETERMINED = 1000
 """Units of rounding under which what a row leaves of S (1 less its leverage) says nothing."""

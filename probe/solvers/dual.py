@@ -10,18 +10,19 @@ from array_api_compat import array_namespace
 from featstore.probe.arrays import (
     TRUSTED,
     Array,
+    add_upper,
     beside,
     factorise,
     full_precision,
+    mirror,
     solve_lower,
-    standardized,
     to_host,
 )
 from featstore.probe.errors import MemoryBudgetError
 from featstore.probe.memory import Settings, silent, spared, text
 from featstore.probe.metrics import LogitSink
-from featstore.probe.moments import add_upper, mirror, target_means, target_units
-from featstore.probe.pieces import first_rows, gathered
+from featstore.probe.moments import target_means, target_units
+from featstore.probe.pieces import first_rows, gathered, standardized
 from featstore.probe.rows import ArrayBlocks, RowBlocks, as_blocks, targets_of
 from featstore.probe.solvers.weights import Fitted, Weights
 from featstore.probe.splits import ColumnSubset, gathered_columns
@@ -78,9 +79,8 @@ def _grams(
         while done < start + len(columns):
             stop = min(done + PIECE, start + len(columns), sizes[prefix])
             span = slice(done, stop)
-            piece = features[:, done - start : stop - start]
             x, scaling.mean[span], scaling.scale[span] = standardized(
-                piece, backend, dtype, settings.standardize
+                features[:, done - start : stop - start], backend, dtype, settings.standardize
             )
             add_upper(total, x.T, train.n_rows)
             done = stop

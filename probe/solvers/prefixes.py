@@ -10,13 +10,10 @@ from array_api_compat import array_namespace
 from featstore.probe.arrays import (
     Array,
     Factors,
-    Forward,
     HostField,
     as_given,
     beside,
     factorise,
-    folded,
-    forward,
     full_precision,
     on_device,
     solve_lower,
@@ -32,6 +29,14 @@ from featstore.probe.pieces import gathered
 from featstore.probe.rows import RowBlocks
 from featstore.probe.solvers.weights import Fitted, Weights
 from featstore.probe.subsets import FEATURES, Axes, Basis, Frame, congruent, directions, variances
+from featstore.probe.substitution import (
+    Forward,
+    Room,
+    add_logits,
+    folded,
+    forward,
+    logits_of,
+)
 
 
 @dataclass(frozen=True)
@@ -118,11 +123,10 @@ class _Direct:
             rows: (D, r), standardised features by rows to score.
             sizes: the prefix sizes.
         """
-        xp = array_namespace(rows)
         x = taken(rows, self.order)
         for prefix, (size, coefficients) in enumerate(zip(sizes, self.coefficients, strict=True)):
-            logits = xp.permute_dims(x[:, :size], (0, 2, 1)) @ coefficients
-            logits += self.priors
+            logits = logits_of(self.priors, len(x), rows)
+            add_logits(logits, x[:, :size], coefficients)
             yield prefix, logits
 
 
@@ -152,9 +156,11 @@ class _FoldedDirect:
 
     def logits(self, rows: Array, sizes: tuple[int, ...]) -> Iterator[tuple[int, Array]]:
         """Yield (prefix, logits (S, r, C)) for each prefix, smallest first, by one product."""
-        together, classes = rows.T @ self.coefficients, len(self.priors)
+        xp, systems, classes = array_namespace(rows), len(self.coefficients), len(self.priors)
+        together = logits_of(xp.concat([self.priors] * len(sizes)), systems, rows)
+        add_logits(together, xp.broadcast_to(rows, (systems, *rows.shape)), self.coefficients)
         for prefix in range(len(sizes)):
-            yield prefix, together[..., prefix * classes : (prefix + 1) * classes] + self.priors
+            yield prefix, together[..., prefix * classes : (prefix + 1) * classes]
 
 
 def _folded_direct(
@@ -375,6 +381,7 @@ class PrefixFit(Fitted):
         # one call for all of them there, where on a CPU filling up is work
         self._groups = grouped(axes, self._plan, largest, pads=there and self.pads)
         self._held: tuple[int, list[_Ready]] = (-1, [])
+        self._room = Room()
         self._factored: tuple[Batch | None, System | None] = (None, None)
         self._depth = 1.0
 
@@ -421,6 +428,7 @@ class PrefixFit(Fitted):
                 self._score_piece(rows, labels, scores)
                 done += len(labels)
                 self._settings.progress("test rows", done, test.n_rows)
+            self._room.clear()
 
     def release(self) -> None:
         """Let go of the factors; they are made again when they are needed."""
@@ -521,8 +529,8 @@ class PrefixFit(Fitted):
         """Return the batch as a substitution, which gives every prefix its part of one sum."""
         order, lower, z = system.order, system.factors.lower, system.z
         if system.found is not None:
-            return folded(order, lower, z, self._start, self._dtype, system.found)
-        return forward(order, lower, z, self._start, self._dtype)
+            return folded(order, lower, z, self._start, self._dtype, system.found, self._room)
+        return forward(order, lower, z, self._start, self._dtype, self._room)
 
     def _standardized(self, test: RowBlocks) -> Iterator[tuple[Array, Array]]:
         """Yield test rows, centred and scaled as train was, transposed to (D, r), and labels."""

@@ -55,10 +55,10 @@ def test_a_floor_is_the_longer_of_its_two():
     assert set(floors.floor_row("rest", 1.0, None, RATES)) == set(bound)
 
 
-def test_the_gram_s_upper_panels_are_nine_sixteenths():
+def test_the_gram_s_tiles_are_seventeen_of_thirty_two():
     work = Work(rows=10, features=2048, classes=1, tested=1, lengths=[1])
     operations, _ = work.moments()
-    assert operations - 2 * 10 * 2048 == 9 / 16 * 2 * 10 * 2048**2
+    assert operations - 10 * 2048 == 17 / 32 * 2 * 10 * 2048**2
 
 
 @given(st.floats(0.2, 3), st.integers(2, 5))

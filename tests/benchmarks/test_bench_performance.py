@@ -78,8 +78,8 @@ def test_ours_pass_each_image_once(found):
 
 def test_what_breaks_first_does(found):
     work = plan.work(8e9)
-    ratio = work["X'Y, as a product"][0] / work["X'X, upper panels"][0]
-    assert round(ratio) == 9  # "nine times the Gram's own operations"
+    ratio = work["X'Y, as a product"][0] / work["X'X, upper half"][0]
+    assert round(ratio) == 10  # "ten times the Gram's own operations"
     held = {row["what"]: row for row in plan.memory()}
     state = held["softmax: state of all 100 probes"]
     assert state["GB a device"] * 1e9 < H200["memory"] < state["GB"] * 1e9 / 3

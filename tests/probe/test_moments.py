@@ -8,10 +8,10 @@ from hypothesis import given, settings, strategies as st
 from problems import BACKENDS, PRECISIONS, PROBLEMS, clusters, in_precision, relative
 
 from featstore.probe import moments as moments_cache, pieces
-from featstore.probe.arrays import Backend
+from featstore.probe.arrays import Backend, panels, tiles
 from featstore.probe.errors import DataError, MemoryBudgetError
 from featstore.probe.memory import Settings
-from featstore.probe.moments import Moments, cached_moments, moments, panels
+from featstore.probe.moments import Moments, cached_moments, moments
 from featstore.probe.rows import ArrayBlocks
 
 
@@ -340,6 +340,19 @@ def test_panels_are_as_many_equal_ranges_unless_they_are_narrow(width, count, le
     found = panels(width, count)
     assert [span.stop - span.start for span in found] == lengths
     assert np.concatenate([np.arange(width)[span] for span in found]).tolist() == [*range(width)]
+
+
+@pytest.mark.parametrize("width", [1, 128, 129, 1000, 2048])
+def test_tiles_have_the_upper_triangle_once_and_little_else(width):
+    seen, most = np.zeros((width, width), np.int8), max(128, -(-width // 4)) * -(-width // 2)
+    for rows, columns in tiles(width):
+        seen[rows, columns] += 1
+        assert seen[rows, columns].size <= max(most, 128 * 128)
+    assert seen.max() == 1
+    assert np.triu(seen).sum() == width * (width + 1) // 2
+    assert np.tril(seen, -128).sum() == 0
+    if width == 2048:
+        assert seen.sum() == width**2 * 17 / 32
 
 
 @pytest.mark.parametrize(("variance", "narrow"), [(2e-4, False), (0.5e-4, True)])

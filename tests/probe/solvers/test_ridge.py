@@ -181,7 +181,7 @@ def test_substitution_and_coefficients_give_the_same_logits(monkeypatch):
 def test_prefixes_may_end_anywhere_in_a_strip(monkeypatch):
     monkeypatch.setattr(prefixes, "direct_is_cheaper", lambda *_: False)
     problem = clusters(1500, 50, 600, 3)
-    width = arrays.FORWARD_WIDTH
+    width = arrays.FORWARD_WIDTH[0]
     sizes = (1, width - 1, width, width, width + 1, 2 * width, 2 * width + 87)
     chain = Chain(np.arange(600)[::-1], sizes, tuple(k / 600 for k in sizes), "explicit")
     result = solve(problem, [chain])

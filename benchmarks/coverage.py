@@ -542,7 +542,7 @@ def page(repeats: int, former: int, sizes: str, jobs: int = 1) -> str:
     of_classes = ["classes x rows", "seeds", "seeds by class", "called unequal", "formerly"]
     told = [head, *_table(headings, rows), of_tests, *_table(of_classes, classes)]
     told += _scores_section(max(1, repeats // 2), sizes, jobs)
-    return "\n".join([*told, *_degrading_section(2 * repeats, sizes, jobs), ""])
+    return "\n".join([*told, *_degrading_section(repeats, sizes, jobs), ""])
 
 
 def _done(tasks: Sequence[tuple[Callable[..., Any], tuple]], jobs: int) -> list[Any]:
@@ -570,10 +570,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args(arguments)
     if asked.only:
-        section, share = {"degrading": (_degrading_section, 2), "scores": (_scores_section, 0.5)}[
+        section, part = {"degrading": (_degrading_section, 1), "scores": (_scores_section, 2)}[
             asked.only
         ]
-        print("\n".join(section(max(1, int(asked.repeats * share)), asked.sizes, asked.jobs)))
+        print("\n".join(section(max(1, asked.repeats // part), asked.sizes, asked.jobs)))
         return
     text = page(asked.repeats, min(asked.former, asked.repeats), asked.sizes, asked.jobs)
     if asked.out:

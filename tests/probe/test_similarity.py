@@ -120,6 +120,25 @@ def test_layers_side_by_side_are_subsets():
     assert abs(debiased[0, 2]) < 0.05
 
 
+# by repsim 0.1.5, of the first with the others, and so on
+BY_REPSIM = {
+    "biased": [
+        *(0.375378485924, 0.522741477312, 0.0561814516613),
+        *(0.151121227732, 0.000827755671347, 0.256153325508),
+    ],
+    "debiased": [
+        *(0.357299799137, 0.48618613259, 0.0206656948599),
+        *(0.11450749296, -0.0342803614283, 0.216968716309),
+    ],
+}
+
+
+@pytest.mark.parametrize("kind", BY_REPSIM)
+def test_it_is_what_repsim_gave(kind):
+    found = cka(matrices(drawn())[kind], SUBSETS)
+    assert found[np.triu_indices(4, 1)] == pytest.approx(BY_REPSIM[kind], abs=1e-11)
+
+
 @pytest.mark.parametrize(("kind", "theirs"), [("biased", "gretton"), ("debiased", "song")])
 def test_it_is_the_cka_of_repsim(kind, theirs):
     """Against a package of others, where somebody has installed it: it is built from C++.

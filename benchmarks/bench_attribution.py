@@ -73,12 +73,13 @@ def judged(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return hits and losses of all rows, of the probe of some columns, solved anew."""
     matrix, right, offset = found
-    weights = cho_solve(cho_factor(matrix[np.ix_(columns, columns)]), right[columns])
-    added = offset(right[columns], weights)
+    weights = np.zeros_like(right)
+    weights[columns] = cho_solve(cho_factor(matrix[np.ix_(columns, columns)]), right[columns])
+    added = offset(right, weights)
     hits, losses = [], []
     for first in range(0, len(rows[1]), _ROWS):
         x, y = (part[first : first + _ROWS] for part in rows)
-        logits = x[:, columns] @ weights + added
+        logits = x @ weights + added
         hits.append(logits.argmax(1) == y)
         if solver == "ridge":
             losses.append(((logits - np.eye(logits.shape[1])[y]) ** 2).sum(1))

@@ -261,11 +261,14 @@ def own_settings() -> Iterator[None]:
         stack.enter_context(full_precision())
         try:
             torch.set_default_dtype(torch.float32)
-            torch.use_deterministic_algorithms(False)
+            # where it is off it stays off unasked: to ask loads torch's compiler, 2 s of imports
+            if deterministic:
+                torch.use_deterministic_algorithms(False)
             yield
         finally:
             torch.set_default_dtype(dtype)
-            torch.use_deterministic_algorithms(deterministic, warn_only=only_warns)
+            if deterministic:
+                torch.use_deterministic_algorithms(True, warn_only=only_warns)
 
 
 Precision: TypeAlias = Callable[[], AbstractContextManager[None]]

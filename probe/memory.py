@@ -338,6 +338,8 @@ class Settings:
         moments_cache: folder where moments are kept, one file a fingerprint; None for nowhere.
         progress: callback.
         host: bytes that arrays may take on the host, beside a device; None for `memory`.
+        watch: called with each basis and its directions, float64 (D, count), while they are at
+            hand; None for nobody.
     """
 
     standardize: bool = True
@@ -346,6 +348,7 @@ class Settings:
     moments_cache: Path | None = None
     progress: Progress = silent
     host: int | None = None
+    watch: Callable[[Any, Array], None] | None = None
 
 
 def threads_of(backend: Backend) -> int:

@@ -37,12 +37,12 @@ from featstore.probe.selection import LOO, Penalties, part_count, planned
 from featstore.probe.solvers import AUTO
 from featstore.probe.solvers.registry import Chosen
 from featstore.probe.statuses import Status
-from featstore.probe.subsets import Axes, Chain, Grid, check_seeds, every_size, grid
+from featstore.probe.subsets import Axes, Basis, Chain, Grid, check_seeds, every_size, grid
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Computation and names of probes; each field is an argument of `fit`."""
+    """Computation and names of probes; each field is an argument of `fit`, or `Settings.watch`."""
 
     standardize: bool
     memory: str | int | Grant
@@ -52,6 +52,7 @@ class Setup:
     tap: str
     moments_cache: Path | None
     progress: Progress
+    watch: Callable[[Basis, arrays.Array], None] | None = None
 
     @property
     def where(self) -> arrays.Backend:

@@ -1,7 +1,7 @@
 """Similarity of two representations: CKA of rows, and of every prefix."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 
@@ -16,6 +16,7 @@ from featstore.probe.moments import Moments
 from featstore.probe.result import ProbeResult, with_columns
 from featstore.probe.subsets import (
     FEATURES,
+    Basis,
     Chain,
     Frame,
     check_chains,
@@ -212,6 +213,7 @@ class PrefixSimilarity:
         test: moments of the test rows.
         frame: the train rows, for bases.
         backend: where to compute.
+        chains: those to `watch` for.
 
     Reference:
         Kornblith et al., "Similarity of neural network representations revisited", ICML 2019.
@@ -220,14 +222,28 @@ class PrefixSimilarity:
     test: Moments
     frame: Frame
     backend: Backend
+    chains: Sequence[Chain] = ()
+    _known: dict[int, np.ndarray] = field(default_factory=dict, init=False)
+
+    def watch(self, basis: Basis, found: Array) -> None:
+        """Take the directions of a basis, float64 (D, count), which so are not made again."""
+        for chain in self.chains:
+            reaches = chain.basis == basis and chain.order.max() < found.shape[1]
+            if reaches and id(chain) not in self._known:
+                self._known[id(chain)] = self._of_directions(chain, found)
 
     def along(self, chain: Chain) -> np.ndarray:
         """Return the CKA of each prefix, float64 (P,); NaN where nothing ever changes."""
-        places = np.array(chain.sizes) - 1
+        if id(chain) in self._known:
+            return self._known[id(chain)]
         if chain.basis == FEATURES:
+            places = np.array(chain.sizes) - 1
             return cka_to_full(self._hsic, chain.order[: chain.length])[places]
-        found = directions(chain.basis, int(chain.order.max()) + 1, self.frame, self.backend)
-        xp = array_namespace(found)
+        count = int(chain.order.max()) + 1
+        return self._of_directions(chain, directions(chain.basis, count, self.frame, self.backend))
+
+    def _of_directions(self, chain: Chain, found: Array) -> np.ndarray:
+        xp, places = array_namespace(found), np.array(chain.sizes) - 1
         order = self.backend.put(chain.order[: chain.length])
         found = xp.astype(xp.take(found, order, axis=1), self._covariance.dtype)
         with full_precision():

@@ -176,7 +176,7 @@ def _drawn(
     generator = torch.Generator().manual_seed(int(basis.seed))
     shape = (PIECE, frame.n_features)
     pieces = [draw(shape, generator=generator) for _ in range(-(-count // PIECE))]
-    return backend.put(torch.cat(pieces)[:count].T.numpy(), "float64")
+    return backend.put(torch.cat(pieces)[:count].to(torch.float64).T.contiguous().numpy())
 
 
 def _given(basis: Basis, count: int, frame: Frame, backend: Backend) -> Array:
@@ -247,6 +247,17 @@ _INDEPENDENT = 0.05
 def congruent(matrix: Array, found: Array) -> Array:
     """Return R'MR, (m, m), exactly symmetric, for symmetric M (D, D) and R (D, m)."""
     return symmetric_product(found, matrix @ found)
+
+
+def congruent_of_root(root: Array, found: Array) -> Array:
+    """Return R'MR, (m, m), exactly symmetric, of M = L L' for lower L (D, D) and R (D, m).
+
+    With P = L'R it is P'P: two triangles in place of a square and one.
+    """
+    product = array_namespace(found).empty_like(found)
+    for rows in panels(len(root)):
+        product[rows] = root[rows.start :, rows].T @ found[rows.start :]
+    return symmetric_product(product, product)
 
 
 def symmetric_product(found: Array, product: Array) -> Array:

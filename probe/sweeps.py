@@ -25,6 +25,7 @@ from featstore.probe.memory import (
     share,
     shows,
     silent,
+    spared,
 )
 from featstore.probe.metrics import metrics_of
 from featstore.probe.modes import WITHOUT_MOMENTS, Mode
@@ -153,8 +154,11 @@ def fitted(blocks: RowBlocks, chains: Sequence[Chain], how: Chosen, setup: Setup
     def within(memory: int) -> Fitted:
         # plans are made from it, and all processes must make the same
         host = None if granted.host is None else least(granted.host)
+        # who watches holds a matrix of test rows, and their moments
+        beside = 0 if setup.watch is None else spared(2 * 8 * blocks.n_features**2)
         settings = Settings(
-            setup.standardize, least(memory), where, setup.moments_cache, setup.progress, host
+            *(setup.standardize, max(1, least(memory) - beside), where),
+            *(setup.moments_cache, setup.progress, host, setup.watch),
         )
         return _fitted(how, blocks, chains, penalties, settings)
 
@@ -467,17 +471,23 @@ def _swept(
 
     def solve(group: Sequence[Chain]) -> ProbeResult:
         def scored(memory: int) -> ProbeResult:
-            probes = fitted(rows, group, how, setup)
+            similar, watched = None, setup
+            if wanted.cka:
+                check_room(rows.n_features, memory)
+                frame = Frame(
+                    rows.n_features, moments, setup.standardize, centred=not how.entry.raw
+                )
+                of_test = _gatherer(tested, granted, setup)()
+                similar = PrefixSimilarity(of_test, frame, where, group)
+                watched = replace(setup, watch=similar.watch)
+            probes = fitted(rows, group, how, watched)
             ranking = min(memory, granted.on_host) // SHARE
             room_of_group = None if known is None else known.like(len(probes.fitted.axes))
             found = probes.scored(test, metrics, room_of_group, ranking)
-            if not wanted.cka:
+            if similar is None:
                 return found
             release(found.fitted)  # factors make room for other matrices
-            check_room(rows.n_features, memory)
-            frame = Frame(rows.n_features, moments, setup.standardize, centred=not how.entry.raw)
-            of_test = _gatherer(tested, granted, setup)()
-            return PrefixSimilarity(of_test, frame, where).beside(found)
+            return similar.beside(found)
 
         with own_settings():
             return granted.spend(scored)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TypeAlias
 
 import numpy as np
@@ -13,6 +14,7 @@ from featstore.probe.arrays import (
     HostField,
     as_given,
     beside,
+    cholesky,
     factorise,
     full_precision,
     on_device,
@@ -28,7 +30,16 @@ from featstore.probe.moments import Moments
 from featstore.probe.pieces import gathered
 from featstore.probe.rows import RowBlocks
 from featstore.probe.solvers.weights import Fitted, Weights
-from featstore.probe.subsets import FEATURES, Axes, Basis, Frame, congruent, directions, variances
+from featstore.probe.subsets import (
+    FEATURES,
+    Axes,
+    Basis,
+    Frame,
+    congruent,
+    congruent_of_root,
+    directions,
+    variances,
+)
 from featstore.probe.substitution import (
     Forward,
     Room,
@@ -175,11 +186,11 @@ def _folded_direct(
     """Return R_k W_k of every prefix, for directions `found` (D, count), in `dtype`."""
     xp = array_namespace(lower)
     rounded = getattr(xp, dtype)
-    columns = xp.stack([xp.take(found, one, axis=1) for one in order])
+    # rounded before the products, as rows are before theirs: it is they that take the time
+    columns = xp.stack([xp.take(xp.astype(found, rounded), one, axis=1) for one in order])
     parts = [
-        xp.astype(
-            columns[..., :k] @ solve_lower(lower[:, :k, :k], z[:, :k], transpose=True), rounded
-        )
+        columns[..., :k]
+        @ xp.astype(solve_lower(lower[:, :k, :k], z[:, :k], transpose=True), rounded)
         for k in sizes
     ]
     return _FoldedDirect(xp.concat(parts, axis=2), xp.astype(priors, rounded))
@@ -364,6 +375,7 @@ class PrefixFit(Fitted):
         self._unit = normal.unit if self.n_targets else None
         start = np.zeros(self.n_targets) if self.n_targets else normal.start
         self._start = put(start)
+        vars(self).pop("_root", None)
         self._matrix, self._right = (put(as_given(normal, name)) for name in ("matrix", "right"))
         if self.n_targets:
             self._right = self._right / put(self._unit)
@@ -470,6 +482,8 @@ class PrefixFit(Fitted):
         penalties = np.array([self.axes.penalties[penalty] for _, penalty in batch.systems])
         if batch.basis != FEATURES:
             found = directions(batch.basis, int(orders.max()) + 1, self._normal.frame, backend)
+            if self._settings.watch:
+                self._settings.watch(batch.basis, found)
             matrix, right = self._turned(batch, found), found.T @ right
             squares = (found * found).T @ squares
         matrices = permuted_blocks(matrix, order, backend.put(penalties, "float64"))
@@ -495,7 +509,16 @@ class PrefixFit(Fitted):
             if along is not None:
                 xp = array_namespace(along)
                 return xp.eye(count, dtype=along.dtype, device=along.device) * along
-        return congruent(self._matrix, found)
+        root = None if on_device(self._matrix) else self._root
+        if root is None:
+            return congruent(self._matrix, found)
+        return congruent_of_root(root, found)
+
+    @cached_property
+    def _root(self) -> Array | None:
+        """The lower factor of M, (D, D); None where M is singular."""
+        lower, exists = cholesky(self._matrix[None])
+        return lower[0] if bool(exists[0]) else None
 
     def _hold(self, number: int) -> list[Factors]:
         """Factorise a group, keep it in the form that meets rows, return what was found.

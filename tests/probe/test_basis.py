@@ -11,6 +11,7 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from sklearn.linear_model import LogisticRegression, Ridge
 
 from featstore import probe
+from featstore.probe import subsets
 from featstore.probe.arrays import Backend, to_host
 from featstore.probe.errors import MemoryBudgetError, UsageError
 from featstore.probe.memory import Settings
@@ -581,6 +582,26 @@ def test_cka_of_single_precision_and_of_a_raw_solver():
         problem.train, problem.test, solver="ridge", standardize=False, **arguments
     ).table
     assert np.allclose(raw["cka"], plain["cka"], atol=1e-4)
+
+
+def test_each_basis_is_made_once_for_probes_and_cka(monkeypatch):
+    problem, made = correlated(), []
+    for kind, make in list(subsets.KINDS.items()):
+        counted = lambda basis, *args, make=make: made.append(basis) or make(basis, *args)  # noqa: E731
+        monkeypatch.setitem(subsets.KINDS, kind, counted)
+    arguments = {"fractions": [0.2, 0.7], "seeds": 2, "solver": "ridge", "l2": 0.1, "device": "cpu"}
+    modes = [mode for mode in PROJECTED if mode != "pca-least"]
+    probe.sweep(problem.train, problem.test, mode=modes, cka=True, **arguments)
+    assert len(made) == len(set(made))
+
+
+def test_a_root_gives_the_same_products_as_its_square():
+    random = np.random.default_rng(0)
+    root, found = np.tril(random.normal(size=(300, 300))), random.normal(size=(300, 40))
+    answer = subsets.congruent(root @ root.T, found)
+    ours = subsets.congruent_of_root(root, found)
+    assert np.abs(ours - answer).max() <= 1e-13 * np.abs(answer).max()
+    assert (ours == ours.T).all()
 
 
 def test_cka_of_too_many_features_says_so():

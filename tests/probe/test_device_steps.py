@@ -205,6 +205,7 @@ def test_curvature_of_long_vectors_is_multiplied_in_parts(length, parts):
             if turn == 2:
                 for learnt in (known, found):
                     learnt.keep(moved)
+                    learnt.change(lambda x: 2 * x, lambda g: g / 2)
                 moved = moved[moved]
 
 

@@ -16,7 +16,7 @@ from featstore.probe.moments import moments
 from featstore.probe.rows import ArrayBlocks
 from featstore.probe.selection import LADDER, Penalties
 from featstore.probe.solvers import logistic
-from featstore.probe.solvers.logistic import lbfgs
+from featstore.probe.solvers.logistic import descent
 from featstore.probe.solvers.registry import SOLVERS, Solver
 from featstore.probe.splits import stratified_parts
 
@@ -442,7 +442,7 @@ def test_a_path_that_is_left_early_chooses_as_the_whole_grid_does(name, monkeypa
 
     def counting(tiles, running, report):
         solved.append([(one.descent.l2, len(one.sheet)) for one in running])
-        return lbfgs.minimise(tiles, running, report)
+        return descent.minimise(tiles, running, report)
 
     monkeypatch.setattr(logistic, "minimise", counting)
     d = problem.x.shape[1]

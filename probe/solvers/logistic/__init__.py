@@ -19,19 +19,19 @@ from featstore.probe.metrics import LogitSink
 from featstore.probe.moments import cached_moments
 from featstore.probe.rows import RowBlocks, targets_of
 from featstore.probe.solvers import Logistic
-from featstore.probe.solvers.logistic.lbfgs import (
-    PAIRS,
+from featstore.probe.solvers.logistic.descent import (
+    MOST_CLASSES,
     Descent,
     Running,
     Solution,
     Standing,
     minimise,
 )
+from featstore.probe.solvers.logistic.lbfgs import PAIRS
+from featstore.probe.solvers.logistic.metric import LARGEST, Whitening
 from featstore.probe.solvers.logistic.products import (
-    LARGEST,
     Sheet,
     Tiles,
-    Whitening,
     lay_out,
     set_logits,
     stages,
@@ -105,7 +105,9 @@ def _rows(settings: Settings, row: int, one: int, free: int) -> int:
 
 
 def _probe_bytes(size: int, n_classes: int, item: int, more: int) -> int:
-    return item * n_classes * (1 + size) * (2 * PAIRS + VECTORS + more)
+    # between classes: moments, S, its inverse, and those of before
+    between = 8 * 6 * n_classes**2 if n_classes <= MOST_CLASSES else 0
+    return item * n_classes * (1 + size) * (2 * PAIRS + VECTORS + more) + between
 
 
 def _chain_bytes(length: int, item: int) -> int:
@@ -432,6 +434,7 @@ class LogisticPath(Fitted):
                 WARM_STEP if warm else COLD_STEP,
                 self._goals,
                 self._stages,
+                bool(self.n_targets),
             )
             start = self._start(sheet)
             for place, found in zip(start, known, strict=True):

@@ -12,7 +12,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from featstore import probe
 from featstore.probe.errors import UsageError
 from featstore.probe.rows import ArrayBlocks
+from featstore.probe.solvers.logistic import descent
 from featstore.probe.solvers.logistic.lbfgs import TRIALS, Curvature, Lbfgs, Steps
+from featstore.probe.solvers.logistic.metric import class_metric
 from featstore.probe.subsets import random_chain, subset_chain
 
 
@@ -395,3 +397,57 @@ def test_directions_are_those_of_the_two_loop_recursion():
         assert direction[0] == pytest.approx(-wanted)
         assert slope[0] == pytest.approx(-gradient[0] @ wanted)
         assert squares[0] == pytest.approx(gradient[0] @ gradient[0])
+
+
+@pytest.mark.parametrize("classes", [2, 5])
+def test_a_metric_between_classes_is_the_root_of_the_mean_of_theirs(classes):
+    shares = np.random.default_rng(0).dirichlet(np.full(classes, 0.5), size=(3, 50))
+    between = np.stack([np.diag(p.mean(0)) - p.T @ p / len(p) for p in shares])
+    to, back = class_metric(between, 1e-2)
+    np.testing.assert_allclose(to @ back, np.broadcast_to(np.eye(classes), to.shape), atol=1e-9)
+    np.testing.assert_allclose(to.sum(1), 1)  # all classes together move as before
+    apart = np.eye(classes)[:, 1:] - 1 / classes  # directions in which their sum stays
+    for metric, own in zip(to @ to, between, strict=True):
+        wanted = apart.T @ (own + 1e-2 * np.eye(classes)) @ apart
+        found = apart.T @ metric @ metric @ apart
+        np.testing.assert_allclose(found, wanted * found[0, 0] / wanted[0, 0], rtol=1e-6)
+        assert np.linalg.eigvalsh(metric).min() == pytest.approx(1)
+
+
+def test_a_run_goes_on_in_rotated_variables_as_in_its_own():
+    random = np.random.default_rng(3)
+    bend = random.normal(size=(8, 8))
+    bend, turn = bend @ bend.T + np.eye(8), np.linalg.qr(random.normal(size=(8, 8)))[0]
+    runs, turned = (Lbfgs(np.ones((1, 8)), tol=1e-9, max_iter=50) for _ in range(2))
+    for step in range(30):
+        if step == 4:
+            turned.change(lambda x: x @ turn.T, lambda g: g @ turn.T)
+        basis = turn if step >= 4 else np.eye(8)
+        for one, own in ((runs, np.eye(8)), (turned, basis)):
+            at = one.ask() @ own
+            one.tell(np.array([(at @ bend @ at.T).item() / 2 + 1]), at @ bend @ own.T)
+    np.testing.assert_allclose(turned.points @ turn, runs.points, atol=1e-7)
+    np.testing.assert_allclose(turned.values, runs.values, rtol=1e-12)
+
+
+@pytest.mark.parametrize(("kind", "most"), [("two", 0.7), ("labels", 1.0), ("rare", 0.85)])
+def test_a_metric_that_residuals_show_saves_steps_and_changes_no_end(kind, most, monkeypatch):
+    problem = clusters(1500, 1, 60, 2 if kind == "two" else 6, seed=4)
+    x, y = problem.x, problem.y
+    if kind != "two":
+        few = (y < 2) | (np.arange(len(y)) % 12 == 0)
+        x, y = x[few], y[few]
+    labels = y[:, None] == np.arange(6) if kind == "labels" else y
+
+    def solved():
+        chains = [random_chain(60, (0.4, 1.0), 1)]
+        return probe.fit((x, labels), chains, solver=probe.Logistic(l2=1e-4))
+
+    ours = solved()
+    monkeypatch.setattr(descent, "TURNS", ())
+    monkeypatch.setattr(descent, "WEIGHTED_TURNS", ())
+    plain = solved()
+    assert set(ours.table["status"]) == set(plain.table["status"]) == {"converged"}
+    ends = (result.fitted.facts["objective"] for result in (ours, plain))
+    np.testing.assert_allclose(*ends, rtol=2e-6)
+    assert ours.fitted.passes <= most * plain.fitted.passes

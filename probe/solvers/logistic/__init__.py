@@ -83,7 +83,7 @@ def _lockstep_plan(
     # the Gram, the covariance and a copy; then a chain's part of it while it is factorised
     fixed = 8 * (3 * n_features**2 + 5 * longest**2)
     more = 3 * thrice
-    one = _chain_bytes(longest, item) + _probe_bytes(longest, n_classes, item, more)
+    one = _chain_bytes(longest, item, n_classes) + _probe_bytes(longest, n_classes, item, more)
     row = item * ((4 + more) * n_features + 2 * longest + (3 + more) * n_classes)
     rows_within(settings.memory, fixed + one, row, MIN_ROWS, "the probes of one chain")
     free = settings.memory - fixed - one - MIN_ROWS * row
@@ -110,9 +110,11 @@ def _probe_bytes(size: int, n_classes: int, item: int, more: int) -> int:
     return item * n_classes * (1 + size) * (2 * PAIRS + VECTORS + more) + between
 
 
-def _chain_bytes(length: int, item: int) -> int:
-    # two triangles and the inverse of one, which is in the precision of the rows
-    return (16 + item) * (1 + length) ** 2
+def _chain_bytes(length: int, item: int, n_classes: int) -> int:
+    # two triangles and the inverse of one, which is in the precision of the rows; of two classes
+    # the weighted Gram, a copy, and such a triangle and inverse of it
+    weighted = (24 + item) * (n_classes == 2)
+    return (16 + item + weighted) * (1 + length) ** 2
 
 
 def _row_bytes(
@@ -121,6 +123,7 @@ def _row_bytes(
     """Return what one row takes in a pass: each chain's features, logits and their softmax."""
     chains = {chain for chain, _ in group}
     features = sum(1 + axes.chains[chain].length for chain in chains)
+    features += 2 * max(1 + axes.chains[chain].length for chain in chains) * (n_classes == 2)
     return item * ((1 + more) * features + len(group) * ((1 + more) * n_classes + 6))
 
 
@@ -134,10 +137,10 @@ def _grouped(
             # arrays are as long as the longest prefix of the chain that is with it
             probe = _probe_bytes(chain.length, n_classes, item, more)
             new = not groups or groups[-1][-1][0] != number
-            needed = probe + (_chain_bytes(chain.length, item) if new else 0)
+            needed = probe + (_chain_bytes(chain.length, item, n_classes) if new else 0)
             if not groups or used + needed > memory:
                 groups.append([])
-                used, needed = 0, probe + _chain_bytes(chain.length, item)
+                used, needed = 0, probe + _chain_bytes(chain.length, item, n_classes)
             groups[-1].append((number, prefix))
             used += needed
     return groups

@@ -1,6 +1,7 @@
 """The variables in which softmax probes are well scaled, and what they are learnt from."""
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from array_api_compat import array_namespace
@@ -113,12 +114,19 @@ class Whitening(Metric):
     def __init__(self, correlation: Array, penalty: Array, dtype: str):
         xp = array_namespace(correlation)
         self.penalty = penalty
-        self._bound = _factor(correlation / 2, xp.clip(penalty, LEAST[dtype], LARGEST))
+        self._half, self._least = correlation / 2, LEAST[dtype]
         size = len(correlation)
         lower = xp.zeros((1 + size, 1 + size), dtype=xp.float64, device=correlation.device)
         lower[0, 0] = 0.5**0.5
         lower[1:, 1:] = _factor(correlation / 2, xp.clip(penalty, _FLOOR / 2, LARGEST))
         super().__init__(lower, dtype)
+
+    @cached_property
+    def _bound(self) -> Array:
+        """The factor of A, float64 (m, m), which the ends of runs alone ask for."""
+        half, self._half = self._half, None
+        xp = array_namespace(half)
+        return _factor(half, xp.clip(self.penalty, self._least, LARGEST))
 
     def decrement(self, gradient: Array) -> float:
         """Return g'A^-1 g for a gradient (C, 1 + k) in W of one prefix, all in float64.

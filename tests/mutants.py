@@ -45,6 +45,7 @@ CORE = {
     "probe/solvers/dual.py": "solvers/dual",
     "probe/solvers/sgd.py": "solvers/sgd",
     "probe/solvers/logistic/lbfgs.py": "solvers/certificate solvers/logistic",
+    "probe/solvers/logistic/metric.py": "solvers/certificate solvers/logistic",
     "probe/selection.py": "selection penalties",
     "probe/redundancy.py": "redundancy",
     "probe/classes.py": "inequality",

@@ -39,6 +39,7 @@ STAGES = {
         "bench_ridge", "ridge, stage by stage", ("sklearn", "torch-loop", "himalaya"), solves=True
     ),
     "modes": Stage("bench_modes", "all modes in one sweep, against random ones", solves=True),
+    "neighbours": Stage("bench_neighbours", "votes of prefixes, against a product", solves=True),
     "logistic": Stage(
         "bench_logistic",
         "exact softmax regression",

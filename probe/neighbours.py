@@ -234,8 +234,10 @@ def scaling(
     sums = squares = 0.0
     rows = rows_within(settings.memory, 0, 32 * len(shift), _CORPUS_ROWS, "neighbours")
     for piece, _ in gathered(train, rows, settings.backend, dtype, shift, "train"):
-        wide = to_host(piece).astype(np.float64)
-        sums, squares = sums + wide.sum(0), squares + (wide**2).sum(0)
+        xp = array_namespace(piece)
+        wide = xp.astype(piece, xp.float64)
+        sums = sums + to_host(xp.sum(wide, axis=0))
+        squares = squares + to_host(xp.sum(wide * wide, axis=0))
     offset = sums / train.n_rows
     variance = squares / train.n_rows - offset**2
     variance = np.where(variance > RESOLUTION[dtype] * offset**2, variance, 0.0)
@@ -276,7 +278,7 @@ def nearest(
     """
     size, width = (8 if place.dtype == "float64" else 4), corpus.n_features
     # the best, copies while they are sorted, and what is put aside
-    kept = sum(map(len, chains)) * most * (7 * size + 64) // 2
+    kept = sum(map(len, chains)) * most * (7 * size + 80) // 2
     memory, tile = place.settings.memory, min(_CORPUS_ROWS, corpus.n_rows)
 
     def needed(rows: int) -> tuple[int, int]:
@@ -292,73 +294,83 @@ def nearest(
         # so many queries share the small tiles of products that are worked on at once
         threads = min(threads_of(place.settings.backend), rows // _TILE[0])
         (fixed, each), products = needed(tile), 4 * size * tile
-        fixed += threads * _TILE[0] * products
+        fixed += threads * _TILE[0] * 4 * size * min(tile, _TILE[1])
         rows = rows_within(memory, fixed, each - products, wanted, "neighbours")
     first = done = 0
     if itself:
         first = as_blocks(queries).start
     for piece, labels in place.pieces(queries, rows, names[itself]):
         # the corpus has a buffer of its own, so this one stays as it is
-        found = [[_Best(piece, most) for _ in chain.sizes] for chain in chains]
+        found = [_Walk(piece, most, chain, place, threads) for chain in chains]
         start = 0
         for other, _ in place.pieces(corpus, tile, names[1]):
-            skipped = first - start if itself else None
-            columns = _columns(other)
-            for chain, best in zip(chains, found, strict=True):
-                _improve(best, piece, columns, start, chain, place, skipped, threads)
+            parts = _columns(other, start, place, threads)
             start += len(other)
-            for best in found:
-                for each in best:
-                    each.sort_in(start, start == corpus.n_rows)
+            for walk in found:
+                walk.meet(parts, first if itself else None, start == corpus.n_rows)
         yield (
             labels,
             [
                 [
-                    (_similarity(each.values, piece, chain.features(prefix), place), each.numbers)
-                    for prefix, each in enumerate(best)
+                    (_similarity(values, piece, walk.chain.features(prefix), place), numbers)
+                    for prefix, (values, numbers) in enumerate(walk.finished())
                 ]
-                for chain, best in zip(chains, found, strict=True)
+                for walk in found
             ],
         )
         first, done = first + len(labels), done + len(labels)
         place.settings.progress("test rows", done, queries.n_rows)
 
 
+_GROUP = 16
+"""Columns of a tile of which the largest is looked at first."""
+
+_TILE = (512, 2048)
+"""Queries and corpus rows whose products stay in a CPU's cache while the chain is walked."""
+
+_SHORT = 2**15 - 1
+
+
 class _Best:
-    """The best corpus rows so far of R queries.
+    """The best corpus rows so far of r queries, on one prefix.
 
     What is better than the worst of a query's best is put aside, and sorted in when as many corpus
     rows have come as before: so the worst is never much too low, and lists are seldom sorted.
 
-    Attributes:
-        values: (R, K), falling; -inf where fewer than K rows have been seen.
-        numbers: int64 (R, K), of the corpus rows.
+    Arguments:
+        values: (r, K), all -inf, to become what orders neighbours, falling.
+        numbers: int64 (r, K), to become the numbers of these corpus rows.
     """
 
-    def __init__(self, queries: Array, most: int):
-        xp, shape, where = array_namespace(queries), (len(queries), most), queries.device
-        self.values = xp.full(shape, -xp.inf, dtype=queries.dtype, device=where)
-        self.numbers = xp.zeros(shape, dtype=xp.int64, device=where)
+    def __init__(self, values: Array, numbers: Array):
+        xp = array_namespace(values)
+        self._values, self._numbers = values, numbers
+        self._worst = _light(xp.empty_like(values[:, -1:]))
         self._aside: list[tuple[Array, Array, Array]] = []
         self._held = self._seen = 0
 
-    def take(self, rows: slice, products: Array, factors: "_Factors", start: int) -> None:
-        """Take what is better than the worst of some queries' best among corpus rows.
+    def take(self, products: Array, factors: "_Factors", numbers: Array) -> None:
+        """Take what is better than the worst of each query's best among corpus rows.
 
         Arguments:
-            rows: which queries.
             products: (r, m), -inf in columns that stand for no corpus row, m a multiple of _GROUP.
             factors: what makes values of them.
-            start: number of the first of these corpus rows.
+            numbers: of these corpus rows.
         """
-        found = _better(products, factors, self.values[rows, -1:]) if start else None
+        most = self._values.shape[1]
+        known = bool(self._seen)
+        if not known:
+            self._seen, least = factors.count, factors.least_worst(products, most)
+            if least is not None:
+                known, self._worst[...] = True, least
+        found = _better(products, factors, self._worst) if known else None
         if found is None:
             values = factors.values(products[:, : factors.count])
-            top, numbers = largest(values, min(self.values.shape[1], factors.count))
-            self._merge(rows, top, numbers + start)
+            top, places = largest(values, min(most, factors.count))
+            self._merge(top, taken(numbers, places))
         elif len(found[0]):
             row, column, value = found
-            self._aside.append((row + rows.start, column + start, value))
+            self._aside.append((row, _light(numbers)[column], value))
             self._held += len(row)
 
     def sort_in(self, seen: int, last: bool) -> None:
@@ -368,8 +380,8 @@ class _Best:
             seen: corpus rows that have been taken.
             last: whether these were all.
         """
-        height, most = self.values.shape
-        if not (last or seen >= 2 * self._seen or 2 * self._held > most * height):
+        height, most = self._values.shape
+        if not (last or seen >= 2 * self._seen or self._held > 2 * most * height):
             return
         self._seen = seen
         if not self._aside:
@@ -377,89 +389,104 @@ class _Best:
         xp = array_namespace(self._aside[0][0])
         row, number, value = (xp.concat(each) for each in zip(*self._aside, strict=True))
         self._aside, self._held, where = [], 0, row.device
-        order = xp.argsort(row, stable=True)
+        # short keys are sorted digit by digit
+        keys = row if height > _SHORT else xp.astype(row, xp.int16)
+        order = xp.argsort(keys, stable=True)
         row, each = row[order], _counts(row, height)
         shape = (height, int(xp.max(each)))
         top = xp.full(shape, -xp.inf, dtype=value.dtype, device=where)
         numbers = xp.zeros(shape, dtype=xp.int64, device=where)
         column = xp.arange(len(row), device=where) - (xp.cumulative_sum(each) - each)[row]
         top[row, column], numbers[row, column] = value[order], number[order]
-        xp = array_namespace(self.values)
-        self._merge(slice(0, height), xp.asarray(top), xp.asarray(numbers))
+        xp = array_namespace(self._values)
+        self._merge(xp.asarray(top), xp.asarray(numbers))
 
-    def _merge(self, rows: slice, top: Array, numbers: Array) -> None:
+    def _merge(self, top: Array, numbers: Array) -> None:
         xp = array_namespace(top)
-        top = xp.concat([self.values[rows], top], axis=1)
-        numbers = xp.concat([self.numbers[rows], numbers], axis=1)
-        self.values[rows], places = largest(top, self.values.shape[1])
-        self.numbers[rows] = xp.take_along_axis(numbers, places, axis=1)
+        top = xp.concat([self._values, top], axis=1)
+        numbers = xp.concat([self._numbers, numbers], axis=1)
+        self._values[...], places = largest(top, self._values.shape[1])
+        self._numbers[...] = xp.take_along_axis(numbers, places, axis=1)
+        self._worst[...] = _light(self._values[:, -1:])
 
 
-_GROUP = 16
-"""Columns of a tile of which the largest is looked at first."""
-
-_TILE = (512, 4096)
-"""Queries and corpus rows whose products stay in a CPU's cache while the chain is walked."""
-
-
-def _improve(
-    best: list[_Best],
-    queries: Array,
-    corpus: Array,
-    start: int,
-    chain: Chain,
-    place: Placed,
-    skipped: int | None,
-    threads: int,
-) -> None:
-    """Take the corpus rows of a tile among the best of each prefix, where they are better.
+class _Walk:
+    """A chain that R queries go along with one tile of the corpus after the other.
 
     The products of a smaller tile are added up along the whole chain before the next one's, so
     that they never leave the cache.
 
-    Arguments:
-        best: of each prefix of the chain.
-        queries: (R, D).
-        corpus: (D, n), rows of the corpus as columns.
-        start: number of the first of them.
+    Attributes:
         chain: order of features, and its prefixes.
+
+    Arguments:
+        queries: (R, D).
+        most: neighbours of each query, K.
+        chain: as above.
         place: how rows are measured.
-        skipped: if queries are rows of the corpus, the number of the first less `start`.
         threads: how many tiles of queries are worked on at once.
     """
-    xp, where = array_namespace(queries), queries.device
-    order = place.settings.backend.put(chain.order[: chain.length])
-    ours, theirs, n = xp.take(queries, order, axis=1), taken(corpus, order), corpus.shape[1]
-    on_cpu = place.settings.backend.device == "cpu"
-    tall, wide = _TILE if on_cpu else (len(queries), n)
-    factors = [
-        [_Factors(every[first : first + wide], place.metric) for first in range(0, n, wide)]
-        for every in _factors(theirs, chain.sizes, place.metric)
-    ]
 
-    shape = (threads, min(tall, len(queries)), -(-min(wide, n) // _GROUP) * _GROUP)
-    products = xp.empty(shape, dtype=queries.dtype, device=where)
+    def __init__(self, queries: Array, most: int, chain: Chain, place: Placed, threads: int):
+        self._xp, where = array_namespace(queries), queries.device
+        self.chain, self._queries, self._place, self._threads = chain, queries, place, threads
+        self._order = place.settings.backend.put(chain.order[: chain.length])
+        shape, xp = (len(chain), len(queries), most), self._xp
+        self._values = xp.full(shape, -xp.inf, dtype=queries.dtype, device=where)
+        self._numbers = xp.zeros(shape, dtype=xp.int64, device=where)
+        tall = _TILE[0] if place.settings.backend.device == "cpu" else len(queries)
+        self._tiles = _slices(len(queries), tall)
+        self._best = [
+            [_Best(self._values[p, rows], self._numbers[p, rows]) for p in range(len(chain))]
+            for rows in self._tiles
+        ]
 
-    def walk(row: int, lane: int) -> None:
-        rows = slice(row, min(row + tall, len(queries)))
-        for number, first in enumerate(range(0, n, wide)):
-            count = min(wide, n - first)
-            sums = products[lane, : rows.stop - row, : -(-count // _GROUP) * _GROUP]
-            sums[...] = 0
-            sums[:, count:] = -xp.inf
-            own = None if skipped is None else _own(rows, skipped - first, count, queries)
-            if own is not None:
-                sums[own] = -xp.inf
-            done = 0
-            for each, size, factor in zip(best, chain.sizes, factors, strict=True):
-                if size > done:
-                    columns = slice(done, size)
-                    there = theirs[columns, first : first + count]
-                    add_product(sums[:, :count], ours[rows, columns], there)
-                    done = size
-                each.take(rows, sums, factor[number], start + first)
+    def meet(self, corpus: Sequence["_Columns"], first: int | None, last: bool) -> None:
+        """Take corpus rows among the best of each prefix, where they are better.
 
-    in_threads(walk, range(0, len(queries), tall), threads)
+        Arguments:
+            corpus: next rows of the corpus.
+            first: if queries are rows of the corpus, the number of the first.
+            last: whether no more come.
+        """
+        xp, queries, sizes = self._xp, self._queries, self.chain.sizes
+        brought: dict[int, tuple[Array, list[_Factors]]] = {}
+
+        def bring(number: int, lane: int) -> None:
+            theirs, metric = taken(corpus[number].rows, self._order), self._place.metric
+            made = [_Factors(each, metric) for each in _factors(theirs, sizes, metric)]
+            brought[number] = theirs, made
+
+        in_threads(bring, range(len(corpus)), self._threads)
+        widest = -(-max(len(part.numbers) for part in corpus) // _GROUP) * _GROUP
+        shape = (self._threads, self._tiles[0].stop, widest)
+        products = xp.empty(shape, dtype=queries.dtype, device=queries.device)
+
+        def walk(number: int, lane: int) -> None:
+            rows = self._tiles[number]
+            ours = xp.take(queries[rows], self._order, axis=1)
+            for place, part in enumerate(corpus):
+                (columns, factors), count = brought[place], len(part.numbers)
+                sums = products[lane, : len(ours), : -(-count // _GROUP) * _GROUP]
+                sums[...] = 0
+                sums[:, count:] = -xp.inf
+                own = None if first is None else part.own(rows, first)
+                if own is not None:
+                    sums[own] = -xp.inf
+                done, seen = 0, part.start + count
+                ends = last and part is corpus[-1]
+                for best, size, each in zip(self._best[number], sizes, factors, strict=True):
+                    if size > done:
+                        add_product(sums[:, :count], ours[:, done:size], columns[done:size])
+                        done = size
+                    best.take(sums, each, part.numbers)
+                    best.sort_in(seen, ends)
+
+        in_threads(walk, range(len(self._tiles)), self._threads)
+
+    def finished(self) -> Iterator[tuple[Array, Array]]:
+        """Yield what orders neighbours and their numbers, (R, K) each, on each prefix."""
+        yield from zip(self._values, self._numbers, strict=True)
 
 
 class _Factors:
@@ -478,23 +505,48 @@ class _Factors:
     """
 
     def __init__(self, factor: Array, metric: str):
-        xp, self.count, self._cosine = array_namespace(factor), len(factor), metric == "cosine"
-        filler = xp.ones(-self.count % _GROUP, dtype=factor.dtype, device=factor.device)
-        grouped = xp.reshape(xp.concat([factor, filler * factor[-1]]), (_GROUP, -1))
-        self.grouped = xp.empty(grouped.shape[::-1], dtype=factor.dtype, device=factor.device)
+        self.count, self._cosine, self._each = len(factor), metric == "cosine", factor
+        light = _light(factor)
+        self._xp = xp = array_namespace(light)
+        filler = xp.ones(-self.count % _GROUP, dtype=light.dtype, device=light.device)
+        grouped = xp.reshape(xp.concat([light, filler * light[-1]]), (_GROUP, -1))
+        self.grouped = xp.empty(grouped.shape[::-1], dtype=light.dtype, device=light.device)
         self.grouped[...] = grouped.T
-        self._each, self._least = factor, xp.min(grouped, axis=0)
-        self._most = xp.max(grouped, axis=0)
+        self._least, self._most = xp.min(grouped, axis=0), xp.max(grouped, axis=0)
 
-    def bound(self, largest: Array) -> Array:
-        """Return what no column of a group is above, (r, groups), by the largest product of each.
+    def hot(self, largest: Array, worst: Array) -> Array:
+        """Return where a column of a group may be above `worst`, bool (r, groups).
 
         Multiplication and subtraction round monotonically, so the bound holds of rounded values.
+
+        Arguments:
+            largest: (r, groups), the largest product of each group.
+            worst: (r, 1).
         """
         if not self._cosine:
-            return largest - self._least
-        xp = array_namespace(largest)
-        return xp.maximum(largest * self._least, largest * self._most)
+            return largest - self._least > worst
+        most = largest * self._most
+        if isinstance(worst, np.ndarray) and worst.min() >= 0:
+            return most > worst
+        return self._xp.maximum(largest * self._least, most) > worst
+
+    def least_worst(self, products: Array, most: int) -> Array | None:
+        """Return what at least `most` values of each row of products are above, (r, 1).
+
+        As many groups have a value that is as large. None where groups are too few, or sorting
+        rows is as quick.
+        """
+        groups = products.shape[1] // _GROUP
+        if 2 * most > groups or not isinstance(self._most, np.ndarray):
+            return None
+        top = _light(_tops(products))
+        if self._cosine:
+            # no value is nan: fillers are -inf, and no factor is 0
+            least = np.minimum(top * self._least, top * self._most)
+        else:
+            least = top - self._most
+        bound = np.partition(least, groups - most, axis=1)[:, groups - most, None]
+        return np.nextafter(bound, -np.inf, dtype=bound.dtype)
 
     def made_of(self, products: Array, each: Array) -> Array:
         """Return what orders neighbours, of products with some corpus rows and their factors."""
@@ -521,57 +573,99 @@ def _factors(corpus: Array, sizes: Sequence[int], metric: str) -> list[Array]:
     return found
 
 
-def _columns(rows: Array) -> Array:
-    """Return rows (n, D) as columns (D, n), in a buffer of their own."""
+@dataclass(frozen=True)
+class _Columns:
+    """Rows of the corpus as columns, of which those with like norms stand in one group.
+
+    Attributes:
+        rows: (D, m).
+        numbers: int64 (m,), of the corpus rows: `start` to `start` + m - 1, rearranged.
+        start: as above.
+    """
+
+    rows: Array
+    numbers: Array
+    start: int
+
+    def own(self, rows: slice, first: int) -> tuple[Array, Array] | None:
+        """Return where queries meet themselves; None if none does.
+
+        Arguments:
+            rows: which queries.
+            first: number of the corpus row that the first of all queries is.
+        """
+        shift, xp = first - self.start, array_namespace(self.numbers)
+        low, high = max(rows.start, -shift), min(rows.stop, len(self.numbers) - shift)
+        if low >= high:
+            return None
+        met = xp.arange(low, high, device=self.numbers.device)
+        return met - rows.start, taken(xp.argsort(self.numbers), met + shift)
+
+
+def _columns(rows: Array, start: int, place: Placed, threads: int) -> list[_Columns]:
+    """Return rows (n, D), of which `start` is the number of the first, as columns of tiles."""
     xp = array_namespace(rows)
-    columns = xp.empty(rows.shape[::-1], dtype=rows.dtype, device=rows.device)
-    columns[...] = rows.T
-    return columns
+    parts = _slices(len(rows), _TILE[1] if place.settings.backend.device == "cpu" else len(rows))
+    columns: dict[int, _Columns] = {}
+
+    def turn(number: int, lane: int) -> None:
+        part, count = rows[parts[number]], parts[number].stop - parts[number].start
+        groups = -(-count // _GROUP)
+        # group by group
+        places = np.argsort(np.arange(count) % groups, stable=True)
+        order = xp.empty(count, dtype=xp.int64, device=rows.device)
+        order[place.settings.backend.put(places)] = xp.argsort(xp.sum(part * part, axis=1))
+        turned = xp.empty(part.shape[::-1], dtype=rows.dtype, device=rows.device)
+        turned[...] = taken(part, order).T
+        first = start + parts[number].start
+        columns[number] = _Columns(turned, order + first, first)
+
+    in_threads(turn, range(len(parts)), threads)
+    return [columns[number] for number in range(len(parts))]
+
+
+def _slices(count: int, most: int) -> list[slice]:
+    """Return 0 to `count` in slices of at most `most`."""
+    return [slice(first, min(first + most, count)) for first in range(0, count, most)]
 
 
 def _flat(array: Array) -> Array:
     return array_namespace(array).reshape(array, (-1,))
 
 
-def _own(rows: slice, skipped: int, count: int, like: Array) -> tuple[Array, Array] | None:
-    """Return where queries meet themselves among `count` corpus rows; None if none does.
-
-    Query i is corpus row i + skipped, counted from the first of these.
-    """
-    xp = array_namespace(like)
-    low, high = max(rows.start, -skipped), min(rows.stop, count - skipped)
-    if low >= high:
-        return None
-    met = xp.arange(low, high, device=like.device)
-    return met - rows.start, met + skipped
-
-
 def _better(products: Array, factors: _Factors, worst: Array) -> tuple[Array, Array, Array] | None:
     """Return the rows, columns and values of what of (r, m) is above `worst` (r, 1), (n,) each.
 
     The largest of each group of columns, one pass at the speed of memory, says where to look.
-    None if that is at so many places that it is better to sort. Of torch on a CPU, NumPy's arrays
-    are returned: it is quicker at finding few places among many.
+    None if that is at so many places that it is better to sort.
     """
-    xp, (height, width) = array_namespace(products), products.shape
+    height, width = products.shape
     groups = width // _GROUP
-    grouped = xp.reshape(products, (height, _GROUP, groups))
-    hot, each = factors.bound(xp.max(grouped, axis=1)) > worst, factors.grouped
-    if is_torch_array(hot) and hot.device.type == "cpu":
-        hot, grouped, each, worst = hot.numpy(), grouped.numpy(), each.numpy(), worst.numpy()
-    row, group = _places(hot)
+    row, group = _places(factors.hot(_light(_tops(products)), worst))
     if 4 * len(row) > height * groups:
         return None
     # the columns of a group are `groups` apart
-    found = factors.made_of(grouped[row, :, group], each[group])
-    which, inner = _places(found > worst[row])
+    grouped = _light(products).reshape(height, _GROUP, groups)
+    found = factors.made_of(grouped[row, :, group], taken(factors.grouped, group))
+    which, inner = _places(found > taken(worst, row))
     return row[which], group[which] + groups * inner, found[which, inner]
+
+
+def _tops(products: Array) -> Array:
+    """Return the largest product of each group of columns of (r, m), (r, groups)."""
+    xp, (height, width) = array_namespace(products), products.shape
+    return xp.max(xp.reshape(products, (height, _GROUP, width // _GROUP)), axis=1)
+
+
+def _light(array: Array) -> Array:
+    """Return the array, or NumPy's view of torch's on a CPU: it is quicker at a few places."""
+    return array.numpy() if is_torch_array(array) and array.device.type == "cpu" else array
 
 
 def _places(found: Array) -> tuple[Array, Array]:
     """Return the rows and columns of what is true of bool (r, m), int64 (n,) each."""
-    xp, width = array_namespace(found), found.shape[1]
-    (flat,) = xp.nonzero(_flat(found))
+    width = found.shape[1]
+    (flat,) = array_namespace(found).nonzero(_flat(found))
     row = flat // width
     return row, flat - width * row
 

@@ -1,6 +1,7 @@
 """Benchmarks: their arithmetic on known numbers, every stage small, and answers that are wrong."""
 
 import json
+import re
 import sys
 from types import SimpleNamespace
 
@@ -18,6 +19,7 @@ import benchmarks
 from benchmarks import (
     bench_binary,
     bench_kernels,
+    bench_neighbours,
     bench_store,
     floors,
     loops,
@@ -29,6 +31,7 @@ from benchmarks import (
 from benchmarks.figures import growth_figures
 from benchmarks.ridge_stages import Work
 from featstore import bench, measurements, probe
+from featstore.probe import KNN
 from featstore.probe.errors import UsageError
 from featstore.probe.kernels import reference
 from featstore.probe.subsets import random_chain
@@ -288,6 +291,20 @@ def test_wrong_answers_of_a_loop_are_an_error(monkeypatch):
     monkeypatch.setitem(softmax_loops.ON_THEIR_OWN, "sklearn", lambda x, y, l2: 1e-3)
     with pytest.raises(bench.Disagreement, match=r"a probe ended .* above its goal"):
         benchmarks.run("logistic", TINY, against=["sklearn"])
+
+
+def test_neighbours_are_measured_against_a_product_and_vote_as_in_float64(monkeypatch):
+    found = benchmarks.run("neighbours", TINY + ",test_rows=60", device="cpu")
+    product, top, whole, every = found.tables["sweep"]
+    one = product["seconds"] + top["seconds"]
+    assert every["of product and top-k"] == pytest.approx(every["seconds"] / one)
+    assert (whole["what"], every["what"]) == ("the whole layer", "2 fractions")
+    # of two fractions and two seeds, 40 rows each
+    (counted,) = re.findall(r"(\d+) votes were counted again in float64", found.notes[0])
+    assert 0.9 * 160 < int(counted) <= 160
+    monkeypatch.setattr(bench_neighbours.probe, "KNN", lambda k: KNN(k=k - 15))
+    with pytest.raises(bench.Disagreement, match="votes of probe 0 are others in float64"):
+        benchmarks.run("neighbours", TINY, device="cpu")
 
 
 def test_a_store_is_measured_against_numpy_s_files():

@@ -156,7 +156,7 @@ def _scored(axes: Axes, n_classes: int, item: int, memory: int) -> list[np.ndarr
 _LOOSE_TOL = 2e-2
 _UNSOLVED = Solution(np.zeros((0, 0)), np.nan, np.nan, 0, "")
 # first trial, in gradients, from zero and from the solution of another penalty
-COLD_STEP, WARM_STEP = 4.0, 1.0
+COLD_STEP, WARM_STEP = 2.0, 1.0
 
 
 def fit(

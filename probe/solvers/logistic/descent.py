@@ -83,9 +83,9 @@ class Descent:
 
 
 # passes after which the metric between classes is made anew, and classes that may have one; and
-# passes after which the metric of two classes is, which costs as much as some passes
+# passes after which the metric of two classes is, which costs as much as so many passes
 TURNS, MOST_CLASSES = (0, 5, 20, 60), 128
-WEIGHTED_TURNS = (10, 25, 60)
+WEIGHTED_TURNS, WORTH = (10, 25, 60), 15
 
 
 class Running:
@@ -136,7 +136,9 @@ class Running:
         sheet, there = self.sheet, self.runs.points
         two = sheet.n_classes == 2 and not self.descent.several
         if two and self._passes in WEIGHTED_TURNS:
-            return Weighted(sheet, there)
+            share = max(float(self.runs.shares(self.descent.tol).min()), 1e-3)
+            left = self._passes * (1 - share) / share
+            return Weighted(sheet, there) if left > WORTH else None
         if not two and self._passes in TURNS and sheet.n_classes <= MOST_CLASSES:
             return BetweenClasses(sheet, there)
         return None

@@ -23,11 +23,12 @@ from featstore.probe.subsets import FEATURES, Frame, directions
 
 L2 = 1e-3
 # what a sweep of every mode may take, in sweeps of random ones
-TARGET = 3
+TARGET = 5
 # of W, relative to float64
 WORST_ERROR = 1e-5
-# a fresh draw for each probe shares nothing, and forward selection takes its steps one by one
-APART = ("independent", "greedy")
+# a fresh draw for each probe shares nothing, forward selection takes its steps one by one, and
+# orders of attribution are worked out before the sweep
+APART = ("independent", "greedy", "drop-one", "shapley")
 TOGETHER = [name for name in MODES if name not in APART]
 EVERY_K_CLASSES = 10
 

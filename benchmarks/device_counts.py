@@ -19,7 +19,7 @@ from featstore import probe
 from featstore.bench import clouds
 from featstore.probe.arrays import reduced_precision
 from featstore.probe.errors import DeviceWarning
-from featstore.probe.solvers.logistic import products
+from featstore.probe.solvers.logistic import descent, products
 from featstore.probe.subsets import subset_chain
 
 
@@ -46,19 +46,32 @@ SIZES = {
 
 def counted(run: Callable[[], object], graphs: bool = True) -> dict[str, int]:
     """Return what a run asks of the device, which can record graphs or not."""
+    return asked(run, graphs)[0]
+
+
+def asked(run: Callable[[], object], graphs: bool = True) -> tuple[dict[str, int], object]:
+    """Return what a run asks of the device, and what it returns."""
     with pretend_device.installed(fused=True, graphs=graphs) as log, warnings.catch_warnings():
         warnings.simplefilter("ignore" if not graphs else "default", DeviceWarning)
-        run()
+        result = run()
     found = {"launches": log.launches, "waits": log.waits, "copies": log.copies}
-    return found | {"Cholesky calls": log.named("linalg_cholesky_ex")}
+    return found | {"Cholesky calls": log.named("linalg_cholesky_ex")}, result
 
 
 def a_step(
-    run: Callable[[int], object], few: int, many: int, graphs: bool = True
+    run: Callable[[int], probe.ProbeResult], few: int, many: int, graphs: bool = True
 ) -> dict[str, float]:
-    """Return what one step asks, of runs of `few` and `many` of them."""
-    less, more = (counted(lambda steps=steps: run(steps), graphs) for steps in (few, many))
-    return {name: round((more[name] - less[name]) / (many - few), 1) for name in less}
+    """Return what one step, or pass, asks, of runs of `few` and `many` steps.
+
+    The few passes of softmax probes after which their metric is made anew are not among them.
+    """
+    with mock.patch.object(descent, "TURNS", ()):
+        ((less, first), (more, last)) = (
+            asked(lambda steps=steps: run(steps), graphs) for steps in (few, many)
+        )
+    passes = [getattr(result.fitted, "passes", None) for result in (first, last)]
+    count = many - few if None in passes else passes[1] - passes[0]
+    return {name: round((more[name] - less[name]) / count, 1) for name in less}
 
 
 def table(sizes: CountSizes) -> list[dict[str, object]]:
@@ -78,17 +91,17 @@ def table(sizes: CountSizes) -> list[dict[str, object]]:
         for length in lengths
     ]
 
-    def softmax(steps: int) -> object:
+    def softmax(steps: int) -> probe.ProbeResult:
         how = probe.Logistic(l2=1e-3, tol=1e-12, max_iter=steps)
         return probe.sweep(thin, thin, **grid, solver=how)
 
-    def thrice(steps: int) -> object:
+    def thrice(steps: int) -> probe.ProbeResult:
         # probes that reach the first stage's norm at once, so that all steps are of the second
         with mock.patch.object(products, "FAST", products.Stage(reduced_precision, np.inf)):
             how = probe.Logistic(l2=1e-3, tol=1e-12, max_iter=steps, fast=True)
             return probe.sweep(thin, thin, **grid, solver=how)
 
-    def sgd(steps: int) -> object:
+    def sgd(steps: int) -> probe.ProbeResult:
         rows = tuple(part[: 32 * steps] for part in thin)
         how = probe.SGD(epochs=1, batch_size=32, validate_every=1)
         return probe.sweep(rows, thin, **grid, solver=how, validation=thin)

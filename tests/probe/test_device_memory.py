@@ -191,7 +191,7 @@ def running_out(monkeypatch, module, name, size_of, limit):
     ("solver", "memory", "module", "name", "limit"),
     [
         ("ridge", "64MiB", prefixes, "factorise", 2),  # systems factorised together
-        ("ridge", "64MiB", metrics, "judged", 3),  # systems scored together
+        ("ridge", "64MiB", metrics, "judged", 2),  # systems scored together
         ("logistic", "2MiB", products, "residuals", 9),  # probes in a pass
     ],
 )

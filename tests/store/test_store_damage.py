@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 
 import h5py
@@ -268,28 +269,33 @@ def test_a_record_of_another_block_split_or_store_is_none(store, tmp_path):
 def test_data_is_on_the_disk_before_its_record(tmp_path, monkeypatch):
     """A block's files are synced between their writing and their record's, and that at the end."""
     store = featstore.create(tmp_path / "store", spec_of(dims=(16, 3)))
-    synced, records, too_early = set(), set(), []
+    # when each file was last written, and when a sync of a file or folder last began; blocks that
+    # follow are written meanwhile, by another thread
+    clock, written, synced, records, too_early = count(), {}, {}, set(), []
     write, sync = durable.write_at, durable.sync_files
+
+    def durable_now(file):
+        return min(synced.get(file, -1), synced.get(file.parent, -1)) > written[file]
 
     def write_spy(path, *rest, **more):
         if path.parent.name == "commits":
             split, block = path.parts[-3], int(path.name.split(".")[1])
             needed = {place(store, split, name, block)[0] for name in store.header.arrays(split)}
-            too_early.extend((needed | {file.parent for file in needed}) - synced)
+            too_early.extend(file for file in needed if not durable_now(file))
             records.add(path)
-        synced.difference_update({path, path.parent})
         write(path, *rest, **more)
+        written[path] = next(clock)
 
     def sync_spy(paths):
-        paths = list(paths)
+        paths, begun = list(paths), next(clock)
         sync(paths)
-        synced.update(paths)
+        synced.update(dict.fromkeys(paths, begun))
 
     monkeypatch.setattr(durable, "write_at", write_spy)
     monkeypatch.setattr(durable, "sync_files", sync_spy)
     assert len(fill(store)) == len(records) == 6
     assert too_early == []
-    assert records | {record.parent for record in records} <= synced
+    assert all(durable_now(record) for record in records)
 
 
 def test_an_incomplete_store_is_not_a_damaged_one(store):

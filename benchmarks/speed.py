@@ -9,9 +9,14 @@ from featstore.probe.errors import FileError
 
 def where(reports: dict[str, Report]) -> str:
     """Return the sentence above the table: the machine, and the sizes that rows leave out."""
-    sizes, machine = reports["ridge"].sizes, reports["ridge"].machine
+    sizes, softmax = reports["ridge"].sizes, reports["logistic"].machine
+    kinds = [
+        f"{machine['cores']} cores ({machine['processor'].partition(',')[0]})"
+        for machine in (reports["ridge"].machine, softmax)
+    ]
+    apart = "" if kinds[0] == kinds[1] else f", softmax probes on {kinds[1]}"
     return (
-        f"On {machine['cores']} cores ({machine['processor']}), {sizes['rows']:,} x"
+        f"On {kinds[0]}{apart}; {sizes['rows']:,} x"
         f" {sizes['features']:,} features, {sizes['classes']} classes, {sizes['test_rows']:,} test"
         " rows, unless said otherwise:\n"
     )

@@ -181,8 +181,13 @@ class Running:
             self.runs.status[losses < np.log(2)] = Status.SEPARABLE
 
     def turn(self, seen: BetweenClasses | Weighted) -> None:
-        """Go over to the metric that the residuals show, with all that has been learnt."""
+        """Go over to the metric that the residuals show, with all that has been learnt.
+
+        Of a trial that went so far that its logits are no numbers, they show none.
+        """
         if isinstance(seen, Weighted):
+            if not all(np.isfinite(to_host(total)).all() for total in seen.totals):
+                return
             penalties = {chain: own.penalty for chain, own in self._whitenings.items()}
             dtype = self.runs.points.dtype
             metrics = seen.metrics(self._n_rows, penalties, str(dtype).rpartition(".")[2])
@@ -192,6 +197,7 @@ class Running:
         moments = to_host(seen.totals[0]) / self._n_rows
         if self.descent.several:  # of independent probes
             moments = moments * np.eye(self.sheet.n_classes)
+        moments[~np.isfinite(moments).all((1, 2))] = np.eye(self.sheet.n_classes)
         to, back = class_metric(moments, self.descent.l2)
         if self._to is None:
             self.runs.change(self._between(to), self._between(back))

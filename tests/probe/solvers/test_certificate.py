@@ -451,3 +451,29 @@ def test_a_metric_that_residuals_show_saves_steps_and_changes_no_end(kind, most,
     ends = (result.fitted.facts["objective"] for result in (ours, plain))
     np.testing.assert_allclose(*ends, rtol=2e-6)
     assert ours.fitted.passes <= most * plain.fitted.passes
+
+
+@pytest.mark.parametrize("classes", [2, 3])
+def test_residuals_of_a_trial_that_went_too_far_change_no_metric(classes, monkeypatch):
+    problem = clusters(300, 1, 12, classes, seed=5)
+
+    def solved():
+        chains = [random_chain(12, (0.5, 1.0), 1)]
+        return probe.fit(problem.train, chains, solver=probe.Logistic(l2=1e-4))
+
+    known = solved()
+    monkeypatch.setattr(descent, "WEIGHTED_TURNS", (3,))
+    monkeypatch.setattr(descent, "WORTH", 0)
+    for kind in (descent.BetweenClasses, descent.Weighted):
+        real = kind.see
+
+        def see(self, tile, residuals, real=real):
+            residuals = residuals + 0 * residuals
+            residuals[0] = np.nan
+            real(self, tile, residuals)
+
+        monkeypatch.setattr(kind, "see", see)
+    found = solved()
+    assert set(found.table["status"]) == {"converged"}
+    ends = (result.fitted.facts["objective"] for result in (found, known))
+    np.testing.assert_allclose(*ends, rtol=2e-6)

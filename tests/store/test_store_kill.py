@@ -72,7 +72,8 @@ def test_killed_at_any_instant_a_store_resumes_to_the_uninterrupted_one(
     kills = stages = 0
     longest = 0.1
     before: set[tuple[str, int]] = set()
-    while kills < 20:
+    # on a machine that is busy with other things more of them fall where nothing happens
+    while kills < 20 or (stages <= 5 and kills < 60):
         status = killed_after(instants.uniform(0, longest), write, path, format)
         if status == 0:
             # Done before it was killed enough: lose some blocks, and the killing goes on.

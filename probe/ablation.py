@@ -9,8 +9,9 @@ from array_api_compat import array_namespace
 from scipy.stats import norm
 
 from featstore.probe import statuses
-from featstore.probe.arrays import Array, at_labels, to_host
+from featstore.probe.arrays import Array, to_host
 from featstore.probe.errors import DataError, ProbeFailed, UsageError
+from featstore.probe.kernels import judged
 from featstore.probe.memory import Settings, rows_within
 from featstore.probe.metrics import LogitSink
 from featstore.probe.moments import remembered
@@ -137,11 +138,8 @@ class _Told(LogitSink):
     def add(self, probes: np.ndarray, logits: Array, labels: Array) -> None:
         """Take logits (p, rows, C) of these probes on the rows that follow those before."""
         xp = array_namespace(logits)
-        wide = xp.astype(logits, xp.float64)
-        most = xp.max(wide, axis=-1, keepdims=True)
-        sums = xp.log(xp.sum(xp.exp(wide - most), axis=-1)) + most[..., 0]
-        losses = to_host(sums - at_labels(wide, labels))
-        hits = to_host(xp.argmax(logits, axis=-1) == labels[None, :])
+        stand = judged(xp.astype(logits, xp.float64), labels)
+        hits, losses = to_host(stand.among_first(1)), to_host(stand.surprise)
         for probe, hit, loss in zip(probes, hits, losses, strict=True):
             rows = slice(self._done[probe], self._done[probe] + len(hit))
             self.hits[probe, rows], self.losses[rows] = hit, loss

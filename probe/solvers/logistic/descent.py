@@ -188,9 +188,7 @@ class Running:
         if isinstance(seen, Weighted):
             if not all(np.isfinite(to_host(total)).all() for total in seen.totals):
                 return
-            penalties = {chain: own.penalty for chain, own in self._whitenings.items()}
-            dtype = self.runs.points.dtype
-            metrics = seen.metrics(self._n_rows, penalties, str(dtype).rpartition(".")[2])
+            metrics = seen.metrics(self._n_rows, self._whitenings)
             self.runs.change(self._by_chain(metrics, True), self._by_chain(metrics, False))
             self._metrics = metrics
             return

@@ -1,13 +1,12 @@
 """The variables in which softmax probes are well scaled, and what they are learnt from."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from featstore.probe.arrays import Array, factorise, solve_lower, take_into
-from featstore.probe.moments import mirror, panels
+from featstore.probe.arrays import Array, add_upper, factorise, mirror, solve_lower, taken
 from featstore.probe.solvers.logistic.products import Sheet
 from featstore.probe.subsets import Segment
 
@@ -113,8 +112,7 @@ class Whitening(Metric):
 
     def __init__(self, correlation: Array, penalty: Array, dtype: str):
         xp = array_namespace(correlation)
-        self.penalty = penalty
-        self._half, self._least = correlation / 2, LEAST[dtype]
+        self.penalty, self.dtype, self._half = penalty, dtype, correlation / 2
         size = len(correlation)
         lower = xp.zeros((1 + size, 1 + size), dtype=xp.float64, device=correlation.device)
         lower[0, 0] = 0.5**0.5
@@ -126,7 +124,7 @@ class Whitening(Metric):
         """The factor of A, float64 (m, m), which the ends of runs alone ask for."""
         half, self._half = self._half, None
         xp = array_namespace(half)
-        return _factor(half, xp.clip(self.penalty, self._least, LARGEST))
+        return _factor(half, xp.clip(self.penalty, LEAST[self.dtype], LARGEST))
 
     def decrement(self, gradient: Array) -> float:
         """Return g'A^-1 g for a gradient (C, 1 + k) in W of one prefix, all in float64.
@@ -233,23 +231,23 @@ class Weighted:
         """Add the rows of a tile (1 + D, r), weighted by their residuals (P, C, r)."""
         xp = array_namespace(tile)
         for span, total in zip(self._sheet.spans, self.totals, strict=True):
-            rows = xp.empty((len(total), tile.shape[1]), dtype=tile.dtype, device=tile.device)
-            take_into(rows, tile, span.order[: len(total)])
             away = xp.abs(residuals[span.probes.stop - 1, 0])
-            weighted = rows * (2 * away * (1 - away))
-            for part in panels(len(total)):
-                total[part, part.start :] += weighted[part] @ rows[part.start :].T
+            rows = taken(tile, span.order[: len(total)])
+            # of rows that are all wrong rounding makes a little more than 1
+            rows *= xp.sqrt(2 * away * xp.clip(1 - away, 0, 1))
+            add_upper(total, rows.T, len(total))
 
-    def metrics(self, n_rows: int, penalties: dict[int, Array], dtype: str) -> dict[int, Metric]:
-        """Return by number of the chain its metric, given l2 (m,) of each feature of the chain."""
+    def metrics(self, n_rows: int, bounds: Mapping[int, Whitening]) -> dict[int, Metric]:
+        """Return by number of the chain its metric, with the penalties that its bound has."""
         found = {}
         for span, total in zip(self._sheet.spans, self.totals, strict=True):
-            xp = array_namespace(total)
+            xp, bound = array_namespace(total), bounds[span.chain]
+            tiny = LEAST[bound.dtype]
             mirror(total)
             total /= n_rows
             # no direction less curved than a small share of what a feature of variance 1 has
-            least = max(_FLOOR * float(total[0, 0]), LEAST[dtype])
-            spare = xp.clip(penalties[span.chain][: len(total) - 1], least, LARGEST)
-            spare = xp.concat([xp.zeros_like(spare[:1]) + LEAST[dtype], spare])
-            found[span.chain] = Metric(_factor(total, spare), dtype)
+            least = max(_FLOOR * float(total[0, 0]), tiny)
+            spare = xp.clip(bound.penalty[: len(total) - 1], least, LARGEST)
+            spare = xp.concat([xp.zeros_like(spare[:1]) + tiny, spare])
+            found[span.chain] = Metric(_factor(total, spare), bound.dtype)
         return found
